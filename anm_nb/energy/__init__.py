@@ -1,0 +1,1 @@
+"""IRED energy diffusion and adversarial negative mining on top of it."""

@@ -1,0 +1,39 @@
+"""Small probes to drop into a training step (ANM checklist, sections C, D and I)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anm_nb.energy.schedule import NoiseSchedule
+
+
+def shared_noise_residual(
+    noised_pos: Float[Tensor, "b d"],
+    noised_neg: Float[Tensor, "b d"],
+    y_pos: Float[Tensor, "b d"],
+    y_neg: Float[Tensor, "b d"],
+    schedule: NoiseSchedule,
+    k: Int[Tensor, " b"],
+) -> float:
+    """max |(ỹ⁺ − √ᾱ_k y⁺) − (ỹ⁻ − √ᾱ_k y⁻)|: zero up to rounding when both carry the same noise (checklist, I.1)."""
+    signal = schedule.signal(k)
+    return float(((noised_pos - signal * y_pos) - (noised_neg - signal * y_neg)).abs().max())
+
+
+def grad_share(loss_con: Tensor, loss_mse: Tensor, parameters: Sequence[Tensor]) -> float:
+    """r = g_con/(g_con + g_mse) of the two losses' gradient norms, in [0, 1] (ANM checklist, sections D and I.3).
+
+    Hand over the contrastive loss with its weight on it. Neither graph is freed and no `.grad` is touched.
+    """
+    norms = [
+        torch.stack([g.norm() for g in gradients if g is not None]).norm()
+        for gradients in (
+            torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
+            for loss in (loss_con, loss_mse)
+        )
+    ]
+    return float(norms[0] / (norms[0] + norms[1] + 1e-12))

@@ -1,0 +1,85 @@
+"""The noise schedule, and the one way anything is noised (IRED, arXiv 2406.11179; ANM checklist, section C)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Noised(Tensor):
+    """A tensor that already carries noise.
+
+    Arithmetic keeps the mark, and `NoiseSchedule.q_sample` refuses it: noising anything twice, the bug of the ANM
+    checklist's section C, raises instead of training. `NoiseSchedule.to_clean` is the one way back to y-space.
+    """
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Noise levels k = 0 (least noise) … K − 1: ᾱ_k and β_k, both [K]. In the ANM document σ_k² = 1 − ᾱ_k."""
+
+    alphas_cumprod: Float[Tensor, " levels"]
+    betas: Float[Tensor, " levels"]
+
+    @classmethod
+    def cosine(cls, levels: int, s: float = 0.008, device: str = "cpu") -> NoiseSchedule:
+        """The cosine schedule: ᾱ from cos²((t + s)/(1 + s)·π/2), betas clipped at 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
+        t = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
+        f = torch.cos((t + s) / (1 + s) * torch.pi / 2) ** 2
+        betas = (1 - f[1:] / f[:-1]).clamp(0, 0.999)
+        alphas_cumprod = torch.cumprod(1 - betas, 0)
+        return cls(alphas_cumprod.float().to(device), betas.float().to(device))
+
+    def signal(self, k: Int[Tensor, " b"]) -> Float[Tensor, "b 1"]:
+        """√ᾱ_k, the factor on the clean target."""
+        return self.alphas_cumprod[k].sqrt().unsqueeze(1)
+
+    def sigma(self, k: Int[Tensor, " b"]) -> Float[Tensor, "b 1"]:
+        """σ_k = √(1 − ᾱ_k), the standard deviation of the noise."""
+        return (1 - self.alphas_cumprod[k]).sqrt().unsqueeze(1)
+
+    def step_size(self, k: Int[Tensor, " b"]) -> Float[Tensor, "b 1"]:
+        """β_k/σ_k, the published step size of an energy descent at level k."""
+        return self.betas[k].unsqueeze(1) / self.sigma(k)
+
+    def q_sample(self, y: Float[Tensor, "b d"], k: Int[Tensor, " b"], eps: Float[Tensor, "b d"]) -> Noised:
+        """ỹ = √ᾱ_k·y + σ_k·ε. Raises `TypeError` when y carries noise already."""
+        if isinstance(y, Noised):
+            raise TypeError("this tensor is noised already: a target is noised exactly once (checklist, section C)")
+        return (self.signal(k) * y + self.sigma(k) * eps).as_subclass(Noised)
+
+    def to_clean(self, noised: Tensor, k: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        """ỹ/√ᾱ_k, read as a point in y-space."""
+        return (noised / self.signal(k)).as_subclass(Tensor)
+
+
+@dataclass(frozen=True)
+class SharedNoise:
+    """One draw of levels and noise for a batch, shared by the positive and its negative (checklist, section C)."""
+
+    schedule: NoiseSchedule
+    k: Int[Tensor, " b"]
+    eps: Float[Tensor, "b d"]
+
+    @classmethod
+    def draw(cls, schedule: NoiseSchedule, y: Float[Tensor, "b d"], generator: torch.Generator) -> SharedNoise:
+        """Levels uniform over the schedule, ε standard normal."""
+        levels = len(schedule.alphas_cumprod)
+        k = torch.randint(levels, (len(y),), generator=generator, device=y.device)
+        return cls(schedule, k, torch.randn(y.shape, generator=generator, device=y.device))
+
+    def noised(self, y: Float[Tensor, "b d"]) -> Noised:
+        """ỹ of this draw."""
+        return self.schedule.q_sample(y, self.k, self.eps)
+
+    def optimal_margin(self, y_pos: Float[Tensor, "b d"], y_neg: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε for Δ = y⁻ − y⁺: the margin under the energy that the denoising loss asks for.
+
+        That energy is E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), as its gradient at ỹ⁺ is ε. A negative with m* < 0 is
+        illegitimate: it lies nearer the truth than the noised positive, and pushing its energy up contradicts the score.
+        """
+        shift = self.schedule.signal(self.k) * (y_neg - y_pos)
+        return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)

@@ -1,0 +1,127 @@
+"""Typed parameters: what a person or papermill hands over is checked, by name and value, before any work starts."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; the message names it, its value and what is allowed."""
+
+
+def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
+    """The sentence for a name that does not exist: the name, the nearest existing one, and all that exist."""
+    known = sorted(allowed)
+    nearest = difflib.get_close_matches(given, known, n=1)
+    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    return f"unknown {kind} '{given}'{hint}; known: {', '.join(known)}"
+
+
+class Parameters(BaseModel):
+    """Base of every configuration: strict types, finite numbers, no unknown names, immutable.
+
+    Raises `ParameterError` on construction, one line for each problem.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = [_explain(problem, type(self)) for problem in error.errors()]
+            raise ParameterError("\n".join(problems)) from None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Check values as papermill or a params file hands them over (lists may arrive as text: `-p seeds "[0, 1]"`)."""
+        return cls(**{name: _list_from_text(value) for name, value in values.items()})
+
+    @classmethod
+    def from_notebook(cls) -> Self:
+        """Check the names assigned in the notebook's parameter cells (its own and papermill's), however they got there.
+
+        Works in JupyterLab, under papermill and under nbval, also when the cell is run again after an edit.
+        Raises `ParameterError` for an unknown name or an unusable value.
+        """
+        from IPython import get_ipython  # type: ignore[attr-defined]
+
+        shell = get_ipython()
+        if shell is None:
+            raise RuntimeError("from_notebook() works inside a notebook; elsewhere construct the class directly")
+        return cls.from_mapping(assigned_parameters(shell.user_ns["In"][:-1]))
+
+
+def assigned_parameters(cells: list[str]) -> dict[str, Any]:
+    """The literals assigned in the nearest run of cells, from the end, that do nothing but assign literals.
+
+    papermill puts its values in a cell of their own behind the notebook's parameter cell, so a later cell wins.
+    """
+    values: dict[str, Any] = {}
+    inside = False
+    for source in reversed(cells):
+        literals = _literal_assignments(source)
+        if literals:
+            inside = True
+            values = literals | values
+        elif inside:
+            break
+    return values
+
+
+def _literal_assignments(source: str) -> dict[str, Any] | None:
+    """Names and values of a cell made of literal assignments alone; None for any other cell."""
+    values: dict[str, Any] = {}
+    try:
+        for statement in ast.parse(source).body:
+            if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+                target = statement.targets[0]
+            elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+                target = statement.target
+            else:
+                return None
+            if not isinstance(target, ast.Name) or statement.value is None:
+                return None
+            values[target.id] = _literal(statement.value)
+    except (SyntaxError, ValueError, TypeError):
+        return None
+    return values
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "float":
+        return float(ast.literal_eval(node.args[0]))  # papermill writes NaN as float('nan')
+    return ast.literal_eval(node)
+
+
+def _list_from_text(value: Any) -> Any:
+    if not (isinstance(value, str) and value.strip()[:1] in ("[", "{")):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _explain(problem: Any, owner: type[BaseModel]) -> str:
+    """One line for one pydantic problem: which parameter, which value, what is allowed."""
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return unknown_name("parameter", where, owner.model_fields)
+    if problem["type"] == "missing":
+        return f"parameter '{where}' is required"
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ParameterError):
+        return "\n".join(f"{where}: {line}" if where else line for line in str(cause).split("\n"))
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    value = problem["input"]
+    if problem["type"] == "literal_error" and isinstance(value, str):
+        nearest = difflib.get_close_matches(value, problem["ctx"]["expected"].replace("'", "").split(" "), n=1)
+        message += f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    return f"{where} = {value!r}: {message}" if where else message

@@ -1,0 +1,1 @@
+"""The one training loop: seeds, clipping, EMA, precision, evaluation, checkpoints and exact resume."""

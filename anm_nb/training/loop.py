@@ -1,0 +1,288 @@
+"""The one training loop of the project: a learner brings losses and measurements, the loop brings everything else."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import pandas as pd
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import trange
+
+from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.training.checkpoint import load_checkpoint, save_checkpoint
+
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
+
+
+class LoopConfig(Parameters):
+    """How long and how a model is trained, whatever it learns."""
+
+    steps: PositiveInt = 300
+    batch: PositiveInt = 128
+    lr: PositiveFloat = 1e-3
+    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05  # cosine decay to this fraction of lr; 1 = constant
+    clip_norm: PositiveFloat = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    ema_every: PositiveInt = 1
+    records: Annotated[int, Field(ge=2)] = 10  # measurements, half of them in the first 20 % of steps
+    checkpoint_every: PositiveInt = 1000
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, for a GPU
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1  # CPU threads of one training; part of the config, as it changes the last bits
+
+    def record_steps(self) -> list[int]:
+        """Steps at which to measure: 0, the last, and dense over the first 20 % (ANM checklist, section J)."""
+        early = max(1, self.records // 2)
+        late = max(1, self.records - early - 1)
+        knee = self.steps / 5
+        points = [knee * i / early for i in range(early + 1)]
+        points += [knee + (self.steps - knee) * i / late for i in range(1, late + 1)]
+        return sorted({round(point) for point in points})
+
+    def lr_factor(self, step: int) -> float:
+        """Factor on every learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
+        return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters with an optimiser, a clipping norm, and the number of steps for which they stay frozen."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    clip_norm: float
+    frozen_steps: int = 0
+
+
+@dataclass
+class StepLosses:
+    """The scalar to descend, and its parts by name for the record."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Measurement:
+    """One row of the metrics table and the arrays kept beside it; arrays of one name have the same shape at every step."""
+
+    scalars: dict[str, float]
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Learner(Protocol):
+    """What a family brings: a model, its groups, every generator it draws from, its losses and its measurements."""
+
+    model: nn.Module
+    groups: Sequence[ParameterGroup]
+    generators: Mapping[str, torch.Generator]
+
+    def losses(self, step: int, averaged: nn.Module) -> StepLosses:
+        """Losses of the next batch; `averaged` is the EMA of the model, in eval mode and without gradients."""
+
+    def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
+        """Measurements before the update of this step. Must leave `generators` as they are."""
+
+
+@dataclass
+class Trained:
+    """What training leaves: tidy metrics (a row per seed and step), arrays [seeds, records, …], final weights."""
+
+    metrics: pd.DataFrame
+    trace: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" becomes cuda where there is one, else cpu. Raises `ParameterError` when cuda is asked for and missing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device = 'cuda': no CUDA device here; allowed: auto, cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def train(
+    make_learner: Callable[[int, str], Learner], config: LoopConfig, seeds: Sequence[int], workdir: Path
+) -> Trained:
+    """Train one learner for each seed, one after the other, resuming from the checkpoints in `workdir`.
+
+    `make_learner(seed, device)` builds the learner of one seed. Raises `NonFiniteLoss`.
+    """
+    device = resolve_device(config.device)
+    finished = []
+    with cpu_threads(config.threads):
+        for seed in seeds:
+            training = SeedTraining(make_learner(seed, device), config, seed, device)
+            training.run(workdir / f"seed-{seed}.safetensors")
+            finished.append(training)
+    return Trained(
+        metrics=pd.DataFrame([row for training in finished for row in training.rows]),
+        trace={
+            name: torch.stack([torch.stack(training.arrays[name]) for training in finished])
+            for name in finished[0].arrays
+        },
+        weights={
+            f"seed{training.seed}.{name}": tensor.cpu()
+            for training in finished
+            for name, tensor in training.weights().items()
+        },
+    )
+
+
+class SeedTraining:
+    """The state of training one seed: everything that has to survive a kill for the rest to come out bit-identical."""
+
+    def __init__(self, learner: Learner, config: LoopConfig, seed: int, device: str) -> None:
+        self.learner, self.config, self.seed, self.device = learner, config, seed, device
+        self.averaged = AveragedModel(
+            learner.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
+        )
+        self.averaged.requires_grad_(False).eval()
+        self.base_lrs = [[g["lr"] for g in group.optimiser.param_groups] for group in learner.groups]
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+        self.arrays: dict[str, list[Tensor]] = {}
+        self.grad_norms: dict[str, Tensor] = {}
+
+    def run(self, checkpoint: Path) -> None:
+        """Train to the last step, from the checkpoint where there is one."""
+        if checkpoint.exists():
+            self.restore(checkpoint)
+        records = set(self.config.record_steps())
+        if self.rows and self.rows[-1]["step"] == self.config.steps:
+            return
+        for step in trange(
+            self.step, self.config.steps + 1, desc=f"seed {self.seed}", leave=False, disable=not _watched()
+        ):
+            self.step = step
+            if step > 0 and step % self.config.checkpoint_every == 0:
+                self.save(checkpoint)
+            losses = self.losses()
+            if step in records:
+                self.record(losses)
+            if step < self.config.steps:
+                self.update(losses)
+        self.save(checkpoint)
+
+    def losses(self) -> StepLosses:
+        """The learner's losses at this step; raises `NonFiniteLoss` before anything is updated with them."""
+        for group in self.learner.groups:
+            for parameter in group.parameters:
+                parameter.requires_grad_(self.step >= group.frozen_steps)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            losses = self.learner.losses(self.step, self.averaged.module)
+        if not torch.isfinite(losses.total):
+            parts = ", ".join(f"{name} = {float(part):g}" for name, part in losses.parts.items())
+            raise NonFiniteLoss(
+                f"loss = {float(losses.total):g} at step {self.step} of seed {self.seed} ({parts}); "
+                "a lower learning rate, stronger clipping or float32 precision are the first things to try"
+            )
+        return losses
+
+    def record(self, losses: StepLosses) -> None:
+        """Append one row of metrics: the losses' parts, the learner's measurements, the last gradient norms."""
+        measured = self.learner.measure(self.step, self.averaged.module, losses)
+        row: dict[str, float] = {"seed": self.seed, "step": self.step}
+        row |= {name: float(part.detach()) for name, part in losses.parts.items()}
+        row |= {
+            f"grad_norm_{group.name}": float(self.grad_norms.get(group.name, math.nan))
+            for group in self.learner.groups
+        }
+        self.rows.append(row | measured.scalars)
+        for name, array in measured.arrays.items():
+            self.arrays.setdefault(name, []).append(array.detach().cpu())
+
+    def update(self, losses: StepLosses) -> None:
+        """One optimiser step of every group that is not frozen, and the EMA's."""
+        for group in self.learner.groups:
+            group.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        factor = self.config.lr_factor(self.step)
+        for group, lrs in zip(self.learner.groups, self.base_lrs, strict=True):
+            if self.step < group.frozen_steps:
+                continue
+            self.grad_norms[group.name] = nn.utils.clip_grad_norm_(group.parameters, group.clip_norm)
+            for settings, lr in zip(group.optimiser.param_groups, lrs, strict=True):
+                settings["lr"] = lr * factor
+            group.optimiser.step()
+        if (self.step + 1) % self.config.ema_every == 0:
+            self.averaged.update_parameters(self.learner.model)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Model and EMA weights by name: `model.…` and `averaged.…`."""
+        weights = {f"model.{name}": tensor for name, tensor in self.learner.model.state_dict().items()}
+        return weights | {f"averaged.{name}": t for name, t in self.averaged.module.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write the state as it stands before step `self.step`, atomically."""
+        tensors = self.weights() | {"ema_updates": self.averaged.n_averaged}
+        for group in self.learner.groups:
+            for index, state in group.optimiser.state_dict()["state"].items():
+                for name, value in state.items():
+                    tensors[f"optimiser.{group.name}.{index}.{name}"] = torch.as_tensor(value)
+        tensors |= {f"generator.{name}": g.get_state() for name, g in self.learner.generators.items()}
+        tensors |= {f"array.{name}": torch.stack(values) for name, values in self.arrays.items()}
+        tensors |= {f"grad_norm.{name}": norm for name, norm in self.grad_norms.items()}
+        save_checkpoint(path, tensors, {"step": self.step, "rows": self.rows})
+
+    def restore(self, path: Path) -> None:
+        """Continue exactly where `save` stood."""
+        tensors, facts = load_checkpoint(path, self.device)
+        part = _by_prefix(tensors)
+        self.step, self.rows = facts["step"], facts["rows"]
+        self.learner.model.load_state_dict(part("model."))
+        self.averaged.module.load_state_dict(part("averaged."))
+        self.averaged.n_averaged.copy_(tensors["ema_updates"])
+        for group in self.learner.groups:
+            stored: dict[int, dict[str, Tensor]] = {}
+            for key, value in part(f"optimiser.{group.name}.").items():
+                index, name = key.split(".", 1)
+                stored.setdefault(int(index), {})[name] = value
+            group.optimiser.load_state_dict(group.optimiser.state_dict() | {"state": stored})
+        for name, source in self.learner.generators.items():
+            source.set_state(tensors[f"generator.{name}"].cpu())
+        self.arrays = {name: list(values.cpu()) for name, values in part("array.").items()}
+        self.grad_norms = part("grad_norm.")
+
+
+def _by_prefix(tensors: Mapping[str, Tensor]) -> Callable[[str], dict[str, Tensor]]:
+    return lambda prefix: {
+        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
+    }
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Run torch's CPU operators on `count` threads, and restore the number afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _watched() -> bool:
+    """Whether somebody can see a progress bar: a terminal, or a kernel that a Jupyter server started."""
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+
+
+def adam(parameters: Sequence[nn.Parameter], config: LoopConfig, **options: Any) -> torch.optim.Optimizer:
+    """Adam as published for IRED: betas (0.9, 0.99)."""
+    return torch.optim.Adam(parameters, lr=config.lr, betas=(0.9, 0.99), fused=True, **options)
