@@ -35,12 +35,11 @@ class Parameters(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = [_explain(problem, type(self)) for problem in error.errors()]
-            raise ParameterError("\n".join(problems)) from None
+            raise ParameterError("\n".join(_explain_all(error, type(self)))) from None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Check values as papermill or a params file hands them over (lists may arrive as text: `-p seeds "[0, 1]"`)."""
+        """Check values as papermill or a file hands them over (lists may arrive as text: `-p seeds "[0, 1]"`)."""
         return cls(**{name: _list_from_text(value) for name, value in values.items()})
 
     @classmethod
@@ -50,7 +49,7 @@ class Parameters(BaseModel):
         Works in JupyterLab, under papermill and under nbval, also when the cell is run again after an edit.
         Raises `ParameterError` for an unknown name or an unusable value.
         """
-        from IPython import get_ipython  # type: ignore[attr-defined]
+        from IPython import get_ipython
 
         shell = get_ipython()
         if shell is None:
@@ -109,6 +108,17 @@ def _list_from_text(value: Any) -> Any:
         return value
 
 
+def _explain_all(error: ValidationError, owner: type[BaseModel]) -> list[str]:
+    """One line for each problem; a list is not called too short when it is its items that were refused."""
+    problems = error.errors()
+    with_bad_items = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}
+    return [
+        _explain(problem, owner)
+        for problem in problems
+        if not (problem["type"] == "too_short" and problem["loc"][0] in with_bad_items)
+    ]
+
+
 def _explain(problem: Any, owner: type[BaseModel]) -> str:
     """One line for one pydantic problem: which parameter, which value, what is allowed."""
     where = ".".join(str(part) for part in problem["loc"])
@@ -116,6 +126,8 @@ def _explain(problem: Any, owner: type[BaseModel]) -> str:
         return unknown_name("parameter", where, owner.model_fields)
     if problem["type"] == "missing":
         return f"parameter '{where}' is required"
+    if problem["type"] == "too_short":
+        return f"{where} = {problem['input']!r}: needs at least {problem['ctx']['min_length']} item(s)"
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, ParameterError):
         return "\n".join(f"{where}: {line}" if where else line for line in str(cause).split("\n"))

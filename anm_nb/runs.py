@@ -1,8 +1,9 @@
 """The run store: a config is trained once, and what it left is read from then on.
 
 A run is a folder `outputs/runs/<key>/`. The key covers the config, the device kind and the text of every training
-source, so that neither a changed config nor changed code is ever served an older result. A folder is put in its place by
-one rename when all of it is written; until then it lives under `.partial/`, where an interrupted training resumes from.
+source, so that neither a changed config nor changed code is ever served an older result. A folder is put in its
+place by one rename when all of it is written; until then it lives under `.partial/`, where an interrupted training
+resumes from.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def store_root() -> Path:
 
 
 def run_key(config: RunConfig) -> str:
-    """The key of a config: 16 hexadecimal digits over its values, its class, the device kind and the training sources."""
+    """The key of a config: 16 hexadecimal digits over its values, class, device kind and training sources."""
     identity = {
         "class": _class_path(config),
         "config": config.model_dump(mode="json"),

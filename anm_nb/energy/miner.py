@@ -1,10 +1,10 @@
-"""Adversarial negative mining: batched projected descent with per-example Armijo backtracking (ANM checklist, section B)."""
+"""Adversarial negative mining: projected descent with Armijo backtracking, batched (ANM checklist, section B)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol, Self
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from anm_nb.parameters import Parameters
 Energy = Callable[[Tensor], Tensor]  # clean points [b, d] to energies [b]
 
 
+@runtime_checkable
 class Constraint(Protocol):
     """A set with its projection."""
 
@@ -42,7 +43,7 @@ class MinerConfig(Parameters):
     distance_weight: NonNegativeFloat = 0.0  # λ of E − λ‖y − y⁺‖²
 
     @model_validator(mode="after")
-    def _lengths_fit(self) -> Self:
+    def _lengths_fit(self) -> MinerConfig:
         if not self.delta <= self.start <= self.eps:
             raise ValueError(f"delta = {self.delta} ≤ start = {self.start} ≤ eps = {self.eps} has to hold")
         return self
@@ -60,7 +61,7 @@ def random_shift(
     y: Float[Tensor, "b d"], length: Float[Tensor, " b"], generator: torch.Generator
 ) -> Float[Tensor, "b d"]:
     """Random directions, uniform on the sphere, of the given lengths."""
-    direction = torch.randn(y.shape, generator=generator, device=y.device)
+    direction = torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
     return direction * (length / direction.norm(dim=1)).unsqueeze(1)
 
 

@@ -59,15 +59,20 @@ def register_negatives(strategy: type[NegativeStrategy]) -> type[NegativeStrateg
 
 
 def get_negatives(name: str, **options: Any) -> NegativeStrategy:
-    """A strategy by name: `get_negatives("anm", orthogonal_to_noise=True)`. Raises `ParameterError` for unknown names."""
+    """A strategy by name: `get_negatives("random", eps=0.5)`. Raises `ParameterError` for unknown names and options."""
     if name not in _STRATEGIES:
         raise ParameterError(unknown_name("negative strategy", name, _STRATEGIES))
     return _STRATEGIES[name](**options)
 
 
+def named_negatives(name: str) -> NegativeStrategy | None:
+    """The strategy of that name with its default options; None for "none", training without a contrastive loss."""
+    return None if name == "none" else get_negatives(name)
+
+
 @register_negatives
 class Stock(NegativeStrategy):
-    """IRED's own: noise the truth with 3ε, take two energy-descent steps, map back to y-space, clamp to the task's range."""
+    """IRED's own: noise the truth with 3ε, take two energy-descent steps, map back to y-space, clamp."""
 
     name = "stock"
     noise_factor: PositiveFloat = 3.0

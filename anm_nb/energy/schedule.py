@@ -26,7 +26,7 @@ class NoiseSchedule:
 
     @classmethod
     def cosine(cls, levels: int, s: float = 0.008, device: str = "cpu") -> NoiseSchedule:
-        """The cosine schedule: ᾱ from cos²((t + s)/(1 + s)·π/2), betas clipped at 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
+        """ᾱ from cos²((t + s)/(1 + s)·π/2), betas clipped at 0.999 (Nichol & Dhariwal 2021, equation 17)."""
         t = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
         f = torch.cos((t + s) / (1 + s) * torch.pi / 2) ** 2
         betas = (1 - f[1:] / f[:-1]).clamp(0, 0.999)
@@ -79,7 +79,7 @@ class SharedNoise:
         """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε for Δ = y⁻ − y⁺: the margin under the energy that the denoising loss asks for.
 
         That energy is E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), as its gradient at ỹ⁺ is ε. A negative with m* < 0 is
-        illegitimate: it lies nearer the truth than the noised positive, and pushing its energy up contradicts the score.
+        illegitimate: it lies nearer the truth than the noised positive, and raising its energy contradicts the score.
         """
         shift = self.schedule.signal(self.k) * (y_neg - y_pos)
         return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, model_validator
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from anm_nb.energy.losses import denoising_mse, info_nce
 from anm_nb.energy.miner import Mined
-from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, get_negatives
+from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, get_negatives, named_negatives
 from anm_nb.energy.networks import EnergyMLP, Head, score_and_energy
 from anm_nb.energy.probes import grad_share
 from anm_nb.energy.sampler import sample
@@ -42,7 +43,7 @@ DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
 def _strategy(value: Any) -> Any:
     """A strategy from its name, from {"name": …, options}, or as it is; "none" means no contrastive loss."""
     if isinstance(value, str):
-        return None if value == "none" else get_negatives(value)
+        return named_negatives(value)
     if isinstance(value, dict) and "name" in value:
         options = {name: option for name, option in value.items() if name != "name"}
         return get_negatives(value["name"], **options)
@@ -68,9 +69,7 @@ class EnergyConfig(RunConfig):
     levels: Annotated[int, Field(ge=2)] = 10
     width: PositiveInt = 128
     head: Head = "squared_norm"
-    negatives: Annotated[
-        NegativeStrategy | None, BeforeValidator(_strategy), PlainSerializer(_strategy_to_json)
-    ] = None
+    negatives: Annotated[NegativeStrategy | None, BeforeValidator(_strategy), PlainSerializer(_strategy_to_json)] = None
     contrastive_weight: Annotated[float, Field(ge=0)] | None = None  # None: the task's published weight
     dev_examples: PositiveInt = 256
     inner_steps: PositiveInt = 5  # descent steps of the sampler at each level
@@ -78,7 +77,7 @@ class EnergyConfig(RunConfig):
     seeds: Seeds = (0, 1, 2)
 
     @model_validator(mode="after")
-    def _usable(self) -> Self:
+    def _usable(self) -> EnergyConfig:
         if not issubclass(task_class(self.task), MatrixTask):
             raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
         if len(set(self.seeds)) != len(self.seeds):
@@ -128,8 +127,8 @@ class Contrast:
 class EnergyLearner:
     """One seed of an energy run.
 
-    Data, noise, negatives and initial weights come from generators of their own, so that runs which differ only in their
-    negatives see the same batches in the same order with the same noise.
+    Data, noise, negatives and initial weights come from generators of their own, so that runs which differ only in
+    their negatives see the same batches in the same order with the same noise.
     """
 
     def __init__(self, config: EnergyConfig, seed: int, device: str) -> None:
@@ -137,34 +136,28 @@ class EnergyLearner:
         assert isinstance(task, MatrixTask)
         self.config, self.seed, self.device, self.task = config, seed, device, task
         self.schedule = NoiseSchedule.cosine(config.levels, device=device)
-        self.weight = (
-            task.contrastive_weight if config.contrastive_weight is None else config.contrastive_weight
-        )
+        self.weight = task.contrastive_weight if config.contrastive_weight is None else config.contrastive_weight
         self.model: nn.Module = EnergyMLP(task.x_dim, task.y_dim, config.width, config.head, config.levels)
         initialise(self.model, generator(seed, "weights"))
         self.model.to(device)
         parameters = list(self.model.parameters())
-        self.groups = [
+        self.groups: Sequence[ParameterGroup] = [
             ParameterGroup("energy", parameters, adam(parameters, config.loop), config.loop.clip_norm)
         ]
-        self.generators = {
+        self.generators: Mapping[str, torch.Generator] = {
             purpose: generator(seed, purpose, device) for purpose in ("data", "noise", "negatives")
         }
         self.dev, self.dev_problem = self._dev_set(config.dev_examples)
 
     def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
         """Denoising and contrastive loss of a fresh batch; the positive's score and energy are one evaluation."""
-        batch = self.task.sample(
-            self.config.loop.batch, generator=self.generators["data"], device=self.device
-        )
+        batch = self.task.sample(self.config.loop.batch, generator=self.generators["data"], device=self.device)
         noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"])
         score, e_pos = score_and_energy(self.model, batch.x, noise.noised(batch.y), noise.k)
         loss_mse = denoising_mse(score, noise.eps).mean()
         if self.config.negatives is None:
             return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
-        problem = MiningProblem(
-            self.task, batch.x, batch.y, noise, self.model, averaged, self.generators["negatives"]
-        )
+        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, self.generators["negatives"])
         contrast = self.contrast(problem, self.config.negatives, e_pos)
         loss_con = info_nce(contrast.e_pos, contrast.e_neg).mean()
         weighted = self.weight * loss_con

@@ -20,9 +20,7 @@ class Addition(MatrixTask):
         super().__init__(**options)
         self.x_dim = 2 * self.y_dim
 
-    def sample(
-        self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False
-    ) -> Batch:
+    def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
         """n pairs of matrices and their sums."""
         bound = 2.5 if harder else 1.0
         x = torch.rand(n, self.x_dim, generator=generator, device=device).mul_(2 * bound).sub_(bound)

@@ -17,7 +17,7 @@ from anm_nb.parameters import Parameters
 
 @dataclass(frozen=True)
 class Batch:
-    """n problems: inputs x, targets y, and, where a task has them, a mask of entries of y given from the start (1 = given)."""
+    """n problems: inputs x, targets y, and, where a task has one, a mask of what is given (1 = given)."""
 
     x: Float[Tensor, "n ..."]
     y: Float[Tensor, "n ..."]
@@ -31,7 +31,7 @@ class TaskOptions(Parameters):
 
 
 class Task(ABC):
-    """A problem with targets y to be found from inputs x. Subclass it, set `name`, and register it to bring your own."""
+    """A problem: find targets y from inputs x. Subclass it, set `name`, and register it to bring your own."""
 
     name: ClassVar[str]
     metric: ClassVar[str] = "mse"  # the native metric, a key of `metrics`
@@ -43,10 +43,8 @@ class Task(ABC):
         self.options = self.options_class(**options)
 
     @abstractmethod
-    def sample(
-        self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False
-    ) -> Batch:
-        """n fresh problems on `device`, drawn from `generator` (which lives there); `harder` shifts the distribution."""
+    def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
+        """n fresh problems on `device`, drawn from `generator`, which lives there; `harder` shifts the distribution."""
 
     @abstractmethod
     def metrics(self, y_hat: Tensor, batch: Batch) -> dict[str, float]:
@@ -61,7 +59,7 @@ class Task(ABC):
 
 
 class MatrixTask(Task):
-    """A regression whose target is a size × size matrix, flattened; IRED's continuous tasks (arXiv 2406.11179, section 4.1)."""
+    """A regression onto a size × size matrix, flattened: IRED's continuous tasks (arXiv 2406.11179, section 4.1)."""
 
     contrastive_weight: ClassVar[float] = 0.5  # weight of the contrastive loss, published for continuous tasks
     sample_clamp: ClassVar[float] = 2.0  # samples stay within ±√ᾱ_k times this at level k
@@ -79,7 +77,7 @@ class MatrixTask(Task):
         return {"mse": float((y_hat - batch.y).double().square().mean())}
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """The zero and the mean predictor (mean of n training targets, never of harder ones), the exact method, and 0."""
+        """The zero and the mean predictor (of n training targets, never of harder ones), the exact method, and 0."""
         device = str(generator.device)
         training = self.sample(n, generator=generator, device=device)
         test = self.sample(n, generator=generator, device=device, harder=harder)

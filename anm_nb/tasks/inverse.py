@@ -20,13 +20,12 @@ class Inverse(MatrixTask):
         super().__init__(**options)
         self.x_dim = self.y_dim
 
-    def sample(
-        self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False
-    ) -> Batch:
+    def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
         """n matrices and their inverses, both flattened."""
         size = self.options.size
         factor = torch.rand(n, size, size, generator=generator, device=device).mul_(2).sub_(1)
-        matrix = 2 * factor @ factor.mT  # A + Aᵀ, as A is symmetric
+        product = factor @ factor.mT
+        matrix = product + product.mT  # exactly symmetric, which the product alone is not in floating point
         matrix.diagonal(dim1=1, dim2=2).add_(0.1 if harder else 0.5)
         x = matrix.flatten(1)
         return Batch(x, self.solve(x))

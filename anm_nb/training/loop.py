@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -79,12 +79,13 @@ class StepLosses:
 
 @dataclass
 class Measurement:
-    """One row of the metrics table and the arrays kept beside it; arrays of one name have the same shape at every step."""
+    """One row of the metrics table and the arrays kept beside it, which have the same shape at every step."""
 
     scalars: dict[str, float]
     arrays: dict[str, Tensor] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What a family brings: a model, its groups, every generator it draws from, its losses and its measurements."""
 
@@ -201,8 +202,7 @@ class SeedTraining:
         row: dict[str, float] = {"seed": self.seed, "step": self.step}
         row |= {name: float(part.detach()) for name, part in losses.parts.items()}
         row |= {
-            f"grad_norm_{group.name}": float(self.grad_norms.get(group.name, math.nan))
-            for group in self.learner.groups
+            f"grad_norm_{group.name}": float(self.grad_norms.get(group.name, math.nan)) for group in self.learner.groups
         }
         self.rows.append(row | measured.scalars)
         for name, array in measured.arrays.items():
@@ -212,7 +212,7 @@ class SeedTraining:
         """One optimiser step of every group that is not frozen, and the EMA's."""
         for group in self.learner.groups:
             group.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()
         factor = self.config.lr_factor(self.step)
         for group, lrs in zip(self.learner.groups, self.base_lrs, strict=True):
             if self.step < group.frozen_steps:

@@ -1,0 +1,1 @@
+"""Finished runs in, understanding out: tables, statistics, verdicts, figures. Reads runs, never live trainers."""

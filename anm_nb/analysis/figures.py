@@ -1,0 +1,227 @@
+"""Figures: tables in, Figure out; one function each, one palette, one style."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+# One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision.
+PALETTE = {
+    "none": "#6e6e6e",
+    "stock": "#0072b2",
+    "random": "#e69f00",
+    "anm": "#d55e00",
+    "anm_orthogonal": "#009e73",
+}
+OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b")  # methods of a user's own, in order of appearance
+LABELS = {
+    "none": "no negatives",
+    "stock": "stock (IRED)",
+    "random": "random",
+    "anm": "ANM as written",
+    "anm_orthogonal": "ANM ⊥ ε",
+}
+WIDTH = 6.75  # inches: the text width of a two-column paper
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.titlelocation": "left",
+    "lines.linewidth": 1.3,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "figure.facecolor": "white",
+    "pdf.fonttype": 42,
+}
+
+
+def colours(methods: Sequence[str]) -> dict[str, str]:
+    """The colour of each method; methods the palette does not know get spare ones in order of appearance."""
+    unknown = iter(OTHER_COLOURS * len(methods))
+    return {method: PALETTE.get(method) or next(unknown) for method in methods}
+
+
+def label(method: str) -> str:
+    """A method's name as figures show it."""
+    return LABELS.get(method, method)
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib settings of every figure of the project."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def _figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, np.atleast_1d(figure.subplots(rows, columns, **options))
+
+
+def _curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
+    """Mean over seeds of a column against the step, with its 95 % t-interval as a band, for each method."""
+    from anm_nb.analysis.stats import mean_interval
+
+    for method, colour in colours(list(metrics["method"].unique())).items():
+        rows = metrics[metrics["method"] == method].dropna(subset=[column])
+        if rows.empty:
+            continue
+        bands = rows.groupby("step")[column].apply(mean_interval)
+        mean, low, high = np.array(bands.tolist()).T
+        axes.plot(bands.index, mean, color=colour, label=label(method))
+        axes.fill_between(bands.index, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set_xlabel("training step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def learning_curves(
+    metrics: pd.DataFrame, references: pd.DataFrame, column: str = "mse", unit: str = "held-out MSE"
+) -> Figure:
+    """The task's score against the step, over the first 20 % and all of training, beside its trivial references."""
+    with house_style():
+        figure, (early, whole) = _figure(1, 2, 2.5, sharey=True)
+        for axes in (early, whole):
+            _curves(axes, metrics, column)
+            axes.set_yscale("log")
+        last = metrics["step"].max()
+        early.set(title="first 20 % of steps", ylabel=f"{unit} (log scale)", xlim=(0, last / 5))
+        whole.set(title="all of training", xlim=(0, last))
+        for reference in references[references["kind"] == "trivial"].itertuples():
+            for axes in (early, whole):
+                axes.axhline(reference.value, color="black", linewidth=0.7, linestyle=(0, (4, 3)))
+            whole.annotate(
+                f"{reference.name}",
+                (1, reference.value),
+                xycoords=("axes fraction", "data"),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+            )
+        figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+CHECKLIST_PANELS = {
+    "p_hard": "share of negatives\nbelow the positive (A)",
+    "illegitimate_fraction": "illegitimate share\n(optimal margin < 0)",
+    "margin_mean": "mean margin E⁻ − E⁺ (A)",
+    "loss_con": "contrastive loss, nats (A)",
+    "grad_share_contrast": "gradient share r of the\ncontrastive loss (D)",
+    "dev_p_hard": "held-out pairs ordered\nwrongly (H, J)",
+}
+
+
+def checklist_panels(metrics: pd.DataFrame, panels: Mapping[str, str] = CHECKLIST_PANELS) -> Figure:
+    """Instruments of the checklist against the step, one panel each; method colours throughout."""
+    with house_style():
+        figure, grid = _figure(2, 3, 3.6, sharex=True)
+        for axes, (column, title) in zip(grid.flat, panels.items(), strict=True):
+            _curves(axes, metrics, column)
+            axes.set_title(title)
+            if column in ("p_hard", "illegitimate_fraction", "grad_share_contrast"):
+                axes.set_ylim(-0.03, 1.03)
+            if column == "grad_share_contrast":
+                axes.axhspan(0.3, 0.7, color="black", alpha=0.06, linewidth=0)
+                axes.text(0.98, 0.68, "target band", transform=axes.transAxes, ha="right", va="top", fontsize=6.5)
+            if column == "margin_mean":
+                axes.set_yscale("symlog", linthresh=1)
+                axes.yaxis.set_minor_formatter(NullFormatter())
+                axes.axhline(0, color="black", linewidth=0.6)
+        for axes in grid[0]:
+            axes.set_xlabel("")
+        figure.legend(*grid[1, 2].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def energy_trends(metrics: pd.DataFrame) -> Figure:
+    """E⁺ and E⁻ against the step, a panel for each method: do they part, or rise together (checklist, section K)?"""
+    contrasted = metrics.dropna(subset=["e_neg"])
+    methods = list(contrasted["method"].unique())
+    with house_style():
+        figure, panels = _figure(1, len(methods), 1.9, sharey=True, sharex=True)
+        for axes, method in zip(panels, methods, strict=True):
+            rows = contrasted[contrasted["method"] == method]
+            for column, style, name in (("e_neg", "-", "E⁻ negative"), ("e_pos", (0, (3, 2)), "E⁺ positive")):
+                mean = rows.groupby("step")[column].mean()
+                axes.plot(mean.index, mean, linestyle=style, color=colours(methods)[method], label=name)
+            axes.set(title=label(method), xlabel="training step", yscale="symlog")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        panels[0].set_ylabel("mean energy (symlog)")
+        panels[0].legend(loc="best")
+    return figure
+
+
+def margin_histograms(margins: Mapping[str, np.ndarray], steps: Sequence[int]) -> Figure:
+    """Histograms of margins, a row for each method and a column for each of up to four recorded steps (checklist A).
+
+    `margins[method]` is [records, examples], all seeds pooled; margins beyond ±`reach` sit in the outermost bars.
+    """
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(4, len(steps))).round().astype(int))
+    with house_style():
+        figure, grid = _figure(
+            len(margins), len(shown), 1.0 + 0.85 * len(margins), sharex=True, sharey="row", squeeze=False
+        )
+        pooled = np.concatenate([values[shown].ravel() for values in margins.values()])
+        reach = float(np.quantile(np.abs(pooled), 0.9))
+        bins = np.linspace(-reach, reach, 41)
+        for row, (method, values) in zip(grid, margins.items(), strict=True):
+            colour = colours(list(margins))[method]
+            for axes, record in zip(row, shown, strict=True):
+                axes.hist(np.clip(values[record], -reach, reach), bins, color=colour, density=True)
+                axes.axvline(0, color="black", linewidth=0.6)
+                for quartile in np.quantile(values[record], [0.25, 0.5, 0.75]):
+                    axes.axvline(np.clip(quartile, -reach, reach), color="black", linewidth=0.7, ymin=0.86)
+                axes.set_yticks([])
+            row[0].set_ylabel(label(method), rotation=0, ha="right", va="center")
+        for axes, record in zip(grid[0], shown, strict=True):
+            axes.set_title(f"step {steps[record]}")
+        figure.supxlabel("margin E⁻ − E⁺ of the batch's own negatives (ticks above: quartiles)", fontsize=8)
+    return figure
+
+
+def score_summary(scores: pd.DataFrame, table: pd.DataFrame, metric: str = "mse", unit: str = "held-out MSE") -> Figure:
+    """Final scores: every seed as a dot, mean and 95 % interval, with the trivial references as lines."""
+    methods = list(scores.columns)
+    measured = table[table["kind"] == "measured"].set_index("name")
+    with house_style():
+        figure, (axes,) = _figure(1, 1, 0.9 + 0.28 * len(methods))
+        for height, method in enumerate(methods):
+            row, colour = measured.loc[method], colours(methods)[method]
+            axes.plot(scores[method], np.full(len(scores), height), "o", color=colour, alpha=0.45, markersize=3.5)
+            axes.plot([row["low"], row["high"]], [height] * 2, color=colour, linewidth=2)
+            axes.plot(row[metric], height, "D", color=colour, markersize=5)
+        axes.set_yticks(range(len(methods)), [label(method) for method in methods])
+        axes.invert_yaxis()
+        for reference in table[table["kind"] == "trivial"].itertuples():
+            axes.axvline(getattr(reference, metric), color="black", linewidth=0.7, linestyle=(0, (4, 3)))
+            axes.annotate(
+                str(reference.name),
+                (getattr(reference, metric), 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+        axes.set(xscale="log", xlabel=f"{unit} (log scale; dots: seeds, diamond and bar: mean and 95 % interval)")
+        sns.despine(figure, left=True)
+        axes.tick_params(axis="y", length=0)
+    return figure

@@ -1,0 +1,91 @@
+"""Finished runs as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from anm_nb.analysis.stats import mean_interval
+from anm_nb.runs import Run
+
+
+def collect(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """The metrics of several runs as one tidy table with a `method` column: one row per (method, seed, step)."""
+    return pd.concat([run.metrics.assign(method=method) for method, run in runs.items()], ignore_index=True)
+
+
+def at_step(metrics: pd.DataFrame, column: str, step: int) -> pd.DataFrame:
+    """One column at one step: a row per seed, a column per method."""
+    return metrics[metrics["step"] == step].pivot(index="seed", columns="method", values=column)
+
+
+def final(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One column at the last step: a row per seed, a column per method."""
+    return at_step(metrics, column, metrics["step"].max())
+
+
+def early_area(metrics: pd.DataFrame, column: str, fraction: float = 0.2) -> pd.DataFrame:
+    """Mean of a column over the first `fraction` of the steps (trapezoid rule): a row per seed, a column per method.
+
+    The area under the early learning curve, divided by its length (ANM checklist, section J).
+    """
+    early = metrics[metrics["step"] <= fraction * metrics["step"].max()]
+
+    def mean_height(curve: pd.DataFrame) -> float:
+        steps, values = curve["step"].to_numpy(float), curve[column].to_numpy(float)
+        return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+
+    heights = early.sort_values("step").groupby(["seed", "method"])[["step", column]].apply(mean_height)
+    return heights.unstack("method")
+
+
+def score_table(
+    scores: pd.DataFrame, references: pd.DataFrame, metric: str = "mse", trivial: str | None = None
+) -> pd.DataFrame:
+    """Scores [seeds × methods] beside their references: mean, 95 % interval, seeds, and skill.
+
+    Skill is 1 − score/trivial score, for the best trivial reference unless one is named: 0 is no better than not
+    learning, 1 is perfect.
+    """
+    references = references[references["metric"] == metric]
+    trivials = references[references["kind"] == "trivial"].set_index("name")["value"]
+    base = float(trivials[trivial] if trivial else trivials.min())
+    rows: list[dict[str, object]] = [
+        {"name": name, "kind": kind, metric: value, "skill": 1 - value / base}
+        for name, kind, value in zip(references["name"], references["kind"], references["value"], strict=True)
+    ]
+    for method in scores.columns:
+        mean, low, high = mean_interval(scores[method].to_numpy())
+        rows.append(
+            {
+                "name": method,
+                "kind": "measured",
+                metric: mean,
+                "low": low,
+                "high": high,
+                "seeds": int(scores[method].count()),
+                "skill": 1 - mean / base,
+            }
+        )
+    return pd.DataFrame(rows, columns=["name", "kind", metric, "low", "high", "seeds", "skill"])
+
+
+def significant(table: pd.DataFrame, columns: Sequence[str], digits: int = 3) -> pd.DataFrame:
+    """The table with the given columns as text of `digits` significant digits, missing values as a dash."""
+    shown = table.copy()
+    for column in columns:
+        shown[column] = [rounded(value, digits) for value in table[column]]
+    return shown.astype(object).where(shown.notna(), "–")
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """A number with `digits` significant digits and no exponent where that reads well; a dash for NaN."""
+    if value != value:
+        return "–"
+    magnitude = abs(value)
+    if magnitude and not 1e-4 <= magnitude < 1e6:
+        return f"{value:.{digits - 1}e}"
+    text = f"{value:#.{digits}g}"
+    return f"{float(text):.0f}" if "e" in text else text.rstrip(".")

@@ -1,0 +1,37 @@
+"""Timing training steps side by side, so that a machine's drift hits all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+import torch
+
+from anm_nb.training.loop import Learner, LoopConfig, SeedTraining, cpu_threads, resolve_device
+
+
+def step_seconds(
+    learners: Mapping[str, Callable[[int, str], Learner]], config: LoopConfig, rounds: int = 30
+) -> pd.DataFrame:
+    """Seconds of one training step: a row per round, a column per learner, taken in turn after three warm-up rounds."""
+    device = resolve_device(config.device)
+    with cpu_threads(config.threads):
+        trainings = {name: SeedTraining(make(0, device), config, 0, device) for name, make in learners.items()}
+        rows = [
+            {name: _timed_step(training, device) for name, training in trainings.items()} for _ in range(rounds + 3)
+        ]
+    return pd.DataFrame(rows[3:])
+
+
+def _timed_step(training: SeedTraining, device: str) -> float:
+    _settle(device)
+    started = time.perf_counter()
+    training.update(training.losses())
+    _settle(device)
+    return time.perf_counter() - started
+
+
+def _settle(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

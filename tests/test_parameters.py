@@ -1,0 +1,69 @@
+"""What a person or papermill hands over is refused by name, before any work."""
+
+import pytest
+
+from anm_nb.energy.experiments import AnmVsCorruption
+from anm_nb.parameters import ParameterError, assigned_parameters, unknown_name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stpes": 50}, "unknown parameter 'stpes' (did you mean 'steps'?)"),
+        ({"steps": "50"}, "steps = '50': should be a valid integer"),
+        ({"steps": 50.5}, "steps = 50.5"),
+        ({"steps": True}, "steps = True: should be a valid integer"),
+        ({"steps": -1}, "steps = -1: should be greater than 0"),
+        ({"seeds": []}, "seeds = []: needs at least 1 item"),
+        ({"seeds": [0, -1]}, "seeds.1 = -1: should be greater than or equal to 0"),
+        ({"seeds": [1, 1]}, "seeds = [1, 1]: each seed may appear once"),
+        ({"seeds": 3}, "seeds = 3"),
+        ({"lr": float("nan")}, "lr = nan: should be a finite number"),
+        ({"lr": float("inf")}, "lr = inf: should be a finite number"),
+        ({"task": "invers"}, "unknown task 'invers' (did you mean 'inverse'?)"),
+        ({"strategies": ["stok"]}, "unknown negative strategy 'stok' (did you mean 'stock'?)"),
+        ({"head": "scaler"}, "did you mean 'scalar'?"),
+    ],
+)
+def test_unusable_values_are_named_with_what_is_allowed(given, message):
+    with pytest.raises(ParameterError) as refusal:
+        AnmVsCorruption.from_mapping(given)
+    assert message in str(refusal.value)
+
+
+def test_every_problem_is_told_in_one_go():
+    with pytest.raises(ParameterError) as refusal:
+        AnmVsCorruption.from_mapping({"steps": 0, "sedes": [1]})
+    assert "steps = 0" in str(refusal.value)
+    assert "'sedes'" in str(refusal.value)
+
+
+def test_lists_may_arrive_as_text_as_papermill_hands_them_over():
+    settings = AnmVsCorruption.from_mapping({"seeds": "[3, 4]", "strategies": "['anm', 'stock']"})
+    assert settings.seeds == (3, 4)
+    assert settings.strategies == ("anm", "stock")
+
+
+def test_unknown_name_without_a_near_one_lists_what_is_known():
+    assert unknown_name("task", "zzz", ["b", "a"]) == "unknown task 'zzz'; known: a, b"
+
+
+PARAMETERS = "steps = 100  # optimiser steps\nseeds = [0, 1]\nlr: float = 1e-3"
+CHECK = "from anm_nb.energy.experiments import AnmVsCorruption\nsettings = AnmVsCorruption.from_notebook()"
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([PARAMETERS], {"steps": 100, "seeds": [0, 1], "lr": 1e-3}),
+        (["", "%pylab", PARAMETERS, "# Parameters\nsteps = 5\n"], {"steps": 5, "seeds": [0, 1], "lr": 1e-3}),
+        (["# Parameters\nlr = float('nan')"], {"lr": pytest.approx(float("nan"), nan_ok=True)}),
+        # the person edits the parameters, and runs them and the check again, after the rest of the notebook
+        ([PARAMETERS, CHECK, "x = run()", "steps = 7", CHECK, "y = 3 * x"], {"steps": 7}),
+        # … or runs only the check again
+        ([PARAMETERS, CHECK, "x = run()"], {"steps": 100, "seeds": [0, 1], "lr": 1e-3}),
+        (["import os", "a, b = 1, 2", "def f(): pass"], {}),
+    ],
+)
+def test_parameters_are_read_from_the_cells_that_assign_them(cells, expected):
+    assert assigned_parameters(cells) == expected
