@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
@@ -69,8 +70,18 @@ def house_style() -> Iterator[None]:
         yield
 
 
+class PaperFigure(Figure):
+    """A figure that shows itself in a notebook without pyplot, its global state and its import time."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        with house_style():
+            self.savefig(buffer, format="png", dpi=130)
+        return buffer.getvalue()
+
+
 def _figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = PaperFigure(figsize=(WIDTH, height), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns, **options))
 
 
@@ -194,6 +205,25 @@ def margin_histograms(margins: Mapping[str, np.ndarray], steps: Sequence[int]) -
         for axes, record in zip(grid[0], shown, strict=True):
             axes.set_title(f"step {steps[record]}")
         figure.supxlabel("margin E⁻ − E⁺ of the batch's own negatives (ticks above: quartiles)", fontsize=8)
+    return figure
+
+
+def contrastive_loss_shape(margin: np.ndarray, loss: np.ndarray, by_pos: np.ndarray, by_neg: np.ndarray) -> Figure:
+    """The contrastive loss and its gradients by both energies: measured as dots, closed forms as lines."""
+    softplus, sigmoid = np.logaddexp(0, -margin), np.exp(-np.logaddexp(0, margin))
+    with house_style():
+        figure, (left, right) = _figure(1, 2, 2.2, sharex=True)
+        left.plot(margin, softplus, color=PALETTE["stock"], label="log(1 + e⁻ᵐ)")
+        left.plot(margin, loss, ".", color="black", markersize=3, label="computed")
+        right.plot(margin, sigmoid, color=PALETTE["anm_orthogonal"], label="by E⁺: σ(−m)")
+        right.plot(margin, -sigmoid, color=PALETTE["anm"], label="by E⁻: −σ(−m)")
+        right.plot(
+            np.tile(margin, 2), np.concatenate([by_pos, by_neg]), ".", color="black", markersize=3, label="autograd"
+        )
+        left.set(xlabel="margin E⁻ − E⁺, nats", ylabel="contrastive loss, nats")
+        right.set(xlabel="margin E⁻ − E⁺, nats", ylabel="gradient of the loss")
+        left.legend()
+        right.legend()
     return figure
 
 

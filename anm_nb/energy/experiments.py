@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+import pandas as pd
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from anm_nb import runs
-from anm_nb.energy.negatives import named_negatives
+from anm_nb.energy.negatives import get_negatives, named_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.tasks import get_task
 from anm_nb.training.loop import LoopConfig, Seeds
+from anm_nb.training.seeds import generator
 
 
 class Sanity(Parameters):
-    """Notebook 00: the size at which every invariant is checked."""
+    """The sizes and seeds at which every invariant is checked."""
+
+    notebook: ClassVar[str] = "00_sanity"
 
     task: str = "inverse"
     size: PositiveInt = 5
     width: PositiveInt = 64
     batch: Annotated[int, Field(ge=2)] = 64
-    seed: Annotated[int, Field(ge=0)] = 0
+    seeds: Seeds = (0, 1, 2)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Sanity:
+        self.config()
+        return self
+
+    def config(self) -> EnergyConfig:
+        """A run with mined negatives at this size."""
+        return EnergyConfig(
+            task=self.task,
+            size=self.size,
+            width=self.width,
+            negatives=get_negatives("anm"),
+            loop=LoopConfig(batch=self.batch),
+            seeds=self.seeds,
+        )
 
 
 class AnmVsCorruption(Parameters):
-    """Notebook 10: negative strategies against one another, on the same seeds, batches and noise."""
+    """Negative strategies against one another, on the same seeds, batches and noise."""
+
+    notebook: ClassVar[str] = "10_anm_vs_corruption"
 
     task: str = "inverse"
     size: PositiveInt = 5
@@ -90,3 +113,7 @@ class AnmVsCorruption(Parameters):
     def get_or_train(self) -> dict[str, runs.Run]:
         """The finished run of each strategy, trained where the store has none."""
         return {strategy: runs.get_or_train(config) for strategy, config in self.configs().items()}
+
+    def reference_scores(self, n: int = 2000) -> pd.DataFrame:
+        """The task's trivial, classical and best-possible scores on n problems."""
+        return get_task(self.task, size=self.size).reference_scores(n, generator=generator(0, "references"))

@@ -36,7 +36,8 @@ class MiningProblem:
 
     def energy(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
         """EMA energies of clean points y, noised with the batch's own noise: what a mined negative should have low."""
-        return self.averaged(self.x, self.noise.noised(y), self.noise.k)
+        noise = self.noise
+        return self.averaged(self.x, noise.schedule.q_sample(y, noise.k, noise.eps), noise.k)
 
 
 class NegativeStrategy(Parameters):

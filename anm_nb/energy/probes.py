@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anm_nb.energy.schedule import NoiseSchedule
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 
 
 def shared_noise_residual(
@@ -37,3 +39,26 @@ def grad_share(loss_con: Tensor, loss_mse: Tensor, parameters: Sequence[Tensor])
         )
     ]
     return float(norms[0] / (norms[0] + norms[1] + 1e-12))
+
+
+@contextmanager
+def noisings() -> Iterator[list[Tensor]]:
+    """Collects every clean tensor that a training step noises while the context is open.
+
+    Each negative must come up once (checklist, section C). Points whose energy a miner looks up on its way are not
+    negatives yet, and are not collected.
+    """
+    seen: list[Tensor] = []
+    original = SharedNoise.noised
+
+    def recording(self: SharedNoise, y: Tensor) -> Tensor:
+        seen.append(y)
+        return original(self, y)
+
+    with patch.object(SharedNoise, "noised", recording):
+        yield seen
+
+
+def count_of(y: Float[Tensor, "b d"], seen: Sequence[Tensor]) -> int:
+    """How many of the collected tensors equal y."""
+    return sum(other.shape == y.shape and bool(torch.equal(other, y)) for other in seen)

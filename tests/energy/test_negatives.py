@@ -12,8 +12,8 @@ from anm_nb.energy.negatives import (
     get_negatives,
     register_negatives,
 )
-from anm_nb.energy.probes import grad_share
-from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.energy.probes import count_of, grad_share, noisings
+from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError
 from anm_nb.training.loop import LoopConfig
@@ -85,24 +85,26 @@ def test_a_strategy_of_your_own_trains_without_touching_the_package(monkeypatch)
     assert config({"name": "shuffled", "shift": 2}).negatives.shift == 2
 
 
-def test_the_negative_is_noised_exactly_once_and_with_the_positive_s_noise(monkeypatch):
-    learner = config(Random()).learner(0, "cpu")
-    calls = []
-    original = NoiseSchedule.q_sample
+def test_the_negative_is_noised_exactly_once_and_with_the_positive_s_noise():
+    learner = config("anm").learner(0, "cpu")
+    with noisings() as seen:
+        losses = learner.losses(0, learner.model)
+    assert count_of(losses.contrast.mined.y_neg, seen) == 1
+    assert len(seen) == 2  # the positive, and the negative
+    # the energies that were trained on are those of the shared noise, drawn again from the same generators
+    data = learner.task.sample(16, generator=generator(0, "data"))
+    noise = SharedNoise.draw(learner.schedule, data.y, generator(0, "noise"))
+    for y, energy in ((data.y, losses.contrast.e_pos), (losses.contrast.mined.y_neg, losses.contrast.e_neg)):
+        torch.testing.assert_close(learner.model(data.x, noise.noised(y), noise.k), energy)
 
-    def counting(self, y, k, eps):
-        noised = original(self, y, k, eps)
-        calls.append((y, k, eps))
-        return noised
 
-    monkeypatch.setattr(NoiseSchedule, "q_sample", counting)
-    losses = learner.losses(0, learner.model)
-    y_neg = losses.contrast.mined.y_neg
-    of_negative = [call for call in calls if call[0].shape == y_neg.shape and torch.equal(call[0], y_neg)]
-    assert len(of_negative) == 1
-    assert len(calls) == 2  # the positive, and the negative
-    assert calls[0][2] is calls[1][2]
-    assert calls[0][1] is calls[1][1]
+def test_a_second_noising_is_counted():
+    learner = config("random").learner(0, "cpu")
+    given = problem(learner)
+    with noisings() as seen:
+        given.noise.noised(given.y_pos)
+        given.noise.noised(given.y_pos.clone())
+    assert count_of(given.y_pos, seen) == 2
 
 
 @pytest.mark.parametrize(

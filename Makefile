@@ -1,0 +1,97 @@
+# Every target does its own set-up: Python 3.11 or newer, make and git are all a machine needs.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := 2.13.0
+# What newer Pythons than the one that writes the lock ask for: papermill wants this from 3.12 on.
+LOCKED_TOO := aiohttp
+
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# Beyond eight workers starting them costs more than they save.
+JOBS ?= $(shell echo $$(( $(CORES) < 8 ? $(CORES) : 8 )))
+
+# How stored outputs are made and checked: one thread a process, one instruction set (so that machines differ in
+# last digits only), and runs kept apart from those trained with other settings.
+CHECK_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=avx2 ANM_NB_OUTPUTS="$(CURDIR)/outputs/check"
+
+# A backend chosen for scripts would keep figures out of the notebooks.
+unexport MPLBACKEND
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+# ---- set-up ----------------------------------------------------------------------------------------------------
+# The stamp holds the checkout's path: a virtual environment does not survive being moved.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+# The stamp goes first and comes back last, so an install that was interrupted starts again from nothing.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("anm-nb needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + " (choose another: make PYTHON=python3.11 ...)")'
+	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "Installing into $(VENV): a few minutes the first time"
+	@fresh=--clear; [ "$$(cat $@ 2>/dev/null)" != "$(CURDIR)" ] || fresh=--upgrade; rm -f $@; $(PYTHON) -m venv $$fresh $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "$(CURDIR)" > $@
+
+# ---- the commands ----------------------------------------------------------------------------------------------
+.PHONY: demo
+demo: $(STAMP)  ## run every notebook at its quick profile, ending in outputs/quick/index.html
+	@$(BIN)/anm-nb demo
+
+.PHONY: test
+test: lint types  ## lint, types, unit tests and all notebooks against their stored outputs
+	$(CHECK_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env tests notebooks $(PYTEST_ARGS)
+
+.PHONY: lab
+lab: $(STAMP)  ## open JupyterLab on the notebooks
+	@$(BIN)/python -m jupyter lab notebooks
+
+.PHONY: lint
+lint: $(STAMP)  ## ruff only
+	$(BIN)/python -m ruff check .
+
+.PHONY: types
+types: $(STAMP)  ## mypy only
+	$(BIN)/python -m mypy
+
+.PHONY: unit
+unit: $(STAMP)  ## unit tests only (PYTEST_ARGS="-k name" and the like)
+	$(CHECK_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests $(PYTEST_ARGS)
+
+.PHONY: nbval
+nbval: $(STAMP)  ## notebooks against their stored outputs only
+	$(CHECK_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env notebooks $(PYTEST_ARGS)
+
+.PHONY: notebooks
+notebooks: $(STAMP)  ## run the notebooks in place, refreshing their stored outputs
+	$(CHECK_ENV) $(BIN)/python -m jupyter nbconvert --to notebook --inplace --execute \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
+
+.PHONY: lock
+lock:  ## write requirements.lock, and environment.yml's pins, anew from the newest versions allowed
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv" build *.new' EXIT; \
+	$(PYTHON) -m venv "$$venv"; \
+	"$$venv/bin/python" -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)" $(LOCKED_TOO) ".[dev]"; \
+	{ printf '# Exact versions of everything `make demo` and `make test` install. Written by `make lock`; do not edit by hand.\n'; \
+	  printf '# On other machines the same torch line brings its CUDA packages along; torch pins those itself.\n'; \
+	  "$$venv/bin/python" -m pip freeze --all --exclude anm-nb --exclude pip \
+	  | sed 's/+[a-z0-9.]*$$//' | grep -Ev '^(cuda|nvidia|triton)' | LC_ALL=C sort -f; \
+	} > requirements.lock.new; \
+	mv requirements.lock.new requirements.lock; \
+	awk -F== 'NR == FNR { pin[$$1] = $$2; next } /^ *- [A-Za-z0-9_-]+==/ { name = $$1; sub(/^ *- /, "", name); \
+	  $$0 = $$1 "==" pin[name] } { print }' requirements.lock environment.yml > environment.yml.new; \
+	mv environment.yml.new environment.yml
+
+.PHONY: clean
+clean:  ## remove the virtual environment, caches and build products; outputs stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,96 @@
+"""Curated results kept with the project: `outputs/reference/<name>/`, each with where it came from.
+
+README, notebooks and figures quote these by reading them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anm_nb.analysis.tables import collect, final, rounded, score_table
+from anm_nb.analysis.verdicts import judge
+from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.runs import Run, project_root
+
+
+def reference_root() -> Path:
+    """The tracked folder of reference results."""
+    return project_root() / "outputs" / "reference"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One kept result: metrics of several methods, the task's reference scores, and provenance of every run."""
+
+    path: Path
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Tidy metrics with a `method` column."""
+        return pd.read_parquet(self.path / "metrics.parquet")
+
+    @cached_property
+    def references(self) -> pd.DataFrame:
+        """Trivial, classical and best-possible scores of the task."""
+        return pd.read_parquet(self.path / "reference_scores.parquet")
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """For each method: run key, config, versions, commit, machine."""
+        return json.loads((self.path / "provenance.json").read_text())
+
+
+def load_reference(name: str) -> Reference:
+    """A kept result by name. Raises `ParameterError` naming the nearest one that exists."""
+    path = reference_root() / name
+    if not (path / "provenance.json").exists():
+        known = [entry.parent.name for entry in reference_root().glob("*/provenance.json")]
+        raise ParameterError(unknown_name("reference result", name, known))
+    return Reference(path)
+
+
+def keep_reference(name: str, runs: Mapping[str, Run], references: pd.DataFrame) -> Reference:
+    """Store the runs' metrics and provenance as a kept result; provenance comes last and makes it one."""
+    path = reference_root() / name
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "provenance.json").unlink(missing_ok=True)
+    collect(runs).to_parquet(path / "metrics.parquet")
+    references.to_parquet(path / "reference_scores.parquet")
+    provenance = {
+        method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
+    }
+    (path / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    return Reference(path)
+
+
+def markdown_summary(kept: Reference, metric: str = "mse") -> str:
+    """A kept result as Markdown: every method beside the task's references, and its paired difference from `stock`."""
+    scores = final(kept.metrics, metric)[list(kept.provenance)]
+    table = score_table(scores, kept.references, metric).set_index("name")
+    lines = [
+        "| predictor | kind | held-out MSE [95 %] | skill | against `stock`, same seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in table.iterrows():
+        interval = f" [{rounded(row['low'])}, {rounded(row['high'])}]" if row["kind"] == "measured" else ""
+        against = _against(scores, str(name), "stock") if row["kind"] == "measured" and name != "stock" else ""
+        shown = f"`{name}`" if row["kind"] == "measured" else name
+        lines.append(
+            f"| {shown} | {row['kind']} | {rounded(row[metric])}{interval} | {rounded(row['skill'], 2)} | {against} |"
+        )
+    return "\n".join(lines)
+
+
+def _against(scores: pd.DataFrame, method: str, baseline: str) -> str:
+    """The paired difference from the baseline in per cent of its mean, and which way it is decided."""
+    verdict = judge("", lower=scores[method], higher=scores[baseline], names=(method, baseline))
+    percent = [100 * value / scores[baseline].mean() for value in (verdict.estimate, *verdict.interval)]
+    decided = {"supported": "better", "refuted": "worse", "undecided": "undecided"}[verdict.state]
+    return f"{percent[0]:+.1f} % [{percent[1]:+.1f}, {percent[2]:+.1f}]: {decided}"

@@ -1,0 +1,167 @@
+"""The `anm-nb` command: run the notebooks, and build the page over what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from anm_nb.gallery import Card
+    from anm_nb.sweep import Case, Outcome
+
+NUMBERED = "[0-9][0-9]_*.ipynb"
+
+# Plain help and errors: a person sees one line, a log no boxes.
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def anm_nb() -> None:
+    """Run the notebooks, and build the page over what they found."""
+
+
+@app.command()
+def demo(
+    jobs: Annotated[
+        int | None, typer.Option(help="Notebooks at a time; as many as there are cores if not given.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this notebook; may be given several times.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Where results go; outputs/quick if not given.")
+    ] = None,
+) -> None:
+    """Run every notebook's quick profile and write a gallery."""
+    from rich.console import Console
+
+    from anm_nb import gallery, runs, sweep
+
+    if jobs is not None and jobs < 1:
+        _refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
+    folder = out or runs.outputs_root() / "quick"
+    cases = _quick_cases(runs.project_root(), folder, only or [])
+    names = {case.name for case in cases}
+    kept = [outcome for outcome in sweep.read_outcomes(folder) if only and outcome.name not in names]
+    finished: list[Outcome] = []
+    console = Console()
+    with _progress(console, len(cases)) as (on_start, show):
+
+        def on_done(outcome: Outcome) -> None:
+            finished.append(outcome)
+            sweep.write_outcomes(kept + finished, folder)  # each time, so that an interrupt loses no finished one
+            show(outcome)
+
+        sweep.write_outcomes(kept, folder)
+        outcomes = sweep.run_cases(cases, jobs or _cores(len(cases)), on_start, on_done)
+    cards = gallery.read_cards(folder)
+    page = gallery.write_index(folder, cards)
+    _summary(console, outcomes, cards)
+    console.print(f"Gallery: {page}", soft_wrap=True, highlight=False)
+    failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        typer.echo(f"anm-nb: {len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="A folder of executed notebooks, such as outputs/quick.")],
+) -> None:
+    """Build the gallery of executed notebooks anew."""
+    from anm_nb import gallery
+
+    try:
+        page = gallery.write_index(folder, gallery.read_cards(folder))
+    except gallery.NothingToShow as error:
+        _refuse(str(error))
+    typer.echo(page)
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"anm-nb: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def _cores(at_most: int) -> int:
+    from joblib import cpu_count
+
+    return min(cpu_count(), at_most)
+
+
+def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
+    """The numbered notebooks, or those asked for, with the values of params/quick/ where there are any."""
+    from anm_nb.parameters import unknown_name
+    from anm_nb.sweep import Case
+
+    notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}
+    if not notebooks:
+        _refuse(f"no notebooks named {NUMBERED} in {root / 'notebooks'}")
+    for name in only:
+        if name not in notebooks:
+            _refuse(unknown_name("notebook", name, notebooks))
+    if folder.resolve() == (root / "notebooks").resolve():
+        _refuse(f"--out {folder} holds the notebooks themselves; choose another folder")
+    chosen = [name for name in notebooks if not only or name in only]
+    params = {name: root / "params" / "quick" / f"{name}.yaml" for name in chosen}
+    return [
+        Case(notebooks[name], folder / f"{name}.ipynb", params[name] if params[name].exists() else None)
+        for name in chosen
+    ]
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[tuple[Callable[[Case], None], Callable[[Outcome], None]]]:
+    """A live bar that names what is running; where nobody watches, only the line each notebook leaves at its end."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    running: list[str] = []
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def on_start(case: Case) -> None:
+            running.append(case.name)
+            bar.update(task, description=", ".join(running))
+
+        def on_done(outcome: Outcome) -> None:
+            running.remove(outcome.name)
+            bar.update(task, advance=1, description=", ".join(running))
+            console.print(_line(outcome), markup=False, highlight=False, soft_wrap=True)
+
+        yield on_start, on_done
+
+
+def _line(outcome: Outcome) -> str:
+    from anm_nb.gallery import duration, memory
+
+    line = f"{outcome.status:6} {outcome.name}  {duration(outcome.seconds)}, {memory(outcome.peak_mib)}"
+    return line if outcome.error is None else f"{line}\n       {outcome.error}"
+
+
+def _summary(console: Console, outcomes: Sequence[Outcome], cards: Sequence[Card]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from anm_nb.gallery import duration, memory, tally
+
+    verdicts = {card.name: tally(card.verdicts) for card in cards}
+    table = Table("notebook", "status", "verdicts", box=None, pad_edge=False, header_style="bold")
+    table.add_column("time", justify="right")
+    table.add_column("peak memory", justify="right")
+    for outcome in outcomes:
+        status = Text(outcome.status, style="red" if outcome.status == "failed" else "")
+        cells = (verdicts[outcome.name] or "–", duration(outcome.seconds), memory(outcome.peak_mib))
+        table.add_row(outcome.name, status, *cells)
+    console.print()
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,120 @@
+"""The page shows what the notebooks found, as text, and needs nothing but itself."""
+
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from anm_nb.gallery import NothingToShow, duration, memory, read_cards, tally, write_index
+from anm_nb.sweep import Outcome, write_outcomes
+
+VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "state": "supported", "seeds": 5}
+
+
+def display(**data):
+    mimes = {"verdict": "application/vnd.anm-nb.verdict+json", "png": "image/png"}
+    return new_output("display_data", {mimes[name]: value for name, value in data.items()} | {"text/plain": "twin"})
+
+
+def write_notebook(folder: Path, name: str, *outputs, title: str = "Does it work?", tagged=()) -> Path:
+    code = [new_code_cell("show()", outputs=[output], execution_count=1) for output in outputs]
+    for number in tagged:
+        code[number].metadata |= {"tags": ["gallery"], "alt": "two curves"}
+    cells = [new_markdown_cell(f"intro\n\n# {title}\n\n## smaller"), *code]
+    nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+def page(folder: Path) -> str:
+    return write_index(folder, read_cards(folder)).read_text(encoding="utf-8")
+
+
+def test_a_card_tells_question_verdict_expectation_time_and_memory(tmp_path):
+    write_notebook(tmp_path, "10_anm", display(verdict=VERDICT | {"expected": "10–30 % lower"}))
+    write_outcomes([Outcome("10_anm", "done", 65.2, 1536.0)], tmp_path)
+    html = page(tmp_path)
+    shown = ["Does it work?", VERDICT["claim"], VERDICT["measured"], "10–30 % lower", "1 min 05 s", "1.5 GiB"]
+    assert [text for text in shown if text not in html] == []
+    assert '<span class="badge supported">supported</span>' in html
+    assert '<a href="10_anm.ipynb"' in html
+    assert '<a href="10_anm.html"' in html
+    assert "twin" in (tmp_path / "10_anm.html").read_text(encoding="utf-8")
+
+
+def test_what_a_notebook_says_is_text_not_markup(tmp_path):
+    bold = {"claim": "<b>claim</b>", "measured": '"><img src=x>', "state": "undecided"}
+    write_notebook(tmp_path, "10_anm", display(verdict=bold), title="<script>alert(1)</script>")
+    write_outcomes([Outcome("10_anm", "failed", 1.0, 1.0, "ValueError: <i>no</i>")], tmp_path)
+    html = page(tmp_path)
+    assert not re.search(r"<script|<b>|<i>|<img", html)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "ValueError: &lt;i&gt;no&lt;/i&gt;" in html
+
+
+def test_the_page_fetches_nothing(tmp_path):
+    write_notebook(tmp_path, "10_anm", display(png="aGVs\nbG8="))
+    html = page(tmp_path)
+    assert 'src="data:image/png;base64,aGVsbG8="' in html
+    assert not re.search(r"https?:|//\w|<link|@import|url\(", html)
+
+
+def test_the_tagged_figure_is_shown_with_its_description_else_the_first(tmp_path):
+    write_notebook(tmp_path, "10_first", display(png="AAAA"), display(png="BBBB"))
+    write_notebook(tmp_path, "11_tagged", display(png="AAAA"), display(png="BBBB"), tagged=[1])
+    write_notebook(tmp_path, "12_none", display(verdict=VERDICT))
+    first, tagged, none = read_cards(tmp_path)
+    assert (first.figure, first.figure_text) == ("data:image/png;base64,AAAA", "A figure of “Does it work?”")
+    assert (tagged.figure, tagged.figure_text) == ("data:image/png;base64,BBBB", "two curves")
+    assert none.figure is None
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        ({"state": "proved"}, "'proved'; allowed: supported, refuted, undecided"),
+        ({"claim": ""}, "without claim"),
+        ({"measured": None}, "without measured"),
+    ],
+)
+def test_a_verdict_that_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path, spoiled, said):
+    write_notebook(tmp_path, "10_anm", display(verdict=VERDICT | spoiled), display(verdict=VERDICT))
+    (card,) = read_cards(tmp_path)
+    assert tally(card.verdicts) == "1 supported"
+    assert said in card.problems[0]
+
+
+def test_a_damaged_notebook_and_a_run_without_one_still_get_a_card(tmp_path):
+    (tmp_path / "10_damaged.ipynb").write_text("{")
+    write_notebook(tmp_path, "12_fine")
+    write_outcomes([Outcome("11_absent", "failed", 2.0, 90.0, "Kernel died")], tmp_path)
+    damaged, absent, fine = read_cards(tmp_path)
+    assert "cannot be read" in damaged.problems[0]
+    assert (absent.status, absent.error, absent.notebook) == ("failed", "Kernel died", None)
+    assert (fine.status, fine.title) == ("earlier", "Does it work?")
+    assert "1 of 3 notebooks failed" in page(tmp_path)
+
+
+def test_an_unchanged_notebook_is_not_rendered_again_and_a_changed_one_is(tmp_path):
+    notebook, rendering = write_notebook(tmp_path, "10_anm"), tmp_path / "10_anm.html"
+    read_cards(tmp_path)
+    rendering.write_text("kept")
+    read_cards(tmp_path)
+    assert rendering.read_text() == "kept"
+    later = rendering.stat().st_mtime + 1
+    os.utime(notebook, (later, later))
+    read_cards(tmp_path)
+    assert "Does it work?" in rendering.read_text(encoding="utf-8")
+
+
+def test_half_written_notebooks_are_not_shown(tmp_path):
+    write_notebook(tmp_path, ".10_anm.partial")
+    with pytest.raises(NothingToShow, match=re.escape(str(tmp_path))):
+        read_cards(tmp_path)
+
+
+def test_times_and_sizes_are_written_for_people():
+    assert [duration(s) for s in (4.24, 9.96, 59.4, 59.6, 125)] == ["4.2 s", "10 s", "59 s", "1 min 00 s", "2 min 05 s"]
+    assert [memory(m) for m in (412.3, 1843.2)] == ["412 MiB", "1.8 GiB"]

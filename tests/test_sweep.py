@@ -1,0 +1,143 @@
+"""Cases run side by side, fail alone, and leave nothing half-written."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from anm_nb.sweep import Case, Outcome, read_outcomes, run_cases, write_outcomes
+
+REPORT = """
+import os, sys, json
+block = bytearray(mib << 20)
+names = ["OMP_NUM_THREADS", "MPLBACKEND"]
+print(json.dumps({"mib": mib, "python": sys.executable, "cwd": os.getcwd()} | {k: os.environ.get(k) for k in names}))
+"""
+FAIL = "raise ValueError('n is\\n\\x1b[31mtoo small')"
+ENDLESS = """
+import os, pathlib
+pathlib.Path("pid").write_text(str(os.getpid()))
+while True:
+    pass
+"""
+
+
+def write_notebook(path: Path, *sources: str) -> Path:
+    cells = [new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# A question?"), *cells]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Three cases, two at a time: one that reports its surroundings, one that fails, one whose notebook is missing."""
+    folder = tmp_path_factory.mktemp("sweep")
+    mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10 + 200
+    report = write_notebook(folder / "notebooks" / "01_report.ipynb", "mib = 1", REPORT)
+    fails = write_notebook(folder / "notebooks" / "02_fails.ipynb", "n = 1", FAIL)
+    other_kernel = folder / "kernels" / "python3" / "kernel.json"
+    other_kernel.parent.mkdir(parents=True)
+    other_kernel.write_text(json.dumps({"argv": ["/nonexistent"], "display_name": "x", "language": "python"}))
+    out = folder / "out"
+    write_notebook(out / "03_missing.ipynb", "old = True")
+    cases = [
+        Case(folder / "notebooks" / "03_missing.ipynb", out / "03_missing.ipynb"),
+        Case(report, out / "01_report.ipynb", {"mib": mib}),
+        Case(fails, out / "02_fails.ipynb"),
+    ]
+    started, done = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder))
+        patch.setenv("MPLBACKEND", "agg")
+        patch.setattr("joblib.cpu_count", lambda: 6)
+        outcomes = run_cases(cases, 2, lambda case: started.append(case.name), done.append)
+    return out, outcomes, started, done, mib
+
+
+def test_outcomes_come_in_the_order_of_the_cases_and_each_is_announced(ran):
+    _, outcomes, started, done, _ = ran
+    assert [(o.name, o.status) for o in outcomes] == [
+        ("03_missing", "failed"), ("01_report", "done"), ("02_fails", "failed"),
+    ]  # fmt: skip
+    assert sorted(started) == ["01_report", "02_fails", "03_missing"]
+    assert sorted(done, key=lambda o: o.name) == sorted(outcomes, key=lambda o: o.name)
+
+
+def test_a_case_runs_in_this_interpreter_beside_its_notebook_with_its_share_of_cores(ran):
+    out = ran[0]
+    cells = nbformat.read(out / "01_report.ipynb", as_version=4).cells
+    report = json.loads(cells[-1].outputs[0].text)
+    assert report == {
+        "mib": ran[4],
+        "python": sys.executable,
+        "cwd": str(out.parent / "notebooks"),
+        "OMP_NUM_THREADS": "3",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+
+
+def test_peak_memory_is_that_of_the_kernel(ran):
+    report = ran[1][1]
+    assert ran[4] < report.peak_mib < ran[4] + 200
+    assert 0.5 < report.seconds < 120
+
+
+def test_a_failure_is_told_in_the_words_of_the_failing_cell(ran):
+    assert ran[1][2].error == "ValueError: n is\ntoo small"
+    assert "03_missing.ipynb" in ran[1][0].error
+
+
+def test_a_failing_notebook_is_kept_and_an_older_result_does_not_stand_for_a_run_that_left_none(ran):
+    assert sorted(path.name for path in ran[0].iterdir()) == ["01_report.ipynb", "02_fails.ipynb"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupt_ends_the_kernel_and_leaves_nothing_half_written(tmp_path, jobs):
+    notebook = write_notebook(tmp_path / "01_endless.ipynb", "n = 1", ENDLESS)
+    out = tmp_path / "out"
+    program = (
+        "from pathlib import Path; from anm_nb.sweep import Case, run_cases\n"
+        f"run_cases([Case(Path({str(notebook)!r}), Path({str(out)!r}, 'a.ipynb'))], {jobs})"
+    )
+    running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    pid = tmp_path / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text(), 60)
+    running.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in running.communicate(timeout=30)[1]
+    assert list(out.iterdir()) == []
+    wait_until(lambda: ended(int(pid.read_text())), 10)
+
+
+def wait_until(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def ended(pid: int) -> bool:
+    """Gone, or waiting only for its parent to notice."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return state.startswith("Z")
+
+
+def test_outcomes_are_stored_and_read_back(tmp_path):
+    outcomes = [Outcome("a", "done", 1.5, 80.0), Outcome("b", "failed", 2.0, 90.0, "ValueError: é")]
+    assert read_outcomes(tmp_path) == []
+    write_outcomes(outcomes, tmp_path / "new")
+    assert read_outcomes(tmp_path / "new") == outcomes
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["outcomes.json"]
