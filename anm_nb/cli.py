@@ -84,6 +84,35 @@ def index(
     typer.echo(page)
 
 
+@app.command()
+def reference(
+    name: Annotated[str, typer.Argument(help="A notebook, such as 10_anm_vs_corruption.")],
+    profile: Annotated[str, typer.Option(help="The folder of params/ with its values.")] = "mid",
+) -> None:
+    """Train a notebook's runs at a longer profile, keep their tables in outputs/reference, and quote them in README."""
+    import yaml
+
+    from anm_nb import runs
+    from anm_nb.analysis import reference as kept_results
+    from anm_nb.energy.experiments import KEPT
+    from anm_nb.parameters import ParameterError, unknown_name
+
+    root = runs.project_root()
+    values = root / "params" / profile / f"{name}.yaml"
+    if name not in KEPT:
+        _refuse(unknown_name("notebook with results to keep", name, KEPT))
+    if not values.exists():
+        profiles = [path.parent.name for path in (root / "params").glob(f"*/{name}.yaml")]
+        _refuse(unknown_name("profile", profile, profiles))
+    try:
+        settings = KEPT[name].from_mapping(yaml.safe_load(values.read_text(encoding="utf-8")))
+    except ParameterError as error:
+        _refuse(f"{values.name}: {error}")
+    kept = kept_results.keep_reference(name, settings.get_or_train(), settings.reference_scores())
+    kept_results.quote(kept, root / "README.md")
+    typer.echo(kept.path)
+
+
 def _refuse(message: str) -> NoReturn:
     typer.echo(f"anm-nb: {message}", err=True)
     raise typer.Exit(2)

@@ -95,7 +95,9 @@ def _curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
             continue
         bands = rows.groupby("step")[column].apply(mean_interval)
         mean, low, high = np.array(bands.tolist()).T
-        axes.plot(bands.index, mean, color=colour, label=label(method))
+        # dashed and on top, so that the method all others are measured against is never hidden beneath them
+        style: dict[str, Any] = {"linestyle": (0, (4, 1.5)), "zorder": 3} if method == "none" else {}
+        axes.plot(bands.index, mean, color=colour, label=label(method), **style)
         axes.fill_between(bands.index, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.set_xlabel("training step")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -230,7 +232,7 @@ def contrastive_loss_shape(margin: np.ndarray, loss: np.ndarray, by_pos: np.ndar
 def score_summary(scores: pd.DataFrame, table: pd.DataFrame, metric: str = "mse", unit: str = "held-out MSE") -> Figure:
     """Final scores: every seed as a dot, mean and 95 % interval, with the trivial references as lines."""
     methods = list(scores.columns)
-    measured = table[table["kind"] == "measured"].set_index("name")
+    measured = table[table["kind"] == "measured"]
     with house_style():
         figure, (axes,) = _figure(1, 1, 0.9 + 0.28 * len(methods))
         for height, method in enumerate(methods):
@@ -240,11 +242,11 @@ def score_summary(scores: pd.DataFrame, table: pd.DataFrame, metric: str = "mse"
             axes.plot(row[metric], height, "D", color=colour, markersize=5)
         axes.set_yticks(range(len(methods)), [label(method) for method in methods])
         axes.invert_yaxis()
-        for reference in table[table["kind"] == "trivial"].itertuples():
-            axes.axvline(getattr(reference, metric), color="black", linewidth=0.7, linestyle=(0, (4, 3)))
+        for name, value in table.loc[table["kind"] == "trivial", metric].items():
+            axes.axvline(value, color="black", linewidth=0.7, linestyle=(0, (4, 3)))
             axes.annotate(
-                str(reference.name),
-                (getattr(reference, metric), 1),
+                str(name),
+                (value, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(0, 2),
                 textcoords="offset points",

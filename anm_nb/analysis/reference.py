@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from anm_nb.analysis import figures
 from anm_nb.analysis.tables import collect, final, rounded, score_table
 from anm_nb.analysis.verdicts import judge
 from anm_nb.parameters import ParameterError, unknown_name
@@ -66,14 +67,27 @@ def keep_reference(name: str, runs: Mapping[str, Run], references: pd.DataFrame)
     provenance = {
         method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
     }
+    kept = Reference(path)
+    figures.learning_curves(kept.metrics, kept.references).savefig(path / "figure.png", dpi=160)
     (path / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
-    return Reference(path)
+    return kept
+
+
+def quote(kept: Reference, page: Path) -> None:
+    """Write a kept result's summary into a Markdown page, between the two comments that name it."""
+    text = page.read_text(encoding="utf-8")
+    begin, end = (f"<!-- {word}: {kept.path.name} -->" for word in ("begin", "end"))
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if not after:
+        raise ParameterError(f"{page.name} has no place for the result: it needs the lines '{begin}' and '{end}'")
+    page.write_text(f"{before}{begin}\n{markdown_summary(kept)}\n{end}{after}", encoding="utf-8")
 
 
 def markdown_summary(kept: Reference, metric: str = "mse") -> str:
     """A kept result as Markdown: every method beside the task's references, and its paired difference from `stock`."""
     scores = final(kept.metrics, metric)[list(kept.provenance)]
-    table = score_table(scores, kept.references, metric).set_index("name")
+    table = score_table(scores, kept.references, metric)
     lines = [
         "| predictor | kind | held-out MSE [95 %] | skill | against `stock`, same seeds |",
         "|---|---|---|---|---|",

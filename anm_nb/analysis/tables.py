@@ -69,15 +69,16 @@ def score_table(
                 "skill": 1 - mean / base,
             }
         )
-    return pd.DataFrame(rows, columns=["name", "kind", metric, "low", "high", "seeds", "skill"])
+    columns = ["name", "kind", metric, "low", "high", "seeds", "skill"]
+    return pd.DataFrame(rows, columns=columns).astype({"seeds": "Int64"}).set_index("name")
 
 
 def significant(table: pd.DataFrame, columns: Sequence[str], digits: int = 3) -> pd.DataFrame:
     """The table with the given columns as text of `digits` significant digits, missing values as a dash."""
-    shown = table.copy()
+    shown = table.astype(object).where(table.notna(), "–")
     for column in columns:
         shown[column] = [rounded(value, digits) for value in table[column]]
-    return shown.astype(object).where(shown.notna(), "–")
+    return shown
 
 
 def rounded(value: float, digits: int = 3) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from anm_nb.analysis.stats import PairedDifference, mean_interval, paired_difference
@@ -29,7 +30,7 @@ class Verdict:
     estimate: float
     interval: tuple[float, float]  # 95 %, across seeds
     p_value: float
-    detectable: float  # smallest difference found with 80 % power
+    detectable: float  # smallest difference found with 80 % power; NaN for a band
     seeds: int
     unit: str = ""
     expected: str | None = None  # what the source document expects
@@ -46,6 +47,8 @@ class Verdict:
         """What this many seeds could have found."""
         if self.seeds < LEAST_SEEDS:
             return f"{self.seeds} seed(s) decide nothing; at least {LEAST_SEEDS} are needed"
+        if np.isnan(self.detectable):
+            return "the interval reaches across the border of the band"
         return f"a true difference of {rounded(self.detectable, 2)} would have been found with 80 % power"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
@@ -103,7 +106,13 @@ def judge_band(
         side = "supported"
     elif top < low or bottom > high:
         side = "refuted"
-    return _verdict(claim, measured, side, difference, unit, expected)
+    return _verdict(claim, measured, side, replace(difference, detectable=float("nan")), unit, expected)
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """Verdicts as rows: claim, state, what was measured, and what the source document expects."""
+    rows = [(v.claim, v.state, v.measured, v.expected or "–") for v in verdicts]
+    return pd.DataFrame(rows, columns=["claim", "verdict", "measured", "the document expects"]).set_index("claim")
 
 
 def show(verdicts: Iterable[Verdict]) -> None:

@@ -59,7 +59,7 @@ class AnmVsCorruption(Parameters):
         "anm_orthogonal",
     )
     seeds: Seeds = (0, 1, 2)
-    steps: PositiveInt = 120
+    steps: PositiveInt = 100
     batch: PositiveInt = 128
     width: PositiveInt = 128
     head: Literal["squared_norm", "scalar"] = "squared_norm"
@@ -68,7 +68,7 @@ class AnmVsCorruption(Parameters):
     lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     ema_every: PositiveInt = 1
-    records: Annotated[int, Field(ge=3)] = 6
+    records: Annotated[int, Field(ge=3)] = 5
     dev_examples: PositiveInt = 128
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -117,3 +117,7 @@ class AnmVsCorruption(Parameters):
     def reference_scores(self, n: int = 2000) -> pd.DataFrame:
         """The task's trivial, classical and best-possible scores on n problems."""
         return get_task(self.task, size=self.size).reference_scores(n, generator=generator(0, "references"))
+
+
+# Notebooks whose runs are worth keeping as reference results (`anm-nb reference`).
+KEPT = {AnmVsCorruption.notebook: AnmVsCorruption}

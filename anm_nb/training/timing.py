@@ -12,7 +12,7 @@ from anm_nb.training.loop import Learner, LoopConfig, SeedTraining, cpu_threads,
 
 
 def step_seconds(
-    learners: Mapping[str, Callable[[int, str], Learner]], config: LoopConfig, rounds: int = 30
+    learners: Mapping[str, Callable[[int, str], Learner]], config: LoopConfig, rounds: int = 10
 ) -> pd.DataFrame:
     """Seconds of one training step: a row per round, a column per learner, taken in turn after three warm-up rounds."""
     device = resolve_device(config.device)

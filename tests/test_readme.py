@@ -1,0 +1,65 @@
+"""What the README shows works as shown, and what it quotes is what is stored."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from anm_nb.analysis.reference import load_reference, markdown_summary
+from anm_nb.runs import project_root
+
+README = (project_root() / "README.md").read_text(encoding="utf-8")
+SNIPPETS = {
+    name: next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if name in block)
+    for name in ("other_answer", "square")
+}
+TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev_examples = 8\n"
+
+
+def run_notebook(snippet: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
+    """Notebook 10 up to its first table, with a user's cell and a user's values, through papermill."""
+    notebook = nbformat.read(project_root() / "notebooks" / "10_anm_vs_corruption.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    last = next(cell for cell in code if "score_table(scores" in cell.source)
+    notebook.cells = notebook.cells[: notebook.cells.index(last) + 1]
+    notebook.cells.insert(notebook.cells.index(code[1]), nbformat.v4.new_code_cell(snippet))
+    code[0].source = parameters
+    nbformat.write(notebook, folder / "mine.ipynb")
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(folder / "outputs"))
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "mine.ipynb", "out.ipynb"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return nbformat.read(folder / "out.ipynb", as_version=4)
+
+
+def test_a_strategy_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
+    assert SNIPPETS["other_answer"].count("\n") < 40
+    values = TINY + 'strategies = ["stock", "other_answer"]\n'
+    executed = run_notebook(SNIPPETS["other_answer"], values, tmp_path, monkeypatch)
+    assert "other_answer" in executed.cells[-1].outputs[0].data["text/plain"]
+    changed = SNIPPETS["other_answer"].replace("distance: int = 1", "distance: int = 2")
+    run_notebook(changed, values, tmp_path, monkeypatch)
+    configs = [json.loads(path.read_text())["config"] for path in (tmp_path / "outputs" / "runs").glob("*/config.json")]
+    distances = sorted(c["negatives"]["distance"] for c in configs if c["negatives"]["name"] == "other_answer")
+    assert distances == [1, 2]  # the changed strategy was trained, not served from the store
+
+
+def test_a_task_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
+    values = TINY + 'task = "square"\nstrategies = ["none", "anm"]\n'
+    executed = run_notebook(SNIPPETS["square"], values, tmp_path, monkeypatch)
+    assert "exact solution" in executed.cells[-1].outputs[0].data["text/plain"]
+
+
+def test_the_quoted_table_is_the_stored_one():
+    name = "10_anm_vs_corruption"
+    quoted = README.split(f"<!-- begin: {name} -->\n")[1].split(f"\n<!-- end: {name} -->")[0]
+    assert quoted == markdown_summary(load_reference(name))
+
+
+def test_every_file_it_points_to_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (project_root() / target).exists(), target
