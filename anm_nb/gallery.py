@@ -10,13 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from anm_nb.analysis import VERDICT_MIME
 from anm_nb.sweep import Outcome, read_outcomes
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 INDEX_FILE = "index.html"
-VERDICT_MIME = "application/vnd.anm-nb.verdict+json"
 FIGURE_TAG = "gallery"
 STATES = ("supported", "refuted", "undecided")
 
@@ -33,6 +33,7 @@ class Verdict:
     measured: str
     state: str
     expected: str | None = None
+    power: str | None = None  # for an undecided claim, what the seeds could have found
 
     @classmethod
     def from_output(cls, data: dict[str, Any]) -> Verdict:
@@ -42,7 +43,7 @@ class Verdict:
             raise ValueError(f"a verdict without {' and '.join(missing)}")
         if data["state"] not in STATES:
             raise ValueError(f"a verdict with state {data['state']!r}; allowed: {', '.join(STATES)}")
-        return cls(data["claim"], data["measured"], data["state"], data.get("expected"))
+        return cls(data["claim"], data["measured"], data["state"], data.get("expected"), data.get("power"))
 
 
 @dataclass(frozen=True)

@@ -39,25 +39,25 @@ def all_verdicts(metrics: pd.DataFrame) -> list[Verdict]:
 def final_score(metrics: pd.DataFrame, miner: str, baseline: str) -> Verdict:
     """Section J: the task's score at the end of training."""
     scores = final(metrics, "mse")
-    return _better(scores, miner, baseline, f"`{miner}` ends with a lower held-out MSE than `{baseline}`", "MSE")
+    return _better(scores, miner, baseline, f"{miner} ends with a lower held-out MSE than {baseline}", "MSE")
 
 
 def early_learning(metrics: pd.DataFrame, miner: str, baseline: str) -> Verdict:
     """Section J: the area under the learning curve over the first 20 % of steps."""
-    claim = f"`{miner}` has a lower mean MSE than `{baseline}` over the first 20 % of steps"
+    claim = f"{miner} has a lower mean MSE than {baseline} over the first 20 % of steps"
     return _better(early_area(metrics, "mse", EARLY), miner, baseline, claim, "MSE")
 
 
 def held_out_order(metrics: pd.DataFrame, miner: str, baseline: str) -> Verdict:
     """Sections H and J: held-out pairs, with legitimate negatives that nothing was trained on."""
-    claim = f"`{miner}` orders held-out pairs wrongly less often than `{baseline}`"
+    claim = f"{miner} orders held-out pairs wrongly less often than {baseline}"
     return _better(final(metrics, "dev_p_hard"), miner, baseline, claim, "of pairs")
 
 
 def hardness_drop(metrics: pd.DataFrame, miner: str) -> Verdict:
     """Section A.1: p_hard is high early and drops."""
     return judge(
-        f"fewer negatives of `{miner}` are hard at the end than early on",
+        f"fewer negatives of {miner} are hard at the end than early on",
         lower=final(metrics, "p_hard")[miner],
         higher=early_area(metrics, "p_hard", EARLY)[miner],
         names=("end", "early"),
@@ -69,7 +69,7 @@ def hardness_drop(metrics: pd.DataFrame, miner: str) -> Verdict:
 def margin_growth(metrics: pd.DataFrame, miner: str) -> Verdict:
     """Section A.2: the mean margin increases."""
     return judge(
-        f"the mean margin of `{miner}` is larger at the end than early on",
+        f"the mean margin of {miner} is larger at the end than early on",
         lower=early_area(metrics, "margin_mean", EARLY)[miner],
         higher=final(metrics, "margin_mean")[miner],
         names=("early", "end"),
@@ -83,7 +83,7 @@ def loss_tightening(metrics: pd.DataFrame, miner: str, baseline: str) -> Verdict
     early = metrics[metrics["step"] <= EARLY * metrics["step"].max()]
     drop = at_step(early, "loss_con", 0) - final(early, "loss_con")
     return judge(
-        f"the contrastive loss of `{miner}` falls further over the first 20 % of steps than that of `{baseline}`",
+        f"the contrastive loss of {miner} falls further over the first 20 % of steps than that of {baseline}",
         lower=drop[baseline],
         higher=drop[miner],
         names=(baseline, miner),
@@ -95,7 +95,7 @@ def loss_tightening(metrics: pd.DataFrame, miner: str, baseline: str) -> Verdict
 def gradient_share(metrics: pd.DataFrame, miner: str) -> Verdict:
     """Section D: the contrastive loss contributes 0.3 to 0.7 of the gradient norm early in training."""
     return judge_band(
-        f"the contrastive share of the gradient of `{miner}` is healthy early on",
+        f"the contrastive share of the gradient of {miner} is healthy early on",
         early_area(metrics, "grad_share_contrast", EARLY)[miner],
         low=0.3,
         high=0.7,
@@ -106,7 +106,7 @@ def gradient_share(metrics: pd.DataFrame, miner: str) -> Verdict:
 def legitimacy(metrics: pd.DataFrame, miner: str) -> Verdict:
     """The share of negatives whose optimal margin is negative (`SharedNoise.optimal_margin`); the document has none."""
     return judge_band(
-        f"most negatives of `{miner}` are legitimate at the end",
+        f"most negatives of {miner} are legitimate at the end",
         final(metrics, "illegitimate_fraction")[miner],
         low=0.0,
         high=0.5,

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from anm_nb.analysis import VERDICT_MIME
 from anm_nb.analysis.stats import PairedDifference, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
 
-MIME = "application/vnd.anm-nb.verdict+json"  # how a verdict is found again in a notebook's output
 LEAST_SEEDS = 3  # fewer never decide anything
 
 State = Literal["supported", "refuted", "undecided"]
@@ -22,7 +22,7 @@ State = Literal["supported", "refuted", "undecided"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judged claim. Shown by a notebook as text, and stored with its output under `MIME` for later collection."""
+    """A judged claim: shown by a notebook as text, and kept with its output under `VERDICT_MIME` for collection."""
 
     claim: str
     measured: str
@@ -37,14 +37,17 @@ class Verdict:
 
     def __str__(self) -> str:
         lines = [f"{self.state.upper()}: {self.claim}", f"  measured: {self.measured}"]
-        if self.state == "undecided":
-            lines.append(f"  {self.power_statement()}")
+        if self.power:
+            lines.append(f"  {self.power}")
         if self.expected:
             lines.append(f"  the document expects: {self.expected}")
         return "\n".join(lines)
 
-    def power_statement(self) -> str:
-        """What this many seeds could have found."""
+    @property
+    def power(self) -> str | None:
+        """For an undecided claim, what this many seeds could have found."""
+        if self.state != "undecided":
+            return None
         if self.seeds < LEAST_SEEDS:
             return f"{self.seeds} seed(s) decide nothing; at least {LEAST_SEEDS} are needed"
         if np.isnan(self.detectable):
@@ -52,7 +55,10 @@ class Verdict:
         return f"a true difference of {rounded(self.detectable, 2)} would have been found with 80 % power"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return {"text/plain": str(self), "text/html": self._html(), MIME: _json_safe(asdict(self))}
+        return {"text/plain": str(self), "text/html": self._html(), VERDICT_MIME: self._json()}
+
+    def _json(self) -> dict[str, Any]:
+        return _json_safe(asdict(self) | {"power": self.power})
 
     def _html(self) -> str:
         lines = str(self).split("\n")[1:]
