@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import json
 import linecache
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from anm_nb.training.loop import Trained
 
+NOT_A_USERS = ("anm_nb", "abc", "builtins", "pydantic", "typing")  # whose classes a user's class builds on
 PROVENANCE_PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors")
 
 
@@ -137,8 +140,8 @@ def source_digest(config: RunConfig) -> str:
         for file in _source_files(name):
             digest.update(f"{name}/{file.name}\n".encode() + file.read_bytes())
     for plugin in config.plugins():
-        if not plugin.__module__.startswith("anm_nb."):
-            digest.update(_defining_text(plugin).encode())
+        for text in sorted({_defining_text(written) for written in _written_by_the_user(plugin)}):
+            digest.update(text.encode())
     return digest.hexdigest()
 
 
@@ -195,7 +198,7 @@ def describe_environment(config: RunConfig) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PROVENANCE_PACKAGES},
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": _is_dirty(),
         "sources": source_digest(config),
         "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}",
         "cpu_count": os.cpu_count(),
@@ -211,6 +214,12 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
+def _is_dirty() -> bool | None:
+    """Whether tracked files differ from the commit; None where there is no commit to differ from."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return None if status is None else bool(status)
+
+
 def _class_path(config: RunConfig) -> str:
     return f"{type(config).__module__}:{type(config).__qualname__}"
 
@@ -224,16 +233,35 @@ def _source_files(name: str) -> list[Path]:
     return sorted(Path(spec.origin).parent.rglob("*.py"))
 
 
-def _defining_text(plugin: type) -> str:
-    """The whole text of the cells or files in which a user's class is written: its own and its methods' neighbours."""
-    functions = [value for value in vars(plugin).values() if hasattr(value, "__code__")]
-    texts = {"".join(linecache.getlines(function.__code__.co_filename)) for function in functions}
-    if not texts or "" in texts:
+def _written_by_the_user(plugin: type) -> list[type]:
+    """A class and its bases, without those of this package and of the libraries it stands on."""
+    return [base for base in plugin.__mro__ if base.__module__.partition(".")[0] not in NOT_A_USERS]
+
+
+def _defining_text(written: type) -> str:
+    """The whole text of the cell or file in which a user's class is written: its own, and that of its neighbours."""
+    members = (inspect.unwrap(getattr(member, "__func__", member)) for member in vars(written).values())
+    own = [m for m in members if inspect.isfunction(m) and m.__module__ == written.__module__]
+    home = getattr(sys.modules.get(written.__module__), "__file__", None)
+    files = {function.__code__.co_filename for function in own} or ({home} if home else set())
+    linecache.checkcache()
+    texts = {"".join(linecache.getlines(file)) for file in files} or {_cell_of(written)}
+    if "" in texts:
         raise ParameterError(
-            f"the source of {plugin.__qualname__} cannot be read, so a changed version could be served a stale run; "
+            f"the source of {written.__qualname__} cannot be read, so a changed version could be served a stale run; "
             "define it in a notebook cell or a file"
         )
     return "\n".join(sorted(texts))
+
+
+def _cell_of(written: type) -> str:
+    """The latest notebook cell that defines a class; empty where there is none."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    cells = shell.user_ns["In"] if shell else []
+    defines = re.compile(rf"^class {written.__name__}\b", re.MULTILINE)
+    return next((cell for cell in reversed(cells) if defines.search(cell)), "")
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

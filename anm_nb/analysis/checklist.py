@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pandas as pd
 
 from anm_nb.analysis.tables import at_step, early_area, final
@@ -108,7 +110,7 @@ def legitimacy(metrics: pd.DataFrame, miner: str) -> Verdict:
     return judge_band(
         f"most negatives of {miner} are legitimate at the end",
         final(metrics, "illegitimate_fraction")[miner],
-        low=0.0,
+        low=-inf,
         high=0.5,
         unit="illegitimate",
     )

@@ -89,6 +89,8 @@ def _curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
     """Mean over seeds of a column against the step, with its 95 % t-interval as a band, for each method."""
     from anm_nb.analysis.stats import mean_interval
 
+    if column not in metrics:  # no method of these has it
+        return
     for method, colour in colours(list(metrics["method"].unique())).items():
         rows = metrics[metrics["method"] == method].dropna(subset=[column])
         if rows.empty:
@@ -165,10 +167,14 @@ def checklist_panels(metrics: pd.DataFrame, panels: Mapping[str, str] = CHECKLIS
 
 def energy_trends(metrics: pd.DataFrame) -> Figure:
     """E⁺ and E⁻ against the step, a panel for each method: do they part, or rise together (checklist, section K)?"""
-    contrasted = metrics.dropna(subset=["e_neg"])
+    contrasted = metrics.dropna(subset=["e_neg"]) if "e_neg" in metrics else metrics.iloc[:0]
     methods = list(contrasted["method"].unique())
     with house_style():
-        figure, panels = _figure(1, len(methods), 1.9, sharey=True, sharex=True)
+        figure, panels = _figure(1, max(1, len(methods)), 1.9, sharey=True, sharex=True)
+        if not methods:
+            panels[0].set_axis_off()
+            panels[0].text(0.5, 0.5, "no method here has negatives", ha="center")
+            return figure
         for axes, method in zip(panels, methods, strict=True):
             rows = contrasted[contrasted["method"] == method]
             for column, style, name in (("e_neg", "-", "E⁻ negative"), ("e_pos", (0, (3, 2)), "E⁺ positive")):

@@ -81,7 +81,9 @@ def judge(
     3 seeds; undecided otherwise. `names` says what the two are.
     """
     difference = paired_difference(lower, higher)
-    first, second = (rounded(float(np.nanmean(np.asarray(values, float)))) for values in (lower, higher))
+    below, above = np.asarray(lower, float), np.asarray(higher, float)
+    paired = np.isfinite(below - above)
+    first, second = (rounded(float(values[paired].mean()) if paired.any() else np.nan) for values in (below, above))
     gap = _interval_text(difference.estimate, difference.low, difference.high)
     measured = (
         f"{names[0]} {first}, {names[1]} {second}{f' {unit}' if unit else ''}; "

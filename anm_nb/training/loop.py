@@ -49,9 +49,9 @@ class LoopConfig(Parameters):
         early = max(1, self.records // 2)
         late = max(1, self.records - early - 1)
         knee = self.steps / 5
-        points = [knee * i / early for i in range(early + 1)]
-        points += [knee + (self.steps - knee) * i / late for i in range(1, late + 1)]
-        return sorted({round(point) for point in points})
+        points = [int(knee * i / early) for i in range(early + 1)]
+        points += [round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1)]
+        return sorted(set(points))
 
     def lr_factor(self, step: int) -> float:
         """Factor on every learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
@@ -189,9 +189,9 @@ class SeedTraining:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             losses = self.learner.losses(self.step, self.averaged.module)
         if not torch.isfinite(losses.total):
-            parts = ", ".join(f"{name} = {float(part):g}" for name, part in losses.parts.items())
+            parts = ", ".join(f"{name} = {float(part.detach()):g}" for name, part in losses.parts.items())
             raise NonFiniteLoss(
-                f"loss = {float(losses.total):g} at step {self.step} of seed {self.seed} ({parts}); "
+                f"loss = {float(losses.total.detach()):g} at step {self.step} of seed {self.seed} ({parts}); "
                 "a lower learning rate, stronger clipping or float32 precision are the first things to try"
             )
         return losses
@@ -206,7 +206,7 @@ class SeedTraining:
         }
         self.rows.append(row | measured.scalars)
         for name, array in measured.arrays.items():
-            self.arrays.setdefault(name, []).append(array.detach().cpu())
+            self.arrays.setdefault(name, []).append(array.detach().to("cpu", copy=True))
 
     def update(self, losses: StepLosses) -> None:
         """One optimiser step of every group that is not frozen, and the EMA's."""

@@ -1,7 +1,7 @@
 """The loop repeats itself bit for bit, also after a kill; it averages, clips, freezes and measures as it says."""
 
+import functools
 import hashlib
-import json
 import math
 import os
 import subprocess
@@ -89,51 +89,38 @@ def energy_config(method, seeds=(0, 1), **loop):
     )
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted training of a method, made once."""
+    return functools.cache(lambda method: energy_config(method).train(tmp_path_factory.mktemp(method)))
+
+
 # the same again
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_same_config_and_seed_give_the_same_bits(method, tmp_path):
-    config = energy_config(method)
-    one = config.train(tmp_path)
+def test_same_config_and_seed_give_the_same_bits(method, whole, tmp_path):
+    one = whole(method)
     torch.manual_seed(1234)  # the global generator has no say
-    (tmp_path / "again").mkdir()
-    assert_same(one, config.train(tmp_path / "again"))
+    assert_same(one, energy_config(method).train(tmp_path))
     assert not torch.equal(one.weights["seed0.model.output.weight"], one.weights["seed1.model.output.weight"])
 
 
 FINGERPRINT = """
-import hashlib, json, pathlib, sys, tempfile
+import hashlib, pathlib, sys
 from anm_nb.energy.train import EnergyConfig
-for text in json.load(sys.stdin):
-    config = EnergyConfig.model_validate_json(text)
-    with tempfile.TemporaryDirectory() as folder:
-        trained = config.train(pathlib.Path(folder))
-    print(trained.metrics.to_json(), hashlib.sha256(trained.metrics.to_numpy().tobytes()).hexdigest())
+metrics = EnergyConfig.model_validate_json(sys.argv[1]).train(pathlib.Path(sys.argv[2])).metrics
+print(metrics.to_csv(), hashlib.sha256(metrics.to_numpy().tobytes()).hexdigest())
 """
 
 
-def test_separate_processes_give_the_same_bits(tmp_path):
-    """Whatever their hash seeds and the number of threads their surroundings ask for."""
-    configs = [energy_config(method, seeds=[0], steps=4) for method in METHODS]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", FINGERPRINT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONHASHSEED": str(index), "OMP_NUM_THREADS": str(1 + index)},
-        )
-        for index in range(2)
-    ]
-    asked = json.dumps([config.model_dump_json() for config in configs])
-    answers = [process.communicate(asked, timeout=120)[0].splitlines() for process in running]
-    for index, config in enumerate(configs):
-        folder = tmp_path / str(index)
-        folder.mkdir()
-        here = hashlib.sha256(config.train(folder).metrics.to_numpy().tobytes()).hexdigest()
-        assert answers[0][index] == answers[1][index]
-        assert answers[0][index].endswith(here)
+def test_separate_processes_give_the_same_bits(whole, tmp_path):
+    """Whatever the hash seed and the number of threads that a process is started with."""
+    command = [sys.executable, "-c", FINGERPRINT, energy_config("anm").model_dump_json(), str(tmp_path)]
+    env = os.environ | {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "2"}
+    answer = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
+    metrics = whole("anm").metrics
+    assert answer.split()[-1] == hashlib.sha256(metrics.to_numpy().tobytes()).hexdigest(), answer
 
 
 # kill and resume
@@ -169,17 +156,16 @@ def resume_energy(config, seed, step, workdir):
     ("method", "seed", "step"),
     [("none", 0, 7), ("stock", 0, 2), ("stock", 1, 6), ("anm", 0, 3), ("anm", 1, 5), ("anm", 1, 8)],
 )
-def test_a_killed_training_resumes_to_the_same_bits(method, seed, step, tmp_path):
+def test_a_killed_training_resumes_to_the_same_bits(method, seed, step, whole, tmp_path):
     config = energy_config(method)
     resumed, computed = resume_energy(config, seed, step, tmp_path)
-    (tmp_path / "whole").mkdir()
-    assert_same(resumed, config.train(tmp_path / "whole"))
+    assert_same(resumed, whole(method))
     # what lies before the last checkpoint is not computed twice, nor a seed that was done
     lost = step % config.loop.checkpoint_every
     assert len(computed) == len(config.seeds) * (config.loop.steps + 1) + lost
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     die_at=st.integers(0, 12),
     die_in=st.sampled_from(["losses", "measure"]),
@@ -225,10 +211,9 @@ def test_a_finished_training_is_read_and_not_computed_again(tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_measuring_more_often_does_not_change_what_is_trained(method, tmp_path):
-    seldom = energy_config(method, seeds=[0], records=3, steps=10).train(tmp_path)
-    (tmp_path / "often").mkdir()
-    often = energy_config(method, seeds=[0], records=11, steps=10).train(tmp_path / "often")
+def test_measuring_more_often_does_not_change_what_is_trained(method, whole, tmp_path):
+    seldom = whole(method)
+    often = energy_config(method, records=12).train(tmp_path)
     assert len(often.metrics) > len(seldom.metrics)
     assert seldom.weights.keys() == often.weights.keys()
     assert all(torch.equal(seldom.weights[name], often.weights[name]) for name in seldom.weights)
@@ -379,7 +364,9 @@ def test_bfloat16_stays_finite_and_follows_float32(method, tmp_path):
     columns = [name for name in plain.metrics if name.startswith(("loss_", "grad_norm_", "grad_share_"))]
     assert np.isfinite(rough.metrics.drop(columns="grad_norm_energy").to_numpy()).all()
     assert not np.array_equal(rough.metrics["loss_mse"], plain.metrics["loss_mse"])  # it is not float32 under a name
-    pd.testing.assert_frame_equal(rough.metrics[columns].iloc[:2], plain.metrics[columns].iloc[:2], rtol=0.1, atol=0.02)
+    pd.testing.assert_frame_equal(
+        rough.metrics[columns].iloc[:2], plain.metrics[columns].iloc[:2], rtol=0.15, atol=1e-3
+    )
     for kept in (rough.weights, rough.trace):  # float32 is what figures and safetensors' readers take
         assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in kept.values())
 

@@ -1,0 +1,258 @@
+"""Figures have labelled axes, one colour a method throughout, every glyph they write, and show themselves as PNG."""
+
+import functools
+import io
+import itertools
+import warnings
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from anm_nb.analysis import figures
+from anm_nb.analysis.tables import final, score_table
+
+METHODS = ["none", "stock", "random", "anm", "anm_orthogonal", "of_my_own"]
+STEPS = [0, 4, 8, 12, 40]
+CONTRAST = ["p_hard", "illegitimate_fraction", "margin_mean", "loss_con", "grad_share_contrast", "e_pos", "e_neg"]
+REFERENCES = pd.DataFrame(
+    {
+        "name": ["zero", "mean target", "exact solution", "truth"],
+        "kind": ["trivial", "trivial", "classical", "ceiling"],
+        "metric": "mse",
+        "value": [0.8, 0.5, 0.0, 0.0],
+    }
+)
+
+
+def metrics(methods=tuple(METHODS), seeds=3):
+    """Tidy metrics with every column that the figures read; plain denoising has none of the contrastive ones."""
+    source = np.random.default_rng(0)
+    rows = pd.DataFrame(itertools.product(methods, range(seeds), STEPS), columns=["method", "seed", "step"])
+    for column in ["mse", "dev_p_hard", *CONTRAST]:
+        rows[column] = source.uniform(0.1, 0.9, len(rows))
+    rows.loc[rows["method"] == "none", CONTRAST] = np.nan
+    return rows
+
+
+def margins(methods=tuple(METHODS)):
+    source = np.random.default_rng(1)
+    return {
+        method: source.normal(index, 1, (len(STEPS), 30)) for index, method in enumerate(methods) if method != "none"
+    }
+
+
+def summary(methods=tuple(METHODS), seeds=3):
+    scores = final(metrics(methods, seeds), "mse")[list(methods)]
+    return figures.score_summary(scores, score_table(scores, REFERENCES))
+
+
+def loss_shape():
+    margin = np.linspace(-3, 3, 9)
+    return figures.contrastive_loss_shape(margin, np.logaddexp(0, -margin), 0 * margin, 0 * margin)
+
+
+MAKERS = {
+    "learning_curves": lambda: figures.learning_curves(metrics(), REFERENCES),
+    "checklist_panels": lambda: figures.checklist_panels(metrics()),
+    "energy_trends": lambda: figures.energy_trends(metrics()),
+    "margin_histograms": lambda: figures.margin_histograms(margins(), STEPS),
+    "score_summary": summary,
+    "contrastive_loss_shape": loss_shape,
+}
+
+
+@functools.cache
+def figure_of(name):
+    return MAKERS[name]()
+
+
+@dataclass
+class Drawn:
+    """A figure as a notebook shows it, and what drawing it did besides."""
+
+    figure: Figure
+    png: bytes
+    warned: list[str]
+    changed: set[str]
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def drawn(request):
+    before = dict(mpl.rcParams)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure = figure_of(request.param)
+        png = figure._repr_png_()
+    changed = {name for name, value in before.items() if mpl.rcParams[name] != value}
+    return Drawn(figure, png, [str(warning.message) for warning in caught], changed)
+
+
+def test_every_figure_function_is_tested():
+    public = {
+        name for name, value in vars(figures).items() if getattr(value, "__annotations__", {}).get("return") == "Figure"
+    }
+    assert {name for name in public if not name.startswith("_")} == set(MAKERS)
+
+
+def test_a_figure_shows_itself_as_png(drawn):
+    assert isinstance(drawn.figure, Figure)
+    picture = imread(io.BytesIO(drawn.png))
+    assert picture.shape[1] > 600
+    assert 0.02 < (picture[..., :3].min(axis=2) < 0.98).mean() < 0.9  # neither blank nor black
+    assert not drawn.changed  # matplotlib is left as it was
+
+
+def test_every_glyph_is_in_the_font_and_nothing_else_is_complained_about(drawn):
+    assert drawn.warned == []
+
+
+def test_a_missing_glyph_would_be_noticed():
+    blank = figures.PaperFigure()
+    blank.text(0.5, 0.5, "\u4e2d")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="Glyph"):
+            blank._repr_png_()
+
+
+def test_axes_say_what_they_show(drawn):
+    """Along the bottom what x is; along the left, or above, what y is; the histograms of densities name their rows."""
+    figure = drawn.figure
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        if place.is_last_row():
+            assert axes.get_xlabel() or figure.get_supxlabel()
+        named_by_ticks = [text.get_text() for text in axes.get_yticklabels()]
+        if place.is_first_col():
+            assert axes.get_ylabel() or axes.get_title(loc="left") or figures.label(METHODS[0]) in named_by_ticks
+        else:
+            shares_y = any(other is not axes for other in axes.get_shared_y_axes().get_siblings(axes))
+            assert axes.get_ylabel() or axes.get_title(loc="left") or shares_y
+
+
+def test_figures_fit_the_width_of_a_paper(drawn):
+    assert drawn.figure.get_size_inches()[0] == pytest.approx(6.75)
+    extent = drawn.figure.get_tightbbox()
+    assert extent.x0 > -0.1  # nothing is cut off at the sides
+    assert extent.x1 < 6.75 + 0.1
+
+
+# colours
+
+
+def colours_by_label(axes):
+    return {
+        line.get_label(): to_hex(line.get_color()) for line in axes.get_lines() if not line.get_label().startswith("_")
+    }
+
+
+def test_a_method_has_the_same_colour_in_every_figure():
+    expected = {figures.label(method): to_hex(colour) for method, colour in figures.colours(METHODS).items()}
+    contrasted = {name: colour for name, colour in expected.items() if name != figures.label("none")}
+    for axes in figure_of("learning_curves").axes:
+        assert colours_by_label(axes) == expected
+    for axes in figure_of("checklist_panels").axes:
+        drawn = colours_by_label(axes)
+        assert drawn in (expected, contrasted)
+    trends = figure_of("energy_trends").axes
+    assert {axes.get_title(loc="left"): to_hex(axes.get_lines()[0].get_color()) for axes in trends} == contrasted
+    rows = [axes for axes in figure_of("margin_histograms").axes if axes.get_ylabel()]
+    assert {axes.get_ylabel(): to_hex(axes.patches[0].get_facecolor()) for axes in rows} == contrasted
+    (axes,) = figure_of("score_summary").axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    diamonds = [line for line in axes.get_lines() if line.get_marker() == "D"]
+    assert {names[int(line.get_ydata()[0])]: to_hex(line.get_color()) for line in diamonds} == expected
+
+
+def test_colours_are_told_apart():
+    shades = [*figures.PALETTE.values(), *figures.OTHER_COLOURS]
+    assert set(figures.PALETTE) == set(figures.LABELS)
+    for one, other in itertools.combinations(shades, 2):
+        assert np.linalg.norm(np.subtract(to_rgb(one), to_rgb(other))) > 0.2, (one, other)
+
+
+def test_methods_of_a_user_s_own_get_colours_of_their_own():
+    own = [f"own_{number}" for number in range(3)]
+    given = figures.colours(["stock", *own])
+    assert given["stock"] == figures.PALETTE["stock"]
+    assert len(set(given.values())) == 4
+    assert not set(given.values()) & (set(figures.PALETTE.values()) - {figures.PALETTE["stock"]})
+    assert figures.colours([*own, "anm"])["own_0"] == given["own_0"]
+    assert figures.label("own_0") == "own_0"
+    assert len(figures.colours([f"own_{number}" for number in range(20)])) == 20  # never too few
+
+
+# what is drawn
+
+
+def test_curves_are_means_over_seeds_at_the_steps_recorded():
+    data = metrics()
+    early, whole = figures.learning_curves(data, REFERENCES).axes
+    means = data.groupby(["method", "step"])["mse"].mean()
+    for line in (line for line in whole.get_lines() if not line.get_label().startswith("_")):
+        method = next(name for name in METHODS if figures.label(name) == line.get_label())
+        assert line.get_xdata().tolist() == STEPS
+        np.testing.assert_allclose(line.get_ydata(), means[method])
+    assert early.get_xlim() == (0, 8)  # the first 20 %
+    trivial = {float(line.get_ydata()[0]) for line in whole.get_lines() if line.get_label().startswith("_")}
+    assert trivial == {0.8, 0.5}
+    assert {"zero", "mean target"} <= {text.get_text() for text in whole.texts}
+
+
+def test_the_summary_shows_every_seed_the_mean_and_its_interval():
+    scores = final(metrics(), "mse")[METHODS]
+    table = score_table(scores, REFERENCES)
+    (axes,) = figures.score_summary(scores, table).axes
+    lines = axes.get_lines()
+    for height, method in enumerate(METHODS):
+        dots, bar, diamond = lines[3 * height : 3 * height + 3]
+        assert sorted(dots.get_xdata()) == sorted(scores[method])
+        assert list(bar.get_xdata()) == [table.loc[method, "low"], table.loc[method, "high"]]
+        assert diamond.get_xdata()[0] == pytest.approx(scores[method].mean())
+
+
+def test_histograms_lose_no_example():
+    """Margins beyond the reach sit in the outermost bars."""
+    values = {"anm": np.concatenate([np.linspace(-1, 1, 96), [-50, 50, 80, -90]])[None].repeat(2, axis=0)}
+    for axes in figures.margin_histograms(values, [0, 10]).axes:
+        area = sum(patch.get_height() * patch.get_width() for patch in axes.patches)
+        assert area == pytest.approx(1)
+        counts = np.array([patch.get_height() * patch.get_width() * 100 for patch in axes.patches])
+        assert counts.sum() == pytest.approx(100)
+        assert counts[0] >= 2 - 1e-9
+        assert counts[-1] >= 2 - 1e-9
+
+
+# sparse input
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_few_seeds_are_drawn(seeds):
+    for made in (figures.learning_curves(metrics(seeds=seeds), REFERENCES), summary(seeds=seeds)):
+        made.draw_without_rendering()
+
+
+def test_one_method_and_one_record_are_drawn():
+    only = metrics(methods=["anm"])
+    for made in (
+        figures.learning_curves(only, REFERENCES),
+        figures.checklist_panels(only),
+        figures.energy_trends(only),
+        figures.margin_histograms(margins(["anm"]), STEPS),
+        figures.margin_histograms({"anm": np.ones((1, 5))}, [0]),
+        summary(methods=["anm"]),
+    ):
+        made.draw_without_rendering()
+
+
+@pytest.mark.parametrize("maker", [figures.checklist_panels, figures.energy_trends])
+def test_plain_denoising_alone_is_drawn(maker):
+    """Its table has none of the contrastive columns; notebook 10 may be asked for it alone."""
+    plain = metrics(methods=["none"]).drop(columns=CONTRAST)
+    maker(plain).draw_without_rendering()

@@ -1,0 +1,120 @@
+"""Intervals cover, tests agree with scipy's, and the detectable effect is the one that 80 % of experiments find."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats as scipy_stats
+
+from anm_nb.analysis import stats
+from anm_nb.analysis.stats import detectable_effect, mean_interval, paired_difference
+
+SCORES = st.integers(2, 12).flatmap(
+    lambda n: arrays(float, (2, n), elements=st.floats(-100, 100).map(lambda x: round(x, 3)))
+)
+
+
+@given(SCORES)
+def test_paired_difference_is_scipys_paired_t_test(scores):
+    first, second = scores
+    ours = paired_difference(first, second)
+    assert ours.pairs == len(first)
+    assert ours.estimate == pytest.approx(first.mean() - second.mean(), abs=1e-9)
+    if np.ptp(first - second) < 1e-6:  # the pairs agree: scipy's statistic is 0/0
+        return
+    theirs = scipy_stats.ttest_rel(first, second)
+    interval = theirs.confidence_interval(0.95)
+    assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-9, abs=1e-300)
+    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), rel=1e-9, abs=1e-12)
+    assert (ours.p_value < 0.05) == (not ours.low <= 0 <= ours.high)
+    swapped = paired_difference(second, first)
+    assert (swapped.low, swapped.high) == pytest.approx((-ours.high, -ours.low), rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=40)
+@given(SCORES, st.data())
+def test_a_seed_missing_on_either_side_is_left_out_on_both(scores, data):
+    first, second = scores.copy()
+    n = len(first)
+    missing = data.draw(st.lists(st.tuples(st.integers(0, 1), st.integers(0, n - 1)), min_size=1, max_size=n))
+    for side, seed in missing:
+        (first, second)[side][seed] = math.nan
+    kept = np.isfinite(first) & np.isfinite(second)
+    assert repr(paired_difference(first, second)) == repr(paired_difference(first[kept], second[kept]))
+
+
+@pytest.mark.parametrize(("first", "second", "pairs"), [([], [], 0), ([math.nan], [1.0], 0), ([3.0], [1.0], 1)])
+def test_fewer_than_two_pairs_have_no_interval(first, second, pairs):
+    difference = paired_difference(first, second)
+    assert difference.pairs == pairs
+    assert difference.estimate == 2.0 if pairs else math.isnan(difference.estimate)
+    for value in (difference.low, difference.high, difference.p_value, difference.detectable):
+        assert math.isnan(value)
+
+
+@pytest.mark.parametrize(("gap", "p_value"), [(0.0, 1.0), (0.5, 0.0)])
+def test_pairs_that_agree_exactly_have_an_interval_of_no_width(gap, p_value):
+    second = np.array([1.0, 2.0, 3.5])
+    difference = paired_difference(second + gap, second)
+    assert (difference.estimate, difference.low, difference.high) == (gap, gap, gap)
+    assert (difference.p_value, difference.detectable, difference.pairs) == (p_value, 0.0, 3)
+
+
+def test_seeds_that_cannot_be_paired_are_refused():
+    with pytest.raises(ValueError, match="could not be broadcast"):
+        paired_difference([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 5, 20])
+def test_the_detectable_effect_is_found_by_80_percent_of_experiments(pairs):
+    draws = 40_000
+    source = np.random.default_rng(pairs)
+    differences = source.normal(detectable_effect(pairs), 1.0, (draws, pairs))
+    found = scipy_stats.ttest_1samp(differences, 0.0, axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.80, abs=0.01)
+
+
+@pytest.mark.parametrize(("power", "alpha"), [(0.8, 0.05), (0.9, 0.01), (0.5, 0.1)])
+def test_the_detectable_effect_of_many_pairs_is_the_normal_one(power, alpha):
+    normal = scipy_stats.norm.ppf(1 - alpha / 2) + scipy_stats.norm.ppf(power)
+    assert detectable_effect(1000, power, alpha) == pytest.approx(normal / 1000**0.5, rel=3e-3)
+
+
+def test_the_detectable_effect_falls_with_pairs_and_rises_with_power():
+    by_pairs = [detectable_effect(pairs) for pairs in (2, 3, 4, 6, 10, 30)]
+    assert by_pairs == sorted(by_pairs, reverse=True)
+    by_power = [detectable_effect(5, power) for power in (0.1, 0.5, 0.8, 0.99)]
+    assert by_power == sorted(by_power)
+    with pytest.raises(ValueError, match="pairs = 1: a paired t-test needs at least 2"):
+        detectable_effect(1)
+
+
+@given(SCORES, st.sampled_from([1e-6, 3.0, 1e4]))
+def test_what_is_detectable_has_the_unit_of_the_scores(scores, factor):
+    first, second = scores
+    one, scaled = paired_difference(first, second), paired_difference(factor * first, factor * second)
+    assert scaled.detectable == pytest.approx(factor * one.detectable, rel=1e-6, abs=1e-9 * factor)
+    assert one.detectable == pytest.approx(detectable_effect(len(first)) * np.std(first - second, ddof=1), abs=1e-9)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_the_interval_of_a_mean_covers_it_95_times_in_100(seeds, monkeypatch):
+    monkeypatch.setattr(stats, "detectable_effect", lambda pairs: 1.0)  # plays no part here, and takes time
+    source = np.random.default_rng(seeds)
+    draws = 2000
+    covered = 0
+    for values in source.normal(0.7, 2.0, (draws, seeds)):
+        mean, low, high = mean_interval(values)
+        assert low <= mean <= high
+        covered += low <= 0.7 <= high
+    assert covered / draws == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_interval_of_a_mean_leaves_out_missing_seeds():
+    assert mean_interval([1.0, math.nan, 2.0, 3.0]) == mean_interval([1.0, 2.0, 3.0])
+    assert mean_interval([2.0])[0] == 2.0
+    assert math.isnan(mean_interval([2.0])[1])
+    assert mean_interval([2.0, 2.0]) == (2.0, 2.0, 2.0)

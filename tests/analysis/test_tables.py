@@ -1,0 +1,133 @@
+"""Tables are what a hand calculation gives, and numbers read as a person would write them."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.tables import at_step, collect, early_area, final, rounded, score_table, significant
+
+
+def curves():
+    """Two methods, two seeds, steps 0, 5, 20, 100: mse = method's level + seed + step/100; shuffled rows."""
+    rows = [
+        {"method": method, "seed": seed, "step": step, "mse": level + seed + step / 100}
+        for method, level in (("stock", 1.0), ("anm", 5.0))
+        for seed in (0, 1)
+        for step in (0, 5, 20, 100)
+    ]
+    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+
+
+def test_runs_are_collected_into_one_tidy_table():
+    first, second = pd.DataFrame({"step": [0, 1], "a": [1.0, 2.0]}), pd.DataFrame({"step": [0], "b": [3.0]})
+    table = collect({"x": SimpleNamespace(metrics=first), "y": SimpleNamespace(metrics=second)})
+    assert table["method"].tolist() == ["x", "x", "y"]
+    assert table.index.tolist() == [0, 1, 2]
+    assert math.isnan(table["a"].iloc[2])
+    assert "method" not in first  # the runs' own tables stay as they are
+
+
+def test_at_step_and_final_have_a_row_a_seed_and_a_column_a_method():
+    scores = final(curves(), "mse")
+    assert scores.index.tolist() == [0, 1]
+    assert scores["stock"].tolist() == [2.0, 3.0]
+    assert scores["anm"].tolist() == [6.0, 7.0]
+    assert at_step(curves(), "mse", 20)["anm"].tolist() == [5.2, 6.2]
+    assert at_step(curves(), "mse", 21).empty
+
+
+def test_a_seed_that_a_method_lacks_is_missing_and_not_shifted():
+    table = curves().query("not (method == 'anm' and seed == 0)")
+    scores = final(table, "mse")
+    assert math.isnan(scores.loc[0, "anm"])
+    assert scores.loc[1, "anm"] == 7.0
+
+
+def test_early_area_is_the_mean_height_over_the_first_fifth():
+    areas = early_area(curves(), "mse")
+    steps = np.array([0.0, 5.0, 20.0])
+    for method, level in (("stock", 1.0), ("anm", 5.0)):
+        for seed in (0, 1):
+            assert areas.loc[seed, method] == pytest.approx(np.trapezoid(level + seed + steps / 100, steps) / 20)
+    assert areas.loc[0, "stock"] == pytest.approx(1.1)
+    assert early_area(curves(), "mse", fraction=1.0).loc[0, "stock"] == pytest.approx(1.5)
+
+
+def test_early_area_weighs_by_steps_and_not_by_records():
+    """A curve recorded densely where it is high is not higher for it."""
+    rows = [{"method": "a", "seed": 0, "step": step, "mse": 1.0 if step < 4 else 0.0} for step in (0, 1, 2, 3, 4, 10)]
+    rows.append({"method": "a", "seed": 0, "step": 50, "mse": 9.0})
+    assert early_area(pd.DataFrame(rows), "mse").loc[0, "a"] == pytest.approx(3.5 / 10)
+
+
+REFERENCES = pd.DataFrame(
+    {
+        "name": ["zero", "mean target", "exact solution", "zero"],
+        "kind": ["trivial", "trivial", "classical", "trivial"],
+        "metric": ["mse", "mse", "mse", "accuracy"],
+        "value": [0.5, 0.25, 0.0, 0.1],
+    }
+)
+
+
+def test_scores_stand_beside_their_references():
+    scores = pd.DataFrame({"stock": [0.2, 0.3, 0.25], "anm": [0.1, math.nan, 0.2]})
+    table = score_table(scores, REFERENCES)
+    assert table.index.tolist() == ["zero", "mean target", "exact solution", "stock", "anm"]
+    assert table["kind"].tolist() == ["trivial", "trivial", "classical", "measured", "measured"]
+    assert table.loc["stock", "mse"] == pytest.approx(0.25)
+    assert (table.loc["stock", "low"], table.loc["stock", "high"]) == pytest.approx(mean_interval(scores["stock"])[1:])
+    assert table["seeds"].iloc[-2:].tolist() == [3, 2]
+    # skill: 0 is the best that learns nothing, 1 is perfect, less than 0 is worse than not learning
+    assert table["skill"].tolist() == pytest.approx([-1.0, 0.0, 1.0, 0.0, 0.4])
+    named = score_table(scores, REFERENCES, trivial="zero")
+    assert named.loc["anm", "skill"] == pytest.approx(0.7)
+    with pytest.raises(KeyError, match="no such"):
+        score_table(scores, REFERENCES, trivial="no such")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.0, 3, "0.00"),
+        (0, 3, "0.00"),
+        (math.nan, 3, "–"),
+        (0.0185, 3, "0.0185"),
+        (0.01, 3, "0.0100"),
+        (1.0, 3, "1.00"),
+        (-0.5, 2, "-0.50"),
+        (12.345, 3, "12.3"),
+        (123.45, 3, "123"),
+        (999.9, 3, "1000"),
+        (12345.6, 3, "12300"),
+        (999999.9, 3, "1000000"),
+        (1e-4, 3, "0.000100"),
+        (3.21e-7, 3, "3.21e-07"),
+        (1.5e9, 3, "1.50e+09"),
+        (-2.5e-12, 2, "-2.5e-12"),
+        (math.inf, 3, "inf"),
+        (-math.inf, 3, "-inf"),
+        (np.float32(0.25), 3, "0.250"),
+    ],
+)
+def test_numbers_read_as_a_person_writes_them(value, digits, text):
+    assert rounded(value, digits) == text
+
+
+@given(st.floats(-1e300, 1e300), st.integers(2, 6))
+def test_a_rounded_number_is_the_number_to_its_digits(value, digits):
+    assert float(rounded(value, digits)) == pytest.approx(value, rel=0.5 * 10 ** (1 - digits), abs=1e-300)
+
+
+def test_a_shown_table_has_text_and_dashes_and_leaves_the_table_alone():
+    table = pd.DataFrame({"name": ["a", "b"], "low": [0.01234, math.nan], "seeds": [3.0, math.nan]})
+    shown = significant(table, ["low"])
+    assert shown["low"].tolist() == ["0.0123", "–"]
+    assert shown["seeds"].tolist() == [3.0, "–"]
+    assert table["low"].iloc[0] == 0.01234

@@ -1,0 +1,310 @@
+"""What a run records is what happened: columns, margins before the update, gradient shares; a config reads back."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from anm_nb.energy.losses import info_nce
+from anm_nb.energy.miner import MinerConfig
+from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
+from anm_nb.energy.schedule import SharedNoise
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.parameters import ParameterError
+from anm_nb.tasks.base import Batch
+from anm_nb.training.loop import LoopConfig, cpu_threads
+from anm_nb.training.seeds import generator
+
+# What the design fixes: other families and notebooks read these columns.
+CONTRAST = {
+    "p_hard", "margin_mean", "margin_q25", "margin_q50", "margin_q75", "loss_con", "grad_share_contrast",
+    "illegitimate_fraction", "e_pos", "e_neg",
+}  # fmt: skip
+MINER = {"miner_accepted", "miner_backtracks", "gm_norm", "feasibility_residual", "wrongness"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in training; on small tensors a second thread costs more than it gives."""
+    with cpu_threads(1):
+        yield
+
+
+def config(negatives, **options):
+    loop = LoopConfig(steps=4, batch=16, records=3)
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "inner_steps": 1, "seeds": [0], "loop": loop}
+    return EnergyConfig(**small | options, negatives=negatives)
+
+
+def replayed(learner, seed=0):
+    """The first batch of a learner and its noise, drawn again from the seed."""
+    settings = learner.config
+    batch = learner.task.sample(settings.loop.batch, generator=generator(seed, "data"))
+    return batch, SharedNoise.draw(learner.schedule, batch.y, generator(seed, "noise"))
+
+
+# the config
+
+
+@pytest.mark.parametrize(
+    ("negatives", "options"),
+    [
+        ("none", {}),
+        ("stock", {"task": "addition", "head": "scalar", "contrastive_weight": 0.0}),
+        ({"name": "random", "eps": 0.3, "orthogonal_to_noise": True}, {"seeds": (5, 0, 2)}),
+        (Anm(orthogonal_to_noise=True, miner=MinerConfig(steps=7, delta=0.0, distance_weight=0.5)), {}),
+        ({"name": "anm_orthogonal", "miner": {"steps": 2}}, {"loop": LoopConfig(lr=3e-4, precision="bfloat16")}),
+    ],
+)
+def test_a_config_reads_back_from_json(negatives, options):
+    given = config(negatives, **options)
+    back = EnergyConfig.model_validate_json(given.model_dump_json())
+    assert back == given
+    assert type(back.negatives) is type(given.negatives)
+    assert back.method == given.method
+
+
+def test_a_strategy_may_be_given_by_name_by_options_or_as_it_is():
+    assert config("anm") == config({"name": "anm"}) == config(Anm())
+    assert config({"name": "anm", "miner": {"steps": 2}}) == config(Anm(miner=MinerConfig(steps=2)))
+    assert config("none") == config(None)
+    assert [config(name).method for name in ("none", "stock", "anm_orthogonal")] == ["none", "stock", "anm_orthogonal"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "invers"}, "unknown task 'invers' (did you mean 'inverse'?)"),
+        ({"negatives": "stok"}, "unknown negative strategy 'stok' (did you mean 'stock'?)"),
+        ({"negatives": {"name": "random", "epss": 1.0}}, "unknown parameter 'epss' (did you mean 'eps'?)"),
+        ({"negatives": {"name": "anm", "miner": {"steps": 0}}}, "steps = 0"),
+        ({"negatives": {"name": "anm", "miner": MinerConfig(), "orthogonal_to_nois": True}}, "'orthogonal_to_noise'"),
+        ({"negatives": 3}, "negatives = 3"),
+        ({"seeds": [1, 2, 1]}, "seeds = [1, 2, 1]: each seed may appear once"),
+        ({"seeds": []}, "seeds = []: needs at least 1 item"),
+        ({"seed": [1]}, "unknown parameter 'seed' (did you mean 'seeds'?)"),
+        ({"contrastive_weight": math.nan}, "contrastive_weight = nan"),
+        ({"contrastive_weight": -0.1}, "contrastive_weight = -0.1"),
+        ({"levels": 1}, "levels = 1"),
+        ({"head": "square"}, "head = 'square'"),
+        ({"size": 0}, "size = 0"),
+        ({"loop": {"stpes": 3}}, "'stpes'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_by_name(options, message):
+    with pytest.raises(ParameterError) as refusal:
+        EnergyConfig(**options)
+    assert message in str(refusal.value)
+
+
+# the columns
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A training with each kind of negatives."""
+    names = ("none", "stock", "random", "anm", "anm_orthogonal")
+    return {name: config(name, seeds=[2, 0]).train(tmp_path_factory.mktemp(name)) for name in names}
+
+
+def test_columns_are_named_as_the_design_names_them(trained):
+    columns = {name: set(one.metrics) for name, one in trained.items()}
+    always = {"seed", "step", "loss_mse", "mse", "dev_margin_mean", "dev_p_hard", "grad_norm_energy"}
+    assert columns["none"] == always
+    for name in ("stock", "random", "anm", "anm_orthogonal"):
+        assert always | CONTRAST <= columns[name]
+        assert (columns[name] >= MINER) == name.startswith("anm")
+        filled = trained[name].metrics.drop(columns="grad_norm_energy")
+        assert np.isfinite(filled.to_numpy()).all()
+
+
+def test_without_negatives_nothing_contrastive_is_recorded(trained):
+    assert not (CONTRAST | MINER) & set(trained["none"].metrics)
+    assert set(trained["none"].trace) == {"dev_margins"}
+    assert set(trained["anm"].trace) == {"dev_margins", "margins"}
+
+
+def test_columns_agree_with_one_another_and_with_the_trace(trained):
+    for name in ("stock", "random", "anm", "anm_orthogonal"):
+        metrics, trace = trained[name].metrics, trained[name].trace
+        margins = trace["margins"].flatten(0, 1).double().numpy()  # seeds outside, records inside, as the rows
+        np.testing.assert_allclose(metrics["margin_mean"], margins.mean(1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(metrics["margin_mean"], metrics["e_neg"] - metrics["e_pos"], rtol=1e-4, atol=1e-5)
+        for column, share in (("margin_q25", 0.25), ("margin_q50", 0.5), ("margin_q75", 0.75)):
+            np.testing.assert_allclose(metrics[column], np.quantile(margins, share, axis=1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(metrics["p_hard"], (margins < 0).mean(1), rtol=1e-6)
+        np.testing.assert_allclose(metrics["loss_con"], np.logaddexp(0, -margins).mean(1), rtol=1e-5)
+        dev = trace["dev_margins"].flatten(0, 1).double().numpy()
+        np.testing.assert_allclose(metrics["dev_margin_mean"], dev.mean(1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(metrics["dev_p_hard"], (dev < 0).mean(1), rtol=1e-6)
+        for share in ("p_hard", "illegitimate_fraction", "grad_share_contrast", "dev_p_hard"):
+            assert metrics[share].between(0, 1).all()
+
+
+def test_legitimacy_and_mining_are_recorded_as_they_are(trained):
+    orthogonal = trained["anm_orthogonal"].metrics
+    assert (orthogonal["illegitimate_fraction"] == 0).all()
+    for name in ("anm", "anm_orthogonal"):
+        metrics = trained[name].metrics
+        assert metrics["miner_accepted"].between(0, 3).all()
+        assert (metrics["feasibility_residual"] < 1e-4).all()
+        assert (metrics["wrongness"] > 0).all()
+
+
+# what the numbers are
+
+
+@pytest.mark.parametrize("method", ["stock", "random", "anm"])
+def test_margins_are_those_before_the_update(method):
+    """E⁻ − E⁺ by the weights that the step found, on its own batch, noise and negatives."""
+    learner = config(method).learner(0, "cpu")
+    losses = learner.losses(0, learner.model)
+    measured = learner.measure(0, learner.model, losses)
+    batch, noise = replayed(learner)
+    before = learner.config.learner(0, "cpu").model  # the initial weights, drawn again
+    e_pos = before(batch.x, noise.noised(batch.y), noise.k).detach()
+    e_neg = before(batch.x, noise.noised(losses.contrast.mined.y_neg), noise.k).detach()
+    torch.testing.assert_close(
+        measured.arrays["margins"].as_subclass(torch.Tensor), (e_neg - e_pos).as_subclass(torch.Tensor)
+    )
+    assert measured.scalars["margin_mean"] == pytest.approx(float((e_neg - e_pos).mean()), rel=1e-5)
+    assert float(losses.parts["loss_con"].detach()) == pytest.approx(float(info_nce(e_pos, e_neg).mean()), rel=1e-5)
+    shift = losses.contrast.mined.y_neg - batch.y
+    signal, sigma = learner.schedule.signal(noise.k), learner.schedule.sigma(noise.k)
+    legitimate = (signal**2 * shift**2 / (2 * sigma) + signal * shift * noise.eps).sum(1)
+    assert measured.scalars["illegitimate_fraction"] == pytest.approx(float((legitimate < 0).float().mean()))
+
+
+@pytest.mark.parametrize(("method", "weight"), [("stock", None), ("anm", 0.05)])
+def test_the_gradient_share_is_that_of_two_plain_backward_passes(method, weight):
+    given = config(method, contrastive_weight=weight)
+    learner = given.learner(0, "cpu")
+    losses = learner.losses(0, learner.model)
+    share = learner.measure(0, learner.model, losses).scalars["grad_share_contrast"]
+    y_neg = losses.contrast.mined.y_neg
+
+    batch, noise = replayed(learner)
+    norms = []
+    for name in ("contrast", "denoising"):
+        model = given.learner(0, "cpu").model
+        point = noise.noised(batch.y).as_subclass(torch.Tensor).requires_grad_()
+        e_pos = model(batch.x, point, noise.k)
+        if name == "contrast":
+            e_neg = model(batch.x, noise.noised(y_neg), noise.k)
+            loss = (0.5 if weight is None else weight) * torch.log1p(torch.exp(e_pos - e_neg)).mean()
+        else:
+            (score,) = torch.autograd.grad(e_pos.sum(), point, create_graph=True)
+            loss = (score - noise.eps).square().mean()
+        loss.backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        norms.append(float(torch.cat(gradients).norm()))
+    assert share == pytest.approx(norms[0] / sum(norms), rel=1e-4)
+
+
+def test_the_loss_descended_is_denoising_plus_the_weighted_contrast():
+    for weight, expected in ((None, 0.5), (0.0, 0.0), (2.0, 2.0)):
+        learner = config("random", contrastive_weight=weight).learner(0, "cpu")
+        losses = learner.losses(0, learner.model)
+        sum_of_parts = losses.parts["loss_mse"] + expected * losses.parts["loss_con"]
+        torch.testing.assert_close(losses.total.as_subclass(torch.Tensor), sum_of_parts.as_subclass(torch.Tensor))
+
+
+def test_a_step_with_negatives_of_weight_0_is_a_step_without_any(tmp_path):
+    weights = []
+    for name, method in (("a", "none"), ("b", "random")):
+        (tmp_path / name).mkdir()
+        weights.append(config(method, contrastive_weight=0.0).train(tmp_path / name).weights)
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_held_out_scores_are_of_the_averaged_weights_and_touch_no_generator():
+    learner = config("anm").learner(0, "cpu")
+    other = config("anm").learner(9, "cpu").model
+    losses = learner.losses(0, learner.model)
+    states = {name: source.get_state() for name, source in learner.generators.items()}
+    one, again, different = (learner.measure(0, model, losses) for model in (learner.model, learner.model, other))
+    assert one.scalars == again.scalars
+    assert one.scalars["mse"] != different.scalars["mse"]
+    assert one.scalars["dev_margin_mean"] != different.scalars["dev_margin_mean"]
+    assert one.scalars["margin_mean"] == different.scalars["margin_mean"]
+    assert all(torch.equal(states[name], source.get_state()) for name, source in learner.generators.items())
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+
+
+def test_held_out_problems_are_the_same_for_every_method_and_seen_by_no_step():
+    learners = [config(name).learner(0, "cpu") for name in ("none", "stock", "anm")]
+    assert all(torch.equal(learners[0].dev.x, other.dev.x) for other in learners)
+    assert all(torch.equal(learners[0].dev_negatives, other.dev_negatives) for other in learners)
+    problem = learners[0].dev_problem
+    assert (problem.noise.optimal_margin(problem.y_pos, learners[0].dev_negatives) > 0).all()
+    batch, _ = replayed(learners[0])
+    assert not any(torch.equal(row, held) for row in batch.x for held in learners[0].dev.x)
+    assert not torch.equal(learners[0].dev.x, config("none").learner(1, "cpu").dev.x)
+
+
+def test_the_miner_is_given_the_average_and_stock_the_model(monkeypatch):
+    """ANM mines against the EMA (section B), IRED's own negatives descend on the network in training."""
+    for method, expected in (("anm", "averaged"), ("stock", "model")):
+        learner = config(method).learner(0, "cpu")
+        averaged = config(method).learner(1, "cpu").model.requires_grad_(False).eval()
+        batch = learner.task.sample(16, generator=generator(0, "data"))
+        noise = SharedNoise.draw(learner.schedule, batch.y, generator(0, "noise"))
+        y_neg = learner.losses(0, averaged).contrast.mined.y_neg
+        pair = {"model": (learner.model, learner.model), "averaged": (averaged, averaged)}[expected]
+        problem = MiningProblem(learner.task, batch.x, batch.y, noise, *pair, generator(0, "negatives"))
+        torch.testing.assert_close(y_neg, get_negatives(method).propose(problem).y_neg)
+
+
+# other heads and tasks
+
+
+@pytest.mark.parametrize("method", ["none", "stock", "anm_orthogonal"])
+@pytest.mark.parametrize("options", [{"head": "scalar"}, {"task": "addition"}], ids=["scalar", "addition"])
+def test_the_scalar_head_and_addition_train(method, options, tmp_path):
+    given = config(method, **options)
+    trained = given.train(tmp_path)
+    assert np.isfinite(trained.metrics.drop(columns="grad_norm_energy").to_numpy()).all()
+    output = trained.weights["seed0.model.output.weight"]
+    assert len(output) == (1 if "head" in options else 4)
+    moved = [not torch.equal(t, p) for t, p in zip(
+        (trained.weights[f"seed0.model.{name}"] for name, _ in given.learner(0, "cpu").model.named_parameters()),
+        given.learner(0, "cpu").model.parameters(), strict=True)]  # fmt: skip
+    # a scalar head's own offset has no gradient: it cancels in margins and scores
+    assert sum(not m for m in moved) == (1 if "head" in options else 0)
+
+
+def test_training_learns(tmp_path):
+    """From no better than guessing to better than any answer that ignores the input."""
+    given = config(
+        "stock",
+        task="addition",
+        width=32,
+        dev_examples=64,
+        loop=LoopConfig(steps=120, batch=32, lr=1e-2, records=3, ema_decay=0.9),
+    )
+    mse = given.train(tmp_path).metrics["mse"]
+    references = given.learner(0, "cpu").task.reference_scores(200, generator=generator(0, "references"))
+    trivial = references.query("kind == 'trivial'")["value"].min()
+    assert mse.iloc[-1] < 0.5 * trivial < mse.iloc[0]
+
+
+def test_a_batch_without_the_flat_target_the_family_needs_is_refused(monkeypatch):
+    from anm_nb.tasks.base import Task
+
+    class Graph(Task):
+        name = "graph"
+
+        def sample(self, n, *, generator, device="cpu", harder=False):
+            return Batch(torch.zeros(n, 1), torch.zeros(n, 1))
+
+        def metrics(self, y_hat, batch):
+            return {}
+
+        def reference_scores(self, n, *, generator, harder=False):
+            raise NotImplementedError
+
+    monkeypatch.setattr("anm_nb.tasks._TASKS", {"graph": Graph})
+    with pytest.raises(ParameterError, match="task = 'graph': the energy family needs a task with a flat target"):
+        EnergyConfig(task="graph")

@@ -1,0 +1,207 @@
+"""Notebooks run as papermill runs them, from anywhere, once for each parameter set, and refuse what cannot be meant."""
+
+import ast
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+
+from anm_nb.energy import experiments
+from anm_nb.parameters import Parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = sorted((ROOT / "params").glob("*/*.yaml"))
+SETTINGS: dict[str, type[Parameters]] = {
+    value.notebook: value
+    for value in vars(experiments).values()
+    if isinstance(value, type) and issubclass(value, Parameters) and hasattr(value, "notebook")
+}
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def parameter_cell(path: Path) -> nbformat.NotebookNode:
+    (cell,) = (cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", []))
+    return cell
+
+
+def literals(source: str) -> dict[str, object]:
+    """The values of a cell of assignments of literals; anything else in it is an error."""
+    values = {}
+    for statement in ast.parse(source).body:
+        assert isinstance(statement, ast.Assign), ast.unparse(statement)
+        (target,) = statement.targets
+        values[target.id] = ast.literal_eval(statement.value)
+    return values
+
+
+# as they are written
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_a_notebook_asks_a_question_and_ends_with_its_verdicts(path):
+    cells = nbformat.read(path, as_version=4).cells
+    title = cells[0].source.splitlines()[0]
+    assert cells[0].cell_type == "markdown"
+    assert re.fullmatch(r"# .*\?", title)
+    assert "show(" in code_cells(path)[-1].source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_defaults_are_literals_and_those_of_the_settings(path):
+    """Every setting can be set, and a notebook opened in JupyterLab runs what its settings class says."""
+    settings = SETTINGS[path.stem]
+    values = literals(parameter_cell(path).source)
+    assert set(values) == set(settings.model_fields)
+    assert settings.from_mapping(values) == settings()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_every_parameter_is_explained_beside_it(path):
+    source = parameter_cell(path).source
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    assert {statement.lineno for statement in ast.parse(source).body} <= commented
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_parameters_are_checked_before_anything_else(path):
+    first, second = code_cells(path)[:2]
+    assert first.source == parameter_cell(path).source
+    settings = SETTINGS[path.stem].__name__
+    assert f"settings = {settings}.from_notebook()" in second.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebooks_define_nothing_worth_importing(path):
+    plain = TransformerManager()
+    for cell in code_cells(path):
+        nodes = ast.walk(ast.parse(plain.transform_cell(cell.source)))
+        found = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+        assert not found, cell.source
+
+
+def test_every_settings_class_has_its_notebook():
+    assert set(SETTINGS) == {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=name)
+def test_profiles_are_valid(path):
+    settings = SETTINGS[path.stem].from_mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+    if path.parent.name == "quick":
+        assert settings == SETTINGS[path.stem]()  # `make demo` runs what the notebook's own defaults are
+
+
+# as papermill runs them
+
+EXPERIMENT = ROOT / "notebooks" / "10_anm_vs_corruption.ipynb"
+SMALL = {
+    "steps": 12, "seeds": "[0,1,2]", "size": 2, "width": 8, "batch": 8, "dev_examples": 8, "records": 3,
+    "strategies": "[none,anm]",
+}  # fmt: skip
+
+
+def papermill(notebook: Path, folder: Path, **parameters: object) -> subprocess.CompletedProcess[str]:
+    """Run by the command line, from a folder that has nothing to do with the project."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "--no-progress-bar"]
+    for parameter, value in parameters.items():
+        command += ["-p", parameter, str(value)]
+    env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+    env["ANM_NB_OUTPUTS"] = str(folder / "outputs")
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+
+def without_colour(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def stored_runs(folder: Path) -> dict[str, int]:
+    """Every file of the run store with the time it was written."""
+    store = folder / "outputs" / "runs"
+    return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("[!.]*/*")}
+
+
+def test_the_same_command_twice_runs_anywhere_and_trains_once(tmp_path):
+    first = papermill(EXPERIMENT, tmp_path, **SMALL)
+    assert first.returncode == 0, first.stderr[-3000:]
+    stored = stored_runs(tmp_path)
+    assert len({path.split("/")[0] for path in stored}) == 2  # one run for each strategy
+    figures = [
+        output
+        for cell in code_cells(tmp_path / "out.ipynb")
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(figures) >= 5
+    assert papermill(EXPERIMENT, tmp_path, **SMALL).returncode == 0
+    assert stored_runs(tmp_path) == stored
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.ipynb", "outputs"]
+
+
+def test_an_unknown_parameter_is_refused_before_any_training(tmp_path):
+    answer = papermill(EXPERIMENT, tmp_path, **SMALL, stpes=50)
+    assert answer.returncode != 0
+    assert "ParameterError: unknown parameter 'stpes' (did you mean 'steps'?)" in without_colour(answer.stderr)
+    assert not (tmp_path / "outputs").exists()
+    ran = [cell for cell in code_cells(tmp_path / "out.ipynb") if cell.execution_count]
+    assert "from_notebook" in ran[-1].source  # the check itself, and nothing after it
+
+
+# What a person types behind -p, and what they are told.
+REFUSALS = {
+    "lr nan": "lr = nan: should be a finite number",
+    "seeds []": "seeds = []: needs at least 1 item",
+    "seeds [0,0]": "seeds = [0, 0]: each seed may appear once",
+    "task invers": "unknown task 'invers' (did you mean 'inverse'?)",
+    "steps -5": "steps = -5: should be greater than 0",
+    "steps 1e2": "steps = 100.0: should be a valid integer",
+    "width wide": "width = 'wide': should be a valid integer",
+    "strategies [stok]": "unknown negative strategy 'stok' (did you mean 'stock'?)",
+}
+# Runs the cells that papermill would up to the check, in one IPython for all cases, and prints how each check ended.
+CHECK = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+from papermill.cli import _resolve_type
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+shell = InteractiveShell.instance()
+for typed in json.loads(sys.argv[2]):
+    parameter, value = typed.split(" ")
+    notebook = parameterize_notebook(load_notebook_node(sys.argv[1]), {parameter: _resolve_type(value)})
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"][:3]
+    assert "from_notebook" in cells[2]
+    results = [shell.run_cell(cell, store_history=True, silent=False) for cell in cells]
+    print("ANSWER", json.dumps([f"{type(r.error_in_exec).__name__}: {r.error_in_exec}" for r in results]))
+"""
+
+
+def test_what_cannot_be_meant_is_refused_by_the_cell_after_the_parameters(tmp_path):
+    command = [sys.executable, "-c", CHECK, str(EXPERIMENT), json.dumps(list(REFUSALS))]
+    env = os.environ | {"ANM_NB_OUTPUTS": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ipython")}
+    ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    answers = [
+        json.loads(line.removeprefix("ANSWER ")) for line in ran.stdout.splitlines() if line.startswith("ANSWER")
+    ]
+    assert len(answers) == len(REFUSALS)
+    for (assigned, injected, checked), expected in zip(answers, REFUSALS.values(), strict=True):
+        assert assigned == injected == "NoneType: None"
+        assert checked.startswith(f"ParameterError: {expected}")
+    assert not (tmp_path / "runs").exists()
