@@ -3,7 +3,7 @@
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy"], "beartype.beartype")
+install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "beartype.beartype")
 
 # Machines differ too much for a deadline; a red run has to be red again when repeated.
 settings.register_profile("house", deadline=None, derandomize=True)
