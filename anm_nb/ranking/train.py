@@ -86,7 +86,7 @@ class RankingConfig(RunConfig, ModelConfig):
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     margin: NonNegativeFloat = 0.0  # of RankNet, in units of the score
     loss_temperature: PositiveFloat = 1.0  # of ListNet and soft sorting
-    # of the parts of the combined loss
+    # Of the three parts of the combined loss.
     loss_weights: dict[str, NonNegativeFloat] = Field(default_factory=lambda: dict.fromkeys(RANKING_LOSSES, 1.0))
     deep_supervision: bool = True  # a loss after every iteration; else after the last only
     supervision_power: NonNegativeFloat = 1.0  # iteration t = 1, 2, … weighs t to this power; 0: all alike
