@@ -12,7 +12,7 @@ from anm_nb.ranking.train import RankingConfig
 
 # What each fix replaces: the published values of the fields it sets.
 FIXES: dict[str, dict[str, Any]] = {
-    "mask-aware metric": {"mask_aware": False},
+    "mask-aware metric": {"mask_aware": False, "selection": "tau_index"},
     "ranking loss": {"loss": "cross_entropy"},
     "deep supervision": {"deep_supervision": False, "gradient": "last"},
     "temperature schedule": {"temperature": 1.0, "temperature_min": 1.0, "temperature_decay": 1.0},

@@ -19,7 +19,7 @@ from anm_nb.ranking.routing import herfindahl, routing_entropy
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Batch
-from anm_nb.tasks.kendall import kendall_tau
+from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.tasks.ranked import RankingTask
 from anm_nb.training.epochs import batch_indices, batches_per_epoch
 from anm_nb.training.loop import (
@@ -82,7 +82,10 @@ class RankingConfig(RunConfig, ModelConfig):
     epochs: PositiveInt = 8
     batch: PositiveInt = 32
 
-    mask_aware: bool = True  # loss and selection on dev see observed pairs only
+    mask_aware: bool = True  # the loss sees observed items only
+    selection: Literal["tau_obs", "tau_all", "tau_index"] = (
+        "tau_obs"  # dev metric weights are selected by; index: as published
+    )
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     margin: NonNegativeFloat = 0.0  # of RankNet, in units of the score
     loss_temperature: PositiveFloat = 1.0  # of ListNet and soft sorting
@@ -210,6 +213,12 @@ class Assessment:
     alphas: Float[Tensor, "n iters items heads"]
     tau_obs: Float[Tensor, " iters"]
     tau_all: Float[Tensor, " iters"]
+    tau_index: float  # of the last iteration, for forensics only
+
+    def last(self) -> dict[str, float]:
+        """τ of the model's answer, the ranking after the last iteration, by name."""
+        by_iteration = {"tau_obs": self.tau_obs, "tau_all": self.tau_all}
+        return {name: float(tau[-1]) for name, tau in by_iteration.items()} | {"tau_index": self.tau_index}
 
 
 @torch.no_grad()
@@ -223,6 +232,7 @@ def assess(model: nn.Module, batch: Batch) -> Assessment:
         output.alphas,
         kendall_tau(output.scores, ranks, observed).nanmean(0),
         kendall_tau(output.scores, ranks).nanmean(0),
+        float(index_space_tau(output.scores[:, -1], batch.y).nanmean()),
     )
 
 
@@ -285,14 +295,13 @@ class RankingLearner:
         return rows.mean(0) @ self.supervision
 
     def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
-        """τ on dev and routing, over all and for every iteration; selection by observed or, unaware, by all pairs."""
+        """τ on dev and routing, over all and for every iteration."""
         epoch = self.epoch(step)
         dev = assess(averaged, self.dev)
         arrays = routing_arrays(dev.alphas) | {"tau_obs": dev.tau_obs, "tau_all": dev.tau_all}
         scalars = {
             "epoch": float(epoch),
-            "tau_obs": float(dev.tau_obs[-1]),
-            "tau_all": float(dev.tau_all[-1]),
+            **dev.last(),
             "entropy": float(arrays["entropies"].mean()),
             "herfindahl": float(arrays["herfindahl"].mean()),
             "max_alpha": float(arrays["max_alpha"].mean()),
@@ -300,12 +309,12 @@ class RankingLearner:
             "entropy_weight": self.config.entropy_weight_at(epoch),
         }
         arrays["alphas"] = dev.alphas[: self.config.probe_examples]
-        return Measurement(scalars, arrays, scalars["tau_obs" if self.config.mask_aware else "tau_all"])
+        return Measurement(scalars, arrays, scalars[self.config.selection])
 
     def evaluate(self, selected: nn.Module) -> Measurement:
         """τ on test, and the scores, ranks and masks it comes from, for other metrics of the same predictions."""
         test = assess(selected, self.test)
-        scalars = {"test_tau_obs": float(test.tau_obs[-1]), "test_tau_all": float(test.tau_all[-1])}
+        scalars = {f"test_{name}": value for name, value in test.last().items()}
         arrays = {"test_scores": test.scores, "test_ranks": self.test.y}
         if self.test.known is not None:
             arrays["test_known"] = self.test.known

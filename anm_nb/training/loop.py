@@ -233,7 +233,7 @@ class SeedTraining:
         }
         self.rows.append(row | measured.scalars)
         for name, array in measured.arrays.items():
-            self.arrays.setdefault(name, []).append(array.detach().cpu())
+            self.arrays.setdefault(name, []).append(array.detach().to("cpu", copy=True))
         if measured.selection is not None:
             self.select(measured.selection)
 
@@ -269,7 +269,7 @@ class SeedTraining:
                 model.load_state_dict(self.selected)
             evaluated = self.learner.evaluate(model)
             self.rows[-1] |= evaluated.scalars
-            self.arrays |= {name: [array.detach().cpu()] for name, array in evaluated.arrays.items()}
+            self.arrays |= {name: [array.detach().to("cpu", copy=True)] for name, array in evaluated.arrays.items()}
         self.finished = True
 
     def update(self, losses: StepLosses) -> None:
