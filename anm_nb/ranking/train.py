@@ -83,9 +83,7 @@ class RankingConfig(RunConfig, ModelConfig):
     batch: PositiveInt = 32
 
     mask_aware: bool = True  # the loss sees observed items only
-    selection: Literal["tau_obs", "tau_all", "tau_index"] = (
-        "tau_obs"  # dev metric weights are selected by; index: as published
-    )
+    selection: Literal["tau_obs", "tau_all", "tau_index"] = "tau_obs"  # on dev; tau_index: as published
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     margin: NonNegativeFloat = 0.0  # of RankNet, in units of the score
     loss_temperature: PositiveFloat = 1.0  # of ListNet and soft sorting

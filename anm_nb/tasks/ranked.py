@@ -90,7 +90,7 @@ def permutation(ranks: Int[Tensor, "*n items"]) -> Int[Tensor, "*n items"]:
 
 
 def hashed(keys: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Well-mixed 63-bit hashes of integers: the finaliser of MurmurHash3 in int64, with its logical shifts written out."""
+    """Well-mixed 63-bit hashes of integers: the finaliser of MurmurHash3 in int64, its logical shifts written out."""
     keys = (keys ^ _shifted(keys)) * -0x00AE502812AA7333
     keys = (keys ^ _shifted(keys)) * -0x3B314601E57A13AD
     return (keys ^ _shifted(keys)) & 0x7FFF_FFFF_FFFF_FFFF

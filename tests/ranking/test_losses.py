@@ -170,7 +170,7 @@ def test_wrong_shapes_are_refused_by_name(loss):
 
 
 def test_unknown_parts_of_a_combination_are_refused_by_name():
-    with pytest.raises(ParameterError, match="unknown ranking loss 'listnett'.*did you mean 'listnet'"):
+    with pytest.raises(ParameterError, match=r"unknown ranking loss 'listnett'.*did you mean 'listnet'"):
         combined_ranking_loss(torch.zeros(1, 3), torch.zeros(1, 3), weights={"listnett": 1.0})
     with pytest.raises(ParameterError, match="weights"):
         combined_ranking_loss(torch.zeros(1, 3), torch.zeros(1, 3), weights={})

@@ -61,10 +61,8 @@ def test_output_has_the_shapes_of_the_contract():
 
 
 def test_uniform_routing_is_torchs_transformer_layer():
-    block, reference = (
-        AttentionBlock(8, 2, 2).double(),
-        nn.TransformerEncoderLayer(8, 2, 16, 0.0, "gelu", batch_first=True),
-    )
+    block = AttentionBlock(8, 2, 2).double()
+    reference = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
     initialise(block, generator(0, "weights"))
     theirs = {
         "self_attn.in_proj_": block.qkv,
@@ -196,10 +194,10 @@ def test_teacher_forcing_decodes_every_rank_at_once(seed):
         order, taken = ranks[row, 0].argsort().tolist(), set()
         for rank, item in enumerate(order):  # the published walk over ranks
             for candidate in range(5):
-                expected = -torch.inf if candidate in taken else affinities[row, :, rank, candidate]
-                torch.testing.assert_close(
-                    logits[row, :, rank, candidate], torch.as_tensor(expected).expand(3).double()
-                )
+                expected = affinities[row, :, rank, candidate]
+                if candidate in taken:
+                    expected = torch.full_like(expected, -torch.inf)
+                torch.testing.assert_close(logits[row, :, rank, candidate], expected)
             taken.add(item)
 
 
