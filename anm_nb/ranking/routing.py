@@ -33,7 +33,7 @@ class GatedCell(nn.Module):
         reset_x, update_x, new_x = self.input(x).chunk(3, dim=-1)
         reset_h, update_h, new_h = self.recurrent(h).chunk(3, dim=-1)
         new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
-        return torch.lerp(new, h, torch.sigmoid(update_x + update_h))
+        return new + torch.sigmoid(update_x + update_h) * (h - new)  # lerp would refuse mixed precision
 
 
 class Controller(nn.Module):

@@ -269,6 +269,12 @@ def test_every_loss_trains_on_both_encodings(loss, encoding):
     assert all(float(p.grad.abs().max()) > 0 for p in learner.network.decoder.parameters() if p.dim() > 1)
 
 
+@pytest.mark.parametrize("loss", ["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"])
+def test_every_loss_trains_in_bfloat16(loss, tmp_path):
+    trained = config(loss=loss, precision="bfloat16", warmup_epochs=0, seeds=(0,)).train(tmp_path)
+    assert trained.metrics[["loss_rank", "tau_obs"]].notna().all().all()
+
+
 # ---- configs -----------------------------------------------------------------------------------------------------
 def test_the_fifteen_configs_of_the_document_are_eleven_runs():
     hrm = RankingConfig(max_inner_iters=12, hrm_period=4)
