@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -134,6 +135,6 @@ def _explain(problem: Any, owner: type[BaseModel]) -> str:
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     value = problem["input"]
     if problem["type"] == "literal_error" and isinstance(value, str):
-        nearest = difflib.get_close_matches(value, problem["ctx"]["expected"].replace("'", "").split(" "), n=1)
+        nearest = difflib.get_close_matches(value, re.findall("'(.*?)'", problem["ctx"]["expected"]), n=1)
         message += f" (did you mean '{nearest[0]}'?)" if nearest else ""
     return f"{where} = {value!r}: {message}" if where else message

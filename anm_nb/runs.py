@@ -97,7 +97,7 @@ class Run:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Final weights: `seed<s>.model.…` and `seed<s>.averaged.…`."""
+        """Weights: `seed<s>.model.…`, `seed<s>.averaged.…` and, where the loop selected any, `seed<s>.selected.…`."""
         return _load_tensors(self.path / "checkpoint.safetensors")
 
     @cached_property

@@ -1,10 +1,23 @@
 """Tests run with the shapes in signatures checked on every call, and the same examples every time."""
 
+import pytest
+import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy"], "beartype.beartype")
+install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "beartype.beartype")
 
 # Machines differ too much for a deadline; a red run has to be red again when repeated.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What this run leaves out is skipped with its reason; a marker expression (-m) runs what it names."""
+    reasons = {"slow": "takes minutes; run with PYTEST_ARGS='-m slow'"}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "no CUDA device here"
+    for item in items:
+        for name, reason in reasons.items():
+            if item.get_closest_marker(name) and not (name == "slow" and config.option.markexpr):
+                item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -20,7 +20,7 @@ class Batch:
     """n problems: inputs x, targets y, and, where a task has one, a mask of what is given (1 = given)."""
 
     x: Float[Tensor, "n ..."]
-    y: Float[Tensor, "n ..."]
+    y: Num[Tensor, "n ..."]
     known: Tensor | None = None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +41,8 @@ class LoopConfig(Parameters):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     ema_every: PositiveInt = 1
     records: Annotated[int, Field(ge=2)] = 10  # measurements, half of them in the first 20 % of steps
+    record_every: PositiveInt | None = None  # measure every so many steps, and at the last, instead
+    patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
     checkpoint_every: PositiveInt = 1000
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, for a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -46,6 +50,8 @@ class LoopConfig(Parameters):
 
     def record_steps(self) -> list[int]:
         """Steps at which to measure: 0, the last, and dense over the first 20 % (ANM checklist, section J)."""
+        if self.record_every is not None:
+            return [*range(0, self.steps, self.record_every), self.steps]
         early = max(1, self.records // 2)
         late = max(1, self.records - early - 1)
         knee = self.steps / 5
@@ -79,10 +85,14 @@ class StepLosses:
 
 @dataclass
 class Measurement:
-    """One row of the metrics table and the arrays kept beside it, which have the same shape at every step."""
+    """One row of the metrics table and the arrays kept beside it, which have the same shape at every step.
+
+    With a `selection` score (higher is better, NaN never is) the loop keeps the EMA weights of the best measurement.
+    """
 
     scalars: dict[str, float]
     arrays: dict[str, Tensor] = field(default_factory=dict)
+    selection: float | None = None
 
 
 @runtime_checkable
@@ -100,9 +110,21 @@ class Learner(Protocol):
         """Measurements before the update of this step. Must leave `generators` as they are."""
 
 
+@runtime_checkable
+class FinallyEvaluated(Protocol):
+    """A learner that is evaluated once more when training is over, on data that nothing was chosen by."""
+
+    def evaluate(self, selected: nn.Module) -> Measurement:
+        """The evaluation of the selected weights, or of the last EMA where none were selected."""
+
+
 @dataclass
 class Trained:
-    """What training leaves: tidy metrics (a row per seed and step), arrays [seeds, records, …], final weights."""
+    """What training leaves: tidy metrics (a row per seed and step), arrays [seeds, records, …], final weights.
+
+    Where one seed stopped before another, its arrays end in NaN. Arrays of a final evaluation are [seeds, 1, …], and
+    its numbers stand in the last row of each seed.
+    """
 
     metrics: pd.DataFrame
     trace: dict[str, Tensor]
@@ -135,8 +157,7 @@ def train(
     return Trained(
         metrics=pd.DataFrame([row for training in finished for row in training.rows]),
         trace={
-            name: torch.stack([torch.stack(training.arrays[name]) for training in finished])
-            for name in finished[0].arrays
+            name: _stacked([torch.stack(training.arrays[name]) for training in finished]) for name in finished[0].arrays
         },
         weights={
             f"seed{training.seed}.{name}": tensor.cpu()
@@ -160,14 +181,17 @@ class SeedTraining:
         self.rows: list[dict[str, float]] = []
         self.arrays: dict[str, list[Tensor]] = {}
         self.grad_norms: dict[str, Tensor] = {}
+        self.selected: dict[str, Tensor] = {}
+        self.selection: dict[str, float] = {}  # step and score of the selected weights, and measurements since
+        self.finished = False
 
     def run(self, checkpoint: Path) -> None:
         """Train to the last step, from the checkpoint where there is one."""
         if checkpoint.exists():
             self.restore(checkpoint)
-        records = set(self.config.record_steps())
-        if self.rows and self.rows[-1]["step"] == self.config.steps:
+        if self.finished:
             return
+        records = set(self.config.record_steps())
         for step in trange(
             self.step, self.config.steps + 1, desc=f"seed {self.seed}", leave=False, disable=not _watched()
         ):
@@ -177,8 +201,11 @@ class SeedTraining:
             losses = self.losses()
             if step in records:
                 self.record(losses)
+                if self.out_of_patience():
+                    break
             if step < self.config.steps:
                 self.update(losses)
+        self.finish()
         self.save(checkpoint)
 
     def losses(self) -> StepLosses:
@@ -207,6 +234,43 @@ class SeedTraining:
         self.rows.append(row | measured.scalars)
         for name, array in measured.arrays.items():
             self.arrays.setdefault(name, []).append(array.detach().to("cpu", copy=True))
+        if measured.selection is not None:
+            self.select(measured.selection)
+
+    def select(self, score: float) -> None:
+        """Keep the present EMA weights where their selection score is the best so far; the earliest of equals stays."""
+        score = -math.inf if math.isnan(score) else score
+        if not self.selection or score > self.selection["score"]:
+            self.selected = {name: t.clone() for name, t in self.averaged.module.state_dict().items()}
+            self.selection = {"step": self.step, "score": score, "waited": 0}
+        else:
+            self.selection["waited"] += 1
+
+    def out_of_patience(self) -> bool:
+        """Whether the selection score has not risen for `patience` measurements."""
+        patience = self.config.patience
+        return patience is not None and bool(self.selection) and self.selection["waited"] >= patience
+
+    def finish(self) -> None:
+        """Say what was selected and whether training stopped early, and evaluate the learner where it wants to be."""
+        if self.selection:
+            early = self.step < self.config.steps
+            self.rows[-1] |= {"selected_step": self.selection["step"], "stopped_early": float(early)}
+            if early:
+                warnings.warn(
+                    f"seed {self.seed} stopped at step {self.step} of {self.config.steps}: "
+                    f"no better selection score than at step {self.selection['step']:g} "
+                    f"in {self.config.patience} measurements",
+                    stacklevel=2,
+                )
+        if isinstance(self.learner, FinallyEvaluated):
+            model = copy.deepcopy(self.averaged.module)
+            if self.selected:
+                model.load_state_dict(self.selected)
+            evaluated = self.learner.evaluate(model)
+            self.rows[-1] |= evaluated.scalars
+            self.arrays |= {name: [array.detach().to("cpu", copy=True)] for name, array in evaluated.arrays.items()}
+        self.finished = True
 
     def update(self, losses: StepLosses) -> None:
         """One optimiser step of every group that is not frozen, and the EMA's."""
@@ -225,9 +289,10 @@ class SeedTraining:
             self.averaged.update_parameters(self.learner.model)
 
     def weights(self) -> dict[str, Tensor]:
-        """Model and EMA weights by name: `model.…` and `averaged.…`."""
+        """Weights by name: the model's, `model.…`, its EMA's, `averaged.…`, and, where any, `selected.…`."""
         weights = {f"model.{name}": tensor for name, tensor in self.learner.model.state_dict().items()}
-        return weights | {f"averaged.{name}": t for name, t in self.averaged.module.state_dict().items()}
+        weights |= {f"averaged.{name}": t for name, t in self.averaged.module.state_dict().items()}
+        return weights | {f"selected.{name}": tensor for name, tensor in self.selected.items()}
 
     def save(self, path: Path) -> None:
         """Write the state as it stands before step `self.step`, atomically."""
@@ -239,13 +304,16 @@ class SeedTraining:
         tensors |= {f"generator.{name}": g.get_state() for name, g in self.learner.generators.items()}
         tensors |= {f"array.{name}": torch.stack(values) for name, values in self.arrays.items()}
         tensors |= {f"grad_norm.{name}": norm for name, norm in self.grad_norms.items()}
-        save_checkpoint(path, tensors, {"step": self.step, "rows": self.rows})
+        facts = {"rows": self.rows, "selection": self.selection, "finished": self.finished}
+        save_checkpoint(path, tensors, {"step": self.step} | facts)
 
     def restore(self, path: Path) -> None:
         """Continue exactly where `save` stood."""
         tensors, facts = load_checkpoint(path, self.device)
         part = _by_prefix(tensors)
         self.step, self.rows = facts["step"], facts["rows"]
+        self.selection, self.finished = facts["selection"], facts["finished"]
+        self.selected = part("selected.")
         self.learner.model.load_state_dict(part("model."))
         self.averaged.module.load_state_dict(part("averaged."))
         self.averaged.n_averaged.copy_(tensors["ema_updates"])
@@ -265,6 +333,13 @@ def _by_prefix(tensors: Mapping[str, Tensor]) -> Callable[[str], dict[str, Tenso
     return lambda prefix: {
         name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }
+
+
+def _stacked(arrays: Sequence[Tensor]) -> Tensor:
+    """Arrays [records, …] of several seeds in one; the shorter ones end in NaN."""
+    if len({len(array) for array in arrays}) == 1:
+        return torch.stack(list(arrays))
+    return nn.utils.rnn.pad_sequence(list(arrays), batch_first=True, padding_value=math.nan)
 
 
 @contextmanager

@@ -21,13 +21,20 @@ def generator(seed: int, purpose: str, device: str = "cpu") -> torch.Generator:
 
 @torch.no_grad()
 def initialise(module: nn.Module, source: torch.Generator) -> None:
-    """Draw every linear and convolutional layer's weights from `source` by torch's own rule, U(±1/√fan_in).
+    """Draw the weights of linear and convolutional layers, U(±1/√fan_in), and of embeddings, N(0, 1), from `source`.
 
-    torch's constructors draw from the global generator; this makes a network a pure function of its seed.
+    These are torch's own rules, but its constructors draw from the global generator; this makes a network a pure
+    function of its seed. Normalisation layers start at constants. Raises `TypeError` for any other layer with
+    parameters of its own, whose start would be left to the global generator.
     """
     for layer in module.modules():
+        own = list(layer.parameters(recurse=False))
         if isinstance(layer, nn.Linear | nn.Conv2d):
             bound = layer.weight[0].numel() ** -0.5
-            for parameter in layer.parameters(recurse=False):
+            for parameter in own:
                 draw = torch.rand(parameter.shape, generator=source, device=source.device)
                 parameter.copy_(draw.mul_(2 * bound).sub_(bound))
+        elif isinstance(layer, nn.Embedding):
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=source, device=source.device))
+        elif own and not isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
+            raise TypeError(f"{type(layer).__name__}: no rule to draw its parameters from a generator")

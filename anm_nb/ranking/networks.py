@@ -1,0 +1,223 @@
+"""The ranking model: value embedding, transformer encoder, a Pointer-over-Heads block applied repeatedly, a decoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.ranking.routing import Controller, routing_entropy
+
+Decoder = Literal["score", "pointer"]
+
+
+class ModelConfig(Parameters):
+    """The architecture. Without a controller (`routing="uniform"`) and with one iteration it is the baseline."""
+
+    width: PositiveInt = 32
+    n_heads: PositiveInt = 4
+    encoder_layers: PositiveInt = 1
+    max_inner_iters: PositiveInt = 4  # applications of the Pointer-over-Heads block, with the same weights
+    hrm_period: PositiveInt = 2  # iterations between updates of the controller's slow state
+    routing: Literal["token", "sequence", "uniform"] = "token"  # uniform: no controller, every head alike
+    top_k: PositiveInt | None = None  # heads a token may use; None: all
+    controller_width: PositiveInt = 32
+    gradient: Literal["full", "last"] = "full"  # last: all iterations but the last are cut off
+    feedforward: Annotated[int, Field(ge=1)] = 2  # inner width of the feed-forward layers, in widths
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        if self.width % self.n_heads:
+            raise ParameterError(f"n_heads = {self.n_heads}: has to divide width = {self.width}")
+        if self.top_k is not None and self.top_k > self.n_heads:
+            raise ParameterError(f"top_k = {self.top_k}: there are n_heads = {self.n_heads} heads to choose from")
+        if self.routing != "uniform" and self.hrm_period > self.max_inner_iters:
+            raise ParameterError(
+                f"hrm_period = {self.hrm_period}: with max_inner_iters = {self.max_inner_iters} the slow state "
+                f"would never be updated; allowed: 1 to {self.max_inner_iters}"
+            )
+        return self
+
+
+class RankingOutput(NamedTuple):
+    """What the model says after every iteration; the last one is its answer."""
+
+    scores: Float[Tensor, "batch iters items"]  # higher = ranked earlier
+    alphas: Float[Tensor, "batch iters items heads"]
+    entropies: Float[Tensor, " iters"]  # mean routing entropy in nats, differentiable
+    z_per_iter: Float[Tensor, "batch iters items width"]
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention, then feed-forward, each added and normalised; `alpha` scales each token's head outputs.
+
+    They are scaled by heads·α, so that uniform routing is plain multi-head attention.
+    """
+
+    def __init__(self, width: int, n_heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, feedforward * width), nn.GELU(), nn.Linear(feedforward * width, width)
+        )
+        self.after_attention = nn.LayerNorm(width)
+        self.after_feedforward = nn.LayerNorm(width)
+
+    def forward(
+        self, z: Float[Tensor, "batch items width"], alpha: Float[Tensor, "batch items heads"] | None = None
+    ) -> Float[Tensor, "batch items width"]:
+        q, k, v = self.qkv(z).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        if alpha is not None:
+            heads = heads * (self.n_heads * alpha).unsqueeze(-1)
+        z = self.after_attention(z + self.out(heads.flatten(-2)))
+        return self.after_feedforward(z + self.feedforward(z))
+
+
+class ScoreDecoder(nn.Module):
+    """One score for each item, from its own state."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, z: Float[Tensor, "*batch items width"]) -> Float[Tensor, "*batch items"]:
+        return self.score(z).squeeze(-1)
+
+
+class PointerDecoder(nn.Module):
+    """One learned query for each rank points at an item that no earlier rank took, as published."""
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        self.rank = nn.Embedding(size, width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+
+    def affinities(self, z: Float[Tensor, "*batch items width"]) -> Float[Tensor, "*batch ranks items"]:
+        """How well each item fits each rank, before anything is taken."""
+        return self.query(self.rank.weight) @ self.key(z).mT / z.shape[-1] ** 0.5
+
+    def logits(
+        self, z: Float[Tensor, "*batch items width"], ranks: Int[Tensor, "*#batch items"]
+    ) -> Float[Tensor, "*batch ranks items"]:
+        """Logits under teacher forcing, all ranks in one product: rank r may not take an item of true rank < r."""
+        taken = ranks.unsqueeze(-2) < torch.arange(ranks.shape[-1], device=ranks.device).unsqueeze(-1)
+        return self.affinities(z).masked_fill(taken, -torch.inf)
+
+    @torch.no_grad()
+    def forward(self, z: Float[Tensor, "*batch items width"]) -> Float[Tensor, "*batch items"]:
+        """Greedy decoding: an item's score is the number of ranks after its own."""
+        affinities = self.affinities(z)
+        ranks = affinities.shape[-2]
+        scores = torch.zeros_like(affinities[..., 0, :])
+        free = torch.ones_like(scores, dtype=torch.bool)
+        for rank in range(ranks):
+            chosen = affinities[..., rank, :].masked_fill(~free, -torch.inf).argmax(dim=-1, keepdim=True)
+            scores = scores.scatter(-1, chosen, float(ranks - 1 - rank))
+            free = free.scatter(-1, chosen, False)
+        return scores
+
+
+class RankingModel(nn.Module):
+    """x [batch, items, features] to a ranking, refined `max_inner_iters` times.
+
+    Features are the value and, where there are two, a flag that marks hidden items, which then enter as a learned
+    embedding instead. Nothing tells the items' positions: re-ordering the input re-orders the scores. Each iteration
+    applies one block to its last state plus the encoded input, so that the input reaches even a truncated gradient.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, features: int = 2, decoder: Decoder = "score", size: int | None = None
+    ) -> None:
+        super().__init__()
+        if features not in (1, 2):
+            raise ParameterError(f"features = {features}: allowed: 1 (value) or 2 (value and hidden flag)")
+        width = config.width
+        self.config, self.features, self.size = config, features, size
+        self.value = nn.Sequential(nn.Linear(1, width // 2 or 1), nn.GELU(), nn.Linear(width // 2 or 1, width))
+        self.hidden = nn.Embedding(1, width) if features == 2 else None
+        self.encoder = nn.ModuleList(
+            AttentionBlock(width, config.n_heads, config.feedforward) for _ in range(config.encoder_layers)
+        )
+        self.block = AttentionBlock(width, config.n_heads, config.feedforward)
+        self.controller = None
+        if config.routing != "uniform":
+            self.controller = Controller(
+                width,
+                config.n_heads,
+                config.controller_width,
+                config.hrm_period,
+                config.top_k,
+                per_sequence=config.routing == "sequence",
+            )
+        self.decoder: ScoreDecoder | PointerDecoder = ScoreDecoder(width)
+        if decoder == "pointer":
+            if size is None:
+                raise ParameterError("size = None: a pointer decoder needs the number of items")
+            self.decoder = PointerDecoder(width, size)
+
+    def set_temperature(self, temperature: float) -> None:
+        """Set the routing temperature; without a controller there is none to set."""
+        if self.controller is not None:
+            self.controller.temperature.fill_(temperature)
+
+    def controller_parameters(self) -> list[nn.Parameter]:
+        """The controller's parameters; none without one."""
+        return [] if self.controller is None else list(self.controller.parameters())
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """All parameters but the controller's."""
+        routed = {id(parameter) for parameter in self.controller_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in routed]
+
+    def forward(self, x: Float[Tensor, "batch items features"]) -> RankingOutput:
+        """Scores, routing and states after each iteration; with the pointer decoder, scores of greedy decoding."""
+        z_per_iter, alphas = self.refine(x)
+        entropies = routing_entropy(alphas).mean((0, 2))
+        return RankingOutput(self.decoder(z_per_iter), alphas, entropies, z_per_iter)
+
+    def refine(
+        self, x: Float[Tensor, "batch items features"]
+    ) -> tuple[Float[Tensor, "batch iters items width"], Float[Tensor, "batch iters items heads"]]:
+        """States and routing weights of every iteration."""
+        self._require_shape(x)
+        differentiable = torch.is_grad_enabled()
+        iterations = self.config.max_inner_iters
+        encoded = self._encode(x)
+        z = torch.zeros_like(encoded)
+        alpha = encoded.new_full((*encoded.shape[:2], self.config.n_heads), 1 / self.config.n_heads)
+        state = None if self.controller is None else self.controller.start(encoded)
+        states, alphas = [], []
+        for iteration in range(iterations):
+            contributes = self.config.gradient == "full" or iteration == iterations - 1
+            with torch.set_grad_enabled(differentiable and contributes):
+                entering = z + encoded
+                if self.controller is not None and state is not None:
+                    alpha, state = self.controller(entering, state, iteration)
+                z = self.block(entering, alpha)
+            states.append(z)
+            alphas.append(alpha)
+        return torch.stack(states, dim=1), torch.stack(alphas, dim=1)
+
+    def _encode(self, x: Float[Tensor, "batch items features"]) -> Float[Tensor, "batch items width"]:
+        z = self.value(x[..., :1])
+        if self.hidden is not None:
+            z = torch.where(x[..., 1:] > 0.5, self.hidden.weight, z)
+        for layer in self.encoder:
+            z = layer(z)
+        return z
+
+    def _require_shape(self, x: Tensor) -> None:
+        items = self.size if isinstance(self.decoder, PointerDecoder) else None
+        if x.ndim != 3 or x.shape[2] != self.features or (items is not None and x.shape[1] != items):
+            raise ParameterError(
+                f"x has shape {tuple(x.shape)}; this model takes [batch, {items or 'items'}, {self.features}]"
+            )

@@ -1,0 +1,358 @@
+"""Training a ranking model: the config of a run, with every fix of the document a switch, and one seed's learner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from anm_nb.parameters import ParameterError
+from anm_nb.ranking.losses import RANKING_LOSSES, combined_ranking_loss, pointer_loss
+from anm_nb.ranking.networks import Decoder, ModelConfig, PointerDecoder, RankingModel
+from anm_nb.ranking.routing import herfindahl, routing_entropy
+from anm_nb.runs import RunConfig
+from anm_nb.tasks import get_task, task_class
+from anm_nb.tasks.base import Batch
+from anm_nb.tasks.kendall import index_space_tau, kendall_tau
+from anm_nb.tasks.ranked import RankingTask
+from anm_nb.training.epochs import batch_indices, batches_per_epoch
+from anm_nb.training.loop import (
+    Learner,
+    LoopConfig,
+    Measurement,
+    ParameterGroup,
+    Seeds,
+    StepLosses,
+    Trained,
+    resolve_device,
+    train,
+)
+from anm_nb.training.seeds import generator, initialise
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+# What only a model with a controller, or with several iterations, makes use of.
+ITERATED_FIELDS = (
+    "hrm_period",
+    "top_k",
+    "controller_width",
+    "gradient",
+    "deep_supervision",
+    "supervision_power",
+    "temperature",
+    "temperature_min",
+    "temperature_decay",
+    "entropy_weight",
+    "entropy_decay",
+    "entropy_every",
+    "two_optimisers",
+    "controller_lr",
+    "controller_clip",
+    "warmup_epochs",
+)
+
+
+class RankingConfig(RunConfig, ModelConfig):
+    """One ranking run: a task, an architecture, and how to train it, for several seeds.
+
+    The document's setting is size 20, mask_rate 0.5, width 128, n_heads 4, batch 32, train_samples 1000, epochs 100,
+    max_inner_iters 12, hrm_period 4 and seeds 1–5; the defaults are a small one of the same kind.
+    """
+
+    sources: ClassVar[tuple[str, ...]] = (
+        "anm_nb.parameters",
+        "anm_nb.tasks",
+        "anm_nb.training",
+        "anm_nb.ranking",
+    )
+
+    task: str = "partial_sort"
+    size: PositiveInt = 12  # items
+    mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
+    train_samples: PositiveInt = 500  # a fixed set
+    dev_samples: PositiveInt = 200
+    test_samples: PositiveInt = 300
+    epochs: PositiveInt = 8
+    batch: PositiveInt = 32
+
+    mask_aware: bool = True  # the loss sees observed items only
+    selection: Literal["tau_obs", "tau_all", "tau_index"] = "tau_obs"  # on dev; tau_index: as published
+    loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
+    margin: NonNegativeFloat = 0.0  # of RankNet, in units of the score
+    loss_temperature: PositiveFloat = 1.0  # of ListNet and soft sorting
+    # Of the three parts of the combined loss.
+    loss_weights: dict[str, NonNegativeFloat] = Field(default_factory=lambda: dict.fromkeys(RANKING_LOSSES, 1.0))
+    deep_supervision: bool = True  # a loss after every iteration; else after the last only
+    supervision_power: NonNegativeFloat = 1.0  # iteration t = 1, 2, … weighs t to this power; 0: all alike
+    temperature: PositiveFloat = 2.0  # of routing in epoch 0 …
+    temperature_decay: Fraction = 0.95  # … times this in every epoch …
+    temperature_min: PositiveFloat = 0.8  # … but never less
+    entropy_weight: NonNegativeFloat = 1e-3  # of the mean routing entropy (nats) in the loss, in epoch 0 …
+    entropy_decay: Fraction = 0.5  # … times this …
+    entropy_every: PositiveInt = 5  # … in every so many epochs
+    two_optimisers: bool = True  # else the controller takes the encoder's learning rate and clipping norm
+    encoder_lr: PositiveFloat = 3e-4
+    controller_lr: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.01
+    encoder_clip: PositiveFloat = 1.0
+    controller_clip: PositiveFloat = 0.5
+    warmup_epochs: NonNegativeInt = 5  # epochs for which the controller stays frozen
+
+    probe_examples: PositiveInt = 4  # dev problems whose routing weights are kept at every epoch
+    patience: PositiveInt | None = None  # epochs without a better dev score before stopping; None: never
+    checkpoint_every: PositiveInt = 1000  # steps
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1
+    seeds: Seeds = (1, 2, 3)
+
+    @model_validator(mode="after")
+    def _usable(self) -> RankingConfig:
+        if not issubclass(task_class(self.task), RankingTask):
+            raise ParameterError(f"task = '{self.task}': the ranking family needs a task whose answer is an order")
+        self.make_task()
+        if self.deep_supervision and self.gradient == "last":
+            raise ParameterError(
+                "gradient = 'last': it cuts off the iterations that deep_supervision = True would supervise; "
+                "allowed with it: gradient = 'full'"
+            )
+        if self.temperature_min > self.temperature:
+            raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
+        if unknown := set(self.loss_weights) - set(RANKING_LOSSES):
+            raise ParameterError(f"loss_weights: {sorted(unknown)} not among {', '.join(RANKING_LOSSES)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ParameterError(f"seeds = {list(self.seeds)}: each seed may appear once")
+        return self
+
+    def changed(self, **values: Any) -> RankingConfig:
+        """This config with other values, checked like any."""
+        return type(self)(**(dict(self) | values))
+
+    def baseline(self) -> RankingConfig:
+        """The same model without iteration: one pass, every head alike.
+
+        What only iteration makes use of is set to its default, so that configs that differ in nothing else share a run.
+        """
+        defaults = {name: type(self).model_fields[name].default for name in ITERATED_FIELDS}
+        return self.changed(**defaults, routing="uniform", max_inner_iters=1)
+
+    @property
+    def decoder(self) -> Decoder:
+        """A pointer for each rank under the published cross-entropy, a score for each item under a ranking loss."""
+        return "pointer" if self.loss == "cross_entropy" else "score"
+
+    @property
+    def loop(self) -> LoopConfig:
+        """Epochs as steps: constant learning rates, no weight averaging, a measurement after every epoch."""
+        per_epoch = batches_per_epoch(self.train_samples, self.batch)
+        return LoopConfig(
+            steps=self.epochs * per_epoch,
+            batch=self.batch,
+            lr=self.encoder_lr,
+            lr_final=1.0,
+            ema_decay=0.0,
+            record_every=per_epoch,
+            patience=self.patience,
+            checkpoint_every=self.checkpoint_every,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+        )
+
+    def temperature_at(self, epoch: int) -> float:
+        """max(T_min, T₀·decay^epoch)."""
+        return max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
+
+    def entropy_weight_at(self, epoch: int) -> float:
+        """w₀·decay^(epoch // every); 0 without a controller, whose routing is all it could regularise."""
+        if self.routing == "uniform":
+            return 0.0
+        return self.entropy_weight * self.entropy_decay ** (epoch // self.entropy_every)
+
+    def make_task(self) -> RankingTask:
+        """The task. Raises `ParameterError` for an option it refuses."""
+        task = get_task(self.task, size=self.size, mask_rate=self.mask_rate, encoding=self.encoding)
+        assert isinstance(task, RankingTask)
+        return task
+
+    def make_model(self) -> RankingModel:
+        """The model, its weights not yet drawn from a seed."""
+        return RankingModel(self, features=self.make_task().x_dim, decoder=self.decoder, size=self.size)
+
+    def device_kind(self) -> str:
+        """cpu or cuda, as `device` resolves here."""
+        return resolve_device(self.device)
+
+    def plugins(self) -> list[type]:
+        """The task's class."""
+        return [task_class(self.task)]
+
+    def train(self, workdir: Path) -> Trained:
+        """Train every seed."""
+        return train(self.learner, self.loop, self.seeds, workdir)
+
+    def learner(self, seed: int, device: str) -> Learner:
+        """The learner of one seed."""
+        return RankingLearner(self, seed, device)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a model does on held-out problems, after every iteration."""
+
+    scores: Float[Tensor, "n iters items"]
+    alphas: Float[Tensor, "n iters items heads"]
+    tau_obs: Float[Tensor, " iters"]
+    tau_all: Float[Tensor, " iters"]
+    tau_index: float  # of the last iteration, for forensics only
+
+    def last(self) -> dict[str, float]:
+        """τ of the model's answer, the ranking after the last iteration, by name."""
+        by_iteration = {"tau_obs": self.tau_obs, "tau_all": self.tau_all}
+        return {name: float(tau[-1]) for name, tau in by_iteration.items()} | {"tau_index": self.tau_index}
+
+
+@torch.no_grad()
+def assess(model: nn.Module, batch: Batch) -> Assessment:
+    """Mean τ over observed and over all pairs of the ranking after every iteration; problems without a pair skipped."""
+    output = model(batch.x)
+    ranks = batch.y.unsqueeze(1)
+    observed = None if batch.known is None else batch.known.unsqueeze(1)
+    return Assessment(
+        output.scores,
+        output.alphas,
+        kendall_tau(output.scores, ranks, observed).nanmean(0),
+        kendall_tau(output.scores, ranks).nanmean(0),
+        float(index_space_tau(output.scores[:, -1], batch.y).nanmean()),
+    )
+
+
+class RankingLearner:
+    """One seed of a ranking run.
+
+    Data and initial weights come from generators of their own: runs of one seed that differ only in model or fixes see
+    the same training set in the same order, and are tested on the same problems.
+    """
+
+    def __init__(self, config: RankingConfig, seed: int, device: str) -> None:
+        self.config, self.seed, self.device = config, seed, device
+        task = config.make_task()
+        sizes = {"train": config.train_samples, "dev": config.dev_samples, "test": config.test_samples}
+        self.training, self.dev, self.test = (
+            task.sample(n, generator=generator(seed, stream, device), device=device, stream=stream)  # type: ignore[arg-type]
+            for stream, n in sizes.items()
+        )
+        self.network = config.make_model()
+        initialise(self.network, generator(seed, "weights"))
+        self.network.set_temperature(config.temperature_at(0))
+        self.model: nn.Module = self.network.to(device)
+        self.groups: Sequence[ParameterGroup] = parameter_groups(config, self.network)
+        self.generators: Mapping[str, torch.Generator] = {}  # every draw is made above, or derived from seed and epoch
+        self.supervision = supervision_weights(config).to(device)
+
+    def epoch(self, step: int) -> int:
+        """Whole epochs before a step."""
+        return step // batches_per_epoch(self.config.train_samples, self.config.batch)
+
+    def losses(self, step: int, averaged: nn.Module) -> StepLosses:
+        """Ranking loss over the supervised iterations and weighted routing entropy of the next batch."""
+        epoch = self.epoch(step)
+        for model in (self.network, averaged):
+            assert isinstance(model, RankingModel)
+            model.set_temperature(self.config.temperature_at(epoch))
+        rows = batch_indices(self.config.train_samples, self.config.batch, step, self.seed, self.device)
+        known = self.training.known
+        z_per_iter, alphas = self.network.refine(self.training.x[rows])
+        loss_rank = self.ranking_loss(z_per_iter, self.training.y[rows], None if known is None else known[rows])
+        loss_entropy = self.config.entropy_weight_at(epoch) * routing_entropy(alphas).mean()
+        parts = {"loss_rank": loss_rank, "loss_entropy": loss_entropy}
+        return StepLosses(loss_rank + loss_entropy, parts)
+
+    def ranking_loss(self, z_per_iter: Tensor, ranks: Tensor, known: Tensor | None) -> Float[Tensor, ""]:
+        """Mean loss of the supervised iterations, the later ones weighing more."""
+        config = self.config
+        z = z_per_iter[:, -len(self.supervision) :]
+        ranks = ranks.unsqueeze(1)
+        observed = known.unsqueeze(1) if known is not None and config.mask_aware else None
+        decoder = self.network.decoder
+        if isinstance(decoder, PointerDecoder):
+            rows = pointer_loss(decoder.logits(z, ranks), ranks, observed, reduction="none")
+        elif config.loss == "combined":
+            rows = combined_ranking_loss(decoder(z), ranks, observed, weights=config.loss_weights, reduction="none")
+        else:
+            option = "margin" if config.loss == "ranknet" else "temperature"
+            value = config.margin if config.loss == "ranknet" else config.loss_temperature
+            rows = RANKING_LOSSES[config.loss](decoder(z), ranks, observed, reduction="none", **{option: value})
+        return rows.mean(0) @ self.supervision
+
+    def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
+        """τ on dev and routing, over all and for every iteration."""
+        epoch = self.epoch(step)
+        dev = assess(averaged, self.dev)
+        arrays = routing_arrays(dev.alphas) | {"tau_obs": dev.tau_obs, "tau_all": dev.tau_all}
+        scalars = {
+            "epoch": float(epoch),
+            **dev.last(),
+            "entropy": float(arrays["entropies"].mean()),
+            "herfindahl": float(arrays["herfindahl"].mean()),
+            "max_alpha": float(arrays["max_alpha"].mean()),
+            "temperature": self.config.temperature_at(epoch),
+            "entropy_weight": self.config.entropy_weight_at(epoch),
+        }
+        arrays["alphas"] = dev.alphas[: self.config.probe_examples]
+        return Measurement(scalars, arrays, scalars[self.config.selection])
+
+    def evaluate(self, selected: nn.Module) -> Measurement:
+        """τ on test, and the scores, ranks and masks it comes from, for other metrics of the same predictions."""
+        test = assess(selected, self.test)
+        scalars = {f"test_{name}": value for name, value in test.last().items()}
+        arrays = {"test_scores": test.scores, "test_ranks": self.test.y}
+        if self.test.known is not None:
+            arrays["test_known"] = self.test.known
+        return Measurement(scalars, arrays)
+
+
+def supervision_weights(config: RankingConfig) -> Float[Tensor, " supervised"]:
+    """Weights, summing to 1, of the last iterations that carry a loss: all of them, or the very last."""
+    iterations = config.max_inner_iters if config.deep_supervision else 1
+    weights = torch.arange(1.0, iterations + 1) ** config.supervision_power
+    return weights / weights.sum()
+
+
+def parameter_groups(config: RankingConfig, network: RankingModel) -> list[ParameterGroup]:
+    """The encoder's group (all but the controller), and the controller's where there is one, each with its AdamW."""
+    two = config.two_optimisers
+    controller_lr = config.controller_lr if two else config.encoder_lr
+    controller_clip = config.controller_clip if two else config.encoder_clip
+    frozen = config.warmup_epochs * batches_per_epoch(config.train_samples, config.batch)
+    wanted = [
+        ("encoder", network.encoder_parameters(), config.encoder_lr, config.encoder_clip, 0),
+        ("controller", network.controller_parameters(), controller_lr, controller_clip, frozen),
+    ]
+    return [
+        ParameterGroup(
+            name,
+            parameters,
+            torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, fused=True),
+            clip,
+            frozen_steps,
+        )
+        for name, parameters, lr, clip, frozen_steps in wanted
+        if parameters
+    ]
+
+
+def routing_arrays(alphas: Float[Tensor, "n iters items heads"]) -> dict[str, Tensor]:
+    """Mean routing entropy, Herfindahl index and largest α of every iteration."""
+    return {
+        "entropies": routing_entropy(alphas).mean((0, 2)),
+        "herfindahl": herfindahl(alphas).mean((0, 2)),
+        "max_alpha": alphas.amax(-1).mean((0, 2)),
+    }

@@ -1,0 +1,73 @@
+"""Kendall's τ over the pairs that can be decided: how a ranking is scored.
+
+τ = (concordant − discordant)/(pairs decidable in the target). A pair is decidable when both items are observed and
+their target ranks differ; a tie in the prediction makes it neither concordant nor discordant, and still counts below
+the line (Somers' D of prediction given target). A row without a decidable pair has no τ: it gives NaN, which means
+skip, never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from anm_nb.parameters import ParameterError
+
+
+def require_items(name: str, given: tuple[int, ...], items: int) -> None:
+    """Raise `ParameterError` unless the last dimension of the shape `given` holds one entry for each of the items."""
+    if not given or given[-1] != items:
+        raise ParameterError(f"{name} has shape {given}: its last dimension has to be the {items} items ranked")
+
+
+def kendall_tau(
+    pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."], obs_mask: Shaped[Tensor, "..."] | None = None
+) -> Float[Tensor, "..."]:
+    """τ [batch], in double precision, of scores `pred` (higher = ranked earlier) against ranks `target` (0 = first).
+
+    All are [batch, items], with any leading dimensions, which broadcast; `obs_mask` marks the observed items (all,
+    where None). A score that is not a number is in no order with any other, so its pairs count as ties. Raises
+    `ParameterError` for another number of items.
+    """
+    items = pred.shape[-1] if pred.ndim else 0
+    require_items("target", tuple(target.shape), items)
+    decidable = (target.unsqueeze(-1) < target.unsqueeze(-2)).expand(*target.shape, items)
+    if obs_mask is not None:
+        require_items("obs_mask", tuple(obs_mask.shape), items)
+        observed = obs_mask.bool()
+        decidable = decidable & observed.unsqueeze(-1) & observed.unsqueeze(-2)
+    first, second = pred.unsqueeze(-1), pred.unsqueeze(-2)  # of a decidable pair, `first` is truly ranked earlier
+    concordant = ((first > second) & decidable).sum((-2, -1))
+    discordant = ((first < second) & decidable).sum((-2, -1))
+    return (concordant - discordant).double() / decidable.sum((-2, -1)).double()
+
+
+def kendall_tau_numpy(pred: Any, target: Any, obs_mask: Any = None) -> np.ndarray:
+    """`kendall_tau` for arrays, written apart from it so that each checks the other; float64 [batch]."""
+    pred, target = np.asarray(pred), np.asarray(target)
+    items = pred.shape[-1] if pred.ndim else 0
+    require_items("target", target.shape, items)
+    observed = np.ones(items, dtype=bool) if obs_mask is None else np.asarray(obs_mask).astype(bool)
+    require_items("obs_mask", observed.shape, items)
+    i, j = np.triu_indices(items, k=1)
+    true_order = ((target[..., j] > target[..., i]).astype(np.int64) - (target[..., j] < target[..., i])) * (
+        observed[..., i] & observed[..., j]
+    )
+    predicted_order = (pred[..., i] > pred[..., j]).astype(np.int64) - (pred[..., i] < pred[..., j])
+    with np.errstate(invalid="ignore"):
+        return (true_order * predicted_order).sum(-1) / np.abs(true_order).sum(-1).astype(np.float64)
+
+
+def index_space_tau(pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """For forensics only: τ between the *index arrays* argsort(prediction) and argsort(target), as was published.
+
+    It correlates which item stands at a rank, as a number, with which should: a perfect order gives 1, but one early
+    item out of place shifts every later index, so a good order scores near 0. It does not measure ranking quality.
+    """
+    require_items("target", tuple(target.shape), pred.shape[-1] if pred.ndim else 0)
+    predicted_order = (-pred).argsort(dim=-1, stable=True)
+    true_order = target.argsort(dim=-1, stable=True)
+    return kendall_tau(-predicted_order, true_order)

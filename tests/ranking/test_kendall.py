@@ -1,0 +1,157 @@
+"""Kendall's τ against SciPy, brute force and NumPy, over random ties and masks."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from anm_nb.parameters import ParameterError
+from anm_nb.ranking.kendall import index_space_tau, kendall_tau, kendall_tau_numpy
+
+
+@st.composite
+def rankings(draw, ties=True):
+    """Scores, ranks and a mask [batch, items], with few distinct values so that ties are common."""
+    shape = (draw(st.integers(1, 4)), draw(st.integers(1, 7)))
+    levels = st.integers(-3, 3)
+    pred = draw(hnp.arrays(np.float64, shape, elements=levels.map(float)))
+    target = draw(hnp.arrays(np.int64, shape, elements=levels))
+    mask = draw(hnp.arrays(np.bool_, shape))
+    return pred, target, mask
+
+
+def brute_force(pred, target, mask):
+    """τ of one row, pair by pair, as the contract has it."""
+    concordant = discordant = decidable = 0
+    for i in range(len(pred)):
+        for j in range(i + 1, len(pred)):
+            if not (mask[i] and mask[j]) or target[i] == target[j]:
+                continue
+            decidable += 1
+            earlier, later = (i, j) if target[i] < target[j] else (j, i)
+            concordant += pred[earlier] > pred[later]
+            discordant += pred[earlier] < pred[later]
+    return (concordant - discordant) / decidable if decidable else float("nan")
+
+
+@given(rankings())
+def test_both_agree_with_brute_force(case):
+    pred, target, mask = case
+    expected = [brute_force(*row) for row in zip(pred, target, mask, strict=True)]
+    torch_tau = kendall_tau(torch.tensor(pred), torch.tensor(target), torch.tensor(mask))
+    assert torch_tau.shape == (len(pred),)
+    np.testing.assert_allclose(torch_tau, expected, rtol=1e-14)
+    np.testing.assert_allclose(kendall_tau_numpy(pred, target, mask), expected, rtol=1e-14)
+
+
+@given(rankings())
+def test_without_a_mask_every_pair_counts(case):
+    pred, target, _ = case
+    everything = np.ones_like(target, dtype=bool)
+    np.testing.assert_array_equal(kendall_tau_numpy(pred, target), kendall_tau_numpy(pred, target, everything))
+    np.testing.assert_array_equal(
+        kendall_tau(torch.tensor(pred), torch.tensor(target)), kendall_tau_numpy(pred, target)
+    )
+
+
+@given(st.permutations(range(8)), st.permutations(range(8)))
+def test_without_ties_it_is_scipys(scores, ranks):
+    tau = kendall_tau(torch.tensor(scores), torch.tensor(ranks))
+    assert float(tau) == pytest.approx(stats.kendalltau([-score for score in scores], ranks).statistic, abs=1e-12)
+
+
+@given(rankings())
+def test_with_ties_it_is_scipys_somers_d_of_prediction_given_target(case):
+    pred, target, mask = case
+    for scores, ranks, observed in zip(pred, target, mask, strict=True):
+        if len(set(ranks[observed])) < 2 or len(set(scores[observed])) < 2:
+            continue
+        tau = kendall_tau(torch.tensor(scores), torch.tensor(ranks), torch.tensor(observed))
+        expected = stats.somersd(ranks[observed], -scores[observed]).statistic
+        assert float(tau) == pytest.approx(expected, abs=1e-12)
+        # τ_b divides by the geometric mean of both tie corrections instead: the same numerator.
+        tied = np.mean([scores[i] == scores[j] for i, j in pairs_of(observed)])
+        ties_true = np.mean([ranks[i] == ranks[j] for i, j in pairs_of(observed)])
+        tau_b = stats.kendalltau(-scores[observed], ranks[observed]).statistic
+        assert float(tau) == pytest.approx(tau_b * np.sqrt((1 - tied) / (1 - ties_true)), abs=1e-12)
+
+
+def pairs_of(observed):
+    items = np.flatnonzero(observed)
+    return [(i, j) for position, i in enumerate(items) for j in items[position + 1 :]]
+
+
+def test_a_perfect_order_gives_one_and_the_reverse_minus_one():
+    ranks = torch.tensor([[3, 0, 2, 1]])
+    assert float(kendall_tau(-ranks, ranks)) == 1
+    assert float(kendall_tau(ranks, ranks)) == -1
+    assert float(kendall_tau(torch.zeros(1, 4), ranks)) == 0  # all tied: neither
+
+
+@pytest.mark.parametrize("observed", [[False] * 3, [True, False, False]])
+def test_a_row_without_a_decidable_pair_is_skipped(observed):
+    ranks, mask = torch.tensor([[0, 1, 2]]), torch.tensor([observed])
+    assert torch.isnan(kendall_tau(ranks, ranks, mask)).all()
+    assert np.isnan(kendall_tau_numpy(ranks, ranks, mask)).all()
+    assert torch.isnan(kendall_tau(torch.tensor([[0, 1]]), torch.tensor([[5, 5]]))).all()
+    assert torch.isnan(kendall_tau(torch.tensor([[7.0]]), torch.tensor([[0]]))).all()
+
+
+def test_leading_dimensions_broadcast():
+    scores = torch.tensor([[[2, 1, 0], [0, 1, 2]]])
+    ranks, mask = torch.tensor([[[0, 1, 2]]]), torch.tensor([[[1, 1, 0]]])
+    assert kendall_tau(scores, ranks, mask).tolist() == [[1, -1]]
+    assert kendall_tau_numpy(scores, ranks, mask).tolist() == [[1, -1]]
+
+
+def test_a_score_that_is_not_a_number_earns_nothing():
+    ranks = torch.tensor([0, 1, 2])
+    assert float(kendall_tau(torch.tensor([2.0, torch.nan, 0.0]), ranks)) == pytest.approx(1 / 3)
+
+
+@given(rankings())
+def test_masking_never_raises_the_number_of_pairs(case):
+    _, target, mask = case
+    ranks = torch.tensor(target)
+    all_agree = kendall_tau(-ranks, ranks, torch.tensor(mask))
+    pairs = [sum(target[row][i] != target[row][j] for i, j in pairs_of(mask[row])) for row in range(len(mask))]
+    everything = [
+        sum(target[row][i] != target[row][j] for i, j in pairs_of(np.ones_like(mask[row]))) for row in range(len(mask))
+    ]
+    assert all(few <= many for few, many in zip(pairs, everything, strict=True))
+    assert all((tau == 1) if count else torch.isnan(tau) for tau, count in zip(all_agree, pairs, strict=True))
+
+
+@pytest.mark.parametrize("tau", [kendall_tau, kendall_tau_numpy])
+def test_other_numbers_of_items_are_refused_by_name(tau):
+    scores, ranks = torch.zeros(2, 4), torch.zeros(2, 4)
+    with pytest.raises(ParameterError, match=r"target has shape \(2, 3\)"):
+        tau(scores, ranks[:, :3])
+    with pytest.raises(ParameterError, match=r"obs_mask has shape \(2, 3\)"):
+        tau(scores, ranks, ranks[:, :3])
+
+
+def published_tau(pred_order, true_order):
+    """The published metric: τ between the index arrays themselves."""
+    pairs = [(i, j) for i in range(len(pred_order)) for j in range(i + 1, len(pred_order))]
+    signs = [np.sign((pred_order[i] - pred_order[j]) * (true_order[i] - true_order[j])) for i, j in pairs]
+    return np.mean(signs)
+
+
+@given(st.permutations(range(7)), st.permutations(range(7)))
+def test_index_space_tau_is_the_published_one(scores, ranks):
+    tau = index_space_tau(torch.tensor([scores]), torch.tensor([ranks]))
+    assert float(tau) == pytest.approx(published_tau(np.argsort(-np.array(scores)), np.argsort(ranks)))
+
+
+def test_one_item_out_of_place_ruins_the_index_space():
+    items = 20
+    ranks = torch.stack([torch.randperm(items, generator=torch.Generator().manual_seed(seed)) for seed in range(200)])
+    scores = -ranks.double()
+    first = ranks == 0
+    scores[first] = -float(items)  # the first item comes last; all others are in perfect order
+    assert kendall_tau(scores, ranks).mean() == pytest.approx(1 - 2 * 19 / 190)
+    assert abs(index_space_tau(scores, ranks).mean()) < 0.1

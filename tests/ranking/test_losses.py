@@ -1,0 +1,176 @@
+"""Ranking losses against their formulas in float64, at extremes, and where nothing is observed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anm_nb.parameters import ParameterError
+from anm_nb.ranking.losses import (
+    combined_ranking_loss,
+    listnet_loss,
+    pointer_loss,
+    ranknet_loss,
+    soft_sort_loss,
+)
+
+LOSSES = [ranknet_loss, listnet_loss, soft_sort_loss, combined_ranking_loss]
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+
+
+@st.composite
+def problems(draw):
+    """Scores, ranks and a mask of one row, in float64."""
+    items = draw(st.integers(2, 6))
+    scores = draw(st.lists(st.floats(-3, 3), min_size=items, max_size=items))
+    ranks = draw(st.permutations(range(items)))
+    mask = draw(st.lists(st.booleans(), min_size=items, max_size=items))
+    return torch.tensor(scores, dtype=torch.float64), torch.tensor(ranks), torch.tensor(mask)
+
+
+def observed_lists(scores, ranks, mask):
+    """Observed scores in true order: all that a mask-aware loss may look at."""
+    return [float(scores[i]) for i in ranks.argsort() if mask[i]]
+
+
+@given(problems(), st.floats(0, 2))
+def test_ranknet_is_the_mean_cross_entropy_of_pairs(problem, margin):
+    ordered = observed_lists(*problem)
+    terms = [
+        math.log1p(math.exp(margin - (ordered[i] - ordered[j])))
+        for i in range(len(ordered))
+        for j in range(i + 1, len(ordered))
+    ]
+    expected = np.mean(terms) if terms else 0.0
+    assert float(ranknet_loss(*problem, margin=margin)) == pytest.approx(expected, abs=1e-12)
+
+
+@given(problems(), st.floats(0.1, 3))
+def test_listnet_is_the_cross_entropy_of_top_one_probabilities(problem, temperature):
+    ordered = np.array(observed_lists(*problem))
+    expected = 0.0
+    if len(ordered) > 1:
+        true = np.exp(-np.arange(len(ordered)) / temperature)
+        predicted = np.exp(ordered / temperature)
+        expected = -(true / true.sum() * np.log(predicted / predicted.sum())).sum()
+    assert float(listnet_loss(*problem, temperature=temperature)) == pytest.approx(expected, abs=1e-9)
+
+
+@given(problems(), st.floats(0.1, 3))
+def test_soft_sort_is_the_square_error_of_sigmoid_ranks(problem, temperature):
+    ordered = np.array(observed_lists(*problem))
+    expected = 0.0
+    if len(ordered) > 1:
+        ahead = 1 / (1 + np.exp(-(ordered[None, :] - ordered[:, None]) / temperature))
+        soft_ranks = ahead.sum(1) - 0.5  # an item is not ahead of itself
+        expected = np.mean(((soft_ranks - np.arange(len(ordered))) / (len(ordered) - 1)) ** 2)
+    assert float(soft_sort_loss(*problem, temperature=temperature)) == pytest.approx(expected, abs=1e-9)
+
+
+@given(problems())
+def test_the_combination_is_the_weighted_sum(problem):
+    weights = {"ranknet": 0.5, "soft_sort": 2.0}
+    expected = 0.5 * ranknet_loss(*problem) + 2 * soft_sort_loss(*problem)
+    assert float(combined_ranking_loss(*problem, weights=weights)) == pytest.approx(float(expected))
+    all_three = ranknet_loss(*problem) + listnet_loss(*problem) + soft_sort_loss(*problem)
+    assert float(combined_ranking_loss(*problem)) == pytest.approx(float(all_three))
+
+
+@every_loss
+def test_gradients_are_those_of_finite_differences(loss):
+    source = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 5, dtype=torch.float64, generator=source, requires_grad=True)
+    ranks = torch.randn(3, 5, generator=source).argsort(1)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 1, 0], [1, 0, 0, 0, 0]]).bool()
+    assert torch.autograd.gradcheck(lambda s: loss(s, ranks, mask), (scores,))
+
+
+@every_loss
+def test_hidden_items_neither_matter_nor_get_a_gradient(loss):
+    ranks = torch.tensor([[0, 1, 2, 3, 4]])
+    mask = torch.tensor([[1, 0, 1, 0, 1]])
+    scores = torch.tensor([[0.3, 5.0, -1.0, 7.0, 0.2]], requires_grad=True)
+    value = loss(scores, ranks, mask)
+    value.backward()
+    assert (scores.grad[mask == 0] == 0).all()
+    assert (scores.grad[mask == 1] != 0).all()
+    elsewhere = scores.detach().clone()
+    elsewhere[mask == 0] = 100.0
+    assert torch.equal(loss(elsewhere, ranks, mask), value)
+    assert torch.equal(loss(scores, torch.tensor([[0, 4, 1, 3, 2]]), mask), value)  # only observed ranks count
+
+
+@every_loss
+@pytest.mark.parametrize("observed", [0, 1])
+def test_without_an_observed_pair_loss_and_gradient_are_exactly_zero(loss, observed):
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[:, :observed] = True
+    scores = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    value = loss(scores, torch.arange(4).expand(2, 4), mask)
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(scores.grad, torch.zeros(2, 4))
+
+
+@every_loss
+@pytest.mark.parametrize("scale", [1e4, 1e30])
+def test_extreme_scores_give_finite_losses_and_gradients(loss, scale):
+    scores = (scale * torch.tensor([[1.0, -1.0, 0.5, -0.5]])).requires_grad_()
+    for ranks in ([0, 3, 1, 2], [3, 0, 2, 1]):
+        for mask in (None, torch.tensor([[True, True, False, False]]), torch.zeros(1, 4, dtype=torch.bool)):
+            value = loss(scores, torch.tensor([ranks]), mask)
+            (gradient,) = torch.autograd.grad(value, scores)
+            assert torch.isfinite(value)
+            assert torch.isfinite(gradient).all()
+
+
+@every_loss
+def test_a_better_order_has_a_lower_loss(loss):
+    ranks = torch.arange(5)
+    right, wrong = torch.arange(5.0).flip(0), torch.arange(5.0)
+    assert loss(right, ranks) < loss(torch.zeros(5), ranks) < loss(wrong, ranks)
+
+
+@every_loss
+def test_rows_are_independent_and_rows_without_a_pair_do_not_dilute_the_mean(loss):
+    source = torch.Generator().manual_seed(0)
+    scores, ranks = torch.randn(3, 2, 4, generator=source), torch.randn(3, 1, 4, generator=source).argsort(-1)
+    mask = torch.tensor([[[1, 1, 1, 1]], [[1, 0, 1, 1]], [[0, 0, 0, 1]]])
+    rows = loss(scores, ranks, mask, reduction="none")
+    assert rows.shape == (3, 2)
+    for i in range(3):
+        for t in range(2):
+            torch.testing.assert_close(rows[i, t], loss(scores[i, t], ranks[i, 0], mask[i, 0]))
+    assert (rows[2] == 0).all()
+    torch.testing.assert_close(loss(scores, ranks, mask), rows[:2].mean())
+
+
+@given(problems())
+def test_the_pointer_loss_is_the_mean_surprise_of_observed_items(problem):
+    _, ranks, mask = problem
+    items = len(ranks)
+    logits = torch.randn(items, items, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    order = ranks.argsort()
+    surprises = [float(-logits[rank].log_softmax(0)[order[rank]]) for rank in range(items) if bool(mask[order[rank]])]
+    assert float(pointer_loss(logits, ranks, mask)) == pytest.approx(np.mean(surprises) if surprises else 0.0)
+    published = torch.nn.functional.cross_entropy(logits, order)
+    assert float(pointer_loss(logits, ranks)) == pytest.approx(float(published))
+
+
+@every_loss
+def test_wrong_shapes_are_refused_by_name(loss):
+    scores, ranks = torch.zeros(2, 4), torch.zeros(2, 4)
+    with pytest.raises(ParameterError, match=r"ranks has shape \(2, 5\)"):
+        loss(scores, torch.zeros(2, 5))
+    with pytest.raises(ParameterError, match=r"obs_mask has shape \(2, 3\)"):
+        loss(scores, ranks, torch.ones(2, 3))
+
+
+def test_unknown_parts_of_a_combination_are_refused_by_name():
+    with pytest.raises(ParameterError, match=r"unknown ranking loss 'listnett'.*did you mean 'listnet'"):
+        combined_ranking_loss(torch.zeros(1, 3), torch.zeros(1, 3), weights={"listnett": 1.0})
+    with pytest.raises(ParameterError, match="weights"):
+        combined_ranking_loss(torch.zeros(1, 3), torch.zeros(1, 3), weights={})
