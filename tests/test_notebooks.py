@@ -15,15 +15,17 @@ import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
-from anm_nb.energy import experiments
+from anm_nb.energy import experiments as energy
 from anm_nb.parameters import Parameters
+from anm_nb.ranking import experiments as ranking
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "params").glob("*/*.yaml"))
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
-    for value in vars(experiments).values()
+    for family in (energy, ranking)
+    for value in vars(family).values()
     if isinstance(value, type) and issubclass(value, Parameters) and hasattr(value, "notebook")
 }
 

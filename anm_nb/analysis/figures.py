@@ -22,6 +22,11 @@ PALETTE = {
     "random": "#e69f00",
     "anm": "#d55e00",
     "anm_orthogonal": "#009e73",
+    # the ranking family: Tol's muted palette, safe alike
+    "baseline": "#332288",
+    "hrm": "#44aa99",
+    "published baseline": "#ddcc77",
+    "published": "#999933",
 }
 OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b")  # methods of a user's own, in order of appearance
 LABELS = {
@@ -30,6 +35,10 @@ LABELS = {
     "random": "random",
     "anm": "ANM as written",
     "anm_orthogonal": "ANM ⊥ ε",
+    "baseline": "baseline (no iteration)",
+    "hrm": "HRM",
+    "published baseline": "published, no iteration",
+    "published": "published, HRM",
 }
 WIDTH = 6.75  # inches: the text width of a two-column paper
 STYLE: dict[Any, Any] = {

@@ -46,14 +46,15 @@ def score_table(
 ) -> pd.DataFrame:
     """Scores [seeds × methods] beside their references: mean, 95 % interval, seeds, and skill.
 
-    Skill is 1 − score/trivial score, for the best trivial reference unless one is named: 0 is no better than not
-    learning, 1 is perfect.
+    Skill is the share of the way from the trivial score to the ceiling (0, that of an error, where none is listed), for
+    the best trivial reference unless one is named: 0 is no better than not learning, 1 is perfect.
     """
     references = references[references["metric"] == metric]
     trivials = references[references["kind"] == "trivial"].set_index("name")["value"]
-    base = float(trivials[trivial] if trivial else trivials.min())
+    ceiling = float(next(iter(references.loc[references["kind"] == "ceiling", "value"]), 0.0))
+    base = float(trivials[trivial] if trivial else trivials.iloc[int((trivials - ceiling).abs().argmin())])
     rows: list[dict[str, object]] = [
-        {"name": name, "kind": kind, metric: value, "skill": 1 - value / base}
+        {"name": name, "kind": kind, metric: value, "skill": 1 - (ceiling - value) / (ceiling - base)}
         for name, kind, value in zip(references["name"], references["kind"], references["value"], strict=True)
     ]
     for method in scores.columns:
@@ -66,7 +67,7 @@ def score_table(
                 "low": low,
                 "high": high,
                 "seeds": int(scores[method].count()),
-                "skill": 1 - mean / base,
+                "skill": 1 - (ceiling - mean) / (ceiling - base),
             }
         )
     columns = ["name", "kind", metric, "low", "high", "seeds", "skill"]

@@ -35,3 +35,17 @@ def _timed_step(training: SeedTraining, device: str) -> float:
 def _settle(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def matmul_rate(threads: int, device: str = "cpu", size: int = 1024, rounds: int = 5) -> float:
+    """GFLOP/s of the fastest of several size³ matrix products in float32: a yardstick of the machine."""
+    matrix = torch.randn(size, size, device=device, generator=torch.Generator(device).manual_seed(0))
+    seconds = []
+    with cpu_threads(threads):
+        for _ in range(rounds + 1):
+            _settle(device)
+            started = time.perf_counter()
+            matrix @ matrix
+            _settle(device)
+            seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds[1:]) / 1e9

@@ -42,7 +42,7 @@ def test_two_models_at_the_ceiling_leave_no_headroom_whatever_their_difference()
     assert report.difference.p_value < 0.05
     assert not report.headroom
     assert report.verdict.startswith("no headroom: both models sit at the ceiling")
-    assert "would be found with 80% power" in report.verdict
+    assert "would be found with 80 % power" in report.verdict
     assert not report.table["reachable"].any()  # not even a perfect ranking is 20 % better than the baseline
     assert "measured in: observed pairs" in str(report)
     assert "out of reach even at the ceiling" in str(report)
@@ -55,6 +55,13 @@ def test_one_model_below_the_ceiling_leaves_headroom():
     assert report.verdict.startswith("HRM is better by +0.2000")
     worse = evaluate_tiers(np.full(5, 1.0), 0.80 + SPREAD, "observed pairs", ceiling=1.0)
     assert worse.verdict.startswith("HRM is worse by -0.2000")
+
+
+def test_a_wide_interval_alone_is_no_ceiling():
+    report = evaluate_tiers([0.7, 0.99, 0.8], [0.75, 0.99, 0.9], "observed pairs", ceiling=1.0)
+    assert report.baseline[2] > 1.0
+    assert report.headroom
+    assert report.verdict.startswith("no difference shown")
 
 
 def test_a_difference_within_the_noise_is_not_shown():

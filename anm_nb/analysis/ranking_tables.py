@@ -1,0 +1,100 @@
+"""Finished ranking runs as tables: τ in every space and after every iteration, effects of fixes, routing of a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from anm_nb.analysis.stats import paired_difference
+from anm_nb.ranking.fixes import FIXES
+from anm_nb.ranking.train import RankingConfig
+from anm_nb.runs import Run
+from anm_nb.tasks.kendall import index_space_tau, kendall_tau
+from anm_nb.training.seeds import generator
+
+# Where τ can be measured, from the published mistake to what the task asks for, and its name in metrics.
+SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": "tau_obs"}
+
+
+def tested(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of the one evaluation on test: a row per seed, a column per method, in their order of appearance."""
+    rows = metrics.dropna(subset=[column])
+    return rows.pivot(index="seed", columns="method", values=column)[list(metrics["method"].unique())]
+
+
+def waterfall(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """τ of the same test predictions in each space: columns method, seed, space, tau. Trains nothing."""
+    rows = []
+    for method, run in runs.items():
+        for seed, scores, ranks, known in _test_predictions(run):
+            taus = {
+                "index space": index_space_tau(scores[:, -1], ranks),
+                "all pairs": kendall_tau(scores[:, -1], ranks),
+                "observed pairs": kendall_tau(scores[:, -1], ranks, known),
+            }
+            rows += [(method, seed, space, float(tau.nanmean())) for space, tau in taus.items()]
+    return pd.DataFrame(rows, columns=["method", "seed", "space", "tau"])
+
+
+def tau_by_iteration(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """τ on test of the ranking after each iteration (1 = first): columns method, seed, iteration, tau_obs, tau_all."""
+    rows = []
+    for method, run in runs.items():
+        for seed, scores, ranks, known in _test_predictions(run):
+            observed = kendall_tau(scores, ranks.unsqueeze(1), known.unsqueeze(1)).nanmean(0)
+            everything = kendall_tau(scores, ranks.unsqueeze(1)).nanmean(0)
+            for iteration, taus in enumerate(zip(observed.tolist(), everything.tolist(), strict=True), start=1):
+                rows.append((method, seed, iteration, *taus))
+    return pd.DataFrame(rows, columns=["method", "seed", "iteration", "tau_obs", "tau_all"])
+
+
+def fix_effects(metrics: pd.DataFrame) -> pd.DataFrame:
+    """What each fix does to τ on test, paired by seed; a positive effect is in favour of the fix.
+
+    Columns: fix, how ("added" to the published set-up, or "removed" from the full one), metric, estimate, low, high
+    (95 %), p_value, detectable (with 80 % power), seeds.
+    """
+    rows = []
+    for metric in ("tau_obs", "tau_all"):
+        scores = tested(metrics, f"test_{metric}")
+        for fix in FIXES:
+            for how, with_it, without_it in (
+                ("added", f"only {fix}", "published"),
+                ("removed", "all", f"all but {fix}"),
+            ):
+                d = paired_difference(scores[with_it], scores[without_it])
+                rows.append((fix, how, metric, d.estimate, d.low, d.high, d.p_value, d.detectable, d.pairs))
+    columns = ["fix", "how", "metric", "estimate", "low", "high", "p_value", "detectable", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Routing of one dev problem at the end of training; items are in true order, the visible ones first."""
+
+    alphas: np.ndarray  # [iterations, items, heads]
+    ranks: np.ndarray  # true rank of each item
+    known: np.ndarray  # whether its value is visible
+
+
+def probe(run: Run, example: int = 0) -> Probe:
+    """The routing weights of a kept dev problem of the run's first seed, after its last epoch."""
+    config = run.config
+    assert isinstance(config, RankingConfig)
+    # The trace keeps the weights of the first dev problems; the problems themselves are drawn again as they were.
+    problems = config.make_task().sample(config.dev_samples, generator=generator(config.seeds[0], "dev"), stream="dev")
+    ranks = problems.y[example].numpy()
+    known = np.ones(len(ranks), bool) if problems.known is None else problems.known[example].numpy()
+    order = np.lexsort((ranks, ~known))
+    alphas = run.trace["alphas"][0, -1, example].numpy()
+    return Probe(alphas[:, order], ranks[order], known[order])
+
+
+def _test_predictions(run: Run) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """For each seed: scores [n, iterations, items], ranks [n, items] and mask [n, items] of its test problems."""
+    arrays = (run.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))
+    yield from zip(run.settings["seeds"], *arrays, strict=True)
