@@ -87,7 +87,7 @@ def tau_waterfall(spaces: pd.DataFrame, references: pd.DataFrame) -> Figure:
             line = float(known["ceiling" if exact else "classical"])
             axes.plot([place - 0.3, place + 0.52], [line, line], color="black", linewidth=0.8, linestyle=DASHED)
             text = f"ceiling {line:.2f}" if exact else f"best ranking {line:.2f}"
-            axes.text(place + 0.52, line + 0.01, text, fontsize=7, ha="right", va="bottom")
+            axes.text(place + 0.25, line + 0.01, text, fontsize=7, va="bottom")
             for index, method in enumerate(methods):
                 taus = spaces.loc[(spaces["space"] == space) & (spaces["method"] == method), "tau"]
                 x = place + 0.16 * (index - (len(methods) - 1) / 2)
@@ -117,7 +117,7 @@ def tau_against_iteration(by_iteration: pd.DataFrame, references: pd.DataFrame) 
             ceiling = float(kinds["ceiling"])
             _reference_line(axes, ceiling, "ceiling")
             # by the means: intervals of few seeds would squeeze the curves, a model at the ceiling would fill the axis
-            lowest = min(float(by_iteration.groupby(["method", "iteration"])[metric].mean().min()), 0.9 * ceiling)
+            lowest = min(float(by_iteration.groupby(["method", "iteration"])[metric].mean().min()), 0.7 * ceiling)
             axes.set(title=TAU_TITLES[metric], xlabel="iteration (1 = first)")
             axes.set_ylim(lowest - 0.02, ceiling + 0.15 * (ceiling - lowest) + 0.02)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -176,12 +176,13 @@ def routing_curves(metrics: pd.DataFrame, n_heads: int) -> Figure:
     return figure
 
 
-def routing_heatmaps(probes: Mapping[str, Probe], shown: int = 4) -> Figure:
-    """α of one dev problem, a row of panels for each model: items × heads, after up to `shown` of its iterations.
+def routing_heatmaps(probes: Mapping[str, Probe], at_most: int = 4) -> Figure:
+    """α of one dev problem, a row of panels for each model: items × heads, after up to `at_most` of its iterations.
 
     Items are in true order, the visible ones above the white line; the colour scale is the same everywhere.
     """
     top = max(float(each.alphas.max()) for each in probes.values())
+    shown = min(at_most, max(len(each.alphas) for each in probes.values()))
     with house_style():
         figure, grid = _figure(len(probes), shown, 0.5 + 1.6 * len(probes))
         for row, (method, each) in zip(grid, probes.items(), strict=True):

@@ -23,7 +23,7 @@ class RankingSettings(Parameters):
 
     size: Annotated[int, Field(ge=2)] = 10
     mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    width: PositiveInt = 16
+    width: PositiveInt = 32
     n_heads: PositiveInt = 4
     max_inner_iters: PositiveInt = 3
     hrm_period: PositiveInt = 2
@@ -31,13 +31,13 @@ class RankingSettings(Parameters):
     entropy_weight: NonNegativeFloat = 1e-3
     entropy_every: PositiveInt = 1
     warmup_epochs: NonNegativeInt = 1
-    encoder_lr: PositiveFloat = 1e-2
-    controller_lr: PositiveFloat = 3e-3
+    encoder_lr: PositiveFloat = 5e-3
+    controller_lr: PositiveFloat = 2e-3
     batch: PositiveInt = 32
     epochs: PositiveInt = 3
-    train_samples: PositiveInt = 128
-    dev_samples: PositiveInt = 64
-    test_samples: PositiveInt = 300
+    train_samples: PositiveInt = 160
+    dev_samples: PositiveInt = 50
+    test_samples: PositiveInt = 200
     seeds: Seeds = (1, 2, 3)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
