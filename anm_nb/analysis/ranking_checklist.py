@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from anm_nb.analysis.ranking_tables import SPACES, tested
+from anm_nb.analysis.ranking_tables import SPACES, on_test
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import final, rounded
 from anm_nb.analysis.tiers import TIERS, TierReport, at_ceiling, evaluate_tiers
@@ -41,7 +41,7 @@ def gain(
     metrics: pd.DataFrame, references: pd.DataFrame, better: str, base: str, space: str, expected: str | None = None
 ) -> Verdict:
     """The claim that `better` orders the test problems better than `base`, in a space of `SPACES`."""
-    scores, ceiling = tested(metrics, f"test_{SPACES[space]}"), ceilings(references)[space]
+    scores, ceiling = on_test(metrics, f"test_{SPACES[space]}"), ceilings(references)[space]
     verdict = judge(
         f"{better} has a higher τ than {base} ({space})",
         lower=scores[base],
@@ -60,14 +60,14 @@ def tier_reports(metrics: pd.DataFrame, references: pd.DataFrame, hrm: str = "hr
     best = ceilings(references)
     reports = []
     for space, metric in reversed(SPACES.items()):
-        scores = tested(metrics, f"test_{metric}")
+        scores = on_test(metrics, f"test_{metric}")
         reports.append(evaluate_tiers(scores["baseline"], scores[hrm], space, best[space]))  # type: ignore[arg-type]
     return reports
 
 
 def tier_gains(metrics: pd.DataFrame, space: str, hrm: str = "hrm") -> list[Verdict]:
     """Whether the HRM model is better by what each tier asks for."""
-    scores = tested(metrics, f"test_{SPACES[space]}")
+    scores = on_test(metrics, f"test_{SPACES[space]}")
     return [
         judge(
             f"{hrm} is {100 * tier.gain:.0f} % better than the baseline ({space})",

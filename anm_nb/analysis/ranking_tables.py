@@ -20,7 +20,7 @@ from anm_nb.training.seeds import generator
 SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": "tau_obs"}
 
 
-def tested(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
+def on_test(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
     """A column of the one evaluation on test: a row per seed, a column per method, in their order of appearance."""
     rows = metrics.dropna(subset=[column])
     return rows.pivot(index="seed", columns="method", values=column)[list(metrics["method"].unique())]
@@ -60,7 +60,7 @@ def fix_effects(metrics: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for metric in ("tau_obs", "tau_all"):
-        scores = tested(metrics, f"test_{metric}")
+        scores = on_test(metrics, f"test_{metric}")
         for fix in FIXES:
             for how, with_it, without_it in (
                 ("added", f"only {fix}", "published"),

@@ -36,7 +36,7 @@ class RankingSettings(Parameters):
     batch: PositiveInt = 32
     epochs: PositiveInt = 3
     train_samples: PositiveInt = 160
-    dev_samples: PositiveInt = 50
+    dev_samples: PositiveInt = 100
     test_samples: PositiveInt = 200
     seeds: Seeds = (1, 2, 3)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -104,7 +104,7 @@ class Sweep(RankingSettings):
         varied = {self.name_of(value): hrm.changed(**{self.swept: value}) for value in self.values}
         return {"baseline": hrm.baseline(), **varied}
 
-    def name_of(self, value: float) -> str:
+    def name_of(self, value: int | float) -> str:
         """What the run at a value is called."""
         return f"{self.swept} = {value:g}"
 

@@ -15,6 +15,8 @@ from anm_nb.ranking.routing import Controller, routing_entropy
 
 Decoder = Literal["score", "pointer"]
 
+SCORE_DECIMALS = 4  # of what items are ranked by; differences beyond are rounding errors
+
 
 class ModelConfig(Parameters):
     """The architecture. Without a controller (`routing="uniform"`) and with one iteration it is the baseline."""
@@ -115,7 +117,7 @@ class PointerDecoder(nn.Module):
     @torch.no_grad()
     def forward(self, z: Float[Tensor, "*batch items width"]) -> Float[Tensor, "*batch items"]:
         """Greedy decoding: an item's score is the number of ranks after its own."""
-        affinities = self.affinities(z)
+        affinities = self.affinities(z).float().round(decimals=SCORE_DECIMALS)  # of items alike, the first is taken
         ranks = affinities.shape[-2]
         scores = torch.zeros_like(affinities[..., 0, :])
         free = torch.ones_like(scores, dtype=torch.bool)

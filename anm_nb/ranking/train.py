@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anm_nb.parameters import ParameterError
 from anm_nb.ranking.losses import RANKING_LOSSES, combined_ranking_loss, pointer_loss
-from anm_nb.ranking.networks import Decoder, ModelConfig, PointerDecoder, RankingModel
+from anm_nb.ranking.networks import SCORE_DECIMALS, Decoder, ModelConfig, PointerDecoder, RankingModel
 from anm_nb.ranking.routing import herfindahl, routing_entropy
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
@@ -221,16 +221,21 @@ class Assessment:
 
 @torch.no_grad()
 def assess(model: nn.Module, batch: Batch) -> Assessment:
-    """Mean τ over observed and over all pairs of the ranking after every iteration; problems without a pair skipped."""
+    """Mean τ over observed and over all pairs of the ranking after every iteration; problems without a pair skipped.
+
+    Scores are taken to `SCORE_DECIMALS`: hidden items are alike to a model, and what tells their scores apart is the
+    order in which a machine sums. Rounded, they are the ties that they are, and τ over all pairs does not depend on it.
+    """
     output = model(batch.x)
+    scores = output.scores.float().round(decimals=SCORE_DECIMALS)
     ranks = batch.y.unsqueeze(1)
     observed = None if batch.known is None else batch.known.unsqueeze(1)
     return Assessment(
-        output.scores,
+        scores,
         output.alphas,
-        kendall_tau(output.scores, ranks, observed).nanmean(0),
-        kendall_tau(output.scores, ranks).nanmean(0),
-        float(index_space_tau(output.scores[:, -1], batch.y).nanmean()),
+        kendall_tau(scores, ranks, observed).nanmean(0),
+        kendall_tau(scores, ranks).nanmean(0),
+        float(index_space_tau(scores[:, -1], batch.y).nanmean()),
     )
 
 
