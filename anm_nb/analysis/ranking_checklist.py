@@ -28,6 +28,7 @@ EXPECTED_EFFECTS = {
     "two optimisers": "+5–10 %",
     "controller warm-up": "+5–10 %",
 }
+DECIMALS = 3  # of τ: a few hundred test arrays resolve no more
 INDEX_BOUND = 1.0  # a perfect order has index-space τ 1; with hidden values no order is known to be best there
 
 
@@ -47,6 +48,7 @@ def gain(
         lower=scores[base],
         higher=scores[better],
         names=(base, better),
+        decimals=DECIMALS,
         expected=expected,
     )
     if not all(at_ceiling(mean_interval(scores[method]), ceiling) for method in (base, better)):
@@ -74,6 +76,7 @@ def tier_gains(metrics: pd.DataFrame, space: str, hrm: str = "hrm") -> list[Verd
             lower=(1 + tier.gain) * scores["baseline"],
             higher=scores[hrm],
             names=(f"{1 + tier.gain:.2f} × baseline", hrm),
+            decimals=DECIMALS,
             expected=f"yes ({tier.name} tier)",
         )
         for tier in TIERS
@@ -89,6 +92,7 @@ def iteration_gain(by_iteration: pd.DataFrame, method: str, metric: str) -> Verd
         lower=rows.iloc[:, 0],
         higher=rows.iloc[:, -1],
         names=("first", "last"),
+        decimals=DECIMALS,
         expected="yes: τ increases, then plateaus",
     )
 
@@ -134,6 +138,7 @@ def space_verdicts(spaces: pd.DataFrame, method: str) -> list[Verdict]:
             lower=taus["index space"],
             higher=taus["observed pairs"],
             names=("index space", "observed pairs"),
+            decimals=DECIMALS,
         ),
     ]
 

@@ -105,12 +105,12 @@ def _table(baseline: float, hrm: float, space: Space, ceiling: float) -> pd.Data
 def _verdict(difference: PairedDifference, headroom: bool, room: float) -> str:
     if difference.pairs < 2:
         return "one seed shows no difference, only a number"
-    power = f"a difference of {difference.detectable:.4f} would be found with {100 * POWER:.0f} % power"
-    interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+    power = f"a difference of {difference.detectable:.3f} would be found with {100 * POWER:.0f} % power"
+    interval = f"[{difference.low:+.3f}, {difference.high:+.3f}]"
     if not headroom:
-        return f"no headroom: both models sit at the ceiling, and at most {max(room, 0):.4f} is left to gain; {power}"
+        return f"no headroom: both models sit at the ceiling, and at most {max(room, 0):.3f} is left to gain; {power}"
     if difference.low > 0:
-        return f"HRM is better by {difference.estimate:+.4f} {interval}; {power}"
+        return f"HRM is better by {difference.estimate:+.3f} {interval}; {power}"
     if difference.high < 0:
-        return f"HRM is worse by {difference.estimate:+.4f} {interval}; {power}"
-    return f"no difference shown: {difference.estimate:+.4f} {interval}; {power}"
+        return f"HRM is worse by {difference.estimate:+.3f} {interval}; {power}"
+    return f"no difference shown: {difference.estimate:+.3f} {interval}; {power}"

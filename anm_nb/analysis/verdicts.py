@@ -74,17 +74,20 @@ def judge(
     names: tuple[str, str],
     unit: str = "",
     expected: str | None = None,
+    decimals: int | None = None,
 ) -> Verdict:
     """Judge the claim that `lower` < `higher`, both one value a seed, in the same order of seeds.
 
     Supported or refuted when the paired 95 % interval of lower − higher lies wholly on one side of zero, with at least
-    3 seeds; undecided otherwise. `names` says what the two are.
+    3 seeds; undecided otherwise. `names` says what the two are. Numbers have `decimals` decimals, for scores of a known
+    resolution, or else three significant digits.
     """
     difference = paired_difference(lower, higher)
     below, above = np.asarray(lower, float), np.asarray(higher, float)
     paired = np.isfinite(below - above)
-    first, second = (rounded(float(values[paired].mean()) if paired.any() else np.nan) for values in (below, above))
-    gap = _interval_text(difference.estimate, difference.low, difference.high)
+    means = [float(values[paired].mean()) if paired.any() else np.nan for values in (below, above)]
+    first, second = (_number_text(mean, decimals) for mean in means)
+    gap = _interval_text(difference.estimate, difference.low, difference.high, decimals)
     measured = (
         f"{names[0]} {first}, {names[1]} {second}{f' {unit}' if unit else ''}; "
         f"difference {gap}, {_seed_count(difference.pairs)}"
@@ -153,8 +156,13 @@ def _verdict(
     )
 
 
-def _interval_text(estimate: float, low: float, high: float) -> str:
-    return f"{rounded(estimate)} [{rounded(low)}, {rounded(high)}]"
+def _interval_text(estimate: float, low: float, high: float, decimals: int | None = None) -> str:
+    middle, bottom, top = (_number_text(value, decimals) for value in (estimate, low, high))
+    return f"{middle} [{bottom}, {top}]"
+
+
+def _number_text(value: float, decimals: int | None) -> str:
+    return rounded(value) if decimals is None or np.isnan(value) else f"{value:.{decimals}f}"
 
 
 def _seed_count(pairs: int) -> str:

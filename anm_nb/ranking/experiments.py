@@ -147,7 +147,3 @@ class HrmTemperature(Sweep):
     swept: ClassVar[str] = "temperature"
 
     values: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)] = (1.5, 2.0, 2.5)
-
-
-# Notebooks whose runs are worth keeping as reference results (`anm-nb reference`).
-KEPT: dict[str, type[RankingSettings]] = {each.notebook: each for each in (KendallForensics, HrmVsBaseline)}

@@ -52,9 +52,9 @@ def test_two_models_at_the_ceiling_leave_no_headroom_whatever_their_difference()
 def test_one_model_below_the_ceiling_leaves_headroom():
     report = evaluate_tiers(0.80 + SPREAD, np.full(5, 1.0), "observed pairs", ceiling=1.0)
     assert report.headroom
-    assert report.verdict.startswith("HRM is better by +0.2000")
+    assert report.verdict.startswith("HRM is better by +0.200")
     worse = evaluate_tiers(np.full(5, 1.0), 0.80 + SPREAD, "observed pairs", ceiling=1.0)
-    assert worse.verdict.startswith("HRM is worse by -0.2000")
+    assert worse.verdict.startswith("HRM is worse by -0.200")
 
 
 def test_a_wide_interval_alone_is_no_ceiling():
@@ -80,9 +80,9 @@ def test_one_seed_is_only_a_number():
 
 def test_seeds_that_do_not_differ():
     same = evaluate_tiers([0.3, 0.3], [0.3, 0.3], "all pairs", ceiling=0.5)
-    assert same.verdict.startswith("no difference shown: +0.0000")
+    assert same.verdict.startswith("no difference shown: +0.000")
     shifted = evaluate_tiers([0.25, 0.25], [0.5, 0.5], "all pairs", ceiling=0.6)
-    assert shifted.verdict.startswith("HRM is better by +0.2500")
+    assert shifted.verdict.startswith("HRM is better by +0.250")
 
 
 @pytest.mark.parametrize(("baseline", "hrm"), [([0.1, 0.2], [0.1]), ([], []), ([[0.1]], [[0.1]])])

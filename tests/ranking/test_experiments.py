@@ -5,7 +5,6 @@ import yaml
 
 from anm_nb.parameters import ParameterError
 from anm_nb.ranking.experiments import (
-    KEPT,
     HrmEntropy,
     HrmIterations,
     HrmPeriod,
@@ -124,8 +123,3 @@ def test_references_are_the_task_s_own_and_the_same_every_time():
     references = settings.reference_scores(200)
     assert references.equals(settings.reference_scores(200))
     assert set(references["kind"]) == {"trivial", "classical", "ceiling"}
-
-
-def test_kept_notebooks_are_named_by_their_settings():
-    assert set(KEPT) == {"02_kendall_forensics", "20_hrm_vs_baseline"}
-    assert all(settings.notebook == name for name, settings in KEPT.items())

@@ -103,7 +103,7 @@ def test_test_scores_are_those_of_the_weights_selected_on_dev(small_run):
         test = settings.make_task().sample(30, generator=generator(seed, "test"), stream="test")
         scores, ranks, known = (small_run.trace[f"test_{name}"][index, 0] for name in ("scores", "ranks", "known"))
         assert torch.equal(ranks, test.y)
-        torch.testing.assert_close(model(test.x).scores.detach(), scores, atol=1e-4, rtol=0)  # kept to four decimals
+        torch.testing.assert_close(model(test.x).scores.detach(), scores, atol=1e-3, rtol=0)  # kept to three decimals
         answer = scores[:, -1]
         assert last["test_tau_obs"] == pytest.approx(float(kendall_tau(answer, ranks, known).mean()))
         assert last["test_tau_all"] == pytest.approx(float(kendall_tau(answer, ranks).mean()))
