@@ -74,6 +74,7 @@ class EnergyMLP(nn.Module):
         h = F.silu(self.input(torch.cat([x, y], dim=1)))
         h = self.second(self.first(h, embedded, k), embedded, k)
         out = self.output(h)
+        out = out.to(torch.promote_types(out.dtype, torch.float32))  # margins are small differences of large energies
         return out.square().sum(1) if self.head == "squared_norm" else out.squeeze(1)
 
 
