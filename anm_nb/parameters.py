@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, Self
 
 import yaml
@@ -48,54 +48,70 @@ class Parameters(BaseModel):
         """Check the names assigned in the notebook's parameter cells (its own and papermill's), however they got there.
 
         Works in JupyterLab, under papermill and under nbval, also when the cell is run again after an edit.
-        Raises `ParameterError` for an unknown name or an unusable value.
+        Raises `ParameterError` for an unknown name, an unusable value, or when no parameter cell was run before.
         """
         from IPython import get_ipython
 
         shell = get_ipython()
         if shell is None:
             raise RuntimeError("from_notebook() works inside a notebook; elsewhere construct the class directly")
-        return cls.from_mapping(assigned_parameters(shell.user_ns["In"][:-1]))
+        return cls.from_mapping(assigned_parameters(shell.user_ns["In"][:-1], cls.model_fields.keys(), shell.user_ns))
 
 
-def assigned_parameters(cells: list[str]) -> dict[str, Any]:
-    """The literals assigned in the nearest run of cells, from the end, that do nothing but assign literals.
+def assigned_parameters(cells: list[str], known: Set[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """What the nearest run of parameter cells, from the end, assigns; a later cell wins, as papermill's has to.
 
-    papermill puts its values in a cell of their own behind the notebook's parameter cell, so a later cell wins.
+    A parameter cell does nothing but assign to names (and import): literals alone, or at least one `known` name. What
+    is not a literal has its value in `namespace`. Raises `ParameterError` where there is no such cell.
     """
     values: dict[str, Any] = {}
-    inside = False
     for source in reversed(cells):
-        literals = _literal_assignments(source)
-        if literals:
-            inside = True
-            values = literals | values
-        elif inside:
+        assigned = _assignments(source)
+        if assigned and (all(map(_is_literal, assigned.values())) or not known.isdisjoint(assigned)):
+            values = {name: _value(name, node, namespace) for name, node in assigned.items()} | values
+        elif values:
             break
+    if not values:
+        raise ParameterError(f"no cell with parameters was run before this one; known: {', '.join(sorted(known))}")
     return values
 
 
-def _literal_assignments(source: str) -> dict[str, Any] | None:
-    """Names and values of a cell made of literal assignments alone; None for any other cell."""
-    values: dict[str, Any] = {}
+def _assignments(source: str) -> dict[str, ast.expr] | None:
+    """Names and expressions of a cell that does nothing but assign to names and import; None for any other cell."""
+    assigned: dict[str, ast.expr] = {}
     try:
-        for statement in ast.parse(source).body:
-            if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-                target = statement.targets[0]
-            elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-                target = statement.target
-            else:
-                return None
-            if not isinstance(target, ast.Name) or statement.value is None:
-                return None
-            values[target.id] = _literal(statement.value)
-    except (SyntaxError, ValueError, TypeError):
+        statements = ast.parse(source).body
+    except SyntaxError:  # a magic, perhaps
         return None
-    return values
+    for statement in statements:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target = statement.targets[0]
+        elif isinstance(statement, ast.AnnAssign):
+            target = statement.target
+        else:
+            return None
+        if not isinstance(target, ast.Name) or statement.value is None:
+            return None
+        assigned[target.id] = statement.value
+    return assigned
+
+
+def _is_literal(node: ast.expr) -> bool:
+    try:
+        _literal(node)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _value(name: str, node: ast.expr, namespace: Mapping[str, Any]) -> Any:
+    return _literal(node) if _is_literal(node) else namespace[name]
 
 
 def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "float":
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "float" and node.args:
         return float(ast.literal_eval(node.args[0]))  # papermill writes NaN as float('nan')
     return ast.literal_eval(node)
 

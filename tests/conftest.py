@@ -7,6 +7,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "beartype.beartype")
 
+# Tests run side by side, one process a core; two threads each would only wait for one another.
+torch.set_num_threads(1)
+
 # Machines differ too much for a deadline; a red run has to be red again when repeated.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")

@@ -62,8 +62,18 @@ CHECK = "from anm_nb.energy.experiments import AnmVsCorruption\nsettings = AnmVs
         ([PARAMETERS, CHECK, "x = run()", "steps = 7", CHECK, "y = 3 * x"], {"steps": 7}),
         # … or runs only the check again
         ([PARAMETERS, CHECK, "x = run()"], {"steps": 100, "seeds": [0, 1], "lr": 1e-3}),
-        (["import os", "a, b = 1, 2", "def f(): pass"], {}),
+        # … or a value that is no literal, which must not be passed over
+        ([PARAMETERS.replace("[0, 1]", "list(range(5))"), CHECK], {"steps": 100, "seeds": [0, 1, 2, 3, 4], "lr": 1e-3}),
+        (["import numpy as np\nsteps = 10 * 7", CHECK], {"steps": 70}),
+        # what the notebook's other cells assign is no parameter
+        (["steps = 7", CHECK, "runs = train()\nmetrics = collect(runs)"], {"steps": 7}),
     ],
 )
 def test_parameters_are_read_from_the_cells_that_assign_them(cells, expected):
-    assert assigned_parameters(cells) == expected
+    namespace = {"seeds": [0, 1, 2, 3, 4], "steps": 70, "runs": object(), "metrics": object()}
+    assert assigned_parameters(cells, AnmVsCorruption.model_fields.keys(), namespace) == expected
+
+
+def test_a_check_without_any_parameter_cell_is_refused():
+    with pytest.raises(ParameterError, match=r"no cell with parameters was run before this one; known: batch, "):
+        assigned_parameters(["import os", "a, b = 1, 2", "def f(): pass"], {"steps", "batch"}, {})

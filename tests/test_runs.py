@@ -13,6 +13,7 @@ import textwrap
 import time
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import pandas as pd
@@ -143,15 +144,20 @@ def test_an_interrupted_training_is_no_run_and_is_resumed(interrupt, monkeypatch
     assert TRAINED == [5]  # the first half was not done twice
 
 
-def test_a_run_that_could_not_be_written_is_no_run(monkeypatch):
+@pytest.mark.parametrize(
+    "write",
+    ["pandas.DataFrame.to_parquet", "safetensors.torch.save_file", "anm_nb.runs.describe_environment", "os.replace"],
+)
+def test_a_run_that_could_not_be_written_is_no_run(write, outputs, monkeypatch):
     def full(*arguments, **options):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", full)
+        patch.setattr(write, full)
         with pytest.raises(OSError, match="no space left"):
             get_or_train(Toy(value=6))
     assert finished_runs() == []
+    assert list((outputs / "runs").glob("[!.]*")) == []
     assert get_or_train(Toy(value=6)).metrics["result"].iloc[-1] == 24
     assert len(finished_runs()) == 1
 
@@ -305,7 +311,8 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def strategies(monkeypatch):
-    """Strategies registered by a test are forgotten after it."""
+    """Strategies registered by a test are forgotten after it; `__main__` has no file, as in a notebook's kernel."""
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     monkeypatch.setattr("anm_nb.energy.negatives._STRATEGIES", {})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,7 +11,6 @@ from scipy import optimize, stats
 
 CONFIDENCE = 0.95
 POWER = 0.80
-SPREAD_QUANTILES = 4000
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
     )
 
 
+@cache
 def detectable_effect(pairs: int, power: float = POWER, alpha: float = 1 - CONFIDENCE) -> float:
     """The smallest mean difference, in standard deviations of the differences, that a two-sided paired t-test finds.
 
@@ -67,16 +68,11 @@ def detectable_effect(pairs: int, power: float = POWER, alpha: float = 1 - CONFI
     """
     if pairs < 2:
         raise ValueError(f"pairs = {pairs}: a paired t-test needs at least 2")
-    freedom, root = pairs - 1, pairs**0.5
-    # P(|T| > c) is averaged over the sample's spread, whose quantiles are known; scipy's own distribution function of
-    # the noncentral t gives NaN for few pairs and large effects.
-    quantiles = (np.arange(SPREAD_QUANTILES) + 0.5) / SPREAD_QUANTILES
-    spread = np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)
-    bound = stats.t.ppf(1 - alpha / 2, freedom) * spread
+    critical = stats.t.ppf(1 - alpha / 2, pairs - 1)
 
     def missing_power(effect: float) -> float:
-        found = stats.norm.sf(bound - effect * root) + stats.norm.cdf(-bound - effect * root)
-        return float(found.mean() - power)
+        # T² is noncentral F with one degree of freedom; scipy's noncentral t gives NaN for few pairs and large effects
+        return float(stats.ncf.sf(critical**2, 1, pairs - 1, pairs * effect**2) - power)
 
     largest = 1.0
     while missing_power(largest) < 0:

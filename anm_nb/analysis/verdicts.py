@@ -29,7 +29,7 @@ class Verdict:
     state: State
     estimate: float
     interval: tuple[float, float]  # 95 %, across seeds
-    p_value: float
+    p_value: float  # NaN for a band
     detectable: float  # smallest difference found with 80 % power; NaN for a band
     seeds: int
     unit: str = ""
@@ -117,7 +117,9 @@ def judge_band(
         side = "supported"
     elif top < low or bottom > high:
         side = "refuted"
-    return _verdict(claim, measured, side, replace(difference, detectable=float("nan")), unit, expected)
+    return _verdict(
+        claim, measured, side, replace(difference, p_value=float("nan"), detectable=float("nan")), unit, expected
+    )
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:

@@ -1,4 +1,8 @@
-"""Adversarial negative mining: projected descent with Armijo backtracking, batched (ANM checklist, section B)."""
+"""Adversarial negative mining: projected descent with Armijo backtracking, batched (ANM checklist, section B).
+
+A trial is accepted when Ẽ(trial) ≤ Ẽ(y) − (c/α)‖trial − y‖², the projected form of the document's rule: equal to it
+inside the set, while at the border the document's own form, with ‖∇Ẽ‖², could refuse every step.
+"""
 
 from __future__ import annotations
 
@@ -67,18 +71,12 @@ def random_shift(
 
 @torch.no_grad()
 def mine(
-    energy: Energy,
-    y_pos: Float[Tensor, "b d"],
-    constraint: Constraint,
-    config: MinerConfig,
-    generator: torch.Generator,
+    energy: Energy, y_pos: Float[Tensor, "b d"], constraint: Constraint, config: MinerConfig, generator: torch.Generator
 ) -> Mined:
     """Minimise Ẽ(y) = E(y) − λ‖y − y⁺‖² over the constraint, all examples at once.
 
     Every turn of the loop evaluates Ẽ and its gradient at one trial point of each example, which serves both the Armijo
-    test of that point and the next step from it. A trial is accepted when Ẽ(trial) ≤ Ẽ(y) − (c/α)‖trial − y‖², the
-    projected form of the document's rule (equal to it inside the set; at the border the document's own form, with
-    ‖∇Ẽ‖², could refuse every step). A rejection shrinks α. An example ends after `steps` accepted steps or
+    test of that point and the next step from it. A rejection shrinks α. An example ends after `steps` accepted steps or
     `max_backtracks` rejections in a row; one that lands nearer than `delta` to the truth starts anew, at most
     `max_restarts` times, and is then marked `too_close`.
     """
@@ -103,13 +101,11 @@ def mine(
         stepping = ~done & ~starting & (below >= 0)
         rejected = ~done & ~starting & (below < 0)
         moved = stepping | starting
-
         y, gradient = _where(moved, trial, y), _where(moved, trial_gradient, gradient)
         value = torch.where(moved, trial_value, value)
         slack = torch.where(stepping, torch.minimum(slack, below), slack)
         first_step = config.step_size * scale / gradient.norm(dim=1).clamp_min(1e-12)
         alpha = torch.where(starting, first_step, torch.where(rejected, config.shrink * alpha, alpha))
-
         wrongness = (y - y_pos).norm(dim=1)
         too_close = wrongness < config.delta * scale
         backtracks, streak = backtracks + rejected, torch.where(moved, 0, streak + rejected)
@@ -118,7 +114,7 @@ def mine(
         accepted = torch.where(starting, 0, accepted + stepping)
         done = done | ~starting & ((accepted >= config.steps) | (streak >= config.max_backtracks))
 
-    gradient_mapping = y - constraint.project(y - alpha.unsqueeze(1) * gradient)
+    stationary_gap = y - constraint.project(y - alpha.unsqueeze(1) * gradient)  # the projected gradient mapping
     return Mined(
         y,
         {
@@ -126,7 +122,7 @@ def mine(
             "miner_backtracks": backtracks,
             "miner_restarts": restarts,
             "armijo_slack": slack,
-            "gm_norm": gradient_mapping.norm(dim=1),
+            "gm_norm": stationary_gap.norm(dim=1),
             "feasibility_residual": constraint.residual(y),
             "wrongness": wrongness,
             "too_close": too_close,

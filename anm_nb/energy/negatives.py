@@ -68,6 +68,8 @@ def get_negatives(name: str, **options: Any) -> NegativeStrategy:
 
 def named_negatives(name: str) -> NegativeStrategy | None:
     """The strategy of that name with its default options; None for "none", training without a contrastive loss."""
+    if name not in (*_STRATEGIES, "none"):
+        raise ParameterError(unknown_name("negative strategy", name, [*_STRATEGIES, "none"]))
     return None if name == "none" else get_negatives(name)
 
 

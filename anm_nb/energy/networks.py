@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -74,6 +75,7 @@ class EnergyMLP(nn.Module):
         h = F.silu(self.input(torch.cat([x, y], dim=1)))
         h = self.second(self.first(h, embedded, k), embedded, k)
         out = self.output(h)
+        out = out.to(torch.promote_types(out.dtype, torch.float32))  # margins are small differences of large energies
         return out.square().sum(1) if self.head == "squared_norm" else out.squeeze(1)
 
 
@@ -84,7 +86,9 @@ def score_and_energy(
     return gradient_and_value(lambda point: energy(x, point, k), y)
 
 
-def gradient_and_value(function, y):  # type: ignore[no-untyped-def]
+def gradient_and_value(
+    function: Callable[[Tensor], Tensor], y: Float[Tensor, "b d"]
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, " b"]]:
     """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another."""
 
     def summed(point: Tensor) -> tuple[Tensor, Tensor]:

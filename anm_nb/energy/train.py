@@ -188,7 +188,7 @@ class EnergyLearner:
         if losses.contrast is not None and losses.weighted is not None:
             scalars |= contrast_scalars(losses.contrast)
             scalars["grad_share_contrast"] = grad_share(*losses.weighted, list(self.model.parameters()))
-            arrays["margins"] = (losses.contrast.e_neg - losses.contrast.e_pos).float()
+            arrays["margins"] = losses.contrast.e_neg - losses.contrast.e_pos
         return Measurement(scalars, arrays)
 
     def _dev_set(self, n: int) -> tuple[Batch, MiningProblem]:
@@ -223,7 +223,7 @@ class EnergyLearner:
 
 def contrast_scalars(contrast: Contrast) -> dict[str, float]:
     """Hardness, margins, energies and legitimacy of a batch of negatives (checklist A, B; K for the trends)."""
-    margin = (contrast.e_neg - contrast.e_pos).detach().float()  # energies may be bfloat16
+    margin = (contrast.e_neg - contrast.e_pos).detach()
     quartiles = torch.quantile(margin, torch.tensor([0.25, 0.5, 0.75], device=margin.device))
     scalars = {
         "p_hard": (margin < 0).float().mean(),

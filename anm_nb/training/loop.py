@@ -40,7 +40,7 @@ class LoopConfig(Parameters):
     clip_norm: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     ema_every: PositiveInt = 1
-    records: Annotated[int, Field(ge=2)] = 10  # measurements, half of them in the first 20 % of steps
+    records: Annotated[int, Field(ge=3)] = 10  # measurements, half of them in the first 20 % of steps
     record_every: PositiveInt | None = None  # measure every so many steps, and at the last, instead
     patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
     checkpoint_every: PositiveInt = 1000

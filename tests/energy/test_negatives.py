@@ -19,7 +19,7 @@ from anm_nb.parameters import ParameterError
 from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import generator
 
-LOOP = LoopConfig(steps=3, batch=16, records=2)
+LOOP = LoopConfig(steps=3, batch=16, records=3)
 
 
 def config(negatives, **options):

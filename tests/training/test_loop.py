@@ -309,7 +309,13 @@ def test_clipping_bounds_the_gradient_and_keeps_its_direction(slope, clip, tmp_p
 
 
 def test_a_frozen_group_stays_until_its_step_and_then_moves(tmp_path):
-    learner = Plain(0, frozen=4)
+    class Looking(Plain):
+        def losses(self, step, averaged):
+            # frozen weights cost no gradient either
+            assert [parameter.requires_grad for parameter in self.model.parameters()] == [True] * 2 + [step >= 4] * 2
+            return super().losses(step, averaged)
+
+    learner = Looking(0, frozen=4)
     trained = train(lambda s, device: learner, LoopConfig(steps=8, records=9), [0], tmp_path)
     first = [weights[0] for weights in learner.seen]
     second = [weights[2] for weights in learner.seen]
