@@ -88,27 +88,37 @@ def index(
 def reference(
     name: Annotated[str, typer.Argument(help="A notebook, such as 10_anm_vs_corruption.")],
     profile: Annotated[str, typer.Option(help="The folder of params/ with its values.")] = "mid",
+    run: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Only this run of the notebook; may be given several times.")
+    ] = None,
 ) -> None:
     """Train a notebook's runs at a longer profile, keep their tables in outputs/reference, and quote them in README."""
     import yaml
 
     from anm_nb import runs
     from anm_nb.analysis import reference as kept_results
-    from anm_nb.energy.experiments import KEPT
+    from anm_nb.energy.experiments import AnmVsCorruption
     from anm_nb.parameters import ParameterError, unknown_name
+    from anm_nb.ranking.experiments import HrmVsBaseline, KendallForensics
 
+    kept_notebooks = {each.notebook: each for each in (KendallForensics, AnmVsCorruption, HrmVsBaseline)}
     root = runs.project_root()
     values = root / "params" / profile / f"{name}.yaml"
-    if name not in KEPT:
-        _refuse(unknown_name("notebook with results to keep", name, KEPT))
+    if name not in kept_notebooks:
+        _refuse(unknown_name("notebook with results to keep", name, kept_notebooks))
     if not values.exists():
         profiles = [path.parent.name for path in (root / "params").glob(f"*/{name}.yaml")]
         _refuse(unknown_name("profile", profile, profiles))
     try:
-        settings = KEPT[name].from_mapping(yaml.safe_load(values.read_text(encoding="utf-8")))
+        settings = kept_notebooks[name].from_mapping(yaml.safe_load(values.read_text(encoding="utf-8")))
     except ParameterError as error:
         _refuse(f"{values.name}: {error}")
-    kept = kept_results.keep_reference(name, settings.get_or_train(), settings.reference_scores())
+    configs = settings.configs()
+    for one in run or []:
+        if one not in configs:
+            _refuse(unknown_name("run", one, configs))
+    finished = {one: runs.get_or_train(configs[one]) for one in run or configs}
+    kept = kept_results.keep_reference(name, finished, settings.reference_scores())
     kept_results.quote(kept, root / "README.md")
     typer.echo(kept.path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from anm_nb.analysis.reference import load_reference, markdown_summary
+from anm_nb.analysis.reference import load_reference, summary
 from anm_nb.runs import project_root
 
 README = (project_root() / "README.md").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_a_task_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
 def test_the_quoted_table_is_the_stored_one():
     name = "10_anm_vs_corruption"
     quoted = README.split(f"<!-- begin: {name} -->\n")[1].split(f"\n<!-- end: {name} -->")[0]
-    assert quoted == markdown_summary(load_reference(name))
+    assert quoted == summary(load_reference(name))
 
 
 def test_every_file_it_points_to_exists():

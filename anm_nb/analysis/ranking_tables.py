@@ -40,6 +40,13 @@ def waterfall(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "space", "tau"])
 
 
+def spaces_on_test(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The same table from the metrics alone, where a run's predictions are not at hand."""
+    columns = {f"test_{metric}": space for space, metric in SPACES.items()}
+    tested = metrics.dropna(subset=[*columns]).rename(columns=columns)
+    return tested.melt(["method", "seed"], list(SPACES), var_name="space", value_name="tau")
+
+
 def tau_by_iteration(runs: Mapping[str, Run]) -> pd.DataFrame:
     """τ on test of the ranking after each iteration (1 = first): columns method, seed, iteration, tau_obs, tau_all."""
     rows = []

@@ -6,15 +6,18 @@ README, notebooks and figures quote these by reading them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from anm_nb.analysis import figures
+from anm_nb.analysis import figures, ranking_figures
+from anm_nb.analysis.ranking_tables import SPACES, spaces_on_test
+from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import collect, final, rounded, score_table
 from anm_nb.analysis.verdicts import judge
 from anm_nb.parameters import ParameterError, unknown_name
@@ -64,11 +67,11 @@ def keep_reference(name: str, runs: Mapping[str, Run], references: pd.DataFrame)
     (path / "provenance.json").unlink(missing_ok=True)
     collect(runs).to_parquet(path / "metrics.parquet")
     references.to_parquet(path / "reference_scores.parquet")
+    kept = Reference(path)
+    DISPLAYS[name].figure(kept.metrics, kept.references).savefig(path / "figure.png", dpi=160)
     provenance = {
         method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
     }
-    kept = Reference(path)
-    figures.learning_curves(kept.metrics, kept.references).savefig(path / "figure.png", dpi=160)
     (path / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
     return kept
 
@@ -81,11 +84,16 @@ def quote(kept: Reference, page: Path) -> None:
     _, _, after = rest.partition(end)
     if not after:
         raise ParameterError(f"{page.name} has no place for the result: it needs the lines '{begin}' and '{end}'")
-    page.write_text(f"{before}{begin}\n{markdown_summary(kept)}\n{end}{after}", encoding="utf-8")
+    page.write_text(f"{before}{begin}\n{summary(kept)}\n{end}{after}", encoding="utf-8")
 
 
-def markdown_summary(kept: Reference, metric: str = "mse") -> str:
-    """A kept result as Markdown: every method beside the task's references, and its paired difference from `stock`."""
+def summary(kept: Reference) -> str:
+    """A kept result as a Markdown table."""
+    return DISPLAYS[kept.path.name].summary(kept)
+
+
+def mse_summary(kept: Reference, metric: str = "mse") -> str:
+    """Every method beside the task's references, and its paired difference from `stock`."""
     scores = final(kept.metrics, metric)[list(kept.provenance)]
     table = score_table(scores, kept.references, metric)
     lines = [
@@ -108,3 +116,41 @@ def _against(scores: pd.DataFrame, method: str, baseline: str) -> str:
     percent = [100 * value / scores[baseline].mean() for value in (verdict.estimate, *verdict.interval)]
     decided = {"supported": "better", "refuted": "worse", "undecided": "undecided"}[verdict.state]
     return f"{percent[0]:+.1f} % [{percent[1]:+.1f}, {percent[2]:+.1f}]: {decided}"
+
+
+def tau_figure(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
+    """τ on test in each space, for every model."""
+    return ranking_figures.tau_waterfall(spaces_on_test(metrics), references)
+
+
+def tau_summary(kept: Reference) -> str:
+    """τ on test of every model in each space, beside the references of the task."""
+    lines = [f"| ranking | kind | {' | '.join(SPACES)} |", "|---|---|" + "---|" * len(SPACES)]
+    known = kept.references.pivot(index=["name", "kind"], columns="metric", values="value")
+    for row in known.reset_index().sort_values("kind", ascending=False).to_dict("records"):
+        taus = [f"{row[metric]:.2f}".replace("nan", "–") for metric in SPACES.values()]
+        lines.append(f"| {row['name']} | {row['kind']} | {' | '.join(taus)} |")
+    spaces = spaces_on_test(kept.metrics)
+    for method in kept.provenance:
+        cells = []
+        for space in SPACES:
+            of = spaces[(spaces["method"] == method) & (spaces["space"] == space)]
+            mean, low, high = (f"{value:.3f}" for value in mean_interval(of["tau"]))
+            cells.append(f"{mean} [{low}, {high}]")
+        lines.append(f"| `{method}` | measured | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Display:
+    """How a kept result is shown: a figure of its metrics and reference scores, and a Markdown table."""
+
+    figure: Callable[[pd.DataFrame, pd.DataFrame], Figure]
+    summary: Callable[[Reference], str]
+
+
+DISPLAYS = {
+    "02_kendall_forensics": Display(tau_figure, tau_summary),
+    "10_anm_vs_corruption": Display(figures.learning_curves, mse_summary),
+    "20_hrm_vs_baseline": Display(tau_figure, tau_summary),
+}

@@ -117,7 +117,3 @@ class AnmVsCorruption(Parameters):
     def reference_scores(self, n: int = 2000) -> pd.DataFrame:
         """The task's trivial, classical and best-possible scores on n problems."""
         return get_task(self.task, size=self.size).reference_scores(n, generator=generator(0, "references"))
-
-
-# Notebooks whose runs are worth keeping as reference results (`anm-nb reference`).
-KEPT = {AnmVsCorruption.notebook: AnmVsCorruption}

@@ -15,7 +15,7 @@ from anm_nb.ranking.routing import Controller, routing_entropy
 
 Decoder = Literal["score", "pointer"]
 
-SCORE_DECIMALS = 3  # of what items are ranked by; differences beyond are rounding errors
+SCORE_DECIMALS = 4  # of what items are ranked by; differences beyond are rounding errors
 
 
 class ModelConfig(Parameters):
