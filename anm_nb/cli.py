@@ -110,6 +110,7 @@ def reference(
         profiles = [path.parent.name for path in (root / "params").glob(f"*/{name}.yaml")]
         _refuse(unknown_name("profile", profile, profiles))
     try:
+        kept_results.place_in(root / "README.md", name)
         settings = kept_notebooks[name].from_mapping(yaml.safe_load(values.read_text(encoding="utf-8")))
     except ParameterError as error:
         _refuse(f"{values.name}: {error}")

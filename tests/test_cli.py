@@ -116,3 +116,17 @@ def test_importing_loads_nothing_heavy(module):
     program = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["10_anm_vs_corrupton"], "(did you mean '10_anm_vs_corruption'?)"),
+        (["10_anm_vs_corruption", "--profile", "medium"], "unknown profile 'medium'"),
+        (["02_kendall_forensics", "--run", "publishd"], "unknown run 'publishd' (did you mean 'published'?)"),
+    ],
+)
+def test_reference_refuses_what_it_cannot_keep(arguments, message):
+    refused = CliRunner().invoke(app, ["reference", *arguments])
+    assert refused.exit_code == 2
+    assert message in refused.output

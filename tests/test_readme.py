@@ -53,8 +53,8 @@ def test_a_task_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
     assert "exact solution" in executed.cells[-1].outputs[0].data["text/plain"]
 
 
-def test_the_quoted_table_is_the_stored_one():
-    name = "10_anm_vs_corruption"
+@pytest.mark.parametrize("name", ["02_kendall_forensics", "10_anm_vs_corruption", "20_hrm_vs_baseline"])
+def test_the_quoted_table_is_the_stored_one(name):
     quoted = README.split(f"<!-- begin: {name} -->\n")[1].split(f"\n<!-- end: {name} -->")[0]
     assert quoted == summary(load_reference(name))
 

@@ -78,13 +78,18 @@ def keep_reference(name: str, runs: Mapping[str, Run], references: pd.DataFrame)
 
 def quote(kept: Reference, page: Path) -> None:
     """Write a kept result's summary into a Markdown page, between the two comments that name it."""
-    text = page.read_text(encoding="utf-8")
-    begin, end = (f"<!-- {word}: {kept.path.name} -->" for word in ("begin", "end"))
-    before, _, rest = text.partition(begin)
+    before, after = place_in(page, kept.path.name)
+    page.write_text(f"{before}\n{summary(kept)}\n{after}", encoding="utf-8")
+
+
+def place_in(page: Path, name: str) -> tuple[str, str]:
+    """A page's text up to and from the place of a kept result. Raises `ParameterError` where it has no such place."""
+    begin, end = (f"<!-- {word}: {name} -->" for word in ("begin", "end"))
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
     if not after:
         raise ParameterError(f"{page.name} has no place for the result: it needs the lines '{begin}' and '{end}'")
-    page.write_text(f"{before}{begin}\n{summary(kept)}\n{end}{after}", encoding="utf-8")
+    return before + begin, end + after
 
 
 def summary(kept: Reference) -> str:
