@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from typing import Any, Self
 
 import yaml
@@ -55,7 +55,20 @@ class Parameters(BaseModel):
         shell = get_ipython()
         if shell is None:
             raise RuntimeError("from_notebook() works inside a notebook; elsewhere construct the class directly")
-        return cls.from_mapping(assigned_parameters(shell.user_ns["In"][:-1], cls.model_fields.keys(), shell.user_ns))
+        cells = shell.user_ns["In"][:-1]
+        if not cells:  # nbval keeps no history of cells
+            return cls.from_mapping(plain_values(shell.user_ns, shell.user_ns_hidden))
+        return cls.from_mapping(assigned_parameters(cells, cls.model_fields.keys(), shell.user_ns))
+
+
+def plain_values(namespace: Mapping[str, Any], hidden: Collection[str]) -> dict[str, Any]:
+    """The names of a fresh kernel that hold plain values: all that its parameter cell has assigned so far."""
+    plain = (int, float, str, list, tuple, dict, type(None))
+    return {
+        name: value
+        for name, value in namespace.items()
+        if isinstance(value, plain) and not name.startswith("_") and name not in hidden
+    }
 
 
 def assigned_parameters(cells: list[str], known: Set[str], namespace: Mapping[str, Any]) -> dict[str, Any]:

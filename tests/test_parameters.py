@@ -3,7 +3,7 @@
 import pytest
 
 from anm_nb.energy.experiments import AnmVsCorruption
-from anm_nb.parameters import ParameterError, assigned_parameters, unknown_name
+from anm_nb.parameters import ParameterError, assigned_parameters, plain_values, unknown_name
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,19 @@ CHECK = "from anm_nb.energy.experiments import AnmVsCorruption\nsettings = AnmVs
 def test_parameters_are_read_from_the_cells_that_assign_them(cells, expected):
     namespace = {"seeds": [0, 1, 2, 3, 4], "steps": 70, "runs": object(), "metrics": object()}
     assert assigned_parameters(cells, AnmVsCorruption.model_fields.keys(), namespace) == expected
+
+
+def test_without_a_history_of_cells_the_namespace_tells():
+    """nbval runs cells without one; a mistyped name must not pass there either."""
+    namespace = {
+        "In": [""],
+        "steps": 5,
+        "stpes": 7,
+        "_i": "steps = 5",
+        "np": pytest,
+        "AnmVsCorruption": AnmVsCorruption,
+    }
+    assert plain_values(namespace, {"In"}) == {"steps": 5, "stpes": 7}
 
 
 def test_a_check_without_any_parameter_cell_is_refused():

@@ -133,14 +133,14 @@ def tau_summary(kept: Reference) -> str:
     lines = [f"| ranking | kind | {' | '.join(SPACES)} |", "|---|---|" + "---|" * len(SPACES)]
     known = kept.references.pivot(index=["name", "kind"], columns="metric", values="value")
     for row in known.reset_index().sort_values("kind", ascending=False).to_dict("records"):
-        taus = [f"{row[metric]:.2f}".replace("nan", "–") for metric in SPACES.values()]
+        taus = [f"{row[metric]:z.2f}".replace("nan", "–") for metric in SPACES.values()]
         lines.append(f"| {row['name']} | {row['kind']} | {' | '.join(taus)} |")
     spaces = spaces_on_test(kept.metrics)
     for method in kept.provenance:
         cells = []
         for space in SPACES:
             of = spaces[(spaces["method"] == method) & (spaces["space"] == space)]
-            mean, low, high = (f"{value:.3f}" for value in mean_interval(of["tau"]))
+            mean, low, high = (f"{value:z.3f}" for value in mean_interval(of["tau"]))
             cells.append(f"{mean} [{low}, {high}]")
         lines.append(f"| `{method}` | measured | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -106,11 +106,11 @@ def _verdict(difference: PairedDifference, headroom: bool, room: float) -> str:
     if difference.pairs < 2:
         return "one seed shows no difference, only a number"
     power = f"a difference of {difference.detectable:.3f} would be found with {100 * POWER:.0f} % power"
-    interval = f"[{difference.low:+.3f}, {difference.high:+.3f}]"
+    interval = f"[{difference.low:+z.3f}, {difference.high:+z.3f}]"
     if not headroom:
         return f"no headroom: both models sit at the ceiling, and at most {max(room, 0):.3f} is left to gain; {power}"
     if difference.low > 0:
-        return f"HRM is better by {difference.estimate:+.3f} {interval}; {power}"
+        return f"HRM is better by {difference.estimate:+z.3f} {interval}; {power}"
     if difference.high < 0:
-        return f"HRM is worse by {difference.estimate:+.3f} {interval}; {power}"
-    return f"no difference shown: {difference.estimate:+.3f} {interval}; {power}"
+        return f"HRM is worse by {difference.estimate:+z.3f} {interval}; {power}"
+    return f"no difference shown: {difference.estimate:+z.3f} {interval}; {power}"

@@ -164,7 +164,7 @@ def _interval_text(estimate: float, low: float, high: float, decimals: int | Non
 
 
 def _number_text(value: float, decimals: int | None) -> str:
-    return rounded(value) if decimals is None or np.isnan(value) else f"{value:.{decimals}f}"
+    return rounded(value) if decimals is None or np.isnan(value) else f"{value:z.{decimals}f}"
 
 
 def _seed_count(pairs: int) -> str:
