@@ -122,7 +122,7 @@ def tau_against_iteration(by_iteration: pd.DataFrame, references: pd.DataFrame) 
             axes.set_ylim(lowest - 0.02, ceiling + 0.15 * (ceiling - lowest) + 0.02)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set_ylabel("Kendall τ on test")
-        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 4))
+        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 3))
     return figure
 
 
@@ -138,7 +138,7 @@ def tau_curves(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
             axes.set(title=TAU_TITLES[metric], xlabel="epochs trained")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         row[0].set(ylabel="Kendall τ on dev", ylim=(-0.15, 1.12))
-        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 4))
+        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 3))
     return figure
 
 
