@@ -59,7 +59,7 @@ class AnmVsCorruption(Parameters):
         "anm_orthogonal",
     )
     seeds: Seeds = (0, 1, 2)
-    steps: PositiveInt = 100
+    steps: PositiveInt = 80
     batch: PositiveInt = 128
     width: PositiveInt = 128
     head: Literal["squared_norm", "scalar"] = "squared_norm"
