@@ -89,7 +89,8 @@ class PaperFigure(Figure):
         return buffer.getvalue()
 
 
-def _figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    """An empty figure of the text width and its panels; height in inches, options as for `Figure.subplots`."""
     figure = PaperFigure(figsize=(WIDTH, height), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns, **options))
 
@@ -119,7 +120,7 @@ def learning_curves(
 ) -> Figure:
     """The task's score against the step, over the first 20 % and all of training, beside its trivial references."""
     with house_style():
-        figure, (early, whole) = _figure(1, 2, 2.5, sharey=True)
+        figure, (early, whole) = new_figure(1, 2, 2.5, sharey=True)
         for axes in (early, whole):
             _curves(axes, metrics, column)
             axes.set_yscale("log")
@@ -155,7 +156,7 @@ CHECKLIST_PANELS = {
 def checklist_panels(metrics: pd.DataFrame, panels: Mapping[str, str] = CHECKLIST_PANELS) -> Figure:
     """Instruments of the checklist against the step, one panel each; method colours throughout."""
     with house_style():
-        figure, grid = _figure(2, 3, 3.6, sharex=True)
+        figure, grid = new_figure(2, 3, 3.6, sharex=True)
         for axes, (column, title) in zip(grid.flat, panels.items(), strict=True):
             _curves(axes, metrics, column)
             axes.set_title(title)
@@ -179,7 +180,7 @@ def energy_trends(metrics: pd.DataFrame) -> Figure:
     contrasted = metrics.dropna(subset=["e_neg"]) if "e_neg" in metrics else metrics.iloc[:0]
     methods = list(contrasted["method"].unique())
     with house_style():
-        figure, panels = _figure(1, max(1, len(methods)), 1.9, sharey=True, sharex=True)
+        figure, panels = new_figure(1, max(1, len(methods)), 1.9, sharey=True, sharex=True)
         if not methods:
             panels[0].set_axis_off()
             panels[0].text(0.5, 0.5, "no method here has negatives", ha="center")
@@ -204,7 +205,7 @@ def margin_histograms(margins: Mapping[str, np.ndarray], steps: Sequence[int]) -
     """
     shown = np.unique(np.linspace(0, len(steps) - 1, min(4, len(steps))).round().astype(int))
     with house_style():
-        figure, grid = _figure(
+        figure, grid = new_figure(
             len(margins), len(shown), 1.0 + 0.85 * len(margins), sharex=True, sharey="row", squeeze=False
         )
         pooled = np.concatenate([values[shown].ravel() for values in margins.values()])
@@ -229,7 +230,7 @@ def contrastive_loss_shape(margin: np.ndarray, loss: np.ndarray, by_pos: np.ndar
     """The contrastive loss and its gradients by both energies: measured as dots, closed forms as lines."""
     softplus, sigmoid = np.logaddexp(0, -margin), np.exp(-np.logaddexp(0, margin))
     with house_style():
-        figure, (left, right) = _figure(1, 2, 2.2, sharex=True)
+        figure, (left, right) = new_figure(1, 2, 2.2, sharex=True)
         left.plot(margin, softplus, color=PALETTE["stock"], label="log(1 + e⁻ᵐ)")
         left.plot(margin, loss, ".", color="black", markersize=3, label="computed")
         right.plot(margin, sigmoid, color=PALETTE["anm_orthogonal"], label="by E⁺: σ(−m)")
@@ -249,7 +250,7 @@ def score_summary(scores: pd.DataFrame, table: pd.DataFrame, metric: str = "mse"
     methods = list(scores.columns)
     measured = table[table["kind"] == "measured"]
     with house_style():
-        figure, (axes,) = _figure(1, 1, 0.9 + 0.28 * len(methods))
+        figure, (axes,) = new_figure(1, 1, 0.9 + 0.28 * len(methods))
         for height, method in enumerate(methods):
             row, colour = measured.loc[method], colours(methods)[method]
             axes.plot(scores[method], np.full(len(scores), height), "o", color=colour, alpha=0.45, markersize=3.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,18 +12,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from anm_nb.analysis.figures import PALETTE, WIDTH, PaperFigure, colours, house_style, label
+from anm_nb.analysis.figures import PALETTE, colours, house_style, label, new_figure
 from anm_nb.analysis.ranking_tables import SPACES, Probe
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.ranking.routing import BANDS
 
 DASHED = (0, (4, 3))
 TAU_TITLES = {"tau_obs": "observed pairs", "tau_all": "all pairs", "tau_index": "index space"}
-
-
-def _figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
-    figure = PaperFigure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def shades(methods: Sequence[str]) -> dict[str, str]:
@@ -80,7 +74,7 @@ def tau_waterfall(spaces: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """
     methods = list(spaces["method"].unique())
     with house_style():
-        figure, ((axes,),) = _figure(1, 1, 2.9)
+        figure, ((axes,),) = new_figure(1, 1, 2.9, squeeze=False)
         for place, (space, metric) in enumerate(SPACES.items()):
             known = references[references["metric"] == metric].set_index("kind")["value"]
             exact = "ceiling" in known.index
@@ -108,7 +102,7 @@ def tau_against_iteration(by_iteration: pd.DataFrame, references: pd.DataFrame) 
     """τ on test of the ranking after each iteration, over observed and over all pairs, beside the ceilings."""
     methods = list(by_iteration["method"].unique())
     with house_style():
-        figure, (row,) = _figure(1, 2, 2.6)
+        figure, (row,) = new_figure(1, 2, 2.6, squeeze=False)
         for axes, metric in zip(row, ("tau_obs", "tau_all"), strict=True):
             for method, colour in shades(methods).items():
                 rows = by_iteration[by_iteration["method"] == method]
@@ -130,7 +124,7 @@ def tau_curves(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """τ on dev against the epoch, over observed and over all pairs, beside ceiling and best trivial score."""
     methods = list(metrics["method"].unique())
     with house_style():
-        figure, (row,) = _figure(1, 2, 2.6, sharey=True)
+        figure, (row,) = new_figure(1, 2, 2.6, sharey=True, squeeze=False)
         for axes, metric in zip(row, ("tau_obs", "tau_all"), strict=True):
             for method, colour in shades(methods).items():
                 _interval_line(axes, metrics[metrics["method"] == method], "epoch", metric, colour, label(method))
@@ -157,7 +151,7 @@ def routing_curves(metrics: pd.DataFrame, n_heads: int) -> Figure:
     routed = [method for method in metrics["method"].unique() if "baseline" not in method]
     uniform = {"entropy": np.log(n_heads), "herfindahl": 1 / n_heads, "max_alpha": 1 / n_heads}
     with house_style():
-        figure, (row,) = _figure(1, 3, 2.4)
+        figure, (row,) = new_figure(1, 3, 2.4, squeeze=False)
         for axes, (quantity, title) in zip(row, ROUTING_TITLES.items(), strict=True):
             low, high = BANDS[quantity]
             axes.axhspan(max(low, 0.0), high, color="black", alpha=0.06, linewidth=0)
@@ -184,7 +178,7 @@ def routing_heatmaps(probes: Mapping[str, Probe], at_most: int = 4) -> Figure:
     top = max(float(each.alphas.max()) for each in probes.values())
     shown = min(at_most, max(len(each.alphas) for each in probes.values()))
     with house_style():
-        figure, grid = _figure(len(probes), shown, 0.5 + 1.6 * len(probes))
+        figure, grid = new_figure(len(probes), shown, 0.5 + 1.6 * len(probes), squeeze=False)
         for row, (method, each) in zip(grid, probes.items(), strict=True):
             chosen = np.unique(np.linspace(0, len(each.alphas) - 1, shown).round().astype(int))
             for axes in row[len(chosen) :]:
@@ -208,7 +202,7 @@ def fix_effect_intervals(effects: pd.DataFrame) -> Figure:
     marks = {"tau_obs": ("o", PALETTE["baseline"], -0.13), "tau_all": ("s", PALETTE["hrm"], 0.13)}
     titles = {"added": "added alone to the published set-up", "removed": "in the full set-up: with it − without it"}
     with house_style():
-        figure, (row,) = _figure(1, 2, 0.9 + 0.3 * len(fixes), sharey=True, sharex=True)
+        figure, (row,) = new_figure(1, 2, 0.9 + 0.3 * len(fixes), sharey=True, sharex=True, squeeze=False)
         for axes, (how, title) in zip(row, titles.items(), strict=True):
             axes.axvline(0, color="black", linewidth=0.7)
             for metric, (marker, colour, shift) in marks.items():
