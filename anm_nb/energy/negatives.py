@@ -19,24 +19,26 @@ from anm_nb.energy.miner import Mined, MinerConfig, mine, random_shift
 from anm_nb.energy.sampler import descend
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.parameters import ParameterError, Parameters, unknown_name
-from anm_nb.tasks.base import MatrixTask
+from anm_nb.tasks.base import Clues, DenoisingTask
 
 
 @dataclass(frozen=True)
 class MiningProblem:
     """Everything a strategy may use to propose negatives for a batch."""
 
-    task: MatrixTask
+    task: DenoisingTask
     x: Float[Tensor, "b x_dim"]
     y_pos: Float[Tensor, "b y_dim"]
     noise: SharedNoise  # levels k and ε that positive and negative share
     model: nn.Module  # the network in training
     averaged: nn.Module  # its EMA, in eval mode and without gradients
     generator: torch.Generator
+    clues: Clues | None = None  # entries of the answers that are given, and stay as they are
 
     def energy(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
         """EMA energies of clean points y, noised with the batch's own noise: what a mined negative should have low."""
         noise = self.noise
+        y = y if self.clues is None else self.clues.impose(y)
         return self.averaged(self.x, noise.schedule.q_sample(y, noise.k, noise.eps), noise.k)
 
 
@@ -75,24 +77,31 @@ def named_negatives(name: str) -> NegativeStrategy | None:
 
 @register_negatives
 class Stock(NegativeStrategy):
-    """IRED's own: noise the truth with 3ε, take two energy-descent steps, map back to y-space, clamp."""
+    """IRED's own: the task's corruption (`DenoisingTask.corrupt`).
+
+    For continuous tasks that is the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped.
+    """
 
     name = "stock"
     noise_factor: PositiveFloat = 3.0
     descent_steps: PositiveInt = 2
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives by the published recipe for continuous tasks."""
-        schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
+        """Negatives by the published recipe."""
+        return Mined(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.generator))
+
+    def _settled(self, problem: MiningProblem) -> Tensor:
+        """Noised targets after a few descent steps on the energy, back in y-space."""
+        schedule, k = problem.noise.schedule, problem.noise.k
         start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps)
         settled = descend(
             lambda point: problem.model(problem.x, point, k),
             start.as_subclass(Tensor),
             schedule.step_size(k),
-            schedule.signal(k) * clamp,
+            schedule.signal(k) * problem.task.sample_clamp,
             self.descent_steps,
         )
-        return Mined(schedule.to_clean(settled, k).clamp(-clamp, clamp))
+        return schedule.to_clean(settled, k)
 
 
 @register_negatives

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from statistics import NormalDist
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 from pydantic import PositiveInt
 from torch import Tensor
 
 from anm_nb.parameters import Parameters
+
+Kind = Literal["trivial", "classical", "ceiling"]
+Stream = Literal["train", "dev", "test"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,18 @@ class Batch:
     x: Float[Tensor, "n ..."]
     y: Num[Tensor, "n ..."]
     known: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Clues:
+    """Entries of an answer that the problem gives away: never noised, never moved, never scored."""
+
+    mask: Bool[Tensor, "n y_dim"]
+    values: Float[Tensor, "n y_dim"]
+
+    def impose(self, y: Float[Tensor, "n y_dim"], signal: Float[Tensor, "n 1"] | float = 1.0) -> Tensor:
+        """y with its given entries put back, scaled by `signal`, the factor √ᾱ_k of a noise level."""
+        return torch.where(self.mask, signal * self.values, y)
 
 
 class TaskOptions(Parameters):
@@ -47,22 +64,67 @@ class Task(ABC):
         """n fresh problems on `device`, drawn from `generator`, which lives there; `harder` shifts the distribution."""
 
     @abstractmethod
-    def metrics(self, y_hat: Tensor, batch: Batch) -> dict[str, float]:
-        """The task's native metrics of predictions y_hat."""
+    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+        """The task's native metrics of predictions y_hat, problem by problem; NaN where a problem has no score."""
 
     @abstractmethod
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """Scores on n fresh problems to read any other score against: columns name, kind, metric, value.
+        """Scores on n fresh problems to read any other score against: columns name, kind, metric, value, low, high.
 
-        `kind` is trivial (needs no learning), classical (the best known exact or statistical method) or ceiling.
+        `kind` is trivial (needs no learning), classical (the best known exact or statistical method) or ceiling;
+        `low` and `high` bound the 95 % interval over problems, and are the value itself where that is exact.
         """
 
+    def metrics(self, y_hat: Tensor, batch: Batch) -> dict[str, float]:
+        """Means of `scores` over problems, those without a score left out."""
+        return {metric: float(values.double().nanmean()) for metric, values in self.scores(y_hat, batch).items()}
 
-class MatrixTask(Task):
+
+class DenoisingTask(Task):
+    """A task that an energy diffusion can learn: x and y are flat, [n, x_dim] and [n, y_dim].
+
+    It brings all that IRED's recipe has a task decide, so that no code shared by tasks asks which one it serves.
+    """
+
+    network: ClassVar[str] = "mlp"  # the published architecture, a name of `anm_nb.energy.networks`
+    contrastive_weight: ClassVar[float]  # published weight of the contrastive loss
+    sample_clamp: ClassVar[float]  # samples stay within ±√ᾱ_k times this at level k
+    inner_steps: ClassVar[int] = 5  # published descent steps of the sampler at each level
+
+    @abstractmethod
+    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], generator: torch.Generator) -> Tensor:
+        """IRED's stock negatives for targets y, in y-space.
+
+        `settle()` gives what the continuous tasks use: y noised threefold, after two descent steps on the energy.
+        """
+
+    @abstractmethod
+    def references(self, training: Batch, test: Batch) -> Mapping[tuple[str, Kind], Tensor]:
+        """Predictions for the test problems by (name, kind); what needs data takes it from the training problems."""
+
+    def clues(self, batch: Batch) -> Clues | None:
+        """The entries of the answers that the problems give away, where the recipe keeps such entries fixed."""
+        return None
+
+    def stream(self, name: Stream) -> DenoisingTask:
+        """The task restricted to one stream of problems. Tasks that never run out of fresh ones are their own."""
+        return self
+
+    def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
+        """Every entry of `references` on n test problems, learning from n training problems that are never harder."""
+        device = str(generator.device)
+        training = self.stream("train").sample(n, generator=generator, device=device)
+        test = self.stream("test").sample(n, generator=generator, device=device, harder=harder)
+        scores = {reference: self.scores(y_hat, test) for reference, y_hat in self.references(training, test).items()}
+        return reference_table(scores)
+
+
+class MatrixTask(DenoisingTask):
     """A regression onto a size × size matrix, flattened: IRED's continuous tasks (arXiv 2406.11179, section 4.1)."""
 
-    contrastive_weight: ClassVar[float] = 0.5  # weight of the contrastive loss, published for continuous tasks
-    sample_clamp: ClassVar[float] = 2.0  # samples stay within ±√ᾱ_k times this at level k
+    contrastive_weight: ClassVar[float] = 0.5
+    sample_clamp: ClassVar[float] = 2.0
+    solver: ClassVar[str] = "exact solution"  # what `solve` is, for tables
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -72,25 +134,32 @@ class MatrixTask(Task):
     def solve(self, x: Float[Tensor, "n x_dim"]) -> Float[Tensor, "n y_dim"]:
         """The best classical method."""
 
-    def metrics(self, y_hat: Tensor, batch: Batch) -> dict[str, float]:
-        """{"mse": mean squared error over problems and entries}."""
-        return {"mse": float((y_hat - batch.y).double().square().mean())}
+    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], generator: torch.Generator) -> Tensor:
+        """The settled points, clamped."""
+        return settle().clamp(-self.sample_clamp, self.sample_clamp)
 
-    def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """The zero and the mean predictor (of n training targets, never of harder ones), the exact method, and 0."""
-        device = str(generator.device)
-        training = self.sample(n, generator=generator, device=device)
-        test = self.sample(n, generator=generator, device=device, harder=harder)
-        predictions = {
+    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+        """{"mse": mean squared error over entries}."""
+        return {"mse": (y_hat - batch.y).double().square().mean(1)}
+
+    def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
+        """The zero and the mean predictor, the classical method, and 0."""
+        return {
             ("zero", "trivial"): torch.zeros_like(test.y),
             ("mean target", "trivial"): training.y.mean(0).expand_as(test.y),
-            ("exact solution", "classical"): self.solve(test.x),
+            (self.solver, "classical"): self.solve(test.x),
             ("truth", "ceiling"): test.y,
         }
-        return pd.DataFrame(
-            [
-                {"name": name, "kind": kind, "metric": metric, "value": value}
-                for (name, kind), y_hat in predictions.items()
-                for metric, value in self.metrics(y_hat, test).items()
-            ]
-        )
+
+
+def reference_table(scores: Mapping[tuple[str, Kind], Mapping[str, Float[Tensor, " n"]]]) -> pd.DataFrame:
+    """Scores [problems] by (name, kind) and metric as a table of means with their 95 % intervals."""
+    rows = []
+    for (name, kind), by_metric in scores.items():
+        for metric, values in by_metric.items():
+            counted = values.double()[~values.isnan()]
+            mean = float(counted.mean())
+            spread = float(counted.std()) if len(counted) > 1 else float("nan")
+            half = NormalDist().inv_cdf(0.975) * spread / max(1, len(counted)) ** 0.5
+            rows.append((name, kind, metric, mean, mean - half, mean + half))
+    return pd.DataFrame(rows, columns=["name", "kind", "metric", "value", "low", "high"])

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anm_nb.parameters import ParameterError
-from anm_nb.tasks.base import Batch
+from anm_nb.tasks.base import Batch, Kind, reference_table
 from anm_nb.tasks.kendall import index_space_tau
 from anm_nb.tasks.ranked import RankingTask, hashed
 
@@ -97,21 +97,19 @@ class PartialSort(RankingTask):
         device = str(generator.device)
         batch = self.sample(n, generator=generator, device=device, harder=harder)
         items = batch.y.shape[1]
-        predictions = {
+        predictions: dict[tuple[str, Kind], Tensor] = {
             ("random scores", "trivial"): torch.rand(n, items, generator=generator, device=device),
             ("input order", "trivial"): -torch.arange(items, device=device).double().expand(n, items),
             ("value, hidden ones at the median", "classical"): self.solve(batch),
         }
-        rows = [
-            (name, kind, metric, value)
-            for (name, kind), scores in predictions.items()
-            for metric, value in (
-                self.metrics(scores, batch) | {"tau_index": float(index_space_tau(scores, batch.y).mean())}
-            ).items()
-        ]
-        rows.append(("best possible", "ceiling", "tau_obs", 1.0))
-        rows.append(("best possible", "ceiling", "tau_all", self.all_pairs_ceiling(harder=harder)))
-        return pd.DataFrame(rows, columns=["name", "kind", "metric", "value"])
+        measured = {
+            reference: self.scores(scores, batch) | {"tau_index": index_space_tau(scores, batch.y)}
+            for reference, scores in predictions.items()
+        }
+        ceilings = {"tau_obs": 1.0, "tau_all": self.all_pairs_ceiling(harder=harder)}
+        exact = [("best possible", "ceiling", metric, value, value, value) for metric, value in ceilings.items()]
+        table = reference_table(measured)
+        return pd.concat([table, pd.DataFrame(exact, columns=table.columns)], ignore_index=True)
 
     def _encoded(self, values: Int[Tensor, "n items"], known: Bool[Tensor, "n items"]) -> Tensor:
         if self.options.encoding == "raw":

@@ -6,15 +6,13 @@ from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from anm_nb.parameters import ParameterError
-from anm_nb.tasks.base import Batch, Task, TaskOptions
+from anm_nb.tasks.base import Batch, Stream, Task, TaskOptions
 from anm_nb.tasks.kendall import kendall_tau
-
-Stream = Literal["train", "dev", "test"]
 
 # Fingerprints modulo 4: half of all problems train, a quarter each are for dev and test.
 STREAMS: dict[Stream, tuple[int, ...]] = {"train": (0, 1), "dev": (2,), "test": (3,)}
@@ -76,12 +74,9 @@ class RankingTask(Task):
                 return _first(kept, n)
         raise ParameterError(f"{self.name}: too few distinct problems at {self.options} to keep streams apart")
 
-    def metrics(self, y_hat: Tensor, batch: Batch) -> dict[str, float]:
-        """{"tau_obs", "tau_all"}: mean τ of scores y_hat over observed and all pairs; problems without one skipped."""
-        return {
-            "tau_obs": float(kendall_tau(y_hat, batch.y, batch.known).nanmean()),
-            "tau_all": float(kendall_tau(y_hat, batch.y).nanmean()),
-        }
+    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+        """{"tau_obs", "tau_all"}: τ of scores y_hat over observed and over all pairs."""
+        return {"tau_obs": kendall_tau(y_hat, batch.y, batch.known), "tau_all": kendall_tau(y_hat, batch.y)}
 
 
 def permutation(ranks: Int[Tensor, "*n items"]) -> Int[Tensor, "*n items"]:
