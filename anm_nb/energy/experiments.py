@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from anm_nb import runs
+from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.negatives import get_negatives, named_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError, Parameters
-from anm_nb.tasks import get_task
+from anm_nb.tasks import get_task, task_class
+from anm_nb.tasks.base import MatrixTask
+from anm_nb.tasks.references import reference_scores
 from anm_nb.training.loop import LoopConfig, Seeds
 from anm_nb.training.seeds import generator
 
@@ -78,6 +81,8 @@ class AnmVsCorruption(Parameters):
     def _usable(self) -> AnmVsCorruption:
         if len(set(self.strategies)) != len(self.strategies):
             raise ParameterError(f"strategies = {list(self.strategies)}: each may appear once")
+        if not issubclass(task_class(self.task), MatrixTask):
+            raise ParameterError(f"task = '{self.task}': this comparison is of mean squared errors of matrices")
         self.configs()  # names of tasks and strategies, and their options, are refused here
         return self
 
@@ -117,3 +122,103 @@ class AnmVsCorruption(Parameters):
     def reference_scores(self, n: int = 2000) -> pd.DataFrame:
         """The task's trivial, classical and best-possible scores on n problems."""
         return get_task(self.task, size=self.size).reference_scores(n, generator=generator(0, "references"))
+
+
+class IredTraining(Parameters):
+    """How one task of IRED's table is trained and tested."""
+
+    size: PositiveInt = 8
+    width: PositiveInt = 128
+    task_options: dict[str, Any] = Field(default_factory=dict)
+    steps: PositiveInt = 100
+    batch: PositiveInt = 128
+    lr: PositiveFloat = 2e-3
+    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    ema_every: PositiveInt = 1
+    records: Annotated[int, Field(ge=3)] = 3
+    dev_examples: PositiveInt = 64
+    test_examples: Annotated[int, Field(ge=2)] = 200
+    test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1, 5, 20, 40)
+
+
+DISCRETE = {"lr": 1e-3, "test_examples": 64, "dev_examples": 32}
+PER_TASK = {
+    "connectivity": {"size": 12, "width": 16, "batch": 64, **DISCRETE},
+    "sudoku": {"size": 9, "width": 8, "batch": 16, "steps": 20, "task_options": {"pool": 100}, **DISCRETE},
+}
+
+
+class IredTable(IredTraining):
+    """Base IRED, with its stock negatives, on every task it was published for; `per_task` replaces single values."""
+
+    notebook: ClassVar[str] = "15_ired_table"
+
+    tasks: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = (
+        "addition",
+        "lowrank",
+        "inverse",
+        "connectivity",
+        "sudoku",
+    )
+    per_task: dict[str, dict[str, Any]] = Field(default_factory=lambda: PER_TASK)
+    seeds: Seeds = (0, 1, 2)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _usable(self) -> IredTable:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ParameterError(f"tasks = {list(self.tasks)}: each may appear once")
+        for task in self.per_task:
+            task_class(task)
+        self.configs()
+        return self
+
+    def training(self, task: str) -> IredTraining:
+        """The values for one task."""
+        shared = {name: getattr(self, name) for name in IredTraining.model_fields}
+        return IredTraining(**shared | self.per_task.get(task, {}))
+
+    def configs(self) -> dict[str, EnergyConfig]:
+        """One run for each task."""
+        return {task: self._config(task, self.training(task)) for task in self.tasks}
+
+    def get_or_train(self) -> dict[str, runs.Run]:
+        """The finished run of each task, trained where the store has none."""
+        return {task: runs.get_or_train(config) for task, config in self.configs().items()}
+
+    def reference_scores(self) -> pd.DataFrame:
+        """Every task's references on problems like those it is tested on, with `task` and `split` columns."""
+        tables = [
+            reference_scores({task: config.make_task()}, self.training(task).test_examples, seed)
+            for task, config in self.configs().items()
+            for seed in self.seeds
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _config(self, task: str, values: IredTraining) -> EnergyConfig:
+        loop = LoopConfig(
+            steps=values.steps,
+            batch=values.batch,
+            lr=values.lr,
+            lr_final=values.lr_final,
+            ema_decay=values.ema_decay,
+            ema_every=values.ema_every,
+            records=values.records,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+        )
+        return EnergyConfig(
+            task=task,
+            size=values.size,
+            task_options=values.task_options,
+            width=values.width,
+            negatives=named_negatives("stock"),
+            dev_examples=values.dev_examples,
+            test=FinalTest(examples=values.test_examples, inner_steps=values.test_inner_steps),
+            loop=loop,
+            seeds=self.seeds,
+        )

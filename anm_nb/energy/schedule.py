@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from anm_nb.tasks.base import Clues
+
 
 class Noised(Tensor):
     """A tensor that already carries noise.
@@ -65,11 +67,14 @@ class SharedNoise:
     eps: Float[Tensor, "b d"]
 
     @classmethod
-    def draw(cls, schedule: NoiseSchedule, y: Float[Tensor, "b d"], generator: torch.Generator) -> SharedNoise:
-        """Levels uniform over the schedule, ε standard normal."""
+    def draw(
+        cls, schedule: NoiseSchedule, y: Float[Tensor, "b d"], generator: torch.Generator, clues: Clues | None = None
+    ) -> SharedNoise:
+        """Levels uniform over the schedule, ε standard normal, and zero where an entry is given."""
         levels = len(schedule.alphas_cumprod)
         k = torch.randint(levels, (len(y),), generator=generator, device=y.device)
-        return cls(schedule, k, torch.randn(y.shape, generator=generator, device=y.device))
+        eps = torch.randn(y.shape, generator=generator, device=y.device)
+        return cls(schedule, k, eps if clues is None else eps.masked_fill(clues.mask, 0.0))
 
     def noised(self, y: Float[Tensor, "b d"]) -> Noised:
         """ỹ of this draw."""

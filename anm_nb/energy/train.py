@@ -11,17 +11,18 @@ import torch
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from anm_nb.energy.evaluate import FinalTest, final_scores, predict
 from anm_nb.energy.losses import denoising_mse, info_nce
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, get_negatives, named_negatives
-from anm_nb.energy.networks import EnergyMLP, Head, score_and_energy
+from anm_nb.energy.networks import Head, get_network, score_and_energy
 from anm_nb.energy.probes import grad_share
-from anm_nb.energy.sampler import sample
+from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.parameters import ParameterError
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
-from anm_nb.tasks.base import Batch, MatrixTask
+from anm_nb.tasks.base import Batch, DenoisingTask
 from anm_nb.training.loop import (
     Learner,
     LoopConfig,
@@ -55,7 +56,10 @@ def _strategy_to_json(strategy: NegativeStrategy | None) -> dict[str, Any] | str
 
 
 class EnergyConfig(RunConfig):
-    """One energy-diffusion run: a task, a network, a negative strategy, and how long to train, for several seeds."""
+    """One energy-diffusion run: a task, a network, a negative strategy, and how long to train, for several seeds.
+
+    What is None follows the recipe published for the task.
+    """
 
     sources: ClassVar[tuple[str, ...]] = (
         "anm_nb.parameters",
@@ -66,23 +70,31 @@ class EnergyConfig(RunConfig):
 
     task: str = "inverse"
     size: PositiveInt = 5
+    task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside its size
+    network: str | None = None
     levels: Annotated[int, Field(ge=2)] = 10
     width: PositiveInt = 128
     head: Head = "squared_norm"
     negatives: Annotated[NegativeStrategy | None, BeforeValidator(_strategy), PlainSerializer(_strategy_to_json)] = None
-    contrastive_weight: Annotated[float, Field(ge=0)] | None = None  # None: the task's published weight
+    contrastive_weight: Annotated[float, Field(ge=0)] | None = None
+    sampler: SamplerConfig | None = None
     dev_examples: PositiveInt = 256
-    inner_steps: PositiveInt = 5  # descent steps of the sampler at each level
+    test: FinalTest | None = None  # None: no final evaluation on test problems
     loop: LoopConfig = LoopConfig()
     seeds: Seeds = (0, 1, 2)
 
     @model_validator(mode="after")
     def _usable(self) -> EnergyConfig:
-        if not issubclass(task_class(self.task), MatrixTask):
+        if not issubclass(task_class(self.task), DenoisingTask):
             raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ParameterError(f"seeds = {list(self.seeds)}: each seed may appear once")
+        get_network(self.network or self.make_task().network)
         return self
+
+    def make_task(self) -> DenoisingTask:
+        """The task, with its options."""
+        task = get_task(self.task, size=self.size, **self.task_options)
+        assert isinstance(task, DenoisingTask)
+        return task
 
     @property
     def method(self) -> str:
@@ -94,8 +106,10 @@ class EnergyConfig(RunConfig):
         return resolve_device(self.loop.device)
 
     def plugins(self) -> list[type]:
-        """The task's and the strategy's classes."""
-        return [task_class(self.task), *([type(self.negatives)] if self.negatives else [])]
+        """The classes of the task, the network and the strategy."""
+        task = task_class(self.task)
+        assert issubclass(task, DenoisingTask)
+        return [task, get_network(self.network or task.network), *([type(self.negatives)] if self.negatives else [])]
 
     def train(self, workdir: Path) -> Trained:
         """Train every seed."""
@@ -132,12 +146,13 @@ class EnergyLearner:
     """
 
     def __init__(self, config: EnergyConfig, seed: int, device: str) -> None:
-        task = get_task(config.task, size=config.size)
-        assert isinstance(task, MatrixTask)
+        task = config.make_task()
         self.config, self.seed, self.device, self.task = config, seed, device, task
         self.schedule = NoiseSchedule.cosine(config.levels, device=device)
         self.weight = task.contrastive_weight if config.contrastive_weight is None else config.contrastive_weight
-        self.model: nn.Module = EnergyMLP(task.x_dim, task.y_dim, config.width, config.head, config.levels)
+        self.sampler = config.sampler or SamplerConfig(inner_steps=task.inner_steps)
+        network = get_network(config.network or task.network)
+        self.model: nn.Module = network.for_task(task, config.width, config.head, config.levels)
         initialise(self.model, generator(seed, "weights"))
         self.model.to(device)
         parameters = list(self.model.parameters())
@@ -147,17 +162,22 @@ class EnergyLearner:
         self.generators: Mapping[str, torch.Generator] = {
             purpose: generator(seed, purpose, device) for purpose in ("data", "noise", "negatives")
         }
+        self.training = task.stream("train")
         self.dev, self.dev_problem = self._dev_set(config.dev_examples)
 
     def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
         """Denoising and contrastive loss of a fresh batch; the positive's score and energy are one evaluation."""
-        batch = self.task.sample(self.config.loop.batch, generator=self.generators["data"], device=self.device)
-        noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"])
+        batch = self.training.sample(self.config.loop.batch, generator=self.generators["data"], device=self.device)
+        clues = self.task.clues(batch)
+        noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"], clues)
         score, e_pos = score_and_energy(self.model, batch.x, noise.noised(batch.y), noise.k)
+        score = score if clues is None else score.masked_fill(clues.mask, 0.0)  # their noise is zero: nothing to learn
         loss_mse = denoising_mse(score, noise.eps).mean()
         if self.config.negatives is None:
             return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
-        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, self.generators["negatives"])
+        problem = MiningProblem(
+            self.task, batch.x, batch.y, noise, self.model, averaged, self.generators["negatives"], clues
+        )
         contrast = self.contrast(problem, self.config.negatives, e_pos)
         loss_con = info_nce(contrast.e_pos, contrast.e_neg).mean()
         weighted = self.weight * loss_con
@@ -174,6 +194,7 @@ class EnergyLearner:
                 f"strategy '{strategy.name}' returned negatives of shape {tuple(y_neg.shape)}; "
                 f"the targets have {tuple(problem.y_pos.shape)}"
             )
+        y_neg = y_neg if problem.clues is None else problem.clues.impose(y_neg)
         e_neg = self.model(problem.x, problem.noise.noised(y_neg), problem.noise.k)
         return Contrast(mined, e_pos, e_neg, problem.noise.optimal_margin(problem.y_pos, y_neg))
 
@@ -191,26 +212,28 @@ class EnergyLearner:
             arrays["margins"] = losses.contrast.e_neg - losses.contrast.e_pos
         return Measurement(scalars, arrays)
 
+    def evaluate(self, selected: nn.Module) -> Measurement:
+        """Scores on test problems, where the config asks for them."""
+        if self.config.test is None:
+            return Measurement({})
+        return Measurement(
+            final_scores(selected, self.task, self.schedule, self.sampler, self.config.test, self.seed, self.device)
+        )
+
     def _dev_set(self, n: int) -> tuple[Batch, MiningProblem]:
         """Held-out problems, and negatives for them with levels and noise that no training step sees."""
         source = generator(self.seed, "dev", self.device)
-        batch = self.task.sample(n, generator=source, device=self.device)
-        noise = SharedNoise.draw(self.schedule, batch.y, source)
-        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, self.model, source)
-        self.dev_negatives = DEV_NEGATIVES.propose(problem).y_neg
+        batch = self.task.stream("dev").sample(n, generator=source, device=self.device)
+        clues = self.task.clues(batch)
+        noise = SharedNoise.draw(self.schedule, batch.y, source, clues)
+        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, self.model, source, clues)
+        y_neg = DEV_NEGATIVES.propose(problem).y_neg
+        self.dev_negatives = y_neg if clues is None else clues.impose(y_neg)
         return batch, problem
 
     def _dev_scores(self, averaged: nn.Module) -> dict[str, float]:
         """The task's metrics of the sampler's predictions on held-out problems; the same noise at every step."""
-        y_hat = sample(
-            averaged,
-            self.schedule,
-            self.dev.x,
-            self.task.y_dim,
-            generator(self.seed, "sampling", self.device),
-            self.config.inner_steps,
-            self.task.sample_clamp,
-        )
+        y_hat = predict(averaged, self.task, self.dev, self.schedule, self.sampler, self.seed)
         return self.task.metrics(y_hat, self.dev)
 
     @torch.no_grad()

@@ -127,8 +127,6 @@ class RankingConfig(RunConfig, ModelConfig):
             raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
         if unknown := set(self.loss_weights) - set(RANKING_LOSSES):
             raise ParameterError(f"loss_weights: {sorted(unknown)} not among {', '.join(RANKING_LOSSES)}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ParameterError(f"seeds = {list(self.seeds)}: each seed may appear once")
         return self
 
     def changed(self, **values: Any) -> RankingConfig:

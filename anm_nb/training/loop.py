@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
@@ -23,7 +23,14 @@ from tqdm.auto import trange
 from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.training.checkpoint import load_checkpoint, save_checkpoint
 
-Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds):
+        raise ParameterError(f"seeds = {list(seeds)}: each seed may appear once")
+    return seeds
+
+
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
 
 
 class NonFiniteLoss(RuntimeError):

@@ -1,0 +1,130 @@
+"""What any score has to be read against: tables and verdicts over `anm_nb.tasks.references.reference_scores`.
+
+`references` holds its rows throughout: task, split, seed, name, kind, metric, value, low, high.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from anm_nb.analysis.published import IRED_MSE
+from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.tables import rounded, skill
+from anm_nb.analysis.verdicts import Verdict, judge, judge_band
+from anm_nb.tasks import task_class
+
+METRIC_LABELS = {"mse": "MSE", "tau_obs": "τ, observed pairs"}
+
+
+def metric_label(task: str) -> str:
+    """A task's own metric as tables and axes name it."""
+    metric = task_class(task).metric
+    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+
+
+def native(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows in each task's own metric."""
+    return scores[scores["metric"] == scores["task"].map(lambda task: task_class(task).metric)]
+
+
+def references_of(references: pd.DataFrame, task: str, split: str) -> pd.DataFrame:
+    """One task's references in its own metric, averaged over seeds: columns kind and value, indexed by name."""
+    own = native(references)
+    own = own[(own["task"] == task) & (own["split"] == split)]
+    return own.groupby("name", sort=False).agg(kind=("kind", "first"), value=("value", "mean"))
+
+
+def ceiling_of(known: pd.DataFrame) -> float:
+    """The best possible score among one task's references."""
+    return float(known.loc[known["kind"] == "ceiling", "value"].iloc[0])
+
+
+def best(known: pd.DataFrame, kind: str) -> str:
+    """The name of the reference of a kind that lies nearest the ceiling."""
+    values = known.loc[known["kind"] == kind, "value"]
+    return str((values - ceiling_of(known)).abs().idxmin())
+
+
+def reference_text(references: pd.DataFrame) -> pd.DataFrame:
+    """Every reference as text to read: mean and 95 % interval over seeds for both kinds of problems, and skill."""
+    rows = []
+    for task in references["task"].unique():
+        splits = {split: references_of(references, task, split) for split in ("same", "harder")}
+        for name, kind in splits["same"]["kind"].items():
+            row = {"task": task, "metric": metric_label(task), "predictor": name, "kind": kind}
+            for split, known in splits.items():
+                own = _values(references, task, split, str(name))
+                mean, low, high = mean_interval(own)
+                exact = low == high or not len(own) > 1
+                row[split] = rounded(mean) if exact else f"{rounded(mean)} [{rounded(low)}, {rounded(high)}]"
+                trivial = known.loc[best(known, "trivial"), "value"]
+                row[f"skill, {split}"] = rounded(float(skill(mean, trivial, ceiling_of(known))), 2)
+            rows.append(row)
+    return pd.DataFrame(rows).set_index(["task", "metric", "predictor"])
+
+
+def published_skill(references: pd.DataFrame) -> pd.DataFrame:
+    """IRED's published MSEs beside the best trivial and the classical one, with the skill they amount to.
+
+    The published scores are for 20×20, so the references have to be for that size too.
+    """
+    rows = []
+    for (task, split), score in IRED_MSE.items():
+        if task not in set(references["task"]):
+            continue
+        known = references_of(references, task, split)
+        trivial, classical = best(known, "trivial"), best(known, "classical")
+        rows.append(
+            {
+                "task": task,
+                "problems": split,
+                "published IRED": f"{score:.4f}",
+                "best trivial": f"{rounded(known.loc[trivial, 'value'])} ({trivial})",
+                "classical": f"{rounded(known.loc[classical, 'value'])} ({classical})",
+                "skill of the published score": rounded(
+                    float(skill(score, known.loc[trivial, "value"], ceiling_of(known))), 2
+                ),
+            }
+        )
+    return pd.DataFrame(rows).set_index(["task", "problems"])
+
+
+def reference_verdicts(references: pd.DataFrame) -> list[Verdict]:
+    """What the references alone say about the published scores at 20×20, paired by seed."""
+    verdicts = []
+    present = set(references["task"])
+    for (task, split), score in IRED_MSE.items():
+        if task not in present:
+            continue
+        known = references_of(references, task, split)
+        trivial = best(known, "trivial")
+        values = _values(references, task, split, trivial)
+        skills = skill(np.full(len(values), score), values, 0.0)
+        verdicts.append(
+            judge_band(
+                f"the published score on {task}, {split} problems, is more than a trivial predictor's: skill above 0.1",
+                skills,
+                low=0.1,
+                high=1.0,
+                unit=f"skill against '{trivial}'",
+            )
+        )
+    for split in ("same", "harder") if "lowrank" in present else ():
+        verdicts.append(
+            judge(
+                f"a classical method is better than copying on lowrank, {split} problems",
+                lower=_values(references, "lowrank", split, "soft-impute"),
+                higher=_values(references, "lowrank", split, "copy the observed"),
+                names=("soft-impute", "copying"),
+                unit="MSE",
+            )
+        )
+    return verdicts
+
+
+def _values(references: pd.DataFrame, task: str, split: str, name: str) -> np.ndarray:
+    """One reference's value for each seed."""
+    own = native(references)
+    own = own[(own["task"] == task) & (own["split"] == split) & (own["name"] == name)]
+    return own.sort_values("seed")["value"].to_numpy()

@@ -1,0 +1,67 @@
+"""Reference scores of several tasks in one table: what to read any other score against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import pandas as pd
+from pydantic import Field, PositiveInt, model_validator
+
+from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.tasks import get_task, task_class
+from anm_nb.tasks.base import Task
+from anm_nb.training.loop import Seeds
+from anm_nb.training.seeds import generator
+
+SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
+
+
+class ReferenceScores(Parameters):
+    """Which tasks are scored, at which size, on how many problems a seed; no model is trained."""
+
+    notebook: ClassVar[str] = "01_reference_scores"
+
+    tasks: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = (
+        "addition",
+        "lowrank",
+        "inverse",
+        "connectivity",
+        "sudoku",
+        "partial_sort",
+    )
+    size: PositiveInt = 20
+    task_options: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {"connectivity": {"size": 12}, "sudoku": {"size": 9, "pool": 400}}
+    )
+    problems: Annotated[int, Field(ge=2)] = 400
+    seeds: Seeds = (0, 1, 2, 3, 4)
+
+    @model_validator(mode="after")
+    def _usable(self) -> ReferenceScores:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ParameterError(f"tasks = {list(self.tasks)}: each may appear once")
+        for task in self.task_options:
+            task_class(task)
+        self.made()
+        return self
+
+    def made(self) -> dict[str, Task]:
+        """The tasks, each at its size and with its options."""
+        return {task: get_task(task, **{"size": self.size} | self.task_options.get(task, {})) for task in self.tasks}
+
+    def scores(self) -> pd.DataFrame:
+        """The table of `reference_scores` for every seed."""
+        return pd.concat([reference_scores(self.made(), self.problems, seed) for seed in self.seeds], ignore_index=True)
+
+
+def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.DataFrame:
+    """Every task's reference scores on fresh problems, same and harder: its columns after task, split and seed."""
+    tables = []
+    for task, made in tasks.items():
+        for split, harder in SPLITS.items():
+            source = generator(seed, f"references/{split}")
+            table = made.reference_scores(problems, generator=source, harder=harder)
+            tables.append(table.assign(task=task, split=split, seed=seed))
+    columns = ["task", "split", "seed", "name", "kind", "metric", "value", "low", "high"]
+    return pd.concat(tables, ignore_index=True)[columns]
