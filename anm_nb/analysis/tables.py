@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.runs import Run
@@ -41,37 +42,40 @@ def early_area(metrics: pd.DataFrame, column: str, fraction: float = 0.2) -> pd.
     return heights.unstack("method")
 
 
+def skill(score: ArrayLike, trivial: ArrayLike, ceiling: ArrayLike) -> np.ndarray:
+    """What a score is worth beside the trivial one: 0 is no better than not learning, 1 is perfect; float64, broadcast.
+
+    Where the ceiling lies below the trivial score, the score is an error, whose best value is 0 even where noise keeps
+    the ceiling above it: 1 − score/trivial. Where it lies above, the score grows (an accuracy, τ): the share of the way
+    from the trivial score to the ceiling. NaN where the two are equal, as either way could then be up.
+    """
+    score, trivial, ceiling = (np.asarray(value, float) for value in (score, trivial, ceiling))
+    with np.errstate(all="ignore"):
+        grown = (score - trivial) / (ceiling - trivial)
+        return np.where(ceiling < trivial, 1 - score / trivial, np.where(ceiling > trivial, grown, np.nan))
+
+
 def score_table(
     scores: pd.DataFrame, references: pd.DataFrame, metric: str = "mse", trivial: str | None = None
 ) -> pd.DataFrame:
-    """Scores [seeds × methods] beside their references: mean, 95 % interval, seeds, and skill.
+    """Scores [seeds × methods] beside their references: mean, 95 % interval, seeds, and `skill`.
 
-    Skill is the share of the way from the trivial score to the ceiling (0, that of an error, where none is listed), for
-    the best trivial reference unless one is named: 0 is no better than not learning, 1 is perfect.
+    Skill is over the trivial reference nearest to the ceiling (0, that of an error, where none is listed) unless one is
+    named; a `KeyError` names one that does not exist. A measured interval is over seeds; a reference's own, over
+    problems, is missing where `references` has no columns low and high.
     """
-    references = references[references["metric"] == metric]
-    trivials = references[references["kind"] == "trivial"].set_index("name")["value"]
-    ceiling = float(next(iter(references.loc[references["kind"] == "ceiling", "value"]), 0.0))
+    columns = ["name", "kind", metric, "low", "high", "seeds"]
+    known = references[references["metric"] == metric].rename(columns={"value": metric}).reindex(columns=columns)
+    trivials = known[known["kind"] == "trivial"].set_index("name")[metric]
+    ceiling = float(next(iter(known.loc[known["kind"] == "ceiling", metric]), 0.0))
     base = float(trivials[trivial] if trivial else trivials.iloc[int((trivials - ceiling).abs().argmin())])
-    rows: list[dict[str, object]] = [
-        {"name": name, "kind": kind, metric: value, "skill": 1 - (ceiling - value) / (ceiling - base)}
-        for name, kind, value in zip(references["name"], references["kind"], references["value"], strict=True)
+    measured = [
+        (method, "measured", *mean_interval(scores[method].to_numpy()), int(scores[method].count()))
+        for method in scores.columns
     ]
-    for method in scores.columns:
-        mean, low, high = mean_interval(scores[method].to_numpy())
-        rows.append(
-            {
-                "name": method,
-                "kind": "measured",
-                metric: mean,
-                "low": low,
-                "high": high,
-                "seeds": int(scores[method].count()),
-                "skill": 1 - (ceiling - mean) / (ceiling - base),
-            }
-        )
-    columns = ["name", "kind", metric, "low", "high", "seeds", "skill"]
-    return pd.DataFrame(rows, columns=columns).astype({"seeds": "Int64"}).set_index("name")
+    rows = [*known.itertuples(index=False, name=None), *measured]
+    table = pd.DataFrame(rows, columns=columns).astype({"seeds": "Int64"}).set_index("name")
+    return table.assign(skill=skill(table[metric], base, ceiling))
 
 
 def significant(table: pd.DataFrame, columns: Sequence[str], digits: int = 3) -> pd.DataFrame:

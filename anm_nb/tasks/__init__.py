@@ -15,7 +15,9 @@ __all__ = ["Batch", "Task", "get_task", "register_task", "task_class", "task_nam
 # Built-in tasks by name; imported when asked for, so that a list of names costs no torch import.
 _TASKS: dict[str, str | type[Task]] = {
     "addition": "anm_nb.tasks.addition:Addition",
+    "connectivity": "anm_nb.tasks.connectivity:Connectivity",
     "inverse": "anm_nb.tasks.inverse:Inverse",
+    "lowrank": "anm_nb.tasks.lowrank:LowRank",
     "partial_sort": "anm_nb.tasks.partial_sort:PartialSort",
 }
 

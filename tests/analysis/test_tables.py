@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.analysis.tables import at_step, collect, early_area, final, rounded, score_table, significant
+from anm_nb.analysis.tables import at_step, collect, early_area, final, rounded, score_table, significant, skill
 
 
 def curves():
@@ -90,6 +90,53 @@ def test_scores_stand_beside_their_references():
     assert named.loc["anm", "skill"] == pytest.approx(0.7)
     with pytest.raises(KeyError, match="no such"):
         score_table(scores, REFERENCES, trivial="no such")
+    assert table.loc["zero":"exact solution", ["low", "high"]].isna().all(axis=None)  # references kept without them
+
+
+def test_references_keep_their_own_intervals():
+    references = REFERENCES.assign(low=REFERENCES["value"] - 0.01, high=REFERENCES["value"] + 0.02)
+    table = score_table(pd.DataFrame({"stock": [0.2, 0.3]}), references)
+    assert table["low"].iloc[:3].tolist() == pytest.approx([0.49, 0.24, -0.01])
+    assert table["high"].iloc[:3].tolist() == pytest.approx([0.52, 0.27, 0.02])
+    assert table["seeds"].isna().tolist() == [True, True, True, False]
+    assert (table.loc["stock", "low"], table.loc["stock", "high"]) == pytest.approx(mean_interval([0.2, 0.3])[1:])
+
+
+def test_an_error_that_cannot_reach_0_has_no_skill_of_1():
+    references = pd.DataFrame(
+        {
+            "name": ["zero", "copy the observed", "noise floor"],
+            "kind": ["trivial", "trivial", "ceiling"],
+            "metric": "mse",
+            "value": [0.035, 0.0175, 0.005],
+        }
+    )
+    table = score_table(pd.DataFrame({"stock": [0.0140]}), references)
+    assert table["skill"].tolist() == pytest.approx([-1.0, 0.0, 1 - 0.005 / 0.0175, 0.2])
+
+
+positive = st.floats(1e-3, 1e3)
+
+
+@given(score=st.floats(0, 1e3), trivial=positive, floor=st.floats(0, 0.999))
+def test_skill_of_an_error_is_the_share_of_the_trivial_error_that_is_gone(score, trivial, floor):
+    assert skill(score, trivial, floor * trivial) == pytest.approx(1 - score / trivial, rel=1e-12)
+    assert skill(0.0, trivial, floor * trivial) == 1
+
+
+@given(trivial=st.floats(-1, 1), gap=st.floats(0.01, 2), share=st.floats(-2, 1))
+def test_skill_of_a_score_that_grows_is_its_share_of_the_way_to_the_ceiling(trivial, gap, share):
+    ceiling = trivial + gap
+    assert skill(trivial + share * gap, trivial, ceiling) == pytest.approx(share, abs=1e-9)
+    assert skill(trivial, trivial, ceiling) == 0
+    assert skill(ceiling, trivial, ceiling) == 1
+
+
+def test_skill_takes_arrays_and_is_unknown_without_a_distance_to_go():
+    assert skill(np.array([0.5, 0.25]), 0.5, 0.0).tolist() == [0.0, 0.5]
+    assert skill([0.9, 0.1], [0.8, 0.2], [1.0, 0.0]).tolist() == pytest.approx([0.5, 0.5])
+    assert np.isnan(skill([0.0, 0.5], 0.5, 0.5)).all()
+    assert np.isnan(skill(0.0, 0.0, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Tasks give the problems their documents describe, and the reference scores measured for them."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,11 @@ def test_addition_targets_are_sums_of_uniform_matrices(size, harder, seed):
     assert batch.x.abs().max() <= (2.5 if harder else 1.0)
 
 
+@cache
+def references(task, harder):
+    return get_task(task, size=20).reference_scores(2000, generator=generator(0, "test"), harder=harder)
+
+
 @pytest.mark.parametrize(
     ("task", "harder", "name", "value", "tolerance"),
     [
@@ -39,12 +46,30 @@ def test_addition_targets_are_sums_of_uniform_matrices(size, harder, seed):
         ("inverse", True, "zero", 0.254, 0.02),
         ("inverse", False, "mean target", 0.0142, 0.0007),
         ("inverse", False, "exact solution", 0.0, 1e-9),
+        ("lowrank", False, "zero", 10 / 20**2 + 0.1**2, 0.0005),  # variance of an entry
+        ("lowrank", True, "zero", 10 / 5**2 + 0.1**2, 0.008),
+        ("lowrank", False, "mean target", 0.0350, 0.0005),
+        ("lowrank", False, "copy the observed", 0.0175, 0.0003),
+        ("lowrank", True, "copy the observed", 0.205, 0.005),
+        ("lowrank", False, "soft-impute", 0.0162, 0.0003),
+        ("lowrank", True, "soft-impute", 0.158, 0.004),
+        ("lowrank", False, "noise floor", 0.005, 0.0001),
+        ("lowrank", True, "noise floor", 0.005, 0.0001),
     ],
 )
 def test_reference_scores_at_20_by_20(task, harder, name, value, tolerance):
-    scores = get_task(task, size=20).reference_scores(2000, generator=generator(0, "test"), harder=harder)
+    scores = references(task, harder)
     assert set(scores["kind"]) == {"trivial", "classical", "ceiling"}
-    assert scores.set_index("name")["value"][name] == pytest.approx(value, abs=tolerance)
+    row = scores.set_index("name").loc[name]
+    assert row["value"] == pytest.approx(value, abs=tolerance)
+    assert row["low"] <= row["value"] <= row["high"]
+
+
+@pytest.mark.parametrize("harder", [False, True])
+def test_a_classical_method_completes_matrices_better_than_copying_does(harder):
+    scores = references("lowrank", harder).set_index("name")
+    assert scores.loc["soft-impute", "high"] < scores.loc["copy the observed", "low"]
+    assert scores.index.tolist() == ["zero", "mean target", "copy the observed", "soft-impute", "noise floor"]
 
 
 def test_metric_is_the_mean_squared_error():

@@ -1,0 +1,128 @@
+"""Graph connectivity: which nodes can be reached from which (IRED, arXiv 2406.11179, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isqrt
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from scipy import sparse
+from torch import Tensor
+
+from anm_nb.tasks.base import Batch, DenoisingTask, Kind, TaskOptions
+
+FLIPPED = 0.05  # of the entries of a stock negative
+
+
+class ConnectivityOptions(TaskOptions):
+    """Options of the connectivity task; `size` is the number of nodes."""
+
+    size: Annotated[int, Field(ge=2)] = 12
+    edge_probability: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class Connectivity(DenoisingTask):
+    """Undirected graphs of `size` nodes in which each pair is joined with `edge_probability`, independently.
+
+    x [n, nodes²] is the adjacency matrix, flattened: 1 for an edge, −1 for none and on the diagonal. y [n, nodes²] is 1
+    where a path leads from one node to the other, as from each node to itself, and −1 elsewhere. `harder` has
+    3·size/2 nodes, a half rounded up, at the same edge probability; `x_dim` and `y_dim` are those of `size`.
+    """
+
+    name = "connectivity"
+    network = "graph"
+    metric: ClassVar[str] = "balanced_accuracy"
+    contrastive_weight: ClassVar[float] = 0.05
+    sample_clamp: ClassVar[float] = 1.0
+    options: ConnectivityOptions
+    options_class: ClassVar[type[TaskOptions]] = ConnectivityOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.x_dim = self.y_dim = self.options.size**2
+
+    def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
+        """n graphs and their reachability."""
+        size = self.options.size
+        nodes = (3 * size + 1) // 2 if harder else size
+        draws = torch.rand(n, nodes, nodes, generator=generator, device=device)
+        above = (draws < self.options.edge_probability).triu(diagonal=1)
+        edges = above | above.mT
+        return Batch(_signs(edges), _signs(_same_component(edges)))
+
+    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], generator: torch.Generator) -> Tensor:
+        """Each entry flipped with probability 0.05, whatever its mirror image and the diagonal do.
+
+        The public code means the same but draws the new value with randint(0, 1), which is always 0 and so writes −1:
+        its negatives lack connections, and never have one too many.
+        """
+        return torch.where(torch.rand(y.shape, generator=generator, device=y.device) < FLIPPED, -y, y)
+
+    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+        """{"accuracy", "balanced_accuracy"} of the answers y_hat > 0, over ordered pairs of different nodes.
+
+        A node always reaches itself, so the diagonal is left out. Accuracy is each graph's own. Balanced accuracy is
+        that of all pairs of the batch together, (TPR + TNR)/2, since a connected graph has no negatives to be right
+        about: the numbers given for single graphs are the parts whose mean it is, see `pooled_rate`, and not scores of
+        those graphs. Where a batch has pairs of one class only, it is the rate of that class.
+        """
+        nodes = isqrt(batch.y.shape[1])
+        pairs = ~torch.eye(nodes, dtype=torch.bool, device=batch.y.device).flatten()
+        truth, answer = (batch.y > 0)[:, pairs], (y_hat > 0)[:, pairs]
+        right = truth == answer
+        rates = [pooled_rate((right & of_class).sum(1), of_class.sum(1)) for of_class in (truth, ~truth)]
+        return {"accuracy": right.double().mean(1), "balanced_accuracy": torch.stack(rates).nanmean(0)}
+
+    def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
+        """The more frequent answer of the training set for all pairs, the edges themselves, a search, and the truth."""
+        size = self.options.size
+        reached = training.y.unflatten(1, (size, size))
+        frequent = (reached.sum((1, 2)) - size).sum().sign()  # without the diagonal, which is always reached
+        return {
+            ("majority", "trivial"): frequent.expand_as(test.y),
+            ("copy the edges", "trivial"): test.x,
+            ("breadth-first search", "classical"): self.solve(test.x),
+            ("truth", "ceiling"): test.y,
+        }
+
+    def solve(self, x: Float[Tensor, "n nodes_squared"]) -> Float[Tensor, "n nodes_squared"]:
+        """Reachability by breadth-first search from all nodes of all graphs at once; any number of nodes."""
+        nodes = isqrt(x.shape[1])
+        edges = (x > 0).float().unflatten(1, (nodes, nodes))
+        reached = torch.eye(nodes, dtype=torch.bool, device=x.device).repeat(len(x), 1, 1)
+        frontier = reached
+        while frontier.any():
+            frontier = (frontier.float() @ edges > 0) & ~reached
+            reached = reached | frontier
+        return _signs(reached)
+
+
+def pooled_rate(right: Tensor, count: Tensor) -> Float[Tensor, " n"]:
+    """Parts of the rate Σ right/Σ count, both [n] by problem: their mean is the rate, their spread gives its error.
+
+    rate + (rightᵢ − rate·countᵢ)/mean(count), the rate's linearisation around the means (delta method), so that the
+    usual standard error of a mean of n parts is that of the rate over problems. NaN where no problem counts anything.
+    """
+    right, count = right.double(), count.double()
+    rate = right.sum() / count.sum()
+    return rate + (right - rate * count) / count.mean()
+
+
+def _same_component(edges: Bool[Tensor, "n nodes nodes"]) -> Bool[Tensor, "n nodes nodes"]:
+    """Which nodes of each graph lie in one connected component; all graphs are parts of one large one."""
+    n, nodes, _ = edges.shape
+    graph, i, j = edges.nonzero().T.cpu().numpy()
+    rows, columns = graph * nodes + i, graph * nodes + j
+    whole = sparse.coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(n * nodes, n * nodes))
+    _, labels = sparse.csgraph.connected_components(whole, directed=False)
+    component = torch.as_tensor(labels, device=edges.device).unflatten(0, (n, nodes))
+    return component.unsqueeze(2) == component.unsqueeze(1)
+
+
+def _signs(flags: Bool[Tensor, "n nodes nodes"]) -> Float[Tensor, "n nodes_squared"]:
+    """±1 for true and false, flattened."""
+    return flags.flatten(1).float() * 2 - 1

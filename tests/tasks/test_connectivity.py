@@ -1,0 +1,195 @@
+"""Connectivity's targets are what a search finds, and its pooled balanced accuracy has the error it claims."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anm_nb.parameters import ParameterError
+from anm_nb.tasks import get_task
+from anm_nb.tasks.base import Batch
+from anm_nb.training.seeds import generator
+
+sizes = st.integers(2, 12)
+probabilities = st.floats(0.01, 0.99)
+seeds = st.integers(0, 10**6)
+
+
+def search(edges):
+    """Reachability [nodes × nodes] by breadth-first search from each node, in plain Python."""
+    reached = np.full(edges.shape, -1.0)
+    for start in range(len(edges)):
+        queue = [start]
+        for node in queue:  # which grows
+            queue += [other for other in np.flatnonzero(edges[node] > 0).tolist() if other not in queue]
+        reached[start, queue] = 1.0
+    return reached
+
+
+def squares(flat):
+    nodes = round(flat.shape[1] ** 0.5)
+    return flat.reshape(-1, nodes, nodes)
+
+
+def counts(y_hat, batch):
+    """True positives, positives, true negatives, negatives of each graph over i ≠ j, by hand."""
+    truth, answer = (squares(flat.numpy()) > 0 for flat in (batch.y, y_hat))
+    rows = []
+    for reached, said in zip(truth, answer, strict=True):
+        pairs = [(i, j) for i in range(len(reached)) for j in range(len(reached)) if i != j]
+        positive = [pair for pair in pairs if reached[pair]]
+        negative = [pair for pair in pairs if not reached[pair]]
+        rows.append((sum(said[p] for p in positive), len(positive), sum(not said[p] for p in negative), len(negative)))
+    return np.array(rows, dtype=float)
+
+
+@given(size=sizes, probability=probabilities, harder=st.booleans(), seed=seeds)
+def test_targets_are_what_a_search_finds(size, probability, harder, seed):
+    task = get_task("connectivity", size=size, edge_probability=probability)
+    batch = task.sample(4, generator=generator(seed, "test"), harder=harder)
+    nodes = -(-3 * size // 2) if harder else size
+    edges = squares(batch.x.numpy())
+    assert batch.x.shape == batch.y.shape == (4, nodes**2)
+    assert set(np.unique(edges)) <= {-1.0, 1.0}
+    assert (edges == edges.transpose(0, 2, 1)).all()
+    assert (np.diagonal(edges, axis1=1, axis2=2) == -1).all()
+    np.testing.assert_array_equal(squares(batch.y.numpy()), [search(graph) for graph in edges])
+    assert torch.equal(task.solve(batch.x), batch.y)
+    assert (task.x_dim, task.y_dim) == (size**2, size**2)
+
+
+@given(size=sizes, seed=seeds)
+def test_answers_follow_the_nodes_when_they_are_named_anew(size, seed):
+    task = get_task("connectivity", size=size)
+    batch = task.sample(4, generator=generator(seed, "test"))
+    names = torch.randperm(size, generator=generator(seed, "names"))
+
+    def renamed(flat):
+        return squares(flat)[:, names][:, :, names].flatten(1)
+
+    assert torch.equal(task.solve(renamed(batch.x)), renamed(batch.y))
+
+
+def test_a_long_path_is_followed_to_its_end_and_no_graph_reaches_into_the_next():
+    nodes = 12
+    path = torch.full((nodes, nodes), -1.0)
+    path[torch.arange(nodes - 1), torch.arange(1, nodes)] = path[torch.arange(1, nodes), torch.arange(nodes - 1)] = 1.0
+    empty = torch.full((nodes, nodes), -1.0)
+    answers = squares(get_task("connectivity").solve(torch.stack([empty, path, empty]).flatten(1)))
+    assert (answers[1] == 1).all()
+    assert torch.equal(answers[0], 2 * torch.eye(nodes) - 1)
+    assert torch.equal(answers[2], answers[0])
+
+
+@pytest.mark.parametrize("harder", [False, True])
+def test_edges_are_drawn_with_their_probability_and_harder_graphs_have_18_nodes(harder):
+    batch = get_task("connectivity").sample(4000, generator=generator(0, "test"), harder=harder)
+    nodes = 18 if harder else 12
+    above = squares(batch.x.numpy())[:, *np.triu_indices(nodes, k=1)] > 0
+    assert batch.x.shape == (4000, nodes**2)
+    assert above.mean() == pytest.approx(0.2, abs=5 * (0.16 / above.size) ** 0.5)
+    by_pair = above.mean(axis=0)
+    assert np.abs(by_pair - 0.2).max() < 5 * (0.16 / 4000) ** 0.5
+    assert np.abs(np.corrcoef(above.T) - np.eye(above.shape[1])).max() < 6 / 4000**0.5  # pairs are independent
+
+
+def test_stock_negatives_have_a_twentieth_of_their_entries_flipped_either_way():
+    task = get_task("connectivity")
+    batch = task.sample(4000, generator=generator(0, "test"))
+
+    def never():
+        raise AssertionError("no descent on the energy is needed")
+
+    negatives = task.corrupt(batch.y, never, generator(1, "negatives"))
+    flipped = negatives != batch.y
+    assert torch.equal(negatives[flipped], -batch.y[flipped])
+    for start in (-1, 1):
+        of = batch.y == start
+        rate = float(flipped[of].double().mean())
+        assert rate == pytest.approx(0.05, abs=5 * (0.05 * 0.95 / int(of.sum())) ** 0.5)
+    assert torch.equal(negatives, task.corrupt(batch.y, never, generator(1, "negatives")))
+
+
+@given(size=sizes, probability=probabilities, noise=st.floats(0, 3), seed=seeds)
+def test_scores_are_those_counted_by_hand(size, probability, noise, seed):
+    task = get_task("connectivity", size=size, edge_probability=probability)
+    batch = task.sample(5, generator=generator(seed, "test"))
+    y_hat = batch.y + noise * torch.randn(batch.y.shape, generator=generator(seed, "noise"))
+    tp, p, tn, n = counts(y_hat, batch).T
+    scores = task.scores(y_hat, batch)
+    np.testing.assert_allclose(scores["accuracy"], (tp + tn) / (p + n), atol=1e-12)
+    rates = [right.sum() / count.sum() for right, count in ((tp, p), (tn, n)) if count.sum()]
+    assert task.metrics(y_hat, batch)["balanced_accuracy"] == pytest.approx(np.mean(rates), abs=1e-12)
+    if p.sum() and n.sum():
+        tpr, tnr = rates
+        expected = (tpr + tnr) / 2 + (tp - tpr * p) / p.mean() / 2 + (tn - tnr * n) / n.mean() / 2
+        np.testing.assert_allclose(scores["balanced_accuracy"], expected, atol=1e-9)
+
+
+def test_the_diagonal_does_not_count_and_zero_is_no_connection():
+    task = get_task("connectivity", size=3)
+    y = torch.tensor([[1.0, 1, -1, 1, 1, -1, -1, -1, 1]])
+    batch = Batch(y, y)
+    wrong_diagonal = torch.where(torch.eye(3).bool().flatten(), -1.0, y)
+    assert task.metrics(wrong_diagonal, batch) == {"accuracy": 1.0, "balanced_accuracy": 1.0}
+    assert task.metrics(torch.zeros_like(y), batch) == {"accuracy": pytest.approx(4 / 6), "balanced_accuracy": 0.5}
+    assert task.metrics(torch.full_like(y, torch.nan), batch)["balanced_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("answer", [-1.0, 1.0])
+def test_a_batch_of_one_class_has_the_rate_of_that_class(answer):
+    y = torch.ones(4, 9)
+    y_hat = torch.ones(4, 9)
+    y_hat[0, 1] = y_hat[2, 3] = -1.0
+    off = answer * (1 - 2 * torch.eye(3).flatten())  # all pairs of one class: 1 or −1 off the diagonal
+    batch = Batch(y, -off.expand(4, 9).clone())
+    scores = get_task("connectivity", size=3).scores(-answer * y_hat, batch)
+    right = torch.tensor([5 / 6, 1, 5 / 6, 1], dtype=torch.float64)
+    torch.testing.assert_close(scores["balanced_accuracy"], right)
+
+
+def test_the_interval_of_balanced_accuracy_is_that_of_a_bootstrap_over_graphs():
+    task = get_task("connectivity")
+    batch = task.sample(400, generator=generator(0, "test"))
+    spread = torch.rand(400, 1, generator=generator(1, "difficulty")) * 3  # some graphs are harder than others
+    y_hat = batch.y + spread * torch.randn(batch.y.shape, generator=generator(2, "noise"))
+    table = counts(y_hat, batch)
+    drawn = np.random.default_rng(0).integers(0, 400, (4000, 400))
+    tp, p, tn, n = table[drawn].sum(axis=1).T
+    bootstrap = ((tp / p + tn / n) / 2).std()
+    claimed = float(task.scores(y_hat, batch)["balanced_accuracy"].std()) / 400**0.5
+    assert claimed == pytest.approx(bootstrap, rel=0.06)
+    tpr, tnr = table[:, 0] / table[:, 1].clip(1), table[:, 2] / table[:, 3].clip(1)
+    assert np.mean((tpr + tnr) / 2) < (tp / p + tn / n).mean() / 2 - 0.05  # which a mean of single graphs would miss
+
+
+@pytest.mark.parametrize("harder", [False, True])
+def test_references_bracket_every_score(harder):
+    scores = get_task("connectivity").reference_scores(500, generator=generator(0, "test"), harder=harder)
+    table = scores.pivot(index="name", columns="metric", values="value")
+    assert table.loc["majority", "balanced_accuracy"] == pytest.approx(0.5, abs=1e-12)
+    assert table.loc["copy the edges", "balanced_accuracy"] == pytest.approx(
+        0.6055 if harder else 0.630, abs=0.005
+    )  # it never errs on pairs out of reach: ½(1 + its share of the connected pairs)
+    assert (table.loc[["breadth-first search", "truth"]] == 1).all(axis=None)
+    assert set(scores["kind"]) == {"trivial", "classical", "ceiling"}
+
+
+@pytest.mark.parametrize(("probability", "answer"), [(0.02, -1.0), (0.3, 1.0)])
+def test_the_majority_is_that_of_the_training_set(probability, answer):
+    task = get_task("connectivity", edge_probability=probability)
+    training = task.sample(200, generator=generator(0, "train"))
+    test = task.sample(5, generator=generator(0, "test"), harder=True)
+    prediction = task.references(training, test)["majority", "trivial"]
+    assert torch.equal(prediction, torch.full((5, 18**2), answer))
+
+
+def test_options_are_checked():
+    with pytest.raises(ParameterError, match="size = 1: should be greater than or equal to 2"):
+        get_task("connectivity", size=1)
+    for probability in (0.0, 1.0):
+        with pytest.raises(ParameterError, match=f"edge_probability = {probability}"):
+            get_task("connectivity", edge_probability=probability)
+    task = get_task("connectivity")
+    assert (task.options.size, task.options.edge_probability) == (12, 0.2)
