@@ -143,10 +143,14 @@ class MatrixTask(DenoisingTask):
         return {"mse": (y_hat - batch.y).double().square().mean(1)}
 
     def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
-        """The zero and the mean predictor, the classical method, and 0."""
+        """Constant predictors, the classical method, and 0.
+
+        No constant can score better on the test problems than their own mean target, which is therefore listed too.
+        """
         return {
             ("zero", "trivial"): torch.zeros_like(test.y),
             ("mean target", "trivial"): training.y.mean(0).expand_as(test.y),
+            ("best constant", "trivial"): test.y.mean(0).expand_as(test.y),
             (self.solver, "classical"): self.solve(test.x),
             ("truth", "ceiling"): test.y,
         }
