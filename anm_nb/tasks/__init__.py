@@ -17,6 +17,7 @@ _TASKS: dict[str, str | type[Task]] = {
     "addition": "anm_nb.tasks.addition:Addition",
     "inverse": "anm_nb.tasks.inverse:Inverse",
     "partial_sort": "anm_nb.tasks.partial_sort:PartialSort",
+    "sudoku": "anm_nb.tasks.sudoku:Sudoku",
 }
 
 
