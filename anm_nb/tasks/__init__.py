@@ -19,6 +19,7 @@ _TASKS: dict[str, str | type[Task]] = {
     "inverse": "anm_nb.tasks.inverse:Inverse",
     "lowrank": "anm_nb.tasks.lowrank:LowRank",
     "partial_sort": "anm_nb.tasks.partial_sort:PartialSort",
+    "sudoku": "anm_nb.tasks.sudoku:Sudoku",
 }
 
 

@@ -1,0 +1,223 @@
+"""An exact solver of 9×9 Sudoku, batched on any device, and random complete grids made with it.
+
+A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible. The sum over a row,
+column or box then counts all nine digits at once, as no count exceeds 9. Cells are laid out as [3, 3, 3, 3]: band,
+row in the band, stack, column in the stack; rows, columns and boxes are each a sum over two of these axes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Integer
+from torch import Tensor
+
+from anm_nb.parameters import ParameterError
+
+CELLS, DIGITS = 81, 9
+ALL = 0x1_1111_1111  # every digit is a candidate
+# Search nodes expanded side by side: enough to make up for the cost of a call, few enough to stay in cache.
+WIDTH = 1024
+
+BoardMasks = Int[Tensor, "n 3 3 3 3"]
+
+
+class Solutions(NamedTuple):
+    """What `solve` found: a solution of each puzzle (zeros where there is none), and how many, capped at the limit."""
+
+    grids: Int[Tensor, "n 81"]
+    found: Int[Tensor, " n"]
+
+
+def solve(puzzles: Integer[Tensor, "n 81"], limit: int = 2, *, generator: torch.Generator | None = None) -> Solutions:
+    """A solution of each puzzle and how many it has, counted up to `limit`: 2 proves whether there is just one.
+
+    Puzzles hold digits 1 … 9 row by row, 0 for empty; the work is done where they live. The search is exhaustive, so
+    a number below `limit` is exact. Which of several solutions is given is arbitrary, and random with a `generator`
+    (on the same device). Raises `ParameterError` for other digits and for a limit below 1.
+    """
+    if limit < 1:
+        raise ParameterError(f"limit = {limit}: should be at least 1")
+    illegal = puzzles[(puzzles < 0) | (puzzles > DIGITS)]
+    if len(illegal):
+        raise ParameterError(f"{int(illegal[0])} in a puzzle: should be from 0 (empty) to {DIGITS}")
+    parts = [_search(part, limit, generator) for part in candidates(puzzles).split(4 * WIDTH)]
+    return Solutions(torch.cat([part.grids for part in parts]), torch.cat([part.found for part in parts]))
+
+
+def has_other_solution(
+    puzzles: Integer[Tensor, "n 81"], cells: Int[Tensor, " n"], digits: Integer[Tensor, " n"]
+) -> Bool[Tensor, " n"]:
+    """Whether a puzzle has a solution whose digit in the cell `cells` (0 … 80, empty in the puzzle) is not `digits`.
+
+    A puzzle with one solution that loses the clue of a cell still has one just if no solution has another digit there.
+    """
+    masks = candidates(puzzles).flatten(1)
+    rows = torch.arange(len(masks), device=masks.device)
+    masks[rows, cells] &= ~_bit(digits)
+    parts = [_search(part, 1, None).found for part in masks.view(-1, 3, 3, 3, 3).split(4 * WIDTH)]
+    return torch.cat(parts) > 0
+
+
+def random_grids(n: int, *, generator: torch.Generator) -> Int[Tensor, "n 81"]:
+    """n random complete grids on the generator's device: the solver, run from empty boards and guessing at random.
+
+    Every grid can come up, and no symmetry relates one to the next, but they are not uniform over all 6.67·10²¹: a
+    grid reached through few and narrow guesses is more likely than one reached through many and wide ones.
+    """
+    empty = torch.zeros(n, CELLS, dtype=torch.long, device=generator.device)
+    return solve(empty, limit=1, generator=generator).grids
+
+
+def deduced(puzzles: Integer[Tensor, "n 81"]) -> Int[Tensor, "n 81"]:
+    """Digits that follow by naked and hidden singles alone, without a guess, clues included; 0 where none does."""
+    masks = candidates(puzzles)
+    while True:
+        further, _ = _propagate(masks)
+        if torch.equal(further, masks):
+            return _digits(torch.where(_single(masks), masks, 0)).flatten(1)
+        masks = further
+
+
+def candidates(puzzles: Integer[Tensor, "n 81"]) -> BoardMasks:
+    """Masks of what the cells may hold before any deduction: the clue, or every digit."""
+    return torch.where(puzzles == 0, ALL, _bit(puzzles)).view(-1, 3, 3, 3, 3)
+
+
+class _Nodes(NamedTuple):
+    """Nodes of the search, each with the row of the board it belongs to."""
+
+    masks: BoardMasks
+    owner: Int[Tensor, " n"]
+
+    def where(self, chosen: Bool[Tensor, " n"]) -> _Nodes:
+        return _Nodes(self.masks[chosen], self.owner[chosen])
+
+
+def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) -> Solutions:
+    """Depth-first search from all boards at once.
+
+    Each round takes up to WIDTH nodes one step further and stacks the alternatives of those that had to guess. While
+    there are many boards each is searched depth first; when few are left their alternatives are tried side by side.
+    """
+    rows = torch.arange(len(masks), device=masks.device)
+    grids = masks.new_zeros(len(masks), CELLS)
+    count = torch.zeros_like(rows)
+    waiting = [_Nodes(masks, rows)]
+    active = _refill(_Nodes(masks[:0], rows[:0]), waiting, count < limit)
+    while len(active.masks):
+        further, dead = _propagate(active.masks)
+        solved = ~dead & _single(active.masks).flatten(1).all(1)
+        _record(active.where(solved), grids, count)
+        going = ~dead & ~solved
+        stuck = going & (further == active.masks).flatten(1).all(1)
+        guesses, alternatives = _branch(further[stuck], generator)
+        further[stuck] = guesses
+        waiting.append(_Nodes(alternatives, active.owner[stuck]))
+        active = _refill(_Nodes(further, active.owner).where(going), waiting, count < limit)
+    return Solutions(grids, count.clamp(max=limit))
+
+
+def _refill(active: _Nodes, waiting: list[_Nodes], unfinished: Bool[Tensor, " boards"]) -> _Nodes:
+    """The active nodes of unfinished boards, filled up to WIDTH from the top of the stack of those waiting."""
+    parts = [active.where(unfinished[active.owner])]
+    room = WIDTH - len(parts[0].masks)
+    while waiting and room > 0:
+        block = waiting.pop()
+        block = block.where(unfinished[block.owner])
+        if len(block.masks) > room:
+            waiting.append(_Nodes(block.masks[room:], block.owner[room:]))
+        parts.append(_Nodes(block.masks[:room], block.owner[:room]))
+        room -= len(parts[-1].masks)
+    return _Nodes(torch.cat([part.masks for part in parts]), torch.cat([part.owner for part in parts]))
+
+
+def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
+    """One round of naked and hidden singles, and which boards are seen to have no solution.
+
+    A digit in its only cell leaves the rest of the cell's units; one with a single place left in a unit takes it. A
+    board is dead when a unit holds a digit twice or has no place for one, which an empty cell also comes to.
+    """
+    fixed = torch.where(_single(masks), masks, 0)
+    taken = _counts(fixed)
+    clash = [_nibbles_above_one(unit) for unit in taken]
+    rows, columns, boxes = taken
+    masks = torch.where(fixed != 0, fixed, masks & ~((rows | boxes) | columns))
+    places = _counts(masks)
+    missing = [ALL & ~_nibbles_above_zero(unit) for unit in places]
+    rows, columns, boxes = (_nibbles_at_one(unit) for unit in places)
+    lone = masks & ((rows | boxes) | columns)
+    dead = [(bad != 0).flatten(1).any(1) for bad in (*clash, *missing)]
+    return torch.where(lone != 0, lone, masks), torch.stack(dead).any(0)
+
+
+def _counts(masks: BoardMasks) -> tuple[Tensor, Tensor, Tensor]:
+    """Nibble by nibble, how often each digit occurs in each row, column and box; shaped to broadcast over cells."""
+    thirds = masks.sum(4, keepdim=True)
+    return thirds.sum(3, keepdim=True), masks.sum((1, 2), keepdim=True), thirds.sum(2, keepdim=True)
+
+
+def _nibbles_above_zero(counts: Tensor) -> Tensor:
+    return (counts | counts >> 1 | counts >> 2 | counts >> 3) & ALL
+
+
+def _nibbles_above_one(counts: Tensor) -> Tensor:
+    return (counts >> 1 | counts >> 2 | counts >> 3) & ALL
+
+
+def _nibbles_at_one(counts: Tensor) -> Tensor:
+    return counts & ~_nibbles_above_one(counts) & ALL
+
+
+def _single(masks: Tensor) -> Tensor:
+    """Where at most one candidate is left."""
+    return masks & (masks - 1) == 0
+
+
+def _branch(masks: BoardMasks, generator: torch.Generator | None) -> tuple[BoardMasks, BoardMasks]:
+    """Two halves of each board's possibilities: a cell with fewest candidates holds one of them, or it does not."""
+    cells = masks.flatten(1)
+    rows = torch.arange(len(cells), device=cells.device)
+    possible = _spread(cells)
+    choices = possible.sum(2).float()
+    choices[choices <= 1] = DIGITS + 1
+    chance = torch.zeros_like(choices) if generator is None else _uniform(choices, generator)
+    cell = (choices + chance).argmin(1)
+    weight = possible[rows, cell].float()
+    if generator is not None:
+        weight *= 1 - _uniform(weight, generator)
+    guess = _bit(weight.argmax(1) + 1)
+    guesses, alternatives = cells.clone(), cells.clone()
+    guesses[rows, cell] = guess
+    alternatives[rows, cell] &= ~guess
+    return guesses.view_as(masks), alternatives.view_as(masks)
+
+
+def _uniform(like: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
+    return torch.rand(like.shape, generator=generator, device=like.device)
+
+
+def _record(solved: _Nodes, grids: Tensor, count: Tensor) -> None:
+    """Enter solved boards; of several with one owner the first is kept, lest the order of writes decide."""
+    masks, owner = solved
+    rows = torch.arange(len(owner), device=owner.device)
+    lowest = torch.full_like(count, len(owner)).scatter_reduce(0, owner, rows, "amin")
+    first = (lowest[owner] == rows) & (count[owner] == 0)
+    grids[owner[first]] = _digits(masks[first]).flatten(1)
+    count.index_add_(0, owner, torch.ones_like(owner))
+
+
+def _bit(digits: Integer[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """The mask of one digit; of 0, something arbitrary."""
+    return 1 << 4 * (digits.long() - 1).clamp(min=0)
+
+
+def _spread(masks: Int[Tensor, "*n"]) -> Int[Tensor, "*n 9"]:
+    """Masks as a last axis of nine entries 0 or 1."""
+    return masks.unsqueeze(-1) >> torch.arange(0, 4 * DIGITS, 4, device=masks.device) & 1
+
+
+def _digits(masks: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """The digit of a mask with one candidate; 0 of an empty mask."""
+    return (_spread(masks) * torch.arange(1, DIGITS + 1, device=masks.device)).sum(-1)
