@@ -16,7 +16,7 @@ from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, get_negatives, named_negatives
 from anm_nb.energy.networks import EnergyMLP, Head, score_and_energy
 from anm_nb.energy.probes import grad_share
-from anm_nb.energy.sampler import sample
+from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.parameters import ParameterError
 from anm_nb.runs import RunConfig
@@ -208,7 +208,7 @@ class EnergyLearner:
             self.dev.x,
             self.task.y_dim,
             generator(self.seed, "sampling", self.device),
-            self.config.inner_steps,
+            SamplerConfig(inner_steps=self.config.inner_steps),
             self.task.sample_clamp,
         )
         return self.task.metrics(y_hat, self.dev)
