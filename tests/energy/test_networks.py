@@ -1,10 +1,24 @@
-"""The energy is the published formula, re-computed in float64 NumPy from the weights; its score is its gradient."""
+"""Energies are their formulas, re-computed in float64 NumPy from the weights; their scores are their gradients."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.signal import correlate2d
+from scipy.special import erf
+from torch import nn
 
-from anm_nb.energy.networks import EnergyMLP, score_and_energy
+from anm_nb.energy.graph_network import GraphEnergy
+from anm_nb.energy.networks import (
+    EnergyMLP,
+    EnergyNetwork,
+    get_network,
+    network_names,
+    register_network,
+    score_and_energy,
+)
+from anm_nb.energy.sudoku_network import SudokuEnergy
+from anm_nb.parameters import ParameterError
+from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator, initialise
 
 
@@ -16,30 +30,38 @@ def network(head="squared_norm", x_dim=6, y_dim=4, width=16):
     return model, x, y, torch.randint(10, (7,), generator=source)
 
 
+def swish(h):
+    return h / (1 + np.exp(-h))
+
+
+class Weights(dict):
+    """A network's weights in NumPy and float64, and what all networks do with some of them."""
+
+    def __init__(self, model):
+        super().__init__((name, value.double().numpy()) for name, value in model.state_dict().items())
+
+    def linear(self, name, h):
+        return h @ self[f"{name}.weight"].T + self.get(f"{name}.bias", 0.0)
+
+    def levels(self, k):
+        """The embedding of levels k [b]: sinusoids, Linear, GELU, Linear."""
+        angles = k[:, None] * np.exp(-np.log(10000) * np.arange(64) / 63)
+        hidden = self.linear("level.mlp.0", np.concatenate([np.sin(angles), np.cos(angles)], 1))
+        return self.linear("level.mlp.2", hidden * (1 + erf(hidden / np.sqrt(2))) / 2)
+
+    def gain_and_bias(self, layer, level):
+        return np.split(self.linear(f"{layer}.modulation", level), 2, axis=1)
+
+
 def published_energy(model, x, y, k):
-    """IRED's energy from the weights alone, in NumPy and float64."""
-    w = {name: value.double().numpy() for name, value in model.state_dict().items()}
-
-    def linear(name, h):
-        return h @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-
-    def swish(h):
-        return h / (1 + np.exp(-h))
-
-    def gelu(h):
-        from scipy.special import erf
-
-        return h * (1 + erf(h / np.sqrt(2))) / 2
-
-    frequencies = np.exp(-np.log(10000) * np.arange(64) / 63)
-    angles = k[:, None] * frequencies
-    level = linear("level.mlp.0", np.concatenate([np.sin(angles), np.cos(angles)], 1))
-    level = linear("level.mlp.2", gelu(level))
-    h = swish(linear("input", np.concatenate([x, y], 1)))
+    """IRED's energy of the continuous tasks from the weights alone."""
+    w = Weights(model)
+    level = w.levels(k)
+    h = swish(w.linear("input", np.concatenate([x, y], 1)))
     for layer in ("first", "second"):
-        gain, bias = np.split(linear(f"{layer}.modulation", level), 2, axis=1)
-        h = swish(linear(f"{layer}.linear", h) * (1 + gain) + bias)
-    out = linear("output", h)
+        gain, bias = w.gain_and_bias(layer, level)
+        h = swish(w.linear(f"{layer}.linear", h) * (1 + gain) + bias)
+    out = w.linear("output", h)
     return (out**2).sum(1) if model.head == "squared_norm" else out[:, 0]
 
 
@@ -85,3 +107,227 @@ def test_weights_are_a_function_of_their_generator_alone():
     torch.manual_seed(2)
     second = network()[0].state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# Sudoku
+
+
+def sudoku(head="squared_norm", width=3, batch=2):
+    model = SudokuEnergy(width, head)
+    initialise(model, generator(0, "weights"))
+    source = generator(1, "test")
+    x, y = torch.randn(batch, 729, generator=source), torch.randn(batch, 729, generator=source)
+    return model, x, y, torch.randint(10, (batch,), generator=source)
+
+
+def published_sudoku_energy(model, x, y, k):
+    """IRED's energy of Sudoku, one convolution of one channel at a time."""
+    w = Weights(model)
+
+    def convolved(name, h):
+        kernels, offsets = w[f"{name}.weight"], w[f"{name}.bias"]
+        return np.stack([
+            sum(correlate2d(channel, part, mode="same") for channel, part in zip(h, kernel, strict=True)) + offset
+            for kernel, offset in zip(kernels, offsets, strict=True)
+        ])  # fmt: skip
+
+    energies = []
+    for given, answer, level in zip(x, y, w.levels(k), strict=True):
+        digits = [grid[digit::9].reshape(9, 9) for grid in (given, answer) for digit in range(9)]
+        h = swish(convolved("input", np.stack(digits)))
+        for block in (f"blocks.{i}" for i in range(6)):
+            gain, bias = w.gain_and_bias(block, level[None])
+            inner = convolved(f"{block}.second", swish(convolved(f"{block}.first", h)))
+            h = h + swish(inner * (1 + gain[0, :, None, None]) + bias[0, :, None, None])
+        out = convolved("output", h)
+        energies.append((out**2).sum() if model.head == "squared_norm" else out.sum())
+    return np.array(energies)
+
+
+def test_parameter_count_of_the_published_sudoku_network():
+    with torch.device("meta"):
+        model = SudokuEnergy(384)
+    level = 128 * 64 + 64 + 64 * 64 + 64
+    block = 2 * (384 * 384 * 5 * 5 + 384) + 64 * 2 * 384 + 2 * 384
+    expected = level + (18 * 384 * 3 * 3 + 384) + 6 * block + (384 * 9 + 9)
+    assert sum(p.numel() for p in model.parameters()) == expected == 44_619_401
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+def test_sudoku_energy_is_the_published_formula(head):
+    model, x, y, k = sudoku(head)
+    expected = published_sudoku_energy(model, x.double().numpy(), y.double().numpy(), k.numpy())
+    np.testing.assert_allclose(model(x, y, k).detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+def slopes(energy, y, directions, step=1e-5):
+    """Central differences of energies [b] along directions [b, d]."""
+    return np.stack([(energy(y + step * d) - energy(y - step * d)) / (2 * step) for d in directions])
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+def test_sudoku_score_is_the_gradient_of_the_published_formula(head):
+    """Along single entries, some of each corner and the middle, and along random directions."""
+    model, x, y, k = sudoku(head, width=2, batch=1)
+    score, _ = score_and_energy(model, x, y, k)
+    random = torch.randn(4, 729, generator=generator(2, "test"), dtype=torch.float64).numpy()
+    directions = np.concatenate([np.eye(729)[[0, 8, 79, 364, 365, 651, 728]], random])[:, None]
+    x64, k64 = x.double().numpy(), k.numpy()
+    expected = slopes(lambda at: published_sudoku_energy(model, x64, at, k64), y.double().numpy(), directions)
+    np.testing.assert_allclose((score.detach().double().numpy() * directions).sum(2), expected, rtol=1e-4, atol=1e-5)
+
+
+# graphs
+
+
+def graphs(nodes, head="squared_norm", width=8, batch=3):
+    model = GraphEnergy(width, head)
+    initialise(model, generator(0, "weights"))
+    source = generator(nodes, "test")
+    x, y = torch.randn(batch, nodes**2, generator=source), torch.randn(batch, nodes**2, generator=source)
+    return model, x, y, torch.randint(10, (batch,), generator=source)
+
+
+def energy_by_loops(model, x, y, k):
+    """The energy of graphs, pair by pair and node by node."""
+    w, nodes = Weights(model), range(round(x.shape[1] ** 0.5))
+    pairs = [(i, j) for i in nodes for j in nodes]
+    energies = []
+    for given, answer, level in zip(x, y, w.levels(k), strict=True):
+        features = {(i, j): [given[p], answer[p], float(i == j)] for p, (i, j) in enumerate(pairs)}
+        h = {pair: swish(w.linear("input", np.array(features[pair]))) for pair in pairs}
+        for layer in (f"layers.{i}" for i in range(len(model.layers))):
+            gain, bias = (each[0] for each in w.gain_and_bias(layer, level[None]))
+            new = {}
+            for i, j in pairs:
+                paths = sum(w.linear(f"{layer}.left", h[i, m]) * w.linear(f"{layer}.right", h[m, j]) for m in nodes)
+                g = w.linear(f"{layer}.own", h[i, j]) + w.linear(f"{layer}.reverse", h[j, i])
+                g += w.linear(f"{layer}.triangle", np.tanh(paths))
+                g += w.linear(f"{layer}.row", np.mean([h[i, m] for m in nodes], axis=0))
+                g += w.linear(f"{layer}.column", np.mean([h[m, j] for m in nodes], axis=0))
+                new[i, j] = h[i, j] + swish(g * (1 + gain) + bias)
+            h = new
+        out = np.array([w.linear("output", h[pair]) for pair in pairs])
+        energies.append((out**2).sum() if model.head == "squared_norm" else out.sum())
+    return np.array(energies)
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+def test_graph_energy_and_score_are_the_formula(nodes, head):
+    model, x, y, k = graphs(nodes, head)
+    x64, y64, k64 = x.double().numpy(), y.double().numpy(), k.numpy()
+    score, energy = score_and_energy(model, x, y, k)
+    np.testing.assert_allclose(energy.detach(), energy_by_loops(model, x64, y64, k64), rtol=1e-5, atol=1e-5)
+    expected = slopes(lambda at: energy_by_loops(model, x64, at, k64), y64, np.eye(nodes**2))
+    np.testing.assert_allclose(score.detach().T, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("nodes", [12, 18])
+def test_graph_energy_does_not_depend_on_the_names_of_nodes(nodes):
+    model, x, y, k = graphs(nodes)
+    model, x, y = model.double(), x.double(), y.double()
+    order = torch.randperm(nodes, generator=generator(3, "test"))
+    renamed = [each.unflatten(1, (nodes, nodes))[:, order][:, :, order].flatten(1) for each in (x, y)]
+    reversed_edges = [each.unflatten(1, (nodes, nodes)).mT.flatten(1) for each in (x, y)]
+    energy = model(x, y, k)
+    torch.testing.assert_close(model(*renamed, k), energy)
+    assert (model(x, renamed[1], k) - energy).abs().min() > 1e-3
+    assert (model(*reversed_edges, k) - energy).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("nodes", [12, 18])
+def test_graph_score_is_the_gradient_at_every_size(nodes):
+    model, x, y, k = graphs(nodes)
+    model, x, y = model.double(), x.double(), y.double()
+    score, _ = score_and_energy(model, x, y, k)
+    directions = torch.randn(5, *y.shape, generator=generator(3, "test"), dtype=torch.float64)
+    with torch.no_grad():
+        rise, fall = (torch.stack([model(x, y + step * d, k) for d in directions]) for step in (1e-5, -1e-5))
+    torch.testing.assert_close((score * directions).sum(2), (rise - fall) / 2e-5, rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_needs_a_square_number_of_entries():
+    with pytest.raises(ParameterError, match="20 entries: a graph of n nodes has n² ordered pairs, a square such as"):
+        GraphEnergy(4)(torch.zeros(1, 20), torch.zeros(1, 20), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(ParameterError, match=r"needs as many entries in x as in y.*this task has 18 and 9"):
+        GraphEnergy.for_task(get_task("addition", size=3), 4, "scalar", 10)
+
+
+# all networks
+
+
+class Grids(type(get_task("inverse", size=2))):
+    """A task whose inputs and targets have the size of a one-hot Sudoku; 729 = 27² pairs suit a graph too."""
+
+    def __init__(self):
+        super().__init__(size=27)
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+@pytest.mark.parametrize("name", ["graph", "mlp", "sudoku_conv"])
+def test_networks_of_a_task_train_on_the_score(name, head):
+    """Every weight gets a gradient from a loss of the score, but the scalar head's offset, which cancels there."""
+    model = get_network(name).for_task(Grids(), width=4, head=head, levels=3)
+    assert model.name == name
+    initialise(model, generator(0, "weights"))
+    source = generator(1, "test")
+    x, y = torch.randn(2, 729, generator=source), torch.randn(2, 729, generator=source)
+    score, energy = score_and_energy(model, x, y, torch.tensor([0, 2]))
+    assert score.shape == y.shape
+    assert energy.dtype == torch.float32
+    score.square().sum().backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == (["output.bias"] if head == "scalar" else [])
+
+
+@pytest.mark.parametrize("name", ["graph", "mlp", "sudoku_conv"])
+def test_energies_are_float32_under_autocast_and_know_their_level(name):
+    model = get_network(name).for_task(Grids(), width=4, head="squared_norm", levels=3)
+    initialise(model, generator(0, "weights"))
+    x, y = torch.randn(2, 1, 729, generator=generator(1, "test")).expand(2, 3, 729)
+    with torch.autocast("cpu", torch.bfloat16):
+        energy = model(x, y, torch.arange(3))
+    assert energy.dtype == torch.float32
+    assert len(energy.unique()) == 3
+
+
+def test_networks_are_found_by_name():
+    assert set(network_names()) >= {"graph", "mlp", "sudoku_conv"}
+    assert get_network("mlp") is EnergyMLP
+    assert get_network("sudoku_conv") is SudokuEnergy
+    assert get_network("graph") is GraphEnergy
+    assert issubclass(get_network(get_task("inverse").network), EnergyMLP)
+    with pytest.raises(ParameterError, match=r"unknown energy network 'sudoku_cnv' \(did you mean 'sudoku_conv'\?\)"):
+        get_network("sudoku_cnv")
+
+
+def test_a_task_without_grids_is_refused_by_the_sudoku_network():
+    with pytest.raises(ParameterError, match=r"network 'sudoku_conv': needs 729 entries.*this task has 9 and 9"):
+        SudokuEnergy.for_task(get_task("inverse", size=3), 4, "scalar", 10)
+
+
+def test_a_network_of_ones_own_is_found_by_name(monkeypatch):
+    monkeypatch.setattr("anm_nb.energy.networks._NETWORKS", {})
+
+    @register_network
+    class Quadratic(EnergyNetwork):
+        name = "quadratic"
+
+        def __init__(self, x_dim, y_dim):
+            super().__init__()
+            self.solution = nn.Linear(x_dim, y_dim)
+
+        @classmethod
+        def for_task(cls, task, width, head, levels):
+            return cls(task.x_dim, task.y_dim)
+
+        def forward(self, x, y, k):
+            return (y - self.solution(x)).square().sum(1) / 2
+
+    assert network_names() == ["quadratic"]
+    model = get_network("quadratic").for_task(get_task("addition", size=2), 8, "scalar", 10)
+    initialise(model, generator(0, "weights"))
+    x, y = torch.randn(3, 8, generator=generator(1, "test")), torch.zeros(3, 4)
+    score, _ = score_and_energy(model, x, y, torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(score, -model.solution(x))
