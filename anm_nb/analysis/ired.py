@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pandas as pd
 
 from anm_nb.analysis.published import IRED_MSE
-from anm_nb.analysis.reference_scores import best, ceiling_of, metric_label, native, references_of
+from anm_nb.analysis.reference_scores import metric_label, native, references_of
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import rounded, skill
 from anm_nb.analysis.verdicts import Verdict, judge
@@ -32,10 +32,11 @@ def final_test(metrics: pd.DataFrame) -> pd.DataFrame:
 def with_skill(scores: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     """Test scores in each task's own metric with their skill against the best trivial score on the same problems."""
     parts = []
-    for (task, split), part in native(scores).groupby(["task", "split"], sort=False):
+    for task, split, part in _by_problems(native(scores)):
         known = references_of(references, task, split)
-        trivial = part[part["predictor"] == best(known, "trivial")].set_index("seed")["score"]
-        parts.append(part.assign(skill=skill(part["score"], part["seed"].map(trivial), ceiling_of(known))))
+        trivial = part[part["predictor"] == known.best("trivial")].set_index("seed")["score"]
+        skills = skill(part["score"].to_numpy(), part["seed"].map(trivial).to_numpy(), known.ceiling)
+        parts.append(part.assign(skill=skills))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -46,23 +47,23 @@ def ired_table(scores: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     skilled = with_skill(scores, references)
-    for (task, split), part in skilled.groupby(["task", "split"], sort=False):
-        known = references_of(references, str(task), str(split))
+    for task, split, part in _by_problems(skilled):
+        known = references_of(references, task, split)
         mean = part.groupby("predictor")["score"].mean()
         ours = part[part["predictor"] == "model"]
-        trivial, classical = best(known, "trivial"), best(known, "classical")
+        trivial, classical = known.best("trivial"), known.best("classical")
         score, low, high = mean_interval(ours["score"])
         rows.append(
             {
                 "task": task,
                 "problems": split,
-                "metric": metric_label(str(task)),
+                "metric": metric_label(task),
                 "trivial": mean[trivial],
                 "best trivial": trivial,
                 "classical": mean[classical],
                 "best classical": classical,
-                "ceiling": ceiling_of(known),
-                "published": IRED_MSE.get((str(task), str(split)), np.nan),
+                "ceiling": known.ceiling,
+                "published": IRED_MSE.get((task, split), np.nan),
                 "base IRED": score,
                 "low": low,
                 "high": high,
@@ -92,28 +93,27 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def ired_verdicts(
-    scores: pd.DataFrame, references: pd.DataFrame, splits: Iterable[str] = ("same", "harder")
+    scores: pd.DataFrame, references: pd.DataFrame, splits: Collection[str] = ("same", "harder")
 ) -> list[Verdict]:
     """For each task and split, whether base IRED is better than the best trivial reference, paired by seed."""
     verdicts = []
-    own = native(scores)
-    for task in own["task"].unique():
-        for split in splits:
-            known = references_of(references, task, split)
-            trivial = best(known, "trivial")
-            rows = own[(own["task"] == task) & (own["split"] == split)]
-            pairs = rows.pivot(index="seed", columns="predictor", values="score")
-            grows = ceiling_of(known) > known.loc[trivial, "value"]
-            lower, higher = (trivial, "model") if grows else ("model", trivial)
-            verdicts.append(
-                judge(
-                    f"base IRED beats every trivial reference on {task}, {split} problems",
-                    lower=pairs[lower],
-                    higher=pairs[higher],
-                    names=tuple("base IRED" if name == "model" else name for name in (lower, higher)),
-                    unit=metric_label(task),
-                )
+    for task, split, rows in _by_problems(native(scores)):
+        if split not in splits:
+            continue
+        known = references_of(references, task, split)
+        trivial = known.best("trivial")
+        pairs = rows.pivot(index="seed", columns="predictor", values="score")
+        grows = known.ceiling > known.values[trivial]
+        lower, higher = (trivial, "model") if grows else ("model", trivial)
+        verdicts.append(
+            judge(
+                f"base IRED beats every trivial reference on {task}, {split} problems",
+                lower=pairs[lower],
+                higher=pairs[higher],
+                names=(lower.replace("model", "base IRED"), higher.replace("model", "base IRED")),
+                unit=metric_label(task),
             )
+        )
     return verdicts
 
 
@@ -130,8 +130,8 @@ def classical_skill(scores: pd.DataFrame, references: pd.DataFrame) -> pd.Series
     rows = with_skill(scores, references)
     skills = rows.groupby(["task", "split", "predictor"], sort=False)["skill"].mean()
     chosen = {
-        (task, split): skills[task, split, best(references_of(references, task, split), "classical")]
-        for task, split in rows[["task", "split"]].drop_duplicates().itertuples(index=False)
+        (task, split): skills[task, split, references_of(references, task, split).best("classical")]
+        for task, split, _ in _by_problems(rows)
     }
     return pd.Series(chosen)
 
@@ -140,7 +140,7 @@ def step_verdicts(scores: pd.DataFrame, references: pd.DataFrame) -> list[Verdic
     """IRED's claim that more descent steps at test time answer better: the most against the fewest, paired by seed."""
     rows = by_inner_steps(scores, references)
     verdicts = []
-    for (task, split), part in rows.groupby(["task", "split"], sort=False):
+    for task, split, part in _by_problems(rows):
         skills = part.pivot(index="seed", columns="steps", values="skill")
         few, many = skills.columns.min(), skills.columns.max()
         verdicts.append(
@@ -154,3 +154,9 @@ def step_verdicts(scores: pd.DataFrame, references: pd.DataFrame) -> list[Verdic
             )
         )
     return verdicts
+
+
+def _by_problems(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """The rows of each task and split, in order of appearance."""
+    for (task, split), part in scores.groupby(["task", "split"], sort=False):
+        yield str(task), str(split), part

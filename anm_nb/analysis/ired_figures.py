@@ -15,7 +15,8 @@ from anm_nb.analysis.stats import mean_interval
 from anm_nb.tasks import task_class
 
 KIND_COLOURS = {"trivial": "#6e6e6e", "classical": "#cc79a7", "ceiling": "#000000", "published": PALETTE["stock"]}
-SPLIT_MARKERS = {"same": {"marker": "o"}, "harder": {"marker": "o", "markerfacecolor": "white"}}
+FILLED = {"same": True, "harder": False}
+EXACT = 1e-6  # errors below are those of rounding
 
 
 def reference_panels(references: pd.DataFrame) -> Figure:
@@ -29,31 +30,29 @@ def reference_panels(references: pd.DataFrame) -> Figure:
             _reference_panel(axes, references, task)
         for axes in grid.flat[len(tasks) :]:
             axes.set_axis_off()
-        for split, marker in SPLIT_MARKERS.items():
-            label = {"same": "problems as in training", "harder": "harder problems"}[split]
-            grid[0, 0].plot([], [], linestyle="none", color="black", markersize=4, label=label, **marker)
+        for label, face in (("problems as in training", "black"), ("harder problems", "white")):
+            grid[0, 0].plot([], [], "o", color="black", markerfacecolor=face, markersize=4, label=label)
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def _reference_panel(axes: Axes, references: pd.DataFrame, task: str) -> None:
-    """One task's references from top to bottom, trivial ones first."""
-    by_split = {split: references_of(references, task, split) for split in SPLIT_MARKERS}
-    order = list(by_split["same"].index)
+    """One task's references from top to bottom, trivial ones first, and the published scores last."""
+    splits = {split: references_of(references, task, split) for split in FILLED}
+    kinds = dict(splits["same"].kinds)
+    scores = {(name, split): known.values[name] for split, known in splits.items() for name in kinds}
+    published = {("published IRED", split): IRED_MSE[task, split] for split in FILLED if (task, split) in IRED_MSE}
+    kinds |= {name: "published" for name, _ in published}
     is_error = task_class(task).metric == "mse"
-    for split, known in by_split.items():
-        for height, name in enumerate(order):
-            value, colour = known.loc[name, "value"], KIND_COLOURS[known.loc[name, "kind"]]
-            if not (is_error and value < 1e-6):  # an exact method has no place on a logarithmic axis
-                axes.plot(value, height, color=colour, markersize=4, **SPLIT_MARKERS[split])
-        if (task, split) in IRED_MSE:
-            axes.plot(IRED_MSE[task, split], len(order), color=KIND_COLOURS["published"], markersize=4, **SPLIT_MARKERS[split])
-    exact = [name for name in order if is_error and by_split["same"].loc[name, "value"] < 1e-6]
-    for name in exact:
-        axes.text(0.02, order.index(name), "0 (exact)", transform=axes.get_yaxis_transform(), va="center", fontsize=6.5)
-    names = [*order, "published IRED"] if any((task, split) in IRED_MSE for split in SPLIT_MARKERS) else order
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    for (name, split), score in (scores | published).items():
+        height, colour = list(kinds).index(name), KIND_COLOURS[kinds[name]]
+        if not is_error or score > EXACT:
+            face = colour if FILLED[split] else "white"
+            axes.plot(score, height, "o", color=colour, markerfacecolor=face, markersize=4)
+        elif split == "same":  # an exact method has no place on a logarithmic axis
+            axes.text(0.02, height, "0 (exact)", transform=axes.get_yaxis_transform(), va="center", fontsize=6.5)
+    axes.set_yticks(range(len(kinds)), list(kinds))
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelsize=6.5)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
     axes.set(title=task, xlabel=f"{metric_label(task)}{' (log scale)' if is_error else ''}")
@@ -79,11 +78,11 @@ def skill_by_steps(by_steps: pd.DataFrame, classical: pd.DataFrame) -> Figure:
                 mean, low, high = np.array(bands.tolist()).T
                 axes.plot(bands.index, mean, linestyle=style, marker="o", markersize=2.5, color=PALETTE["stock"])
                 axes.fill_between(bands.index, low, high, color=PALETTE["stock"], alpha=0.15, linewidth=0)
-                axes.axhline(classical.loc[(task, split)], color=KIND_COLOURS["classical"], linestyle=style, linewidth=0.8)
+                level = float(classical.loc[(task, split)])
+                axes.axhline(level, color=KIND_COLOURS["classical"], linestyle=style, linewidth=0.8)
             axes.axhline(0, color=KIND_COLOURS["trivial"], linewidth=0.8)
             steps = sorted(by_steps["steps"].unique())
             axes.set(title=task, xscale="log", xticks=steps, xticklabels=[str(step) for step in steps])
-            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.minorticks_off()
         for axes in grid.flat[len(tasks) :]:
             axes.set_axis_off()

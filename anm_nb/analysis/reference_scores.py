@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -28,22 +30,31 @@ def native(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[scores["metric"] == scores["task"].map(lambda task: task_class(task).metric)]
 
 
-def references_of(references: pd.DataFrame, task: str, split: str) -> pd.DataFrame:
-    """One task's references in its own metric, averaged over seeds: columns kind and value, indexed by name."""
+@dataclass(frozen=True)
+class Known:
+    """One task's references on one kind of problems, in its own metric: kinds and mean values over seeds, by name."""
+
+    kinds: dict[str, str]
+    values: dict[str, float]
+
+    @property
+    def ceiling(self) -> float:
+        """The best possible score."""
+        return next(self.values[name] for name, kind in self.kinds.items() if kind == "ceiling")
+
+    def best(self, kind: str) -> str:
+        """The name of the reference of a kind that lies nearest the ceiling."""
+        names = [name for name, own in self.kinds.items() if own == kind]
+        return min(names, key=lambda name: abs(self.values[name] - self.ceiling))
+
+
+def references_of(references: pd.DataFrame, task: str, split: str) -> Known:
+    """One task's references on one kind of problems."""
     own = native(references)
     own = own[(own["task"] == task) & (own["split"] == split)]
-    return own.groupby("name", sort=False).agg(kind=("kind", "first"), value=("value", "mean"))
-
-
-def ceiling_of(known: pd.DataFrame) -> float:
-    """The best possible score among one task's references."""
-    return float(known.loc[known["kind"] == "ceiling", "value"].iloc[0])
-
-
-def best(known: pd.DataFrame, kind: str) -> str:
-    """The name of the reference of a kind that lies nearest the ceiling."""
-    values = known.loc[known["kind"] == kind, "value"]
-    return str((values - ceiling_of(known)).abs().idxmin())
+    values = own.groupby("name", sort=False)["value"].mean()
+    kinds = own.drop_duplicates("name")
+    return Known(dict(zip(kinds["name"], kinds["kind"], strict=True)), {str(name): float(v) for name, v in values.items()})
 
 
 def reference_text(references: pd.DataFrame) -> pd.DataFrame:
@@ -51,15 +62,15 @@ def reference_text(references: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for task in references["task"].unique():
         splits = {split: references_of(references, task, split) for split in ("same", "harder")}
-        for name, kind in splits["same"]["kind"].items():
+        for name, kind in splits["same"].kinds.items():
             row = {"task": task, "metric": metric_label(task), "predictor": name, "kind": kind}
             for split, known in splits.items():
-                own = _values(references, task, split, str(name))
+                own = _values(references, task, split, name)
                 mean, low, high = mean_interval(own)
                 exact = low == high or not len(own) > 1
                 row[split] = rounded(mean) if exact else f"{rounded(mean)} [{rounded(low)}, {rounded(high)}]"
-                trivial = known.loc[best(known, "trivial"), "value"]
-                row[f"skill, {split}"] = rounded(float(skill(mean, trivial, ceiling_of(known))), 2)
+                trivial = known.values[known.best("trivial")]
+                row[f"skill, {split}"] = rounded(float(skill(mean, trivial, known.ceiling)), 2)
             rows.append(row)
     return pd.DataFrame(rows).set_index(["task", "metric", "predictor"])
 
@@ -74,17 +85,16 @@ def published_skill(references: pd.DataFrame) -> pd.DataFrame:
         if task not in set(references["task"]):
             continue
         known = references_of(references, task, split)
-        trivial, classical = best(known, "trivial"), best(known, "classical")
+        trivial, classical = known.best("trivial"), known.best("classical")
+        of_published = skill(score, known.values[trivial], known.ceiling)
         rows.append(
             {
                 "task": task,
                 "problems": split,
                 "published IRED": f"{score:.4f}",
-                "best trivial": f"{rounded(known.loc[trivial, 'value'])} ({trivial})",
-                "classical": f"{rounded(known.loc[classical, 'value'])} ({classical})",
-                "skill of the published score": rounded(
-                    float(skill(score, known.loc[trivial, "value"], ceiling_of(known))), 2
-                ),
+                "best trivial": f"{rounded(known.values[trivial])} ({trivial})",
+                "classical": f"{rounded(known.values[classical])} ({classical})",
+                "skill of the published score": rounded(float(of_published), 2),
             }
         )
     return pd.DataFrame(rows).set_index(["task", "problems"])
@@ -98,7 +108,7 @@ def reference_verdicts(references: pd.DataFrame) -> list[Verdict]:
         if task not in present:
             continue
         known = references_of(references, task, split)
-        trivial = best(known, "trivial")
+        trivial = known.best("trivial")
         values = _values(references, task, split, trivial)
         skills = skill(np.full(len(values), score), values, 0.0)
         verdicts.append(

@@ -47,15 +47,18 @@ def final_scores(
     """
     source = generator(seed, "references", device)
     training = task.stream("train").sample(test.examples, generator=source, device=device)
-    columns = {}
+    columns: dict[str, float] = {}
     for split, harder in SPLITS.items():
         source = generator(seed, f"test/{split}", device)
         batch = task.stream("test").sample(test.examples, generator=source, device=device, harder=harder)
         answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
         answers["model"] = predict(model, task, batch, schedule, sampler, seed)
         for steps in test.inner_steps:
-            longer = sampler.model_copy(update={"inner_steps": steps})
-            answers[f"steps={steps}"] = predict(model, task, batch, schedule, longer, seed)
+            at_steps = sampler.model_copy(update={"inner_steps": steps})
+            known = steps == sampler.inner_steps
+            answers[f"steps={steps}"] = (
+                answers["model"] if known else predict(model, task, batch, schedule, at_steps, seed)
+            )
         for predictor, y_hat in answers.items():
             scores = task.metrics(y_hat, batch)
             columns |= {f"{split}/{metric}/{predictor}": score for metric, score in scores.items()}

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from anm_nb import runs
 from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.negatives import get_negatives, named_negatives
+from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.tasks import get_task, task_class
@@ -138,15 +139,18 @@ class IredTraining(Parameters):
     ema_every: PositiveInt = 1
     records: Annotated[int, Field(ge=3)] = 3
     dev_examples: PositiveInt = 64
+    inner_steps: PositiveInt | None = None  # the sampler's descent steps a level; None: the number published
     test_examples: Annotated[int, Field(ge=2)] = 200
-    test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1, 5, 20, 40)
+    test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1, 5, 20)
 
 
-DISCRETE = {"lr": 1e-3, "test_examples": 64, "dev_examples": 32}
-PER_TASK = {
-    "connectivity": {"size": 12, "width": 16, "batch": 64, **DISCRETE},
-    "sudoku": {"size": 9, "width": 8, "batch": 16, "steps": 20, "task_options": {"pool": 100}, **DISCRETE},
-}
+SMALL: dict[str, Any] = {"dev_examples": 10, "test_examples": 10, "test_inner_steps": [1, 5]}
+PER_TASK: dict[str, dict[str, Any]] = {
+    "connectivity": {"size": 12, "width": 16, "batch": 32, **SMALL},
+    "sudoku": {
+        "size": 9, "width": 8, "batch": 8, "steps": 10, "inner_steps": 5, "task_options": {"pool": 100}, **SMALL
+    },
+}  # fmt: skip
 
 
 class IredTable(IredTraining):
@@ -217,6 +221,7 @@ class IredTable(IredTraining):
             task_options=values.task_options,
             width=values.width,
             negatives=named_negatives("stock"),
+            sampler=SamplerConfig(inner_steps=values.inner_steps) if values.inner_steps else None,
             dev_examples=values.dev_examples,
             test=FinalTest(examples=values.test_examples, inner_steps=values.test_inner_steps),
             loop=loop,
