@@ -54,7 +54,8 @@ def references_of(references: pd.DataFrame, task: str, split: str) -> Known:
     own = own[(own["task"] == task) & (own["split"] == split)]
     values = own.groupby("name", sort=False)["value"].mean()
     kinds = own.drop_duplicates("name")
-    return Known(dict(zip(kinds["name"], kinds["kind"], strict=True)), {str(name): float(v) for name, v in values.items()})
+    by_name = {str(name): float(value) for name, value in values.items()}
+    return Known(dict(zip(kinds["name"], kinds["kind"], strict=True)), by_name)
 
 
 def reference_text(references: pd.DataFrame) -> pd.DataFrame:
