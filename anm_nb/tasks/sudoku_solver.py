@@ -7,6 +7,7 @@ row in the band, stack, column in the stack; rows, columns and boxes are each a 
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ def has_other_solution(
     masks = candidates(puzzles).flatten(1)
     rows = torch.arange(len(masks), device=masks.device)
     masks[rows, cells] &= ~_bit(digits)
-    parts = [_search(part, 1, None).found for part in masks.view(-1, 3, 3, 3, 3).split(4 * WIDTH)]
+    parts = [_search(part, 1, None).found for part in masks.unflatten(1, (3, 3, 3, 3)).split(4 * WIDTH)]
     return torch.cat(parts) > 0
 
 
@@ -82,7 +83,7 @@ def deduced(puzzles: Integer[Tensor, "n 81"]) -> Int[Tensor, "n 81"]:
 
 def candidates(puzzles: Integer[Tensor, "n 81"]) -> BoardMasks:
     """Masks of what the cells may hold before any deduction: the clue, or every digit."""
-    return torch.where(puzzles == 0, ALL, _bit(puzzles)).view(-1, 3, 3, 3, 3)
+    return torch.where(puzzles == 0, ALL, _bit(puzzles)).unflatten(1, (3, 3, 3, 3))
 
 
 class _Nodes(NamedTuple):
@@ -98,15 +99,19 @@ class _Nodes(NamedTuple):
 def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) -> Solutions:
     """Depth-first search from all boards at once.
 
-    Each round takes up to WIDTH nodes one step further and stacks the alternatives of those that had to guess. While
-    there are many boards each is searched depth first; when few are left their alternatives are tried side by side.
+    Each round takes up to WIDTH nodes one step further and stacks the alternatives of those that had to guess. A
+    board is searched depth first at the start; the longer it takes, the more of its alternatives go side by side.
     """
     rows = torch.arange(len(masks), device=masks.device)
     grids = masks.new_zeros(len(masks), CELLS)
     count = torch.zeros_like(rows)
     waiting = [_Nodes(masks, rows)]
-    active = _refill(_Nodes(masks[:0], rows[:0]), waiting, count < limit)
-    while len(active.masks):
+    active = _Nodes(masks[:0], rows[:0])
+    for spare in itertools.count():
+        unfinished = count < limit
+        active = _refill(active, waiting, unfinished, min(WIDTH, int(unfinished.sum()) + spare))
+        if not len(active.masks):
+            break
         further, dead = _propagate(active.masks)
         solved = ~dead & _single(active.masks).flatten(1).all(1)
         _record(active.where(solved), grids, count)
@@ -115,14 +120,14 @@ def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) ->
         guesses, alternatives = _branch(further[stuck], generator)
         further[stuck] = guesses
         waiting.append(_Nodes(alternatives, active.owner[stuck]))
-        active = _refill(_Nodes(further, active.owner).where(going), waiting, count < limit)
+        active = _Nodes(further, active.owner).where(going)
     return Solutions(grids, count.clamp(max=limit))
 
 
-def _refill(active: _Nodes, waiting: list[_Nodes], unfinished: Bool[Tensor, " boards"]) -> _Nodes:
-    """The active nodes of unfinished boards, filled up to WIDTH from the top of the stack of those waiting."""
+def _refill(active: _Nodes, waiting: list[_Nodes], unfinished: Bool[Tensor, " boards"], width: int) -> _Nodes:
+    """The active nodes of unfinished boards, filled up to a width from the top of the stack of those waiting."""
     parts = [active.where(unfinished[active.owner])]
-    room = WIDTH - len(parts[0].masks)
+    room = width - len(parts[0].masks)
     while waiting and room > 0:
         block = waiting.pop()
         block = block.where(unfinished[block.owner])

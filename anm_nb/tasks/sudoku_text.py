@@ -66,4 +66,4 @@ def _units() -> list[tuple[str, list[int]]]:
 
 def _digits(texts: list[str]) -> UInt8[Tensor, "n 81"]:
     digits = [[int(character.replace(".", "0")) for character in text] for text in texts]
-    return torch.tensor(digits, dtype=torch.uint8).view(-1, CELLS)
+    return torch.tensor(digits, dtype=torch.uint8).reshape(len(texts), CELLS)
