@@ -97,11 +97,11 @@ def reference(
 
     from anm_nb import runs
     from anm_nb.analysis import reference as kept_results
-    from anm_nb.energy.experiments import AnmVsCorruption
+    from anm_nb.energy.experiments import AnmVsCorruption, IredTable
     from anm_nb.parameters import ParameterError, unknown_name
     from anm_nb.ranking.experiments import HrmVsBaseline, KendallForensics
 
-    kept_notebooks = {each.notebook: each for each in (KendallForensics, AnmVsCorruption, HrmVsBaseline)}
+    kept_notebooks = {each.notebook: each for each in (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline)}
     root = runs.project_root()
     values = root / "params" / profile / f"{name}.yaml"
     if name not in kept_notebooks:

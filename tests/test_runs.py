@@ -22,6 +22,7 @@ import torch
 
 import anm_nb
 from anm_nb import runs
+from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.parameters import ParameterError
 from anm_nb.runs import RunConfig, finished_runs, get_or_train, run_key
@@ -68,11 +69,8 @@ def outputs(tmp_path, monkeypatch):
 
 def energy_config(negatives="stock", **options):
     loop = LoopConfig(steps=4, batch=8, records=3, checkpoint_every=2)
-    return EnergyConfig(
-        **{"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "inner_steps": 1, "seeds": [0], "loop": loop}
-        | options,
-        negatives=negatives,
-    )
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "seeds": [0], "loop": loop}
+    return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
 
 
 # once

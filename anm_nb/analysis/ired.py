@@ -88,7 +88,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         f"{rounded(score)} [{rounded(low)}, {rounded(high)}]"
         for score, low, high in zip(table["base IRED"], table["low"], table["high"], strict=True)
     ]
-    text["skill"] = table["skill"].map(lambda value: rounded(value, 2))
+    text["skill"] = table["skill"].map("{:z.2f}".format)
     return text
 
 

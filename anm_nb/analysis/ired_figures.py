@@ -61,7 +61,7 @@ def _reference_panel(axes: Axes, references: pd.DataFrame, task: str) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def skill_by_steps(by_steps: pd.DataFrame, classical: pd.DataFrame) -> Figure:
+def skill_by_steps(by_steps: pd.DataFrame, classical: pd.Series) -> Figure:
     """Skill against the sampler's descent steps a level, a panel for each task; means over seeds with 95 % bands.
 
     `by_steps` is `ired.by_inner_steps`; `classical` holds the best classical skill by task and split.

@@ -16,6 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from anm_nb.analysis import figures, ranking_figures
+from anm_nb.analysis.ired import by_inner_steps, classical_skill, final_test, ired_table, shown
+from anm_nb.analysis.ired_figures import skill_by_steps
 from anm_nb.analysis.ranking_tables import SPACES, spaces_on_test
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import collect, final, rounded, score_table
@@ -123,6 +125,20 @@ def _against(scores: pd.DataFrame, method: str, baseline: str) -> str:
     return f"{percent[0]:+.1f} % [{percent[1]:+.1f}, {percent[2]:+.1f}]: {decided}"
 
 
+def ired_figure(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
+    """Base IRED's skill against the sampler's descent steps, on every task."""
+    scores = final_test(metrics)
+    return skill_by_steps(by_inner_steps(scores, references), classical_skill(scores, references))
+
+
+def ired_summary(kept: Reference) -> str:
+    """Base IRED's test scores on every task, beside the references and the published ones."""
+    table = shown(ired_table(final_test(kept.metrics), kept.references)).reset_index()
+    lines = [" | ".join(table.columns), " | ".join(["---"] * len(table.columns))]
+    lines += [" | ".join(row) for row in table.astype(str).itertuples(index=False)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def tau_figure(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
     """τ on test in each space, for every model."""
     return ranking_figures.tau_waterfall(spaces_on_test(metrics), references)
@@ -157,5 +173,6 @@ class Display:
 DISPLAYS = {
     "02_kendall_forensics": Display(tau_figure, tau_summary),
     "10_anm_vs_corruption": Display(figures.learning_curves, mse_summary),
+    "15_ired_table": Display(ired_figure, ired_summary),
     "20_hrm_vs_baseline": Display(tau_figure, tau_summary),
 }

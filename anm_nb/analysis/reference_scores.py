@@ -71,7 +71,7 @@ def reference_text(references: pd.DataFrame) -> pd.DataFrame:
                 exact = low == high or not len(own) > 1
                 row[split] = rounded(mean) if exact else f"{rounded(mean)} [{rounded(low)}, {rounded(high)}]"
                 trivial = known.values[known.best("trivial")]
-                row[f"skill, {split}"] = rounded(float(skill(mean, trivial, known.ceiling)), 2)
+                row[f"skill, {split}"] = f"{float(skill(mean, trivial, known.ceiling)):z.2f}"
             rows.append(row)
     return pd.DataFrame(rows).set_index(["task", "metric", "predictor"])
 
@@ -95,7 +95,7 @@ def published_skill(references: pd.DataFrame) -> pd.DataFrame:
                 "published IRED": f"{score:.4f}",
                 "best trivial": f"{rounded(known.values[trivial])} ({trivial})",
                 "classical": f"{rounded(known.values[classical])} ({classical})",
-                "skill of the published score": rounded(float(of_published), 2),
+                "skill of the published score": f"{float(of_published):z.2f}",
             }
         )
     return pd.DataFrame(rows).set_index(["task", "problems"])

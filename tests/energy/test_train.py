@@ -9,6 +9,7 @@ import torch
 from anm_nb.energy.losses import info_nce
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
+from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError
@@ -33,8 +34,8 @@ def one_thread():
 
 def config(negatives, **options):
     loop = LoopConfig(steps=4, batch=16, records=3)
-    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "inner_steps": 1, "seeds": [0], "loop": loop}
-    return EnergyConfig(**small | options, negatives=negatives)
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "loop": loop}
+    return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
 
 
 def replayed(learner, seed=0):
