@@ -79,7 +79,7 @@ def descend(
     energy: Callable[[Tensor], Tensor],
     noised: Float[Tensor, "b d"],
     step_size: Float[Tensor, "b 1"],
-    bound: Float[Tensor, "b #d"],
+    bound: Float[Tensor, "b 1"],
     steps: int,
     accept: bool = True,
     tolerance: float | None = None,
@@ -131,26 +131,25 @@ def sample(
     """Predictions for inputs x: from N(0, I), level by level from the most noise to the least.
 
     At each level k the score gives x̂₀ (clamped to ±clamp), which, scaled to the level, descends `config.inner_steps`
-    steps. Entries given by `clues` are √ᾱ_k times their value throughout level k, and as given in the result.
-    `callback` is handed the state at the start of each level's descent and after each of its steps; a `Trajectory`
-    keeps them.
+    steps. Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, whatever the clamp, and
+    as given in the result and in every state. `callback` is handed the state at the start of each level's descent and
+    after each of its steps; a `Trajectory` keeps them.
     """
     noised = torch.randn(len(x), y_dim, generator=generator, device=x.device, dtype=x.dtype)
     for level in reversed(range(len(schedule.betas))):
         k = torch.full((len(x),), level, device=x.device)
         signal, sigma = schedule.signal(k), schedule.sigma(k)
-        noised = _held(noised, clues, signal)
 
         def energy(point: Tensor, k: Tensor = k, signal: Tensor = signal) -> Tensor:
-            return model(x, _held(point, clues, signal), k)  # has no gradient by given entries, so nothing moves them
+            return model(x, _held(point, clues, signal), k)
 
         score, _ = gradient_and_value(energy, noised)
         estimate = ((noised - sigma * score) / signal).clamp(-clamp, clamp)
         settled = descend(
             energy,
-            _held(signal * estimate, clues, signal),
+            signal * estimate,
             schedule.step_size(k),
-            signal * clamp if clues is None else torch.where(clues.mask, torch.inf, signal * clamp),
+            signal * clamp,
             config.inner_steps,
             config.accept,
             config.tolerance,
