@@ -1,0 +1,188 @@
+"""The final test scores all predictors on the same unseen problems; what a problem gives away is kept as it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tasks.sudoku_reference import KNOWN
+
+from anm_nb.energy.evaluate import FinalTest, final_scores, predict
+from anm_nb.energy.networks import get_network
+from anm_nb.energy.sampler import SamplerConfig, Trajectory, sample
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.parameters import ParameterError
+from anm_nb.tasks import get_task
+from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits
+from anm_nb.tasks.sudoku_solver import solve
+from anm_nb.training.loop import LoopConfig
+from anm_nb.training.seeds import generator, initialise
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sudoku-easy50.txt"
+TEST = FinalTest(examples=12, inner_steps=(1, 2, 3))
+SMALL = {
+    "lowrank": {"size": 4, "width": 8},
+    "connectivity": {"size": 6, "width": 4},
+    "sudoku": {"size": 9, "width": 4, "task_options": {"pool": 20}},
+}
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path_factory.getbasetemp() / "pools"))
+
+
+def config(task, **options):
+    loop = LoopConfig(steps=3, batch=4, records=3)
+    base = {"negatives": "stock", "levels": 3, "dev_examples": 4, "seeds": [0], "loop": loop}
+    return EnergyConfig(task=task, sampler=SamplerConfig(inner_steps=2), **base | SMALL[task] | options)
+
+
+def scored(task, seed=0):
+    learner = config(task).learner(seed, "cpu")
+    return learner, final_scores(learner.model, learner.task, learner.schedule, learner.sampler, TEST, seed, "cpu")
+
+
+# one task after the other
+
+
+@pytest.mark.parametrize("task", SMALL)
+def test_every_discrete_or_continuous_task_trains_with_its_published_recipe(task, tmp_path):
+    """One run of each: its own network, corruption, clamp and weight, to finite losses and a final test."""
+    run = config(task, test=TEST).train(tmp_path)
+    metric = get_task(task, **{"size": SMALL[task]["size"]}).metric
+    assert np.isfinite(run.metrics[["loss_mse", "loss_con", metric]].to_numpy()).all()
+    last = run.metrics.iloc[-1]
+    for split in ("same", "harder"):
+        assert np.isfinite([last[f"{split}/{metric}/{who}"] for who in ("model", "steps=1", "steps=3")]).all()
+    assert run.metrics.iloc[:-1].filter(like="/").isna().all(axis=None)
+
+
+def test_predictors_stand_on_the_same_problems():
+    """What the columns say of a reference is what it scores on the problems that the seed stands for."""
+    learner, columns = scored("lowrank")
+    source = generator(0, "test/harder")
+    problems = learner.task.sample(12, generator=source, harder=True)
+    copying = np.mean((problems.x.double().numpy() - problems.y.double().numpy()) ** 2)
+    assert columns["harder/mse/copy the observed"] == pytest.approx(copying)
+    sampler = SamplerConfig(inner_steps=2)
+    ours = predict(learner.model, learner.task, problems, learner.schedule, sampler, 0)
+    assert columns["harder/mse/model"] == pytest.approx(((ours - problems.y) ** 2).mean().item(), rel=1e-5)
+
+
+def test_other_numbers_of_steps_are_tested_beside_the_sampler_s_own():
+    _, columns = scored("lowrank")
+    assert columns["same/mse/steps=2"] == columns["same/mse/model"]
+    assert columns["same/mse/steps=1"] != columns["same/mse/model"] != columns["same/mse/steps=3"]
+
+
+def test_a_final_test_is_a_function_of_the_seed():
+    assert scored("lowrank")[1] == scored("lowrank")[1]
+    assert scored("lowrank", seed=1)[1]["same/mse/zero"] != scored("lowrank")[1]["same/mse/zero"]
+
+
+def test_harder_graphs_have_more_nodes_than_the_network_was_built_for():
+    learner, columns = scored("connectivity")
+    assert learner.task.sample(2, generator=generator(0, "test"), harder=True).y.shape == (2, 81)
+    assert 0 <= columns["harder/balanced_accuracy/model"] <= 1
+    assert columns["harder/balanced_accuracy/breadth-first search"] == 1
+
+
+def test_no_test_puzzle_is_trained_on():
+    learner = config("sudoku").learner(0, "cpu")
+    trained = {tuple(board) for board in digits(learner.training.puzzles().y).tolist()}
+    for harder in (False, True):
+        tested = {tuple(board) for board in digits(learner.task.stream("test").puzzles(harder=harder).y).tolist()}
+        assert tested
+        assert not tested & trained
+
+
+# clues
+
+
+def test_given_entries_carry_no_noise_and_are_not_trained_on():
+    """The published recipe: a clue is √ᾱ_k times itself at level k, and the denoising loss does not see it."""
+    learner = config("sudoku").learner(0, "cpu")
+    batch = learner.task.sample(3, generator=generator(0, "test"))
+    clues = learner.task.clues(batch)
+    noise = SharedNoise.draw(learner.schedule, batch.y, generator(0, "noise"), clues)
+    signal = learner.schedule.signal(noise.k)
+    assert torch.equal(noise.noised(batch.y)[clues.mask], (signal * batch.y)[clues.mask])
+    assert (noise.eps[~clues.mask] != 0).all()
+
+
+def test_a_loss_is_the_published_one_on_the_entries_that_are_not_given():
+    learner = config("sudoku", negatives="none").learner(0, "cpu")
+    batch = learner.training.sample(4, generator=generator(0, "data"))
+    mask = batch.known
+    noise = SharedNoise.draw(learner.schedule, batch.y, generator(0, "noise"), learner.task.clues(batch))
+    point = torch.Tensor(noise.noised(batch.y)).requires_grad_()
+    (score,) = torch.autograd.grad(learner.model(batch.x, point, noise.k).sum(), point)
+    expected = torch.where(mask, 0.0, score - noise.eps).square().mean()
+    assert learner.losses(0, learner.model).total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("negatives", ["stock", "random", "anm"])
+def test_negatives_keep_the_clues(negatives):
+    learner = config("sudoku", negatives=negatives, levels=3).learner(0, "cpu")
+    batch = learner.training.sample(4, generator=generator(0, "data"))
+    noised = []
+    forward = learner.model.forward
+
+    def seen(x, y, k):
+        noised.append((y.detach(), k))
+        return forward(x, y, k)
+
+    learner.model.forward = seen
+    learner.losses(0, learner.model)
+    for points, k in noised[-1:]:  # the negative's energy is the last to be taken
+        given = torch.Tensor(points / learner.schedule.signal(k))[batch.known]
+        torch.testing.assert_close(given, batch.y[batch.known])
+
+
+def sudoku_sampled(task):
+    """Every puzzle of a task through the sampler of an untrained network, and what it looked like on the way."""
+    network = get_network("sudoku_conv").for_task(task, 4, "squared_norm", 4)
+    initialise(network, generator(0, "weights"))
+    problems, trajectory = task.puzzles(), Trajectory()
+    schedule, steps = NoiseSchedule.cosine(4), SamplerConfig(inner_steps=2)
+    y_hat = sample(
+        network, schedule, problems.x, 729, generator(0, "start"), steps, 1.0, task.clues(problems), trajectory
+    )
+    return problems, y_hat, trajectory
+
+
+PUZZLES = [  # those everybody knows, anywhere, and the shared file where it is
+    pytest.param([puzzle for _, puzzle, _ in KNOWN], len(KNOWN), id="known"),
+    pytest.param(
+        SHARED, 50, id="shared", marks=pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED.name} here")
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "count"), PUZZLES)
+def test_puzzles_load_solve_and_go_through_the_sampler_with_their_clues(source, count):
+    lines = source.read_text().splitlines() if isinstance(source, Path) else source
+    task = Sudoku.from_puzzles(lines)
+    problems, y_hat, trajectory = sudoku_sampled(task)
+    clues = clue_digits(problems)
+    assert len(problems.x) == count
+    assert torch.equal(solve(clues, limit=1).grids.long(), digits(problems.y))
+    assert task.metrics(problems.y, problems)["board_accuracy"] == 1
+    for state in trajectory.states:
+        assert torch.equal(state.y[problems.known], problems.x[problems.known])
+    assert torch.equal(y_hat[problems.known], problems.x[problems.known])
+    assert task.metrics(y_hat, problems)["violation_clues"] == 0
+
+
+# what cannot be
+
+
+def test_a_network_of_another_shape_is_refused_by_name():
+    with pytest.raises(ParameterError, match=r"unknown energy network 'grahp'.*did you mean 'graph'"):
+        config("connectivity", network="grahp")
+    with pytest.raises(ParameterError, match="unknown parameter 'poool'"):
+        config("sudoku", task_options={"poool": 3})
+    with pytest.raises(ParameterError, match="flat target"):
+        EnergyConfig(task="partial_sort")
