@@ -14,8 +14,8 @@ from anm_nb.runs import project_root
 
 README = (project_root() / "README.md").read_text(encoding="utf-8")
 SNIPPETS = {
-    name: next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if name in block)
-    for name in ("other_answer", "square")
+    name: next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if f'name = "{name}"' in block)
+    for name in ("other_answer", "square", "distance")
 }
 TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev_examples = 8\n"
 
@@ -53,7 +53,18 @@ def test_a_task_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
     assert "exact solution" in executed.cells[-1].outputs[0].data["text/plain"]
 
 
-@pytest.mark.parametrize("name", ["02_kendall_forensics", "10_anm_vs_corruption", "20_hrm_vs_baseline"])
+def test_a_network_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
+    assert SNIPPETS["distance"].count("\n") < 40
+    values = TINY + 'network = "distance"\nstrategies = ["none", "stock"]\n'
+    executed = run_notebook(SNIPPETS["distance"], values, tmp_path, monkeypatch)
+    assert "exact solution" in executed.cells[-1].outputs[0].data["text/plain"]
+    configs = [json.loads(path.read_text())["config"] for path in (tmp_path / "outputs" / "runs").glob("*/config.json")]
+    assert {config["network"] for config in configs} == {"distance"}
+
+
+@pytest.mark.parametrize(
+    "name", ["02_kendall_forensics", "10_anm_vs_corruption", "15_ired_table", "20_hrm_vs_baseline"]
+)
 def test_the_quoted_table_is_the_stored_one(name):
     quoted = README.split(f"<!-- begin: {name} -->\n")[1].split(f"\n<!-- end: {name} -->")[0]
     assert quoted == summary(load_reference(name))

@@ -45,7 +45,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
         unknown = float("nan")
         return PairedDifference(estimate, unknown, unknown, unknown, unknown, n)
     spread = float(differences.std(ddof=1))
-    if spread == 0:  # the t statistic is 0/0 or infinite; all pairs agree exactly
+    if np.ptp(differences) == 0:  # the t statistic is 0/0 or infinite, and the spread itself may be one of rounding
         return PairedDifference(estimate, estimate, estimate, float(estimate == 0), 0.0, n)
     test = stats.ttest_1samp(differences, 0.0)
     interval = test.confidence_interval(CONFIDENCE)

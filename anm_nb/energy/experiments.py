@@ -67,6 +67,7 @@ class AnmVsCorruption(Parameters):
     batch: PositiveInt = 128
     width: PositiveInt = 128
     head: Literal["squared_norm", "scalar"] = "squared_norm"
+    network: str | None = None  # None: the task's published one
     contrastive_weight: Annotated[float, Field(ge=0)] = 0.5
     lr: PositiveFloat = 2e-3
     lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
@@ -107,6 +108,7 @@ class AnmVsCorruption(Parameters):
                 size=self.size,
                 width=self.width,
                 head=self.head,
+                network=self.network,
                 negatives=named_negatives(strategy),
                 contrastive_weight=self.contrastive_weight,
                 dev_examples=self.dev_examples,
@@ -129,6 +131,7 @@ class IredTraining(Parameters):
     """How one task of IRED's table is trained and tested."""
 
     size: PositiveInt = 8
+    network: str | None = None  # None: the task's published one
     width: PositiveInt = 128
     task_options: dict[str, Any] = Field(default_factory=dict)
     steps: PositiveInt = 100
@@ -219,6 +222,7 @@ class IredTable(IredTraining):
             task=task,
             size=values.size,
             task_options=values.task_options,
+            network=values.network,
             width=values.width,
             negatives=named_negatives("stock"),
             sampler=SamplerConfig(inner_steps=values.inner_steps) if values.inner_steps else None,

@@ -26,7 +26,7 @@ from anm_nb.training.checkpoint import load_checkpoint, save_checkpoint
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) != len(seeds):
-        raise ParameterError(f"seeds = {list(seeds)}: each seed may appear once")
+        raise ValueError("each seed may appear once")
     return seeds
 
 
