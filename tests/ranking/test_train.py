@@ -341,7 +341,7 @@ def test_costs_are_those_counted_by_hand():
         ({"loss_weights": {"rank": 1.0}}, "loss_weights.*'rank'.*ranknet, listnet, soft_sort"),
         ({"task": "inverse"}, "task = 'inverse': the ranking family needs"),
         ({"task": "partial_sorting"}, "unknown task 'partial_sorting'.*did you mean 'partial_sort'"),
-        ({"seeds": (1, 1)}, r"seeds = \[1, 1\]"),
+        ({"seeds": (1, 1)}, r"seeds = \(1, 1\): each seed may appear once"),
         ({"entropy_reg": 0.1}, "unknown parameter 'entropy_reg'"),
         ({"device": "cuda:7"}, "device = 'cuda:7'"),
     ],
