@@ -268,8 +268,8 @@ class AnmSimplexLegitimate(AnmSimplex):
 def change_margin(problem: MiningProblem, classes: int) -> Float[Tensor, "b y_dim"]:
     """m* of changing one decision of the truth: to each class, or, when each entry is a sign, to the other sign.
 
-    Zero at the true classes, where nothing changes. Elsewhere the shift Δ is 2 at the new class and −2 at the true one, so ‖Δ‖² = 8 and Δ·ε = 2(ε_new − ε_true); for a sign it is
-    −2y⁺, so ‖Δ‖² = 4 and Δ·ε = −2y⁺ε.
+    Zero at the true classes, where nothing changes. Elsewhere the shift Δ is 2 at the new class and −2 at the true one,
+    so ‖Δ‖² = 8 and Δ·ε = 2(ε_new − ε_true); for a sign it is −2y⁺, so ‖Δ‖² = 4 and Δ·ε = −2y⁺ε.
     """
     y_pos, noise = problem.y_pos, problem.noise
     signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
