@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anm_nb.energy.losses import denoising_mse, info_nce
+from anm_nb.energy.losses import denoising_mse, info_nce, soft_info_nce
 
 energies = st.floats(-1e4, 1e4, width=32)
 
@@ -42,3 +42,35 @@ def test_denoising_mse_is_zero_exactly_for_the_noise_itself():
     eps = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(denoising_mse(eps, eps), torch.zeros(6))
     torch.testing.assert_close(denoising_mse(eps + 2, eps), torch.full((6,), 4.0))
+
+
+margins = st.floats(-1e3, 1e3, width=32)
+
+
+@given(m=margins, optimal=margins)
+def test_soft_info_nce_is_the_cross_entropy_with_the_optimal_label(m, optimal):
+    """−q log σ(m) − (1 − q) log σ(−m), q = σ(m*), in NumPy's float64; its gradient by m is σ(m) − σ(m*)."""
+    positive = torch.zeros(1, requires_grad=True)
+    negative = torch.tensor([m], requires_grad=True)
+    loss = soft_info_nce(positive, negative, torch.tensor([optimal]))
+    q, not_q = np.exp(-np.logaddexp(0, -optimal)), np.exp(-np.logaddexp(0, optimal))
+    expected = q * np.logaddexp(0, -m) + not_q * np.logaddexp(0, m)
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-5, atol=1e-30)
+    loss.sum().backward()
+    slope = np.exp(-np.logaddexp(0, -m)) - q
+    np.testing.assert_allclose(negative.grad, [slope], atol=1e-6)
+    np.testing.assert_allclose(positive.grad, [-slope], atol=1e-6)
+
+
+def test_soft_info_nce_of_surely_legitimate_pairs_is_info_nce():
+    e_pos, e_neg = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)) * 20
+    for optimal in (200.0, float("inf")):
+        assert torch.equal(soft_info_nce(e_pos, e_neg, torch.full((50,), optimal)), info_nce(e_pos, e_neg))
+
+
+def test_soft_info_nce_sends_nothing_into_the_optimal_margin_and_rests_at_it():
+    optimal = torch.linspace(-5, 5, 11, requires_grad=True)
+    negative = optimal.detach().clone().requires_grad_()
+    soft_info_nce(torch.zeros(11), negative, optimal).sum().backward()
+    assert optimal.grad is None
+    assert negative.grad.abs().max() < 1e-6
