@@ -5,10 +5,11 @@ An energy here is a function of noised points [b, d] with values [b], whose x, k
 and the function has to allow torch.func's vmap, grad and jvp, as plain PyTorch code does. Energies are in nats, as the
 contrastive loss reads them. No graph is kept, no weight gets a gradient and nothing is drawn at random.
 
-With the energy that the denoising loss asks for (`optimal_energy`) the three numbers are known, Δ̃ being ỹ⁻ − ỹ⁺: the
-barrier is max(0, m*), m* from `SharedNoise.optimal_margin`; φ''(0) is ‖Δ̃‖²/σ_k; the directional derivative is
-ε·Δ̃/‖Δ̃‖. So the document's wishes, that barrier and curvature rise and the derivative turn positive, end there: a
-steeper landscape has the wrong score, and along a negative that removes the noise (Δ̃ ∝ −ε) the derivative is −‖ε‖.
+Where x has one right answer, the energy that the denoising loss asks for (`optimal_energy`) gives known numbers, Δ̃
+being ỹ⁻ − ỹ⁺: the barrier is max(0, m*), m* from `SharedNoise.optimal_margin`; φ''(0) is ‖Δ̃‖²/σ_k, whatever the
+direction; the directional derivative is ε·Δ̃/‖Δ̃‖. There the document's wishes end, that barrier and curvature rise and
+the derivative turn positive: a landscape steeper than that has a wrong score, and towards a negative that removes the
+noise (Δ̃ ∝ −ε) the derivative is −‖ε‖ for a perfect denoiser.
 """
 
 from __future__ import annotations
