@@ -1,0 +1,152 @@
+"""Figures of the energy's shape around the truth (ANM checklist, section E): tables in, Figure out, in the house style.
+
+The tables are those of `anm_nb.energy.landscape`, of several runs together: with columns that say method, seed, and
+step or level. Energies are in nats. Every function raises `ParameterError` for a table without rows or a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from anm_nb.analysis.figures import colours, house_style, label, new_figure
+from anm_nb.analysis.stats import mean_interval
+from anm_nb.parameters import ParameterError
+
+TREND_TITLES = {
+    "barrier": "barrier\nmax φ(t) − φ(0), nats",
+    "curvature": "curvature at the truth\nφ″(0), nats per t²",
+    "dir_derivative": "slope towards the negative\n∇E·u, nats per unit of ỹ",
+}
+
+
+def line_scans(profiles: pd.DataFrame) -> Figure:
+    """φ(t) − φ(0) on the way from the truth (t = 0) to the negative (t = 1), a panel for each noise level.
+
+    Columns method, seed, level, t and value, which is φ(t) − φ(0). Lines are means over seeds, bands their 95 %
+    t-intervals, and each panel has a scale of its own, as energies differ between levels by orders of magnitude.
+    """
+    _require(profiles, "method", "seed", "level", "t", "value")
+    levels, methods = sorted(profiles["level"].unique()), list(profiles["method"].unique())
+    with house_style():
+        figure, panels = _small_multiples(len(levels), at_most=4, each=1.55)
+        for axes, level in zip(panels, levels, strict=True):
+            for place in (0, 1):
+                axes.axvline(place, color="black", linewidth=0.6, linestyle=(0, (4, 3)))
+            axes.axhline(0, color="black", linewidth=0.6)
+            _intervals(axes, profiles[profiles["level"] == level], methods, "t", "value")
+            axes.set_title(f"noise level k = {level}")
+            axes.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["−0.5", "0\ntruth", "0.5", "1\nnegative", "1.5"])
+            axes.set_xlim(profiles["t"].min(), profiles["t"].max())
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        _label_outer(panels, "t, place on the line", "φ(t) − φ(0), nats")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 5))
+    return figure
+
+
+def landscape_trends(frame: pd.DataFrame) -> Figure:
+    """Barrier, curvature and directional derivative against the training step: do they rise, as section E hopes?
+
+    Columns method, seed, step, barrier, curvature and dir_derivative. Rows that differ in anything else (examples,
+    noise levels) are averaged within a seed first; hand over one level's rows to see that level. Lines are means over
+    seeds, bands their 95 % t-intervals.
+    """
+    _require(frame, "method", "seed", "step", *TREND_TITLES)
+    by_seed = frame.groupby(["method", "seed", "step"], sort=False)[list(TREND_TITLES)].mean().reset_index()
+    methods = list(frame["method"].unique())
+    with house_style():
+        figure, panels = new_figure(1, 3, 2.5)
+        for axes, (column, title) in zip(panels, TREND_TITLES.items(), strict=True):
+            axes.axhline(0, color="black", linewidth=0.6)
+            _intervals(axes, by_seed, methods, "step", column)
+            axes.set(title=title, xlabel="training step")
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 5))
+    return figure
+
+
+def plane_slices(slices: pd.DataFrame) -> Figure:
+    """E − E(truth) over the plane of the mined (s) and a random direction (t), a panel for each method.
+
+    Columns method, s, t and value, the energy, which is averaged over whatever else the rows differ in. All panels
+    share one colour scale; the black line is at the truth's own energy. Raises `ParameterError` where a method has no
+    row for the truth, s = t = 0.
+    """
+    _require(slices, "method", "s", "t", "value")
+    methods = list(slices["method"].unique())
+    rises = {method: _above_truth(slices, method) for method in methods}
+    extremes = np.concatenate([rise.ravel() for _, _, rise in rises.values()])
+    steps = MaxNLocator(24).tick_values(extremes.min(), extremes.max())
+    with house_style():
+        figure, panels = _small_multiples(len(methods), at_most=3, each=2.0, sharey=True)
+        for axes, method in zip(panels, methods, strict=True):
+            s, t, rise = rises[method]
+            filled = axes.contourf(s, t, rise, levels=steps, cmap="cividis")
+            if rise.min() < 0 < rise.max():
+                axes.contour(s, t, rise, levels=[0.0], colors="black", linewidths=0.8)
+            marks: dict[str, Any] = {"linestyle": "", "color": "white", "markeredgecolor": "black", "markersize": 6}
+            axes.plot(0, 0, "o", label="truth", clip_on=False, **marks)
+            axes.plot(1, 0, "X", label="negative", clip_on=False, **marks)
+            axes.set(title=label(method), aspect="equal")
+        _label_outer(panels, "s, mined direction\n(1 = distance of the negative)", "t, random direction")
+        figure.set_layout_engine("compressed")  # made for panels of a fixed aspect
+        figure.colorbar(filled, ax=list(panels), label="E − E(truth), nats", fraction=0.05)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _above_truth(slices: pd.DataFrame, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """s [S], t [T] and E − E(truth) [T, S] of one method."""
+    rows = slices[slices["method"] == method]
+    grid = rows.pivot_table(index="t", columns="s", values="value")
+    s, t, energy = grid.columns.to_numpy(float), grid.index.to_numpy(float), grid.to_numpy(float)
+    if 0 not in s or 0 not in t:
+        raise ParameterError(f"slices of '{method}': no row has s = 0 and t = 0, where the truth lies")
+    return s, t, energy - energy[t == 0, s == 0]
+
+
+def _intervals(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], x: str, y: str) -> None:
+    """Mean over seeds of y against x with its 95 % t-interval as a band, for each method."""
+    for method, colour in colours(methods).items():
+        bands = rows[rows["method"] == method].dropna(subset=[y]).groupby(x)[y].apply(mean_interval)
+        if bands.empty:
+            continue
+        mean, low, high = np.array(bands.tolist()).T
+        # dashed and on top, as in the other figures: what all others are measured against is never hidden
+        style: dict[str, Any] = {"linestyle": (0, (4, 1.5)), "zorder": 3} if method == "none" else {}
+        axes.plot(bands.index, mean, color=colour, label=label(method), **style)
+        axes.fill_between(bands.index, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _small_multiples(count: int, at_most: int, each: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    """As many panels as asked for, in rows of at most so many, each so many inches high; what is left over is off."""
+    rows = -(-count // at_most)
+    columns = -(-count // rows)
+    figure, grid = new_figure(rows, columns, 0.85 + each * rows, squeeze=False, **options)
+    for spare in grid.flat[count:]:
+        spare.set_axis_off()
+    return figure, grid.flat[:count]
+
+
+def _label_outer(panels: np.ndarray, x: str, y: str) -> None:
+    """Labels along the left, and below every panel that has none beneath it."""
+    columns = panels[0].get_gridspec().ncols
+    for place, axes in enumerate(panels):
+        if place % columns == 0:
+            axes.set_ylabel(y)
+        if place + columns >= len(panels):
+            axes.set_xlabel(x)
+
+
+def _require(table: pd.DataFrame, *columns: str) -> None:
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ParameterError(f"table without {', '.join(missing)}; it needs the columns {', '.join(columns)}")
+    if table.empty:
+        raise ParameterError("table without rows: there is nothing to draw")

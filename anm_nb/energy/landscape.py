@@ -1,0 +1,301 @@
+"""The energy's shape around the truth, towards a negative (ANM checklist, section E).
+
+An energy here is a function of noised points [b, d] with values [b], whose x, k and noise the caller has fixed;
+`start` is the noised positive ỹ⁺ and `end` the noised negative ỹ⁻, with the same noise. Rows must not see one another,
+and the function has to allow torch.func's vmap, grad and jvp, as plain PyTorch code does. Energies are in nats, as the
+contrastive loss reads them. No graph is kept, no weight gets a gradient and nothing is drawn at random.
+
+Where x has one right answer, the energy that the denoising loss asks for (`optimal_energy`) gives known numbers, Δ̃
+being ỹ⁻ − ỹ⁺: the barrier is max(0, m*), m* from `SharedNoise.optimal_margin`; φ''(0) is ‖Δ̃‖²/σ_k, whatever the
+direction; the directional derivative is ε·Δ̃/‖Δ̃‖. There the document's wishes end, that barrier and curvature rise and
+the derivative turn positive: a landscape steeper than that has a wrong score, and towards a negative that removes the
+noise (Δ̃ ∝ −ε) the derivative is −‖ε‖ for a perfect denoiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anm_nb.energy.networks import gradient_and_value
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.parameters import ParameterError, unknown_name
+
+Energy = Callable[[Tensor], Tensor]  # noised points [b, d] to energies [b]
+Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b], as an `EnergyMLP`
+
+SCAN_GRID = torch.arange(-10, 31, dtype=torch.float64) / 20  # −0.5 … 1.5, the truth at 0 and the negative at 1 exactly
+BARRIER_GRID = SCAN_GRID[(SCAN_GRID >= 0) & (SCAN_GRID <= 1)]
+
+
+@torch.no_grad()
+def line_scan(
+    energy: Energy,
+    start: Float[Tensor, "b d"],
+    end: Float[Tensor, "b d"],
+    t: Float[Tensor, " T"] = SCAN_GRID,
+    points_at_once: int = 1024,
+) -> Float[Tensor, "b T"]:
+    """φ(t) = E((1 − t)·ỹ⁺ + t·ỹ⁻) (ANM checklist, section E.1): φ(0) is the truth's energy, φ(1) the negative's.
+
+    Memory is that of about `points_at_once` points (at least the b of one t), however fine the grid. Raises
+    `ParameterError` where start equals end, for a grid that does not increase, and for energies that are not finite.
+    """
+    start, end, _ = _segment(start, end)
+    t = _increasing("t", t).to(start)
+    profile = _values(energy, lambda at: (1 - at) * start + at * end, t, len(start), points_at_once)
+    return _finite("energy", profile)
+
+
+def barrier(profile: Float[Tensor, "b T"], t: Float[Tensor, " T"]) -> Float[Tensor, " b"]:
+    """max over 0 ≤ t ≤ 1 of φ(t) − φ(0), never negative (ANM checklist, section E.1): what keeps ỹ⁺ from ỹ⁻.
+
+    Raises `ParameterError` unless 0 and 1 are on the grid exactly.
+    """
+    first, last = (_place_on(_increasing("t", t), value) for value in (0, 1))
+    return profile[:, first : last + 1].amax(1) - profile[:, first]
+
+
+@torch.no_grad()
+def curvature(
+    energy: Energy,
+    start: Float[Tensor, "b d"],
+    end: Float[Tensor, "b d"],
+    method: str = "exact",
+    step: float | None = None,
+    per: str = "t",
+) -> Float[Tensor, " b"]:
+    """φ''(0), the second derivative at the truth along the line to the negative (ANM checklist, section E.1).
+
+    Per unit of t by default, as the document writes it: Δ̃ᵀHΔ̃ for Δ̃ = ỹ⁻ − ỹ⁺, which grows with the square of the
+    negative's distance. `per="length"` gives it along the unit direction, φ''(0)/‖Δ̃‖², which compares negatives at
+    different distances. `method="exact"` is forward over reverse (Pearlmutter 1994). "finite" is the document's
+    (φ(δ) − 2φ(0) + φ(−δ))/δ² with δ = `step` in units of t, by default u^¼·max(1, ‖ỹ⁺‖/‖Δ̃‖), u being the dtype's
+    relative rounding: it balances rounding against truncation, yet float32 leaves it few digits or none; use float64.
+    Raises `ParameterError` as `line_scan` does, and for an unknown method, unit or step.
+    """
+    if method not in ("exact", "finite"):
+        raise ParameterError(unknown_name("curvature method", method, ["exact", "finite"]))
+    if per not in ("t", "length"):
+        raise ParameterError(unknown_name("unit of curvature", per, ["t", "length"]))
+    start, end, distance = _segment(start, end)
+    if method == "exact":
+        second = _exact_curvature(energy, start, end - start)
+    else:
+        second = _finite_curvature(energy, start, end, step)
+    return _finite("curvature", second if per == "t" else second / distance.square())
+
+
+def _exact_curvature(energy: Energy, start: Tensor, shift: Tensor) -> Tensor:
+    """Δ̃·(HΔ̃), the Hessian's product as the derivative of the gradient along Δ̃."""
+    product = torch.func.jvp(lambda point: gradient_and_value(energy, point)[0], (start,), (shift,))[1]
+    return (shift * product).sum(1)
+
+
+def _finite_curvature(energy: Energy, start: Tensor, end: Tensor, step: float | None) -> Tensor:
+    shift = end - start
+    if step is None:
+        delta = torch.finfo(start.dtype).eps ** 0.25 * (start.norm(dim=1) / shift.norm(dim=1)).clamp_min(1)
+    elif 0 < step < float("inf"):
+        delta = torch.full_like(start[:, 0], step)
+    else:
+        raise ParameterError(f"step = {step}: should be greater than 0 and finite, in units of t")
+    near = start + delta.unsqueeze(1) * shift
+    before, here, after = line_scan(energy, start, near, torch.tensor([-1.0, 0.0, 1.0])).unbind(1)
+    return (after - 2 * here + before) / delta.square()
+
+
+@torch.no_grad()
+def directional_derivative(
+    energy: Energy, start: Float[Tensor, "b d"], end: Float[Tensor, "b d"]
+) -> Float[Tensor, " b"]:
+    """g = ∇E(ỹ⁺)·(ỹ⁻ − ỹ⁺)/‖ỹ⁻ − ỹ⁺‖, in nats per unit of length: below 0 the negative lies downhill (section E.2).
+
+    φ'(0), per unit of t, is g·‖ỹ⁻ − ỹ⁺‖. Raises `ParameterError` where start equals end or g is not finite.
+    """
+    start, end, distance = _segment(start, end)
+    gradient, _ = gradient_and_value(energy, start)
+    return _finite("dir_derivative", (gradient * (end - start)).sum(1) / distance)
+
+
+@torch.no_grad()
+def plane_scan(
+    energy: Energy,
+    origin: Float[Tensor, "b d"],
+    first: Float[Tensor, "b d"],
+    second: Float[Tensor, "b d"],
+    s: Float[Tensor, " S"],
+    t: Float[Tensor, " T"],
+    points_at_once: int = 1024,
+) -> Float[Tensor, "b S T"]:
+    """E(ỹ⁺ + s·u + t·v), a slice of the landscape through two directions (as Li et al. 2018, here in ỹ; section E).
+
+    u is `first`, the mined direction ỹ⁻ − ỹ⁺, so that the negative is at s = 1, t = 0; v is `second`, a random one,
+    made orthogonal to u and as long. Raises `ParameterError` as `line_scan` does, and where both are parallel.
+    """
+    origin, u, raw = (each.as_subclass(Tensor) for each in (origin, first, second))
+    length = _length(u)
+    v = raw - ((raw * u).sum(1) / length.square()).unsqueeze(1) * u
+    across = v.norm(dim=1)
+    parallel = ~(across > torch.finfo(v.dtype).eps ** 0.5 * raw.norm(dim=1))
+    if bool(parallel.any()):
+        raise ParameterError(f"second: parallel to first, or zero, at example {_first(parallel)}; they span no plane")
+    v = v * (length / across).unsqueeze(1)
+    s, t = _increasing("s", s).to(origin), _increasing("t", t).to(origin)
+    places = torch.cartesian_prod(s, t)
+    flat = _values(energy, lambda at: origin + at[0] * u + at[1] * v, places, len(u), points_at_once)
+    return _finite("energy", flat).unflatten(1, (len(s), len(t)))
+
+
+def landscape_columns(
+    energy: Energy, start: Float[Tensor, "b d"], end: Float[Tensor, "b d"]
+) -> dict[str, Float[Tensor, " b"]]:
+    """Barrier (nats), curvature φ''(0) (nats per unit of t, squared) and dir_derivative (nats per unit of length)."""
+    return {
+        "barrier": barrier(line_scan(energy, start, end, BARRIER_GRID), BARRIER_GRID),
+        "curvature": curvature(energy, start, end),
+        "dir_derivative": directional_derivative(energy, start, end),
+    }
+
+
+def landscape_frame(
+    model: Model,
+    schedule: NoiseSchedule,
+    x: Float[Tensor, "b x_dim"],
+    y_pos: Float[Tensor, "b d"],
+    y_neg: Float[Tensor, "b d"],
+    eps: Float[Tensor, "b d"],
+    levels: Sequence[int],
+) -> pd.DataFrame:
+    """`landscape_columns` of clean pairs noised with the same ε at several levels: one row per (level, example).
+
+    The column `distance`, ‖ỹ⁻ − ỹ⁺‖, turns curvature into its value along the unit direction: curvature/distance².
+    Raises `ParameterError` for levels that the schedule does not have.
+    """
+    parts = []
+    for level, energy, start, end in _at_levels(model, schedule, x, y_pos, y_neg, eps, levels):
+        columns = landscape_columns(energy, start, end) | {"distance": (end - start).norm(dim=1)}
+        table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+        parts.append(table.assign(level=level, example=range(len(table))))
+    return pd.concat(parts, ignore_index=True)[["level", "example", *columns]]
+
+
+def mean_profile(
+    model: Model,
+    schedule: NoiseSchedule,
+    x: Float[Tensor, "b x_dim"],
+    y_pos: Float[Tensor, "b d"],
+    y_neg: Float[Tensor, "b d"],
+    eps: Float[Tensor, "b d"],
+    levels: Sequence[int],
+    t: Float[Tensor, " T"] = SCAN_GRID,
+) -> pd.DataFrame:
+    """φ(t) − φ(0) over the examples: columns level, t, mean, q25, q50, q75, one row per (level, t).
+
+    Otherwise as `landscape_frame`; 0 has to be on the grid exactly.
+    """
+    parts, truth = [], _place_on(_increasing("t", t), 0)
+    for level, energy, start, end in _at_levels(model, schedule, x, y_pos, y_neg, eps, levels):
+        profile = line_scan(energy, start, end, t)
+        rise = profile - profile[:, truth : truth + 1]
+        quartiles = torch.quantile(rise, torch.tensor([0.25, 0.5, 0.75]).to(rise), dim=0)
+        columns = {"mean": rise.mean(0), **dict(zip(("q25", "q50", "q75"), quartiles, strict=True))}
+        table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+        table.insert(0, "t", t.cpu().numpy())
+        table.insert(0, "level", level)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def optimal_energy(schedule: NoiseSchedule, y_pos: Float[Tensor, "b d"]) -> Model:
+    """E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), the energy of a perfect denoiser: the reference for every number of this module.
+
+    To be given to `landscape_frame` or `mean_profile` in place of a model.
+    """
+
+    def energy(x: Tensor, point: Tensor, k: Tensor) -> Tensor:
+        return ((point - schedule.signal(k) * y_pos).square() / (2 * schedule.sigma(k))).sum(1)
+
+    return energy
+
+
+def _at_levels(
+    model: Model, schedule: NoiseSchedule, x: Tensor, y_pos: Tensor, y_neg: Tensor, eps: Tensor, levels: Sequence[int]
+) -> Iterator[tuple[int, Energy, Tensor, Tensor]]:
+    """Level, energy, ỹ⁺ and ỹ⁻ for each of the levels, all with the same ε."""
+    last = len(schedule.alphas_cumprod) - 1
+    if not levels or len(set(levels)) != len(levels) or not all(0 <= level <= last for level in levels):
+        raise ParameterError(f"levels = {list(levels)}: should be one or more different levels from 0 to {last}")
+    for level in levels:
+        noise = SharedNoise(schedule, torch.full((len(y_pos),), level, device=y_pos.device), eps)
+
+        def energy(point: Tensor, k: Tensor = noise.k) -> Tensor:
+            return model(x, point, k)
+
+        yield level, energy, noise.noised(y_pos).as_subclass(Tensor), noise.noised(y_neg).as_subclass(Tensor)
+
+
+def _values(
+    energy: Energy, point_at: Callable[[Tensor], Tensor], places: Tensor, batch: int, points_at_once: int
+) -> Float[Tensor, "b places"]:
+    """Energies of all examples at each of the places, as many places together as `points_at_once` allows."""
+
+    def values_at(place: Tensor) -> Tensor:
+        values = energy(point_at(place))
+        if values.shape != (batch,):
+            raise ParameterError(f"energy: gave shape {tuple(values.shape)} for {batch} points; should be ({batch},)")
+        return values
+
+    return torch.func.vmap(values_at, out_dims=1, chunk_size=max(1, points_at_once // batch))(places)
+
+
+def _segment(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both ends as plain tensors, and their distance [b]."""
+    start, end = start.as_subclass(Tensor), end.as_subclass(Tensor)
+    return start, end, _length(end - start)
+
+
+def _length(shift: Tensor) -> Tensor:
+    """‖shift‖ [b], checked to give a direction."""
+    length = shift.norm(dim=1)
+    unusable = ~((length > 0) & length.isfinite())
+    if bool(unusable.any()):
+        example = _first(unusable)
+        raise ParameterError(
+            f"truth and negative are {float(length[example])} apart at example {example}; "
+            "a direction needs a distance that is finite and greater than 0"
+        )
+    return length
+
+
+def _increasing(name: str, grid: Tensor) -> Tensor:
+    if not len(grid) or not bool(grid.isfinite().all()) or not bool((grid.diff() > 0).all()):
+        raise ParameterError(f"{name} = {grid.tolist()}: should be one or more finite numbers in increasing order")
+    return grid
+
+
+def _place_on(grid: Tensor, value: int) -> int:
+    """Where on the grid of t the value is."""
+    places = (grid == value).nonzero()
+    if not len(places):
+        nearest = float(grid[(grid - value).abs().argmin()])
+        raise ParameterError(f"t: the grid has to hold {value} exactly; the nearest on it is {nearest!r}")
+    return int(places[0])
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    """The values [b, …], unless some are not finite: then an error naming the first example that has one."""
+    finite = values.isfinite()
+    if not bool(finite.all()):
+        example = _first((~finite).flatten(1).any(1) if values.ndim > 1 else ~finite)
+        value = float(values[example][~finite[example]].flatten()[0])
+        raise ParameterError(f"{name} = {value} at example {example}: should be finite")
+    return values
+
+
+def _first(marked: Tensor) -> int:
+    return int(marked.nonzero()[0])

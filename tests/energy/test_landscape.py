@@ -1,0 +1,430 @@
+"""Section E against closed forms: quadratics, a double well, the energy of a perfect denoiser; networks in float64."""
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from anm_nb.energy.landscape import (
+    BARRIER_GRID,
+    SCAN_GRID,
+    barrier,
+    curvature,
+    directional_derivative,
+    landscape_columns,
+    landscape_frame,
+    line_scan,
+    mean_profile,
+    optimal_energy,
+    plane_scan,
+)
+from anm_nb.energy.networks import EnergyMLP
+from anm_nb.energy.schedule import Noised, NoiseSchedule, SharedNoise
+from anm_nb.parameters import ParameterError
+from anm_nb.training.seeds import generator, initialise
+
+BATCH, DIM, LEVELS = 6, 4, 10
+SCHEDULE = NoiseSchedule.cosine(LEVELS)
+
+
+def points(seed=0, batch=BATCH, dim=DIM):
+    source = generator(seed, "points")
+    return torch.randn(2, batch, dim, generator=source, dtype=torch.float64).unbind(0)
+
+
+def pairs(seed=0):
+    """Clean x, y⁺, y⁻ and ε in float64."""
+    source = generator(seed, "pairs")
+    x, y_pos, shift, eps = torch.randn(4, BATCH, DIM, generator=source, dtype=torch.float64)
+    return x, y_pos, y_pos + shift, eps
+
+
+def network(head="squared_norm", seed=0, dtype=torch.float64):
+    model = EnergyMLP(DIM, DIM, 16, head, LEVELS)
+    initialise(model, generator(seed, "weights"))
+    return model.to(dtype)
+
+
+def network_energy(head="squared_norm", seed=0, level=3):
+    """A network's energy as a function of noised points alone, and the two ends of a line."""
+    model, (x, y_pos, y_neg, eps) = network(head, seed), pairs(seed)
+    noise = SharedNoise(SCHEDULE, torch.full((BATCH,), level), eps)
+    return lambda point: model(x, point, noise.k), noise.noised(y_pos), noise.noised(y_neg)
+
+
+def quadratic(seed):
+    """½zᵀAz + bᵀz + c with any symmetric A, as a function and as its NumPy coefficients."""
+    source = np.random.default_rng(seed)
+    half, b, c = source.normal(size=(DIM, DIM)), source.normal(size=DIM), source.normal()
+    a = half + half.T
+    a_, b_ = torch.from_numpy(a), torch.from_numpy(b)
+    return lambda z: 0.5 * ((z @ a_) * z).sum(1) + z @ b_ + c, a, b, c
+
+
+def double_well(z):
+    """(z² − 1)² in one dimension: minima at ±1, a barrier of 1 between them, second derivative 8 at the minima."""
+    return (z.square() - 1).square().sum(1)
+
+
+# closed forms
+
+
+@given(seed=st.integers(0, 10**6))
+def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
+    energy, a, b, c = quadratic(seed)
+    start, end = points(seed)
+    s, shift = start.numpy(), (end - start).numpy()
+    on_line = s[:, None] + SCAN_GRID.numpy()[:, None] * shift[:, None]
+    expected = 0.5 * np.einsum("btd,de,bte->bt", on_line, a, on_line) + on_line @ b + c
+    profile = line_scan(energy, start, end)
+    np.testing.assert_allclose(profile, expected, atol=1e-10)
+    rise = expected[:, 10:31] - expected[:, 10:11]  # the grid's 0 … 1
+    np.testing.assert_allclose(barrier(profile, SCAN_GRID), rise.max(1), atol=1e-10)
+    bend = np.einsum("bd,de,be->b", shift, a, shift)
+    length = np.linalg.norm(shift, axis=1)
+    for method, tolerance in (("exact", 1e-10), ("finite", 1e-5)):
+        np.testing.assert_allclose(curvature(energy, start, end, method), bend, atol=tolerance)
+        along = curvature(energy, start, end, method, per="length")
+        np.testing.assert_allclose(along, bend / length**2, atol=tolerance)
+    slope = np.einsum("bd,bd->b", s @ a + b, shift) / length
+    np.testing.assert_allclose(directional_derivative(energy, start, end), slope, atol=1e-10)
+
+
+def test_a_double_well_has_its_barrier_in_the_middle():
+    start, end = -torch.ones(1, 1).double(), torch.ones(1, 1).double()
+    profile = line_scan(double_well, start, end)
+    assert barrier(profile, SCAN_GRID).item() == pytest.approx(1)
+    assert SCAN_GRID[10:31][profile[0, 10:31].argmax()] == 0.5
+    assert curvature(double_well, start, end).item() == pytest.approx(8 * 2**2)  # the wells are 2 apart
+    assert curvature(double_well, start, end, per="length").item() == pytest.approx(8)
+    assert directional_derivative(double_well, start, end).item() == pytest.approx(0)
+    assert barrier(line_scan(double_well, 0 * start, end), SCAN_GRID).item() == 0  # downhill all the way
+    assert curvature(double_well, 0 * start, end).item() == pytest.approx(-4)
+
+
+@given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 2))
+def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
+    """Barrier max(0, m*), curvature 1/σ in every direction, derivative ε·u: as `optimal_margin` has it."""
+    x, y_pos, y_neg, eps = pairs(seed)
+    frame = landscape_frame(optimal_energy(SCHEDULE, y_pos), SCHEDULE, x, y_pos, y_neg, eps, [level])
+    noise = SharedNoise(SCHEDULE, torch.full((BATCH,), level), eps)
+    margin = noise.optimal_margin(y_pos, y_neg)
+    assert frame["barrier"].to_numpy() == pytest.approx(margin.clamp_min(0).numpy(), abs=1e-6)
+    sigma = float(SCHEDULE.sigma(noise.k)[0])
+    assert (frame["curvature"] / frame["distance"] ** 2).to_numpy() == pytest.approx(1 / sigma, rel=1e-6)
+    unit = (y_neg - y_pos) / (y_neg - y_pos).norm(dim=1, keepdim=True)
+    assert frame["dir_derivative"].to_numpy() == pytest.approx((unit * eps).sum(1).numpy(), abs=1e-6)
+
+
+def test_a_negative_that_removes_the_noise_lies_downhill_of_a_perfect_denoiser():
+    x, y_pos, _, eps = pairs()
+    y_neg = y_pos - 0.1 * eps
+    frame = landscape_frame(optimal_energy(SCHEDULE, y_pos), SCHEDULE, x, y_pos, y_neg, eps, [5])
+    assert (frame["barrier"] == 0).all()
+    assert frame["dir_derivative"].to_numpy() == pytest.approx(-eps.norm(dim=1).numpy(), rel=1e-5)
+
+
+# networks
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 1))
+def test_exact_curvature_agrees_with_finite_differences_and_with_the_whole_hessian(head, seed, level):
+    energy, start, end = network_energy(head, seed, level)
+    exact = curvature(energy, start, end)
+    shift = (end - start).as_subclass(torch.Tensor)
+    plain = start.as_subclass(torch.Tensor)
+    hessian = torch.autograd.functional.hessian(lambda point: energy(point).sum(), plain)  # reverse over reverse
+    torch.testing.assert_close(exact, torch.einsum("bd,bdce,ce->b", shift, hessian, shift), rtol=1e-8, atol=1e-18)
+    scale = exact.abs() + 1e-3 * torch.einsum("bdbe->bde", hessian).norm(dim=(1, 2)) * shift.square().sum(1)
+    assert ((exact - curvature(energy, start, end, "finite")).abs() <= 1e-2 * scale).all()
+    per_length = curvature(energy, start, end, per="length")
+    torch.testing.assert_close(per_length * shift.square().sum(1), exact)
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+def test_finite_differences_agree_to_a_hundredth_with_a_step_of_ones_own(head):
+    energy, start, end = network_energy(head)
+    exact = curvature(energy, start, end)
+    torch.testing.assert_close(curvature(energy, start, end, "finite", step=1e-3), exact, rtol=1e-2, atol=0)
+    with pytest.raises(AssertionError):  # a step far too long is noticed
+        torch.testing.assert_close(curvature(energy, start, end, "finite", step=30.0), exact, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+def test_exact_curvature_is_good_in_single_precision_too(head):
+    energy, start, end = network_energy(head)
+    single, (x, _, _, _) = network(head, dtype=torch.float32), pairs()
+    k = torch.full((BATCH,), 3)
+    measured = curvature(lambda point: single(x.float(), point, k), start.float(), end.float())
+    torch.testing.assert_close(measured.double(), curvature(energy, start, end), rtol=1e-3, atol=1e-8)
+
+
+def test_a_scan_is_the_energy_at_every_point_of_the_line():
+    energy, start, end = network_energy()
+    profile = line_scan(energy, start, end)
+    for column, t in zip(profile.unbind(1), SCAN_GRID.tolist(), strict=True):
+        torch.testing.assert_close(column, energy((1 - t) * start + t * end).detach())
+    assert type(profile) is torch.Tensor  # not marked as noised
+
+
+def test_directional_derivative_is_the_slope_of_the_scan():
+    energy, start, end = network_energy()
+    step = 1e-5
+    low, high = line_scan(energy, start, end, torch.tensor([-step, step]).double()).unbind(1)
+    distance = (end - start).as_subclass(torch.Tensor).norm(dim=1)
+    slope = (high - low) / (2 * step) / distance
+    torch.testing.assert_close(directional_derivative(energy, start, end), slope, rtol=1e-5, atol=1e-9)
+
+
+# grids and memory
+
+
+def test_the_grids_hold_truth_and_negative_exactly():
+    assert SCAN_GRID[[0, 10, 30, 40]].tolist() == [-0.5, 0.0, 1.0, 1.5]
+    assert BARRIER_GRID[[0, -1]].tolist() == [0.0, 1.0]
+    for dtype in (torch.float16, torch.float32):
+        assert (SCAN_GRID.to(dtype) == 0).sum() == (SCAN_GRID.to(dtype) == 1).sum() == 1
+
+
+def test_a_chunk_holds_no_more_points_than_allowed_and_changes_nothing():
+    energy, start, end = network_energy()
+    seen = []
+
+    def recording(point):
+        seen.append(torch.func.debug_unwrap(point).shape.numel() // DIM)
+        return energy(point)
+
+    whole = line_scan(energy, start, end, points_at_once=10**6)
+    torch.testing.assert_close(line_scan(recording, start, end, points_at_once=20), whole)
+    assert max(seen) == 3 * BATCH
+    assert sum(seen) == len(SCAN_GRID) * BATCH
+    seen.clear()
+    torch.testing.assert_close(line_scan(recording, start, end, points_at_once=1), whole)
+    assert max(seen) == BATCH
+
+
+def test_nothing_keeps_a_graph_and_no_weight_gets_a_gradient():
+    model, (x, start, end, other) = network(), pairs()
+    start.requires_grad_()
+
+    def energy(point):
+        return model(x, point, torch.zeros(BATCH, dtype=torch.long))
+
+    results = [
+        *landscape_columns(energy, start, end).values(),
+        line_scan(energy, start, end),
+        curvature(energy, start, end, "finite"),
+        plane_scan(energy, start, end - start, other, SCAN_GRID[:3], SCAN_GRID[:3]),
+    ]
+    assert not any(result.requires_grad for result in results)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# invariances
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), factor=st.floats(0.01, 100), constant=st.floats(-100, 100))
+def test_a_constant_changes_nothing_and_a_factor_scales_everything(seed, factor, constant):
+    energy, start, end = network_energy(seed=seed)
+    plain = landscape_columns(energy, start, end)
+    changed = landscape_columns(lambda point: factor * energy(point) + constant, start, end)
+    for name, values in plain.items():
+        torch.testing.assert_close(changed[name], factor * values, rtol=1e-9, atol=1e-11)
+
+
+@given(
+    profile=arrays(np.float64, (3, 41), elements=st.floats(-1e6, 1e6)), drop=st.sets(st.integers(0, 40), max_size=30)
+)
+def test_a_barrier_is_the_largest_rise_between_the_ends_and_never_negative(profile, drop):
+    kept = [place for place in range(41) if place in (10, 30) or place not in drop]
+    t = SCAN_GRID[kept]
+    found = barrier(torch.from_numpy(profile[:, kept]), t)
+    for row, value in zip(profile, found.tolist(), strict=True):
+        assert value == max(row[place] - row[10] for place in kept if 10 <= place <= 30)
+    assert (found >= 0).all()
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10**6))
+def test_examples_do_not_see_one_another(seed):
+    start, end = points(seed)
+    together = landscape_columns(double_well, start, end)
+    for example in range(BATCH):
+        alone = landscape_columns(double_well, start[[example]], end[[example]])
+        for name, values in together.items():
+            torch.testing.assert_close(alone[name], values[[example]])
+
+
+# planes
+
+
+@given(seed=st.integers(0, 10**6))
+def test_a_plane_s_axes_are_orthogonal_and_as_long_as_the_mined_direction(seed):
+    """‖z − ỹ⁺‖² over it is (s² + t²)‖u‖² if and only if u ⟂ v and ‖u‖ = ‖v‖."""
+    origin, first = points(seed)
+    second = points(seed + 1)[0]
+    s, t = SCAN_GRID[::5], SCAN_GRID[::8]
+    found = plane_scan(lambda z: (z - origin).square().sum(1), origin, first, second, s, t)
+    squares = s.square().unsqueeze(1) + t.square()
+    expected = squares * first.square().sum(1)[:, None, None]
+    torch.testing.assert_close(found, expected)
+    assert found.shape == (BATCH, len(s), len(t))
+
+
+def test_a_plane_holds_the_line_and_leans_to_the_second_direction():
+    energy, start, end = network_energy()
+    shift, second = (end - start).as_subclass(torch.Tensor), points(1)[0]
+    s, t = SCAN_GRID, torch.tensor([-1.0, 0.0, 0.5]).double()
+    found = plane_scan(energy, start, shift, second, s, t)
+    torch.testing.assert_close(found[:, :, 1], line_scan(energy, start, end))
+    across = second - (second * shift).sum(1, keepdim=True) / shift.square().sum(1, keepdim=True) * shift
+    across = across * (shift.norm(dim=1) / across.norm(dim=1)).unsqueeze(1)
+    torch.testing.assert_close(found[:, 12, 2], energy(start + s[12] * shift + 0.5 * across).detach())
+    torch.testing.assert_close(plane_scan(energy, start, shift, second, s, t, points_at_once=7), found)
+
+
+# tables
+
+
+def test_the_frame_has_a_row_for_each_level_and_example_with_one_noise():
+    model, data = network(), pairs()
+    frame = landscape_frame(model, SCHEDULE, *data, levels=[7, 0])
+    assert list(frame.columns) == ["level", "example", "barrier", "curvature", "dir_derivative", "distance"]
+    assert frame["level"].tolist() == [7] * BATCH + [0] * BATCH
+    assert frame["example"].tolist() == 2 * list(range(BATCH))
+    x, y_pos, y_neg, eps = data
+    for level, rows in frame.groupby("level"):
+        k = torch.full((BATCH,), level)
+        abar = SCHEDULE.alphas_cumprod[k].unsqueeze(1)
+        start, end = (abar.sqrt() * y + (1 - abar).sqrt() * eps for y in (y_pos, y_neg))
+        for name, values in landscape_columns(lambda point, k=k: model(x, point, k), start, end).items():
+            np.testing.assert_allclose(rows[name], values, rtol=1e-10)
+        np.testing.assert_allclose(rows["distance"], (end - start).norm(dim=1))
+
+
+def test_the_mean_profile_is_taken_over_examples():
+    model, data = network(), pairs()
+    table = mean_profile(model, SCHEDULE, *data, levels=[0, 4])
+    assert list(table.columns) == ["level", "t", "mean", "q25", "q50", "q75"]
+    assert len(table) == 2 * len(SCAN_GRID)
+    x, y_pos, y_neg, eps = data
+    noise = SharedNoise(SCHEDULE, torch.full((BATCH,), 4), eps)
+    scan = line_scan(lambda point: model(x, point, noise.k), noise.noised(y_pos), noise.noised(y_neg)).numpy()
+    rows, rise = table[table["level"] == 4], scan - scan[:, 10:11]
+    np.testing.assert_array_equal(rows["t"], SCAN_GRID)
+    np.testing.assert_allclose(rows["mean"], rise.mean(0))
+    np.testing.assert_allclose(rows[["q25", "q50", "q75"]].T, np.quantile(rise, [0.25, 0.5, 0.75], axis=0))
+    assert (table.loc[table["t"] == 0, ["mean", "q25", "q50", "q75"]] == 0).all(axis=None)
+
+
+def test_tables_refuse_targets_that_are_noised_already():
+    x, y_pos, y_neg, eps = pairs()
+    with pytest.raises(TypeError, match="noised already"):
+        landscape_frame(network(), SCHEDULE, x, y_pos.as_subclass(Noised), y_neg, eps, [0])
+
+
+@pytest.mark.parametrize("levels", [[], [0, 0], [-1], [LEVELS]])
+@pytest.mark.parametrize("table", [landscape_frame, mean_profile])
+def test_levels_that_the_schedule_does_not_have_are_refused(levels, table):
+    with pytest.raises(ParameterError, match=r"levels = \[.*\]: should be one or more different levels from 0 to 9"):
+        table(network(), SCHEDULE, *pairs(), levels=levels)
+
+
+# bad input
+
+EVERY = {
+    "line_scan": line_scan,
+    "curvature": curvature,
+    "finite curvature": lambda *arguments: curvature(*arguments, "finite"),
+    "directional_derivative": directional_derivative,
+    "landscape_columns": landscape_columns,
+    "plane_scan": lambda energy, start, end: plane_scan(
+        energy, start, end - start, start.roll(1, 1), SCAN_GRID, SCAN_GRID[::10]
+    ),
+}
+
+
+@pytest.mark.parametrize("measure", EVERY.values(), ids=EVERY)
+def test_a_negative_equal_to_the_truth_is_named(measure):
+    start, end = points()
+    end[4] = start[4]
+    with pytest.raises(ParameterError, match=r"0\.0 apart at example 4"):
+        measure(double_well, start, end)
+    end[2, 0] = float("nan")
+    with pytest.raises(ParameterError, match="nan apart at example 2"):
+        measure(double_well, start, end)
+
+
+@pytest.mark.parametrize("measure", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_energy_that_is_not_finite_is_named(measure, bad):
+    start, end = points()
+    broken = torch.ones(BATCH).double()
+    broken[3] = bad
+    with pytest.raises(ParameterError, match=r"= (nan|-?inf) at example 3: should be finite"):
+        measure(lambda z: broken * double_well(z), start, end)
+
+
+def test_an_energy_of_the_wrong_shape_is_named():
+    with pytest.raises(ParameterError, match=r"gave shape \(6, 1\) for 6 points; should be \(6,\)"):
+        line_scan(lambda z: z.sum(1, keepdim=True), *points())
+
+
+@pytest.mark.parametrize("grid", [[], [0.0, 1.0, 1.0], [1.0, 0.0], [0.0, float("nan")], [0.0, float("inf")]])
+def test_grids_that_do_not_increase_are_refused(grid):
+    start, end = points()
+    t = torch.tensor(grid, dtype=torch.float64)
+    with pytest.raises(ParameterError, match=r"t = \[.*increasing"):
+        line_scan(double_well, start, end, t)
+    with pytest.raises(ParameterError, match=r"t = \[.*increasing"):
+        barrier(torch.zeros(2, len(grid)), t)
+    with pytest.raises(ParameterError, match=r"s = \[.*increasing"):
+        plane_scan(double_well, start, end, start, t, SCAN_GRID)
+
+
+def test_a_barrier_needs_both_ends_on_the_grid():
+    with pytest.raises(ParameterError, match=r"hold 0 exactly; the nearest on it is 0\.125"):
+        barrier(torch.zeros(2, 2), torch.tensor([0.125, 1.0]))
+    with pytest.raises(ParameterError, match=r"hold 1 exactly; the nearest on it is 0\.875"):
+        barrier(torch.zeros(2, 2), torch.tensor([0.0, 0.875]))
+    with pytest.raises(ParameterError, match="hold 0 exactly"):
+        mean_profile(network(), SCHEDULE, *pairs(), levels=[0], t=torch.tensor([0.5, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "exat"}, "unknown curvature method 'exat' .did you mean 'exact'"),
+        ({"per": "lenght"}, "unknown unit of curvature 'lenght' .did you mean 'length'"),
+        ({"method": "finite", "step": 0.0}, r"step = 0\.0: should be greater than 0"),
+        ({"method": "finite", "step": float("inf")}, "step = inf: should be greater than 0 and finite"),
+        ({"method": "finite", "step": float("nan")}, "step = nan: should be greater than 0"),
+    ],
+)
+def test_unusable_options_are_refused(options, message):
+    with pytest.raises(ParameterError, match=message):
+        curvature(double_well, *points(), **options)
+
+
+def test_directions_that_span_no_plane_are_named():
+    origin, first = points()
+    second = points(1)[0]
+    second[1] = -3 * first[1]
+    with pytest.raises(ParameterError, match="parallel to first, or zero, at example 1"):
+        plane_scan(double_well, origin, first, second, SCAN_GRID, SCAN_GRID)
+    second[0] = 0
+    with pytest.raises(ParameterError, match="parallel to first, or zero, at example 0"):
+        plane_scan(double_well, origin, first, second, SCAN_GRID, SCAN_GRID)
+
+
+def test_shapes_are_checked():
+    start, end = points()
+    for unfit in (lambda: line_scan(double_well, start, end[:3]), lambda: barrier(torch.zeros(2, 3), SCAN_GRID)):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            unfit()
