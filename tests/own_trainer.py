@@ -39,18 +39,18 @@ class OwnTrainer:
     def randn(self):
         return torch.randn(self.batch, self.dim, generator=self.rng)
 
-    def mine(self, x, y, t, noise, steps=4, alpha=0.3):
-        """Descent on the EMA energy, orthogonal to the noise, on a sphere's scale of the truth."""
+    def mine(self, x, y, t, noise, steps=4):
+        """Descent on the EMA energy, orthogonal to the noise, in steps so short that it stays near the truth."""
 
         def across(v):
             return v - (v * noise).sum(1, keepdim=True) / noise.square().sum(1, keepdim=True) * noise
 
-        delta = across(0.5 * self.randn())
+        delta = across((5.0 if self.bug == "mined far off" else 0.5) * self.randn())
         for _ in range(steps):
             delta.requires_grad_()
             energy = self.ema(x, self.q_sample(y + delta, t, noise), t).squeeze(1)
             grad = across(torch.autograd.grad(energy.sum(), delta)[0])
-            size = alpha / grad.norm(dim=1).clamp_min(1e-6)
+            size = 0.3 / grad.norm(dim=1).clamp_min(1e-6)
             direction = 1 if self.bug == "mined toward higher energy" else -1
             trial = (delta + direction * size[:, None] * grad).detach()
             with torch.no_grad():
@@ -80,6 +80,8 @@ class OwnTrainer:
         loss_mse = (score - noise).square().mean()
         logits = torch.cat([-e_pos, -e_neg], dim=1)
         loss_con = 0.5 * nn.functional.cross_entropy(logits, torch.zeros(len(x), dtype=torch.long))
+        if self.bug == "energies rewarded":
+            loss_con = loss_con - 0.1 * (e_pos + e_neg).mean()
         if self.recorder:
             self.recorder.energies(e_pos, e_neg)
             self.recorder.noising(noised, noised_neg, y, y_neg, self.sqrt_ab[t], self.sqrt_1mab[t])
