@@ -137,7 +137,9 @@ def _seen(
 def illegitimate(metrics: pd.DataFrame) -> Finding | None:
     """Most negatives lie nearer the truth than the noised positive (m* < 0), so that the two losses contradict."""
     seen = _seen(metrics, ["illegitimate_fraction"], lambda m: m["illegitimate_fraction"] > MOSTLY_ILLEGITIMATE)
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "mostly illegitimate negatives",
         "keep y⁻ − y⁺ orthogonal to the shared noise, so that m* > 0 always; the document knows no such limit, and "
         "without it a miner takes the positive's noise away instead of finding an error",
@@ -150,7 +152,9 @@ def second_noising(metrics: pd.DataFrame) -> Finding | None:
     """Positive and negative carry different noise."""
     columns = ["shared_noise_residual", "shared_noise_rounding"]
     seen = _seen(metrics, columns, lambda m: m[columns[0]] > m[columns[1]], never=True)
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "negative noised a second time, or with other noise",
         "noise every negative once, after mining, with the noise of its positive; never noise the mined one again",
         {},
@@ -161,7 +165,9 @@ def second_noising(metrics: pd.DataFrame) -> Finding | None:
 def ema_gradient(metrics: pd.DataFrame) -> Finding | None:
     """A gradient reached the averaged weights that the miner descends on."""
     seen = _seen(metrics, ["ema_gradient"], lambda m: m["ema_gradient"] > 0, never=True)
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "gradient in the EMA weights",
         "mine with the EMA in eval mode, without gradients to its weights; detach the negative, and take both energies "
         "of the loss from the network in training",
@@ -173,7 +179,9 @@ def ema_gradient(metrics: pd.DataFrame) -> Finding | None:
 def mined_upward(metrics: pd.DataFrame) -> Finding | None:
     """Mining ends at a higher energy than it started from."""
     seen = _seen(metrics, ["mined_drop"], _upward, settled=False)
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "mined toward higher energy",
         "a negative is to have low energy: step against ∇E, and take a trial only when its energy is lower by Armijo's "
         "rule",
@@ -213,7 +221,9 @@ def collapse(metrics: pd.DataFrame) -> Finding | None:
     """Squared-norm head: pushing E⁺ = ‖h‖² down shrinks ∇E with it, until the score is that of the null predictor."""
     columns = ["loss_mse", "grad_share_contrast"]
     seen = _seen(metrics, columns, lambda m: (m[columns[0]] > NULL_LOSS) & (m[columns[1]] > BAND[1]), start=LATE)
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "gradient collapse",
         "a lower weight of the contrastive loss, until the score is learnt again; a scalar head does not tie ∇E to E",
         {"contrastive_weight": Times(min(0.5, _to_share(seen, BAND[1])))},
@@ -230,7 +240,9 @@ def flat_margins(metrics: pd.DataFrame) -> Finding | None:
     grown = metrics.assign(margin_growth=metrics["margin_mean"] - began)
     columns = ["grad_share_contrast", "margin_growth", "margin_mean"]
     seen = _seen(grown, columns, lambda m: (m[columns[0]] < TINY_SHARE) & (m["margin_growth"] < FLAT_GROWTH))
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "flat margins and tiny gradient share",
         "a higher weight of the contrastive loss, here the least that brings r to the lower end of 0.3 to 0.7 at the "
         "gradients seen; then a larger eps or one or two more inner steps; see that mining uses the EMA and shares ε",
@@ -247,7 +259,9 @@ def too_easy(metrics: pd.DataFrame) -> Finding | None:
         columns,
         lambda m: (m["margin_mean"] > EASY_RATIO * m["e_pos"].abs()) & (m["margin_mean"] > SATURATED_MARGIN),
     )
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "too-easy negatives",
         "a smaller eps and fewer inner steps. (The document also names its distance term λ; but minimising E − λ‖y − "
         "y⁺‖² drives negatives further away, so that no λ is proposed here)",
@@ -264,7 +278,9 @@ def saturation(metrics: pd.DataFrame) -> Finding | None:
         return (m["margin_q25"] > SATURATED_MARGIN) | (m["loss_con"] < SATURATED_LOSS)
 
     seen = _seen(metrics, ["margin_q25", "loss_con"], shows)
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "contrastive loss saturated",
         "harder negatives (nearer the truth, or mined and legitimate); otherwise leave the loss out and save its time",
         _smaller_ball(),
@@ -287,7 +303,9 @@ def uniform_rise(metrics: pd.DataFrame) -> Finding | None:
         return both & (m["loss_mse"] > 0.9 * before.loc[m.index, "loss_mse"]) if "loss_mse" in m else both
 
     seen = _seen(risen, ["e_pos_rise", "e_neg_rise", *columns], shows, start=RISE_FROM)
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "energies rise uniformly",
         "more weight on the supervision of the positive (here: less on the contrastive loss beside it), and weight "
         "decay on the network",
@@ -303,7 +321,9 @@ def off_scale(metrics: pd.DataFrame) -> Finding | None:
         early = metrics[metrics["progress"] <= EARLY].groupby("seed")["wrongness"].median()
         grown = metrics.assign(wrongness_growth=metrics["wrongness"] / metrics["seed"].map(early))
         seen = _seen(grown, ["wrongness_growth", "wrongness"], lambda m: m["wrongness_growth"] > DRIFT)
-    return None if seen is None else seen.finding(
+    if seen is None:
+        return None
+    return seen.finding(
         "miner off the data scale",
         "a smaller eps: keep the negative within a ball around the truth of at most its own length",
         _smaller_ball(),
