@@ -10,7 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from anm_nb.energy.recorder import Recorder, gradient_norm
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+
+__all__ = ["Recorder", "count_of", "grad_share", "noisings", "shared_noise_residual"]
 
 
 def shared_noise_residual(
@@ -31,14 +34,8 @@ def grad_share(loss_con: Tensor, loss_mse: Tensor, parameters: Sequence[Tensor])
 
     Hand over the contrastive loss with its weight on it. Neither graph is freed and no `.grad` is touched.
     """
-    norms = [
-        torch.stack([g.norm() for g in gradients if g is not None]).norm()
-        for gradients in (
-            torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
-            for loss in (loss_con, loss_mse)
-        )
-    ]
-    return float(norms[0] / (norms[0] + norms[1] + 1e-12))
+    con, mse = gradient_norm(loss_con, parameters), gradient_norm(loss_mse, parameters)
+    return float(con / (con + mse + 1e-12))
 
 
 @contextmanager

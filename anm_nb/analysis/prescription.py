@@ -1,0 +1,78 @@
+"""Changes to the parameters of a run, as findings propose them (ANM checklist, section K)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anm_nb.energy.negatives import named_negatives
+from anm_nb.tasks import task_class
+
+
+@dataclass(frozen=True)
+class Times:
+    """A factor on the present value of a parameter; whole numbers stay whole, and at least 1."""
+
+    factor: float
+
+    def __str__(self) -> str:
+        return f"present × {self.factor:g}"
+
+    def of(self, present: float) -> float:
+        """The new value, to three significant digits."""
+        return (
+            max(1, round(self.factor * present)) if isinstance(present, int) else float(f"{self.factor * present:.3g}")
+        )
+
+
+def prescribed(change: Mapping[str, Any], parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A change (dotted names to values or `Times`) as values for these parameters; as it is where there are none.
+
+    What the parameters do not have, or have at that value already, is left out.
+    """
+    if parameters is None:
+        return dict(change)
+    given = _in_full(parameters)
+    values: dict[str, Any] = {}
+    for name, value in change.items():
+        present = _present(name.split("."), given)
+        new = value if not isinstance(value, Times) or present is None else value.of(present)
+        if present is not None and new != present:
+            values[name] = new
+    return values
+
+
+def changed(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the parameters with values put in by their dotted names."""
+    result = _in_full(parameters) if any("." in name for name in values) else copy.deepcopy(dict(parameters))
+    for name, value in values.items():
+        *path, last = name.split(".")
+        where = result
+        for part in path:
+            where = where[part]
+        where[last] = value
+    return result
+
+
+def _in_full(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with a strategy given by name as its options, and a weight left to the task as the task's."""
+    given = copy.deepcopy(dict(parameters))
+    strategy = given.get("negatives")
+    if isinstance(strategy, str) and strategy != "none":
+        named = named_negatives(strategy)
+        given["negatives"] = {"name": strategy, **(named.model_dump(mode="json") if named else {})}
+    if given.get("contrastive_weight", 0) is None and "task" in given:
+        given["contrastive_weight"] = getattr(task_class(given["task"]), "contrastive_weight", None)
+    return given
+
+
+def _present(path: list[str], given: Mapping[str, Any]) -> Any:
+    """The value at a path; None where it leads nowhere."""
+    value: Any = given
+    for part in path:
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value

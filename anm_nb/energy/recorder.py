@@ -1,0 +1,269 @@
+"""A recorder for anybody's own PyTorch trainer (ANM checklist, sections A to D and I; section K reads what it leaves).
+
+It knows tensors only: no network, schedule or loop of this package. What a column means is said where it is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from anm_nb.parameters import ParameterError
+
+Coefficient = Tensor | float | int  # one number, one per example, or any shape that broadcasts to the targets'
+
+
+@torch.no_grad()
+def energy_columns(e_pos: Tensor, e_neg: Tensor) -> dict[str, Tensor]:
+    """Hardness and margins of contrastive pairs (checklist, section A), each a scalar.
+
+    `e_pos` holds one energy for each example ([b] or [b, 1]), `e_neg` one or more ([b] or [b, n]). `loss_con` is the
+    two-way InfoNCE log(1 + e^−m) without its weight; `non_finite_energies` the share of energies that are NaN or ±∞.
+    Raises `ParameterError` when there is not one positive for each example.
+    """
+    if e_pos.numel() != len(e_neg):
+        raise ParameterError(f"e_pos has shape {tuple(e_pos.shape)} and e_neg {tuple(e_neg.shape)}: need [b] and [b]")
+    positive, negative = _plain(e_pos).reshape(-1, 1), _plain(e_neg).reshape(len(e_neg), -1)
+    margin = (negative - positive).flatten()
+    quartiles = torch.quantile(margin, margin.new_tensor([0.25, 0.5, 0.75]))
+    finite = torch.cat([positive.isfinite().flatten(), negative.isfinite().flatten()])
+    return {
+        "p_hard": (margin < 0).float().mean(),
+        "margin_mean": margin.mean(),
+        "margin_q25": quartiles[0],
+        "margin_q50": quartiles[1],
+        "margin_q75": quartiles[2],
+        "loss_con": F.softplus(-margin).mean(),
+        "e_pos": positive.mean(),
+        "e_neg": negative.mean(),
+        "non_finite_energies": (~finite).float().mean(),
+    }
+
+
+@torch.no_grad()
+def noising_columns(
+    noised_pos: Float[Tensor, "b ..."],
+    noised_neg: Float[Tensor, "b ..."],
+    y_pos: Tensor,
+    y_neg: Tensor,
+    signal: Coefficient,
+    sigma: Coefficient,
+) -> dict[str, Tensor]:
+    """What one noising of a positive and its negative shows (checklist, sections B.4, C and I.1), each a scalar.
+
+    `signal` is √ᾱ_k and `sigma` σ_k. `shared_noise_residual` is max |(ỹ⁺ − √ᾱy⁺) − (ỹ⁻ − √ᾱy⁻)|, and
+    `shared_noise_rounding` what rounding may make of it in the coarsest precision handed over. With the positive's own
+    noise n = ỹ⁺ − √ᾱy⁺ = σε, the optimal margin is m* = (‖√ᾱΔ‖²/2 + √ᾱΔ·n)/σ for Δ = y⁻ − y⁺, as in
+    `SharedNoise.optimal_margin`; a negative with m* < 0 is illegitimate. `wrongness` is the mean ‖Δ‖, and
+    `negative_scale` the mean ‖y⁻‖ in units of the mean ‖y⁺‖. Raises `ParameterError` for shapes that do not fit.
+    """
+    shapes = [tuple(t.shape) for t in (noised_pos, noised_neg, y_pos, y_neg)]
+    if len(set(shapes)) > 1:
+        raise ParameterError(f"noised_pos, noised_neg, y_pos, y_neg have shapes {shapes}: all four need the same")
+    precision = max(torch.finfo(t.dtype).eps for t in (noised_pos, noised_neg, y_pos, y_neg) if t.is_floating_point())
+    tilde_pos, tilde_neg, pos, neg = (_plain(t) for t in (noised_pos, noised_neg, y_pos, y_neg))
+    factor, spread = _coefficient("signal", signal, pos), _coefficient("sigma", sigma, pos)
+    noise = tilde_pos - factor * pos
+    difference = noise - (tilde_neg - factor * neg)
+    largest = torch.stack([t.abs().amax() for t in (tilde_pos, tilde_neg, factor * pos, factor * neg)]).amax()
+    shift = factor * (neg - pos)
+    optimal_margin = ((shift.square() / 2 + shift * noise) / spread).flatten(1).sum(1)
+    return {
+        "shared_noise_residual": difference.abs().amax(),
+        "shared_noise_rounding": ROUNDINGS * precision * largest,
+        "optimal_margin_mean": optimal_margin.mean(),
+        "illegitimate_fraction": (optimal_margin < 0).float().mean(),
+        "wrongness": (neg - pos).flatten(1).norm(dim=1).mean(),
+        "negative_scale": neg.flatten(1).norm(dim=1).mean() / pos.flatten(1).norm(dim=1).mean(),
+    }
+
+
+ROUNDINGS = 8  # two products, two sums and two differences round once each, and coefficients may have been rounded too
+
+
+def gradient_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """‖∇loss‖ over all parameters, 0 where it reaches none. The graph is kept and no `.grad` is touched."""
+    learnt = [p for p in parameters if p.requires_grad]
+    if not (loss.requires_grad and learnt):
+        return loss.new_zeros(())
+    gradients = torch.autograd.grad(loss, learnt, retain_graph=True, allow_unused=True)
+    norms = [g.norm() for g in gradients if g is not None]
+    return torch.stack(norms).norm() if norms else loss.new_zeros(())
+
+
+class Recorder:
+    """The checklist's columns from one-line calls in a training step; every call may be left out, and so its columns.
+
+    Nothing that a call is handed is changed: no graph, generator, `.grad` or value. Numbers stay on their device
+    until `frame`, so that no call waits for an accelerator. `every` is the number of steps from one row to the next
+    (calls in between return at once, except `score`), `gradients_every` that for gradient norms, which cost a backward
+    pass for each loss. `armijo_c` is the miner's constant c, for `armijo_slack`; `seed` fills the column of that name.
+    A second call of one kind in a step replaces the first, except for `trial`. Raises `ParameterError` for numbers of
+    steps below 1 and `armijo_c` outside (0, 1).
+    """
+
+    def __init__(
+        self, every: int = 5, gradients_every: int = 20, armijo_c: float = 1e-4, seed: int | None = None
+    ) -> None:
+        for name, steps in (("every", every), ("gradients_every", gradients_every)):
+            if steps < 1:
+                raise ParameterError(f"{name} = {steps}: should be a number of steps, at least 1")
+        if not 0 < armijo_c < 1:
+            raise ParameterError(f"armijo_c = {armijo_c}: should lie in (0, 1)")
+        self.every, self.gradients_every = every, gradients_every
+        self.armijo_c, self.seed = armijo_c, seed
+        self.step = 0
+        self._row: dict[str, Tensor | float | int] = {}
+        self._trials: list[Tensor] = []  # each [5, examples]: the arguments of `trial`
+        self._rows: list[tuple[dict[str, float | int], list[str], Tensor]] = []
+
+    def energies(self, e_pos: Tensor, e_neg: Tensor) -> None:
+        """The energies of the contrastive pairs before the update: see `energy_columns`."""
+        if self._recording():
+            self._row |= energy_columns(e_pos, e_neg)
+
+    def noising(
+        self,
+        noised_pos: Float[Tensor, "b ..."],
+        noised_neg: Float[Tensor, "b ..."],
+        y_pos: Tensor,
+        y_neg: Tensor,
+        signal: Coefficient,
+        sigma: Coefficient,
+    ) -> None:
+        """What the network is fed, what it was made of, and √ᾱ_k and σ_k example by example: see `noising_columns`."""
+        if self._recording():
+            self._row |= noising_columns(noised_pos, noised_neg, y_pos, y_neg, signal, sigma)
+
+    def losses(self, loss_mse: Tensor, weighted_loss_con: Tensor, parameters: Iterable[Tensor]) -> None:
+        """The two scalar losses, the contrastive one with its weight on it, before `backward` (sections D and I.3).
+
+        Columns `loss_mse` and `loss_con_weighted`; every `gradients_every` steps also `grad_norm_mse`, `grad_norm_con`
+        and `grad_share_contrast` = g_con/(g_con + g_mse).
+        """
+        if self._recording():
+            self._row |= {"loss_mse": _copy(loss_mse), "loss_con_weighted": _copy(weighted_loss_con)}
+        if self.step % self.gradients_every == 0:
+            learnt = list(parameters)
+            mse, con = _copy(gradient_norm(loss_mse, learnt)), _copy(gradient_norm(weighted_loss_con, learnt))
+            share = con / (con + mse + 1e-12)
+            self._row |= {"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": share}
+
+    @torch.no_grad()
+    def trial(
+        self,
+        energy_before: Tensor,
+        energy_trial: Tensor,
+        step: Coefficient,
+        gradient_norm: Coefficient,
+        accepted: Tensor | bool,
+    ) -> None:
+        """One trial of the miner, for the examples still being mined (sections B.1 and I.4); once for each trial.
+
+        `step` and `gradient_norm` are α and ‖∇E‖ at the point left. Columns, per example: `miner_accepted` and
+        `miner_backtracks` trials, `mined_drop`, the energy lost over accepted trials (negative: mined upward), and
+        `miner_non_finite` trials. `armijo_slack` is the least E − E_trial − cα‖∇E‖² of any accepted trial: not
+        negative while the Armijo rule holds.
+        """
+        if not self._recording():
+            return
+        before, after = _plain(energy_before).flatten(), _plain(energy_trial).flatten()
+        alpha, slope = (_coefficient(n, v, before) for n, v in (("step", step), ("gradient_norm", gradient_norm)))
+        took = torch.as_tensor(accepted, device=before.device).flatten()
+        columns = torch.broadcast_tensors(before, after, alpha, slope, took)
+        self._trials.append(torch.stack([column.to(before.dtype) for column in columns]))
+
+    @torch.no_grad()
+    def ema(self, parameters: Iterable[Tensor]) -> None:
+        """The averaged weights, after `backward` (sections B.5, H and I.2): `ema_gradient`, their gradient's norm.
+
+        It is 0 as it should be, or the contrastive loss or the miner trains the weights that are there to hold still.
+        """
+        if not self._recording():
+            return
+        found = [p.grad.detach().norm().float() for p in parameters if p.grad is not None]
+        self._row["ema_gradient"] = torch.stack(found).norm() if found else 0.0
+
+    def score(self, name: str, value: Tensor | float) -> None:
+        """Any score of the task, as a column of that name. Raises `ParameterError` for "seed" and "step"."""
+        if name in ("seed", "step"):
+            raise ParameterError(f"score '{name}': that column is the recorder's own")
+        self._row[name] = _copy(value) if isinstance(value, Tensor) else float(value)
+
+    def next_step(self) -> None:
+        """End the row of this step."""
+        if self._row or self._trials:
+            self._rows.append(self._finished_row())
+        self._row, self._trials = {}, []
+        self.step += 1
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each recorded step, an unfinished one included; NaN where a step lacks a value."""
+        unfinished = [self._finished_row()] if self._row or self._trials else []
+        rows = [
+            numbers | dict(zip(names, values.tolist(), strict=True))
+            for numbers, names, values in self._rows + unfinished
+        ]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["step"])
+
+    def _recording(self) -> bool:
+        return self.step % self.every == 0
+
+    def _finished_row(self) -> tuple[dict[str, float | int], list[str], Tensor]:
+        row = self._row | self._mining()
+        numbers: dict[str, float | int] = {} if self.seed is None else {"seed": self.seed}
+        numbers |= {"step": self.step} | {n: v for n, v in row.items() if not isinstance(v, Tensor)}
+        tensors = {name: value for name, value in row.items() if isinstance(value, Tensor)}
+        device = next(iter(tensors.values())).device if tensors else None
+        values = [value.to(device=device, dtype=torch.float32) for value in tensors.values()]
+        return numbers, list(tensors), torch.stack(values) if values else torch.empty(0)
+
+    def _mining(self) -> dict[str, Tensor]:
+        """The step's trials in sum, per mined example."""
+        examples = max((trial.shape[1] for trial in self._trials), default=0)
+        if not examples:
+            return {}
+        before, after, alpha, slope, took = torch.cat(self._trials, dim=1)
+        drop = before - after
+        slack = drop - self.armijo_c * alpha * slope.square()
+        finite = slack.isfinite()
+        counted = finite & (took > 0)
+        least = torch.where(counted, slack, torch.inf).amin()
+        return {
+            "miner_accepted": took.sum() / examples,
+            "miner_backtracks": (1 - took).sum() / examples,
+            "mined_drop": torch.where(counted, drop, 0.0).sum() / examples,
+            "miner_non_finite": (~finite).sum() / examples,
+            "armijo_slack": torch.where(least.isfinite(), least, torch.nan),
+        }
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A detached plain tensor, at least as precise as float32."""
+    plain = tensor.detach().as_subclass(Tensor)
+    return plain.to(torch.promote_types(plain.dtype, torch.float32))
+
+
+def _copy(scalar: Tensor) -> Tensor:
+    """A copy that neither later arithmetic in place nor a graph can reach."""
+    return scalar.detach().as_subclass(Tensor).clone().reshape(())
+
+
+def _coefficient(name: str, value: Any, like: Tensor) -> Tensor:
+    """A coefficient that broadcasts to `like` [b, …]; one of shape [b] belongs to the examples, not to entries."""
+    given = torch.as_tensor(value, device=like.device).detach().as_subclass(Tensor)
+    if given.ndim == 1 and len(given) == len(like):
+        given = given.reshape(-1, *[1] * (like.ndim - 1))
+    try:
+        fits = torch.broadcast_shapes(given.shape, like.shape) == like.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ParameterError(f"{name} has shape {tuple(given.shape)}: should broadcast to {tuple(like.shape)}")
+    return given.to(torch.promote_types(given.dtype, like.dtype))

@@ -1,0 +1,309 @@
+"""Every failure signature is found in a run broken that way, nothing in a healthy one, and each change is usable."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from own_trainer import OwnTrainer
+
+from anm_nb.analysis.doctor import Finding, apply, examine, report
+from anm_nb.analysis.prescription import Times
+from anm_nb.energy.probes import Recorder
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.parameters import ParameterError
+from anm_nb.training.loop import LoopConfig
+
+
+def names(findings):
+    return [finding.signature for finding in findings]
+
+
+# in a trainer that knows nothing of this package
+
+
+def own_frame(bug=None, steps=100, seeds=(0,)):
+    recorders = [OwnTrainer(Recorder(seed=seed), seed, bug, batch=32).train(steps).recorder for seed in seeds]
+    return pd.concat([recorder.frame() for recorder in recorders])
+
+
+def test_a_healthy_trainer_of_ones_own_has_no_findings():
+    frame = own_frame(seeds=(0, 1, 2))
+    assert examine(frame) == []
+    recorded = frame.dropna(subset=["loss_mse"])
+    assert recorded["loss_mse"].iloc[-1] < 0.6 * recorded["loss_mse"].iloc[0]  # it learns, and mines legitimately
+    assert (recorded["illegitimate_fraction"] == 0).all()
+    assert recorded["mined_drop"].gt(0).all()
+
+
+@pytest.mark.parametrize(
+    ("bug", "signature", "columns"),
+    [
+        ("second noising", "negative noised a second time, or with other noise", ["shared_noise_residual"]),
+        ("gradient into EMA weights", "gradient in the EMA weights", ["ema_gradient"]),
+        ("mined toward higher energy", "mined toward higher energy", ["mined_drop"]),
+        ("step accepted without decrease", "unstable miner", ["armijo_slack"]),
+        ("energies rewarded", "energies rise uniformly", ["e_pos_rise", "e_neg_rise"]),
+    ],
+)
+def test_a_planted_bug_is_found_and_nothing_else(bug, signature, columns):
+    (finding,) = examine(own_frame(bug))
+    assert finding.signature == signature
+    assert all(column in finding.evidence for column in columns)
+
+
+def test_negatives_mined_far_off_are_off_scale_and_too_easy():
+    assert {"miner off the data scale", "too-easy negatives"} <= set(names(examine(own_frame("mined far off"))))
+
+
+# in runs of our own trainer
+
+
+def trained(folder, seeds=(0,), steps=120, **options):
+    loop = LoopConfig(steps=steps, batch=24, lr=5e-3, records=10, ema_decay=0.9)
+    config = EnergyConfig(size=3, width=24, levels=6, dev_examples=8, inner_steps=1, seeds=seeds, loop=loop, **options)
+    return config, config.train(folder).metrics
+
+
+@pytest.mark.parametrize(("negatives", "steps"), [("none", 60), ("stock", 70), ("anm_orthogonal", 100)])
+def test_healthy_runs_have_no_findings(negatives, steps, tmp_path):
+    config, metrics = trained(tmp_path, seeds=(0, 1, 2), steps=steps, negatives=negatives)
+    assert examine(metrics, config.model_dump(mode="json")) == []
+
+
+BROKEN = {
+    "mostly illegitimate negatives": {"negatives": "anm"},
+    "flat margins and tiny gradient share": {"negatives": "anm_orthogonal", "contrastive_weight": 1e-6, "steps": 60},
+    "unstable miner": {"negatives": {"name": "anm_orthogonal", "miner": {"step_size": 1e4}}, "steps": 80},
+    "too-easy negatives": {"negatives": {"name": "random", "eps": 8.0}},
+    "contrastive loss saturated": {
+        "negatives": {"name": "random", "eps": 30.0, "orthogonal_to_noise": True},
+    },
+    "gradient collapse": {"negatives": "anm", "contrastive_weight": 30.0},
+}
+COMPANIONS = {"too-easy negatives", "contrastive loss saturated"}  # the one leads to the other
+
+
+@pytest.mark.parametrize("signature", BROKEN)
+def test_a_run_broken_in_one_way_shows_that_signature(signature, tmp_path):
+    config, metrics = trained(tmp_path, **BROKEN[signature])
+    given = config.model_dump(mode="json")
+    findings = examine(metrics, given)
+    assert signature in names(findings)
+    assert set(names(findings)) <= ({signature} | (COMPANIONS if signature in COMPANIONS else set()))
+    changed = apply(findings, given)
+    assert changed != given
+    assert EnergyConfig.model_validate_json(json.dumps(changed)) != config
+    for finding in findings:
+        for name, value in finding.change.items():
+            assert changed_value(changed, name) == value
+
+
+def changed_value(parameters, name):
+    for part in name.split("."):
+        parameters = parameters[part]
+    return parameters
+
+
+# on frames made by hand
+
+
+def healthy(seeds=3, rows=20):
+    """Metrics that no signature shows in, with every column that one reads."""
+    step = np.arange(rows)
+    frames = []
+    for seed in range(seeds):
+        wave = 0.02 * np.sin(step + seed)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "seed": seed, "step": step, "loss_mse": 0.2 + 0.8 * np.exp(-step) + wave,
+                    "loss_con": 0.6 + wave, "margin_mean": 0.3 + wave, "margin_q25": 0.1 + wave,
+                    "e_pos": 20 * (1 - np.exp(-step / 2)) + wave, "e_neg": 20.3 * (1 - np.exp(-step / 2)) + wave,
+                    "grad_share_contrast": 0.4 + wave, "illegitimate_fraction": 0.1 + wave,
+                    "shared_noise_residual": 1e-7, "shared_noise_rounding": 2e-6, "ema_gradient": 0.0,
+                    "mined_drop": 0.2 + wave, "armijo_slack": 1e-5, "miner_accepted": 3.0, "miner_backtracks": 0.5,
+                    "backtrack_limit_hits": 0.01, "miner_non_finite": 0.0, "non_finite_energies": 0.0,
+                    "wrongness": 1.0 + wave, "negative_scale": 1.3 + wave,
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
+ILL = {
+    "mostly illegitimate negatives": {"illegitimate_fraction": 0.9},
+    "negative noised a second time, or with other noise": {"shared_noise_residual": 0.8},
+    "gradient in the EMA weights": {"ema_gradient": 0.1},
+    "mined toward higher energy": {"mined_drop": -0.1},
+    "unstable miner": {"miner_backtracks": 4.0},
+    "gradient collapse": {"loss_mse": 0.97, "grad_share_contrast": 0.95},
+    "miner off the data scale": {"negative_scale": 5.0},
+    "too-easy negatives": {"margin_mean": 60.0, "e_neg": 80.0},
+    "contrastive loss saturated": {"loss_con": 1e-3},
+    "flat margins and tiny gradient share": {"grad_share_contrast": 0.01},
+    "energies rise uniformly": {
+        "loss_mse": 0.2,
+        "e_pos": np.tile(20 + np.arange(20) ** 2.0, 3),
+        "e_neg": np.tile(21 + np.arange(20) ** 2.0, 3),
+    },
+}
+
+
+def test_a_healthy_frame_has_no_findings_whatever_columns_it_lacks():
+    frame = healthy()
+    assert examine(frame) == []
+    for column in frame:
+        assert (
+            examine(frame.drop(columns=column) if column != "seed" else frame[frame["seed"] == 1].drop(columns="seed"))
+            == []
+        )
+    assert examine(pd.DataFrame()) == []
+    assert examine(frame[["seed", "step"]]) == []
+    assert examine(frame.head(1)) == []
+
+
+@pytest.mark.parametrize("signature", ILL)
+def test_each_signature_is_found_alone(signature):
+    (finding,) = examine(healthy().assign(**ILL[signature]))
+    assert finding.signature == signature
+    assert finding.confidence == "high"
+    assert "3 of 3 seeds" in finding.evidence
+    for column in ILL[signature]:
+        assert column in finding.evidence or signature == "too-easy negatives"
+
+
+@pytest.mark.parametrize(
+    ("signature", "columns"),
+    [
+        ("unstable miner", {"backtrack_limit_hits": 0.6}),
+        ("unstable miner", {"armijo_slack": -1.0}),
+        ("unstable miner", {"miner_non_finite": [0.0] * 59 + [0.1]}),
+        ("unstable miner", {"non_finite_energies": [0.1] + [0.0] * 59}),
+        ("contrastive loss saturated", {"margin_q25": 6.0}),
+    ],
+)
+def test_other_signs_of_the_same(signature, columns):
+    assert names(examine(healthy().assign(**columns))) == [signature]
+
+
+def test_a_miner_that_moves_away_is_seen_without_the_scale_of_the_data():
+    frame = healthy().drop(columns="negative_scale")
+    (finding,) = examine(frame.assign(wrongness=np.tile(1.2 ** np.arange(20), 3)))
+    assert finding.signature == "miner off the data scale"
+    assert "wrongness_growth" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"grad_share_contrast": 0.01, "margin_mean": np.tile(np.linspace(0, 3, 20), 3)},  # tiny share, growing margins
+        {"loss_mse": 0.97},  # nothing learnt, but not for the contrastive loss
+        {"grad_share_contrast": 0.95},  # a share too large, though the score is learnt
+        {"margin_mean": 12.0, "e_neg": 32.0},  # large margins, yet smaller than the energy itself
+        {"e_pos": np.tile(20 + np.arange(20) ** 2.0, 3)},  # one energy rises alone
+    ],
+)
+def test_half_a_signature_is_none(columns):
+    assert examine(healthy().assign(**columns)) == []
+
+
+def test_illegitimate_negatives_are_reported_first():
+    everything = healthy().assign(**{name: value for ill in list(ILL.values())[:7] for name, value in ill.items()})
+    assert names(examine(everything)) == list(ILL)[:7]
+
+
+@pytest.mark.parametrize(
+    ("shares", "rows", "confidence"),
+    [
+        ((1.0, 1.0, 1.0), 40, "high"),
+        ((1.0, 1.0, 0.5), 40, "medium"),
+        ((1.0, 0.5, 0.25), 40, "low"),
+        ((1.0, 0.0, 0.0), 40, None),
+        ((0.45, 0.45, 0.45), 40, None),
+        ((1.0,), 10, "medium"),  # eight rows judged
+    ],
+)
+def test_confidence_is_the_share_of_judged_rows_over_seeds(shares, rows, confidence):
+    frame = healthy(len(shares), rows + 1)
+    settled = np.floor(0.8 * rows)
+    for seed, share in enumerate(shares):
+        bad = (frame["seed"] == seed) & (frame["step"] > rows - round(share * settled))
+        frame.loc[bad, "illegitimate_fraction"] = 0.9
+    assert [finding.confidence for finding in examine(frame)] == ([confidence] if confidence else [])
+
+
+def test_early_steps_are_not_judged_except_for_bugs():
+    early = healthy()["step"] <= 3
+    frame = healthy().assign(illegitimate_fraction=np.where(early, 1.0, 0.1), ema_gradient=np.where(early, 1.0, 0.0))
+    assert names(examine(frame)) == ["gradient in the EMA weights"]
+
+
+# changes
+
+
+def test_changes_are_computed_from_present_values():
+    given = EnergyConfig(negatives="anm", contrastive_weight=0.2).model_dump(mode="json")
+    frame = healthy().assign(grad_share_contrast=0.02, miner_backtracks=9.0)
+    findings = {finding.signature: finding for finding in examine(frame, given)}
+    # r/(1 − r) is 0.02/0.98 at a weight of 0.2 and grows with it; 0.3/0.7 takes 21 times that weight
+    assert findings["flat margins and tiny gradient share"].change == {"contrastive_weight": pytest.approx(4.2)}
+    assert findings["unstable miner"].change == {
+        "negatives.miner.step_size": 0.125,
+        "negatives.miner.eps": 0.5,
+        "negatives.miner.start": 0.25,
+        "negatives.miner.delta": 0.05,
+    }
+
+
+def test_without_parameters_changes_are_factors_and_apply_still_makes_them():
+    findings = examine(healthy().assign(**ILL["too-easy negatives"]))
+    assert findings[0].change["negatives.miner.eps"] == Times(0.5)
+    assert "negatives.miner.eps = present × 0.5" in str(findings[0])
+    given = {"negatives": "anm", "contrastive_weight": None, "task": "inverse"}
+    changed = apply(findings, given)
+    assert changed["negatives"]["miner"]["eps"] == 0.5
+    assert changed["negatives"]["miner"]["steps"] == 2
+    assert changed["contrastive_weight"] == 0.5  # the task's own, spelt out
+    assert given == {"negatives": "anm", "contrastive_weight": None, "task": "inverse"}
+
+
+def test_of_two_changes_to_one_parameter_the_first_findings_counts():
+    weights = [Finding("one", "", "", {"contrastive_weight": factor}, "low", "K") for factor in (Times(0.1), Times(9))]
+    assert apply(weights, {"contrastive_weight": 2.0}) == {"contrastive_weight": 0.2}
+
+
+@pytest.mark.parametrize("parameters", [{}, {"steps": 80}, {"negatives": "none"}, {"negatives": None}])
+def test_parameters_that_a_change_does_not_know_stay_as_they_are(parameters):
+    findings = examine(healthy().assign(**ILL["mostly illegitimate negatives"]), parameters)
+    assert findings[0].change == {}
+    assert apply(findings, parameters) == parameters
+    assert apply([], parameters) == parameters
+
+
+# showing them
+
+
+def test_a_report_has_a_row_for_each_finding():
+    findings = examine(healthy().assign(mined_drop=-1.0, illegitimate_fraction=0.7))
+    table = report(findings)
+    assert list(table.index) == names(findings)
+    assert list(table.columns) == ["section", "confidence", "evidence", "remedy", "change"]
+    assert report([]).empty
+    text = str(findings[0])
+    assert text.startswith("MOSTLY ILLEGITIMATE NEGATIVES")
+    assert "illegitimate_fraction 0.70" in text
+
+
+def test_metrics_of_several_runs_are_refused():
+    frame = pd.concat([healthy().assign(method=method) for method in ("anm", "stock")])
+    with pytest.raises(ParameterError, match="seed 0 has step 0 more than once"):
+        examine(frame)
+
+
+def test_examining_changes_neither_the_frame_nor_the_parameters():
+    frame, given = healthy().assign(mined_drop=-1.0), {"negatives": {"name": "anm", "miner": {"eps": 1.0}}}
+    before = frame.copy(), json.dumps(given)
+    apply(examine(frame, given), given)
+    pd.testing.assert_frame_equal(frame, before[0])
+    assert json.dumps(given) == before[1]
