@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -12,14 +13,15 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, model
 from torch import Tensor, nn
 
 from anm_nb.energy.evaluate import FinalTest, final_scores, predict
-from anm_nb.energy.losses import denoising_mse, info_nce
+from anm_nb.energy.losses import denoising_mse, info_nce, soft_info_nce
 from anm_nb.energy.miner import Mined
-from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, get_negatives, named_negatives
+from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, strategy_from, strategy_to_json
 from anm_nb.energy.networks import Head, get_network, score_and_energy
-from anm_nb.energy.probes import grad_share
+from anm_nb.energy.probes import count_of, grad_share, noisings
+from anm_nb.energy.recorder import energy_columns, noising_columns
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.parameters import ParameterError
+from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Batch, DenoisingTask
@@ -42,17 +44,36 @@ DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
 
 
 def _strategy(value: Any) -> Any:
-    """A strategy from its name, from {"name": …, options}, or as it is; "none" means no contrastive loss."""
-    if isinstance(value, str):
-        return named_negatives(value)
-    if isinstance(value, dict) and "name" in value:
-        options = {name: option for name, option in value.items() if name != "name"}
-        return get_negatives(value["name"], **options)
-    return value
+    """What `strategy_from` makes of it; "none" means no contrastive loss."""
+    return None if value == "none" else strategy_from(value)
 
 
 def _strategy_to_json(strategy: NegativeStrategy | None) -> dict[str, Any] | str:
-    return {"name": strategy.name, **strategy.model_dump(mode="json")} if strategy else "none"
+    return strategy_to_json(strategy) if strategy else "none"
+
+
+class Balance(Parameters):
+    """Keeps the contrastive share r of the gradient within a band by adapting the weight λ (ANM checklist, section D).
+
+    Every so many steps λ is multiplied by `factor` where r lies below the band and divided by it where r lies above.
+    """
+
+    low: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    high: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    every: PositiveInt = 10  # steps
+    factor: Annotated[float, Field(gt=1)] = 1.25
+
+    @model_validator(mode="after")
+    def _is_a_band(self) -> Balance:
+        if not self.low < self.high:
+            raise ParameterError(f"low = {self.low}, high = {self.high}: low < high has to hold")
+        return self
+
+    def adapted(self, weight: Tensor, share: float) -> Tensor:
+        """The next λ for a measured share r."""
+        if share < self.low:
+            return weight * self.factor
+        return weight / self.factor if share > self.high else weight
 
 
 class EnergyConfig(RunConfig):
@@ -77,6 +98,9 @@ class EnergyConfig(RunConfig):
     head: Head = "squared_norm"
     negatives: Annotated[NegativeStrategy | None, BeforeValidator(_strategy), PlainSerializer(_strategy_to_json)] = None
     contrastive_weight: Annotated[float, Field(ge=0)] | None = None
+    soft_label: bool = False  # label each pair σ(m*) instead of 1 (`soft_info_nce`)
+    balance: Balance | None = None  # None: the contrastive weight stays as it is
+    probes: bool = False  # prove in every step that the negative is noised once (checklist, section C)
     sampler: SamplerConfig | None = None
     dev_examples: PositiveInt = 256
     test: FinalTest | None = None  # None: no final evaluation on test problems
@@ -136,6 +160,12 @@ class Contrast:
     e_pos: Tensor
     e_neg: Tensor
     optimal_margin: Tensor
+    problem: MiningProblem
+    noised: tuple[Tensor, Tensor]  # positive and negative as the network saw them
+
+
+class NoisedTwice(RuntimeError):
+    """A negative was not noised exactly once in a step (ANM checklist, section C); only `probes` looks for it."""
 
 
 class EnergyLearner:
@@ -149,7 +179,8 @@ class EnergyLearner:
         task = config.make_task()
         self.config, self.seed, self.device, self.task = config, seed, device, task
         self.schedule = NoiseSchedule.cosine(config.levels, device=device)
-        self.weight = task.contrastive_weight if config.contrastive_weight is None else config.contrastive_weight
+        weight = task.contrastive_weight if config.contrastive_weight is None else config.contrastive_weight
+        self.state = {"contrastive_weight": torch.tensor(weight, dtype=torch.float64)}
         self.sampler = config.sampler or SamplerConfig(inner_steps=task.inner_steps)
         network = get_network(config.network or task.network)
         self.model: nn.Module = network.for_task(task, config.width, config.head, config.levels)
@@ -170,33 +201,60 @@ class EnergyLearner:
         batch = self.training.sample(self.config.loop.batch, generator=self.generators["data"], device=self.device)
         clues = self.task.clues(batch)
         noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"], clues)
-        score, e_pos = score_and_energy(self.model, batch.x, noise.noised(batch.y), noise.k)
+        noised = noise.noised(batch.y)
+        score, e_pos = score_and_energy(self.model, batch.x, noised, noise.k)
         score = score if clues is None else score.masked_fill(clues.mask, 0.0)  # their noise is zero: nothing to learn
         loss_mse = denoising_mse(score, noise.eps).mean()
         if self.config.negatives is None:
             return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
+        progress = min(1.0, step / self.config.loop.steps)
+        source = self.generators["negatives"]
         problem = MiningProblem(
-            self.task, batch.x, batch.y, noise, self.model, averaged, self.generators["negatives"], clues
+            self.task, batch.x, batch.y, noise, self.model, averaged, source, clues, progress
         )
-        contrast = self.contrast(problem, self.config.negatives, e_pos)
-        loss_con = info_nce(contrast.e_pos, contrast.e_neg).mean()
+        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
+        loss_con = self.contrastive_loss(contrast)
         weighted = self.weight * loss_con
+        if self.config.balance is not None and step % self.config.balance.every == 0:
+            share = grad_share(weighted, loss_mse, list(self.model.parameters()))
+            self.state["contrastive_weight"].copy_(
+                self.config.balance.adapted(self.state["contrastive_weight"], share)
+            )
         parts = {"loss_mse": loss_mse, "loss_con": loss_con}
         return EnergyLosses(loss_mse + weighted, parts, contrast, (weighted, loss_mse))
 
-    def contrast(self, problem: MiningProblem, strategy: NegativeStrategy, e_pos: Tensor) -> Contrast:
+    @property
+    def weight(self) -> float:
+        """The present weight λ of the contrastive loss."""
+        return float(self.state["contrastive_weight"])
+
+    def contrastive_loss(self, contrast: Contrast) -> Tensor:
+        """The contrastive loss of a batch, with hard or soft labels as configured."""
+        if self.config.soft_label:
+            return soft_info_nce(contrast.e_pos, contrast.e_neg, contrast.optimal_margin).mean()
+        return info_nce(contrast.e_pos, contrast.e_neg).mean()
+
+    def contrast(
+        self, problem: MiningProblem, strategy: NegativeStrategy, noised_pos: Tensor, e_pos: Tensor
+    ) -> Contrast:
         """Propose negatives, noise them here and only here with the positives' own noise, and take their energies."""
-        with torch.no_grad():
-            mined = strategy.propose(problem)
-        y_neg = mined.y_neg.detach()
-        if y_neg.shape != problem.y_pos.shape:
-            raise ValueError(
-                f"strategy '{strategy.name}' returned negatives of shape {tuple(y_neg.shape)}; "
-                f"the targets have {tuple(problem.y_pos.shape)}"
-            )
-        y_neg = y_neg if problem.clues is None else problem.clues.impose(y_neg)
-        e_neg = self.model(problem.x, problem.noise.noised(y_neg), problem.noise.k)
-        return Contrast(mined, e_pos, e_neg, problem.noise.optimal_margin(problem.y_pos, y_neg))
+        with noisings() if self.config.probes else nullcontext() as seen:
+            with torch.no_grad():
+                mined = strategy.propose(problem)
+            y_neg = mined.y_neg.detach()
+            if y_neg.shape != problem.y_pos.shape:
+                raise ValueError(
+                    f"strategy '{strategy.name}' returned negatives of shape {tuple(y_neg.shape)}; "
+                    f"the targets have {tuple(problem.y_pos.shape)}"
+                )
+            y_neg = y_neg if problem.clues is None else problem.clues.impose(y_neg)
+            noised_neg = problem.noise.noised(y_neg)
+        if seen is not None and count_of(y_neg, seen) != 1:
+            raise NoisedTwice(f"the negatives of '{strategy.name}' were noised {count_of(y_neg, seen)} times")
+        e_neg = self.model(problem.x, noised_neg, problem.noise.k)
+        margin = problem.noise.optimal_margin(problem.y_pos, y_neg)
+        kept = Mined(y_neg, mined.log)
+        return Contrast(kept, e_pos, e_neg, margin, problem, (noised_pos, noised_neg))
 
     def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
         """The checklist's columns (sections A, B, D, J) before the update of this step."""
@@ -208,8 +266,10 @@ class EnergyLearner:
         arrays = {"dev_margins": dev_margin}
         if losses.contrast is not None and losses.weighted is not None:
             scalars |= contrast_scalars(losses.contrast)
+            scalars["contrastive_weight"] = self.weight
             scalars["grad_share_contrast"] = grad_share(*losses.weighted, list(self.model.parameters()))
             arrays["margins"] = losses.contrast.e_neg - losses.contrast.e_pos
+            arrays["illegitimate_by_level"] = illegitimate_by_level(losses.contrast)
         return Measurement(scalars, arrays)
 
     def evaluate(self, selected: nn.Module) -> Measurement:
@@ -244,20 +304,27 @@ class EnergyLearner:
         return averaged(x, noise.noised(self.dev_negatives), noise.k) - e_pos
 
 
+def illegitimate_by_level(contrast: Contrast) -> Tensor:
+    """The share of negatives with m* < 0 at each noise level [levels]; NaN where the batch has none."""
+    noise = contrast.problem.noise
+    levels = len(noise.schedule.betas)
+    count = torch.bincount(noise.k, minlength=levels)
+    return torch.bincount(noise.k, (contrast.optimal_margin < 0).float(), levels) / count
+
+
 def contrast_scalars(contrast: Contrast) -> dict[str, float]:
-    """Hardness, margins, energies and legitimacy of a batch of negatives (checklist A, B; K for the trends)."""
-    margin = (contrast.e_neg - contrast.e_pos).detach()
-    quartiles = torch.quantile(margin, torch.tensor([0.25, 0.5, 0.75], device=margin.device))
-    scalars = {
-        "p_hard": (margin < 0).float().mean(),
-        "margin_mean": margin.mean(),
-        "margin_q25": quartiles[0],
-        "margin_q50": quartiles[1],
-        "margin_q75": quartiles[2],
-        "e_pos": contrast.e_pos.detach().mean(),
-        "e_neg": contrast.e_neg.detach().mean(),
-        "illegitimate_fraction": (contrast.optimal_margin < 0).float().mean(),
-        "optimal_margin_mean": contrast.optimal_margin.mean(),
-    }
-    log = {name: values.float().mean() for name, values in contrast.mined.log.items()}
+    """Hardness, margins, energies, legitimacy, noise and mining of a batch of negatives (checklist A, B, C, K).
+
+    The columns of the recorder (`energy_columns`, `noising_columns`), and means over examples of the miner's log.
+    """
+    noise = contrast.problem.noise
+    signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
+    scalars = energy_columns(contrast.e_pos.detach(), contrast.e_neg.detach())
+    scalars.pop("loss_con", None)  # the loss itself stands beside it
+    scalars |= noising_columns(*contrast.noised, contrast.problem.y_pos, contrast.mined.y_neg, signal, sigma)
+    scalars["illegitimate_fraction"] = (contrast.optimal_margin < 0).float().mean()
+    scalars["optimal_margin_mean"] = contrast.optimal_margin.mean()
+    log = {name: values.float().nanmean() for name, values in contrast.mined.log.items()}
+    if {"e_start", "e_mined"} <= log.keys():
+        log["mined_drop"] = log["e_start"] - log["e_mined"]
     return {name: float(value) for name, value in (scalars | log).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ class LoopConfig(Parameters):
     record_every: PositiveInt | None = None  # measure every so many steps, and at the last, instead
     patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
     checkpoint_every: PositiveInt = 1000
+    keep_weights: bool = False  # the EMA weights of every record too, for looking at a landscape as it forms
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, for a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = 1  # CPU threads of one training; part of the config, as it changes the last bits
@@ -115,6 +117,13 @@ class Learner(Protocol):
 
     def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
         """Measurements before the update of this step. Must leave `generators` as they are."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A learner with state beside its weights, optimisers and generators: tensors by name, changed in place."""
+
+    state: dict[str, Tensor]
 
 
 @runtime_checkable
@@ -189,6 +198,7 @@ class SeedTraining:
         self.arrays: dict[str, list[Tensor]] = {}
         self.grad_norms: dict[str, Tensor] = {}
         self.selected: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}  # EMA weights of the records, `step<n>.averaged.…`
         self.selection: dict[str, float] = {}  # step and score of the selected weights, and measurements since
         self.finished = False
 
@@ -241,6 +251,9 @@ class SeedTraining:
         self.rows.append(row | measured.scalars)
         for name, array in measured.arrays.items():
             self.arrays.setdefault(name, []).append(array.detach().to("cpu", copy=True))
+        if self.config.keep_weights:
+            weights = self.averaged.module.state_dict()
+            self.kept |= {f"step{self.step}.averaged.{name}": t.to("cpu", copy=True) for name, t in weights.items()}
         if measured.selection is not None:
             self.select(measured.selection)
 
@@ -296,10 +309,10 @@ class SeedTraining:
             self.averaged.update_parameters(self.learner.model)
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights by name: the model's, `model.…`, its EMA's, `averaged.…`, and, where any, `selected.…`."""
+        """Weights by name: `model.…`, its EMA's, `averaged.…`, and where any `selected.…` and `step<n>.averaged.…`."""
         weights = {f"model.{name}": tensor for name, tensor in self.learner.model.state_dict().items()}
         weights |= {f"averaged.{name}": t for name, t in self.averaged.module.state_dict().items()}
-        return weights | {f"selected.{name}": tensor for name, tensor in self.selected.items()}
+        return weights | {f"selected.{name}": tensor for name, tensor in self.selected.items()} | self.kept
 
     def save(self, path: Path) -> None:
         """Write the state as it stands before step `self.step`, atomically."""
@@ -311,6 +324,8 @@ class SeedTraining:
         tensors |= {f"generator.{name}": g.get_state() for name, g in self.learner.generators.items()}
         tensors |= {f"array.{name}": torch.stack(values) for name, values in self.arrays.items()}
         tensors |= {f"grad_norm.{name}": norm for name, norm in self.grad_norms.items()}
+        if isinstance(self.learner, Stateful):
+            tensors |= {f"state.{name}": tensor for name, tensor in self.learner.state.items()}
         facts = {"rows": self.rows, "selection": self.selection, "finished": self.finished}
         save_checkpoint(path, tensors, {"step": self.step} | facts)
 
@@ -321,6 +336,10 @@ class SeedTraining:
         self.step, self.rows = facts["step"], facts["rows"]
         self.selection, self.finished = facts["selection"], facts["finished"]
         self.selected = part("selected.")
+        self.kept = {name: tensor.cpu() for name, tensor in tensors.items() if re.match(r"step\d+\.", name)}
+        if isinstance(self.learner, Stateful):
+            for name, tensor in part("state.").items():
+                self.learner.state[name].copy_(tensor)
         self.learner.model.load_state_dict(part("model."))
         self.averaged.module.load_state_dict(part("averaged."))
         self.averaged.n_averaged.copy_(tensors["ema_updates"])

@@ -123,7 +123,7 @@ def test_columns_are_named_as_the_design_names_them(trained):
 def test_without_negatives_nothing_contrastive_is_recorded(trained):
     assert not (CONTRAST | MINER) & set(trained["none"].metrics)
     assert set(trained["none"].trace) == {"dev_margins"}
-    assert set(trained["anm"].trace) == {"dev_margins", "margins"}
+    assert set(trained["anm"].trace) == {"dev_margins", "margins", "illegitimate_by_level"}
 
 
 def test_columns_agree_with_one_another_and_with_the_trace(trained):

@@ -1,0 +1,160 @@
+"""Options of an energy's training: soft labels, a balanced gradient share, probes, and weights kept along the way."""
+
+import numpy as np
+import pytest
+import torch
+
+from anm_nb.energy.losses import info_nce, soft_info_nce
+from anm_nb.energy.negatives import NegativeStrategy
+from anm_nb.energy.sampler import SamplerConfig
+from anm_nb.energy.train import Balance, EnergyConfig, NoisedTwice
+from anm_nb.parameters import ParameterError
+from anm_nb.training.loop import LoopConfig
+
+
+def config(negatives="anm_orthogonal", steps=6, **options):
+    loop = options.pop("loop", {}) | {"steps": steps, "batch": 16, "records": 3}
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "loop": LoopConfig(**loop)}
+    return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
+
+
+def weights(trained):
+    return {name: tensor for name, tensor in trained.weights.items() if "step" not in name}
+
+
+def alike(first, second):
+    """Whether two trainings left the same bits."""
+    ours, theirs = weights(first), weights(second)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# soft labels
+
+
+def test_a_soft_label_is_the_optimal_margin_s(tmp_path):
+    """The loss of the first step, from the same pairs, with either label."""
+    losses = {}
+    for soft in (False, True):
+        learner = config("stock", soft_label=soft).learner(0, "cpu")
+        step = learner.losses(0, learner.model)
+        pair = step.contrast.e_pos, step.contrast.e_neg
+        losses[soft] = (step.parts["loss_con"], pair, step.contrast.optimal_margin)
+    for soft, (loss, pair, margin) in losses.items():
+        expected = soft_info_nce(*pair, margin) if soft else info_nce(*pair)
+        torch.testing.assert_close(loss, expected.mean())
+    assert losses[False][0] != losses[True][0]
+
+
+# the gradient share
+
+
+@pytest.mark.parametrize(("share", "factor"), [(0.1, 2.0), (0.3, 1.0), (0.5, 1.0), (0.7, 1.0), (0.9, 0.5)])
+def test_the_weight_moves_towards_the_band(share, factor):
+    adapted = Balance(factor=2.0).adapted(torch.tensor(0.4), share)
+    assert adapted.item() == pytest.approx(0.4 * factor)
+
+
+def test_a_tiny_weight_grows_until_the_share_is_in_the_band(tmp_path):
+    run = config(steps=60, contrastive_weight=1e-3, balance=Balance(every=1, factor=2.0)).train(tmp_path)
+    trajectory = run.metrics["contrastive_weight"].to_numpy()
+    assert trajectory[0] == pytest.approx(2e-3)  # measured before the update of its step, adapted already
+    assert trajectory[-1] > 0.05
+    fixed = config(steps=60, contrastive_weight=1e-3).train(tmp_path / "fixed")
+    assert fixed.metrics["contrastive_weight"].nunique() == 1
+    assert fixed.metrics["grad_share_contrast"].iloc[-1] < 0.1 < run.metrics["grad_share_contrast"].iloc[-1]
+
+
+def test_a_balanced_training_resumes_with_its_weight(tmp_path):
+    options = {"balance": Balance(every=1, factor=2.0), "contrastive_weight": 1e-3, "steps": 6}
+    whole = config(**options).train(tmp_path / "whole")
+    resumed = config(**options, loop={"checkpoint_every": 2})
+    interrupt_at(resumed, 5, tmp_path / "killed")
+    again = resumed.train(tmp_path / "killed")
+    assert alike(whole, again)
+    assert np.array_equal(whole.metrics["contrastive_weight"], again.metrics["contrastive_weight"])
+
+
+def interrupt_at(killed, step, workdir):
+    """Train until a step, and die there."""
+    from anm_nb.energy.train import EnergyLearner
+
+    workdir.mkdir()
+    original = EnergyLearner.losses
+
+    def dying(self, at, averaged):
+        if at == step:
+            raise KeyboardInterrupt
+        return original(self, at, averaged)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EnergyLearner, "losses", dying)
+        killed.train(workdir)
+    assert list(workdir.glob("*.safetensors"))
+
+
+def test_a_band_has_two_ends():
+    with pytest.raises(ParameterError, match=r"low = 0.7, high = 0.3: low < high"):
+        config(balance={"low": 0.7, "high": 0.3})
+
+
+# probes
+
+
+@pytest.mark.parametrize("negatives", ["stock", "anm", "anm_orthogonal"])
+def test_probes_do_not_disturb_the_training(negatives, tmp_path):
+    quiet = config(negatives).train(tmp_path / "off")
+    probed = config(negatives, probes=True).train(tmp_path / "on")
+    assert alike(quiet, probed)
+    assert (probed.metrics["shared_noise_residual"] <= probed.metrics["shared_noise_rounding"]).all()
+
+
+def test_measuring_more_often_does_not_disturb_the_training_either(tmp_path):
+    seldom = config(steps=12).train(tmp_path / "few")
+    often = config(steps=12, loop={"record_every": 1}).train(tmp_path / "many")
+    assert len(often.metrics) == 13
+    assert alike(seldom, often)
+
+
+def test_a_second_noising_is_found_by_the_probes(tmp_path, monkeypatch):
+
+
+    learner = config("stock", probes=True).learner(0, "cpu")
+    learner.losses(0, learner.model)
+
+    class Renoising(NegativeStrategy):
+        name = "renoising"
+
+        def propose(self, problem):
+            proposed = config("stock").negatives.propose(problem)
+            problem.noise.noised(proposed.y_neg)  # as the notorious bug does, before the trainer's own noising
+            return proposed
+
+    learner = config(Renoising(), probes=True).learner(0, "cpu")
+    with pytest.raises(NoisedTwice, match="'renoising' were noised 2 times"):
+        learner.losses(0, learner.model)
+
+
+# weights of the records
+
+
+def test_kept_weights_are_those_of_their_step(tmp_path):
+    kept = config(steps=6, loop={"keep_weights": True}).train(tmp_path / "kept")
+    plain = config(steps=6).train(tmp_path / "plain")
+    assert alike(kept, plain)
+    steps = sorted({int(name.split(".")[1].removeprefix("step")) for name in kept.weights if ".step" in name})
+    assert steps == sorted(kept.metrics["step"])
+    for name, tensor in kept.weights.items():
+        if f".step{steps[-1]}." in name:  # a record is taken before the update of its step; the last has none
+            assert torch.equal(tensor, kept.weights[name.replace(f"step{steps[-1]}.", "")])
+    shorter = config(steps=6, loop={"keep_weights": True}).learner(0, "cpu")
+    for name, tensor in shorter.model.state_dict().items():
+        assert torch.equal(kept.weights[f"seed0.step0.averaged.{name}"], tensor)
+
+
+def test_a_resumed_training_keeps_the_weights_it_had_kept(tmp_path):
+    options = {"loop": {"keep_weights": True, "checkpoint_every": 2}, "steps": 6}
+    whole = config(**options).train(tmp_path / "whole")
+    interrupt_at(config(**options), 5, tmp_path / "killed")
+    again = config(**options).train(tmp_path / "killed")
+    assert whole.weights.keys() == again.weights.keys()
+    assert all(torch.equal(whole.weights[name], again.weights[name]) for name in whole.weights)
