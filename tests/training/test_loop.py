@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError
 from anm_nb.training.loop import (
@@ -84,9 +85,8 @@ def assert_same(one, other):
 
 def energy_config(method, seeds=(0, 1), **loop):
     loop = {"steps": 8, "batch": 8, "records": 4, "checkpoint_every": 3, **loop}
-    return EnergyConfig(
-        size=2, width=8, levels=4, negatives=method, dev_examples=4, inner_steps=1, loop=LoopConfig(**loop), seeds=seeds
-    )
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "sampler": SamplerConfig(inner_steps=1)}
+    return EnergyConfig(**small, negatives=method, loop=LoopConfig(**loop), seeds=seeds)
 
 
 @pytest.fixture(scope="module")
