@@ -7,7 +7,7 @@ import torch
 from anm_nb.energy.losses import info_nce, soft_info_nce
 from anm_nb.energy.negatives import NegativeStrategy
 from anm_nb.energy.sampler import SamplerConfig
-from anm_nb.energy.train import Balance, EnergyConfig, NoisedTwice
+from anm_nb.energy.train import Balance, EnergyConfig, EnergyLearner, NoisedTwice
 from anm_nb.parameters import ParameterError
 from anm_nb.training.loop import LoopConfig
 
@@ -16,6 +16,12 @@ def config(negatives="anm_orthogonal", steps=6, **options):
     loop = options.pop("loop", {}) | {"steps": steps, "batch": 16, "records": 3}
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "loop": LoopConfig(**loop)}
     return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
+
+
+def trained(wanted, folder):
+    """The training of a config in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    return wanted.train(folder)
 
 
 def weights(trained):
@@ -55,29 +61,27 @@ def test_the_weight_moves_towards_the_band(share, factor):
 
 
 def test_a_tiny_weight_grows_until_the_share_is_in_the_band(tmp_path):
-    run = config(steps=60, contrastive_weight=1e-3, balance=Balance(every=1, factor=2.0)).train(tmp_path)
+    run = trained(config(steps=60, contrastive_weight=1e-3, balance=Balance(every=1, factor=2.0)), tmp_path)
     trajectory = run.metrics["contrastive_weight"].to_numpy()
     assert trajectory[0] == pytest.approx(2e-3)  # measured before the update of its step, adapted already
     assert trajectory[-1] > 0.05
-    fixed = config(steps=60, contrastive_weight=1e-3).train(tmp_path / "fixed")
+    fixed = trained(config(steps=60, contrastive_weight=1e-3), tmp_path / "fixed")
     assert fixed.metrics["contrastive_weight"].nunique() == 1
     assert fixed.metrics["grad_share_contrast"].iloc[-1] < 0.1 < run.metrics["grad_share_contrast"].iloc[-1]
 
 
 def test_a_balanced_training_resumes_with_its_weight(tmp_path):
     options = {"balance": Balance(every=1, factor=2.0), "contrastive_weight": 1e-3, "steps": 6}
-    whole = config(**options).train(tmp_path / "whole")
+    whole = trained(config(**options), tmp_path / "whole")
     resumed = config(**options, loop={"checkpoint_every": 2})
     interrupt_at(resumed, 5, tmp_path / "killed")
-    again = resumed.train(tmp_path / "killed")
+    again = trained(resumed, tmp_path / "killed")
     assert alike(whole, again)
     assert np.array_equal(whole.metrics["contrastive_weight"], again.metrics["contrastive_weight"])
 
 
 def interrupt_at(killed, step, workdir):
     """Train until a step, and die there."""
-    from anm_nb.energy.train import EnergyLearner
-
     workdir.mkdir()
     original = EnergyLearner.losses
 
@@ -86,9 +90,10 @@ def interrupt_at(killed, step, workdir):
             raise KeyboardInterrupt
         return original(self, at, averaged)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EnergyLearner, "losses", dying)
-        killed.train(workdir)
+        with pytest.raises(KeyboardInterrupt):
+            killed.train(workdir)
     assert list(workdir.glob("*.safetensors"))
 
 
@@ -102,22 +107,20 @@ def test_a_band_has_two_ends():
 
 @pytest.mark.parametrize("negatives", ["stock", "anm", "anm_orthogonal"])
 def test_probes_do_not_disturb_the_training(negatives, tmp_path):
-    quiet = config(negatives).train(tmp_path / "off")
-    probed = config(negatives, probes=True).train(tmp_path / "on")
+    quiet = trained(config(negatives), tmp_path / "off")
+    probed = trained(config(negatives, probes=True), tmp_path / "on")
     assert alike(quiet, probed)
     assert (probed.metrics["shared_noise_residual"] <= probed.metrics["shared_noise_rounding"]).all()
 
 
 def test_measuring_more_often_does_not_disturb_the_training_either(tmp_path):
-    seldom = config(steps=12).train(tmp_path / "few")
-    often = config(steps=12, loop={"record_every": 1}).train(tmp_path / "many")
+    seldom = trained(config(steps=12), tmp_path / "few")
+    often = trained(config(steps=12, loop={"record_every": 1}), tmp_path / "many")
     assert len(often.metrics) == 13
     assert alike(seldom, often)
 
 
-def test_a_second_noising_is_found_by_the_probes(tmp_path, monkeypatch):
-
-
+def test_a_second_noising_is_found_by_the_probes():
     learner = config("stock", probes=True).learner(0, "cpu")
     learner.losses(0, learner.model)
 
@@ -138,23 +141,23 @@ def test_a_second_noising_is_found_by_the_probes(tmp_path, monkeypatch):
 
 
 def test_kept_weights_are_those_of_their_step(tmp_path):
-    kept = config(steps=6, loop={"keep_weights": True}).train(tmp_path / "kept")
-    plain = config(steps=6).train(tmp_path / "plain")
+    kept = trained(config(steps=6, loop={"keep_weights": True}), tmp_path / "kept")
+    plain = trained(config(steps=6), tmp_path / "plain")
     assert alike(kept, plain)
     steps = sorted({int(name.split(".")[1].removeprefix("step")) for name in kept.weights if ".step" in name})
     assert steps == sorted(kept.metrics["step"])
     for name, tensor in kept.weights.items():
         if f".step{steps[-1]}." in name:  # a record is taken before the update of its step; the last has none
             assert torch.equal(tensor, kept.weights[name.replace(f"step{steps[-1]}.", "")])
-    shorter = config(steps=6, loop={"keep_weights": True}).learner(0, "cpu")
-    for name, tensor in shorter.model.state_dict().items():
+    fresh = config(steps=6).learner(0, "cpu")
+    for name, tensor in fresh.model.state_dict().items():
         assert torch.equal(kept.weights[f"seed0.step0.averaged.{name}"], tensor)
 
 
 def test_a_resumed_training_keeps_the_weights_it_had_kept(tmp_path):
     options = {"loop": {"keep_weights": True, "checkpoint_every": 2}, "steps": 6}
-    whole = config(**options).train(tmp_path / "whole")
+    whole = trained(config(**options), tmp_path / "whole")
     interrupt_at(config(**options), 5, tmp_path / "killed")
-    again = config(**options).train(tmp_path / "killed")
+    again = trained(config(**options), tmp_path / "killed")
     assert whole.weights.keys() == again.weights.keys()
     assert all(torch.equal(whole.weights[name], again.weights[name]) for name in whole.weights)
