@@ -31,7 +31,7 @@ def all_verdicts(metrics: pd.DataFrame) -> list[Verdict]:
     verdicts = []
     for miner, baselines in _pairs(metrics):
         for baseline in baselines:
-            verdicts += [judged(metrics, miner, baseline) for judged in (final_score, early_learning, held_out_order)]
+            verdicts += [judged(metrics, miner, baseline) for judged in AGAINST_A_BASELINE]
         if "stock" in baselines:
             verdicts.append(loss_tightening(metrics, miner, "stock"))
         verdicts += [judged(metrics, miner) for judged in (hardness_drop, margin_growth, gradient_share, legitimacy)]
@@ -54,6 +54,19 @@ def held_out_order(metrics: pd.DataFrame, miner: str, baseline: str) -> Verdict:
     """Sections H and J: held-out pairs, with legitimate negatives that nothing was trained on."""
     claim = f"{miner} orders held-out pairs wrongly less often than {baseline}"
     return _better(final(metrics, "dev_p_hard"), miner, baseline, claim, "of pairs")
+
+
+def held_out_margin(metrics: pd.DataFrame, miner: str, baseline: str) -> Verdict:
+    """Sections H and J: the mean margin of the same held-out pairs at the end of training."""
+    margins = final(metrics, "dev_margin_mean")
+    return judge(
+        f"{miner} ends with a larger mean margin on held-out pairs than {baseline}",
+        lower=margins[baseline],
+        higher=margins[miner],
+        names=(baseline, miner),
+        unit="nats",
+        expected="yes (sections H and J)" if baseline == "stock" else None,
+    )
 
 
 def hardness_drop(metrics: pd.DataFrame, miner: str) -> Verdict:
@@ -114,6 +127,9 @@ def legitimacy(metrics: pd.DataFrame, miner: str) -> Verdict:
         high=0.5,
         unit="illegitimate",
     )
+
+
+AGAINST_A_BASELINE = (final_score, early_learning, held_out_order, held_out_margin)
 
 
 def _better(scores: pd.DataFrame, miner: str, baseline: str, claim: str, unit: str) -> Verdict:
