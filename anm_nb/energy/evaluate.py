@@ -23,12 +23,22 @@ class FinalTest(Parameters):
 
 
 def predict(
-    model: nn.Module, task: DenoisingTask, batch: Batch, schedule: NoiseSchedule, sampler: SamplerConfig, seed: int
+    model: nn.Module,
+    task: DenoisingTask,
+    batch: Batch,
+    schedule: NoiseSchedule,
+    sampler: SamplerConfig,
+    seed: int,
+    clamp: float | None = None,
 ) -> Tensor:
-    """The sampler's answers to a batch, from starting noise that depends on the seed alone."""
+    """The sampler's answers to a batch, from starting noise that depends on the seed alone.
+
+    `clamp` replaces the one published for the task.
+    """
     source = generator(seed, "sampling", batch.x.device.type)
     y_dim = batch.y.shape[1]
-    return sample(model, schedule, batch.x, y_dim, source, sampler, task.sample_clamp, task.clues(batch))
+    bound = task.sample_clamp if clamp is None else clamp
+    return sample(model, schedule, batch.x, y_dim, source, sampler, bound, task.clues(batch))
 
 
 def final_scores(
@@ -42,8 +52,9 @@ def final_scores(
 ) -> dict[str, float]:
     """Test scores by `split/metric/predictor`, every predictor on the same problems.
 
-    Predictors are `model`, with the sampler as configured; `steps=…`, with other numbers of descent steps; and the
-    task's references by name, which learn from as many training problems as there are test problems.
+    Predictors are `model`, with the sampler as configured and the task's clamp for that kind of problems; `steps=…`,
+    with other numbers of descent steps; `published clamp`, where that is another one; and the task's references by
+    name, which learn from as many training problems as there are test problems.
     """
     source = generator(seed, "references", device)
     training = task.stream("train").sample(test.examples, generator=source, device=device)
@@ -52,12 +63,15 @@ def final_scores(
         source = generator(seed, f"test/{split}", device)
         batch = task.stream("test").sample(test.examples, generator=source, device=device, harder=harder)
         answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
-        answers["model"] = predict(model, task, batch, schedule, sampler, seed)
+        clamp = task.clamp(harder)
+        answers["model"] = predict(model, task, batch, schedule, sampler, seed, clamp)
+        if clamp != task.sample_clamp:
+            answers["published clamp"] = predict(model, task, batch, schedule, sampler, seed)
         for steps in test.inner_steps:
             at_steps = sampler.model_copy(update={"inner_steps": steps})
             known = steps == sampler.inner_steps
             answers[f"steps={steps}"] = (
-                answers["model"] if known else predict(model, task, batch, schedule, at_steps, seed)
+                answers["model"] if known else predict(model, task, batch, schedule, at_steps, seed, clamp)
             )
         for predictor, y_hat in answers.items():
             scores = task.metrics(y_hat, batch)

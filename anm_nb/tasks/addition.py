@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ class Addition(MatrixTask):
     """y = A + B with entries of A, B from U(−1, 1), from U(−2.5, 2.5) when harder; x holds both, flattened."""
 
     name = "addition"
+    harder_clamp: ClassVar[float | None] = 5.0  # a sum of two entries within ±2.5
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

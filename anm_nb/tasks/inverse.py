@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ class Inverse(MatrixTask):
     """y = M⁻¹ for M = A + Aᵀ + ridge·I, A = B Bᵀ, entries of B from U(−1, 1); the ridge is 0.5, and 0.1 when harder."""
 
     name = "inverse"
+    harder_clamp: ClassVar[float | None] = 10.0  # no eigenvalue of M lies below 0.1
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

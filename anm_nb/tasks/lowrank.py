@@ -37,6 +37,7 @@ class LowRank(MatrixTask):
     """
 
     name = "lowrank"
+    harder_clamp: ClassVar[float | None] = 10.0  # fifteen standard deviations of an entry at 20 × 20
     solver: ClassVar[str] = "soft-impute"
 
     def __init__(self, **options: Any) -> None:

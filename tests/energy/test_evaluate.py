@@ -67,7 +67,7 @@ def test_predictors_stand_on_the_same_problems():
     copying = np.mean((problems.x.double().numpy() - problems.y.double().numpy()) ** 2)
     assert columns["harder/mse/copy the observed"] == pytest.approx(copying)
     sampler = SamplerConfig(inner_steps=2)
-    ours = predict(learner.model, learner.task, problems, learner.schedule, sampler, 0)
+    ours = predict(learner.model, learner.task, problems, learner.schedule, sampler, 0, clamp=10.0)
     assert columns["harder/mse/model"] == pytest.approx(((ours - problems.y) ** 2).mean().item(), rel=1e-5)
 
 
@@ -75,6 +75,20 @@ def test_other_numbers_of_steps_are_tested_beside_the_sampler_s_own():
     _, columns = scored("lowrank")
     assert columns["same/mse/steps=2"] == columns["same/mse/model"]
     assert columns["same/mse/steps=1"] != columns["same/mse/model"] != columns["same/mse/steps=3"]
+
+
+def test_harder_answers_have_room():
+    """The published clamp, made for answers within ±2, would score the truth itself of harder sums at 0.54."""
+    for name, size in (("addition", 6), ("inverse", 6), ("lowrank", 6)):
+        task = get_task(name, size=size)
+        for harder in (False, True):
+            y = task.sample(2000, generator=generator(0, "test"), harder=harder).y
+            assert (y.clamp(-task.clamp(harder), task.clamp(harder)) - y).square().mean() < 1e-5
+    sums = get_task("addition", size=6).sample(5000, generator=generator(1, "test"), harder=True).y
+    assert (sums.clamp(-2, 2) - sums).square().mean().item() == pytest.approx(0.54, abs=0.01)
+    _, columns = scored("lowrank")
+    assert columns["harder/mse/published clamp"] != columns["harder/mse/model"]
+    assert "same/mse/published clamp" not in columns
 
 
 def test_a_final_test_is_a_function_of_the_seed():
