@@ -25,6 +25,7 @@ from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Batch, DenoisingTask
+from anm_nb.training.epochs import batch_indices
 from anm_nb.training.loop import (
     Learner,
     LoopConfig,
@@ -98,10 +99,13 @@ class EnergyConfig(RunConfig):
     head: Head = "squared_norm"
     negatives: Annotated[NegativeStrategy | None, BeforeValidator(_strategy), PlainSerializer(_strategy_to_json)] = None
     contrastive_weight: Annotated[float, Field(ge=0)] | None = None
+    contrastive_weight_end: Annotated[float, Field(ge=0)] | None = None  # where the weight moves to, linearly
+    contrast_from: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps before which there is no contrast
     soft_label: bool = False  # label each pair σ(m*) instead of 1 (`soft_info_nce`)
     balance: Balance | None = None  # None: the contrastive weight stays as it is
     probes: bool = False  # prove in every step that the negative is noised once (checklist, section C)
     sampler: SamplerConfig | None = None
+    training_examples: PositiveInt | None = None  # a fixed set of so many, in epochs; None: fresh ones in every step
     dev_examples: PositiveInt = 256
     test: FinalTest | None = None  # None: no final evaluation on test problems
     loop: LoopConfig = LoopConfig()
@@ -112,6 +116,8 @@ class EnergyConfig(RunConfig):
         if not issubclass(task_class(self.task), DenoisingTask):
             raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
         get_network(self.network or self.make_task().network)
+        if self.balance is not None and self.contrastive_weight_end is not None:
+            raise ParameterError("balance and contrastive_weight_end: either adapts the contrastive weight, not both")
         return self
 
     def make_task(self) -> DenoisingTask:
@@ -149,6 +155,7 @@ class EnergyLosses(StepLosses):
     """The losses of a step and what they were computed from, for the measurements."""
 
     contrast: Contrast | None = None
+    weight: float = 0.0  # λ of this step
     weighted: tuple[Tensor, Tensor] | None = None  # contrastive loss with its weight, denoising loss
 
 
@@ -194,39 +201,53 @@ class EnergyLearner:
             purpose: generator(seed, purpose, device) for purpose in ("data", "noise", "negatives")
         }
         self.training = task.stream("train")
+        self.fixed = self._fixed_set(config.training_examples)
+        self.record_steps = set(config.loop.record_steps())
         self.dev, self.dev_problem = self._dev_set(config.dev_examples)
 
     def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
-        """Denoising and contrastive loss of a fresh batch; the positive's score and energy are one evaluation."""
-        batch = self.training.sample(self.config.loop.batch, generator=self.generators["data"], device=self.device)
+        """Denoising and contrastive loss of a batch; the positive's score and energy are one evaluation."""
+        batch = self.batch(step)
         clues = self.task.clues(batch)
         noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"], clues)
         noised = noise.noised(batch.y)
         score, e_pos = score_and_energy(self.model, batch.x, noised, noise.k)
         score = score if clues is None else score.masked_fill(clues.mask, 0.0)  # their noise is zero: nothing to learn
         loss_mse = denoising_mse(score, noise.eps).mean()
-        if self.config.negatives is None:
+        progress = step / self.config.loop.steps
+        weight = self.weight_at(progress)
+        if self.config.negatives is None or (not weight and step not in self.record_steps):
             return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
-        progress = min(1.0, step / self.config.loop.steps)
         source = self.generators["negatives"]
-        problem = MiningProblem(
-            self.task, batch.x, batch.y, noise, self.model, averaged, source, clues, progress
-        )
+        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, source, clues, progress)
         contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
         loss_con = self.contrastive_loss(contrast)
-        weighted = self.weight * loss_con
-        if self.config.balance is not None and step % self.config.balance.every == 0:
-            share = grad_share(weighted, loss_mse, list(self.model.parameters()))
-            self.state["contrastive_weight"].copy_(
-                self.config.balance.adapted(self.state["contrastive_weight"], share)
-            )
+        weighted = weight * loss_con
+        self._balance(step, weighted, loss_mse)
         parts = {"loss_mse": loss_mse, "loss_con": loss_con}
-        return EnergyLosses(loss_mse + weighted, parts, contrast, (weighted, loss_mse))
+        return EnergyLosses(loss_mse + weighted, parts, contrast, weight, (weighted, loss_mse))
 
-    @property
-    def weight(self) -> float:
-        """The present weight λ of the contrastive loss."""
-        return float(self.state["contrastive_weight"])
+    def batch(self, step: int) -> Batch:
+        """The problems of a step: fresh ones, or the next of the fixed set."""
+        size = self.config.loop.batch
+        if self.fixed is None:
+            return self.training.sample(size, generator=self.generators["data"], device=self.device)
+        rows = batch_indices(len(self.fixed.x), min(size, len(self.fixed.x)), step, self.seed, self.device)
+        known = None if self.fixed.known is None else self.fixed.known[rows]
+        return Batch(self.fixed.x[rows], self.fixed.y[rows], known)
+
+    def weight_at(self, progress: float) -> float:
+        """The weight λ of the contrastive loss at some progress of the training, in [0, 1]."""
+        if progress < self.config.contrast_from:
+            return 0.0
+        weight, end = float(self.state["contrastive_weight"]), self.config.contrastive_weight_end
+        return weight if end is None else weight + (end - weight) * progress
+
+    def _balance(self, step: int, weighted: Tensor, loss_mse: Tensor) -> None:
+        """Adapt the weight of the steps to come, where the config asks for it."""
+        balance, weight = self.config.balance, self.state["contrastive_weight"]
+        if balance is not None and step % balance.every == 0:
+            weight.copy_(balance.adapted(weight, grad_share(weighted, loss_mse, list(self.model.parameters()))))
 
     def contrastive_loss(self, contrast: Contrast) -> Tensor:
         """The contrastive loss of a batch, with hard or soft labels as configured."""
@@ -266,7 +287,7 @@ class EnergyLearner:
         arrays = {"dev_margins": dev_margin}
         if losses.contrast is not None and losses.weighted is not None:
             scalars |= contrast_scalars(losses.contrast)
-            scalars["contrastive_weight"] = self.weight
+            scalars["contrastive_weight"] = losses.weight
             scalars["grad_share_contrast"] = grad_share(*losses.weighted, list(self.model.parameters()))
             arrays["margins"] = losses.contrast.e_neg - losses.contrast.e_pos
             arrays["illegitimate_by_level"] = illegitimate_by_level(losses.contrast)
@@ -279,6 +300,12 @@ class EnergyLearner:
         return Measurement(
             final_scores(selected, self.task, self.schedule, self.sampler, self.config.test, self.seed, self.device)
         )
+
+    def _fixed_set(self, n: int | None) -> Batch | None:
+        """The fixed training problems, the same for every config of a seed."""
+        if n is None:
+            return None
+        return self.training.sample(n, generator=generator(self.seed, "training set", self.device), device=self.device)
 
     def _dev_set(self, n: int) -> tuple[Batch, MiningProblem]:
         """Held-out problems, and negatives for them with levels and noise that no training step sees."""

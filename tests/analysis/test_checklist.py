@@ -26,7 +26,8 @@ BASELINE = GOOD | {
     "dev_margin_mean": [0.0, 0.1, 0.2, 1e6, 1.0],
     "loss_con": [0.7, 0.65, 0.6, -1e6, 0.5],
 }
-PLAIN = {name: values if name in ("mse", "dev_p_hard", "dev_margin_mean") else [math.nan] * 5 for name, values in BASELINE.items()}
+UNCONTRASTED = ("mse", "dev_p_hard", "dev_margin_mean")
+PLAIN = {name: values if name in UNCONTRASTED else [math.nan] * 5 for name, values in BASELINE.items()}
 
 
 def table(seeds=4, **methods):

@@ -63,7 +63,7 @@ def test_the_weight_moves_towards_the_band(share, factor):
 def test_a_tiny_weight_grows_until_the_share_is_in_the_band(tmp_path):
     run = trained(config(steps=60, contrastive_weight=1e-3, balance=Balance(every=1, factor=2.0)), tmp_path)
     trajectory = run.metrics["contrastive_weight"].to_numpy()
-    assert trajectory[0] == pytest.approx(2e-3)  # measured before the update of its step, adapted already
+    assert trajectory[0] == pytest.approx(1e-3)
     assert trajectory[-1] > 0.05
     fixed = trained(config(steps=60, contrastive_weight=1e-3), tmp_path / "fixed")
     assert fixed.metrics["contrastive_weight"].nunique() == 1
@@ -161,3 +161,41 @@ def test_a_resumed_training_keeps_the_weights_it_had_kept(tmp_path):
     again = trained(config(**options), tmp_path / "killed")
     assert whole.weights.keys() == again.weights.keys()
     assert all(torch.equal(whole.weights[name], again.weights[name]) for name in whole.weights)
+
+
+# schedules of the contrastive weight, and fixed training sets
+
+
+def test_the_weight_moves_linearly_from_where_it_starts_to_where_it_ends(tmp_path):
+    run = config(steps=8, contrastive_weight=1.0, contrastive_weight_end=0.2, loop={"record_every": 2}).train(tmp_path)
+    assert run.metrics["contrastive_weight"].tolist() == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_there_is_no_contrast_before_its_time(tmp_path):
+    """Until then the training is plain denoising, bit by bit, and negatives are made for the record alone."""
+    plain = config("none", steps=4).learner(0, "cpu")
+    warming = config("stock", steps=4, contrast_from=0.5, loop={"record_every": 4}).learner(0, "cpu")
+    totals = [[float(learner.losses(step, learner.model).total) for step in range(3)] for learner in (plain, warming)]
+    assert totals[0][:2] == totals[1][:2]
+    assert totals[0][2] != totals[1][2]
+    run = trained(config("stock", steps=4, contrast_from=0.5, loop={"record_every": 1}), tmp_path / "run")
+    assert run.metrics["contrastive_weight"].tolist() == [0, 0, 0.5, 0.5, 0.5]
+    assert run.metrics["p_hard"].notna().all()
+
+
+def test_a_fixed_training_set_is_gone_through_in_epochs():
+    learner = config("stock", training_examples=40).learner(0, "cpu")
+    epoch = torch.cat([learner.batch(step).x for step in range(3)])
+    rows = {tuple(row) for row in epoch.tolist()}
+    assert len(epoch) == len(rows) == 40
+    assert rows == {tuple(row) for row in learner.fixed.x.tolist()}
+    assert {tuple(row) for row in learner.batch(7).x.tolist()} <= rows
+    other = config("none", training_examples=40).learner(0, "cpu")
+    assert torch.equal(other.batch(5).x, learner.batch(5).x)  # methods see the same batches
+    few = config("none", training_examples=5).learner(0, "cpu")
+    assert len(few.batch(3).x) == 5
+
+
+def test_two_ways_to_adapt_the_weight_are_one_too_many():
+    with pytest.raises(ParameterError, match="not both"):
+        config(balance=Balance(), contrastive_weight_end=0.1)
