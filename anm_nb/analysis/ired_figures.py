@@ -16,6 +16,12 @@ from anm_nb.tasks import task_class
 
 KIND_COLOURS = {"trivial": "#6e6e6e", "classical": "#cc79a7", "ceiling": "#000000", "published": PALETTE["stock"]}
 FILLED = {"same": True, "harder": False}
+STEP_LINES = (
+    ("base IRED", PALETTE["stock"], "-"),
+    ("classical", KIND_COLOURS["classical"], "-"),
+    ("best trivial", KIND_COLOURS["trivial"], "-"),
+    ("harder problems", "black", (0, (3, 1.5))),
+)
 EXACT = 1e-6  # errors below are those of rounding
 
 
@@ -70,7 +76,7 @@ def skill_by_steps(by_steps: pd.DataFrame, classical: pd.Series) -> Figure:
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     with house_style():
-        figure, grid = new_figure(rows, columns, 0.6 + 1.5 * rows, squeeze=False, sharex=True)
+        figure, grid = new_figure(rows, columns, 0.6 + 1.5 * rows, squeeze=False)
         for axes, task in zip(grid.flat, tasks, strict=False):
             for split, style in (("same", "-"), ("harder", (0, (3, 1.5)))):
                 part = by_steps[(by_steps["task"] == task) & (by_steps["split"] == split)]
@@ -88,5 +94,9 @@ def skill_by_steps(by_steps: pd.DataFrame, classical: pd.Series) -> Figure:
             axes.set_axis_off()
         for axes in grid[:, 0]:
             axes.set_ylabel("skill")
-        figure.supxlabel("descent steps at each noise level (log scale)", fontsize=8)
+        for axes in grid.flat[max(0, len(tasks) - columns) : len(tasks)]:
+            axes.set_xlabel("descent steps a level (log scale)")
+        for label, colour, style in STEP_LINES:
+            grid[0, 0].plot([], [], color=colour, linestyle=style, label=label)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
