@@ -15,7 +15,7 @@ from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import MatrixTask
-from anm_nb.tasks.references import reference_scores
+from anm_nb.tasks.references import TaskNames, reference_scores
 from anm_nb.training.loop import LoopConfig, Seeds
 from anm_nb.training.seeds import generator
 
@@ -161,13 +161,7 @@ class IredTable(IredTraining):
 
     notebook: ClassVar[str] = "15_ired_table"
 
-    tasks: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = (
-        "addition",
-        "lowrank",
-        "inverse",
-        "connectivity",
-        "sudoku",
-    )
+    tasks: TaskNames = ("addition", "lowrank", "inverse", "connectivity", "sudoku")
     per_task: dict[str, dict[str, Any]] = Field(default_factory=lambda: PER_TASK)
     seeds: Seeds = (0, 1, 2)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -176,8 +170,6 @@ class IredTable(IredTraining):
 
     @model_validator(mode="after")
     def _usable(self) -> IredTable:
-        if len(set(self.tasks)) != len(self.tasks):
-            raise ParameterError(f"tasks = {list(self.tasks)}: each may appear once")
         for task in self.per_task:
             task_class(task)
         self.configs()
