@@ -84,7 +84,7 @@ def skill_by_steps(by_steps: pd.DataFrame, classical: pd.Series) -> Figure:
             steps = sorted(by_steps["steps"].unique())
             axes.set(title=task, xscale="log", xticks=steps, xticklabels=[str(step) for step in steps])
             axes.minorticks_off()
-            axes.set_xlabel("descent steps a level (log scale)")
+            axes.set_xlabel("descent steps a level")
             axes.set_ylabel("skill")
         for label, colour, style in STEP_LINES:
             panels[0].plot([], [], color=colour, linestyle=style, label=label)

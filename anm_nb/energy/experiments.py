@@ -144,16 +144,14 @@ class IredTraining(Parameters):
     dev_examples: PositiveInt = 64
     inner_steps: PositiveInt | None = None  # the sampler's descent steps a level; None: the number published
     test_examples: Annotated[int, Field(ge=2)] = 200
-    test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1, 5, 20)
+    test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1, 5, 10)
 
 
-SMALL: dict[str, Any] = {"dev_examples": 10, "test_examples": 10, "test_inner_steps": [1, 5]}
+SMALL: dict[str, Any] = {"inner_steps": 2, "dev_examples": 10, "test_examples": 10, "test_inner_steps": [1, 2]}
 PER_TASK: dict[str, dict[str, Any]] = {
-    "connectivity": {"size": 12, "width": 16, "batch": 32, **SMALL},
-    "sudoku": {
-        "size": 9, "width": 8, "batch": 8, "steps": 10, "inner_steps": 5, "task_options": {"pool": 100}, **SMALL
-    },
-}  # fmt: skip
+    "connectivity": {"size": 12, "width": 16, "batch": 16, "steps": 40, **SMALL},
+    "sudoku": {"size": 9, "width": 8, "batch": 8, "steps": 10, "task_options": {"pool": 100}, **SMALL},
+}
 
 
 class IredTable(IredTraining):
