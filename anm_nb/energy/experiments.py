@@ -134,7 +134,7 @@ class IredTraining(Parameters):
     network: str | None = None  # None: the task's published one
     width: PositiveInt = 128
     task_options: dict[str, Any] = Field(default_factory=dict)
-    steps: PositiveInt = 100
+    steps: PositiveInt = 60
     batch: PositiveInt = 128
     lr: PositiveFloat = 2e-3
     lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
@@ -149,8 +149,8 @@ class IredTraining(Parameters):
 
 SMALL: dict[str, Any] = {"inner_steps": 2, "dev_examples": 10, "test_examples": 10, "test_inner_steps": [1, 2]}
 PER_TASK: dict[str, dict[str, Any]] = {
-    "connectivity": {"size": 12, "width": 16, "batch": 16, "steps": 40, **SMALL},
-    "sudoku": {"size": 9, "width": 8, "batch": 8, "steps": 10, "task_options": {"pool": 100}, **SMALL},
+    "connectivity": {"size": 12, "width": 16, "batch": 16, "steps": 30, **SMALL},
+    "sudoku": {"size": 9, "width": 8, "batch": 8, "steps": 5, "task_options": {"pool": 100}, **SMALL},
 }
 
 
