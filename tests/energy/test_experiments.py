@@ -22,8 +22,8 @@ def test_the_runs_compared_differ_in_their_negatives_alone():
 # A value other than the default for every setting there is.
 CHANGED = {
     "task": "addition", "size": 3, "strategies": ["stock"], "seeds": [7], "steps": 9, "batch": 5, "width": 6,
-    "head": "scalar", "network": "mlp", "contrastive_weight": 0.25, "lr": 1e-4, "lr_final": 0.5, "ema_decay": 0.5, "ema_every": 3,
-    "records": 4, "dev_examples": 11, "precision": "bfloat16", "device": "cpu", "threads": 2,
+    "head": "scalar", "network": "mlp", "contrastive_weight": 0.25, "lr": 1e-4, "lr_final": 0.5, "ema_decay": 0.5,
+    "ema_every": 3, "records": 4, "dev_examples": 11, "precision": "bfloat16", "device": "cpu", "threads": 2,
 }  # fmt: skip
 
 
