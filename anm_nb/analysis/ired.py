@@ -157,6 +157,7 @@ def step_verdicts(scores: pd.DataFrame, references: pd.DataFrame) -> list[Verdic
 
 
 def _by_problems(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """The rows of each task and split, in order of appearance."""
-    for (task, split), part in scores.groupby(["task", "split"], sort=False):
-        yield str(task), str(split), part
+    """The rows of each task, in order of appearance, and of each kind of problems within it."""
+    for task in scores["task"].unique():
+        for split, part in scores[scores["task"] == task].groupby("split", sort=False):
+            yield str(task), str(split), part

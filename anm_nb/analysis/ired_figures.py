@@ -16,23 +16,25 @@ from anm_nb.tasks import task_class
 
 KIND_COLOURS = {"trivial": "#6e6e6e", "classical": "#cc79a7", "ceiling": "#000000", "published": PALETTE["stock"]}
 FILLED = {"same": True, "harder": False}
+STEP_LINES = (
+    ("base IRED", PALETTE["stock"], "-"),
+    ("classical", KIND_COLOURS["classical"], "-"),
+    ("best trivial", KIND_COLOURS["trivial"], "-"),
+    ("harder problems", "black", (0, (3, 1.5))),
+)
 EXACT = 1e-6  # errors below are those of rounding
 
 
 def reference_panels(references: pd.DataFrame) -> Figure:
     """Every task's references, a panel each: problems as trained on filled, harder ones open; the published beside."""
     tasks = list(references["task"].unique())
-    columns = min(3, len(tasks))
-    rows = -(-len(tasks) // columns)
     with house_style():
-        figure, grid = new_figure(rows, columns, 0.5 + 1.45 * rows, squeeze=False)
-        for axes, task in zip(grid.flat, tasks, strict=False):
+        figure, panels = _panels(len(tasks))
+        for axes, task in zip(panels, tasks, strict=True):
             _reference_panel(axes, references, task)
-        for axes in grid.flat[len(tasks) :]:
-            axes.set_axis_off()
         for label, face in (("problems as in training", "black"), ("harder problems", "white")):
-            grid[0, 0].plot([], [], "o", color="black", markerfacecolor=face, markersize=4, label=label)
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            panels[0].plot([], [], "o", color="black", markerfacecolor=face, markersize=4, label=label)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -67,11 +69,9 @@ def skill_by_steps(by_steps: pd.DataFrame, classical: pd.Series) -> Figure:
     `by_steps` is `ired.by_inner_steps`; `classical` holds the best classical skill by task and split.
     """
     tasks = list(by_steps["task"].unique())
-    columns = min(3, len(tasks))
-    rows = -(-len(tasks) // columns)
     with house_style():
-        figure, grid = new_figure(rows, columns, 0.6 + 1.5 * rows, squeeze=False, sharex=True)
-        for axes, task in zip(grid.flat, tasks, strict=False):
+        figure, panels = _panels(len(tasks))
+        for axes, task in zip(panels, tasks, strict=True):
             for split, style in (("same", "-"), ("harder", (0, (3, 1.5)))):
                 part = by_steps[(by_steps["task"] == task) & (by_steps["split"] == split)]
                 bands = part.groupby("steps")["skill"].apply(mean_interval)
@@ -84,9 +84,19 @@ def skill_by_steps(by_steps: pd.DataFrame, classical: pd.Series) -> Figure:
             steps = sorted(by_steps["steps"].unique())
             axes.set(title=task, xscale="log", xticks=steps, xticklabels=[str(step) for step in steps])
             axes.minorticks_off()
-        for axes in grid.flat[len(tasks) :]:
-            axes.set_axis_off()
-        for axes in grid[:, 0]:
+            axes.set_xlabel("descent steps a level")
             axes.set_ylabel("skill")
-        figure.supxlabel("descent steps at each noise level (log scale)", fontsize=8)
+        for label, colour, style in STEP_LINES:
+            panels[0].plot([], [], color=colour, linestyle=style, label=label)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """An empty figure of so many panels, up to three in a row."""
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure, grid = new_figure(rows, columns, 0.55 + 1.5 * rows, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    return figure, list(grid.flat[:count])

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import pandas as pd
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.parameters import Parameters
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Task
 from anm_nb.training.loop import Seeds
@@ -17,12 +17,21 @@ from anm_nb.training.seeds import generator
 SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("each may appear once")
+    return names
+
+
+TaskNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
+
+
 class ReferenceScores(Parameters):
     """Which tasks are scored, at which size, on how many problems a seed; no model is trained."""
 
     notebook: ClassVar[str] = "01_reference_scores"
 
-    tasks: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = (
+    tasks: TaskNames = (
         "addition",
         "lowrank",
         "inverse",
@@ -39,8 +48,6 @@ class ReferenceScores(Parameters):
 
     @model_validator(mode="after")
     def _usable(self) -> ReferenceScores:
-        if len(set(self.tasks)) != len(self.tasks):
-            raise ParameterError(f"tasks = {list(self.tasks)}: each may appear once")
         for task in self.task_options:
             task_class(task)
         self.made()

@@ -3,7 +3,7 @@
 import pytest
 
 from anm_nb.energy import experiments
-from anm_nb.energy.experiments import AnmVsCorruption, Sanity
+from anm_nb.energy.experiments import AnmVsCorruption, IredTable, Sanity
 from anm_nb.parameters import ParameterError
 from anm_nb.runs import run_key
 
@@ -22,8 +22,8 @@ def test_the_runs_compared_differ_in_their_negatives_alone():
 # A value other than the default for every setting there is.
 CHANGED = {
     "task": "addition", "size": 3, "strategies": ["stock"], "seeds": [7], "steps": 9, "batch": 5, "width": 6,
-    "head": "scalar", "contrastive_weight": 0.25, "lr": 1e-4, "lr_final": 0.5, "ema_decay": 0.5, "ema_every": 3,
-    "records": 4, "dev_examples": 11, "precision": "bfloat16", "device": "cpu", "threads": 2,
+    "head": "scalar", "network": "mlp", "contrastive_weight": 0.25, "lr": 1e-4, "lr_final": 0.5, "ema_decay": 0.5,
+    "ema_every": 3, "records": 4, "dev_examples": 11, "precision": "bfloat16", "device": "cpu", "threads": 2,
 }  # fmt: skip
 
 
@@ -101,3 +101,39 @@ def test_each_settings_class_belongs_to_one_notebook():
         value.notebook for value in vars(experiments).values() if isinstance(value, type) and hasattr(value, "notebook")
     ]
     assert len(names) == len(set(names)) >= 2
+
+
+# base IRED's table
+
+
+def test_single_tasks_of_the_table_may_differ():
+    """What `per_task` says replaces the shared value for that task alone, and everything reaches the run."""
+    table = IredTable(
+        tasks=["inverse", "sudoku"], size=3, width=6, steps=7, inner_steps=2, test_examples=5, test_inner_steps=[1, 4],
+        per_task={"sudoku": {"size": 9, "width": 4, "inner_steps": None, "task_options": {"pool": 30}}}, seeds=[4],
+    )  # fmt: skip
+    inverse, sudoku = table.configs().values()
+    assert (inverse.size, inverse.width, inverse.sampler.inner_steps) == (3, 6, 2)
+    assert (sudoku.size, sudoku.width, sudoku.sampler, sudoku.task_options) == (9, 4, None, {"pool": 30})
+    for config in (inverse, sudoku):
+        assert config.method == "stock"
+        assert config.contrastive_weight is None  # the task's published one
+        assert config.loop.steps == 7
+        assert (config.test.examples, config.test.inner_steps) == (5, (1, 4))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tasks": ["inverse", "inverse"]}, "each may appear once"),
+        ({"tasks": ["sudoku"], "per_task": {}}, "size = 8"),
+        ({"per_task": {"sudoko": {}}}, "unknown task 'sudoko' (did you mean 'sudoku'?)"),
+        ({"tasks": ["inverse"], "per_task": {"inverse": {"stepps": 3}}}, "unknown parameter 'stepps'"),
+        ({"tasks": ["partial_sort"], "size": 9}, "flat target"),
+        ({"network": "grahp"}, "(did you mean 'graph'?)"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused(values, message):
+    with pytest.raises(ParameterError) as refusal:
+        IredTable.from_mapping(values)
+    assert message in str(refusal.value)
