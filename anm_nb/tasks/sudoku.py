@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, Integer, Num
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationInfo, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.parameters import ParameterError
@@ -20,24 +20,13 @@ from anm_nb.tasks.sudoku_solver import board_size, deduced, solve
 from anm_nb.tasks.sudoku_text import read_puzzles
 
 CORRUPTED = 0.05  # share of cells that the published negatives draw anew
+
 # Ranges of givens by size: from the fewest that ever suffice to all but one, and what puzzles have by default.
 POSSIBLE: dict[int, Range] = {4: (4, 15), 9: (17, 80)}
 USUAL: dict[int, Range] = {4: (6, 10), 9: (31, 42)}
 HARDER: dict[int, Range] = {4: (4, 6), 9: (17, 34)}
 
-
-def _within_reach(givens: Range, info: ValidationInfo) -> Range:
-    size = info.data.get("size")
-    if size is None:  # refused itself
-        return givens
-    fewest, most = POSSIBLE[size]
-    if not fewest <= givens[0] <= givens[1] <= most:
-        limits = f"{fewest} <= lowest <= highest <= {most}"
-        raise ValueError(f"should be (lowest, highest) with {limits} at size {size}; fewer givens never suffice")
-    return givens
-
-
-Givens = Annotated[Range, Field(strict=False), AfterValidator(_within_reach)]
+Givens = Annotated[Range, Field(strict=False)]
 
 
 class SudokuOptions(TaskOptions):
@@ -60,6 +49,19 @@ class SudokuOptions(TaskOptions):
         if isinstance(values, dict) and values.get("size") == 4:
             return {"givens": USUAL[4], "harder_givens": HARDER[4]} | values
         return values
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> SudokuOptions:
+        fewest, most = POSSIBLE[self.size]
+        allowed = f"should be (lowest, highest) with {fewest} <= lowest <= highest <= {most} at size {self.size}"
+        refused = [
+            f"{name} = {given}: {allowed}; fewer givens never suffice"
+            for name, given in (("givens", self.givens), ("harder_givens", self.harder_givens))
+            if not fewest <= given[0] <= given[1] <= most
+        ]
+        if refused:
+            raise ParameterError("\n".join(refused))
+        return self
 
 
 class Sudoku(DenoisingTask):
