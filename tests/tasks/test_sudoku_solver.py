@@ -47,7 +47,7 @@ def test_known_puzzles_have_their_known_solution_alone(size):
         assert count_solutions(board(puzzle), 2) == 1
 
 
-@settings(max_examples=12)  # plain Python is slow
+@settings(max_examples=8)  # plain Python is slow
 @given(
     seed=st.integers(0, 10**6),
     board_and_limit=st.one_of(st.tuples(st.just(9), st.integers(1, 5)), st.tuples(st.just(4), st.integers(1, 300))),
@@ -102,7 +102,7 @@ def test_a_batch_wider_than_the_search_is_solved_like_its_parts(size):
     source = random.Random(0)
     puzzles = torch.tensor([thinned(source, size, {4: 5, 9: 30}[size]) for _ in range(50)])
     expected = solve(puzzles).found
-    copies = {4: 4, 9: 1}[size] * WIDTH // 50 + 10
+    copies = {4: 4, 9: 1}[size] * WIDTH // 50 + 2
     grids, found = solve(puzzles.repeat(copies, 1))
     assert torch.equal(found, expected.repeat(copies))
     assert all(is_complete(grid) for grid in grids.unique(dim=0).tolist())
@@ -138,10 +138,14 @@ def test_the_invariant_of_grids_is_one():
     assert len({symmetry_class(board(solution)) for _, _, solution in KNOWN}) == len(KNOWN)
 
 
-def test_random_grids_are_complete_and_no_two_are_symmetric():
-    grids = random_grids(60, generator=generator(0, "test"))
+@pytest.fixture(scope="module")
+def grids():
+    return random_grids(450, generator=generator(3, "test"))
+
+
+def test_random_grids_are_complete_and_no_two_are_symmetric(grids):
     assert all(is_complete(grid) for grid in grids.tolist())
-    assert len({symmetry_class(grid) for grid in grids.tolist()}) == 60
+    assert len({symmetry_class(grid) for grid in grids.tolist()}) == 450
 
 
 def test_random_grids_are_a_function_of_the_generator():
@@ -150,8 +154,7 @@ def test_random_grids_are_a_function_of_the_generator():
     assert not (first == other).all(1).any()
 
 
-def test_every_digit_is_as_likely_in_every_cell():
-    grids = random_grids(450, generator=generator(3, "test"))
+def test_every_digit_is_as_likely_in_every_cell(grids):
     shares = torch.nn.functional.one_hot(grids - 1, 9).sum(0)
     least = min(chisquare(counts).pvalue for counts in shares.tolist())
     assert least > 0.01 / 81
