@@ -129,12 +129,13 @@ def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) ->
             break
         further, dead = _propagate(active.masks)
         solved = ~dead & _single(active.masks).flatten(1).all(1)
-        _record(active.where(solved), grids, count)
+        if solved.any():
+            _record(active.where(solved), grids, count)
         going = ~dead & ~solved
         stuck = going & (further == active.masks).flatten(1).all(1)
-        guesses, alternatives = _branch(further[stuck], generator)
-        further[stuck] = guesses
-        waiting.append(_Nodes(alternatives, active.owner[stuck]))
+        if stuck.any():
+            further[stuck], alternatives = _branch(further[stuck], generator)
+            waiting.append(_Nodes(alternatives, active.owner[stuck]))
         active = _Nodes(further, active.owner).where(going)
     return Solutions(grids, count.clamp(max=limit))
 
@@ -162,11 +163,13 @@ def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
     fixed = torch.where(_single(masks), masks, 0)
     taken = _counts(fixed)
     clash = [_nibbles_above_one(unit) for unit in taken]
+    every = _all_digits(masks.shape[1] ** 2)
     rows, columns, boxes = taken
     masks = torch.where(fixed != 0, fixed, masks & ~((rows | boxes) | columns))
     places = _counts(masks)
-    missing = [_all_digits(masks.shape[1] ** 2) & ~_nibbles_above_zero(unit) for unit in places]
-    rows, columns, boxes = (_nibbles_at_one(unit) for unit in places)
+    several = [_nibbles_above_one(unit) for unit in places]
+    missing = [every & ~(unit | more) for unit, more in zip(places, several, strict=True)]
+    rows, columns, boxes = (unit & ~more for unit, more in zip(places, several, strict=True))
     lone = masks & ((rows | boxes) | columns)
     dead = [(bad != 0).flatten(1).any(1) for bad in (*clash, *missing)]
     return torch.where(lone != 0, lone, masks), torch.stack(dead).any(0)
@@ -183,16 +186,8 @@ def _all_digits(size: int) -> int:
     return ONES >> 4 * (NIBBLES - size)
 
 
-def _nibbles_above_zero(counts: Tensor) -> Tensor:
-    return (counts | counts >> 1 | counts >> 2 | counts >> 3) & ONES
-
-
 def _nibbles_above_one(counts: Tensor) -> Tensor:
     return (counts >> 1 | counts >> 2 | counts >> 3) & ONES
-
-
-def _nibbles_at_one(counts: Tensor) -> Tensor:
-    return counts & ~_nibbles_above_one(counts) & ONES
 
 
 def _single(masks: Tensor) -> Tensor:

@@ -112,15 +112,15 @@ def test_no_puzzle_of_4x4_has_fewer_than_4_givens():
 
 @pytest.mark.parametrize("givens", [(4, 6), (6, 10)])
 def test_a_small_pool_has_every_grid_as_often_and_no_puzzle_twice(givens):
-    puzzles, solutions = build_pool(2000, 0, givens, 4)
-    assert sorted(set(solutions.unique(dim=0, return_counts=True)[1].tolist())) == [6, 7]
+    puzzles, solutions = build_pool(1000, 0, givens, 4)
+    assert sorted(set(solutions.unique(dim=0, return_counts=True)[1].tolist())) == [3, 4]
     assert len(rows_of(solutions)) == 288
-    assert len(rows_of(puzzles)) == 2000
+    assert len(rows_of(puzzles)) == 1000
     assert all(count_solutions(puzzle, 2) == 1 for puzzle in puzzles[::10].tolist())
     assert torch.equal(deduced(puzzles), solutions.long())  # so singles are a ceiling at this size
 
 
-@pytest.mark.parametrize(("count", "different"), [(3000, range(3000, 3001)), (5000, range(4400, 16 * 288 + 1))])
+@pytest.mark.parametrize(("count", "different"), [(1500, range(1500, 1501)), (5000, range(4400, 16 * 288 + 1))])
 def test_puzzles_repeat_only_where_others_run_out(count, different):
     """With one cell empty there are 16 puzzles of each of 288 grids."""
     puzzles, _ = build_pool(count, 0, (15, 15), 4)
@@ -263,15 +263,15 @@ def test_streams_share_neither_a_puzzle_nor_a_solution(task, size):
 
 
 def test_streams_of_a_pool_that_repeats_its_solutions_share_none_and_hold_every_puzzle():
-    task = get_task("sudoku", size=4, pool=400)
+    task = get_task("sudoku", size=4, pool=300)
     seen = solutions_seen(task)
     assert [len(grids) for grids in seen.values()] == [232, 28, 28]
     assert len(set.union(*seen.values())) == 288
     for harder in (False, True):
         parts = [clue_digits(task.stream(name).puzzles(harder=harder)) for name in seen]
         assert rows_of(torch.cat(parts)) == rows_of(clue_digits(task.puzzles(harder=harder)))
-        assert sum(map(len, parts)) == 400
-        assert min(map(len, parts)) > 28
+        assert sum(map(len, parts)) == 300
+        assert min(map(len, parts)) >= 28
 
 
 def test_a_solution_twice_among_given_puzzles_stays_in_one_stream(size):

@@ -47,7 +47,7 @@ def test_known_puzzles_have_their_known_solution_alone(size):
         assert count_solutions(board(puzzle), 2) == 1
 
 
-@settings(max_examples=8)  # plain Python is slow
+@settings(max_examples=6)  # plain Python is slow
 @given(
     seed=st.integers(0, 10**6),
     board_and_limit=st.one_of(st.tuples(st.just(9), st.integers(1, 5)), st.tuples(st.just(4), st.integers(1, 300))),
@@ -98,11 +98,11 @@ def test_deduction_is_that_of_singles_found_one_at_a_time(size):
     assert deduced(torch.tensor(puzzles)).tolist() == expected
 
 
-def test_a_batch_wider_than_the_search_is_solved_like_its_parts(size):
+def test_a_batch_wider_than_the_search_is_solved_like_its_parts():
     source = random.Random(0)
-    puzzles = torch.tensor([thinned(source, size, {4: 5, 9: 30}[size]) for _ in range(50)])
+    puzzles = torch.tensor([thinned(source, 4, 5) for _ in range(50)])
     expected = solve(puzzles).found
-    copies = {4: 4, 9: 1}[size] * WIDTH // 50 + 2
+    copies = 4 * WIDTH // 50 + 2
     grids, found = solve(puzzles.repeat(copies, 1))
     assert torch.equal(found, expected.repeat(copies))
     assert all(is_complete(grid) for grid in grids.unique(dim=0).tolist())
@@ -148,10 +148,10 @@ def test_random_grids_are_complete_and_no_two_are_symmetric(grids):
     assert len({symmetry_class(grid) for grid in grids.tolist()}) == 450
 
 
-def test_random_grids_are_a_function_of_the_generator():
-    first, again, other = (random_grids(3, generator=generator(seed, "test")) for seed in (0, 0, 1))
+def test_random_grids_are_a_function_of_the_generator(grids):
+    first, again = (random_grids(2, generator=generator(0, "test")) for _ in range(2))
     assert torch.equal(first, again)
-    assert not (first == other).all(1).any()
+    assert not (first[:, None] == grids).all(2).any()
 
 
 def test_every_digit_is_as_likely_in_every_cell(grids):
