@@ -38,6 +38,7 @@ class Connectivity(DenoisingTask):
     metric: ClassVar[str] = "balanced_accuracy"
     contrastive_weight: ClassVar[float] = 0.05
     sample_clamp: ClassVar[float] = 1.0
+    classes: ClassVar[int] = 1  # every entry is a decision of its own, a sign
     options: ConnectivityOptions
     options_class: ClassVar[type[TaskOptions]] = ConnectivityOptions
 

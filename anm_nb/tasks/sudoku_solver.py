@@ -1,13 +1,15 @@
-"""An exact solver of 9×9 Sudoku, batched on any device, and random complete grids made with it.
+"""An exact solver of 4×4 and 9×9 Sudoku, batched on any device, and random complete 9×9 grids made with it.
 
-A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible. The sum over a row,
-column or box then counts all nine digits at once, as no count exceeds 9. Cells are laid out as [3, 3, 3, 3]: band,
-row in the band, stack, column in the stack; rows, columns and boxes are each a sum over two of these axes.
+A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible; of a 4×4 board the upper
+five stay empty. The sum over a row, column or box then counts all digits at once, as no count exceeds 9. Cells are laid
+out as [side, side, side, side] for boxes of side² cells: band, row in the band, stack, column in the stack; rows,
+columns and boxes are each a sum over two of these axes.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,62 +18,66 @@ from torch import Tensor
 
 from anm_nb.parameters import ParameterError
 
-CELLS, DIGITS = 81, 9
-ALL = 0x1_1111_1111  # every digit is a candidate
+SIZES = (4, 9)  # rows, columns, boxes and digits of a board
+NIBBLES = 9
+ONES = 0x1_1111_1111  # 1 in every nibble
 # Search nodes expanded side by side: enough to make up for the cost of a call, few enough to stay in cache.
 WIDTH = 1024
 
-BoardMasks = Int[Tensor, "n 3 3 3 3"]
+BoardMasks = Int[Tensor, "n side side side side"]
 
 
 class Solutions(NamedTuple):
     """What `solve` found: a solution of each puzzle (zeros where there is none), and how many, capped at the limit."""
 
-    grids: Int[Tensor, "n 81"]
+    grids: Int[Tensor, "n cells"]
     found: Int[Tensor, " n"]
 
 
-def solve(puzzles: Integer[Tensor, "n 81"], limit: int = 2, *, generator: torch.Generator | None = None) -> Solutions:
+def solve(
+    puzzles: Integer[Tensor, "n cells"], limit: int = 2, *, generator: torch.Generator | None = None
+) -> Solutions:
     """A solution of each puzzle and how many it has, counted up to `limit`: 2 proves whether there is just one.
 
-    Puzzles hold digits 1 … 9 row by row, 0 for empty; the work is done where they live. The search is exhaustive, so
-    a number below `limit` is exact. Which of several solutions is given is arbitrary, and random with a `generator`
-    (on the same device). Raises `ParameterError` for other digits and for a limit below 1.
+    Puzzles of 16 cells hold digits 1 … 4 row by row, those of 81 cells 1 … 9, and 0 for empty; the work is done where
+    they live. The search is exhaustive, so a number below `limit` is exact. Which of several solutions is given is
+    arbitrary, and random with a `generator` (on the same device). Raises `ParameterError` for another number of cells,
+    for other digits and for a limit below 1.
     """
     if limit < 1:
         raise ParameterError(f"limit = {limit}: should be at least 1")
-    illegal = puzzles[(puzzles < 0) | (puzzles > DIGITS)]
+    size = board_size(puzzles)
+    illegal = puzzles[(puzzles < 0) | (puzzles > size)]
     if len(illegal):
-        raise ParameterError(f"{int(illegal[0])} in a puzzle: should be from 0 (empty) to {DIGITS}")
+        raise ParameterError(f"{int(illegal[0])} in a puzzle: should be from 0 (empty) to {size}")
     parts = [_search(part, limit, generator) for part in candidates(puzzles).split(4 * WIDTH)]
     return Solutions(torch.cat([part.grids for part in parts]), torch.cat([part.found for part in parts]))
 
 
 def has_other_solution(
-    puzzles: Integer[Tensor, "n 81"], cells: Int[Tensor, " n"], digits: Integer[Tensor, " n"]
+    puzzles: Integer[Tensor, "n cells"], cells: Int[Tensor, " n"], digits: Integer[Tensor, " n"]
 ) -> Bool[Tensor, " n"]:
-    """Whether a puzzle has a solution whose digit in the cell `cells` (0 … 80, empty in the puzzle) is not `digits`.
+    """Whether a puzzle has a solution whose digit in the cell `cells` (from 0, empty in the puzzle) is not `digits`.
 
     A puzzle with one solution that loses the clue of a cell still has one just if no solution has another digit there.
     """
-    masks = candidates(puzzles).flatten(1)
+    masks = candidates(puzzles)
     rows = torch.arange(len(masks), device=masks.device)
-    masks[rows, cells] &= ~_bit(digits)
-    parts = [_search(part, 1, None).found for part in masks.unflatten(1, (3, 3, 3, 3)).split(4 * WIDTH)]
-    return torch.cat(parts) > 0
+    masks.flatten(1)[rows, cells] &= ~_bit(digits)
+    return torch.cat([_search(part, 1, None).found for part in masks.split(4 * WIDTH)]) > 0
 
 
 def random_grids(n: int, *, generator: torch.Generator) -> Int[Tensor, "n 81"]:
-    """n random complete grids on the generator's device: the solver, run from empty boards and guessing at random.
+    """n random complete 9×9 grids on the generator's device: the solver, run from empty boards and guessing at random.
 
     Every grid can come up, and no symmetry relates one to the next, but they are not uniform over all 6.67·10²¹: a
     grid reached through few and narrow guesses is more likely than one reached through many and wide ones.
     """
-    empty = torch.zeros(n, CELLS, dtype=torch.long, device=generator.device)
+    empty = torch.zeros(n, 81, dtype=torch.long, device=generator.device)
     return solve(empty, limit=1, generator=generator).grids
 
 
-def deduced(puzzles: Integer[Tensor, "n 81"]) -> Int[Tensor, "n 81"]:
+def deduced(puzzles: Integer[Tensor, "n cells"]) -> Int[Tensor, "n cells"]:
     """Digits that follow by naked and hidden singles alone, without a guess, clues included; 0 where none does."""
     masks = candidates(puzzles)
     while True:
@@ -81,9 +87,18 @@ def deduced(puzzles: Integer[Tensor, "n 81"]) -> Int[Tensor, "n 81"]:
         masks = further
 
 
-def candidates(puzzles: Integer[Tensor, "n 81"]) -> BoardMasks:
+def candidates(puzzles: Integer[Tensor, "n cells"]) -> BoardMasks:
     """Masks of what the cells may hold before any deduction: the clue, or every digit."""
-    return torch.where(puzzles == 0, ALL, _bit(puzzles)).unflatten(1, (3, 3, 3, 3))
+    size = board_size(puzzles)
+    return torch.where(puzzles == 0, _all_digits(size), _bit(puzzles)).unflatten(1, 4 * [math.isqrt(size)])
+
+
+def board_size(boards: Integer[Tensor, "n cells"]) -> int:
+    """4 or 9, the rows of boards given as 16 or 81 cells. Raises `ParameterError` for another number of cells."""
+    sizes = {size**2: size for size in SIZES}
+    if boards.shape[1] not in sizes:
+        raise ParameterError(f"{boards.shape[1]} cells in a board: should be {' or '.join(map(str, sizes))}")
+    return sizes[boards.shape[1]]
 
 
 class _Nodes(NamedTuple):
@@ -103,7 +118,7 @@ def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) ->
     board is searched depth first at the start; the longer it takes, the more of its alternatives go side by side.
     """
     rows = torch.arange(len(masks), device=masks.device)
-    grids = masks.new_zeros(len(masks), CELLS)
+    grids = torch.zeros_like(masks).flatten(1)
     count = torch.zeros_like(rows)
     waiting = [_Nodes(masks, rows)]
     active = _Nodes(masks[:0], rows[:0])
@@ -114,12 +129,13 @@ def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) ->
             break
         further, dead = _propagate(active.masks)
         solved = ~dead & _single(active.masks).flatten(1).all(1)
-        _record(active.where(solved), grids, count)
+        if solved.any():
+            _record(active.where(solved), grids, count)
         going = ~dead & ~solved
         stuck = going & (further == active.masks).flatten(1).all(1)
-        guesses, alternatives = _branch(further[stuck], generator)
-        further[stuck] = guesses
-        waiting.append(_Nodes(alternatives, active.owner[stuck]))
+        if stuck.any():
+            further[stuck], alternatives = _branch(further[stuck], generator)
+            waiting.append(_Nodes(alternatives, active.owner[stuck]))
         active = _Nodes(further, active.owner).where(going)
     return Solutions(grids, count.clamp(max=limit))
 
@@ -147,11 +163,13 @@ def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
     fixed = torch.where(_single(masks), masks, 0)
     taken = _counts(fixed)
     clash = [_nibbles_above_one(unit) for unit in taken]
+    every = _all_digits(masks.shape[1] ** 2)
     rows, columns, boxes = taken
     masks = torch.where(fixed != 0, fixed, masks & ~((rows | boxes) | columns))
     places = _counts(masks)
-    missing = [ALL & ~_nibbles_above_zero(unit) for unit in places]
-    rows, columns, boxes = (_nibbles_at_one(unit) for unit in places)
+    several = [_nibbles_above_one(unit) for unit in places]
+    missing = [every & ~(unit | more) for unit, more in zip(places, several, strict=True)]
+    rows, columns, boxes = (unit & ~more for unit, more in zip(places, several, strict=True))
     lone = masks & ((rows | boxes) | columns)
     dead = [(bad != 0).flatten(1).any(1) for bad in (*clash, *missing)]
     return torch.where(lone != 0, lone, masks), torch.stack(dead).any(0)
@@ -159,20 +177,17 @@ def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
 
 def _counts(masks: BoardMasks) -> tuple[Tensor, Tensor, Tensor]:
     """Nibble by nibble, how often each digit occurs in each row, column and box; shaped to broadcast over cells."""
-    thirds = masks.sum(4, keepdim=True)
-    return thirds.sum(3, keepdim=True), masks.sum((1, 2), keepdim=True), thirds.sum(2, keepdim=True)
+    in_stack = masks.sum(4, keepdim=True)
+    return in_stack.sum(3, keepdim=True), masks.sum((1, 2), keepdim=True), in_stack.sum(2, keepdim=True)
 
 
-def _nibbles_above_zero(counts: Tensor) -> Tensor:
-    return (counts | counts >> 1 | counts >> 2 | counts >> 3) & ALL
+def _all_digits(size: int) -> int:
+    """The mask of a cell that may hold every digit."""
+    return ONES >> 4 * (NIBBLES - size)
 
 
 def _nibbles_above_one(counts: Tensor) -> Tensor:
-    return (counts >> 1 | counts >> 2 | counts >> 3) & ALL
-
-
-def _nibbles_at_one(counts: Tensor) -> Tensor:
-    return counts & ~_nibbles_above_one(counts) & ALL
+    return (counts >> 1 | counts >> 2 | counts >> 3) & ONES
 
 
 def _single(masks: Tensor) -> Tensor:
@@ -186,7 +201,7 @@ def _branch(masks: BoardMasks, generator: torch.Generator | None) -> tuple[Board
     rows = torch.arange(len(cells), device=cells.device)
     possible = _spread(cells)
     choices = possible.sum(2).float()
-    choices[choices <= 1] = DIGITS + 1
+    choices[choices <= 1] = NIBBLES + 1
     chance = torch.zeros_like(choices) if generator is None else _uniform(choices, generator)
     cell = (choices + chance).argmin(1)
     weight = possible[rows, cell].float()
@@ -220,9 +235,9 @@ def _bit(digits: Integer[Tensor, "*n"]) -> Int[Tensor, "*n"]:
 
 def _spread(masks: Int[Tensor, "*n"]) -> Int[Tensor, "*n 9"]:
     """Masks as a last axis of nine entries 0 or 1."""
-    return masks.unsqueeze(-1) >> torch.arange(0, 4 * DIGITS, 4, device=masks.device) & 1
+    return masks.unsqueeze(-1) >> torch.arange(0, 4 * NIBBLES, 4, device=masks.device) & 1
 
 
 def _digits(masks: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     """The digit of a mask with one candidate; 0 of an empty mask."""
-    return (_spread(masks) * torch.arange(1, DIGITS + 1, device=masks.device)).sum(-1)
+    return (_spread(masks) * torch.arange(1, NIBBLES + 1, device=masks.device)).sum(-1)

@@ -112,17 +112,17 @@ def test_weights_are_a_function_of_their_generator_alone():
 # Sudoku
 
 
-def sudoku(head="squared_norm", width=3, batch=2):
-    model = SudokuEnergy(width, head)
+def sudoku(size, head="squared_norm", width=3, batch=2):
+    model = SudokuEnergy(width, head, size=size)
     initialise(model, generator(0, "weights"))
     source = generator(1, "test")
-    x, y = torch.randn(batch, 729, generator=source), torch.randn(batch, 729, generator=source)
+    x, y = torch.randn(batch, size**3, generator=source), torch.randn(batch, size**3, generator=source)
     return model, x, y, torch.randint(10, (batch,), generator=source)
 
 
 def published_sudoku_energy(model, x, y, k):
     """IRED's energy of Sudoku, one convolution of one channel at a time."""
-    w = Weights(model)
+    w, size = Weights(model), round(x.shape[1] ** (1 / 3))
 
     def convolved(name, h):
         kernels, offsets = w[f"{name}.weight"], w[f"{name}.bias"]
@@ -133,7 +133,7 @@ def published_sudoku_energy(model, x, y, k):
 
     energies = []
     for given, answer, level in zip(x, y, w.levels(k), strict=True):
-        digits = [grid[digit::9].reshape(9, 9) for grid in (given, answer) for digit in range(9)]
+        digits = [grid[digit::size].reshape(size, size) for grid in (given, answer) for digit in range(size)]
         h = swish(convolved("input", np.stack(digits)))
         for block in (f"blocks.{i}" for i in range(6)):
             gain, bias = w.gain_and_bias(block, level[None])
@@ -153,9 +153,17 @@ def test_parameter_count_of_the_published_sudoku_network():
     assert sum(p.numel() for p in model.parameters()) == expected == 44_619_401
 
 
+def test_a_smaller_board_has_fewer_channels_at_its_ends_alone():
+    large, small = ({name: w.shape for name, w in SudokuEnergy(6, size=size).state_dict().items()} for size in (9, 4))
+    assert list(large) == list(small)
+    differing = {name: tuple(shape) for name, shape in small.items() if shape != large[name]}
+    assert differing == {"input.weight": (6, 8, 3, 3), "output.weight": (4, 6, 1, 1), "output.bias": (4,)}
+
+
+@pytest.mark.parametrize("size", [4, 9])
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-def test_sudoku_energy_is_the_published_formula(head):
-    model, x, y, k = sudoku(head)
+def test_sudoku_energy_is_the_published_formula(head, size):
+    model, x, y, k = sudoku(size, head)
     expected = published_sudoku_energy(model, x.double().numpy(), y.double().numpy(), k.numpy())
     np.testing.assert_allclose(model(x, y, k).detach(), expected, rtol=1e-5, atol=1e-5)
 
@@ -165,13 +173,16 @@ def slopes(energy, y, directions, step=1e-5):
     return np.stack([(energy(y + step * d) - energy(y - step * d)) / (2 * step) for d in directions])
 
 
+@pytest.mark.parametrize(
+    ("size", "entries"), [(9, [0, 8, 79, 364, 365, 651, 728]), (4, [0, 3, 14, 21, 38, 48, 61, 63])]
+)
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-def test_sudoku_score_is_the_gradient_of_the_published_formula(head):
+def test_sudoku_score_is_the_gradient_of_the_published_formula(head, size, entries):
     """Along single entries, some of each corner and the middle, and along random directions."""
-    model, x, y, k = sudoku(head, width=2, batch=1)
+    model, x, y, k = sudoku(size, head, width=2, batch=1)
     score, _ = score_and_energy(model, x, y, k)
-    random = torch.randn(4, 729, generator=generator(2, "test"), dtype=torch.float64).numpy()
-    directions = np.concatenate([np.eye(729)[[0, 8, 79, 364, 365, 651, 728]], random])[:, None]
+    random = torch.randn(4, size**3, generator=generator(2, "test"), dtype=torch.float64).numpy()
+    directions = np.concatenate([np.eye(size**3)[entries], random])[:, None]
     x64, k64 = x.double().numpy(), k.numpy()
     expected = slopes(lambda at: published_sudoku_energy(model, x64, at, k64), y.double().numpy(), directions)
     np.testing.assert_allclose((score.detach().double().numpy() * directions).sum(2), expected, rtol=1e-4, atol=1e-5)
@@ -258,21 +269,19 @@ def test_a_graph_needs_a_square_number_of_entries():
 
 
 class Grids(type(get_task("inverse", size=2))):
-    """A task whose inputs and targets have the size of a one-hot Sudoku; 729 = 27² pairs suit a graph too."""
-
-    def __init__(self):
-        super().__init__(size=27)
+    """A task whose x and y have the size of a one-hot Sudoku; 64 = 8² and 729 = 27² pairs suit a graph too."""
 
 
+@pytest.mark.parametrize("size", [8, 27])
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
 @pytest.mark.parametrize("name", ["graph", "mlp", "sudoku_conv"])
-def test_networks_of_a_task_train_on_the_score(name, head):
+def test_networks_of_a_task_train_on_the_score(name, head, size):
     """Every weight gets a gradient from a loss of the score, but the scalar head's offset, which cancels there."""
-    model = get_network(name).for_task(Grids(), width=4, head=head, levels=3)
+    model = get_network(name).for_task(Grids(size=size), width=4, head=head, levels=3)
     assert model.name == name
     initialise(model, generator(0, "weights"))
     source = generator(1, "test")
-    x, y = torch.randn(2, 729, generator=source), torch.randn(2, 729, generator=source)
+    x, y = torch.randn(2, size**2, generator=source), torch.randn(2, size**2, generator=source)
     score, energy = score_and_energy(model, x, y, torch.tensor([0, 2]))
     assert score.shape == y.shape
     assert energy.dtype == torch.float32
@@ -283,7 +292,7 @@ def test_networks_of_a_task_train_on_the_score(name, head):
 
 @pytest.mark.parametrize("name", ["graph", "mlp", "sudoku_conv"])
 def test_energies_are_float32_under_autocast_and_know_their_level(name):
-    model = get_network(name).for_task(Grids(), width=4, head="squared_norm", levels=3)
+    model = get_network(name).for_task(Grids(size=27), width=4, head="squared_norm", levels=3)
     initialise(model, generator(0, "weights"))
     x, y = torch.randn(2, 1, 729, generator=generator(1, "test")).expand(2, 3, 729)
     with torch.autocast("cpu", torch.bfloat16):
@@ -303,8 +312,11 @@ def test_networks_are_found_by_name():
 
 
 def test_a_task_without_grids_is_refused_by_the_sudoku_network():
-    with pytest.raises(ParameterError, match=r"network 'sudoku_conv': needs 729 entries.*this task has 9 and 9"):
+    needed = r"network 'sudoku_conv': needs as many entries in x as in y, 64 \(4 × 4 cells.*\) or 729 \(9 × 9 cells.*\)"
+    with pytest.raises(ParameterError, match=rf"{needed}; this task has 9 and 9"):
         SudokuEnergy.for_task(get_task("inverse", size=3), 4, "scalar", 10)
+    with pytest.raises(ParameterError, match=rf"{needed}; this task has 128 and 64"):
+        SudokuEnergy.for_task(get_task("addition", size=8), 4, "scalar", 10)
 
 
 def test_a_network_of_ones_own_is_found_by_name(monkeypatch):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import cache
 from itertools import combinations
+from math import isqrt
 
 # (name, puzzle, solution), as published
 KNOWN = [
@@ -30,12 +32,41 @@ KNOWN = [
     ),
 ]
 
-UNITS = [
-    *([9 * i + j for j in range(9)] for i in range(9)),
-    *([9 * i + j for i in range(9)] for j in range(9)),
-    *([9 * (3 * a + i) + 3 * b + j for i in range(3) for j in range(3)] for a in range(3) for b in range(3)),
+# 4×4 in the same form, made for these tests; `count_solutions` and `is_complete` vouch for them
+SMALL = [
+    ("one of the 96 most symmetric grids", "1004300000400001", "1234341221434321"),
+    ("one of the 192 others", "1000300001400002", "1234342121434312"),
+    ("4 givens, the fewest there can be", "4000003001000002", "4321123421433412"),
+    ("4 givens", "0300001040000020", "1342241342313124"),
 ]
-PEERS = [{other for unit in UNITS if cell in unit for other in unit} - {cell} for cell in range(81)]
+BY_SIZE = {4: SMALL, 9: KNOWN}
+
+
+@cache
+def units(size: int) -> list[list[int]]:
+    """The cells of rows, columns and boxes."""
+    every, side = range(size), isqrt(size)
+    return [
+        *([size * i + j for j in every] for i in every),
+        *([size * i + j for i in every] for j in every),
+        *([cell for cell in range(size**2) if _box(cell, size) == (a, b)] for a in range(side) for b in range(side)),
+    ]
+
+
+def _box(cell: int, size: int) -> tuple[int, int]:
+    return cell // size // isqrt(size), cell % size // isqrt(size)
+
+
+@cache
+def peers(size: int) -> list[set[int]]:
+    """The other cells of each cell's units."""
+    return [{other for unit in units(size) if cell in unit for other in unit} - {cell} for cell in range(size**2)]
+
+
+@cache
+def units_of(size: int) -> list[list[int]]:
+    """The numbers of each cell's three units."""
+    return [[number for number, unit in enumerate(units(size)) if cell in unit] for cell in range(size**2)]
 
 
 def board(text: str) -> list[int]:
@@ -43,37 +74,57 @@ def board(text: str) -> list[int]:
 
 
 def is_complete(grid: list[int]) -> bool:
-    return all(sorted(grid[cell] for cell in unit) == list(range(1, 10)) for unit in UNITS)
+    size = isqrt(len(grid))
+    return all(sorted(grid[cell] for cell in unit) == list(range(1, size + 1)) for unit in units(size))
 
 
 def count_solutions(puzzle: list[int], limit: int) -> int:
-    """How many solutions, up to a limit; backtracking on the cell with the fewest digits left."""
-    if any(puzzle[cell] and puzzle[cell] in {puzzle[peer] for peer in PEERS[cell]} for cell in range(81)):
-        return 0
-    empty = {cell: options(puzzle, cell) for cell in range(81) if not puzzle[cell]}
+    """How many solutions, up to a limit; backtracking on the cell with the fewest digits left, digits being bits."""
+    size = isqrt(len(puzzle))
+    used = [0] * 3 * size
+    for cell, digit in enumerate(puzzle):
+        for unit in units_of(size)[cell]:
+            if digit and used[unit] >> digit & 1:
+                return 0
+            used[unit] |= bool(digit) << digit
+    return _count([cell for cell, digit in enumerate(puzzle) if not digit], used, size, limit)
+
+
+def _count(empty: list[int], used: list[int], size: int, limit: int) -> int:
     if not empty:
         return 1
-    cell = min(empty, key=lambda cell: len(empty[cell]))
-    found = 0
-    for digit in sorted(empty[cell]):
-        found += count_solutions([*puzzle[:cell], digit, *puzzle[cell + 1 :]], limit - found)
-        if found >= limit:
-            break
+    places, full = units_of(size), (1 << size + 1) - 2
+    cell, left = 0, full
+    for other in empty:
+        row, column, box = places[other]
+        options = full & ~(used[row] | used[column] | used[box])
+        if other == empty[0] or options.bit_count() < left.bit_count():
+            cell, left = other, options
+            if left.bit_count() <= 1:
+                break
+    found, remaining = 0, [other for other in empty if other != cell]
+    for digit in range(1, size + 1):
+        if left >> digit & 1 and found < limit:
+            for unit in places[cell]:
+                used[unit] ^= 1 << digit
+            found += _count(remaining, used, size, limit - found)
+            for unit in places[cell]:
+                used[unit] ^= 1 << digit
     return found
-
-
-def options(puzzle: list[int], cell: int) -> set[int]:
-    return set(range(1, 10)) - {puzzle[peer] for peer in PEERS[cell]}
 
 
 def singles(puzzle: list[int]) -> list[int]:
     """All that naked and hidden singles give, one at a time."""
-    puzzle = list(puzzle)
+    size, puzzle = isqrt(len(puzzle)), list(puzzle)
     while True:
-        left = {cell: options(puzzle, cell) for cell in range(81) if not puzzle[cell]}
+        left = {
+            cell: set(range(1, size + 1)) - {puzzle[peer] for peer in peers(size)[cell]}
+            for cell in range(size**2)
+            if not puzzle[cell]
+        }
         forced = {cell: digits for cell, digits in left.items() if len(digits) == 1}
-        for unit in UNITS:
-            for digit in range(1, 10):
+        for unit in units(size):
+            for digit in range(1, size + 1):
                 places = [cell for cell in unit if digit in left.get(cell, set())]
                 if len(places) == 1:
                     forced[places[0]] = {digit}
@@ -85,17 +136,21 @@ def singles(puzzle: list[int]) -> list[int]:
 
 def symmetric_to(grid: list[int], source: random.Random) -> list[int]:
     """A grid under a random symmetry: digits renamed, bands, stacks, rows and columns within them moved, transposed."""
+    size = isqrt(len(grid))
+    side = isqrt(size)
 
     def lines() -> list[int]:
-        return [3 * block + line for block in source.sample(range(3), 3) for line in source.sample(range(3), 3)]
+        each = range(side)
+        return [side * block + line for block in source.sample(each, side) for line in source.sample(each, side)]
 
-    names, rows, columns = source.sample(range(1, 10), 9), lines(), lines()
-    moved = [names[grid[9 * row + column] - 1] for row in rows for column in columns]
-    return [moved[9 * j + i] for i in range(9) for j in range(9)] if source.random() < 0.5 else moved
+    names, rows, columns = source.sample(range(1, size + 1), size), lines(), lines()
+    moved = [names[grid[size * row + column] - 1] for row in rows for column in columns]
+    transposed = [moved[size * j + i] for i in range(size) for j in range(size)]
+    return transposed if source.random() < 0.5 else moved
 
 
 def symmetry_class(grid: list[int]) -> frozenset:
-    """The same for grids that a symmetry relates: which cycle types lead from line to line within bands and stacks."""
+    """The same for 9×9 grids that a symmetry relates: cycle types from line to line within bands and stacks."""
     rows = [[grid[9 * i + j] for j in range(9)] for i in range(9)]
     columns = [list(column) for column in zip(*rows, strict=True)]
     return frozenset(Counter([_types(rows), _types(columns)]).items())

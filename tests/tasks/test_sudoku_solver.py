@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tasks.sudoku_reference import (
+    BY_SIZE,
     KNOWN,
     board,
     count_solutions,
@@ -21,31 +22,44 @@ from anm_nb.parameters import ParameterError
 from anm_nb.tasks.sudoku_solver import WIDTH, deduced, has_other_solution, random_grids, solve
 from anm_nb.training.seeds import generator
 
-GRID = board(KNOWN[0][2])
+GRIDS = {size: [board(solution) for _, _, solution in known] for size, known in BY_SIZE.items()}
+GRID = GRIDS[9][0]
 
 
-def thinned(source, givens):
+@pytest.fixture(params=[4, 9])
+def size(request):
+    return request.param
+
+
+def thinned(source, size, givens):
     """A symmetric image of a known grid with that many random clues kept."""
-    grid = symmetric_to(GRID, source)
-    kept = set(source.sample(range(81), givens))
+    grid = symmetric_to(source.choice(GRIDS[size]), source)
+    kept = set(source.sample(range(size**2), givens))
     return [digit if cell in kept else 0 for cell, digit in enumerate(grid)]
 
 
-def test_published_puzzles_have_their_published_solution_alone():
-    solutions = solve(torch.tensor([board(puzzle) for _, puzzle, _ in KNOWN]))
-    assert solutions.grids.tolist() == [board(solution) for _, _, solution in KNOWN]
-    assert solutions.found.tolist() == [1] * len(KNOWN)
+def test_known_puzzles_have_their_known_solution_alone(size):
+    solutions = solve(torch.tensor([board(puzzle) for _, puzzle, _ in BY_SIZE[size]]))
+    assert solutions.grids.tolist() == GRIDS[size]
+    assert solutions.found.tolist() == [1] * len(GRIDS[size])
+    for _, puzzle, solution in BY_SIZE[size]:
+        assert is_complete(board(solution))
+        assert count_solutions(board(puzzle), 2) == 1
 
 
-@settings(max_examples=20)  # plain Python is slow
+@settings(max_examples=6)  # plain Python is slow
 @given(
-    seed=st.integers(0, 10**6), givens=st.lists(st.integers(26, 50), min_size=1, max_size=8), limit=st.integers(1, 5)
+    seed=st.integers(0, 10**6),
+    board_and_limit=st.one_of(st.tuples(st.just(9), st.integers(1, 5)), st.tuples(st.just(4), st.integers(1, 300))),
 )
-def test_numbers_of_solutions_are_those_of_plain_backtracking(seed, givens, limit):
-    source = random.Random(seed)
-    puzzles = [thinned(source, number) for number in givens]
-    spoilt = source.choice([cell for cell in range(81) if puzzles[0][cell]])
-    puzzles.append([source.randint(1, 9) if cell == spoilt else digit for cell, digit in enumerate(puzzles[0])])
+def test_numbers_of_solutions_are_those_of_plain_backtracking(seed, board_and_limit):
+    """Also of puzzles spoilt by another digit in one cell, some of which have no solution."""
+    (size, limit), source = board_and_limit, random.Random(seed)
+    least, most = {4: (0, 10), 9: (26, 50)}[size]
+    puzzles = [thinned(source, size, source.randint(least, most)) for _ in range(12)]
+    for puzzle in puzzles[:4]:
+        spoilt = source.choice([cell for cell in range(size**2) if puzzle[cell]] or [0])
+        puzzles.append([source.randint(1, size) if cell == spoilt else digit for cell, digit in enumerate(puzzle)])
     grids, found = solve(torch.tensor(puzzles), limit)
     assert found.tolist() == [count_solutions(puzzle, limit) for puzzle in puzzles]
     for puzzle, grid, number in zip(puzzles, grids.tolist(), found.tolist(), strict=True):
@@ -56,31 +70,39 @@ def test_numbers_of_solutions_are_those_of_plain_backtracking(seed, givens, limi
             assert not any(grid)
 
 
-@settings(max_examples=30)
-@given(seed=st.integers(0, 10**6), givens=st.integers(24, 40))
-def test_another_solution_is_one_that_differs_in_the_cell(seed, givens):
-    source = random.Random(seed)
-    puzzle = thinned(source, givens)
-    solution = solve(torch.tensor([puzzle])).grids[0].tolist()
-    cell = source.choice([cell for cell in range(81) if not puzzle[cell]])
-    others = [[*puzzle[:cell], digit, *puzzle[cell + 1 :]] for digit in range(1, 10) if digit != solution[cell]]
-    expected = any(count_solutions(other, 1) for other in others)
-    answer = has_other_solution(torch.tensor([puzzle]), torch.tensor([cell]), torch.tensor([solution[cell]]))
-    assert answer.tolist() == [expected]
+def test_another_solution_is_one_that_differs_in_the_cell(size):
+    source = random.Random(0)
+    least, most = {4: (3, 9), 9: (24, 40)}[size]
+    puzzles = [thinned(source, size, source.randint(least, most)) for _ in range(40)]
+    solutions = solve(torch.tensor(puzzles)).grids.tolist()
+    cells = [source.choice([cell for cell in range(size**2) if not puzzle[cell]]) for puzzle in puzzles]
+    held = [solution[cell] for solution, cell in zip(solutions, cells, strict=True)]
+    expected = [
+        any(
+            count_solutions([*puzzle[:cell], digit, *puzzle[cell + 1 :]], 1)
+            for digit in range(1, size + 1)
+            if digit != own
+        )
+        for puzzle, cell, own in zip(puzzles, cells, held, strict=True)
+    ]
+    assert {True, False} == set(expected)
+    assert has_other_solution(torch.tensor(puzzles), torch.tensor(cells), torch.tensor(held)).tolist() == expected
 
 
-@settings(max_examples=30)
-@given(seed=st.integers(0, 10**6), givens=st.integers(22, 50))
-def test_deduction_is_that_of_singles_found_one_at_a_time(seed, givens):
-    puzzle = thinned(random.Random(seed), givens)
-    assert deduced(torch.tensor([puzzle])).tolist() == [singles(puzzle)]
+def test_deduction_is_that_of_singles_found_one_at_a_time(size):
+    source = random.Random(0)
+    least, most = {4: (2, 9), 9: (22, 50)}[size]
+    puzzles = [thinned(source, size, source.randint(least, most)) for _ in range(40)]
+    expected = [singles(puzzle) for puzzle in puzzles]
+    assert {0} < {grid.count(0) for grid in expected}
+    assert deduced(torch.tensor(puzzles)).tolist() == expected
 
 
 def test_a_batch_wider_than_the_search_is_solved_like_its_parts():
     source = random.Random(0)
-    puzzles = torch.tensor([thinned(source, 30) for _ in range(50)])
+    puzzles = torch.tensor([thinned(source, 4, 5) for _ in range(50)])
     expected = solve(puzzles).found
-    copies = WIDTH // 50 + 10
+    copies = 4 * WIDTH // 50 + 2
     grids, found = solve(puzzles.repeat(copies, 1))
     assert torch.equal(found, expected.repeat(copies))
     assert all(is_complete(grid) for grid in grids.unique(dim=0).tolist())
@@ -91,9 +113,21 @@ def test_an_empty_board_has_as_many_solutions_as_one_likes():
     assert solve(torch.zeros(0, 81, dtype=torch.long)).grids.shape == (0, 81)
 
 
+def test_an_empty_small_board_has_288_solutions():
+    empty = torch.zeros(3, 16, dtype=torch.long)
+    assert solve(empty, limit=10_000).found.tolist() == [288] * 3
+    assert solve(empty, limit=287).found.tolist() == [287] * 3
+    first_row = torch.tensor([[1, 2, 3, 4] + 12 * [0]])
+    assert solve(first_row, limit=10_000).found.tolist() == [288 // 24]
+
+
 def test_what_is_no_puzzle_is_refused():
     with pytest.raises(ParameterError, match="10 in a puzzle: should be from 0"):
         solve(torch.full((1, 81), 10))
+    with pytest.raises(ParameterError, match=r"5 in a puzzle: should be from 0 \(empty\) to 4"):
+        solve(torch.full((1, 16), 5))
+    with pytest.raises(ParameterError, match="36 cells in a board: should be 16 or 81"):
+        solve(torch.zeros(1, 36, dtype=torch.long))
     with pytest.raises(ParameterError, match="limit = 0: should be at least 1"):
         solve(torch.zeros(1, 81, dtype=torch.long), limit=0)
 
@@ -101,22 +135,26 @@ def test_what_is_no_puzzle_is_refused():
 def test_the_invariant_of_grids_is_one():
     source = random.Random(0)
     assert {symmetry_class(symmetric_to(GRID, source)) for _ in range(50)} == {symmetry_class(GRID)}
+    assert len({symmetry_class(board(solution)) for _, _, solution in KNOWN}) == len(KNOWN)
 
 
-def test_random_grids_are_complete_and_no_two_are_symmetric():
-    grids = random_grids(60, generator=generator(0, "test"))
+@pytest.fixture(scope="module")
+def grids():
+    return random_grids(450, generator=generator(3, "test"))
+
+
+def test_random_grids_are_complete_and_no_two_are_symmetric(grids):
     assert all(is_complete(grid) for grid in grids.tolist())
-    assert len({symmetry_class(grid) for grid in grids.tolist()}) == 60
+    assert len({symmetry_class(grid) for grid in grids.tolist()}) == 450
 
 
-def test_random_grids_are_a_function_of_the_generator():
-    first, again, other = (random_grids(5, generator=generator(seed, "test")) for seed in (0, 0, 1))
+def test_random_grids_are_a_function_of_the_generator(grids):
+    first, again = (random_grids(2, generator=generator(0, "test")) for _ in range(2))
     assert torch.equal(first, again)
-    assert not (first == other).all(1).any()
+    assert not (first[:, None] == grids).all(2).any()
 
 
-def test_every_digit_is_as_likely_in_every_cell():
-    grids = random_grids(450, generator=generator(3, "test"))
+def test_every_digit_is_as_likely_in_every_cell(grids):
     shares = torch.nn.functional.one_hot(grids - 1, 9).sum(0)
     least = min(chisquare(counts).pvalue for counts in shares.tolist())
     assert least > 0.01 / 81
