@@ -94,10 +94,10 @@ def larger_effect(table: pd.DataFrame, miner: str, baseline: str, column: str, d
     mined, corrupted = (
         of_seed(shown, column, MIXED if design == CONFOUNDED else kind, kind) for kind in (miner, baseline)
     )
-    what = {"delta_margin": "raises the margins", "delta_loss_con": "lowers the contrastive loss"}[column]
+    what = {"delta_margin": "raises the margin", "delta_loss_con": "lowers the contrastive loss"}[column]
     rises = column == "delta_margin"
     return judge(
-        f"{design} {what} of a pair of {miner} more than of one of {baseline}",
+        f"{design} {what} of {miner} pairs more than of {baseline} pairs",
         lower=corrupted if rises else mined,
         higher=mined if rises else corrupted,
         names=(baseline, miner) if rises else (miner, baseline),

@@ -34,7 +34,7 @@ class WithinRun(Parameters):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     ema_every: PositiveInt = 1
     record_every: PositiveInt = 10
-    dev_examples: PositiveInt = 128
+    dev_examples: PositiveInt = 256
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = 1

@@ -12,6 +12,7 @@ from anm_nb.analysis.figures import PALETTE
 from anm_nb.analysis.within_figures import before_the_update, elsewhere, on_the_pairs
 from anm_nb.analysis.within_run import beyond, effects, of_seed, reading, within_run_verdicts
 from anm_nb.energy.negatives import Mixed, get_negatives
+from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.energy.within_run import WithinRunConfig
 from anm_nb.parameters import ParameterError
@@ -54,6 +55,7 @@ def states(frame):
 def test_a_run_of_the_store_reads_as_a_tidy_table(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [3, 1]}
+    small |= {"sampler": SamplerConfig(inner_steps=1)}
     loop = LoopConfig(steps=4, batch=8, record_every=3)
     mixed = Mixed(first=get_negatives("random"), second=get_negatives("stock"))
     run = runs.get_or_train(WithinRunConfig(**small, loop=loop, negatives=mixed))
@@ -160,7 +162,8 @@ def test_pairs_are_drawn_by_update_as_means_over_seeds():
 def test_other_figures_have_a_panel_for_each_comparison_and_one_legend():
     tables = {MINER: table(), "anm": table().replace(MINER, "anm")}
     before = before_the_update(tables)
-    assert [axes.get_title("left") for axes in before.axes[:2]] == ["batches half ANM ⊥ ε", "batches half ANM as written"]
+    titles = [axes.get_title("left") for axes in before.axes[:2]]
+    assert titles == ["batches half ANM ⊥ ε", "batches half ANM as written"]
     drawn = line(before.axes[1], PALETTE["stock"])
     assert np.allclose(drawn.get_ydata(), of_margin(tables["anm"], BASELINE))
     figure = elsewhere(tables)

@@ -8,6 +8,7 @@ from torch import nn
 
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import Anm, Mixed, Random, Stock, get_negatives
+from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.within_experiments import WithinRun
 from anm_nb.energy.within_run import WithinRunConfig
 from anm_nb.parameters import ParameterError
@@ -21,8 +22,9 @@ COLUMNS = {
 
 
 def config(first=NEAR, second=FAR, **options):
-    loop = LoopConfig(steps=6, batch=16, record_every=2, lr=1e-2)
+    loop = LoopConfig(steps=4, batch=16, record_every=2, lr=1e-2)
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "loop": loop}
+    small |= {"sampler": SamplerConfig(inner_steps=1)}
     return WithinRunConfig(**small | options, negatives=Mixed(first=first, second=second))
 
 
@@ -83,7 +85,7 @@ def test_training_is_bit_identical_with_and_without_the_comparison(miner, tmp_pa
     assert all(torch.equal(tensor, plain.weights[name]) for name, tensor in measured.weights.items())
     assert measured.metrics.equals(plain.metrics)
     assert {name for name in measured.trace if name not in plain.trace} == {f"within.{column}" for column in COLUMNS}
-    assert all(measured.trace[f"within.{column}"].shape == (1, 4, 4, 2) for column in COLUMNS)
+    assert all(measured.trace[f"within.{column}"].shape == (1, 3, 4, 2) for column in COLUMNS)
     assert all(measured.trace[f"within.{column}"].isfinite().all() for column in COLUMNS)
 
 
@@ -220,7 +222,7 @@ def test_an_update_of_no_weight_is_that_of_denoising_alone():
 
 
 def test_a_killed_training_resumes_to_the_same_effects(tmp_path):
-    given = config(loop=LoopConfig(steps=6, batch=16, record_every=2, checkpoint_every=3))
+    given = config(loop=LoopConfig(steps=4, batch=16, record_every=2, checkpoint_every=2))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
@@ -229,7 +231,7 @@ def test_a_killed_training_resumes_to_the_same_effects(tmp_path):
     calls = learner.losses
 
     def killed(step, averaged):
-        if step == 5:
+        if step == 3:
             raise KeyboardInterrupt
         return calls(step, averaged)
 
