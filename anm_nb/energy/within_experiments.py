@@ -1,0 +1,81 @@
+"""The settings of the notebook on the within-run comparison, and the runs that follow from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from anm_nb import runs
+from anm_nb.energy.negatives import Mixed, get_negatives
+from anm_nb.energy.within_run import WithinRunConfig
+from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.training.loop import LoopConfig, Seeds
+
+
+class WithinRun(Parameters):
+    """Mined against corrupted negatives within one training: a run for each way to mine."""
+
+    notebook: ClassVar[str] = "11_anm_within_run"
+
+    task: str = "inverse"
+    size: PositiveInt = 5
+    baseline: str = "stock"
+    miners: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("anm_orthogonal", "anm")
+    seeds: Seeds = (0, 1, 2)
+    steps: PositiveInt = 80
+    batch: PositiveInt = 128
+    width: PositiveInt = 128
+    head: Literal["squared_norm", "scalar"] = "squared_norm"
+    network: str | None = None  # None: the task's published one
+    contrastive_weight: Annotated[float, Field(ge=0)] = 0.5
+    lr: PositiveFloat = 2e-3
+    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    ema_every: PositiveInt = 1
+    record_every: PositiveInt = 10
+    dev_examples: PositiveInt = 256
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _usable(self) -> WithinRun:
+        if len(set(self.miners)) != len(self.miners):
+            raise ParameterError(f"miners = {list(self.miners)}: each may appear once")
+        self.configs()
+        return self
+
+    def configs(self) -> dict[str, WithinRunConfig]:
+        """One run for each way to mine: batches half of it, half of the baseline."""
+        loop = LoopConfig(
+            steps=self.steps,
+            batch=self.batch,
+            lr=self.lr,
+            lr_final=self.lr_final,
+            ema_decay=self.ema_decay,
+            ema_every=self.ema_every,
+            record_every=self.record_every,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+        )
+        return {
+            miner: WithinRunConfig(
+                task=self.task,
+                size=self.size,
+                width=self.width,
+                head=self.head,
+                network=self.network,
+                negatives=Mixed(first=get_negatives(miner), second=get_negatives(self.baseline)),
+                contrastive_weight=self.contrastive_weight,
+                dev_examples=self.dev_examples,
+                loop=loop,
+                seeds=self.seeds,
+            )
+            for miner in self.miners
+        }
+
+    def get_or_train(self) -> dict[str, runs.Run]:
+        """The finished run of each comparison, trained where the store has none."""
+        return {miner: runs.get_or_train(config) for miner, config in self.configs().items()}
