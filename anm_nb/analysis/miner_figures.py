@@ -39,6 +39,7 @@ OUTCOMES = {
     "dev_oscillation": "oscillation of it",
     "oscillation": "oscillation of the\nbatch's own margin",
 }
+REFERENCES = {"mse": "mse_trivial", "dev_margin": "dev_margin_optimal"}
 
 
 def inner_paths(paths: pd.DataFrame) -> Figure:
@@ -146,9 +147,9 @@ def rule_comparison(rules: pd.DataFrame) -> Figure:
 def training_outcomes(trained: pd.DataFrame) -> Figure:
     """Outcome of the short trainings (section H): a row a measure, a column for what was varied, baselines as lines.
 
-    Columns factor, value, method, seed, dev_margin_optimal and those of `OUTCOMES`. Dots are seeds.
+    Columns factor, value, method, seed and those of `REFERENCES` and `OUTCOMES`. Dots are seeds.
     """
-    _require(trained, "factor", "value", "method", "seed", "dev_margin_optimal", *OUTCOMES)
+    _require(trained, "factor", "value", "method", "seed", *REFERENCES.values(), *OUTCOMES)
     with house_style():
         figure, grid = new_figure(len(OUTCOMES), len(FACTORS), 1.0 + 1.15 * len(OUTCOMES), sharex="col", sharey="row")
         for row, (column, title) in zip(grid, OUTCOMES.items(), strict=True):
@@ -160,8 +161,9 @@ def training_outcomes(trained: pd.DataFrame) -> Figure:
             axes.set_xlabel(title)
         methods = list(trained["method"].unique())
         handles = [Line2D([], [], label=label(method), **_baseline_style(method)) for method in methods]
-        optimum = Line2D([], [], color="black", linewidth=0.8, linestyle=(0, (1, 1)), label="margin of a perfect score")
-        figure.legend(handles=[*handles, optimum], loc="outside lower center", ncols=4)
+        dotted: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 1))}
+        reference = Line2D([], [], label="best trivial MSE; margin of a perfect score", **dotted)
+        figure.legend(handles=[*handles, reference], loc="outside lower center", ncols=4)
     return figure
 
 
@@ -180,9 +182,8 @@ def _outcome(axes: Axes, trained: pd.DataFrame, factor: str, column: str) -> Non
     for method, of_method in trained[trained["value"].isna()].groupby("method", sort=False):
         if of_method[column].notna().any():
             axes.axhline(of_method[column].mean(), linewidth=1, **_baseline_style(str(method)))
-    if column == "dev_margin":
-        optimum = trained["dev_margin_optimal"].mean()
-        axes.axhline(optimum, color="black", linewidth=0.8, linestyle=(0, (1, 1)))
+    if column in REFERENCES:
+        axes.axhline(trained[REFERENCES[column]].mean(), color="black", linewidth=0.8, linestyle=(0, (1, 1)))
     axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
     axes.set_xlim(-0.5, len(values) - 0.5)
 

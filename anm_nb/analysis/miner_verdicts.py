@@ -71,9 +71,8 @@ def descent_verdicts(armijo: pd.DataFrame, paths: pd.DataFrame, mined: pd.DataFr
 def legitimacy_verdicts(paths: pd.DataFrame, mined: pd.DataFrame) -> list[Verdict]:
     """What a perfect energy has to say to p_hard, and where the trained networks' miners go (sections A.1 and B)."""
     share = mined.groupby(["energy", "method", "seed"])[["p_hard", "illegitimate"]].mean()
-    last = (
-        paths[paths["evaluations"] == paths["evaluations"].max()].set_index(["energy", "method", "seed"]).sort_index()
-    )
+    ends = paths[paths["evaluations"] == paths["evaluations"].max()]
+    cosine = ends.groupby(["energy", "method", "seed"])["cosine"].mean()
     free, orthogonal = label("anm"), label("anm_orthogonal")
     return [
         judge_band(
@@ -94,7 +93,7 @@ def legitimacy_verdicts(paths: pd.DataFrame, mined: pd.DataFrame) -> list[Verdic
         ),
         judge_band(
             f"on trained networks {free} walks along −ε (cosine above 0.5)",
-            last["cosine"]["trained", "anm"],
+            cosine["trained", "anm"],
             low=0.5,
             high=1,
             unit="cosine",

@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -173,7 +174,7 @@ def rule_frame(problem: MiningProblem, method: str, miner: MinerConfig, seed: in
 
 def armijo_check(
     single: MiningProblem, double: MiningProblem, method: str, miner: MinerConfig, seed: int
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Mines `single`, as trainings do, and holds every accepted step against Armijo's bound in `double`'s precision.
 
     `accepted` steps; `violations`, those that end above the bound by more than `ROUNDING` of the energy; and `worst`,
@@ -220,6 +221,6 @@ def _strategy(method: str, miner: MinerConfig) -> Anm:
     return strategy
 
 
-def with_options(miner: MinerConfig, **options: float | str) -> MinerConfig:
+def with_options(miner: MinerConfig, **options: Any) -> MinerConfig:
     """The miner with some options changed. Raises `ParameterError` where they cannot be."""
     return MinerConfig(**miner.model_dump() | options)

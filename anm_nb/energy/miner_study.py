@@ -31,11 +31,13 @@ from anm_nb.energy.miner_measurements import (
 )
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, get_negatives, named_negatives
 from anm_nb.energy.networks import get_network
+from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import MatrixTask
 from anm_nb.training.loop import LoopConfig, Seeds
+from anm_nb.training.seeds import generator
 
 METHODS = ("anm", "anm_orthogonal")
 BASELINES = ("none", "stock")
@@ -71,6 +73,7 @@ class MinerConvergence(Parameters):
     train_steps: PositiveInt = 32
     record_every: PositiveInt = 8
     dev_examples: PositiveInt = 64
+    sampler_steps: PositiveInt = 2
     trained_inner_steps: Counts = (1, 2, 3, 5, 8)
     ema_decays: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(strict=False, min_length=1)] = (
         0.0,
@@ -119,6 +122,7 @@ class MinerConvergence(Parameters):
             width=self.width,
             head=self.head,
             negatives=negatives,
+            sampler=SamplerConfig(inner_steps=self.sampler_steps),
             dev_examples=self.dev_examples,
             loop=LoopConfig(**shared | loop),
             seeds=self.seeds,
@@ -229,7 +233,10 @@ class MinerStudy:
         return pd.DataFrame(rows)
 
     def trained(self) -> pd.DataFrame:
-        """`training_rows` of every short training, with columns factor, value, method and `dev_margin_optimal`."""
+        """`training_rows` of every short training, with columns factor, value and method, and two to read them by.
+
+        `mse_trivial` is the best error that needs no learning, `dev_margin_optimal` the margin of a perfect score.
+        """
         parts = []
         for (factor, value), config in self.settings.trainings().items():
             run = runs.get_or_train(config)
@@ -237,7 +244,9 @@ class MinerStudy:
         table = pd.concat(parts, ignore_index=True)
         first = next(iter(self.settings.trainings().values()))
         optimal = {seed: optimal_dev_margin(first, seed) for seed in self.settings.seeds}
-        return table.assign(dev_margin_optimal=table["seed"].map(optimal))
+        scores = self.config.make_task().reference_scores(2000, generator=generator(0, "references"))
+        trivial = scores.loc[(scores["kind"] == "trivial") & (scores["metric"] == "mse"), "value"].min()
+        return table.assign(dev_margin_optimal=table["seed"].map(optimal), mse_trivial=trivial)
 
     def seconds(self) -> pd.DataFrame:
         """`mining_seconds` of the first seed's network."""
@@ -260,7 +269,7 @@ class MinerStudy:
         ]
         return pd.concat(parts, ignore_index=True)
 
-    def _swept(self, option: str, values: Sequence[float]) -> pd.DataFrame:
+    def _swept(self, option: str, values: Sequence[int] | Sequence[float]) -> pd.DataFrame:
         rows = []
         for seed, network in self.networks.items():
             problem = self._problem(network, seed)
