@@ -342,7 +342,7 @@ class Signature:
     needs: tuple[frozenset[str], ...]
 
     def lacking(self, metrics: pd.DataFrame) -> frozenset[str]:
-        """The columns that are missing, or hold no number, of the set that lacks fewest; empty where it can be judged."""
+        """The columns missing, or without any number, of the set that lacks fewest; empty where it can be judged."""
         there = set(metrics.columns[metrics.notna().any()])
         return min((needed - there for needed in self.needs), key=len)
 

@@ -65,7 +65,9 @@ SAMPLER = SamplerConfig(inner_steps=1)
 
 def trained(folder, seeds=(0,), steps=40, **options):
     loop = LoopConfig(steps=steps, batch=24, lr=5e-3, records=10, ema_decay=0.9)
-    config = EnergyConfig(size=3, width=24, levels=6, dev_examples=8, sampler=SAMPLER, seeds=seeds, loop=loop, **options)
+    config = EnergyConfig(
+        size=3, width=24, levels=6, dev_examples=8, sampler=SAMPLER, seeds=seeds, loop=loop, **options
+    )
     return config, config.train(folder).metrics
 
 
