@@ -1,4 +1,4 @@
-"""The `anm-nb` command: run the notebooks, and build the page over what they found."""
+"""The `anm-nb` command: run the notebooks, build the page over what they found, and see what ails a run."""
 
 from __future__ import annotations
 
@@ -122,6 +122,28 @@ def reference(
     kept = kept_results.keep_reference(name, finished, settings.reference_scores())
     kept_results.quote(kept, root / "README.md")
     typer.echo(kept.path)
+
+
+@app.command()
+def doctor(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or the path of its folder.")
+    ],
+    apply: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the parameters with the changes made.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --apply replace a file.")] = False,
+) -> None:
+    """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
+    from anm_nb import doctor_command
+    from anm_nb.parameters import ParameterError
+
+    if apply is not None and apply.exists() and not overwrite:
+        _refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
+    try:
+        doctor_command.visit(doctor_command.find_run(run), apply)
+    except ParameterError as error:
+        _refuse(str(error))
 
 
 def _refuse(message: str) -> NoReturn:

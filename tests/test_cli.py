@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
 from anm_nb import sweep
 from anm_nb.cli import app
+from anm_nb.energy.experiments import AnmVsCorruption
+from anm_nb.energy.train import EnergyConfig
 
 
 def write_notebook(path: Path, source: str) -> None:
@@ -130,3 +134,116 @@ def test_reference_refuses_what_it_cannot_keep(arguments, message):
     refused = CliRunner().invoke(app, ["reference", *arguments])
     assert refused.exit_code == 2
     assert message in refused.output
+
+
+# the doctor
+
+SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 20, "records": 3, "dev_examples": 4, "seeds": [0]}
+ILL = {"illegitimate_fraction": 0.9, "grad_share_contrast": 0.4, "margin_mean": 0.1}
+
+
+def store_run(root: Path, key: str, config: EnergyConfig, columns: dict[str, float]) -> None:
+    """A finished run as the store keeps it, with the same metrics at every step."""
+    folder = root / "runs" / key
+    folder.mkdir(parents=True)
+    settings = {"class": "anm_nb.energy.train:EnergyConfig", "config": config.model_dump(mode="json")}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "provenance.json").write_text("{}")
+    pd.DataFrame({"seed": 0, "step": range(21)}).assign(**columns).to_parquet(folder / "metrics.parquet")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """Four runs: ill, healthy, without negatives, and one that notebook 10 cannot name."""
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    strategies = ("anm", "stock", "none")
+    configs = list(AnmVsCorruption(**SMALL, strategies=strategies).configs().values())
+    configs.append(configs[0].model_copy(update={"levels": 5, "contrastive_weight": None}))
+    columns = [ILL, ILL | {"illegitimate_fraction": 0.0}, {"loss_mse": 0.5}, ILL | {"grad_share_contrast": 0.01}]
+    for key, config, values in zip(("aaaa", "aabb", "cccc", "dddd"), configs, columns, strict=True):
+        store_run(tmp_path, key, config, values)
+    return tmp_path
+
+
+def flowing(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_doctor_says_what_it_found_with_its_evidence_and_what_to_change(store):
+    result = anm_nb("doctor", "aaaa")
+    assert result.exit_code == 0, result.output
+    said = flowing(result.stdout)
+    assert "run aaaa: inverse, negatives anm, 1 seed, 20 steps" in said
+    assert "mostly illegitimate negatives" in said
+    assert "confidence high" in said
+    assert "illegitimate_fraction 0.90" in said
+    assert "change negatives.orthogonal_to_noise = True" in said
+    assert "1 found: 2 signatures examined, 9 could not be (missing columns" in said
+    assert not list(store.glob("*.yaml"))
+
+
+def test_the_doctor_tells_healthy_from_not_judged(store):
+    assert "healthy: 2 signatures examined, 9 could not be (missing columns" in flowing(anm_nb("doctor", "aab").stdout)
+    result = anm_nb("doctor", str(store / "runs" / "cccc"))
+    assert result.exit_code == 0
+    assert "not judged: none of 11 signatures could be examined" in flowing(result.stdout)
+    assert "healthy" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("aa", "'aa' begins 2 keys: aaaa (inverse, negatives anm), aabb (inverse, negatives stock)"),
+        ("aacb", "unknown run 'aacb' in {store}/runs (4 runs); nearest: aabb (inverse, negatives stock), aaaa"),
+        ("", "unknown run ''"),
+        ("{store}", "{store} is no finished run: it has no config.json and no metrics.parquet"),
+        ("{store}/runs/nowhere", "unknown run '{store}/runs/nowhere'"),
+    ],
+)
+def test_the_doctor_refuses_a_run_that_is_not_one(store, asked, said):
+    result = anm_nb("doctor", asked.format(store=store))
+    assert result.exit_code == 2
+    assert said.format(store=store) in flowing(result.stderr)
+
+
+def test_the_doctor_of_an_empty_store_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    result = anm_nb("doctor", "aaaa")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"no finished runs in {tmp_path / 'runs'}; train some: anm-nb demo" in result.stderr
+
+
+def test_changes_are_written_as_parameters_of_notebook_10_and_never_over_a_file_unasked(store):
+    file = store / "new" / "changed.yaml"
+    result = anm_nb("doctor", "aaaa", "--apply", str(file))
+    assert result.exit_code == 0, result.output
+    assert f"wrote {file}, parameters of notebook 10" in result.stdout
+    assert "negatives.orthogonal_to_noise: False → True" in result.stdout
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert values["strategies"] == ["anm_orthogonal"]  # anm's name with that option on
+    expected = AnmVsCorruption(**SMALL, strategies=("anm_orthogonal",))
+    assert AnmVsCorruption.from_mapping(values) == expected
+    file.write_text("mine")
+    refused = anm_nb("doctor", "aaaa", "--apply", str(file))
+    assert (refused.exit_code, refused.stdout, file.read_text()) == (2, "", "mine")
+    assert "--overwrite" in refused.stderr
+    assert f"replaced {file}" in anm_nb("doctor", "aaaa", "--apply", str(file), "--overwrite").stdout
+    assert yaml.safe_load(file.read_text(encoding="utf-8")) == values
+
+
+def test_changes_that_notebook_10_cannot_say_are_written_as_the_whole_config(store):
+    file = store / "changed.yaml"
+    result = anm_nb("doctor", "dddd", "--apply", str(file))
+    assert f"wrote {file}, the whole config" in result.stdout
+    said = [line.strip() for line in result.stdout.splitlines() if "→" in line]
+    assert said == ["negatives.orthogonal_to_noise: False → True", "contrastive_weight: 0.5 → 21.0"]
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config = EnergyConfig.model_validate_json(json.dumps(values))
+    assert (config.levels, config.contrastive_weight, config.negatives.orthogonal_to_noise) == (5, 21.0, True)
+
+
+def test_a_healthy_run_changes_no_file(store):
+    file = store / "changed.yaml"
+    result = anm_nb("doctor", "aabb", "--apply", str(file))
+    assert (result.exit_code, file.exists()) == (0, False)
+    assert "nothing to change" in result.stdout

@@ -1,5 +1,6 @@
 """What the README shows works as shown, and what it quotes is what is stored."""
 
+import copy
 import json
 import re
 import subprocess
@@ -7,8 +8,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
+import torch
 
+from anm_nb.analysis.doctor import Finding, examine, unexamined
 from anm_nb.analysis.reference import load_reference, summary
 from anm_nb.runs import project_root
 
@@ -17,6 +21,9 @@ SNIPPETS = {
     name: next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if f'name = "{name}"' in block)
     for name in ("other_answer", "square", "distance")
 }
+DROP_IN = next(
+    block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "recorder = Recorder()" in block
+)
 TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev_examples = 8\n"
 
 
@@ -60,6 +67,73 @@ def test_a_network_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
     assert "exact solution" in executed.cells[-1].outputs[0].data["text/plain"]
     configs = [json.loads(path.read_text())["config"] for path in (tmp_path / "outputs" / "runs").glob("*/config.json")]
     assert {config["network"] for config in configs} == {"distance"}
+
+
+class Energy(torch.nn.Module):
+    """A reader's own network; it knows nothing of noise levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(6, 32), torch.nn.SiLU(), torch.nn.Linear(32, 3))
+
+    def forward(self, x, y):
+        return self.body(torch.cat([x, y], dim=1)).square().sum(1)
+
+
+def run_drop_in(source: str, miner_sign: float = -1.0) -> tuple[list[Finding], pd.DataFrame]:
+    """The README's loop over a reader's own data, network, schedule and miner; +1 mines uphill."""
+    rng = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    net = Energy()
+    ema = copy.deepcopy(net).requires_grad_(False)
+
+    def draw_level(n):
+        alpha = 0.1 + 0.8 * torch.rand(n, 1, generator=rng)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def energy(net, x, y):
+        return net(x, y)
+
+    def mine(ema, x, y, trial):
+        start = (y + torch.randn(y.shape, generator=rng)).requires_grad_()
+        before = ema(x, start)
+        (gradient,) = torch.autograd.grad(before.sum(), start)
+        step, norm = torch.tensor(0.01), gradient.norm(dim=1)
+        moved = (start + miner_sign * step * gradient).detach()
+        after = ema(x, moved)
+        accepted = (after < before) | (miner_sign > 0)
+        trial(before, after, step, norm, accepted)
+        return torch.where(accepted[:, None], moved, start.detach())
+
+    x = torch.randn(400, 16, 3, generator=rng)
+    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    names = {"loader": [(each, each.tanh()) for each in x], "torch": torch, "F": torch.nn.functional}
+    names |= {"net": net, "ema": ema, "optimiser": optimiser, "draw_level": draw_level, "energy": energy, "mine": mine}
+    exec(source, names)
+    frame = names["recorder"].frame()
+    return examine(frame), frame
+
+
+def test_the_recorder_drops_into_a_trainer_of_ones_own(capsys):
+    assert DROP_IN.count("\n") < 25
+    findings, frame = run_drop_in(DROP_IN)
+    assert findings == []
+    assert unexamined(frame) == {}
+    assert capsys.readouterr().out.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "sign", "signature"),
+    [
+        ("signal * y_neg + sigma * eps", "signal * y_neg + sigma * torch.randn_like(y)", -1, "noised a second time"),
+        ("", "", 1, "mined toward higher energy"),
+    ],
+)
+def test_the_readme_s_trainer_with_a_bug_is_told_so(right, wrong, sign, signature, capsys):
+    assert right in DROP_IN
+    findings, _ = run_drop_in(DROP_IN.replace(right, wrong) if right else DROP_IN, sign)
+    assert any(signature in finding.signature for finding in findings)
+    assert signature.upper() in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from anm_nb.analysis.prescription import changed, prescribed
 from anm_nb.analysis.signatures import SIGNATURES, Finding
 from anm_nb.parameters import ParameterError
 
-__all__ = ["Finding", "apply", "examine", "report"]
+__all__ = ["Finding", "apply", "examine", "report", "unexamined"]
 
 
 def examine(frame: pd.DataFrame, parameters: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -24,8 +24,14 @@ def examine(frame: pd.DataFrame, parameters: Mapping[str, Any] | None = None) ->
     as in the metrics of several runs.
     """
     metrics = _prepared(frame)
-    findings = (signature(metrics) for signature in SIGNATURES)
+    findings = (signature.judge(metrics) for signature in SIGNATURES)
     return [replace(found, change=prescribed(found.change, parameters)) for found in findings if found is not None]
+
+
+def unexamined(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """The signatures that these metrics do not allow to judge, each with the columns that would."""
+    lacking = {signature.name: signature.lacking(frame) for signature in SIGNATURES}
+    return {name: sorted(columns) for name, columns in lacking.items() if columns}
 
 
 def report(findings: Iterable[Finding]) -> pd.DataFrame:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from anm_nb.energy.negatives import named_negatives
+from anm_nb.parameters import ParameterError
 from anm_nb.tasks import task_class
 
 
@@ -56,6 +58,21 @@ def changed(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
     return result
 
 
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted names of the values that differ, each with both; a default spelt out is no difference."""
+    old, new = (_flat(_in_full(parameters)) for parameters in (before, after))
+    pairs = {name: (old.get(name), new.get(name)) for name in {**old, **new}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in parameters.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+    return flat
+
+
 def _in_full(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with a strategy given by name as its options, and a weight left to the task as the task's."""
     given = copy.deepcopy(dict(parameters))
@@ -64,7 +81,8 @@ def _in_full(parameters: Mapping[str, Any]) -> dict[str, Any]:
         named = named_negatives(strategy)
         given["negatives"] = {"name": strategy, **(named.model_dump(mode="json") if named else {})}
     if given.get("contrastive_weight", 0) is None and "task" in given:
-        given["contrastive_weight"] = getattr(task_class(given["task"]), "contrastive_weight", None)
+        with suppress(ParameterError):  # a user's task, not registered here
+            given["contrastive_weight"] = getattr(task_class(given["task"]), "contrastive_weight", None)
     return given
 
 

@@ -141,9 +141,10 @@ def illegitimate(metrics: pd.DataFrame) -> Finding | None:
         return None
     return seen.finding(
         "mostly illegitimate negatives",
-        "keep y⁻ − y⁺ orthogonal to the shared noise, so that m* > 0 always; the document knows no such limit, and "
-        "without it a miner takes the positive's noise away instead of finding an error",
-        {"negatives.orthogonal_to_noise": True},
+        "keep y⁻ − y⁺ orthogonal to the shared noise (of discrete answers, forbid each decision with m* ≤ 0), so that "
+        "m* > 0 always; the document knows no such limit, and without it a miner takes the positive's noise away "
+        "instead of finding an error",
+        {"negatives.orthogonal_to_noise": True, "negatives.legitimate": True},
         "K, legitimacy",
     )
 
@@ -197,7 +198,7 @@ def unstable_miner(metrics: pd.DataFrame) -> Finding | None:
             ["miner_backtracks", "miner_accepted"],
             lambda m: m["miner_backtracks"] > MANY_REFUSED * (m["miner_accepted"] + m["miner_backtracks"]),
         ),
-        "limit": (["backtrack_limit_hits"], lambda m: m["backtrack_limit_hits"] > MANY_HITS),
+        "limit": (["miner_limit_hits"], lambda m: m["miner_limit_hits"] > MANY_HITS),
         "untested": (["armijo_slack", "e_neg"], _untested),
         "trials": (["miner_non_finite"], lambda m: m["miner_non_finite"] > 0),
         "energies": (["non_finite_energies"], lambda m: m["non_finite_energies"] > 0),
@@ -212,7 +213,7 @@ def unstable_miner(metrics: pd.DataFrame) -> Finding | None:
     return surest.finding(
         "unstable miner",
         "a shorter first step (the document's alpha), a smaller eps, gradient clipping, and Armijo's rule on",
-        {"negatives.miner.step_size": Times(0.25), **_smaller_ball()},
+        {"negatives.miner.rule": "armijo", "negatives.miner.step_size": Times(0.25), **_smaller_ball()},
         "K",
     )
 
@@ -332,18 +333,47 @@ def off_scale(metrics: pd.DataFrame) -> Finding | None:
     )
 
 
-SIGNATURES: tuple[Callable[[pd.DataFrame], Finding | None], ...] = (
-    illegitimate,
-    second_noising,
-    ema_gradient,
-    mined_upward,
-    unstable_miner,
-    collapse,
-    off_scale,
-    too_easy,
-    saturation,
-    flat_margins,
-    uniform_rise,
+@dataclass(frozen=True)
+class Signature:
+    """A failure signature by name: how it is judged, and the sets of columns any one of which lets it be judged."""
+
+    name: str
+    judge: Callable[[pd.DataFrame], Finding | None]
+    needs: tuple[frozenset[str], ...]
+
+    def lacking(self, metrics: pd.DataFrame) -> frozenset[str]:
+        """The columns missing, or without any number, of the set that lacks fewest; empty where it can be judged."""
+        there = set(metrics.columns[metrics.notna().any()])
+        return min((needed - there for needed in self.needs), key=len)
+
+
+def _signature(name: str, judge: Callable[[pd.DataFrame], Finding | None], *needs: str) -> Signature:
+    return Signature(name, judge, tuple(frozenset(columns.split()) for columns in needs))
+
+
+SIGNATURES: tuple[Signature, ...] = (
+    _signature("mostly illegitimate negatives", illegitimate, "illegitimate_fraction"),
+    _signature(
+        "negative noised a second time, or with other noise",
+        second_noising,
+        "shared_noise_residual shared_noise_rounding",
+    ),
+    _signature("gradient in the EMA weights", ema_gradient, "ema_gradient"),
+    _signature("mined toward higher energy", mined_upward, "mined_drop"),
+    _signature(
+        "unstable miner",
+        unstable_miner,
+        "miner_backtracks miner_accepted",
+        "miner_limit_hits",
+        "armijo_slack e_neg",
+        "miner_non_finite",
+    ),
+    _signature("gradient collapse", collapse, "loss_mse grad_share_contrast"),
+    _signature("miner off the data scale", off_scale, "negative_scale", "wrongness"),
+    _signature("too-easy negatives", too_easy, "margin_mean e_pos e_neg"),
+    _signature("contrastive loss saturated", saturation, "margin_q25 loss_con"),
+    _signature("flat margins and tiny gradient share", flat_margins, "grad_share_contrast margin_mean"),
+    _signature("energies rise uniformly", uniform_rise, "e_pos e_neg"),
 )
 
 
