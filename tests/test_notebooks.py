@@ -16,8 +16,7 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb.energy import experiments as energy
-from anm_nb.energy import miner_study
-from anm_nb.energy import within_experiments
+from anm_nb.energy import miner_study, within_experiments
 from anm_nb.parameters import Parameters
 from anm_nb.ranking import experiments as ranking
 from anm_nb.tasks import references

@@ -332,11 +332,11 @@ class EnergyLearner:
 
 
 def illegitimate_by_level(contrast: Contrast) -> Tensor:
-    """The share of negatives with m* < 0 at each noise level [levels]; NaN where the batch has none."""
+    """How many negatives of the batch have m* < 0, and how many there are, at each noise level: [2, levels]."""
     noise = contrast.problem.noise
     levels = len(noise.schedule.betas)
-    count = torch.bincount(noise.k, minlength=levels)
-    return torch.bincount(noise.k, (contrast.optimal_margin < 0).float(), levels) / count
+    illegitimate = torch.bincount(noise.k[contrast.optimal_margin < 0], minlength=levels)
+    return torch.stack([illegitimate, torch.bincount(noise.k, minlength=levels)])
 
 
 def contrast_scalars(contrast: Contrast) -> dict[str, float]:

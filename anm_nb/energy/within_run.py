@@ -103,6 +103,7 @@ class WithinRunLearner(EnergyLearner):
     def __init__(self, config: WithinRunConfig, seed: int, device: str) -> None:
         super().__init__(config, seed, device)
         self.given: _Given | None = None  # negatives that stand in for those the config would propose
+        self.given_weight: float | None = None  # a contrastive weight that stands in for the config's
         self.records = set(config.loop.record_steps()) if config.compare_updates else set()
 
     def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
@@ -111,10 +112,15 @@ class WithinRunLearner(EnergyLearner):
             self.before_batch = {name: source.get_state() for name, source in self.generators.items()}
         return super().losses(step, averaged)
 
-    def contrast(self, problem: MiningProblem, strategy: NegativeStrategy, e_pos: Tensor) -> Contrast:
-        """As of any energy run; the problem is kept, to propose the other kind on the same rows."""
-        self.problem = problem
-        return super().contrast(problem, self.given or strategy, e_pos)
+    def contrast(
+        self, problem: MiningProblem, strategy: NegativeStrategy, noised_pos: Tensor, e_pos: Tensor
+    ) -> Contrast:
+        """As of any energy run, but for negatives that stand in for the strategy's."""
+        return super().contrast(problem, self.given or strategy, noised_pos, e_pos)
+
+    def weight_at(self, progress: float) -> float:
+        """As of any energy run, but for a weight that stands in for it."""
+        return super().weight_at(progress) if self.given_weight is None else self.given_weight
 
     def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
         """The columns of any energy run, and what each update would do to the pairs of each kind."""
@@ -146,7 +152,7 @@ class WithinRunLearner(EnergyLearner):
         loss_mse, dev_margin = losses.parts["loss_mse"].detach(), self._dev_margin(self.model).mean()
         table: dict[str, list[Tensor]] = {}
         for update, y_neg in self.negatives_of_updates(step, contrast).items():
-            forked, grad_norm = self.updated(step, y_neg, 0.0 if update == NO_NEGATIVES else self.weight)
+            forked, grad_norm = self.updated(step, y_neg, 0.0 if update == NO_NEGATIVES else losses.weight)
             after = forked.again(step, contrast.mined.y_neg)
             assert after.contrast is not None
             of_pairs = before | {
@@ -181,7 +187,7 @@ class WithinRunLearner(EnergyLearner):
         for strategy, (kind, own) in zip(strategies, self.rows_of_kinds(contrast).items(), strict=True):
             source = generator(self.seed, f"counterfactual {kind} at {step}", self.device)
             with torch.no_grad():
-                elsewhere = strategy.propose(self.problem.rows(~own, source)).y_neg
+                elsewhere = strategy.propose(contrast.problem.rows(~own, source)).y_neg
             negatives[kind] = shown.clone()
             negatives[kind][~own] = elsewhere
         return negatives
@@ -191,7 +197,7 @@ class WithinRunLearner(EnergyLearner):
     ) -> tuple[WithinRunLearner, Float[Tensor, ""]]:
         """A copy of this learner after the loop's own update with those negatives, and the norm of its gradient."""
         forked = self.fork()
-        forked.weight = weight
+        forked.given_weight = weight
         losses = forked.again(step, y_neg)
         training = SeedTraining(forked, self.config.loop, self.seed, self.device)
         training.step = step
@@ -213,6 +219,7 @@ class WithinRunLearner(EnergyLearner):
         for group in forked.groups:
             for settings in group.optimiser.param_groups:
                 settings["lr"] = group.optimiser.defaults["lr"]  # which the loop scales by the schedule
+        forked.state = {name: value.clone() for name, value in self.state.items()}
         forked.generators = {name: torch.Generator(device=g.device) for name, g in self.generators.items()}
         return forked
 

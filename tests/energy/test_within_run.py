@@ -100,7 +100,7 @@ def test_the_mixed_update_is_the_one_that_training_goes_on_with(steps_before):
         training.update(training.losses())
     training.step = steps_before
     losses = training.losses()
-    forked, grad_norm = learner.updated(steps_before, losses.contrast.mined.y_neg, learner.weight)
+    forked, grad_norm = learner.updated(steps_before, losses.contrast.mined.y_neg, losses.weight)
     effects = learner.effects(steps_before, losses)
     before = [parameter.detach().clone() for parameter in learner.model.parameters()]
     training.update(losses)
@@ -133,7 +133,7 @@ def test_one_kind_has_its_own_pairs_of_the_batch_and_more_of_its_kind_elsewhere(
     assert [int(chosen.sum()) for chosen in rows.values()] == [8, 8]
     negatives = learner.negatives_of_updates(0, contrast)
     assert torch.equal(negatives["mixed"], shown)
-    y_pos = learner.problem.y_pos
+    y_pos = contrast.problem.y_pos
     for kind, own in rows.items():
         assert torch.equal(negatives[kind][own], shown[own])
         assert (negatives[kind][~own] != shown[~own]).any(1).all()
@@ -161,7 +161,7 @@ def test_effects_of_sgd_updates_of_a_linear_energy_are_those_of_the_closed_form(
     losses = learner.losses(0, model)
     effects = {column: values.double() for column, values in learner.effects(0, losses).items()}
 
-    noise, y_pos = learner.problem.noise, learner.problem.y_pos
+    noise, y_pos = losses.contrast.problem.noise, losses.contrast.problem.y_pos
     signal, w = noise.schedule.signal(noise.k), model.w.detach().double()
     negatives = learner.negatives_of_updates(0, losses.contrast) | {"none": y_pos}
     shift = {update: (signal * (y_neg - y_pos)).double() for update, y_neg in negatives.items()}
