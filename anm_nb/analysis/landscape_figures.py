@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from anm_nb.analysis.figures import colours, house_style, label, new_figure
-from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure
 from anm_nb.parameters import ParameterError
 
 TREND_TITLES = {
@@ -112,16 +111,9 @@ def _above_truth(slices: pd.DataFrame, method: str) -> tuple[np.ndarray, np.ndar
 
 
 def _intervals(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], x: str, y: str) -> None:
-    """Mean over seeds of y against x with its 95 % t-interval as a band, for each method."""
+    """An `interval_line` for each method."""
     for method, colour in colours(methods).items():
-        bands = rows[rows["method"] == method].dropna(subset=[y]).groupby(x)[y].apply(mean_interval)
-        if bands.empty:
-            continue
-        mean, low, high = np.array(bands.tolist()).T
-        # dashed and on top, as in the other figures: what all others are measured against is never hidden
-        style: dict[str, Any] = {"linestyle": (0, (4, 1.5)), "zorder": 3} if method == "none" else {}
-        axes.plot(bands.index, mean, color=colour, label=label(method), **style)
-        axes.fill_between(bands.index, low, high, color=colour, alpha=0.18, linewidth=0)
+        interval_line(axes, rows[rows["method"] == method], x, y, method, colour)
 
 
 def _small_multiples(count: int, at_most: int, each: float, **options: Any) -> tuple[Figure, np.ndarray]:
