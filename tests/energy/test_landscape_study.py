@@ -78,7 +78,9 @@ def test_weights_that_a_run_does_not_have_are_refused(trained):
     with pytest.raises(ParameterError, match=r"seed = 2: run \w+ has 0, 1"):
         trained_energy(trained["anm"], 2)
     config = SETTINGS.configs()["none"]
-    plain = runs.get_or_train(config.model_copy(update={"loop": config.loop.model_copy(update={"keep_weights": False})}))
+    plain = runs.get_or_train(
+        config.model_copy(update={"loop": config.loop.model_copy(update={"keep_weights": False})})
+    )
     assert kept_steps(plain) == []
     assert trained_energy(plain, 1) is not None
     with pytest.raises(ParameterError, match=r"steps kept: none; train with loop\.keep_weights"):
@@ -122,7 +124,7 @@ def test_directions_are_mined_against_the_energy_that_is_looked_at(trained):
         assert energy(pairs.noised(y_neg)).mean() < energy(pairs.noised(pairs.y_neg)).mean()
     shift = pairs.negatives(perfect, "mined_orthogonal") - pairs.y_pos
     torch.testing.assert_close((shift * pairs.noise.eps).sum(1), torch.zeros(15).double(), atol=1e-6, rtol=0)
-    with pytest.raises(ParameterError, match="unknown direction 'mind'.*did you mean 'mined'"):
+    with pytest.raises(ParameterError, match=r"unknown direction 'mind'.*did you mean 'mined'"):
         pairs.negatives(model, "mind")
 
 
