@@ -52,9 +52,10 @@ class LandscapeScans(AnmVsCorruption):
 
     size: PositiveInt = 4
     steps: PositiveInt = 80
+    batch: PositiveInt = 64
     width: PositiveInt = 64
     records: Annotated[int, Field(ge=3)] = 5
-    dev_examples: PositiveInt = 64
+    dev_examples: PositiveInt = 48
     noise_levels: Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)] = (0, 3, 6)
     level: NonNegativeInt = 3  # the one of them that is shown in detail, and that verdicts are about
 
@@ -216,16 +217,18 @@ def _numbers(energy: Energy, pairs: HeldOut, y_neg: Tensor) -> dict[str, Tensor]
 
 def _by_level(table: dict[str, Tensor], pairs: HeldOut) -> pd.DataFrame:
     """Means over the problems: one row for each level."""
-    frame = pd.DataFrame({name: values.numpy() for name, values in table.items()})
-    means = frame.groupby(pairs.noise.k.numpy(), sort=False).mean()
-    return means.round(12).rename_axis("level").reset_index()  # rounding would be taken for a spread between seeds
+    levels = pairs.noise.k.unique_consecutive()
+    means = {name: values.unflatten(0, (len(levels), -1)).mean(1).numpy() for name, values in table.items()}
+    # what rounding leaves would be taken for a spread between seeds
+    return pd.DataFrame({"level": levels.numpy()} | means).round(12)
 
 
 def _mean_rise(profile: Float[Tensor, "b T"], pairs: HeldOut) -> pd.DataFrame:
     """φ(t) − φ(0) over the problems: columns level, t and value."""
-    rise = pd.DataFrame((profile - profile[:, SCAN_GRID == 0]).numpy(), columns=SCAN_GRID.tolist())
-    means = rise.groupby(pairs.noise.k.numpy(), sort=False).mean().rename_axis("level").reset_index()
-    return means.melt(id_vars="level", var_name="t", value_name="value").astype({"t": float})
+    levels = pairs.noise.k.unique_consecutive()
+    rise = (profile - profile[:, SCAN_GRID == 0]).unflatten(0, (len(levels), -1)).mean(1)
+    level, t = torch.cartesian_prod(levels.double(), SCAN_GRID).unbind(1)
+    return pd.DataFrame({"level": level.long().numpy(), "t": t.numpy(), "value": rise.flatten().numpy()})
 
 
 def _energies(
