@@ -22,6 +22,7 @@ PALETTE = {
     "random": "#e69f00",
     "anm": "#d55e00",
     "anm_orthogonal": "#009e73",
+    "optimal": "#000000",
     # the ranking family: Tol's muted palette, safe alike
     "baseline": "#332288",
     "hrm": "#44aa99",
@@ -35,10 +36,16 @@ LABELS = {
     "random": "random",
     "anm": "ANM as written",
     "anm_orthogonal": "ANM ⊥ ε",
+    "optimal": "perfect denoiser",
     "baseline": "baseline (no iteration)",
     "hrm": "HRM",
     "published baseline": "published, no iteration",
     "published": "published, HRM",
+}
+# What all others are measured against is dashed and on top, so that it is never hidden beneath them.
+LINE_STYLES: dict[str, dict[str, Any]] = {
+    "none": {"linestyle": (0, (4, 1.5)), "zorder": 3},
+    "optimal": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
 }
 WIDTH = 6.75  # inches: the text width of a two-column paper
 STYLE: dict[Any, Any] = {
@@ -95,22 +102,33 @@ def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[
     return figure, np.atleast_1d(figure.subplots(rows, columns, **options))
 
 
-def _curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
-    """Mean over seeds of a column against the step, with its 95 % t-interval as a band, for each method."""
+def interval_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, method: str, colour: str, dots: bool = False) -> None:
+    """Mean of y over seeds against x with its 95 % t-interval, for one method: a band, or a bar where x has one value.
+
+    `rows` holds one row for each seed and x; those without y are left out, and nothing is drawn where none is left.
+    `dots` marks the means where there are fewer than 20.
+    """
     from anm_nb.analysis.stats import mean_interval
 
+    bands = rows.dropna(subset=[y]).groupby(x)[y].apply(mean_interval)
+    if bands.empty:
+        return
+    mean, low, high = np.array(bands.tolist()).T
+    style: dict[str, Any] = {"color": colour, "label": label(method)}
+    if len(bands) == 1:
+        axes.errorbar(bands.index, mean, [mean - low, high - mean], fmt="o", markersize=4, capsize=2, **style)
+        return
+    marker = "." if dots and len(bands) < 20 else None
+    axes.plot(bands.index, mean, marker=marker, **style, **LINE_STYLES.get(method, {}))
+    axes.fill_between(bands.index, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
+    """Mean over seeds of a column against the step, with its 95 % t-interval as a band, for each method."""
     if column not in metrics:  # no method of these has it
         return
     for method, colour in colours(list(metrics["method"].unique())).items():
-        rows = metrics[metrics["method"] == method].dropna(subset=[column])
-        if rows.empty:
-            continue
-        bands = rows.groupby("step")[column].apply(mean_interval)
-        mean, low, high = np.array(bands.tolist()).T
-        # dashed and on top, so that the method all others are measured against is never hidden beneath them
-        style: dict[str, Any] = {"linestyle": (0, (4, 1.5)), "zorder": 3} if method == "none" else {}
-        axes.plot(bands.index, mean, color=colour, label=label(method), **style)
-        axes.fill_between(bands.index, low, high, color=colour, alpha=0.18, linewidth=0)
+        interval_line(axes, metrics[metrics["method"] == method], "step", column, method, colour)
     axes.set_xlabel("training step")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 

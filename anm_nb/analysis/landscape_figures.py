@@ -1,7 +1,7 @@
 """Figures of the energy's shape around the truth (ANM checklist, section E): tables in, Figure out, in the house style.
 
-The tables are those of `anm_nb.energy.landscape`, of several runs together: with columns that say method, seed, and
-step or level. Energies are in nats. Every function raises `ParameterError` for a table without rows or a column.
+The tables are those of `anm_nb.energy.landscape_study`, of several runs together; the perfect denoiser is the method
+"optimal". Energies are in nats. Every function raises `ParameterError` for a table without rows or a column.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from anm_nb.analysis.figures import colours, house_style, label, new_figure
-from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.figures import LINE_STYLES, PALETTE, colours, house_style, interval_line, label, new_figure
 from anm_nb.parameters import ParameterError
 
 TREND_TITLES = {
     "barrier": "barrier\nmax φ(t) − φ(0), nats",
-    "curvature": "curvature at the truth\nφ″(0), nats per t²",
+    "curvature_per_length": "curvature at the truth\nuᵀ∇²E u, nats per unit² of ỹ",
     "dir_derivative": "slope towards the negative\n∇E·u, nats per unit of ỹ",
 }
 
@@ -37,37 +37,66 @@ def line_scans(profiles: pd.DataFrame) -> Figure:
     with house_style():
         figure, panels = _small_multiples(len(levels), at_most=4, each=1.55)
         for axes, level in zip(panels, levels, strict=True):
-            for place in (0, 1):
-                axes.axvline(place, color="black", linewidth=0.6, linestyle=(0, (4, 3)))
-            axes.axhline(0, color="black", linewidth=0.6)
+            _mark_ends(axes, profiles)
             _intervals(axes, profiles[profiles["level"] == level], methods, "t", "value")
             axes.set_title(f"noise level k = {level}")
-            axes.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["−0.5", "0\ntruth", "0.5", "1\nnegative", "1.5"])
-            axes.set_xlim(profiles["t"].min(), profiles["t"].max())
-            axes.yaxis.set_major_locator(MaxNLocator(4))
         _label_outer(panels, "t, place on the line", "φ(t) − φ(0), nats")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 5))
+        _legend_below(figure, panels[0])
+    return figure
+
+
+def scans_over_training(profiles: pd.DataFrame) -> Figure:
+    """φ(t) − φ(0) of each method as training goes on, from light (first step) to dark (last), a panel for each method.
+
+    Columns method, seed, step, t and value, averaged over whatever else the rows differ in; hand over the rows of one
+    noise level and one direction. Lines are means over seeds. The dotted line is the perfect denoiser's, "optimal".
+    """
+    _require(profiles, "method", "seed", "step", "t", "value")
+    methods = [method for method in profiles["method"].unique() if method != "optimal"]
+    steps = sorted(profiles["step"].unique())
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.1, 1, len(steps)))
+    means = profiles.groupby(["method", "step", "t"])["value"].mean()
+    with house_style():
+        figure, panels = _small_multiples(len(methods), at_most=3, each=1.55, sharey=True)
+        for axes, method in zip(panels, methods, strict=True):
+            _mark_ends(axes, profiles)
+            for step, shade in zip(steps, shades, strict=True):
+                line = means[method, step]
+                axes.plot(line.index, line, color=shade, label=f"step {step}")
+            if "optimal" in means.index:
+                line = means["optimal", steps[-1]]
+                axes.plot(line.index, line, color=PALETTE["optimal"], label=label("optimal"), **LINE_STYLES["optimal"])
+            axes.set_title(label(method))
+        _label_outer(panels, "t, place on the line", "φ(t) − φ(0), nats")
+        _legend_below(figure, panels[0])
     return figure
 
 
 def landscape_trends(frame: pd.DataFrame) -> Figure:
     """Barrier, curvature and directional derivative against the training step: do they rise, as section E hopes?
 
-    Columns method, seed, step, barrier, curvature and dir_derivative. Rows that differ in anything else (examples,
-    noise levels) are averaged within a seed first; hand over one level's rows to see that level. Lines are means over
-    seeds, bands their 95 % t-intervals.
+    Columns method, seed, step, level, barrier, curvature_per_length and dir_derivative; a row of panels for each noise
+    level, each panel with a scale of its own. Rows that differ in anything else (examples) are averaged within a seed
+    first. Lines are means over seeds, bands their 95 % t-intervals.
     """
-    _require(frame, "method", "seed", "step", *TREND_TITLES)
-    by_seed = frame.groupby(["method", "seed", "step"], sort=False)[list(TREND_TITLES)].mean().reset_index()
-    methods = list(frame["method"].unique())
+    _require(frame, "method", "seed", "step", "level", *TREND_TITLES)
+    keys = ["level", "method", "seed", "step"]
+    by_seed = frame.groupby(keys, sort=False)[list(TREND_TITLES)].mean().reset_index()
+    methods, levels = list(frame["method"].unique()), sorted(frame["level"].unique())
     with house_style():
-        figure, panels = new_figure(1, 3, 2.5)
-        for axes, (column, title) in zip(panels, TREND_TITLES.items(), strict=True):
-            axes.axhline(0, color="black", linewidth=0.6)
-            _intervals(axes, by_seed, methods, "step", column)
-            axes.set(title=title, xlabel="training step")
-            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 5))
+        figure, grid = new_figure(len(levels), 3, 0.85 + 1.65 * len(levels), squeeze=False, sharex=True)
+        for row, level in zip(grid, levels, strict=True):
+            for axes, column in zip(row, TREND_TITLES, strict=True):
+                axes.axhline(0, color="black", linewidth=0.6)
+                _intervals(axes, by_seed[by_seed["level"] == level], methods, "step", column)
+                axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+                axes.yaxis.set_major_locator(MaxNLocator(4))
+            if len(levels) > 1:
+                row[0].set_ylabel(f"noise level k = {level}")
+        for top, bottom, title in zip(grid[0], grid[-1], TREND_TITLES.values(), strict=True):
+            top.set_title(title)
+            bottom.set_xlabel("training step")
+        _legend_below(figure, grid[0, 0])
     return figure
 
 
@@ -112,16 +141,26 @@ def _above_truth(slices: pd.DataFrame, method: str) -> tuple[np.ndarray, np.ndar
 
 
 def _intervals(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], x: str, y: str) -> None:
-    """Mean over seeds of y against x with its 95 % t-interval as a band, for each method."""
+    """An `interval_line` for each method."""
     for method, colour in colours(methods).items():
-        bands = rows[rows["method"] == method].dropna(subset=[y]).groupby(x)[y].apply(mean_interval)
-        if bands.empty:
-            continue
-        mean, low, high = np.array(bands.tolist()).T
-        # dashed and on top, as in the other figures: what all others are measured against is never hidden
-        style: dict[str, Any] = {"linestyle": (0, (4, 1.5)), "zorder": 3} if method == "none" else {}
-        axes.plot(bands.index, mean, color=colour, label=label(method), **style)
-        axes.fill_between(bands.index, low, high, color=colour, alpha=0.18, linewidth=0)
+        interval_line(axes, rows[rows["method"] == method], x, y, method, colour)
+
+
+def _mark_ends(axes: Axes, profiles: pd.DataFrame) -> None:
+    """Where truth and negative lie on the line, and the truth's own energy."""
+    for place in (0, 1):
+        axes.axvline(place, color="black", linewidth=0.6, linestyle=(0, (4, 3)))
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["−0.5", "0\ntruth", "0.5", "1\nnegative", "1.5"])
+    axes.set_xlim(profiles["t"].min(), profiles["t"].max())
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend of one panel for all, below them in rows of like length."""
+    handles, names = axes.get_legend_handles_labels()
+    rows = -(-len(names) // 5)
+    figure.legend(handles, names, loc="outside lower center", ncols=-(-len(names) // rows) if rows else 1)
 
 
 def _small_multiples(count: int, at_most: int, each: float, **options: Any) -> tuple[Figure, np.ndarray]:

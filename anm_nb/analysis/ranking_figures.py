@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from anm_nb.analysis.figures import PALETTE, colours, house_style, label, new_figure
+from anm_nb.analysis.figures import PALETTE, colours, house_style, interval_line, label, new_figure
 from anm_nb.analysis.ranking_tables import SPACES, Probe
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.ranking.routing import BANDS
@@ -28,19 +28,6 @@ def shades(methods: Sequence[str]) -> dict[str, str]:
     values = [method for method in methods if method not in PALETTE]
     ramp = mpl.colormaps["YlOrBr"](np.linspace(0.35, 0.95, len(values)))
     return {**colours([m for m in methods if m in PALETTE]), **dict(zip(values, map(to_hex, ramp), strict=True))}
-
-
-def _interval_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, colour: str, name: str) -> None:
-    """Mean over seeds of y against x with its 95 % t-interval: a band, or a bar where there is a single x."""
-    bands = rows.dropna(subset=[y]).groupby(x)[y].apply(mean_interval)
-    mean, low, high = np.array(bands.tolist()).T
-    if len(bands) == 1:
-        axes.errorbar(
-            bands.index, mean, [mean - low, high - mean], fmt="o", color=colour, markersize=4, capsize=2, label=name
-        )
-        return
-    axes.plot(bands.index, mean, color=colour, label=name, marker="." if len(bands) < 20 else None)
-    axes.fill_between(bands.index, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _reference_line(axes: Axes, value: float, text: str) -> None:
@@ -106,7 +93,7 @@ def tau_against_iteration(by_iteration: pd.DataFrame, references: pd.DataFrame) 
         for axes, metric in zip(row, ("tau_obs", "tau_all"), strict=True):
             for method, colour in shades(methods).items():
                 rows = by_iteration[by_iteration["method"] == method]
-                _interval_line(axes, rows, "iteration", metric, colour, label(method))
+                interval_line(axes, rows, "iteration", metric, method, colour, dots=True)
             kinds = references[references["metric"] == metric].set_index("kind")["value"]
             ceiling = float(kinds["ceiling"])
             _reference_line(axes, ceiling, "ceiling")
@@ -127,7 +114,7 @@ def tau_curves(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
         figure, (row,) = new_figure(1, 2, 2.6, sharey=True, squeeze=False)
         for axes, metric in zip(row, ("tau_obs", "tau_all"), strict=True):
             for method, colour in shades(methods).items():
-                _interval_line(axes, metrics[metrics["method"] == method], "epoch", metric, colour, label(method))
+                interval_line(axes, metrics[metrics["method"] == method], "epoch", metric, method, colour, dots=True)
             _reference_lines(axes, references, metric)
             axes.set(title=TAU_TITLES[metric], xlabel="epochs trained")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -160,7 +147,7 @@ def routing_curves(metrics: pd.DataFrame, n_heads: int) -> Figure:
                 0.02, uniform[quantity], "uniform", transform=axes.get_yaxis_transform(), fontsize=6.5, va="bottom"
             )
             for method, colour in shades(routed).items():
-                _interval_line(axes, metrics[metrics["method"] == method], "epoch", quantity, colour, label(method))
+                interval_line(axes, metrics[metrics["method"] == method], "epoch", quantity, method, colour, dots=True)
             axes.set(title=title, xlabel="epochs trained", ylim=(0, 2.1 if quantity == "entropy" else 1.0))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         row[0].text(

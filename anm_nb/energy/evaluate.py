@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from anm_nb.energy.networks import EnergyNetwork, get_network
 from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.parameters import Parameters
+from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.runs import Run
 from anm_nb.tasks.base import Batch, DenoisingTask
 from anm_nb.tasks.references import SPLITS
 from anm_nb.training.seeds import generator
@@ -77,3 +80,34 @@ def final_scores(
             scores = task.metrics(y_hat, batch)
             columns |= {f"{split}/{metric}/{predictor}": score for metric, score in scores.items()}
     return columns
+
+
+def kept_steps(run: Run) -> list[int]:
+    """The steps whose EMA weights a run has kept (`LoopConfig.keep_weights`), in order; its end is always there."""
+    found = (re.match(r"seed\d+\.step(\d+)\.", name) for name in run.weights)
+    return sorted({int(match[1]) for match in found if match})
+
+
+def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
+    """The EMA energy of a finished run as it was recorded at a step, or at the end of training; on the CPU, frozen.
+
+    Steps other than the end need a run with `LoopConfig.keep_weights`. Raises `ParameterError` for a run that is not
+    of this family, and for a seed or step that it has no weights of.
+    """
+    from anm_nb.energy.train import EnergyConfig  # which imports this module
+
+    config = run.config
+    if not isinstance(config, EnergyConfig):
+        raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no energy")
+    if seed not in config.seeds:
+        raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
+    moment = "" if step is None else f"step{step}."
+    prefix = f"seed{seed}.{moment}averaged."
+    weights = {name.removeprefix(prefix): tensor for name, tensor in run.weights.items() if name.startswith(prefix)}
+    if not weights:
+        kept = ", ".join(map(str, kept_steps(run))) or "none; train with loop.keep_weights"
+        raise ParameterError(f"step = {step}: run {run.key} has no weights of it; steps kept: {kept}")
+    task = config.make_task()
+    energy = get_network(config.network or task.network).for_task(task, config.width, config.head, config.levels)
+    energy.load_state_dict(weights)
+    return energy.requires_grad_(False).eval()

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from anm_nb.analysis import figures
+from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import final, score_table
 
 METHODS = ["none", "stock", "random", "anm", "anm_orthogonal", "of_my_own"]
@@ -189,6 +190,55 @@ def test_methods_of_a_user_s_own_get_colours_of_their_own():
 
 
 # what is drawn
+
+
+def interval_drawn(rows, method="anm", **options):
+    """The axes of an interval line alone."""
+    _, (axes,) = figures.new_figure(1, 1, 2)
+    figures.interval_line(axes, rows, "x", "y", method, "#123456", **options)
+    return axes
+
+
+def test_an_interval_line_is_the_mean_and_its_interval_at_every_x():
+    source = np.random.default_rng(0)
+    rows = pd.DataFrame(itertools.product(range(5), [1, 4, 9]), columns=["seed", "x"])
+    rows["y"] = source.normal(size=len(rows))
+    rows.loc[0, "y"] = np.nan  # a seed without a value there
+    axes = interval_drawn(rows, dots=True)
+    (line,) = axes.get_lines()
+    expected = {x: mean_interval(each["y"]) for x, each in rows.dropna().groupby("x")}
+    assert line.get_label() == figures.label("anm")
+    assert line.get_marker() == "."
+    np.testing.assert_allclose(line.get_xydata(), [(x, mean) for x, (mean, _, _) in expected.items()])
+    edge = axes.collections[0].get_paths()[0].vertices
+    for x, (_, low, high) in expected.items():
+        there = edge[edge[:, 0] == x, 1]
+        assert (there.min(), there.max()) == pytest.approx((low, high))
+    assert interval_drawn(rows).get_lines()[0].get_marker() == "None"
+    many = pd.concat([rows.assign(x=rows["x"] + 10 * turn) for turn in range(7)])
+    assert interval_drawn(many, dots=True).get_lines()[0].get_marker() == "None"
+
+
+def test_an_interval_at_a_single_x_is_a_bar():
+    rows = pd.DataFrame({"seed": range(3), "x": 2, "y": [1.0, 2.0, 4.0]})
+    (bar,) = interval_drawn(rows).containers
+    mean, low, high = mean_interval(rows["y"])
+    assert bar.lines[0].get_xydata().tolist() == [[2, pytest.approx(mean)]]
+    np.testing.assert_allclose(bar.lines[2][0].get_segments()[0], [(2, low), (2, high)])
+
+
+def test_an_interval_line_of_nothing_is_not_drawn():
+    axes = interval_drawn(pd.DataFrame({"x": [1, 2], "y": [np.nan, np.nan]}))
+    assert not axes.get_lines()
+    assert not axes.collections
+
+
+def test_what_others_are_measured_against_is_told_by_its_dashes_too():
+    rows = pd.DataFrame({"x": [1, 2] * 2, "y": [1.0, 2.0, 3.0, 4.0]})
+    styles = {name: interval_drawn(rows, name).get_lines()[0] for name in ("anm", "none", "optimal")}
+    assert styles["anm"].get_linestyle() == "-"
+    assert len({line._unscaled_dash_pattern for line in styles.values()}) == 3
+    assert all(styles[name].get_zorder() > styles["anm"].get_zorder() for name in ("none", "optimal"))
 
 
 def test_curves_are_means_over_seeds_at_the_steps_recorded():

@@ -11,7 +11,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from anm_nb.analysis import figures, landscape_figures
-from anm_nb.analysis.landscape_figures import TREND_TITLES, landscape_trends, line_scans, plane_slices
+from anm_nb.analysis.landscape_figures import (
+    TREND_TITLES,
+    landscape_trends,
+    line_scans,
+    plane_slices,
+    scans_over_training,
+)
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.parameters import ParameterError
 
@@ -26,9 +32,14 @@ def profiles(methods=tuple(METHODS), seeds=4, levels=(0, 3, 8)):
     return rows.assign(value=(bend * T**2).ravel())
 
 
-def frame(methods=tuple(METHODS), seeds=4, examples=3):
+def training_profiles(methods=(*METHODS, "optimal"), seeds=4):
+    parts = [profiles(methods, seeds, [2]).assign(step=step) for step in STEPS]
+    return pd.concat(parts).assign(value=lambda rows: rows["value"] * (1 + rows["step"]))
+
+
+def frame(methods=tuple(METHODS), seeds=4, examples=3, levels=(2,)):
     columns = ["method", "seed", "step", "level", "example"]
-    rows = pd.DataFrame(itertools.product(methods, range(seeds), STEPS, [2], range(examples)), columns=columns)
+    rows = pd.DataFrame(itertools.product(methods, range(seeds), STEPS, levels, range(examples)), columns=columns)
     source = np.random.default_rng(1)
     return rows.assign(**{column: source.normal(size=len(rows)) for column in TREND_TITLES})
 
@@ -41,6 +52,7 @@ def slices(methods=tuple(METHODS)):
 
 MAKERS = {
     "line_scans": (line_scans, profiles),
+    "scans_over_training": (scans_over_training, training_profiles),
     "landscape_trends": (landscape_trends, frame),
     "plane_slices": (plane_slices, slices),
 }
@@ -152,6 +164,36 @@ def test_trends_are_intervals_over_seeds_of_means_over_examples():
             for step, (_, low, high) in zip(STEPS, expected, strict=True):
                 there = edge[edge[:, 0] == step, 1]
                 assert (there.min(), there.max()) == pytest.approx((low, high))
+
+
+def test_every_level_has_a_row_of_trends_and_its_own_numbers():
+    table = frame(levels=(6, 0, 3))
+    figure = landscape_trends(table)
+    rows = np.reshape(panels(figure), (3, 3))
+    assert [row[0].get_ylabel() for row in rows] == [f"noise level k = {k}" for k in (0, 3, 6)]
+    assert [axes.get_title(loc="left") for axes in rows[0]] == list(TREND_TITLES.values())
+    for row, level in zip(rows, (0, 3, 6), strict=True):
+        for axes, column in zip(row, TREND_TITLES, strict=True):
+            line = drawn_lines(axes)[figures.label("anm")]
+            expected = table[(table["level"] == level) & (table["method"] == "anm")].groupby("step")[column].mean()
+            np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_scans_over_training_get_darker_and_stand_beside_the_perfect_denoiser():
+    table = training_profiles(["anm", "stock", "optimal"])
+    figure = scans_over_training(table)
+    assert [axes.get_title(loc="left") for axes in panels(figure)] == [figures.label("anm"), figures.label("stock")]
+    means = table.groupby(["method", "step", "t"])["value"].mean()
+    for axes, method in zip(panels(figure), ("anm", "stock"), strict=True):
+        lines = drawn_lines(axes)
+        assert list(lines) == [*(f"step {step}" for step in STEPS), figures.label("optimal")]
+        for step in STEPS:
+            np.testing.assert_allclose(lines[f"step {step}"].get_ydata(), means[method, step])
+        np.testing.assert_allclose(lines[figures.label("optimal")].get_ydata(), means["optimal", STEPS[-1]])
+        lightness = [sum(mpl.colors.to_rgb(lines[f"step {step}"].get_color())) for step in STEPS]
+        assert lightness == sorted(lightness, reverse=True)
+    without = scans_over_training(training_profiles(["anm"]))
+    assert list(drawn_lines(panels(without)[0])) == [f"step {step}" for step in STEPS]
 
 
 def test_planes_share_their_colours_and_mark_truth_and_negative():
