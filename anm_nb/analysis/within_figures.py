@@ -60,7 +60,7 @@ def on_the_pairs(table: pd.DataFrame, beyond_denoising: bool = False) -> Figure:
             for axes, update in zip(row, updates, strict=True):
                 axes.axhline(0, color="black", linewidth=0.6)
                 _curves(axes, shown[shown["update"] == update], name, by="pairs")
-            row[0].set_ylabel(f"{title}\nbeyond denoising alone" if beyond_denoising else title)
+            row[0].set_ylabel(f"{title}, beyond\ndenoising alone" if beyond_denoising else title)
         for axes, update in zip(grid[0], updates, strict=True):
             axes.set_title(_update(update))
         for axes in grid[-1]:
