@@ -18,6 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from anm_nb import runs
+from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.miner_measurements import (
     RULES,
@@ -30,7 +31,6 @@ from anm_nb.energy.miner_measurements import (
     with_options,
 )
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, get_negatives, named_negatives
-from anm_nb.energy.networks import get_network
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.parameters import ParameterError, Parameters
@@ -129,19 +129,6 @@ class MinerConvergence(Parameters):
         )
 
 
-def averaged_network(run: runs.Run, seed: int) -> nn.Module:
-    """The EMA network that one seed of a finished run ended with. Raises `KeyError` for a seed it does not have."""
-    config = run.config
-    assert isinstance(config, EnergyConfig)
-    task, prefix = config.make_task(), f"seed{seed}.averaged."
-    network = get_network(config.network or task.network).for_task(task, config.width, config.head, config.levels)
-    weights = {n.removeprefix(prefix): tensor for n, tensor in run.weights.items() if n.startswith(prefix)}
-    if not weights:
-        raise KeyError(f"run {run.key} has no seed {seed}")
-    network.load_state_dict(weights)
-    return network.requires_grad_(False).eval()
-
-
 def oscillation(values: ArrayLike) -> float:
     """How much a curve goes back and forth: Σ|v_{i+1} − v_i|/(max v − min v) − 1, its total variation in excess.
 
@@ -189,7 +176,7 @@ class MinerStudy:
     def networks(self) -> dict[int, nn.Module]:
         """The trained EMA network of each seed."""
         run = runs.get_or_train(self.config)
-        return {seed: averaged_network(run, seed) for seed in self.settings.seeds}
+        return {seed: trained_energy(run, seed) for seed in self.settings.seeds}
 
     def paths(self) -> pd.DataFrame:
         """`path_frame` of the default miner on both energies."""

@@ -13,7 +13,6 @@ from anm_nb.energy.landscape import optimal_energy
 from anm_nb.energy.miner_study import (
     MinerConvergence,
     MinerStudy,
-    averaged_network,
     optimal_dev_margin,
     oscillation,
     training_rows,
@@ -146,8 +145,6 @@ def test_networks_are_the_averaged_ones_of_their_seeds(study):
         recorded = run.metrics[run.metrics["seed"] == seed].iloc[-1]["dev_margin_mean"]
         assert float(margin.mean()) == pytest.approx(recorded, rel=1e-4, abs=1e-6)
         assert not any(parameter.requires_grad for parameter in network.parameters())
-    with pytest.raises(KeyError, match="has no seed 5"):
-        averaged_network(run, 5)
 
 
 def test_the_optimal_margin_is_that_of_the_optimal_energy_on_the_held_out_pairs(study):
