@@ -336,7 +336,7 @@ def illegitimate_by_level(contrast: Contrast) -> Tensor:
     noise = contrast.problem.noise
     levels = len(noise.schedule.betas)
     illegitimate = torch.bincount(noise.k[contrast.optimal_margin < 0], minlength=levels)
-    return torch.stack([illegitimate, torch.bincount(noise.k, minlength=levels)])
+    return torch.stack([illegitimate, torch.bincount(noise.k, minlength=levels)]).float()
 
 
 def contrast_scalars(contrast: Contrast) -> dict[str, float]:
