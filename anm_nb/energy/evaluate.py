@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.energy.networks import EnergyNetwork, get_network
+from anm_nb.energy.networks import EnergyNetwork
 from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.parameters import ParameterError, Parameters
@@ -107,7 +107,6 @@ def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwor
     if not weights:
         kept = ", ".join(map(str, kept_steps(run))) or "none; train with loop.keep_weights"
         raise ParameterError(f"step = {step}: run {run.key} has no weights of it; steps kept: {kept}")
-    task = config.make_task()
-    energy = get_network(config.network or task.network).for_task(task, config.width, config.head, config.levels)
+    energy = config.make_network(config.make_task())
     energy.load_state_dict(weights)
     return energy.requires_grad_(False).eval()

@@ -90,18 +90,7 @@ class AnmVsCorruption(Parameters):
 
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each strategy, alike in everything else."""
-        loop = LoopConfig(
-            steps=self.steps,
-            batch=self.batch,
-            lr=self.lr,
-            lr_final=self.lr_final,
-            ema_decay=self.ema_decay,
-            ema_every=self.ema_every,
-            records=self.records,
-            precision=self.precision,
-            device=self.device,
-            threads=self.threads,
-        )
+        loop = LoopConfig.of(self)
         return {
             strategy: EnergyConfig(
                 task=self.task,
@@ -196,18 +185,6 @@ class IredTable(IredTraining):
         return pd.concat(tables, ignore_index=True)
 
     def _config(self, task: str, values: IredTraining) -> EnergyConfig:
-        loop = LoopConfig(
-            steps=values.steps,
-            batch=values.batch,
-            lr=values.lr,
-            lr_final=values.lr_final,
-            ema_decay=values.ema_decay,
-            ema_every=values.ema_every,
-            records=values.records,
-            precision=self.precision,
-            device=self.device,
-            threads=self.threads,
-        )
         return EnergyConfig(
             task=task,
             size=values.size,
@@ -218,6 +195,6 @@ class IredTable(IredTraining):
             sampler=SamplerConfig(inner_steps=values.inner_steps) if values.inner_steps else None,
             dev_examples=values.dev_examples,
             test=FinalTest(examples=values.test_examples, inner_steps=values.test_inner_steps),
-            loop=loop,
+            loop=LoopConfig.of(self, values),
             seeds=self.seeds,
         )

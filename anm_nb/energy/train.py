@@ -16,7 +16,7 @@ from anm_nb.energy.evaluate import FinalTest, final_scores, predict
 from anm_nb.energy.losses import denoising_mse, info_nce, soft_info_nce
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, strategy_from, strategy_to_json
-from anm_nb.energy.networks import Head, get_network, score_and_energy
+from anm_nb.energy.networks import EnergyNetwork, Head, get_network, score_and_energy
 from anm_nb.energy.probes import count_of, grad_share, noisings
 from anm_nb.energy.recorder import energy_columns, noising_columns
 from anm_nb.energy.sampler import SamplerConfig
@@ -126,6 +126,11 @@ class EnergyConfig(RunConfig):
         assert isinstance(task, DenoisingTask)
         return task
 
+    def make_network(self, task: DenoisingTask) -> EnergyNetwork:
+        """The network for that task, its weights not yet drawn from a generator."""
+        network = get_network(self.network or task.network)
+        return network.for_task(task, self.width, self.head, self.levels)
+
     @property
     def method(self) -> str:
         """The name of the negative strategy; "none" for plain denoising."""
@@ -189,8 +194,7 @@ class EnergyLearner:
         weight = task.contrastive_weight if config.contrastive_weight is None else config.contrastive_weight
         self.state = {"contrastive_weight": torch.tensor(weight, dtype=torch.float64)}
         self.sampler = config.sampler or SamplerConfig(inner_steps=task.inner_steps)
-        network = get_network(config.network or task.network)
-        self.model: nn.Module = network.for_task(task, config.width, config.head, config.levels)
+        self.model: nn.Module = config.make_network(task)
         initialise(self.model, generator(seed, "weights"))
         self.model.to(device)
         parameters = list(self.model.parameters())

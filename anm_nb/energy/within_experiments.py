@@ -48,18 +48,7 @@ class WithinRun(Parameters):
 
     def configs(self) -> dict[str, WithinRunConfig]:
         """One run for each way to mine: batches half of it, half of the baseline."""
-        loop = LoopConfig(
-            steps=self.steps,
-            batch=self.batch,
-            lr=self.lr,
-            lr_final=self.lr_final,
-            ema_decay=self.ema_decay,
-            ema_every=self.ema_every,
-            record_every=self.record_every,
-            precision=self.precision,
-            device=self.device,
-            threads=self.threads,
-        )
+        loop = LoopConfig.of(self)
         return {
             miner: WithinRunConfig(
                 task=self.task,

@@ -57,6 +57,12 @@ class LoopConfig(Parameters):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = 1  # CPU threads of one training; part of the config, as it changes the last bits
 
+    @classmethod
+    def of(cls, *settings: Parameters) -> LoopConfig:
+        """What settings ask for by fields of the loop's own names; of several, the last to have it decides."""
+        given = {name: value for each in settings for name, value in each if name in cls.model_fields}
+        return cls(**given)
+
     def record_steps(self) -> list[int]:
         """Steps at which to measure: 0, the last, and dense over the first 20 % (ANM checklist, section J)."""
         if self.record_every is not None:
