@@ -125,6 +125,23 @@ def reference(
 
 
 @app.command()
+def verdict(
+    profile: Annotated[str, typer.Option(help="The folder of params/ with its values.")] = "mid",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at a time; the profile's number if not given.")
+    ] = None,
+) -> None:
+    """Tune and confirm the best honest case for mined negatives, keep the runs' tables, and quote them in README."""
+    from anm_nb import verdict_command
+    from anm_nb.parameters import ParameterError
+
+    try:
+        typer.echo(verdict_command.keep(profile, jobs))
+    except ParameterError as error:
+        _refuse(str(error))
+
+
+@app.command()
 def doctor(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or the path of its folder.")

@@ -80,8 +80,13 @@ def keep_reference(name: str, runs: Mapping[str, Run], references: pd.DataFrame)
 
 def quote(kept: Reference, page: Path) -> None:
     """Write a kept result's summary into a Markdown page, between the two comments that name it."""
-    before, after = place_in(page, kept.path.name)
-    page.write_text(f"{before}\n{summary(kept)}\n{after}", encoding="utf-8")
+    write_between(page, kept.path.name, summary(kept))
+
+
+def write_between(page: Path, name: str, text: str) -> None:
+    """Put text into a Markdown page's place of that name. Raises `ParameterError` where it has no such place."""
+    before, after = place_in(page, name)
+    page.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
 
 
 def place_in(page: Path, name: str) -> tuple[str, str]:

@@ -78,3 +78,18 @@ def detectable_effect(pairs: int, power: float = POWER, alpha: float = 1 - CONFI
     while missing_power(largest) < 0:
         largest *= 2
     return float(optimize.brentq(missing_power, 0.0, largest))
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Adjusted p-values of several tests by Holm's step-down method (1979), in their order; NaN stays NaN.
+
+    The i-th smallest of m is multiplied by m − i + 1, and never falls below one before it or exceeds 1: rejecting those
+    below α keeps the chance of any false rejection below α.
+    """
+    given = np.asarray(p_values, float)
+    tested = np.flatnonzero(np.isfinite(given))
+    ascending = tested[np.argsort(given[tested], kind="stable")]
+    factors = np.arange(len(ascending), 0, -1)
+    adjusted = np.full(given.shape, np.nan)
+    adjusted[ascending] = np.minimum(np.maximum.accumulate(given[ascending] * factors), 1.0)
+    return adjusted

@@ -1,0 +1,231 @@
+"""The verdict on mined negatives: the confirmatory runs of `anm_nb.energy.verdict_study` as tables.
+
+They are kept in `outputs/reference/anm_verdict.parquet`, with the tuning runs and the provenance of all beside it. An
+error is the mean squared error, or 1 − accuracy for a discrete task: always lower is better.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from anm_nb.analysis.reference import reference_root
+from anm_nb.analysis.stats import holm, mean_interval, paired_difference
+from anm_nb.analysis.tables import rounded
+from anm_nb.analysis.verdicts import LEAST_SEEDS
+from anm_nb.parameters import ParameterError
+from anm_nb.tasks import task_class
+from anm_nb.training.seeds import generator
+
+if TYPE_CHECKING:
+    from anm_nb.energy.verdict_study import AnmVerdict, Study
+    from anm_nb.runs import Run
+
+NAME = "anm_verdict"
+RUN = ["task", "training", "method"]
+ALPHA = 0.05
+# What is compared with what: (at equal …, method, comparator).
+COMPARED = (
+    ("steps", "anm_tuned", "none_tuned"),
+    ("steps", "anm_tuned", "stock_tuned"),
+    ("time", "anm_tuned", "none_longer"),
+    ("time", "anm_tuned", "none_larger_batch"),
+    ("time", "anm_tuned", "stock_longer"),
+    ("steps", "anm", "stock"),
+)
+INSTRUMENTS = ("illegitimate_fraction", "p_hard", "margin_mean", "grad_share_contrast", "dev_margin_mean")
+
+
+@dataclass(frozen=True)
+class KeptVerdict:
+    """The kept study; `folder` holds `anm_verdict.parquet`, `anm_verdict_tuning.parquet` and `anm_verdict.json`."""
+
+    folder: Path
+
+    @cached_property
+    def confirmed(self) -> pd.DataFrame:
+        """A row for each confirmatory run and seed: task, training, method, seed, cost, and the last record."""
+        return pd.read_parquet(self.folder / f"{NAME}.parquet")
+
+    @cached_property
+    def tuning(self) -> pd.DataFrame:
+        """A row for each tuning run and seed: its dev error and the choice it was trained with."""
+        return pd.read_parquet(self.folder / f"{NAME}_tuning.parquet")
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Settings, plans, and for each confirmatory run its key, config, versions, commit and machine."""
+        return json.loads((self.folder / f"{NAME}.json").read_text(encoding="utf-8"))
+
+
+def load_verdict() -> KeptVerdict:
+    """The kept study. Raises `ParameterError` that says how to make it where there is none."""
+    kept = KeptVerdict(reference_root())
+    if not (kept.folder / f"{NAME}.json").exists():
+        raise ParameterError(f"no kept verdict in {kept.folder.name}; `anm-nb verdict --profile mid` makes it")
+    return kept
+
+
+def keep_verdict(settings: AnmVerdict, study: Study) -> KeptVerdict:
+    """Keep a study; its provenance comes last and makes it one."""
+    kept = KeptVerdict(reference_root())
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    (kept.folder / f"{NAME}.json").unlink(missing_ok=True)
+    confirmed_table(study).to_parquet(kept.folder / f"{NAME}.parquet")
+    study.tuning.to_parquet(kept.folder / f"{NAME}_tuning.parquet")
+    provenance = {
+        "settings": settings.model_dump(mode="json"),
+        "references": {task: reference_kinds(run) for (task, _, _), run in study.confirmed.items()},
+        "plans": [asdict(plan) for plan in study.plans],
+        "runs": {
+            "/".join(name): {"key": run.key, "config": run.settings, "provenance": run.provenance}
+            for name, run in study.confirmed.items()
+        },
+    }
+    partial = kept.folder / f".{NAME}.partial"
+    partial.write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, kept.folder / f"{NAME}.json")
+    return kept
+
+
+def confirmed_table(study: Study) -> pd.DataFrame:
+    """The last record of every confirmatory run and seed, with task, training, method, and what it cost."""
+    tables = []
+    for (task, training, method), run in study.confirmed.items():
+        last = run.metrics.sort_values("step").groupby("seed", as_index=False).tail(1)
+        loop = run.settings["loop"]
+        cost = {"steps": loop["steps"], "batch": loop["batch"]}
+        seconds = run.provenance["wall_seconds"] / len(last)
+        names = {"task": task, "training": training, "method": method}
+        tables.append(last.drop(columns="step").assign(**names, **cost, seconds_a_seed=seconds))
+    table = pd.concat(tables, ignore_index=True)
+    first = [*RUN, "seed", "steps", "batch", "seconds_a_seed"]
+    return table[[*first, *(column for column in table.columns if column not in first)]]
+
+
+def errors(confirmed: pd.DataFrame, split: str = "same", predictor: str = "model") -> pd.DataFrame:
+    """Test errors: task, training, method, seed, error; `predictor` as `final_scores` names it."""
+    parts = []
+    for task, rows in confirmed.groupby("task", sort=False):
+        metric = task_class(str(task)).metric
+        score = rows[f"{split}/{metric}/{predictor}"]
+        parts.append(rows[[*RUN, "seed"]].assign(error=score if metric == "mse" else 1 - score))
+    return pd.concat(parts, ignore_index=True)
+
+
+def comparisons(confirmed: pd.DataFrame, split: str = "same", predictor: str = "model") -> pd.DataFrame:
+    """Each of `COMPARED` on each task and kind of training, paired by seed, in per cent of the comparator's mean error.
+
+    Columns difference, low, high (95 %), p_value, p_holm (over all rows), detectable (with 80 % power), seeds, and
+    `decided`: better or worse when p_holm < 0.05 with at least 3 seeds, undecided otherwise.
+    """
+    rows = []
+    for (task, training), group in errors(confirmed, split, predictor).groupby(["task", "training"], sort=False):
+        by_method = group.pivot(index="seed", columns="method", values="error")
+        for budget, method, against in COMPARED:
+            if not {method, against} <= set(by_method.columns):
+                continue
+            unit = by_method[against].mean() / 100
+            found = paired_difference(by_method[method] / unit, by_method[against] / unit)
+            values = {"difference": found.estimate, "low": found.low, "high": found.high, "p_value": found.p_value}
+            names = {"task": task, "training": training, "equal": budget, "method": method, "against": against}
+            rows.append(names | values | {"detectable": found.detectable, "seeds": found.pairs})
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p_value"])
+    sign = np.where(table["difference"] < 0, "better", "worse")
+    decided = (table["p_holm"] < ALPHA) & (table["seeds"] >= LEAST_SEEDS)
+    return table.assign(decided=np.where(decided, sign, "undecided"))
+
+
+def comparison_text(row: Any) -> str:
+    """One comparison to read: the difference, its interval, and what was decided or could have been found."""
+    text = f"{row.difference:+.0f} % [{row.low:+.0f}, {row.high:+.0f}]"
+    return f"{text} {row.decided}" + (f" (±{row.detectable:.0f} detectable)" if row.decided == "undecided" else "")
+
+
+def comparison_grid(table: pd.DataFrame) -> pd.DataFrame:
+    """`comparisons` as text: a row for each task and kind of training, a column for each comparison."""
+    text = table.assign(
+        text=[comparison_text(row) for row in table.itertuples()],
+        what=[compared_label(*names) for names in zip(table["equal"], table["method"], table["against"], strict=True)],
+    )
+    grid = text.pivot(index=["task", "training"], columns="what", values="text")
+    rows = pd.MultiIndex.from_frame(table[["task", "training"]].drop_duplicates())
+    columns = [compared_label(*names) for names in COMPARED]
+    return grid.reindex(index=rows, columns=[name for name in columns if name in grid.columns]).fillna("–")
+
+
+def compared_label(budget: str, method: str, against: str) -> str:
+    """What a comparison is called: `vs stock tuned, equal steps`."""
+    own = "" if method == "anm_tuned" else f"{method}, untuned, "
+    return f"{own}vs {against.replace('_', ' ')}, equal {budget}"
+
+
+def score_grid(
+    confirmed: pd.DataFrame, references: Mapping[str, Mapping[str, str]], split: str = "same"
+) -> pd.DataFrame:
+    """Mean errors as text, a row for each task and kind of training: the references, then every method.
+
+    `references` is the kind of each reference by task and name.
+    """
+    means = errors(confirmed, split).groupby(RUN, sort=False)["error"].apply(mean_interval)
+    grid = means.map(lambda each: f"{rounded(each[0])} [{rounded(each[1])}, {rounded(each[2])}]").unstack("method")
+    order = list(dict.fromkeys(confirmed["method"]))
+    grid = grid[order].fillna("–")
+    for place, kind in enumerate(("trivial", "classical", "ceiling")):
+        known = [reference_errors(confirmed, references[task], task, kind, split) for task, _ in grid.index]
+        grid.insert(place, kind if kind == "ceiling" else f"best {kind}", known)
+    return grid
+
+
+def reference_errors(confirmed: pd.DataFrame, kinds: Mapping[str, str], task: str, kind: str, split: str) -> str:
+    """The least mean error of a kind of reference on the same test problems, with its name; `kinds` by name."""
+    rows = confirmed[confirmed["task"] == task]
+    named = [name for name, own in kinds.items() if own == kind]
+    means = {name: float(errors(rows, split, name)["error"].mean()) for name in named}
+    best = min(means, key=lambda name: means[name])
+    return rounded(means[best]) if kind == "ceiling" else f"{rounded(means[best])} ({best})"
+
+
+def reference_kinds(run: Run) -> dict[str, str]:
+    """The kind of each reference of the task that a run was trained on, by name."""
+    task = run.config.make_task()  # type: ignore[attr-defined]
+    few = task.stream("test").sample(4, generator=generator(0, "references"))
+    return {name: kind for name, kind in task.references(few, few)}
+
+
+def instruments(confirmed: pd.DataFrame) -> pd.DataFrame:
+    """What the checklist's instruments read at the end of the equal-step runs with negatives: means over seeds."""
+    columns = [column for column in INSTRUMENTS if column in confirmed]
+    rows = confirmed[confirmed["method"].isin(["anm", "anm_tuned", "stock", "stock_tuned"])]
+    return rows.groupby(RUN, sort=False)[columns].mean()
+
+
+def chosen(provenance: dict[str, Any]) -> pd.DataFrame:
+    """What tuning chose: a row for each task, kind of training and family, a column for each name."""
+    rows = [
+        {"task": plan["task"], "training": plan["training"], "family": family, **choice}
+        for plan in provenance["plans"]
+        for family, choice in plan["chosen"].items()
+    ]
+    return pd.DataFrame(rows).set_index(["task", "training", "family"]).astype(object).fillna("–")
+
+
+def summary(kept: KeptVerdict) -> str:
+    """The comparisons and the scores as two Markdown tables."""
+    grids = [comparison_grid(comparisons(kept.confirmed)), score_grid(kept.confirmed, kept.provenance["references"])]
+    return "\n\n".join(_markdown(grid) for grid in grids)
+
+
+def _markdown(grid: pd.DataFrame) -> str:
+    table = grid.reset_index()
+    lines: Iterable[Any] = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

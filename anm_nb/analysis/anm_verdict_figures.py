@@ -1,0 +1,59 @@
+"""Figures of the verdict on mined negatives: tables of `anm_nb.analysis.anm_verdict` in, Figure out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from anm_nb.analysis.anm_verdict import COMPARED, compared_label
+from anm_nb.analysis.figures import PALETTE, house_style, new_figure
+
+FILLED = {"unlimited": True, "fixed": False}
+LABELS = {"unlimited": "fresh problems in every step", "fixed": "a small fixed training set"}
+
+AXIS = "difference of test error, % of the comparator's (95 % interval; below zero: mining is better)"
+
+
+def forest(comparisons: pd.DataFrame) -> Figure:
+    """Every comparison with its 95 % interval, a panel a task; left of zero the mined negatives are better.
+
+    Colours are the comparators'; filled with fresh problems, open with a fixed set. The axis is linear near zero and
+    logarithmic beyond ±10 %, as some differences are of hundreds of per cent.
+    """
+    tasks = list(comparisons["task"].unique())
+    rows = [compared_label(*names) for names in COMPARED]
+    with house_style():
+        figure, panels = new_figure(1, len(tasks), 2.9, sharey=True)
+        for axes, task in zip(panels, tasks, strict=True):
+            _forest_panel(axes, comparisons[comparisons["task"] == task], rows)
+            axes.set_title(task)
+        panels[0].set_yticks(range(len(rows)), rows)
+        panels[0].set_ylim(len(rows) - 0.5, -0.5)
+        for training, filled in FILLED.items():
+            face = "black" if filled else "white"
+            style = {"color": "black", "markerfacecolor": face, "markersize": 4}
+            panels[0].plot([], [], "o", label=LABELS[training], **style)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        figure.supxlabel(
+            "difference of test error, % of the comparator's (95 % interval; below zero: mining is better)", size=8
+        )
+    return figure
+
+
+def _forest_panel(axes: Axes, comparisons: pd.DataFrame, rows: list[str]) -> None:
+    for row in comparisons.to_dict("records"):
+        filled = FILLED[row["training"]]
+        height = rows.index(compared_label(row["equal"], row["method"], row["against"])) + (-0.15 if filled else 0.15)
+        colour = PALETTE[row["against"].split("_")[0]]
+        middle = row["difference"]
+        reach = [[middle - row["low"]], [row["high"] - middle]]
+        face = colour if filled else "white"
+        axes.errorbar(middle, height, xerr=reach, fmt="o", color=colour, markerfacecolor=face, markersize=4)
+    axes.axvline(0, color="black", linewidth=0.7)
+    axes.set_xscale("symlog", linthresh=10)
+    bound = 1.2 * float(np.nanmax(np.abs(comparisons[["low", "high"]].to_numpy())))
+    axes.set_xlim(-bound, bound)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", linewidth=0.3, color="#dddddd")
