@@ -41,6 +41,13 @@ COMPARED = (
     ("time", "anm_tuned", "stock_longer"),
     ("steps", "anm", "stock"),
 )
+COMPARATORS = {
+    "none_tuned": "no negatives",
+    "stock_tuned": "stock",
+    "none_longer": "no negatives, more steps",
+    "none_larger_batch": "no negatives, larger batch",
+    "stock_longer": "stock, more steps",
+}
 INSTRUMENTS = ("illegitimate_fraction", "p_hard", "margin_mean", "grad_share_contrast", "dev_margin_mean")
 
 
@@ -164,9 +171,10 @@ def comparison_grid(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared_label(budget: str, method: str, against: str) -> str:
-    """What a comparison is called: `vs stock tuned, equal steps`."""
-    own = "" if method == "anm_tuned" else f"{method}, untuned, "
-    return f"{own}vs {against.replace('_', ' ')}, equal {budget}"
+    """What a comparison is called: `stock (equal steps)`, with tuned mining as what is compared with it."""
+    if method != "anm_tuned":
+        return f"{method} as written against {against} as published"
+    return f"{COMPARATORS[against]} (equal {budget})"
 
 
 def score_grid(

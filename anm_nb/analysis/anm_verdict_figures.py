@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from anm_nb.analysis.anm_verdict import COMPARED, compared_label
 from anm_nb.analysis.figures import PALETTE, house_style, new_figure
@@ -13,7 +14,9 @@ from anm_nb.analysis.figures import PALETTE, house_style, new_figure
 FILLED = {"unlimited": True, "fixed": False}
 LABELS = {"unlimited": "fresh problems in every step", "fixed": "a small fixed training set"}
 
-AXIS = "difference of test error, % of the comparator's (95 % interval; below zero: mining is better)"
+AXIS = (
+    "test error of tuned mining less the comparator's, % of the latter (95 % interval; left of zero: mining is better)"
+)
 
 
 def forest(comparisons: pd.DataFrame) -> Figure:
@@ -35,7 +38,7 @@ def forest(comparisons: pd.DataFrame) -> Figure:
             face = "black" if filled else "white"
             style = {"color": "black", "markerfacecolor": face, "markersize": 4}
             panels[0].plot([], [], "o", label=LABELS[training], **style)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         figure.supxlabel(
             "difference of test error, % of the comparator's (95 % interval; below zero: mining is better)", size=8
         )
@@ -55,5 +58,9 @@ def _forest_panel(axes: Axes, comparisons: pd.DataFrame, rows: list[str]) -> Non
     axes.set_xscale("symlog", linthresh=10)
     bound = 1.2 * float(np.nanmax(np.abs(comparisons[["low", "high"]].to_numpy())))
     axes.set_xlim(-bound, bound)
+    powers = 10 ** np.arange(1, np.ceil(np.log10(max(bound, 11))))
+    axes.set_xticks([*-powers[::-1], 0, *powers])
+    axes.xaxis.set_major_formatter("{x:+.0f}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")

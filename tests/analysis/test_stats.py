@@ -1,5 +1,6 @@
 """Intervals cover, tests agree with scipy's, and the detectable effect is the one that 80 % of experiments find."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 
 from anm_nb.analysis import stats
-from anm_nb.analysis.stats import detectable_effect, mean_interval, paired_difference
+from anm_nb.analysis.stats import detectable_effect, holm, mean_interval, paired_difference
 
 SCORES = st.integers(2, 12).flatmap(
     lambda n: arrays(float, (2, n), elements=st.floats(-100, 100).map(lambda x: round(x, 3)))
@@ -118,3 +119,19 @@ def test_the_interval_of_a_mean_leaves_out_missing_seeds():
     assert mean_interval([2.0])[0] == 2.0
     assert math.isnan(mean_interval([2.0])[1])
     assert mean_interval([2.0, 2.0]) == (2.0, 2.0, 2.0)
+
+
+# Holm's correction
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closed_test_of_bonferroni(p_values):
+    """Closed testing (Marcus, Peritz & Gabriel 1976): the largest Bonferroni p of all the subsets a test belongs to."""
+    tests = range(len(p_values))
+    subsets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(tests, size)]
+    adjusted = [max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in subsets if i in s) for i in tests]
+    np.testing.assert_allclose(holm(p_values), adjusted)
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    np.testing.assert_allclose(holm([0.01, np.nan, 0.04]), [0.02, np.nan, 0.04])
