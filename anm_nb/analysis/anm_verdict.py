@@ -20,14 +20,13 @@ import pandas as pd
 from anm_nb.analysis.reference import reference_root
 from anm_nb.analysis.stats import holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
-from anm_nb.analysis.verdicts import LEAST_SEEDS
+from anm_nb.analysis.verdicts import LEAST_SEEDS, Verdict, judge
 from anm_nb.parameters import ParameterError
 from anm_nb.tasks import task_class
 from anm_nb.training.seeds import generator
 
 if TYPE_CHECKING:
     from anm_nb.energy.verdict_study import AnmVerdict, Study
-    from anm_nb.runs import Run
 
 NAME = "anm_verdict"
 RUN = ["task", "training", "method"]
@@ -48,6 +47,8 @@ COMPARATORS = {
     "none_larger_batch": "no negatives, larger batch",
     "stock_longer": "stock, more steps",
 }
+TRAINING_LABELS = {"unlimited": "fresh problems in every step", "fixed": "a small fixed training set"}
+FAMILIES = ("stock", "anm")
 INSTRUMENTS = ("illegitimate_fraction", "p_hard", "margin_mean", "grad_share_contrast", "dev_margin_mean")
 
 
@@ -90,7 +91,7 @@ def keep_verdict(settings: AnmVerdict, study: Study) -> KeptVerdict:
     study.tuning.to_parquet(kept.folder / f"{NAME}_tuning.parquet")
     provenance = {
         "settings": settings.model_dump(mode="json"),
-        "references": {task: reference_kinds(run) for (task, _, _), run in study.confirmed.items()},
+        "references": reference_kinds(study),
         "plans": [asdict(plan) for plan in study.plans],
         "runs": {
             "/".join(name): {"key": run.key, "config": run.settings, "provenance": run.provenance}
@@ -203,11 +204,13 @@ def reference_errors(confirmed: pd.DataFrame, kinds: Mapping[str, str], task: st
     return rounded(means[best]) if kind == "ceiling" else f"{rounded(means[best])} ({best})"
 
 
-def reference_kinds(run: Run) -> dict[str, str]:
-    """The kind of each reference of the task that a run was trained on, by name."""
-    task = run.config.make_task()  # type: ignore[attr-defined]
-    few = task.stream("test").sample(4, generator=generator(0, "references"))
-    return {name: kind for name, kind in task.references(few, few)}
+def reference_kinds(study: Study) -> dict[str, dict[str, str]]:
+    """The kind of each reference of each task, by task and name."""
+    kinds = {}
+    for task in {name: run.config.make_task() for (name, _, _), run in study.confirmed.items()}.values():  # type: ignore[attr-defined]
+        few = task.stream("test").sample(4, generator=generator(0, "references"))
+        kinds[task.name] = {name: kind for name, kind in task.references(few, few)}
+    return kinds
 
 
 def instruments(confirmed: pd.DataFrame) -> pd.DataFrame:
@@ -217,14 +220,43 @@ def instruments(confirmed: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby(RUN, sort=False)[columns].mean()
 
 
-def chosen(provenance: dict[str, Any]) -> pd.DataFrame:
+def chosen(plans: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """What tuning chose: a row for each task, kind of training and family, a column for each name."""
     rows = [
         {"task": plan["task"], "training": plan["training"], "family": family, **choice}
-        for plan in provenance["plans"]
+        for plan in plans
         for family, choice in plan["chosen"].items()
     ]
     return pd.DataFrame(rows).set_index(["task", "training", "family"]).astype(object).fillna("–")
+
+
+def costs(plans: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """What a step of each tuned method costs beside plain denoising, and what equal time means for the others."""
+    rows = []
+    for plan in plans:
+        of_none = {f"{name}, × a step of none": plan["step_ms"][name] / plan["step_ms"]["none"] for name in FAMILIES}
+        longer = {f"steps of {name} in equal time": steps for name, steps in plan["longer"].items()}
+        names = {"task": plan["task"], "training": plan["training"]}
+        rows.append(names | of_none | longer | {"batch of none in equal time": plan["larger_batch"]})
+    return pd.DataFrame(rows).set_index(["task", "training"]).round(2)
+
+
+def verdicts(confirmed: pd.DataFrame, budget: str) -> list[Verdict]:
+    """Whether tuned mining beats each comparator at an equal budget ("steps" or "time"), each test on its own."""
+    found = []
+    for (task, training), group in errors(confirmed).groupby(["task", "training"], sort=False):
+        by_method = group.pivot(index="seed", columns="method", values="error")
+        for equal, method, against in COMPARED:
+            if equal != budget or method != "anm_tuned" or against not in by_method:
+                continue
+            claim = (
+                f"{task}, {TRAINING_LABELS[str(training)]}: tuned mining beats {COMPARATORS[against]} at equal {equal}"
+            )
+            names = ("tuned mining", COMPARATORS[against])
+            found.append(
+                judge(claim, lower=by_method[method], higher=by_method[against], names=names, unit="test error")
+            )
+    return found
 
 
 def summary(kept: KeptVerdict) -> str:

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from anm_nb.analysis.anm_verdict import COMPARED, compared_label
+from anm_nb.analysis.anm_verdict import COMPARED, TRAINING_LABELS, compared_label
 from anm_nb.analysis.figures import PALETTE, house_style, new_figure
 
+FAMILY_LABELS = {"none": "no negatives", "stock": "stock", "anm": "mined"}
 FILLED = {"unlimited": True, "fixed": False}
-LABELS = {"unlimited": "fresh problems in every step", "fixed": "a small fixed training set"}
 
 AXIS = (
     "test error of tuned mining less the comparator's, % of the latter (95 % interval; left of zero: mining is better)"
@@ -37,7 +37,7 @@ def forest(comparisons: pd.DataFrame) -> Figure:
         for training, filled in FILLED.items():
             face = "black" if filled else "white"
             style = {"color": "black", "markerfacecolor": face, "markersize": 4}
-            panels[0].plot([], [], "o", label=LABELS[training], **style)
+            panels[0].plot([], [], "o", label=TRAINING_LABELS[training], **style)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         figure.supxlabel(
             "difference of test error, % of the comparator's (95 % interval; below zero: mining is better)", size=8
@@ -63,4 +63,33 @@ def _forest_panel(axes: Axes, comparisons: pd.DataFrame, rows: list[str]) -> Non
     axes.xaxis.set_major_formatter("{x:+.0f}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", linewidth=0.3, color="#dddddd")
+
+
+def tuning_strip(tuning: pd.DataFrame) -> Figure:
+    """Dev error of every candidate with fresh problems, by family: the sifting seed alone, and the best few's means.
+
+    Dots: candidates on the first tuning seed. Diamonds: means over all tuning seeds of those that went on.
+    """
+    tuning = tuning[(tuning["training"] == "unlimited") & np.isfinite(tuning["dev_error"])]
+    tasks = list(tuning["task"].unique())
+    families = list(dict.fromkeys(tuning["family"]))
+    with house_style():
+        figure, panels = new_figure(1, len(tasks), 1.9, sharey=True)
+        for axes, task in zip(panels, tasks, strict=True):
+            for height, family in enumerate(families):
+                _tuning_row(axes, tuning[(tuning["task"] == task) & (tuning["family"] == family)], height, family)
+            axes.set(xscale="log", title=task, xlabel="dev error (log scale)")
+        panels[0].set_yticks(range(len(families)), [FAMILY_LABELS[family] for family in families])
+        panels[0].set_ylim(len(families) - 0.5, -0.5)
+    return figure
+
+
+def _tuning_row(axes: Axes, rows: pd.DataFrame, height: int, family: str) -> None:
+    first = rows[rows["seed"] == rows["seed"].iloc[0]]
+    colour = PALETTE[family]
+    axes.plot(first["dev_error"], np.full(len(first), height), "o", color=colour, alpha=0.45, markersize=3.5)
+    by_candidate = rows.groupby("candidate")["dev_error"]
+    means = by_candidate.mean()[by_candidate.count() == rows["seed"].nunique()]
+    axes.plot(means, np.full(len(means), height + 0.22), "D", color=colour, markersize=4)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")

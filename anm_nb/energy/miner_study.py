@@ -235,6 +235,11 @@ class MinerStudy:
         trivial = scores.loc[(scores["kind"] == "trivial") & (scores["metric"] == "mse"), "value"].min()
         return table.assign(dev_margin_optimal=table["seed"].map(optimal), mse_trivial=trivial)
 
+    def timed_config(self) -> EnergyConfig:
+        """A training of `strategy` of default length and records, whose instruments are timed; it is never run."""
+        steady = LoopConfig(batch=self.settings.batch, device=self.settings.device, threads=self.settings.threads)
+        return self.config.model_copy(update={"negatives": get_negatives(self.settings.strategy), "loop": steady})
+
     def seconds(self) -> pd.DataFrame:
         """`mining_seconds` of the first seed's network."""
         settings, network = self.settings, next(iter(self.networks.values()))

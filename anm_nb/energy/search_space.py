@@ -16,7 +16,10 @@ from anm_nb.tasks.base import DenoisingTask
 Choice = Mapping[str, Any]  # one value for each name of a space
 Space = dict[str, tuple[Any, ...]]
 
-LEARNING: Space = {"lr": (2e-3, 1e-3, 4e-3), "head": ("squared_norm", "scalar")}
+LEARNING: Space = {
+    "lr_factor": (1.0, 0.5, 2.0),  # on the learning rate of the settings
+    "head": ("squared_norm", "scalar"),
+}
 CONTRAST: Space = {
     "weight": (1.0, 0.1, 0.3, 3.0),  # λ, in units of the weight published for the task
     "weight_end": (1.0, 0.0),  # what is left of it at the end of training: all, or annealed to nothing

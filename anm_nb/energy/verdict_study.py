@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from anm_nb import runs
 from anm_nb.energy.evaluate import FinalTest
@@ -53,7 +53,7 @@ class VerdictTraining(Parameters):
 
 
 PER_TASK: dict[str, dict[str, Any]] = {
-    "connectivity": {"size": 4, "width": 8, "batch": 8, "steps": 10, "dev_examples": 16, "test_examples": 32}
+    "sudoku": {"size": 4, "network": "mlp", "task_options": {"pool": 100}, "dev_examples": 10, "test_examples": 10}
 }
 
 
@@ -62,12 +62,13 @@ class AnmVerdict(VerdictTraining):
 
     notebook: ClassVar[str] = "16_anm_verdict"
 
-    tasks: TaskNames = ("inverse", "connectivity")
+    tasks: TaskNames = ("inverse", "sudoku")
     per_task: dict[str, dict[str, Any]] = Field(default_factory=lambda: PER_TASK)
-    candidates: PositiveInt = 3
+    candidates: PositiveInt = 2
     survivors: PositiveInt = 1
     tuning_seeds: Seeds = (100, 101)
     seeds: Seeds = (0, 1, 2)
+    lr: PositiveFloat = 2e-3
     lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     records: Annotated[int, Field(ge=3)] = 3
@@ -109,7 +110,7 @@ class AnmVerdict(VerdictTraining):
         """The run of one choice; `changes` are of the loop (steps, batch), and `test` for a final evaluation."""
         values = self.training(task)
         test = changes.pop("test", None)
-        loop = LoopConfig.of(self, values).model_copy(update={"lr": choice["lr"]} | changes)
+        loop = LoopConfig.of(self, values).model_copy(update={"lr": choice["lr_factor"] * self.lr} | changes)
         weight = choice.get("weight", 1.0) * task_class(task).contrastive_weight  # type: ignore[attr-defined]
         share = choice.get("weight_end", 1.0)
         return EnergyConfig(

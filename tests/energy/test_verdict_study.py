@@ -93,7 +93,7 @@ def test_a_candidate_that_diverges_is_never_chosen(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     settings = AnmVerdict.from_mapping(TINY)
     good = settings.families("inverse")["none"].default
-    known = {("inverse", "none"): [{**good, "lr": 1e30}, good]}
+    known = {("inverse", "none"): [{**good, "lr_factor": 1e30}, good]}
     table = verdict_study._tune(settings, known, "unlimited", [("inverse", "none", i) for i in (0, 1)], (7,))
     assert table.set_index("candidate")["dev_error"].map(math.isinf).tolist() == [True, False]
     assert verdict_study._best(table, 1) == [("inverse", "none", 1)]
