@@ -15,8 +15,8 @@ import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
+from anm_nb.energy import discrete_study, landscape_study, miner_study, within_experiments
 from anm_nb.energy import experiments as energy
-from anm_nb.energy import landscape_study, miner_study, within_experiments
 from anm_nb.parameters import Parameters
 from anm_nb.ranking import experiments as ranking
 from anm_nb.tasks import references
@@ -26,7 +26,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "params").glob("*/*.yaml"))
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
-    for family in (references, energy, landscape_study, miner_study, within_experiments, ranking)
+    for family in (references, energy, discrete_study, landscape_study, miner_study, within_experiments, ranking)
     for value in vars(family).values()
     if isinstance(value, type) and issubclass(value, Parameters) and hasattr(value, "notebook")
 }
