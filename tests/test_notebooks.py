@@ -15,8 +15,8 @@ import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
+from anm_nb.energy import discrete_study, landscape_study, miner_study, verdict_study, within_experiments
 from anm_nb.energy import experiments as energy
-from anm_nb.energy import landscape_study, miner_study, verdict_study, within_experiments
 from anm_nb.parameters import Parameters
 from anm_nb.ranking import experiments as ranking
 from anm_nb.tasks import references
@@ -24,9 +24,12 @@ from anm_nb.tasks import references
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted((ROOT / "params").glob("*/*.yaml"))
+FAMILIES = (
+    references, energy, discrete_study, landscape_study, miner_study, verdict_study, within_experiments, ranking,
+)  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
-    for family in (references, energy, landscape_study, miner_study, verdict_study, within_experiments, ranking)
+    for family in FAMILIES
     for value in vars(family).values()
     if isinstance(value, type) and issubclass(value, Parameters) and hasattr(value, "notebook")
 }

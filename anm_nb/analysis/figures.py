@@ -22,6 +22,8 @@ PALETTE = {
     "random": "#e69f00",
     "anm": "#d55e00",
     "anm_orthogonal": "#009e73",
+    "anm_simplex": "#aa3377",  # the discrete miners: Tol's bright and muted palettes
+    "anm_simplex_legitimate": "#117733",
     "optimal": "#000000",
     # the ranking family: Tol's muted palette, safe alike
     "baseline": "#332288",
@@ -36,6 +38,8 @@ LABELS = {
     "random": "random",
     "anm": "ANM as written",
     "anm_orthogonal": "ANM ⊥ ε",
+    "anm_simplex": "simplex ANM",
+    "anm_simplex_legitimate": "legitimate simplex ANM",
     "optimal": "perfect denoiser",
     "baseline": "baseline (no iteration)",
     "hrm": "HRM",
