@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from anm_nb.analysis.anm_verdict import COMPARED, TRAINING_LABELS, compared_label
 from anm_nb.analysis.figures import PALETTE, house_style, new_figure
@@ -56,11 +56,12 @@ def _forest_panel(axes: Axes, comparisons: pd.DataFrame, rows: list[str]) -> Non
         axes.errorbar(middle, height, xerr=reach, fmt="o", color=colour, markerfacecolor=face, markersize=4)
     axes.axvline(0, color="black", linewidth=0.7)
     axes.set_xscale("symlog", linthresh=10)
-    bound = 1.2 * float(np.nanmax(np.abs(comparisons[["low", "high"]].to_numpy())))
+    bound = 1.2 * max(10.0, float(np.nanmax(np.abs(comparisons[["low", "high"]].to_numpy()))))
     axes.set_xlim(-bound, bound)
-    powers = 10 ** np.arange(1, np.ceil(np.log10(max(bound, 11))))
-    axes.set_xticks([*-powers[::-1], 0, *powers])
-    axes.xaxis.set_major_formatter("{x:+.0f}")
+    powers = 10 ** np.arange(1, np.ceil(np.log10(bound)))
+    shown = powers[:: max(1, len(powers) - 1)]  # at most two a side find room
+    axes.set_xticks([*-shown[::-1], 0, *shown])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.0f}" if value else "0")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
@@ -80,6 +81,9 @@ def tuning_strip(tuning: pd.DataFrame) -> Figure:
             for height, family in enumerate(families):
                 _tuning_row(axes, tuning[(tuning["task"] == task) & (tuning["family"] == family)], height, family)
             axes.set(xscale="log", title=task, xlabel="dev error (log scale)")
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
         panels[0].set_yticks(range(len(families)), [FAMILY_LABELS[family] for family in families])
         panels[0].set_ylim(len(families) - 0.5, -0.5)
     return figure

@@ -52,6 +52,8 @@ class Verdict:
             return f"{self.seeds} seed(s) decide nothing; at least {LEAST_SEEDS} are needed"
         if np.isnan(self.detectable):
             return "the interval reaches across the border of the band"
+        if self.detectable == 0:
+            return "every seed has the same difference, so their spread says nothing of what could be found"
         return f"a true difference of {rounded(self.detectable, 2)} would have been found with 80 % power"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:

@@ -52,18 +52,13 @@ class VerdictTraining(Parameters):
     test_examples: Annotated[int, Field(ge=2)] = 100
 
 
-PER_TASK: dict[str, dict[str, Any]] = {
-    "sudoku": {"size": 4, "network": "mlp", "task_options": {"pool": 100}, "dev_examples": 10, "test_examples": 10}
-}
-
-
 class AnmVerdict(VerdictTraining):
     """Which tasks are studied, how widely is tuned, on which seeds is confirmed; `per_task` replaces single values."""
 
     notebook: ClassVar[str] = "16_anm_verdict"
 
-    tasks: TaskNames = ("inverse", "sudoku")
-    per_task: dict[str, dict[str, Any]] = Field(default_factory=lambda: PER_TASK)
+    tasks: TaskNames = ("inverse",)
+    per_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
     candidates: PositiveInt = 2
     survivors: PositiveInt = 1
     tuning_seeds: Seeds = (100, 101)
