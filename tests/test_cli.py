@@ -151,7 +151,7 @@ def store_run(root: Path, key: str, config: EnergyConfig, columns: dict[str, flo
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "provenance.json").write_text("{}")
     pd.DataFrame({"seed": 0, "step": range(21)}).assign(**columns).to_parquet(folder / "metrics.parquet")
-    summary = {"family": "energy", "task": config.task, "method": config.method}
+    summary = {"family": "energy", "task": config.task, "method": config.method, "finished_ns": 0}
     Manifest.of({file.name: file.read_bytes() for file in folder.iterdir()}, summary).write(folder)
 
 

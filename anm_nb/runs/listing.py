@@ -7,56 +7,65 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anm_nb.runs.manifest import MANIFEST, CorruptRun, Manifest
+from anm_nb.runs.manifest import MANIFEST, CorruptRun, read_document
 from anm_nb.runs.places import store_root
 from anm_nb.runs.store import Run
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A finished run as lists show it: its folder, its manifest's summary, and its size in bytes."""
+    """A finished run as lists show it: its key, its folder's path, its manifest's summary, and its size in bytes."""
 
-    path: Path
+    key: str
+    folder: str
     summary: dict[str, Any]
     size: int
-    modified_ns: int
 
     @property
-    def key(self) -> str:
-        """The run's name in the store."""
-        return self.path.name
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.folder)
 
 
 def run_folders() -> list[Path]:
     """Every folder of the store that is a run or is meant to be one, by name."""
-    root = store_root()
-    if not root.is_dir():
-        return []
-    with os.scandir(root) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.name[0] != "." and entry.is_dir())
-
-
-def listed(folder: Path) -> Listed:
-    """A run as lists show it. Raises `CorruptRun` where its manifest is not valid or a file has not its size."""
-    with os.scandir(folder) as entries:
-        sizes = {entry.name: entry.stat().st_size for entry in entries}
-    manifest = Manifest.read(folder)
-    manifest.check_sizes(folder, sizes)
-    size = sizes[MANIFEST] + sum(file.size for file in manifest.files.values())
-    return Listed(folder, manifest.summary, size, folder.stat().st_mtime_ns)
+    return [Path(folder) for _, folder in _folders()]
 
 
 def scan() -> tuple[list[Listed], dict[Path, str]]:
     """The finished runs, oldest first, and what is wrong with each folder that is none."""
     found, broken = [], {}
-    for folder in run_folders():
+    for key, folder in _folders():
         try:
-            found.append(listed(folder))
+            found.append(_listed(key, folder))
         except FileNotFoundError:  # removed while the store was being read
             continue
         except CorruptRun as error:
-            broken[folder] = str(error)
-    return sorted(found, key=lambda run: (run.summary.get("finished") or "", run.modified_ns)), broken
+            broken[Path(folder)] = str(error)
+    return sorted(found, key=lambda run: run.summary["finished_ns"]), broken
+
+
+def _folders() -> list[tuple[str, str]]:
+    """Name and path of every folder of the store but the hidden ones, by name."""
+    root = store_root()
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:
+        return sorted((entry.name, entry.path) for entry in entries if entry.name[0] != "." and entry.is_dir())
+
+
+def _listed(key: str, folder: str) -> Listed:
+    """Raises `CorruptRun` where the manifest is not valid or a file has not its size."""
+    with os.scandir(folder) as entries:
+        sizes = {entry.name: entry.stat().st_size for entry in entries}
+    document = read_document(folder)
+    size = sizes[MANIFEST]
+    for name, facts in document["files"].items():
+        if sizes.get(name) != facts["size"]:
+            found = f"found {sizes[name]}" if name in sizes else "it is missing"
+            raise CorruptRun(f"{folder}/{name}: expected {facts['size']} bytes, {found}")
+        size += facts["size"]
+    return Listed(key, folder, document["summary"], size)
 
 
 def finished_runs() -> list[Run]:

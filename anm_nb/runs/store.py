@@ -200,6 +200,7 @@ def _summary(config: RunConfig, trained: Trained, provenance: dict[str, Any]) ->
         "seeds": [int(seed) for seed in trained.metrics["seed"].unique()],
         "steps": int(trained.metrics["step"].max()),
         "users_classes": users_classes(config),
+        "finished_ns": time.time_ns(),
         **{name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty", "sources")},
     }
 
