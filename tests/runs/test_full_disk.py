@@ -94,7 +94,7 @@ def test_with_little_room_each_time_training_gets_on_from_checkpoint_to_checkpoi
     failures = 0
     while failures < 20:
         with monkeypatch.context() as patch:
-            Disk(patch, 21)
+            Disk(patch, whole[1] // 2 + 2)
             try:
                 run = get_or_train(CONFIG)
             except DiskFull:
@@ -102,7 +102,7 @@ def test_with_little_room_each_time_training_gets_on_from_checkpoint_to_checkpoi
                 failures += 1
             else:
                 break
-    assert 1 < failures < 20
+    assert 1 <= failures < 20
     assert_whole(run, whole[0])
 
 
