@@ -68,7 +68,7 @@ def names_kept() -> dict[str, Path]:
         for file in sorted((root / "reference").rglob("*.json")):
             named |= dict.fromkeys(_keys_in(_read(file)), file)
         for file in sorted(root.glob("*/outcomes.json")):
-            named |= {key: file for row in _read(file) for key in row.get("runs") or []}
+            named |= dict.fromkeys(_keys_in(_read(file)), file)
     return named
 
 
@@ -82,10 +82,10 @@ def _read(file: Path) -> Any:
 
 
 def _keys_in(document: Any) -> Iterator[str]:
-    """Every text called `key`, at any depth."""
+    """Every text called `key` or in a list called `runs`, at any depth."""
     if isinstance(document, dict):
-        if isinstance(document.get("key"), str):
-            yield document["key"]
+        named = [document.get("key"), *(document.get("runs") or [])]
+        yield from (each for each in named if isinstance(each, str))
         document = list(document.values())
     if isinstance(document, list):
         for each in document:

@@ -97,7 +97,8 @@ def get_or_train(config: RunConfig) -> Run:
 
     A second process asking for the same run waits for the first, or takes over from its checkpoints if it died. A
     stored run of which a byte has changed is set aside under `.corrupt/`, with a warning, and trained anew. Raises
-    `DiskFull` where there is no room; nothing is lost then.
+    `DiskFull` where there is no room; nothing is lost then. The key is appended, as a line, to the file that
+    $ANM_NB_RUNS_USED names, if it is set.
     """
     key = run_key(config)
     path = store_root() / key

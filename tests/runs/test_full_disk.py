@@ -36,15 +36,6 @@ class Disk:
         return limited
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Neither the disk's speed nor git's is what these tests are about."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr("anm_nb.runs.provenance._git", lambda *arguments: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The run as it is where there is room, and how many calls it takes."""

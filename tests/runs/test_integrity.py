@@ -41,7 +41,7 @@ def test_a_run_holds_what_its_manifest_names(run):
     assert (summary["seeds"], summary["steps"], summary["resumed"]) == ([0], 6, False)
 
 
-@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("place", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, place, run):
     flip(run.path / name, place)

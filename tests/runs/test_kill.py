@@ -16,7 +16,8 @@ from anm_nb.runs import Run, finished_runs, run_key
 from anm_nb.runs.manifest import faults
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["stored_training"])  # torch is imported once, and every process is forked from that
+# Imported once, and every process is forked from that.
+PROCESSES.set_forkserver_preload(["torch", "pandas", "anm_nb.energy.train", "anm_nb.ranking.train"])
 KILLS = 5
 
 
@@ -48,7 +49,7 @@ def assert_same_run(one: Run, other: Run) -> None:
         assert all(stored[name].numpy().tobytes() == tensor.numpy().tobytes() for name, tensor in expected.items())
 
 
-def wait_for(happened, process, seconds=60.0):
+def wait_for(happened, process, seconds=300.0):
     end = time.monotonic() + seconds
     while not happened():
         assert process.is_alive(), "it ended before it could be killed"
@@ -95,7 +96,7 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path
     assert finished_runs() == []
     os.kill(first.pid, signal.SIGKILL)
     first.join()
-    second.join(120)
+    second.join(300)
     assert second.exitcode == 0
     assert f"run {key} is being trained by another process; waiting for it" in asked.read_text()
     (run,) = finished_runs()
@@ -108,7 +109,7 @@ def test_the_second_of_two_is_served_what_the_first_trained(outputs, tmp_path):
     used = [tmp_path / "one", tmp_path / "two"]
     both = [start(name, outputs, asked) for asked in used]
     for process in both:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == 0
     (run,) = finished_runs()
     assert run.provenance["resumed"] is False

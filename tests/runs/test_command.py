@@ -38,7 +38,6 @@ def store(tmp_path, monkeypatch):
     """Three runs: a line, and two that look like energy runs; nothing is named by the checkout's own references."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setattr("anm_nb.runs.cleaning.project_root", lambda: tmp_path)
-    monkeypatch.setattr("anm_nb.runs.provenance._git", lambda *arguments: None)
     line = get_or_train(Line())
     facts = {"family": "energy", "task": "inverse"}
     old = {"finished": "2020-01-02T03:04:05Z", "finished_ns": 1}
