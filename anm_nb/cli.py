@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from anm_nb import runs_command
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,6 +21,7 @@ NUMBERED = "[0-9][0-9]_*.ipynb"
 
 # Plain help and errors: a person sees one line, a log no boxes.
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(runs_command.app, name="runs")
 
 
 @app.callback()
@@ -154,11 +157,12 @@ def doctor(
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
     from anm_nb import doctor_command
     from anm_nb.parameters import ParameterError
+    from anm_nb.runs.finding import find_run
 
     if apply is not None and apply.exists() and not overwrite:
         _refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
     try:
-        doctor_command.visit(doctor_command.find_run(run), apply)
+        doctor_command.visit(find_run(run), apply)
     except ParameterError as error:
         _refuse(str(error))
 

@@ -1,8 +1,7 @@
-"""What `anm-nb doctor` does: find a stored run, print what ails it, and write its parameters with the changes made."""
+"""What `anm-nb doctor` does: print what ails a stored run, and write its parameters with the changes made."""
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anm_nb import runs
 from anm_nb.analysis.doctor import Finding, apply, examine, unexamined
 from anm_nb.analysis.prescription import differences
 from anm_nb.analysis.signatures import SIGNATURES
@@ -22,36 +20,11 @@ from anm_nb.energy.negatives import NegativeStrategy, named_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError
 from anm_nb.runs import Run
+from anm_nb.runs.finding import described
 
 # what is written, and how it is used
 FLAT = "parameters of notebook 10", "papermill notebooks/10_anm_vs_corruption.ipynb out.ipynb -f {}"
 WHOLE = "the whole config", "EnergyConfig.model_validate_json(json.dumps(yaml.safe_load(open('{}'))))"
-NEAREST = 3  # keys named where the one asked for is not there
-
-
-def find_run(asked: str) -> Run:
-    """The stored run of a key, of an unambiguous beginning of one, or in a folder.
-
-    Raises `ParameterError` where there is none, naming the nearest keys; where several begin so, naming them; for a
-    folder that holds no finished run; and for an empty store, saying what to run.
-    """
-    folder = Path(asked)
-    if asked and folder.is_dir():
-        lacking = [file for file in ("config.json", "metrics.parquet") if not (folder / file).exists()]
-        if lacking:
-            raise ParameterError(f"{folder} is no finished run: it has no {' and no '.join(lacking)}")
-        return Run(folder.resolve())
-    stored = {run.key: run for run in runs.finished_runs()}
-    if not stored:
-        raise ParameterError(f"no finished runs in {runs.store_root()}; train some: anm-nb demo, or any notebook")
-    matches = [key for key in stored if asked and key.startswith(asked)]
-    if len(matches) == 1:
-        return stored[matches[0]]
-    near = matches or difflib.get_close_matches(asked, stored, n=NEAREST, cutoff=0.0)
-    named = ", ".join(f"{key} ({_described(stored[key].settings)})" for key in near)
-    if matches:
-        raise ParameterError(f"'{asked}' begins {len(matches)} keys: {named}")
-    raise ParameterError(f"unknown run '{asked}' in {runs.store_root()} ({len(stored)} runs); nearest: {named}")
 
 
 def visit(run: Run, write_to: Path | None = None, console: Console | None = None) -> None:
@@ -61,7 +34,9 @@ def visit(run: Run, write_to: Path | None = None, console: Console | None = None
     findings = examine(metrics, settings)
     steps, count = metrics["step"].max(), metrics["seed"].nunique()
     seeds = f"{count} seed" if count == 1 else f"{count} seeds"
-    console.print(f"run {run.key}: {_described(settings)}, {seeds}, {steps:g} steps", soft_wrap=True, markup=False)
+    console.print(
+        f"run {run.key}: {described(run.manifest.summary)}, {seeds}, {steps:g} steps", soft_wrap=True, markup=False
+    )
     for finding in findings:
         console.print()
         console.print(_shown(finding))
@@ -106,13 +81,6 @@ def _name_of(strategy: NegativeStrategy | None) -> str:
         if isinstance(named, type(strategy)) and named.model_dump() == strategy.model_dump():
             return name
     return strategy.name
-
-
-def _described(settings: Mapping[str, Any]) -> str:
-    strategy = settings.get("negatives")
-    name = strategy.get("name") if isinstance(strategy, Mapping) else strategy
-    given = [settings.get("task"), name and f"negatives {name}"]
-    return ", ".join(str(part) for part in given if part) or "of another family"
 
 
 def _shown(finding: Finding) -> Table:

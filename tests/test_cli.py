@@ -16,6 +16,7 @@ from anm_nb import sweep
 from anm_nb.cli import app
 from anm_nb.energy.experiments import AnmVsCorruption
 from anm_nb.energy.train import EnergyConfig
+from anm_nb.runs import Manifest
 
 
 def write_notebook(path: Path, source: str) -> None:
@@ -150,6 +151,8 @@ def store_run(root: Path, key: str, config: EnergyConfig, columns: dict[str, flo
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "provenance.json").write_text("{}")
     pd.DataFrame({"seed": 0, "step": range(21)}).assign(**columns).to_parquet(folder / "metrics.parquet")
+    summary = {"family": "energy", "task": config.task, "method": config.method, "finished_ns": 0}
+    Manifest.of({file.name: file.read_bytes() for file in folder.iterdir()}, summary).write(folder)
 
 
 @pytest.fixture
@@ -173,7 +176,7 @@ def test_the_doctor_says_what_it_found_with_its_evidence_and_what_to_change(stor
     result = anm_nb("doctor", "aaaa")
     assert result.exit_code == 0, result.output
     said = flowing(result.stdout)
-    assert "run aaaa: inverse, negatives anm, 1 seed, 20 steps" in said
+    assert "run aaaa: energy, inverse, anm, 1 seed, 20 steps" in said
     assert "mostly illegitimate negatives" in said
     assert "confidence high" in said
     assert "illegitimate_fraction 0.90" in said
@@ -193,10 +196,10 @@ def test_the_doctor_tells_healthy_from_not_judged(store):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("aa", "'aa' begins 2 keys: aaaa (inverse, negatives anm), aabb (inverse, negatives stock)"),
-        ("aacb", "unknown run 'aacb' in {store}/runs (4 runs); nearest: aabb (inverse, negatives stock), aaaa"),
+        ("aa", "'aa' begins 2 keys: aaaa (energy, inverse, anm), aabb (energy, inverse, stock)"),
+        ("aacb", "unknown run 'aacb' in {store}/runs (4 runs); nearest: aabb (energy, inverse, stock), aaaa"),
         ("", "unknown run ''"),
-        ("{store}", "{store} is no finished run: it has no config.json and no metrics.parquet"),
+        ("{store}", "{store} is no finished run: {store}/manifest.json is missing"),
         ("{store}/runs/nowhere", "unknown run '{store}/runs/nowhere'"),
     ],
 )

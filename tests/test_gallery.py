@@ -54,6 +54,17 @@ def test_what_a_notebook_says_is_text_not_markup(tmp_path):
     assert "ValueError: &lt;i&gt;no&lt;/i&gt;" in html
 
 
+def test_a_parameter_value_in_a_case_s_name_is_text_not_markup(tmp_path):
+    """A sweep names its notebooks by the values that differ; the name is a link, too."""
+    name = '10_anm task="><img src=x onerror=1><script>'
+    write_notebook(tmp_path, name)
+    write_outcomes([Outcome(name, "done", 1.0, 1.0), Outcome("11 <b>gone<b>", "failed", 1.0, 1.0, "x")], tmp_path)
+    html = page(tmp_path)
+    assert not re.search(r"<script|<b>|<img|onerror=1>", html.replace("onerror=1&gt;", ""))
+    assert "&lt;script&gt;" in html
+    assert "11 &lt;b&gt;gone" in html
+
+
 def test_the_page_fetches_nothing(tmp_path):
     write_notebook(tmp_path, "10_anm", display(png="aGVs\nbG8="))
     html = page(tmp_path)

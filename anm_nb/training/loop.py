@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
 
 from anm_nb.parameters import ParameterError, Parameters
-from anm_nb.training.checkpoint import load_checkpoint, save_checkpoint
+from anm_nb.training.checkpoint import last_good_checkpoint, load_checkpoint, save_checkpoint
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -209,9 +209,10 @@ class SeedTraining:
         self.finished = False
 
     def run(self, checkpoint: Path) -> None:
-        """Train to the last step, from the checkpoint where there is one."""
-        if checkpoint.exists():
-            self.restore(checkpoint)
+        """Train to the last step, from the checkpoint, or the one before it, where there is one that is whole."""
+        stored = last_good_checkpoint(checkpoint)
+        if stored is not None:
+            self.restore(stored)
         if self.finished:
             return
         records = set(self.config.record_steps())

@@ -50,7 +50,7 @@ def test_runs_are_trained_once_and_named_by_their_strategy(tmp_path, monkeypatch
     runs = settings.get_or_train()
     assert list(runs) == ["anm", "none"]
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("[!.]*/*")}
-    assert len(written) == 2 * 5
+    assert len(written) == 2 * 6
     again = settings.get_or_train()
     assert {name: run.key for name, run in again.items()} == {name: run.key for name, run in runs.items()}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("[!.]*/*")} == written

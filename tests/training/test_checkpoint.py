@@ -1,10 +1,14 @@
 """A checkpoint comes back bit for bit, and a write that dies leaves the older one standing."""
 
+import errno
+import shutil
+
 import pytest
 import torch
 
+from anm_nb.runs import DiskFull
 from anm_nb.training import checkpoint
-from anm_nb.training.checkpoint import load_checkpoint, save_checkpoint
+from anm_nb.training.checkpoint import CorruptCheckpoint, before, last_good_checkpoint, load_checkpoint, save_checkpoint
 
 TENSORS = {
     "transposed": torch.arange(6.0).view(2, 3).T,  # not contiguous, as an optimiser's state may be
@@ -43,12 +47,77 @@ def test_a_write_that_dies_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, {"x": torch.zeros(2)}, {"step": 1})
 
-    def dying(tensors, target, metadata):
-        target.write_bytes(b"half of")
-        raise OSError("disk full")
+    def dying(target, data):
+        target.write_bytes(data[: len(data) // 2])
+        raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr(checkpoint, "save_file", dying)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(checkpoint, "write_through", dying)
+    with pytest.raises(OSError, match="input/output error"):
         save_checkpoint(path, {"x": torch.ones(2)}, {"step": 2})
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
     tensors, facts = load_checkpoint(path)
     assert (tensors["x"].tolist(), facts) == ([0, 0], {"step": 1})
+
+
+def two_checkpoints(path):
+    for step in (4, 8):
+        save_checkpoint(path, TENSORS | {"scalar": torch.tensor(step)}, {"step": step, "rows": []})
+
+
+def test_every_changed_byte_is_seen(tmp_path):
+    """In the header, in its checksum, in the facts and in every tensor: never read as good, never another error."""
+    path = tmp_path / "a"
+    save_checkpoint(path, TENSORS, {"step": 7})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for change in (0x01, 0x80):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+            with pytest.raises(CorruptCheckpoint, match=str(path)):
+                load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
+def test_a_half_written_checkpoint_gives_way_to_the_one_before_it(kept, tmp_path):
+    path = tmp_path / "a.safetensors"
+    two_checkpoints(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.warns(UserWarning, match=rf"{path} .*continues from step 4, of the checkpoint before it"):
+        assert last_good_checkpoint(path) == before(path)
+    assert load_checkpoint(before(path))[0]["scalar"] == 4
+    save_checkpoint(path, TENSORS, {"step": 8})  # the spoiled one does not take the place of the good one before
+    assert [load_checkpoint(each)[1]["step"] for each in (path, last_good_checkpoint(path))] == [8, 8]
+    assert load_checkpoint(before(path))[1]["step"] == 4
+
+
+def test_a_changed_byte_is_named_with_both_checksums(tmp_path):
+    path = tmp_path / "a.safetensors"
+    two_checkpoints(path)
+    shutil.copy(path, before(path))
+    for each in (path, before(path)):
+        each.write_bytes(each.read_bytes()[:-1] + b"\x7f")
+    with pytest.warns(UserWarning, match=r"expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}; .*from the beginning"):
+        assert last_good_checkpoint(path) is None
+    assert last_good_checkpoint(path) is None  # said once, not at every start
+
+
+def test_without_checkpoints_there_is_none(tmp_path):
+    assert last_good_checkpoint(tmp_path / "a.safetensors") is None
+
+
+def test_a_full_disk_is_called_that_with_the_step_that_training_continues_from(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+
+    def full(target, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_through", full)
+        with pytest.raises(
+            DiskFull, match=r"no space left .* writing .*a\.safetensors.*starts from the beginning when"
+        ):
+            save_checkpoint(path, TENSORS, {"step": 4})
+    two_checkpoints(path)
+    monkeypatch.setattr(checkpoint, "write_through", full)
+    with pytest.raises(DiskFull, match=r"nothing was lost: training continues from step 8 when there is room"):
+        save_checkpoint(path, TENSORS, {"step": 12})
+    assert load_checkpoint(path)[1]["step"] == 8

@@ -1,0 +1,59 @@
+"""Where a result comes from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from anm_nb.runs.keys import RunConfig, source_digest
+from anm_nb.runs.places import project_root
+
+PROVENANCE_PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors")
+
+
+def describe_environment(config: RunConfig) -> dict[str, Any]:
+    """Where a result comes from: versions, commit, machine, threads, command."""
+    import torch
+
+    device = config.device_kind()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "versions": {"python": platform.python_version()}
+        | {package: metadata.version(package) for package in PROVENANCE_PACKAGES},
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": _is_dirty(),
+        "sources": source_digest(config),
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+        "threads": _threads(config),
+        "platform": platform.platform(),
+        "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _threads(config: RunConfig) -> int:
+    """CPU threads of the training: what the config or its loop asks for, else what torch was left with."""
+    import torch
+
+    asked = [getattr(holder, "threads", None) for holder in (config, getattr(config, "loop", None))]
+    return next((count for count in asked if count is not None), torch.get_num_threads())
+
+
+def _git(*arguments: str) -> str | None:
+    answer = subprocess.run(["git", *arguments], cwd=project_root(), capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _is_dirty() -> bool | None:
+    """Whether tracked files differ from the commit; None where there is no commit to differ from."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return None if status is None else bool(status)

@@ -1,0 +1,105 @@
+"""A disk that runs full at any point leaves nothing that reads as a run, says so, and costs no work."""
+
+import errno
+import os
+
+import pandas as pd
+import pytest
+import torch
+from stored_training import Line
+
+from anm_nb.runs import DiskFull, finished_runs, get_or_train, store_root
+from anm_nb.runs.manifest import faults
+
+CONFIG = Line()
+CALLS = ("open", "write", "fsync", "replace", "mkdir")  # whatever of the system's calls the store makes room by
+
+
+class Disk:
+    """Lets a number of the calls that take up room through, and fails the next; a failing write writes half."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, room: float, code: int = errno.ENOSPC) -> None:
+        self.room, self.code, self.calls, self.real = room, code, 0, {name: getattr(os, name) for name in CALLS}
+        for name in CALLS:
+            patch.setattr(os, name, self.call(name))
+
+    def call(self, name):
+        def limited(first, *arguments, **options):
+            self.calls += 1
+            if self.calls > self.room:
+                if name == "write":
+                    self.real["write"](first, bytes(arguments[0])[: len(arguments[0]) // 2])
+                where = first if isinstance(first, str | os.PathLike) else None
+                raise OSError(self.code, os.strerror(self.code), *([where] if where else []))
+            return self.real[name](first, *arguments, **options)
+
+        return limited
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run as it is where there is room, and how many calls it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANM_NB_OUTPUTS", str(tmp_path_factory.mktemp("whole")))
+        disk = Disk(patch, float("inf"))
+        run = get_or_train(CONFIG)
+        return run, disk.calls
+
+
+def assert_whole(run, expected):
+    assert run.key == expected.key
+    pd.testing.assert_frame_equal(run.metrics, expected.metrics, check_exact=True)
+    for stored, other in ((run.weights, expected.weights), (run.trace, expected.trace)):
+        assert all(torch.equal(stored[name], tensor) for name, tensor in other.items())
+
+
+def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
+    run, calls = whole
+    assert calls > 40
+    said = []
+    for room in range(calls):
+        monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / str(room)))
+        with monkeypatch.context() as patch:
+            Disk(patch, room)
+            try:
+                get_or_train(CONFIG)
+            except DiskFull as full:
+                said.append(str(full))
+                assert f"no space left on the device while writing {tmp_path / str(room)}" in said[-1]
+            else:  # all that failed was the removal of what is no longer needed
+                assert len(finished_runs()) == 1
+        stored = finished_runs()
+        assert [faults(folder) for folder in store_root().glob("[!.]*")] == [[]] * len(stored)
+        again = get_or_train(CONFIG)
+        assert_whole(again, run)
+        assert stored or not list((store_root() / ".partial").glob("*/*"))
+    assert len(said) > 40
+    for step in (2, 4, 6):
+        assert any(f"nothing was lost: training continues from step {step} when there is room" in each for each in said)
+    assert any("training starts from the beginning when there is room" in each for each in said)
+    assert any("nothing was lost: training is over, and the run is stored when there is room" in each for each in said)
+
+
+def test_with_little_room_each_time_training_gets_on_from_checkpoint_to_checkpoint(whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    failures = 0
+    while failures < 20:
+        with monkeypatch.context() as patch:
+            Disk(patch, whole[1] // 2 + 2)
+            try:
+                run = get_or_train(CONFIG)
+            except DiskFull:
+                assert finished_runs() == []
+                failures += 1
+            else:
+                break
+    assert 1 <= failures < 20
+    assert_whole(run, whole[0])
+
+
+def test_an_error_that_is_no_full_disk_stays_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    Disk(monkeypatch, 12, errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
+        get_or_train(CONFIG)
+    assert not isinstance(caught.value, DiskFull)

@@ -1,0 +1,116 @@
+"""A process killed at any moment costs time and nothing else: the run comes out bit for bit as it would have."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import stored_training
+from stored_training import CONFIGS
+
+from anm_nb.runs import Run, finished_runs, run_key
+from anm_nb.runs.manifest import faults
+
+PROCESSES = multiprocessing.get_context("forkserver")
+# Imported once, and every process is forked from that.
+PROCESSES.set_forkserver_preload(["torch", "pandas", "anm_nb.energy.train", "anm_nb.ranking.train"])
+KILLS = 5
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+def start(name, outputs, asked=None):
+    process = PROCESSES.Process(target=stored_training.train_and_tell, args=(name, str(outputs), asked and str(asked)))
+    process.start()
+    return process
+
+
+def whole_run(name, folder) -> Run:
+    """The run of a training that nothing interrupted, in a store of its own."""
+    process = start(name, folder)
+    process.join(300)
+    assert process.exitcode == 0
+    return Run(folder / "runs" / run_key(CONFIGS[name]))
+
+
+def assert_same_run(one: Run, other: Run) -> None:
+    assert one.key == other.key
+    pd.testing.assert_frame_equal(one.metrics, other.metrics, check_exact=True)
+    for stored, expected in ((one.trace, other.trace), (one.weights, other.weights)):
+        assert stored.keys() == expected.keys()
+        assert all(stored[name].numpy().tobytes() == tensor.numpy().tobytes() for name, tensor in expected.items())
+
+
+def wait_for(happened, process, seconds=300.0):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert process.is_alive(), "it ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_training_killed_at_random_moments_ends_bit_for_bit_the_same(name, outputs, tmp_path):
+    whole = whole_run(name, tmp_path / "whole")
+    length, moments = whole.provenance["wall_seconds"], random.Random(name)
+    partial = outputs / "runs" / ".partial" / whole.key
+    killed = 0
+    while killed < KILLS:
+        process = start(name, outputs)
+        wait_for(lambda: partial.exists() or finished_runs(), process)
+        process.join(moments.uniform(0, length / 2))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        assert [faults(run.path) for run in finished_runs()] in ([], [[]])  # all of it or nothing
+        if process.exitcode == 0:
+            break
+    assert killed
+    last = start(name, outputs)
+    last.join(300)
+    (run,) = finished_runs()
+    assert_same_run(run, whole)
+
+
+def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path):
+    name = "mined negatives, EMA"
+    key, asked = run_key(CONFIGS[name]), tmp_path / "asked"
+    partial = outputs / "runs" / ".partial" / key
+    first = start(name, outputs)
+    wait_for((partial / "seed-0.safetensors").exists, first)
+    os.kill(first.pid, signal.SIGSTOP)  # as slow as can be, for the second to find it at work
+    second = start(name, outputs, asked)
+    wait_for(asked.exists, second)
+    second.join(0.5)
+    assert second.is_alive()
+    assert finished_runs() == []
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    second.join(300)
+    assert second.exitcode == 0
+    assert f"run {key} is being trained by another process; waiting for it" in asked.read_text()
+    (run,) = finished_runs()
+    assert run.provenance["resumed"] is True
+    assert_same_run(run, whole_run(name, tmp_path / "whole"))
+
+
+def test_the_second_of_two_is_served_what_the_first_trained(outputs, tmp_path):
+    name = "epochs, adapted weight"
+    used = [tmp_path / "one", tmp_path / "two"]
+    both = [start(name, outputs, asked) for asked in used]
+    for process in both:
+        process.join(300)
+        assert process.exitcode == 0
+    (run,) = finished_runs()
+    assert run.provenance["resumed"] is False
+    assert sorted(path.name for path in Path(outputs / "runs" / ".partial").iterdir()) == [f"{run.key}.lock"]
