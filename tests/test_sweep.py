@@ -60,7 +60,7 @@ def ran(tmp_path_factory):
         patch.setenv("JUPYTER_PATH", str(folder))
         patch.setenv("MPLBACKEND", "agg")
         patch.setattr("joblib.cpu_count", lambda: 6)
-        outcomes = run_cases(cases, 2, lambda case: started.append(case.name), done.append)
+        outcomes = run_cases(cases, 2, started.append, done.append)
     return out, outcomes, started, done, mib
 
 
