@@ -26,7 +26,7 @@ LOCK_FILE = ".sweep.lock"
 
 @contextmanager
 def folder_of_results(folder: Path) -> Iterator[None]:
-    """Have the folder to oneself, without what a killed process left half-written there.
+    """Have the folder to oneself, without what a killed process or a lost worker left half-written there.
 
     Raises ParameterError while another process runs cases into it.
     """
@@ -36,9 +36,11 @@ def folder_of_results(folder: Path) -> Iterator[None]:
     except Timeout:
         raise ParameterError(f"{folder}: another process is running cases into it") from None
     with lock:
-        for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
-            shutil.rmtree(partial, ignore_errors=True)
-        yield
+        _remove_partial(folder)
+        try:
+            yield
+        finally:
+            _remove_partial(folder)
 
 
 def run_into(
@@ -73,3 +75,8 @@ def wait_for_workers_to_stop(folder: Path) -> None:
     deadline = time.monotonic() + 2 * STOP_SECONDS
     while any(folder.glob(f"{PARTIAL_PREFIX}*")) and time.monotonic() < deadline:
         time.sleep(0.1)
+
+
+def _remove_partial(folder: Path) -> None:
+    for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
+        shutil.rmtree(partial, ignore_errors=True)

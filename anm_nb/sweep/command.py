@@ -141,8 +141,10 @@ def _run(
                     (opened.folder / TABLE_FILE).unlink(missing_ok=True)  # it would be of other cases than the rest
                 with place as client:
                     batch.run_into(opened.folder, waiting, kept, workers, console, client, needed)
-            finally:
+            except BaseException:
                 batch.wait_for_workers_to_stop(opened.folder)
+                raise
+            finally:
                 opened.__dict__.pop("outcomes", None)
             _conclude(console, opened, chosen)
     except KeyboardInterrupt:

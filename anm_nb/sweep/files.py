@@ -34,7 +34,7 @@ class SweepFile(Parameters):
     )
     profile: str | None = None
     base: Values = Field(default_factory=dict)
-    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] | None = None
+    grid: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = None
     cases: Annotated[list[Values], Field(min_length=1)] | None = None
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
     union: Annotated[list[str], Field(min_length=1)] | None = None  # paths of other sweep files, from this one's folder
@@ -47,6 +47,8 @@ class SweepFile(Parameters):
         if self.union is None and self.notebook is None:
             raise ParameterError("a sweep needs a notebook, or a union of sweep files")
         for name, values in (self.grid or {}).items():
+            if not values:
+                raise ParameterError(f"grid.{name} = []: needs at least 1 item")
             texts = [as_text(value) for value in values]
             repeated = [value for place, value in enumerate(values) if texts[place] in texts[:place]]
             if repeated:
