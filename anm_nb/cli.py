@@ -1,21 +1,18 @@
-"""The `anm-nb` command: run the notebooks, build the page over what they found, and see what ails a run."""
+"""The `anm-nb` command: run the notebooks, once or in sweeps, show what they found, and see what ails a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from anm_nb import runs_command
+from anm_nb.sweep import command as sweep_command
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from anm_nb.gallery import Card
-    from anm_nb.sweep import Case, Outcome
+    from anm_nb.sweep import Case
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
 
@@ -27,6 +24,9 @@ app.add_typer(runs_command.app, name="runs")
 @app.callback()
 def anm_nb() -> None:
     """Run the notebooks, and build the page over what they found."""
+
+
+app.command()(sweep_command.sweep)
 
 
 @app.command()
@@ -45,6 +45,8 @@ def demo(
     from rich.console import Console
 
     from anm_nb import gallery, runs, sweep
+    from anm_nb.parameters import ParameterError
+    from anm_nb.sweep import batch, display
 
     if jobs is not None and jobs < 1:
         _refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
@@ -52,20 +54,16 @@ def demo(
     cases = _quick_cases(runs.project_root(), folder, only or [])
     names = {case.name for case in cases}
     kept = [outcome for outcome in sweep.read_outcomes(folder) if only and outcome.name not in names]
-    finished: list[Outcome] = []
     console = Console()
-    with _progress(console, len(cases)) as (on_start, show):
-
-        def on_done(outcome: Outcome) -> None:
-            finished.append(outcome)
-            sweep.write_outcomes(kept + finished, folder)  # each time, so that an interrupt loses no finished one
-            show(outcome)
-
-        sweep.write_outcomes(kept, folder)
-        outcomes = sweep.run_cases(cases, jobs or _cores(len(cases)), on_start, on_done)
+    try:
+        with batch.folder_of_results(folder):
+            outcomes = batch.run_into(folder, cases, kept, jobs or _cores(len(cases)), console)
+    except ParameterError as error:
+        _refuse(str(error))
     cards = gallery.read_cards(folder)
     page = gallery.write_index(folder, cards)
-    _summary(console, outcomes, cards)
+    verdicts = {card.name: gallery.tally(card.verdicts) for card in cards}
+    display.summary(console, outcomes, verdicts.__getitem__, "notebook")
     console.print(f"Gallery: {page}", soft_wrap=True, highlight=False)
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
@@ -197,53 +195,6 @@ def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
         Case(notebooks[name], folder / f"{name}.ipynb", params[name] if params[name].exists() else None)
         for name in chosen
     ]
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[tuple[Callable[[Case], None], Callable[[Outcome], None]]]:
-    """A live bar that names what is running; where nobody watches, only the line each notebook leaves at its end."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    running: list[str] = []
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=total)
-
-        def on_start(case: Case) -> None:
-            running.append(case.name)
-            bar.update(task, description=", ".join(running))
-
-        def on_done(outcome: Outcome) -> None:
-            running.remove(outcome.name)
-            bar.update(task, advance=1, description=", ".join(running))
-            console.print(_line(outcome), markup=False, highlight=False, soft_wrap=True)
-
-        yield on_start, on_done
-
-
-def _line(outcome: Outcome) -> str:
-    from anm_nb.gallery import duration, memory
-
-    line = f"{outcome.status:6} {outcome.name}  {duration(outcome.seconds)}, {memory(outcome.peak_mib)}"
-    return line if outcome.error is None else f"{line}\n       {outcome.error}"
-
-
-def _summary(console: Console, outcomes: Sequence[Outcome], cards: Sequence[Card]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from anm_nb.gallery import duration, memory, tally
-
-    verdicts = {card.name: tally(card.verdicts) for card in cards}
-    table = Table("notebook", "status", "verdicts", box=None, pad_edge=False, header_style="bold")
-    table.add_column("time", justify="right")
-    table.add_column("peak memory", justify="right")
-    for outcome in outcomes:
-        status = Text(outcome.status, style="red" if outcome.status == "failed" else "")
-        cells = (verdicts[outcome.name] or "–", duration(outcome.seconds), memory(outcome.peak_mib))
-        table.add_row(outcome.name, status, *cells)
-    console.print()
-    console.print(table)
 
 
 if __name__ == "__main__":

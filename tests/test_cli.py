@@ -59,10 +59,10 @@ def test_demo_runs_every_numbered_notebook_and_names_the_one_that_failed(project
 def instant(monkeypatch):
     """Notebooks that all succeed at once."""
 
-    def run_cases(cases, jobs, on_start, on_done):
+    def run_cases(cases, jobs, on_start, on_done, *_):
         outcomes = [sweep.Outcome(case.name, "done", float(jobs), 64.0) for case in cases]
         for case, outcome in zip(cases, outcomes, strict=True):
-            on_start(case)
+            on_start(case.name)
             on_done(outcome)
         return outcomes
 

@@ -23,7 +23,7 @@ from anm_nb.tasks import references
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROFILES = sorted((ROOT / "params").glob("*/*.yaml"))
+PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
     references, energy, discrete_study, landscape_study, miner_study, verdict_study, within_experiments, ranking,
 )  # fmt: skip

@@ -1,17 +1,14 @@
 """Cases run side by side, fail alone, and leave nothing half-written."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from trivial_sweep import ended, wait_until, write_notebook
 
 from anm_nb.sweep import Case, Outcome, read_outcomes, run_cases, write_outcomes
 
@@ -28,14 +25,6 @@ pathlib.Path("pid").write_text(str(os.getpid()))
 while True:
     pass
 """
-
-
-def write_notebook(path: Path, *sources: str) -> Path:
-    cells = [new_code_cell(source) for source in sources]
-    cells[0].metadata["tags"] = ["parameters"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# A question?"), *cells]), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +49,7 @@ def ran(tmp_path_factory):
         patch.setenv("JUPYTER_PATH", str(folder))
         patch.setenv("MPLBACKEND", "agg")
         patch.setattr("joblib.cpu_count", lambda: 6)
-        outcomes = run_cases(cases, 2, lambda case: started.append(case.name), done.append)
+        outcomes = run_cases(cases, 2, started.append, done.append)
     return out, outcomes, started, done, mib
 
 
@@ -118,21 +107,19 @@ def test_an_interrupt_ends_the_kernel_and_leaves_nothing_half_written(tmp_path, 
     wait_until(lambda: ended(int(pid.read_text())), 10)
 
 
-def wait_until(condition, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def ended(pid: int) -> bool:
-    """Gone, or waiting only for its parent to notice."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return state.startswith("Z")
+def test_a_case_ends_with_the_program_that_runs_it_however_that_ended(tmp_path):
+    notebook = write_notebook(tmp_path / "01_endless.ipynb", "n = 1", ENDLESS)
+    program = (
+        "from pathlib import Path; from anm_nb.sweep import Case, run_cases\n"
+        f"run_cases([Case(Path({str(notebook)!r}), Path({str(tmp_path)!r}, 'out', 'a.ipynb'))], 2)"
+    )
+    running = subprocess.Popen([sys.executable, "-c", program])
+    pid = tmp_path / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text(), 60)
+    running.kill()
+    running.wait()
+    wait_until(lambda: ended(int(pid.read_text())), 30)
+    assert not (tmp_path / "out" / "a.ipynb").exists()
 
 
 def test_outcomes_are_stored_and_read_back(tmp_path):
@@ -141,3 +128,29 @@ def test_outcomes_are_stored_and_read_back(tmp_path):
     write_outcomes(outcomes, tmp_path / "new")
     assert read_outcomes(tmp_path / "new") == outcomes
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["outcomes.json"]
+
+
+def test_outcomes_of_an_earlier_version_are_read(tmp_path):
+    row = {"name": "a", "status": "done", "seconds": 1.5, "peak_mib": 80.0, "error": None}
+    (tmp_path / "outcomes.json").write_text(json.dumps([row]))
+    assert read_outcomes(tmp_path) == [Outcome("a", "done", 1.5, 80.0)]
+
+
+SERVED = """
+import os
+with open(os.environ["ANM_NB_RUNS_USED"], "a") as used:
+    used.write("bbbb\\n")
+    used.write("aaaa\\n")
+    used.write("bbbb\\n")
+"""
+SMALL = """
+assert type(lr) is float and lr == 1e-05, lr
+"""
+
+
+def test_a_case_notes_the_runs_it_was_served_and_gets_its_values_as_they_are(tmp_path):
+    notebook = write_notebook(tmp_path / "01_served.ipynb", "lr = 1.0", SMALL, SERVED)
+    case = Case(notebook, tmp_path / "lr=1e-05.ipynb", {"lr": 0.00001}, digest="d")
+    (outcome,) = run_cases([case], 1)
+    assert (outcome.name, outcome.status, outcome.error) == ("lr=1e-05", "done", None)
+    assert (outcome.runs, outcome.digest) == (("aaaa", "bbbb"), "d")

@@ -1,0 +1,130 @@
+"""Many cases by joblib: on threads here, each waiting for its case's process, or on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from anm_nb.sweep.cases import Case, run_case
+from anm_nb.sweep.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+WAIT_FOR_WORKERS = 7 * 24 * 3600  # seconds; a batch queue gives machines when it has some
+AS_THEY_FINISH = {"return_as": "generator_unordered", "batch_size": 1}
+
+Place = AbstractContextManager[tuple[Any, Callable[[Case], Outcome]]]
+
+
+def run_cases(
+    cases: Sequence[Case],
+    jobs: int | None,
+    on_start: Callable[[str], None] | None = None,
+    on_done: Callable[[Outcome], None] | None = None,
+    cluster: Client | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> list[Outcome]:
+    """Run every case, `jobs` at a time, sharing out the cores; a failing one does not stop the others.
+
+    With a cluster, its workers run as many as they have threads, or as the `resources` that a case needs allow. Where
+    `jobs` is None they need not be here, and a case has as many threads as its worker's OMP_NUM_THREADS says.
+    `on_start` is given the name of a case from another thread, twice for a case whose worker was lost; `on_done` is
+    called by the caller's, as cases finish. Returns the outcomes in the order of the cases. An exception, also one that
+    `on_done` raises, ends what runs and leaves nothing half-written.
+    """
+    from anm_nb import runs  # and pydantic with it, which the process of a case has no use for
+
+    env = {"ANM_NB_OUTPUTS": str(runs.outputs_root())}  # a relative one would mean another place beside the notebook
+    announce = on_start or (lambda name: None)
+    from joblib import cpu_count, delayed  # a third of a second, so not at import
+
+    threads = max(1, cpu_count() // jobs) if jobs else None
+    if cluster:
+        place = _on_cluster(cluster, threads, announce, env, resources)
+    else:
+        place = _on_threads(jobs or cpu_count(), threads or 1, announce, env)
+    outcomes = {}
+    with place as (parallel, run):
+        finished = parallel(delayed(run)(case) for case in cases)  # a name of its own: not closed before `place` is
+        for outcome in finished:
+            outcomes[outcome.name] = outcome
+            if on_done:
+                on_done(outcome)
+    return [outcomes[case.name] for case in cases]
+
+
+@contextmanager
+def _on_threads(jobs: int, threads: int, on_start: Callable[[str], None], env: Mapping[str, str]) -> Iterator[Any]:
+    from joblib import Parallel
+
+    stopping, slots = threading.Event(), threading.Semaphore(jobs)
+
+    def run(case: Case) -> Outcome:
+        with slots:
+            if not stopping.is_set():
+                on_start(case.name)
+            return run_case(case, threads, env, stopping.is_set)
+
+    try:
+        yield Parallel(n_jobs=jobs, backend="threading", **AS_THEY_FINISH), run
+    except BaseException:
+        stopping.set()
+        for _ in range(jobs):  # every running case gives its slot back once its processes are gone
+            slots.acquire()
+        raise
+
+
+@contextmanager
+def _on_cluster(
+    client: Client,
+    threads: int | None,
+    on_start: Callable[[str], None],
+    env: Mapping[str, str],
+    resources: Mapping[str, float] | None,
+) -> Iterator[Any]:
+    from joblib import Parallel, parallel_config
+
+    topic = f"anm-nb-{uuid4().hex}"
+    client.subscribe_topic(topic, lambda event: on_start(event[1]))
+    try:
+        with parallel_config(backend=_dask_backend(client, resources)):
+            # All at once, so that workers that come later, or a cluster that grows with its queue, find them.
+            parallel = Parallel(n_jobs=-1, pre_dispatch="all", **AS_THEY_FINISH)
+            yield parallel, partial(_run_on_worker, threads=threads, env=dict(env), topic=topic)
+    finally:
+        client.unsubscribe_topic(topic)
+
+
+def _dask_backend(client: Client, resources: Mapping[str, float] | None) -> Any:
+    """joblib's Dask backend, of a client, for tasks that take so much of a worker's resources."""
+    from joblib._dask import DaskDistributedBackend
+
+    class OnWorkersOnly(DaskDistributedBackend):
+        """Says that there are two slots where there is one: joblib would run its cases in this process instead."""
+
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
+
+    needed = {"resources": dict(resources)} if resources else {}
+    return OnWorkersOnly(client=client, wait_for_workers_timeout=WAIT_FOR_WORKERS, **needed)
+
+
+def _run_on_worker(case: Case, threads: int | None, env: Mapping[str, str], topic: str) -> Outcome:
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+    worker.log_event(topic, case.name)
+
+    def unwanted() -> bool:
+        """Whether whoever asked for the case is gone: Dask itself lets a running task go on to its end."""
+        task = worker.state.tasks.get(key)
+        return task is None or task.state == "cancelled"
+
+    return run_case(case, threads or int(os.environ.get("OMP_NUM_THREADS", 1)), env, unwanted)

@@ -1,0 +1,94 @@
+"""A sweep file and what is already there of it: which of its cases are finished, failed, or have to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from anm_nb import runs
+from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.sweep.cases import Case
+from anm_nb.sweep.digests import case_digest, sources_digest
+from anm_nb.sweep.files import Plan, plan
+from anm_nb.sweep.naming import case_names
+from anm_nb.sweep.outcomes import Outcome, read_outcomes
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The cases of a plan, in its order, with the folder of their results."""
+
+    plan: Plan
+    folder: Path
+    cases: tuple[Case, ...]
+
+    @cached_property
+    def outcomes(self) -> dict[str, Outcome]:
+        """The stored outcomes, by case, that still hold: of the same parameters, notebook and sources."""
+        stored = {outcome.name: outcome for outcome in read_outcomes(self.folder)}
+        return {
+            case.name: stored[case.name]
+            for case in self.cases
+            if case.name in stored
+            and stored[case.name].digest == case.digest
+            and (case.output.exists() or stored[case.name].status == "failed")
+        }
+
+    def status(self, case: Case) -> Literal["done", "failed", "new"]:
+        """How a case ended, if it did as it is now."""
+        return self.outcomes[case.name].status if case.name in self.outcomes else "new"
+
+    def only(self, asked: Sequence[str]) -> list[Case]:
+        """The cases whose parameters have the values asked for by `name=value`; a name given twice may have either.
+
+        `notebook` is a name too. Raises ParameterError for a name that no case has, and where no case is left.
+        """
+        wanted: dict[str, list[str]] = {}
+        for condition in asked:
+            name, equals, value = condition.partition("=")
+            if not equals:
+                raise ParameterError(f"--only {condition}: write NAME=VALUE")
+            wanted.setdefault(name, []).append(value)
+        values = [{"notebook": case.notebook.stem, **case.values} for case in self.plan.cases]
+        for name in wanted:
+            if not any(name in each for each in values):
+                raise ParameterError(unknown_name("parameter in --only", name, {n for each in values for n in each}))
+        chosen = [
+            case
+            for case, each in zip(self.cases, values, strict=True)
+            if all(name in each and any(_means(t, each[name]) for t in texts) for name, texts in wanted.items())
+        ]
+        if not chosen:
+            raise ParameterError(f"--only {' --only '.join(asked)}: none of the {len(self.cases)} cases is like that")
+        return chosen
+
+
+def open_sweep(file: Path, profile: str | None = None, folder: Path | None = None) -> Sweep:
+    """The sweep of a file, checked, with its results in a folder: `outputs/<sweep>` if none is given.
+
+    Another profile than the file's own has a folder of its own, `outputs/<sweep>-<profile>`, so that a quick look costs
+    nobody a long result. Raises ParameterError as `plan` does.
+    """
+    planned = plan(file, profile)
+    folder = folder or runs.outputs_root() / (f"{planned.name}-{profile}" if profile else planned.name)
+    sources = sources_digest()
+    cases = [
+        Case(case.notebook, folder / f"{name}.ipynb", case.given, case_digest(case, sources))
+        for name, case in zip(case_names(planned.cases), planned.cases, strict=True)
+    ]
+    return Sweep(planned, folder, tuple(cases))
+
+
+def _means(text: str, value: Any) -> bool:
+    """Whether what a person typed is a value: as text, as YAML, or as a number YAML does not see, such as 1e-3."""
+    if text == str(value) or yaml.safe_load(text) == value:
+        return True
+    try:
+        return not isinstance(value, str) and float(text) == value
+    except ValueError:
+        return False

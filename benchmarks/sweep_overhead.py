@@ -1,0 +1,110 @@
+"""What a sweep costs beyond its notebooks, and what a second job gains.
+
+Overhead: the wall time of a sweep of trivial cases, one at a time, less that of plain `papermill` commands for the same
+cases, per case; and less the time that papermill says it spent between the kernel's start and end. Cases alternate in
+blocks, so that a machine's other work falls on both. Speed-up: equal cases, each working for a while on one core, with
+one job and with two.
+
+    python benchmarks/sweep_overhead.py [--cases 200] [--equal 8] [--seconds 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
+
+from anm_nb.sweep import Case, run_cases, write_outcomes
+
+PARAMETERS = "n = 0\nseconds = 0.0"
+WORK = """
+import time
+stop = time.process_time() + seconds
+while time.process_time() < stop:
+    pass
+"""
+BLOCK = 10
+
+
+def main() -> None:
+    """Measure and print; nothing is judged."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=200, help="trivial cases")
+    parser.add_argument("--equal", type=int, default=8, help="equal cases")
+    parser.add_argument("--seconds", type=float, default=10.0, help="that each equal case works, of a core")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = Path(folder, "work.ipynb")
+        cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(WORK)]
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(new_notebook(cells=cells, metadata=metadata), notebook)
+        overhead(notebook, asked.cases)
+        speed_up(notebook, asked.equal, asked.seconds)
+
+
+def overhead(notebook: Path, count: int) -> None:
+    """Print seconds a case of the sweep, of plain papermill, and of papermill's own account."""
+    cases = [Case(notebook, notebook.parent / "swept" / f"n={n}.ipynb", {"n": n}) for n in range(count)]
+    swept = plain = 0.0
+    for start in range(0, count, BLOCK):
+        block = cases[start : start + BLOCK]
+        swept += seconds_of(lambda block=block: sweep(block, jobs=1))
+        plain += seconds_of(lambda block=block: [papermill(case) for case in block])
+    executed = (json.loads(case.output.read_text("utf-8"))["metadata"]["papermill"]["duration"] for case in cases)
+    kernel = sum(executed)
+    print(f"{count} trivial cases, seconds a case: sweep {swept / count:.3f}, papermill command {plain / count:.3f},")
+    print(f"  between the kernel's start and end {kernel / count:.3f}")
+    print(f"sweep beyond the papermill command: {1000 * (swept - plain) / count:.0f} ms, {swept / plain - 1:.1%}")
+    print(f"sweep beyond the kernel: {1000 * (swept - kernel) / count:.0f} ms (starting papermill included)")
+
+
+def speed_up(notebook: Path, count: int, seconds: float) -> None:
+    """Print the wall time of equal cases with one job and with two."""
+    times = {}
+    for jobs in (1, 2):
+        folder = notebook.parent / f"jobs-{jobs}"
+        cases = [Case(notebook, folder / f"n={n}.ipynb", {"n": n, "seconds": seconds}) for n in range(count)]
+        times[jobs] = seconds_of(lambda cases=cases, jobs=jobs: sweep(cases, jobs))
+    print(f"{count} equal cases of {seconds:g} s: 1 job {times[1]:.1f} s, 2 jobs {times[2]:.1f} s, ", end="")
+    print(f"{times[1] / times[2]:.2f} times as fast")
+
+
+def sweep(cases: list[Case], jobs: int) -> None:
+    """The cases as `anm-nb sweep` runs them, their outcomes stored after each."""
+    done = []
+
+    def keep(outcome) -> None:
+        done.append(outcome)
+        write_outcomes(done, cases[0].output.parent)
+
+    failed = [outcome.error for outcome in run_cases(cases, jobs, on_done=keep) if outcome.error]
+    if failed:
+        sys.exit(failed[0])
+
+
+def papermill(case: Case) -> None:
+    """The same case as a person runs it."""
+    output = case.output.parent.parent / "plain.ipynb"
+    command = [sys.executable, "-m", "papermill", str(case.notebook), str(output), "--no-progress-bar"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "-p", "n", str(case.parameters["n"])], env=env, check=True, capture_output=True)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall-clock seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""What `anm-nb sweep` runs, what it leaves alone, and what it says; the notebooks are not really run here."""
+
+import errno
+import json
+import random
+
+import nbformat
+import pandas as pd
+import pytest
+from filelock import FileLock
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from typer.testing import CliRunner
+
+from anm_nb import sweep
+from anm_nb.analysis import VERDICT_MIME
+from anm_nb.cli import app
+
+
+@pytest.fixture
+def fake(trivial, monkeypatch):
+    """Notebooks that end at once, with the verdict that n is n, or failing at n = 13; counts which ran."""
+    ran: list[int] = []
+
+    def run_cases(cases, jobs, on_start, on_done, cluster, resources):
+        outcomes = []
+        for case in cases:
+            n = case.parameters.get("n", 1)
+            ran.append(n)
+            on_start(case.name)
+            verdict = {"claim": "n is n", "measured": f"{n}", "state": "refuted", "estimate": n, "interval": [0, None]}
+            outputs = [new_output("display_data", {VERDICT_MIME: verdict})] if n != 13 else []
+            nbformat.write(new_notebook(cells=[new_code_cell("n", outputs=outputs)]), case.output)
+            end = ("failed", 2.0, 64.0, "ValueError: 13") if n == 13 else ("done", 2.0, 64.0, None)
+            outcomes.append(sweep.Outcome(case.name, *end, case.digest, (f"run{n}",)))
+            on_done(outcomes[-1])
+        return outcomes
+
+    monkeypatch.setattr(sweep, "run_cases", run_cases)
+    return ran
+
+
+def anm_nb(trivial, *arguments: str):
+    return CliRunner().invoke(
+        app, ["sweep", str(trivial.folder / "trivial.yaml"), "--out", str(trivial.out), *arguments]
+    )
+
+
+def test_a_restart_runs_nothing_that_is_finished(trivial, fake):
+    trivial.write(grid={"n": [1, 2]})
+    assert anm_nb(trivial).exit_code == 0
+    table = (trivial.out / "table.parquet").read_bytes()
+    again = anm_nb(trivial)
+    assert (again.exit_code, fake) == (0, [1, 2])
+    assert "2 cases: 2 done before" in again.stdout
+    assert (trivial.out / "table.parquet").read_bytes() == table
+    assert trivial.outcomes()["n=2"]["runs"] == ["run2"]
+
+
+@pytest.mark.parametrize("change", ["parameters", "notebook", "sources", "result"])
+def test_a_finished_case_runs_again_when_what_it_depends_on_changed(trivial, fake, monkeypatch, change):
+    trivial.write(grid={"n": [1, 2]})
+    anm_nb(trivial)
+    if change == "parameters":
+        trivial.write(base={"x": 0.25}, grid={"n": [1, 2]})
+    elif change == "notebook":
+        trivial.notebook.write_text(trivial.notebook.read_text().replace("is small", "is smaller"))
+    elif change == "sources":
+        monkeypatch.setattr("anm_nb.sweep.restart.sources_digest", lambda: "other")
+    else:
+        (trivial.out / "n=2.ipynb").unlink()
+    assert anm_nb(trivial).exit_code == 0
+    assert fake == ([1, 2, 2] if change == "result" else [1, 2, 1, 2])
+
+
+def test_what_failed_is_kept_and_not_run_again_unasked(trivial, fake):
+    trivial.write(grid={"n": [13, 2]})
+    first = anm_nb(trivial)
+    assert (first.exit_code, first.stderr) == (1, "anm-nb: 1 of 2 cases failed: n=13\n")
+    assert "ValueError: 13" in first.stdout
+    assert (trivial.out / "n=13.ipynb").exists()
+    second = anm_nb(trivial)
+    assert (second.exit_code, fake) == (1, [13, 2])
+    assert "2 cases: 1 done before, 1 failed before" in second.stdout
+    assert "--retry-failed" in second.stdout
+    assert anm_nb(trivial, "--retry-failed").exit_code == 1
+    assert fake == [13, 2, 13]
+
+
+def test_a_dry_run_names_the_cases_and_writes_nothing(trivial, fake):
+    trivial.write(grid={"n": [1, 2]}, cases=[{"n": 1}])
+    dry = anm_nb(trivial, "--dry-run")
+    assert (dry.exit_code, fake, trivial.out.exists()) == (0, [], False)
+    assert dry.stdout.splitlines()[:3] == ["to run n=1", "to run n=2", f"2 cases: 2 to run; results in {trivial.out}"]
+    assert "1 more in the file are the same as one of its cases" in dry.stdout
+
+
+@pytest.mark.parametrize(
+    ("conditions", "chosen"),
+    [
+        (["n=2"], {(2, 1e-3), (2, 0.5)}),
+        (["x=1e-3"], {(1, 1e-3), (2, 1e-3)}),
+        (["n=2", "x=0.5"], {(2, 0.5)}),
+        (["n=2", "n=1", "x=0.5", "notebook=square"], {(1, 0.5), (2, 0.5)}),
+    ],
+)
+def test_only_chooses_by_value_and_keeps_what_the_others_left(trivial, fake, conditions, chosen):
+    trivial.write(grid={"n": [1, 2], "x": [0.001, 0.5]})
+    only = [argument for condition in conditions for argument in ("--only", condition)]
+    assert anm_nb(trivial, *only).exit_code == 0
+    table = pd.read_parquet(trivial.out / "table.parquet")
+    assert set(zip(table["n"], table["x"], strict=True)) == chosen
+    assert anm_nb(trivial).exit_code == 0
+    assert len(fake) == 4
+    assert len(pd.read_parquet(trivial.out / "table.parquet")) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "m=1"], "unknown parameter in --only 'm'"),
+        (["--only", "n=7"], "--only n=7: none of the 2 cases is like that"),
+        (["--only", "n"], "--only n: write NAME=VALUE"),
+        (["--scheduler", "tcp://localhost:1"], "--scheduler needs --backend dask"),
+        (["--resource", "GPU=1"], "--resource needs --backend dask"),
+        (["--resource", "GPU", "--backend", "dask"], "--resource GPU: write NAME=NUMBER"),
+        (["--backend", "dask", "--scheduler", "x", "--jobs", "2"], "--jobs is for cases on this machine"),
+        (["--profile", "quik"], "unknown profile 'quik'"),
+    ],
+)
+def test_refusals_come_before_anything_runs(trivial, fake, arguments, said):
+    trivial.write(grid={"n": [1, 2]})
+    refused = anm_nb(trivial, *arguments)
+    assert (refused.exit_code, fake) == (2, [])
+    assert said in refused.stderr
+    assert not trivial.out.exists()
+
+
+def test_two_sweeps_into_one_folder_are_one_too_many(trivial, fake):
+    trivial.write(grid={"n": [1]})
+    trivial.out.mkdir()
+    with FileLock(trivial.out / ".sweep.lock"):
+        refused = anm_nb(trivial)
+    assert (refused.exit_code, fake) == (2, [])
+    assert "another process is running cases into it" in refused.stderr
+    assert anm_nb(trivial).exit_code == 0
+
+
+def test_what_a_killed_sweep_left_half_written_goes(trivial, fake):
+    trivial.write(grid={"n": [1]})
+    (trivial.out / ".partial-abc").mkdir(parents=True)
+    (trivial.out / ".partial-abc" / "notebook.ipynb").write_text("{")
+    anm_nb(trivial)
+    assert trivial.half_written() == []
+
+
+def test_the_table_has_each_verdict_beside_what_differs(trivial, fake):
+    trivial.write(grid={"n": [2, 13]}, cases=[{"n": 3, "x": 2.0}])
+    anm_nb(trivial)
+    table = pd.read_parquet(trivial.out / "table.parquet")
+    assert table["case"].tolist() == ["n=2,x=0.5", "n=13,x=0.5", "n=3,x=2"]
+    assert table["n"].tolist() == [2, 13, 3]
+    assert table["x"].tolist() == [0.5, 0.5, 2.0]
+    assert table["status"].tolist() == ["done", "failed", "done"]
+    assert table["state"].fillna("").tolist() == ["refuted", "", "refuted"]
+    assert table["estimate"].fillna(-1).tolist() == [2, -1, 3]
+    assert table["high"].isna().all()
+    assert "pause" not in table
+
+
+def test_columns_of_lists_and_mixed_values_are_json_and_names_do_not_clash(trivial, fake):
+    from trivial_sweep import write_notebook
+
+    write_notebook(trivial.notebook, "n = 1\nseeds = [0]\nsize = None", "pass")
+    trivial.write(grid={"seeds": [[0], [1, 2]], "size": [None, 3, "big"]})
+    anm_nb(trivial)
+    table = pd.read_parquet(trivial.out / "table.parquet")
+    assert table["parameter_seeds"].map(json.loads).tolist() == [[0]] * 3 + [[1, 2]] * 3
+    assert table["size"].fillna("–").tolist() == ["–", "3", '"big"'] * 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_full_disk_is_told_and_loses_nothing(trivial, fake, monkeypatch, seed):
+    """Writes fail with ENOSPC, half done, at random; restarted until it is through, all is as without the failures."""
+    trivial.write(grid={"n": [1, 2, 3, 4]})
+    anm_nb(trivial)
+    table = (trivial.out / "table.parquet").read_bytes()
+    expected, fake[:] = trivial.outcomes(), []
+    trivial.out = trivial.folder / "full"
+    chance, fsync = random.Random(seed), sweep.outcomes.os.fsync
+
+    def sometimes_full(descriptor):
+        if chance.random() < 0.25:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(sweep.outcomes.os, "fsync", sometimes_full)
+    for _ in range(60):
+        recorded = trivial.outcomes()
+        already = len(fake)
+        result = anm_nb(trivial)
+        assert not {recorded[f"n={n}"]["name"] for n in fake[already:] if f"n={n}" in recorded}
+        assert recorded.keys() <= trivial.outcomes().keys()
+        assert trivial.half_written() == []
+        if result.exit_code == 0:
+            break
+        assert result.exit_code == 1
+        assert "No space left on device" in result.stderr
+        assert "the same command goes on from there" in result.stderr
+    assert trivial.outcomes() == expected
+    assert (trivial.out / "table.parquet").read_bytes() == table
