@@ -7,7 +7,6 @@ error is the mean squared error, or 1 − accuracy for a discrete task: always l
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from anm_nb.analysis.stats import holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS, Verdict, judge
 from anm_nb.parameters import ParameterError
+from anm_nb.runs.files import replace_whole
 from anm_nb.tasks import task_class
 from anm_nb.training.seeds import generator
 
@@ -98,9 +98,7 @@ def keep_verdict(settings: AnmVerdict, study: Study) -> KeptVerdict:
             for name, run in study.confirmed.items()
         },
     }
-    partial = kept.folder / f".{NAME}.partial"
-    partial.write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, kept.folder / f"{NAME}.json")
+    replace_whole(kept.folder / f"{NAME}.json", (json.dumps(provenance, indent=1) + "\n").encode())
     return kept
 
 

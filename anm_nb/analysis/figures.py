@@ -223,7 +223,8 @@ def energy_trends(metrics: pd.DataFrame) -> Figure:
 def margin_histograms(margins: Mapping[str, np.ndarray], steps: Sequence[int]) -> Figure:
     """Histograms of margins, a row for each method and a column for each of up to four recorded steps (checklist A).
 
-    `margins[method]` is [records, examples], all seeds pooled; margins beyond ±`reach` sit in the outermost bars.
+    `margins[method]` is [records, examples], all seeds pooled, NaN where a batch was short; margins beyond ±`reach` sit
+    in the outermost bars.
     """
     shown = np.unique(np.linspace(0, len(steps) - 1, min(4, len(steps))).round().astype(int))
     with house_style():
@@ -231,14 +232,15 @@ def margin_histograms(margins: Mapping[str, np.ndarray], steps: Sequence[int]) -
             len(margins), len(shown), 1.0 + 0.85 * len(margins), sharex=True, sharey="row", squeeze=False
         )
         pooled = np.concatenate([values[shown].ravel() for values in margins.values()])
-        reach = float(np.quantile(np.abs(pooled), 0.9))
+        reach = float(np.nanquantile(np.abs(pooled), 0.9))
         bins = np.linspace(-reach, reach, 41)
         for row, (method, values) in zip(grid, margins.items(), strict=True):
             colour = colours(list(margins))[method]
             for axes, record in zip(row, shown, strict=True):
-                axes.hist(np.clip(values[record], -reach, reach), bins, color=colour, density=True)
+                present = values[record][np.isfinite(values[record])]
+                axes.hist(np.clip(present, -reach, reach), bins, color=colour, density=True)
                 axes.axvline(0, color="black", linewidth=0.6)
-                for quartile in np.quantile(values[record], [0.25, 0.5, 0.75]):
+                for quartile in np.quantile(present, [0.25, 0.5, 0.75]):
                     axes.axvline(np.clip(quartile, -reach, reach), color="black", linewidth=0.7, ymin=0.86)
                 axes.set_yticks([])
             row[0].set_ylabel(label(method), rotation=0, ha="right", va="center")

@@ -115,7 +115,8 @@ class EnergyConfig(RunConfig):
     def _usable(self) -> EnergyConfig:
         if not issubclass(task_class(self.task), DenoisingTask):
             raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
-        get_network(self.network or self.make_task().network)
+        task = self.make_task()
+        get_network(self.network or task.network)
         if self.balance is not None and self.contrastive_weight_end is not None:
             raise ParameterError("balance and contrastive_weight_end: either adapts the contrastive weight, not both")
         return self
@@ -293,9 +294,14 @@ class EnergyLearner:
             scalars |= contrast_scalars(losses.contrast)
             scalars["contrastive_weight"] = losses.weight
             scalars["grad_share_contrast"] = grad_share(*losses.weighted, list(self.model.parameters()))
-            arrays["margins"] = losses.contrast.e_neg - losses.contrast.e_pos
+            arrays["margins"] = self._padded(losses.contrast.e_neg - losses.contrast.e_pos)
             arrays["illegitimate_by_level"] = illegitimate_by_level(losses.contrast)
         return Measurement(scalars, arrays)
+
+    def _padded(self, values: Tensor) -> Tensor:
+        """Values of a batch, followed by NaN where it is the short last one of an epoch."""
+        size = self.config.loop.batch if self.fixed is None else min(self.config.loop.batch, len(self.fixed.x))
+        return nn.functional.pad(values, (0, size - len(values)), value=torch.nan)
 
     def evaluate(self, selected: nn.Module) -> Measurement:
         """Scores on test problems, where the config asks for them."""

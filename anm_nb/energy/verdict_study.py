@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.search_space import Choice, Family, as_written, families
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.runs.files import replace_whole
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.tasks.references import TaskNames
@@ -257,9 +257,7 @@ def _plan(settings: AnmVerdict, task: str, training: Training, chosen: dict[str,
     larger_batch = batch_of_equal_time(sizes, times, step_ms["anm"])
     plan = Plan(task, training, chosen, step_ms, longer, larger_batch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    replace_whole(path, json.dumps(asdict(plan), indent=1).encode())
     return plan
 
 

@@ -306,3 +306,10 @@ def test_plain_denoising_alone_is_drawn(maker):
     """Its table has none of the contrastive columns; notebook 10 may be asked for it alone."""
     plain = metrics(methods=["none"]).drop(columns=CONTRAST)
     maker(plain).draw_without_rendering()
+
+
+def test_histograms_leave_out_what_a_short_batch_has_not():
+    values = {"stock": np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, np.nan, np.nan]])}
+    full, short = figures.margin_histograms(values, [0, 10]).axes
+    assert sum(patch.get_height() > 0 for patch in short.patches) == 2
+    assert sum(patch.get_height() > 0 for patch in full.patches) >= 2

@@ -196,6 +196,18 @@ def test_a_fixed_training_set_is_gone_through_in_epochs():
     assert len(few.batch(3).x) == 5
 
 
+def test_a_record_may_fall_on_the_short_last_batch_of_an_epoch(tmp_path):
+    """40 problems in batches of 16: the third of an epoch holds 8, and what is recorded of each example has gaps."""
+    wanted = config("stock", steps=6, training_examples=40, loop={"record_every": 1})
+    (margins,) = trained(wanted, tmp_path / "run").trace["margins"]
+    assert margins.isfinite().sum(1).tolist() == [16, 16, 8, 16, 16, 8, 16]
+
+
+def test_a_size_that_cannot_be_is_refused_whatever_the_network():
+    with pytest.raises(ParameterError, match="size"):
+        config("stock", task="sudoku", size=5, network="mlp")
+
+
 def test_two_ways_to_adapt_the_weight_are_one_too_many():
     with pytest.raises(ParameterError, match="not both"):
         config(balance=Balance(), contrastive_weight_end=0.1)
