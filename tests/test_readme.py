@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.doctor import Finding, examine, unexamined
 from anm_nb.analysis.reference import load_reference, summary
 from anm_nb.runs import project_root
@@ -142,6 +143,11 @@ def test_the_readme_s_trainer_with_a_bug_is_told_so(right, wrong, sign, signatur
 def test_the_quoted_table_is_the_stored_one(name):
     quoted = README.split(f"<!-- begin: {name} -->\n")[1].split(f"\n<!-- end: {name} -->")[0]
     assert quoted == summary(load_reference(name))
+
+
+def test_the_quoted_verdict_is_the_stored_one():
+    quoted = README.split("<!-- begin: anm_verdict -->\n")[1].split("\n<!-- end: anm_verdict -->")[0]
+    assert quoted == anm_verdict.summary(anm_verdict.load_verdict())
 
 
 def test_every_file_it_points_to_exists():

@@ -153,8 +153,12 @@ def comparisons(confirmed: pd.DataFrame, split: str = "same", predictor: str = "
 
 def comparison_text(row: Any) -> str:
     """One comparison to read: the difference, its interval, and what was decided or could have been found."""
-    text = f"{row.difference:+.0f} % [{row.low:+.0f}, {row.high:+.0f}]"
-    return f"{text} {row.decided}" + (f" (±{row.detectable:.0f} detectable)" if row.decided == "undecided" else "")
+    middle, low, high, detectable = (
+        f"{value:+.0f}" if abs(value) >= 10 else f"{value:+.1f}"
+        for value in (row.difference, row.low, row.high, row.detectable)
+    )
+    text = f"{middle} % [{low}, {high}] {row.decided}"
+    return f"{text} (±{detectable.removeprefix('+')} detectable)" if row.decided == "undecided" else text
 
 
 def comparison_grid(table: pd.DataFrame) -> pd.DataFrame:

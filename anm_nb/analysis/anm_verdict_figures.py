@@ -63,6 +63,7 @@ def _forest_panel(axes: Axes, comparisons: pd.DataFrame, rows: list[str]) -> Non
     axes.set_xticks([*-shown[::-1], 0, *shown])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.0f}" if value else "0")
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="x", labelsize=6.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
 
