@@ -38,7 +38,7 @@ def test_stock_and_mined_negatives_are_tuned_over_the_same_training_choices():
     known = families(get_task("inverse", size=2))
     assert set(known["none"].space) < set(known["stock"].space)
     shared = set(known["stock"].space) & set(known["anm"].space)
-    assert {"lr", "head", "weight", "weight_end", "contrast_from"} <= shared
+    assert {"lr_factor", "head", "weight", "weight_end", "contrast_from"} <= shared
 
 
 def test_as_written_nothing_keeps_a_negative_legitimate():
