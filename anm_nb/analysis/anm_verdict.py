@@ -154,9 +154,11 @@ def comparisons(confirmed: pd.DataFrame, split: str = "same", predictor: str = "
 def comparison_text(row: Any) -> str:
     """One comparison to read: the difference, its interval, and what was decided or could have been found."""
     middle, low, high, detectable = (
-        f"{value:+.0f}" if abs(value) >= 10 else f"{value:+.1f}"
+        f"{value:+.0f}" if abs(value) >= 10 else f"{value:+z.1f}"
         for value in (row.difference, row.low, row.high, row.detectable)
     )
+    if row.detectable == 0 and row.difference == 0:
+        return "0 % in every seed"
     text = f"{middle} % [{low}, {high}] {row.decided}"
     return f"{text} (±{detectable.removeprefix('+')} detectable)" if row.decided == "undecided" else text
 
@@ -268,6 +270,9 @@ def summary(kept: KeptVerdict) -> str:
 
 
 def _markdown(grid: pd.DataFrame) -> str:
-    table = grid.reset_index()
+    """A grid on its side, so that what there is most of goes down the page."""
+    table = grid.T
+    table.columns = [f"{task}, {training}" for task, training in grid.index]
+    table = table.rename_axis(index="test error" if "ceiling" in table.index else "tuned mining against").reset_index()
     lines: Iterable[Any] = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

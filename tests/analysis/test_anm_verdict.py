@@ -94,6 +94,12 @@ def test_grids_have_a_row_for_each_task_and_kind_of_training():
     assert scores["anm"].item().startswith(f"{of(table, 'anm').mean():.2f}")
 
 
+def test_methods_that_never_differ_are_said_to_be_equal():
+    table = confirmed()
+    same = table.assign(**{"same/mse/model": 1.0})
+    assert set(comparison_grid(comparisons(same)).iloc[0]) == {"0 % in every seed"}
+
+
 def test_the_figure_shows_every_comparison_once():
     table = comparisons(confirmed())
     (axes,) = forest(table).axes
