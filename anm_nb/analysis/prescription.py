@@ -12,6 +12,8 @@ from anm_nb.energy.negatives import named_negatives
 from anm_nb.parameters import ParameterError
 from anm_nb.tasks import task_class
 
+MIXED_PARTS = ("first", "second")  # of the strategy `mixed`
+
 
 @dataclass(frozen=True)
 class Times:
@@ -38,12 +40,25 @@ def prescribed(change: Mapping[str, Any], parameters: Mapping[str, Any] | None) 
         return dict(change)
     given = _in_full(parameters)
     values: dict[str, Any] = {}
-    for name, value in change.items():
+    for name, value in _for_each_part(change, given).items():
         present = _present(name.split("."), given)
         new = value if not isinstance(value, Times) or present is None else value.of(present)
         if present is not None and new != present:
             values[name] = new
     return values
+
+
+def _for_each_part(change: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of the negatives as changes of both kinds where they are mixed of two; others as they are."""
+    if _present(["negatives", "name"], given) != "mixed":
+        return dict(change)
+    changes: dict[str, Any] = {}
+    for name, value in change.items():
+        of, *option = name.split(".")
+        whole = of == "negatives" and option and option[0] not in MIXED_PARTS
+        names = [".".join([of, part, *option]) for part in MIXED_PARTS] if whole else [name]
+        changes |= dict.fromkeys(names, value)
+    return changes
 
 
 def changed(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

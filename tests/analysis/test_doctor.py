@@ -329,6 +329,15 @@ def test_discrete_miners_are_told_to_forbid_illegitimate_decisions():
     assert findings[0].change == {"negatives.legitimate": True}
 
 
+def test_of_mixed_negatives_the_kind_that_has_the_option_is_changed():
+    given = EnergyConfig(negatives={"name": "mixed", "first": "anm", "second": "stock"}).model_dump(mode="json")
+    findings = examine(healthy().assign(**ILL["mostly illegitimate negatives"]), given)
+    assert findings[0].change == {"negatives.first.orthogonal_to_noise": True}
+    mended = EnergyConfig.model_validate_json(json.dumps(apply(findings, given)))
+    assert mended.negatives.first.orthogonal_to_noise
+    assert mended.negatives.second.name == "stock"
+
+
 def test_a_task_of_a_user_s_own_that_is_not_registered_here_is_no_hindrance():
     given = {"negatives": "anm", "contrastive_weight": None, "task": "mine"}
     findings = examine(healthy().assign(grad_share_contrast=0.01, illegitimate_fraction=0.9), given)
