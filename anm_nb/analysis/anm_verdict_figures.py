@@ -14,10 +14,6 @@ from anm_nb.analysis.figures import PALETTE, house_style, new_figure
 FAMILY_LABELS = {"none": "no negatives", "stock": "stock", "anm": "mined"}
 FILLED = {"unlimited": True, "fixed": False}
 
-AXIS = (
-    "test error of tuned mining less the comparator's, % of the latter (95 % interval; left of zero: mining is better)"
-)
-
 
 def forest(comparisons: pd.DataFrame) -> Figure:
     """Every comparison with its 95 % interval, a panel a task; left of zero the mined negatives are better.

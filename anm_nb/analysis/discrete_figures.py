@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.discrete_verdicts import metric_label, scores_of
-from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure
+from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure, require_columns
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.energy.discrete_study import HELD_OUT, UNDENOISED
 from anm_nb.energy.simplex import ENTROPY_BAND
-from anm_nb.parameters import ParameterError
 
 BY_LEVEL = {
     "illegitimate": "illegitimate share\n(m* < 0)",
@@ -42,7 +41,7 @@ def entropies(metrics: pd.DataFrame, negatives: pd.DataFrame) -> Figure:
     relative_entropy. Then its histogram over the held-out pairs of `negatives`, at the first and at the last step.
     """
     for table in (metrics, negatives):
-        _require(table, "task", "method", "seed", "step", "relative_entropy")
+        require_columns(table, "task", "method", "seed", "step", "relative_entropy")
     tasks = list(metrics["task"].unique())
     bins = np.linspace(0, 1, 26)
     with house_style():
@@ -74,7 +73,7 @@ def negatives_by_level(negatives: pd.DataFrame) -> Figure:
 
     Columns task, method, seed, step, level, and those of `BY_LEVEL`, a row per pair.
     """
-    _require(negatives, "task", "method", "seed", "step", "level", *BY_LEVEL)
+    require_columns(negatives, "task", "method", "seed", "step", "level", *BY_LEVEL)
     last = negatives[negatives["step"] == negatives.groupby("task")["step"].transform("max")]
     means = last.groupby(["task", "method", "seed", "level"], sort=False)[list(BY_LEVEL)].mean().reset_index()
     tasks = list(means["task"].unique())
@@ -97,8 +96,8 @@ def violations(denoised: pd.DataFrame, sampled: pd.DataFrame, levels: Sequence[i
     Columns task, method, seed, step and violation_rate, and for `denoised` level. The dashed line is the noised answer
     read as it is: what an energy without a gradient would score.
     """
-    _require(denoised, "task", "method", "seed", "step", "level", "violation_rate")
-    _require(sampled, "task", "method", "seed", "step", "violation_rate")
+    require_columns(denoised, "task", "method", "seed", "step", "level", "violation_rate")
+    require_columns(sampled, "task", "method", "seed", "step", "violation_rate")
     tasks = list(sampled["task"].unique())
     with house_style():
         figure, grid = new_figure(
@@ -124,7 +123,7 @@ def wrong_orders(orders: pd.DataFrame) -> Figure:
 
     Columns task, method, seed, kind and wrong, a row for each seed. One panel a task; 0 is a perfect energy.
     """
-    _require(orders, "task", "method", "seed", "kind", "wrong")
+    require_columns(orders, "task", "method", "seed", "kind", "wrong")
     tasks, kinds, methods = (list(orders[column].unique()) for column in ("task", "kind", "method"))
     with house_style():
         figure, panels = new_figure(1, len(tasks), 2.6, sharey=True)
@@ -158,8 +157,8 @@ def score_curves(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
     `metrics` has columns task, method, seed, step and the scores (`scores_of`); `references` task, name, kind, metric
     and value.
     """
-    _require(metrics, "task", "method", "seed", "step")
-    _require(references, "task", "name", "kind", "metric", "value")
+    require_columns(metrics, "task", "method", "seed", "step")
+    require_columns(references, "task", "name", "kind", "metric", "value")
     shown = [(task, column) for task in metrics["task"].unique() for column in scores_of(task)]
     with house_style():
         figure, panels = new_figure(1, len(shown), 2.6)
@@ -206,11 +205,3 @@ def _label_below(grid: np.ndarray, labels: Sequence[str]) -> None:
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=max(1, min(4, len(names))))
-
-
-def _require(table: pd.DataFrame, *columns: str) -> None:
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise ParameterError(f"table without {', '.join(missing)}; it needs the columns {', '.join(columns)}")
-    if table.empty:
-        raise ParameterError("table without rows: there is nothing to draw")

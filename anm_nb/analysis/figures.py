@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from anm_nb.parameters import ParameterError
+
 # One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision.
 PALETTE = {
     "none": "#6e6e6e",
@@ -104,6 +106,15 @@ def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[
     """An empty figure of the text width and its panels; height in inches, options as for `Figure.subplots`."""
     figure = PaperFigure(figsize=(WIDTH, height), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns, **options))
+
+
+def require_columns(table: pd.DataFrame, *columns: str) -> None:
+    """Raises `ParameterError` for a table that lacks one of the columns, or has no rows to draw."""
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ParameterError(f"table without {', '.join(missing)}; it needs the columns {', '.join(columns)}")
+    if table.empty:
+        raise ParameterError("table without rows: there is nothing to draw")
 
 
 def interval_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, method: str, colour: str, dots: bool = False) -> None:

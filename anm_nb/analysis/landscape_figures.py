@@ -16,7 +16,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from anm_nb.analysis.figures import LINE_STYLES, PALETTE, colours, house_style, interval_line, label, new_figure
+from anm_nb.analysis.figures import (
+    LINE_STYLES,
+    PALETTE,
+    colours,
+    house_style,
+    interval_line,
+    label,
+    new_figure,
+    require_columns,
+)
 from anm_nb.parameters import ParameterError
 
 TREND_TITLES = {
@@ -32,7 +41,7 @@ def line_scans(profiles: pd.DataFrame) -> Figure:
     Columns method, seed, level, t and value, which is φ(t) − φ(0). Lines are means over seeds, bands their 95 %
     t-intervals, and each panel has a scale of its own, as energies differ between levels by orders of magnitude.
     """
-    _require(profiles, "method", "seed", "level", "t", "value")
+    require_columns(profiles, "method", "seed", "level", "t", "value")
     levels, methods = sorted(profiles["level"].unique()), list(profiles["method"].unique())
     with house_style():
         figure, panels = _small_multiples(len(levels), at_most=4, each=1.55)
@@ -51,7 +60,7 @@ def scans_over_training(profiles: pd.DataFrame) -> Figure:
     Columns method, seed, step, t and value, averaged over whatever else the rows differ in; hand over the rows of one
     noise level and one direction. Lines are means over seeds. The dotted line is the perfect denoiser's, "optimal".
     """
-    _require(profiles, "method", "seed", "step", "t", "value")
+    require_columns(profiles, "method", "seed", "step", "t", "value")
     methods = [method for method in profiles["method"].unique() if method != "optimal"]
     steps = sorted(profiles["step"].unique())
     shades = mpl.colormaps["viridis_r"](np.linspace(0.1, 1, len(steps)))
@@ -79,7 +88,7 @@ def landscape_trends(frame: pd.DataFrame) -> Figure:
     level, each panel with a scale of its own. Rows that differ in anything else (examples) are averaged within a seed
     first. Lines are means over seeds, bands their 95 % t-intervals.
     """
-    _require(frame, "method", "seed", "step", "level", *TREND_TITLES)
+    require_columns(frame, "method", "seed", "step", "level", *TREND_TITLES)
     keys = ["level", "method", "seed", "step"]
     by_seed = frame.groupby(keys, sort=False)[list(TREND_TITLES)].mean().reset_index()
     methods, levels = list(frame["method"].unique()), sorted(frame["level"].unique())
@@ -107,7 +116,7 @@ def plane_slices(slices: pd.DataFrame) -> Figure:
     share one colour scale; the black line is at the truth's own energy. Raises `ParameterError` where a method has no
     row for the truth, s = t = 0.
     """
-    _require(slices, "method", "s", "t", "value")
+    require_columns(slices, "method", "s", "t", "value")
     methods = list(slices["method"].unique())
     rises = {method: _above_truth(slices, method) for method in methods}
     extremes = np.concatenate([rise.ravel() for _, _, rise in rises.values()])
@@ -181,11 +190,3 @@ def _label_outer(panels: np.ndarray, x: str, y: str) -> None:
             axes.set_ylabel(y)
         if place + columns >= len(panels):
             axes.set_xlabel(x)
-
-
-def _require(table: pd.DataFrame, *columns: str) -> None:
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise ParameterError(f"table without {', '.join(missing)}; it needs the columns {', '.join(columns)}")
-    if table.empty:
-        raise ParameterError("table without rows: there is nothing to draw")

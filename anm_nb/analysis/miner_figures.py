@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from anm_nb.analysis.figures import OTHER_COLOURS, colours, house_style, label, new_figure
+from anm_nb.analysis.figures import OTHER_COLOURS, colours, house_style, label, new_figure, require_columns
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.parameters import ParameterError
 
 LINES: Mapping[str, Any] = {"trained": "-", "optimal": (0, (3, 2))}
 ENERGY_LABELS = {"trained": "trained network", "optimal": "optimal energy E*"}
@@ -52,7 +51,7 @@ def inner_paths(paths: pd.DataFrame) -> Figure:
         "gm_norm": "gradient mapping norm\nin units of ‖y⁺‖ (log scale)",
         "p_hard": "share of points with an energy\nbelow the truth's",
     }
-    _require(paths, "energy", "method", "seed", "evaluations", *titles)
+    require_columns(paths, "energy", "method", "seed", "evaluations", *titles)
     with house_style():
         figure, panels = new_figure(1, 3, 2.5)
         for axes, (column, title) in zip(panels, titles.items(), strict=True):
@@ -72,8 +71,8 @@ def noise_walk(paths: pd.DataFrame, mined: pd.DataFrame) -> Figure:
     `paths` as for `inner_paths`, with columns cosine and illegitimate; `mined` has a row per example, with columns
     energy, method, seed, level and illegitimate.
     """
-    _require(paths, "energy", "method", "seed", "evaluations", "cosine", "illegitimate")
-    _require(mined, "energy", "method", "seed", "level", "illegitimate")
+    require_columns(paths, "energy", "method", "seed", "evaluations", "cosine", "illegitimate")
+    require_columns(mined, "energy", "method", "seed", "level", "illegitimate")
     by_level = mined.groupby(["energy", "method", "seed", "level"], sort=False)["illegitimate"].mean().reset_index()
     with house_style():
         figure, (walk, share, levels) = new_figure(1, 3, 2.5)
@@ -122,7 +121,7 @@ def rule_comparison(rules: pd.DataFrame) -> Figure:
 
     Columns method, seed, step_size, rule, evaluations and energy_left.
     """
-    _require(rules, "method", "seed", "step_size", "rule", "evaluations", "energy_left")
+    require_columns(rules, "method", "seed", "step_size", "rule", "evaluations", "energy_left")
     methods, lengths = list(rules["method"].unique()), sorted(rules["step_size"].unique())
     with house_style():
         figure, grid = new_figure(
@@ -149,7 +148,7 @@ def training_outcomes(trained: pd.DataFrame) -> Figure:
 
     Columns factor, value, method, seed and those of `REFERENCES` and `OUTCOMES`. Dots are seeds.
     """
-    _require(trained, "factor", "value", "method", "seed", *REFERENCES.values(), *OUTCOMES)
+    require_columns(trained, "factor", "value", "method", "seed", *REFERENCES.values(), *OUTCOMES)
     with house_style():
         figure, grid = new_figure(len(OUTCOMES), len(FACTORS), 1.0 + 1.15 * len(OUTCOMES), sharex="col", sharey="row")
         for row, (column, title) in zip(grid, OUTCOMES.items(), strict=True):
@@ -196,7 +195,7 @@ def _baseline_style(method: str) -> dict[str, Any]:
 
 def _swept(table: pd.DataFrame, x: str, titles: Mapping[str, str], name: str, log: bool = False) -> Figure:
     """A panel for each column against the value of the option swept over."""
-    _require(table, "energy", "method", "seed", x, *titles)
+    require_columns(table, "energy", "method", "seed", x, *titles)
     with house_style():
         figure, panels = new_figure(1, len(titles), 2.3)
         for axes, (column, title) in zip(panels, titles.items(), strict=True):
@@ -245,11 +244,3 @@ def _legend(figure: Figure, table: pd.DataFrame) -> None:
         for energy in table["energy"].unique()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-
-
-def _require(table: pd.DataFrame, *columns: str) -> None:
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise ParameterError(f"table without {', '.join(missing)}; it needs the columns {', '.join(columns)}")
-    if table.empty:
-        raise ParameterError("table without rows: there is nothing to draw")

@@ -1,9 +1,10 @@
 """`16_anm_verdict`: the best honest case for mined negatives, tuned on dev and confirmed on fresh seeds.
 
-Plain denoising, stock negatives and mined ones are each tuned with the same number of candidates and seeds, by
-successive halving (Jamieson & Talwalkar 2016) on the dev stream: every candidate with the first tuning seed, the best
-few with the others. The winners are then trained on seeds that took no part in the choice, and scored on the test
-stream at equal steps and at equal time, with fresh problems in every step and with a small fixed set of them.
+Plain denoising, stock negatives and mined ones are each tuned with the same number of candidates (all there are, where
+these are fewer: plain denoising has six) and the same seeds, by successive halving (Jamieson & Talwalkar 2016) on the
+dev stream: every candidate with the first tuning seed, the best few with the others. The winners are then trained on
+seeds that took no part in the choice, and scored on the test stream at equal steps and at equal time, with fresh
+problems in every step and with a small fixed set of them.
 """
 
 from __future__ import annotations
