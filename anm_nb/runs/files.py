@@ -43,6 +43,14 @@ def replace_whole(path: Path, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+def put_in_place(partial: Path, path: Path) -> None:
+    """Let a whole file appear under its name in one step, once it is on the disk."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    flush_folder(path.parent)
+
+
 def flush_folder(folder: Path) -> None:
     """Return when the disk knows of every rename in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from anm_nb.training.loop import Trained
 
-USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
+RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
 METHOD_NAMES = ("method", "routing")  # what the families call the thing they compare
 
 
@@ -208,7 +208,7 @@ def _summary(config: RunConfig, trained: Trained, provenance: dict[str, Any]) ->
 
 def _note_use(key: str) -> None:
     """Append the key, in one write, to the file that whoever started this process asked for."""
-    if file := os.environ.get(USED):
+    if file := os.environ.get(RUNS_USED):
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(descriptor, f"{key}\n".encode())

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from anm_nb import sweep
 from anm_nb.parameters import ParameterError
-from anm_nb.sweep.cases import PARTIAL_PREFIX, STOP_SECONDS, Case
+from anm_nb.sweep.cases import PARTIAL_PREFIX, Case
 from anm_nb.sweep.display import Progress
 from anm_nb.sweep.outcomes import Outcome
+from anm_nb.sweep.process import STOP_SECONDS
 
 if TYPE_CHECKING:
     from distributed import Client

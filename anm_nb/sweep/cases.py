@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -16,13 +16,11 @@ from typing import Any
 
 import yaml
 
-from anm_nb.sweep.outcomes import Outcome, put_in_place
+from anm_nb.sweep.outcomes import Outcome
+from anm_nb.sweep.processes import Interrupted, case_process
 
 PARTIAL_PREFIX = ".partial-"  # of the folders in which cases grow
-RUNS_USED = "ANM_NB_RUNS_USED"  # names the file to which the run store appends the key of every run it serves
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-POLL_SECONDS = 0.02
-STOP_SECONDS = 5.0  # how long an interrupted notebook may take to close its kernel before it is killed
 ERROR_LINES = 4  # of a failure's message that are kept
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -46,33 +44,32 @@ class Case:
         return self.output.name.removesuffix(".ipynb")
 
 
-class Interrupted(Exception):
-    """A case did not run to its end because it is no longer wanted."""
-
-
 def run_case(case: Case, threads: int, env: Mapping[str, str], stopped: Callable[[], bool]) -> Outcome:
     """Run the case with so many threads, and `env` over this process's environment, until `stopped` says otherwise.
 
     The case grows in a folder of its own beside its output, which appears in one step or, where papermill failed before
     its first cell, disappears. Raises Interrupted when stopped, and OSError where there is no room for the results.
     """
+    from anm_nb.runs.files import put_in_place
+    from anm_nb.runs.store import RUNS_USED
+
     case.output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=case.output.parent) as folder:
         partial, log, used = (Path(folder, name) for name in ("notebook.ipynb", "log", "runs-used"))
         surroundings = os.environ | env | _surroundings(Path(folder), threads) | {RUNS_USED: str(used)}
-        exit_status, peak_mib = _run_process(_request(case, partial), surroundings, log, stopped)
+        if stopped():
+            raise Interrupted
+        with case_process(log) as process:
+            ended = process.run(_request(case, partial), surroundings, log, stopped)
         if partial.exists():
             put_in_place(partial, case.output)
         else:  # an older result must not stand for this run
             case.output.unlink(missing_ok=True)
-        error = None
-        if exit_status != 0:
-            said = _error_in_notebook(case.output) or _last_line(log.read_text("utf-8", errors="replace"))
-            error = said or f"papermill ended with status {exit_status}"
+        error = _why_failed(ended.status, case.output, log) if ended.status else None
         keys = sorted(set(used.read_text("utf-8").split())) if used.exists() else ()
     seconds = time.monotonic() - start
-    return Outcome(case.name, "failed" if error else "done", seconds, peak_mib, error, case.digest, tuple(keys))
+    return Outcome(case.name, "failed" if error else "done", seconds, ended.peak_mib, error, case.digest, tuple(keys))
 
 
 def _request(case: Case, partial: Path) -> dict[str, Any]:
@@ -89,47 +86,6 @@ def _request(case: Case, partial: Path) -> dict[str, Any]:
     }
 
 
-def _run_process(
-    request: Mapping[str, Any], env: Mapping[str, str], log: Path, stopped: Callable[[], bool]
-) -> tuple[int, float]:
-    """Run to the end; return the exit status and the peak memory, in MiB, of the process or a descendant of it."""
-    if stopped():
-        raise Interrupted
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "anm_nb.sweep.process"],
-            env=env,
-            stdin=subprocess.PIPE,  # stays open as long as this process lives: the other one ends with it
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C reaches this program alone, which then ends its processes in order
-        )
-    assert process.stdin is not None
-    try:
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.flush()
-        while not stopped():
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)  # unlike Popen.wait, it reports the memory
-            if pid:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                return process.returncode, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-            time.sleep(POLL_SECONDS)
-        raise Interrupted
-    finally:
-        if process.returncode is None:
-            _end(process)
-        process.stdin.close()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def _surroundings(folder: Path, threads: int) -> dict[str, str]:
     """A share of the cores, a kernel that is this very interpreter, and figures that stay in the notebook."""
     # JUPYTER_PATH comes before every kernel that a user or a system may have installed under the same name.
@@ -140,6 +96,15 @@ def _surroundings(folder: Path, threads: int) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(folder.resolve()), os.environ.get("JUPYTER_PATH")]))
     backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # not one chosen for scripts
     return dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"JUPYTER_PATH": path} | backend
+
+
+def _why_failed(status: int, notebook: Path, log: Path) -> str:
+    """The words of the failing cell, or else of papermill, or else how the process ended."""
+    if said := _error_in_notebook(notebook):
+        return said
+    if status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}, as happens where memory runs out"
+    return _last_line(log.read_text("utf-8", errors="replace")) or f"papermill ended with status {status}"
 
 
 def _error_in_notebook(path: Path) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,8 @@ OUTCOMES_FILE = "outcomes.json"
 class Outcome:
     """How a case ended: wall-clock seconds with the kernel's start, peak resident memory in MiB, and why it failed.
 
-    The peak is that of the largest process of the case; Linux counts it from the size of the process that starts one,
-    so it is never less than the memory of whoever ran the case. `digest` is the case's; `runs` are the keys of the
-    stored runs that the notebook was served.
+    The peak is that of the largest process of the case, papermill's or the kernel's. `digest` is the case's; `runs` are
+    the keys of the stored runs that the notebook was served.
     """
 
     name: str
@@ -35,14 +33,11 @@ def write_outcomes(outcomes: Iterable[Outcome], folder: Path) -> None:
 
     Raises OSError where there is no room; the table that was there before stays.
     """
+    from anm_nb.runs.files import replace_whole
+
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{OUTCOMES_FILE}.partial"
     rows = [asdict(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.name)]
-    try:
-        partial.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        put_in_place(partial, folder / OUTCOMES_FILE)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_whole(folder / OUTCOMES_FILE, f"{json.dumps(rows, indent=1)}\n".encode())
 
 
 def read_outcomes(folder: Path) -> list[Outcome]:
@@ -52,10 +47,3 @@ def read_outcomes(folder: Path) -> list[Outcome]:
         return []
     rows = json.loads(path.read_text(encoding="utf-8"))
     return [Outcome(**row | {"runs": tuple(row.get("runs", ()))}) for row in rows]
-
-
-def put_in_place(partial: Path, final: Path) -> None:
-    """Let a whole file appear under its name in one step, once it is on the disk, so that no crash cuts it short."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, final)

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from anm_nb.sweep.cases import Case, run_case
 from anm_nb.sweep.outcomes import Outcome
+from anm_nb.sweep.processes import end_idle_processes
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,24 +39,27 @@ def run_cases(
     called by the caller's, as cases finish. Returns the outcomes in the order of the cases. An exception, also one that
     `on_done` raises, ends what runs and leaves nothing half-written.
     """
-    from anm_nb import runs  # and pydantic with it, which the process of a case has no use for
+    from joblib import cpu_count, delayed  # a third of a second, so not at import
+
+    from anm_nb import runs
 
     env = {"ANM_NB_OUTPUTS": str(runs.outputs_root())}  # a relative one would mean another place beside the notebook
     announce = on_start or (lambda name: None)
-    from joblib import cpu_count, delayed  # a third of a second, so not at import
-
     threads = max(1, cpu_count() // jobs) if jobs else None
     if cluster:
         place = _on_cluster(cluster, threads, announce, env, resources)
     else:
         place = _on_threads(jobs or cpu_count(), threads or 1, announce, env)
     outcomes = {}
-    with place as (parallel, run):
-        finished = parallel(delayed(run)(case) for case in cases)  # a name of its own: not closed before `place` is
-        for outcome in finished:
-            outcomes[outcome.name] = outcome
-            if on_done:
-                on_done(outcome)
+    try:
+        with place as (parallel, run):
+            finished = parallel(delayed(run)(case) for case in cases)  # a name of its own: not closed before `place` is
+            for outcome in finished:
+                outcomes[outcome.name] = outcome
+                if on_done:
+                    on_done(outcome)
+    finally:
+        end_idle_processes()  # of this machine; a cluster's workers keep theirs for the next sweep
     return [outcomes[case.name] for case in cases]
 
 

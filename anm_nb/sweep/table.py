@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anm_nb.analysis import VERDICT_MIME
+from anm_nb.runs.files import replace_whole
 from anm_nb.sweep.cases import Case
 from anm_nb.sweep.files import PlannedCase
 from anm_nb.sweep.naming import differing
-from anm_nb.sweep.outcomes import Outcome, put_in_place
+from anm_nb.sweep.outcomes import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,12 +70,7 @@ def verdict_table(
 
 def write_table(table: pd.DataFrame, folder: Path) -> Path:
     """Write the table into the folder, in one step; returns its path."""
-    partial = folder / f".{TABLE_FILE}.partial"
-    try:
-        table.to_parquet(partial, index=False)
-        put_in_place(partial, folder / TABLE_FILE)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_whole(folder / TABLE_FILE, table.to_parquet(path=None, index=False))
     return folder / TABLE_FILE
 
 

@@ -1,7 +1,6 @@
 """Cases run side by side, fail alone, and leave nothing half-written."""
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ while True:
 def ran(tmp_path_factory):
     """Three cases, two at a time: one that reports its surroundings, one that fails, one whose notebook is missing."""
     folder = tmp_path_factory.mktemp("sweep")
-    mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10 + 200
+    mib = 400
     report = write_notebook(folder / "notebooks" / "01_report.ipynb", "mib = 1", REPORT)
     fails = write_notebook(folder / "notebooks" / "02_fails.ipynb", "n = 1", FAIL)
     other_kernel = folder / "kernels" / "python3" / "kernel.json"
@@ -120,6 +119,43 @@ def test_a_case_ends_with_the_program_that_runs_it_however_that_ended(tmp_path):
     running.wait()
     wait_until(lambda: ended(int(pid.read_text())), 30)
     assert not (tmp_path / "out" / "a.ipynb").exists()
+
+
+ANCESTORS = """
+import os, psutil, signal
+case = psutil.Process().parent()
+print(case.pid, case.parent().pid, os.environ.get("LEFT_BEHIND"))
+os.environ["LEFT_BEHIND"] = "1"
+if deadly:
+    os.kill(case.parent().pid, signal.SIGKILL)
+    while True:
+        pass
+"""
+
+
+def ancestors(case):
+    """What a case printed of itself: its process, and the one that forked it."""
+    printed = nbformat.read(case.output, as_version=4).cells[-1].outputs[0].text.split()
+    return int(printed[0]), int(printed[1]), printed[2]
+
+
+def test_cases_share_a_process_with_papermill_loaded_and_each_has_one_of_its_own(tmp_path):
+    notebook = write_notebook(tmp_path / "01_ancestors.ipynb", "deadly = False\nn = 0", ANCESTORS)
+    cases = [Case(notebook, tmp_path / "out" / f"n={n}.ipynb", {"n": n}) for n in range(2)]
+    assert [outcome.error for outcome in run_cases(cases, 1)] == [None, None]
+    first, second = map(ancestors, cases)
+    assert first[0] != second[0]
+    assert first[1] == second[1]
+    assert first[2] == second[2] == "None"
+    wait_until(lambda: ended(first[1]), 10)
+
+
+def test_where_that_process_dies_its_case_fails_and_the_others_run(tmp_path):
+    notebook = write_notebook(tmp_path / "01_deadly.ipynb", "deadly = False", ANCESTORS)
+    cases = [Case(notebook, tmp_path / f"deadly={deadly}.ipynb", {"deadly": deadly}) for deadly in (True, False)]
+    died, ran_on = run_cases(cases, 1)
+    assert (died.status, died.error) == ("failed", "its process was ended by SIGKILL, as happens where memory runs out")
+    assert (ran_on.status, ran_on.error) == ("done", None)
 
 
 def test_outcomes_are_stored_and_read_back(tmp_path):

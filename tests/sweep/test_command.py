@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from anm_nb import sweep
 from anm_nb.analysis import VERDICT_MIME
 from anm_nb.cli import app
+from anm_nb.runs import files
 
 
 @pytest.fixture
@@ -186,14 +187,14 @@ def test_a_full_disk_is_told_and_loses_nothing(trivial, fake, monkeypatch, seed)
     table = (trivial.out / "table.parquet").read_bytes()
     expected, fake[:] = trivial.outcomes(), []
     trivial.out = trivial.folder / "full"
-    chance, fsync = random.Random(seed), sweep.outcomes.os.fsync
+    chance, fsync = random.Random(seed), files.os.fsync
 
     def sometimes_full(descriptor):
         if chance.random() < 0.25:
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr(sweep.outcomes.os, "fsync", sometimes_full)
+    monkeypatch.setattr(files.os, "fsync", sometimes_full)
     for _ in range(60):
         recorded = trivial.outcomes()
         already = len(fake)
