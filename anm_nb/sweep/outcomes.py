@@ -15,8 +15,8 @@ OUTCOMES_FILE = "outcomes.json"
 class Outcome:
     """How a case ended: wall-clock seconds with the kernel's start, peak resident memory in MiB, and why it failed.
 
-    The peak is that of the largest process of the case, papermill's or the kernel's. `digest` is the case's; `runs` are
-    the keys of the stored runs that the notebook was served.
+    The peak is that of the largest process of the case, papermill's or the kernel's. Both are 0 where the machine that
+    ran it was lost. `digest` is the case's; `runs` are the keys of the stored runs that the notebook was served.
     """
 
     name: str

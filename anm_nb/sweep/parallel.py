@@ -94,29 +94,19 @@ def _on_cluster(
 ) -> Iterator[Any]:
     from joblib import Parallel, parallel_config
 
+    from anm_nb.sweep.dask_backend import CasesOnWorkers
+
     topic = f"anm-nb-{uuid4().hex}"
     client.subscribe_topic(topic, lambda event: on_start(event[1]))
     try:
-        with parallel_config(backend=_dask_backend(client, resources)):
+        needed = {"resources": dict(resources)} if resources else {}
+        backend = CasesOnWorkers(client=client, wait_for_workers_timeout=WAIT_FOR_WORKERS, **needed)
+        with parallel_config(backend=backend):
             # All at once, so that workers that come later, or a cluster that grows with its queue, find them.
             parallel = Parallel(n_jobs=-1, pre_dispatch="all", **AS_THEY_FINISH)
             yield parallel, partial(_run_on_worker, threads=threads, env=dict(env), topic=topic)
     finally:
         client.unsubscribe_topic(topic)
-
-
-def _dask_backend(client: Client, resources: Mapping[str, float] | None) -> Any:
-    """joblib's Dask backend, of a client, for tasks that take so much of a worker's resources."""
-    from joblib._dask import DaskDistributedBackend
-
-    class OnWorkersOnly(DaskDistributedBackend):
-        """Says that there are two slots where there is one: joblib would run its cases in this process instead."""
-
-        def effective_n_jobs(self, n_jobs: int) -> int:
-            return max(2, super().effective_n_jobs(n_jobs))
-
-    needed = {"resources": dict(resources)} if resources else {}
-    return OnWorkersOnly(client=client, wait_for_workers_timeout=WAIT_FOR_WORKERS, **needed)
 
 
 def _run_on_worker(case: Case, threads: int | None, env: Mapping[str, str], topic: str) -> Outcome:

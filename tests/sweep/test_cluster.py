@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from trivial_sweep import ended, wait_until
+from trivial_sweep import ended, wait_until, write_notebook
 
 pytest.importorskip("distributed")
 
@@ -78,6 +78,43 @@ def test_without_an_address_a_cluster_is_made_here(trivial):
     code, said = trivial.run("--backend", "dask", "--jobs", "1")
     assert code == 1, said
     assert {name: row["status"] for name, row in trivial.outcomes().items()} == {"n=1": "done", "n=13": "failed"}
+
+
+DEADLY = """
+import os, signal, psutil
+if n == 13:
+    worker = psutil.Process().parent()
+    while "anm_nb.sweep.process" in worker.cmdline():
+        worker = worker.parent()
+    worker.kill()  # which a nanny starts again
+"""
+
+
+def test_a_case_that_its_workers_die_of_fails_alone(trivial, tmp_path, monkeypatch):
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
+    trivial.notebook = write_notebook(trivial.folder / "deadly.ipynb", "n = 1", DEADLY)
+    trivial.write(grid={"n": [1, 13, 2]})
+    file = tmp_path / "scheduler.json"
+    processes = [
+        dask("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+             "--scheduler-file", str(file)),
+    ]  # fmt: skip
+    try:
+        wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
+        processes.append(
+            dask("distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--nworkers", "2",
+                 "--no-dashboard", "--local-directory", str(tmp_path / "scratch"))
+        )  # fmt: skip
+        code, said = trivial.run("--backend", "dask", "--scheduler", json.loads(file.read_text())["address"])
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait()
+    assert code == 1, said
+    assert {name: row["status"] for name, row in trivial.outcomes().items()} == {
+        "n=1": "done", "n=2": "done", "n=13": "failed",
+    }  # fmt: skip
+    assert trivial.outcomes()["n=13"]["error"].startswith("2 workers died while they ran it")
 
 
 def test_an_address_where_nobody_answers_is_refused(trivial, monkeypatch):
