@@ -18,10 +18,11 @@ from anm_nb.parameters import ParameterError
 from anm_nb.runs.keys import config_class, config_from, package_digest, source_digest
 from anm_nb.runs.listing import Listed, scan
 from anm_nb.runs.manifest import CorruptRun
-from anm_nb.runs.places import outputs_root, partial_root, project_root, store_root
+from anm_nb.runs.places import partial_root, results_roots, store_root, sweeps_elsewhere
 from anm_nb.runs.store import Run, move_away, training_lock
 
 CHANGED = "its training sources have changed since"
+OUTCOMES = "outcomes.json"  # of a sweep
 BY_AGE = "goes by --older-than only"
 Kind = Literal["run", "unfinished training", "folder without a valid manifest", "quarantined run", "remains"]
 
@@ -64,11 +65,11 @@ def remove(candidate: Candidate) -> str | None:
 def names_kept() -> dict[str, Path]:
     """The keys that references and sweeps name, each with the file that does. Raises `ParameterError`."""
     named: dict[str, Path] = {}
-    for root in dict.fromkeys((project_root() / "outputs", outputs_root())):
-        for file in sorted((root / "reference").rglob("*.json")):
-            named |= dict.fromkeys(_keys_in(_read(file)), file)
-        for file in sorted(root.glob("*/outcomes.json")):
-            named |= dict.fromkeys(_keys_in(_read(file)), file)
+    files = [folder / OUTCOMES for folder in sweeps_elsewhere() if (folder / OUTCOMES).exists()]
+    for root in results_roots():
+        files += [*sorted((root / "reference").rglob("*.json")), *sorted(root.glob(f"*/{OUTCOMES}"))]
+    for file in files:
+        named |= dict.fromkeys(_keys_in(_read(file)), file)
     return named
 
 

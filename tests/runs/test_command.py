@@ -13,6 +13,8 @@ from anm_nb.cli import app
 from anm_nb.runs import Manifest, Run, get_or_train, store_root
 from anm_nb.runs.manifest import MANIFEST
 from anm_nb.runs.store import training_lock
+from anm_nb.sweep import Outcome, write_outcomes
+from anm_nb.sweep.batch import folder_of_results
 
 
 def runs(*arguments):
@@ -37,7 +39,7 @@ def remade(run, key, config=None, **facts):
 def store(tmp_path, monkeypatch):
     """Three runs: a line, and two that look like energy runs; nothing is named by the checkout's own references."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setattr("anm_nb.runs.cleaning.project_root", lambda: tmp_path)
+    monkeypatch.setattr("anm_nb.runs.places.project_root", lambda: tmp_path)
     line = get_or_train(Line())
     facts = {"family": "energy", "task": "inverse"}
     old = {"finished": "2020-01-02T03:04:05Z", "finished_ns": 1}
@@ -139,6 +141,20 @@ def test_gc_removes_the_stale_and_the_old_and_keeps_what_is_named_or_trained(sto
     assert "removed run c0de" in done.stdout
     assert before - keys() == {"c0de", "beef"}
     assert not list((store_root() / ".removed").iterdir())
+
+
+def test_gc_keeps_what_a_sweep_names_whose_results_lie_elsewhere(store, tmp_path):
+    for key in ("c0de", "face"):
+        remade(store, key, sources="other")
+    elsewhere = tmp_path / "elsewhere"
+    for _ in range(2):
+        with folder_of_results(elsewhere):
+            write_outcomes([Outcome("a", "done", 1.0, 1.0, runs=("face",))], elsewhere)
+    assert f"but named by {elsewhere / 'outcomes.json'}" in runs("gc").stdout
+    assert {"c0de", "face"} & keys() == {"face"}
+    (elsewhere / "outcomes.json").unlink()
+    runs("gc")
+    assert "face" not in keys()
 
 
 def test_gc_keeps_everything_where_it_cannot_read_what_is_named(store, tmp_path):
