@@ -163,7 +163,7 @@ def exponent_summary(table: pd.DataFrame) -> Figure:
         axes.plot([], [], "D-", color="#6e6e6e", markersize=5, label="time, 95 % interval over rounds")
         names = [f"{MODELS[model][0]}: {DIMENSIONS[dimension]}" for model, dimension in table.index]
         axes.set_yticks(range(len(table)), names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(table) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel="local exponent over the sizes measured (1: cost doubles with the size)", xlim=(0, None))
         figure.legend(loc="outside lower center", ncols=3)

@@ -93,13 +93,14 @@ def count_text(operations: pd.DataFrame) -> pd.DataFrame:
 
 
 def stacking_ratios(times: pd.DataFrame) -> pd.DataFrame:
-    """Time stacked over time in turn, round by round: mean and 95 % t-interval for each model and number of seeds.
+    """Time stacked over time in turn, round by round, for each model and number of seeds: geometric mean and
+    95 % interval.
 
     Columns model, size, ratio, low and high.
     """
     wide = times.pivot(index=["model", "size", "round"], columns="way", values="seconds")
     ratio = wide["stacked"] / wide["in turn"]
-    rows = [(*key, *mean_interval(values)) for key, values in ratio.groupby(["model", "size"])]
+    rows = [(*key, *np.exp(mean_interval(np.log(own)))) for key, own in ratio.groupby(["model", "size"])]
     return pd.DataFrame(rows, columns=["model", "size", "ratio", "low", "high"])
 
 
