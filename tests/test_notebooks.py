@@ -15,6 +15,7 @@ import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
+from anm_nb.bench import scaling
 from anm_nb.energy import discrete_study, landscape_study, miner_study, verdict_study, within_experiments
 from anm_nb.energy import experiments as energy
 from anm_nb.parameters import Parameters
@@ -25,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
-    references, energy, discrete_study, landscape_study, miner_study, verdict_study, within_experiments, ranking,
+    references, scaling, energy, discrete_study, landscape_study, miner_study, verdict_study, within_experiments,
+    ranking,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value

@@ -1,0 +1,1 @@
+"""What work costs: timed, counted and compared."""

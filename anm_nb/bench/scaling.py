@@ -1,0 +1,159 @@
+"""The settings of the notebook on cost and scaling, and its measurements: operations, step times and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+import pandas as pd
+import torch
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from anm_nb.bench.closed_forms import counted_operations, energy_operations, ranking_operations
+from anm_nb.bench.saved_memory import step_bytes
+from anm_nb.bench.seed_stacking import in_turn, seed_losses, stacked
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.parameters import Parameters
+from anm_nb.ranking.train import RankingConfig
+from anm_nb.training.loop import LoopConfig, Seeds, cpu_threads, resolve_device
+from anm_nb.training.timing import step_seconds
+
+Config = RankingConfig | EnergyConfig
+
+
+def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if any(later <= earlier for earlier, later in pairwise(sizes)):
+        raise ValueError("sizes have to ascend")
+    return sizes
+
+
+Sizes = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=3), AfterValidator(_ascending)]
+
+
+class CostAndScaling(Parameters):
+    """Two models at a size of reference, and the sizes that each of their dimensions takes, one at a time."""
+
+    notebook: ClassVar[str] = "03_cost_and_scaling"
+
+    ranking_batches: Sizes = (8, 16, 32, 64, 128)
+    items: Sizes = (8, 16, 32, 64, 128)
+    iterations: Sizes = (2, 4, 8, 16)
+    energy_batches: Sizes = (16, 64, 256, 1024)
+    sides: Sizes = (4, 8, 16, 32, 64)
+    seed_counts: Sizes = (1, 2, 4)
+    batch: PositiveInt = 32
+    size: PositiveInt = 16
+    max_inner_iters: PositiveInt = 4
+    hrm_period: PositiveInt = 2
+    width: PositiveInt = 64
+    n_heads: PositiveInt = 4
+    energy_batch: PositiveInt = 128
+    side: PositiveInt = 8
+    energy_width: PositiveInt = 128
+    rounds: Annotated[int, Field(ge=3)] = 8
+    seeds: Seeds = (0, 1, 2)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _usable(self) -> CostAndScaling:
+        self.series()
+        return self
+
+    def series(self) -> dict[tuple[str, str], dict[int, Config]]:
+        """Configs by size for each model (ranking, energy) and the dimension in which they differ."""
+        return {
+            ("ranking", "batch"): {n: self.ranking(batch=n) for n in self.ranking_batches},
+            ("energy", "batch"): {n: self.energy(self.side, n) for n in self.energy_batches},
+            ("ranking", "items"): {n: self.ranking(size=n) for n in self.items},
+            ("ranking", "iterations"): {n: self.ranking(max_inner_iters=n) for n in self.iterations},
+            ("energy", "side"): {n: self.energy(n, self.energy_batch) for n in self.sides},
+        }
+
+    def ranking(self, **changes: object) -> RankingConfig:
+        """The ranking model of reference, or one that differs from it; its training set is one batch."""
+        shared = ("batch", "size", "max_inner_iters", "hrm_period", "width", "n_heads", "seeds", "device", "threads")
+        values = {name: getattr(self, name) for name in shared} | changes
+        few = {"train_samples": values["batch"], "dev_samples": 1, "test_samples": 1, "warmup_epochs": 0}
+        return RankingConfig(**(values | few))
+
+    def energy(self, side: int, batch: int) -> EnergyConfig:
+        """The energy network of reference for matrices of a side and batches of a size, by plain denoising."""
+        loop = LoopConfig(batch=batch, device=self.device, threads=self.threads)
+        return EnergyConfig(size=side, width=self.energy_width, dev_examples=2, loop=loop, seeds=self.seeds)
+
+    def operations(self) -> pd.DataFrame:
+        """Operations of a step by size and seed, counted by torch and in closed form; exact."""
+        rows = []
+        for (model, dimension), configs in self.series().items():
+            for size, config in configs.items():
+                for seed in self.seeds:
+                    counted = counted_operations(config.learner(seed, "cpu"))
+                    rows.append((model, dimension, size, seed, counted, closed_form(config)))
+        return pd.DataFrame(rows, columns=["model", "dimension", "size", "seed", "counted", "closed_form"])
+
+    def step_times(self) -> pd.DataFrame:
+        """Seconds of a training step by size and round; the sizes of a series are taken in turn in every round."""
+        tables = []
+        for (model, dimension), configs in self.series().items():
+            learners = {str(size): config.learner for size, config in configs.items()}
+            timed = step_seconds(learners, next(iter(configs.values())).loop, self.rounds)
+            tables.append(_long(timed).assign(model=model, dimension=dimension))
+        return pd.concat(tables, ignore_index=True)
+
+    def seed_times(self) -> pd.DataFrame:
+        """Seconds of the gradients of several seeds, one after another and stacked, by model, number and round."""
+        device = resolve_device(self.device)
+        seeds = range(max(self.seed_counts))
+        tables = []
+        references: dict[str, Config] = {
+            "ranking": self.ranking(),
+            "energy": self.energy(self.side, self.energy_batch),
+        }
+        for model, config in references.items():
+            modules, data = seed_losses(config, seeds, device)
+            steps: dict[str, Callable[[], object]] = {}
+            for count in self.seed_counts:
+                own = modules[:count], [each[:count] for each in data]
+                steps |= {f"in turn/{count}": in_turn(*own), f"stacked/{count}": stacked(*own)}
+            with cpu_threads(self.threads):
+                rounds = [
+                    {name: _seconds(step, device) for name, step in steps.items()} for _ in range(self.rounds + 3)
+                ]
+            for way in ("in turn", "stacked"):
+                timed = pd.DataFrame(rounds[3:]).filter(like=way).rename(columns=lambda name: name.split("/")[1])
+                tables.append(_long(timed).assign(model=model, way=way))
+        return pd.concat(tables, ignore_index=True)
+
+    def memory(self) -> pd.DataFrame:
+        """Bytes kept for the backward pass by iterations and seed, with gradients of all and of the last; exact.
+
+        The last iteration alone is supervised in both, as it has to be where the others get no gradient.
+        """
+        rows = []
+        for gradient in ("full", "last"):
+            for count in self.iterations:
+                config = self.ranking(max_inner_iters=count, gradient=gradient, deep_supervision=False)
+                rows += [(gradient, count, seed, step_bytes(config.learner(seed, "cpu"))) for seed in self.seeds]
+        return pd.DataFrame(rows, columns=["gradient", "iterations", "seed", "bytes"])
+
+
+def closed_form(config: Config) -> int:
+    """Operations of one training step of a config."""
+    return ranking_operations(config) if isinstance(config, RankingConfig) else energy_operations(config)
+
+
+def _seconds(step: Callable[[], object], device: str) -> float:
+    started = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _long(timed: pd.DataFrame) -> pd.DataFrame:
+    """A table [rounds × sizes] as rows of round, size and seconds."""
+    long = timed.rename_axis(index="round").reset_index().melt("round", var_name="size", value_name="seconds")
+    return long.astype({"size": int})

@@ -1,0 +1,176 @@
+"""What a step costs: closed forms against torch's counter, saved bytes by hand, stacked gradients against single."""
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anm_nb.bench.closed_forms import counted_operations, energy_operations, linear, ranking_operations
+from anm_nb.bench.saved_memory import SavedStorages, step_bytes
+from anm_nb.bench.scaling import CostAndScaling
+from anm_nb.bench.seed_stacking import in_turn, seed_losses, stacked
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.parameters import ParameterError
+from anm_nb.ranking.train import RankingConfig
+from anm_nb.training.loop import LoopConfig
+
+FEW = {"train_samples": 6, "dev_samples": 1, "test_samples": 1, "device": "cpu", "warmup_epochs": 0, "batch": 6}
+SMALL = {
+    "ranking_batches": (1, 2, 3), "items": (2, 3, 4), "iterations": (2, 4, 6), "energy_batches": (1, 2, 3),
+    "sides": (2, 3, 4), "seed_counts": (1, 2, 3), "batch": 2, "size": 4, "max_inner_iters": 2, "width": 8,
+    "n_heads": 2, "energy_batch": 3, "side": 2, "energy_width": 8, "rounds": 3, "device": "cpu",
+}  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(
+    size=st.integers(2, 9),
+    width=st.sampled_from([1, 4, 12]),
+    iterations=st.integers(1, 7),
+    period=st.integers(1, 4),
+    layers=st.integers(1, 3),
+    feedforward=st.integers(1, 3),
+    controller=st.integers(1, 9),
+    routing=st.sampled_from(["token", "sequence", "uniform"]),
+    gradient=st.sampled_from(["full", "last"]),
+    deep=st.booleans(),
+)
+def test_the_ranking_step_s_closed_form_is_what_torch_counts(
+    size, width, iterations, period, layers, feedforward, controller, routing, gradient, deep
+):
+    config = RankingConfig(
+        **FEW,
+        size=size,
+        width=width,
+        n_heads=1 if width == 1 else 4,
+        max_inner_iters=iterations,
+        hrm_period=min(period, iterations),
+        encoder_layers=layers,
+        feedforward=feedforward,
+        controller_width=controller,
+        routing=routing,
+        gradient=gradient,
+        deep_supervision=deep and gradient == "full",
+    )
+    assert counted_operations(config.learner(0, "cpu")) == ranking_operations(config)
+
+
+@settings(max_examples=15)
+@given(size=st.integers(1, 7), width=st.integers(1, 20), batch=st.integers(1, 9), levels=st.integers(2, 12))
+def test_the_energy_step_s_closed_form_is_what_torch_counts(size, width, batch, levels):
+    config = EnergyConfig(size=size, width=width, levels=levels, dev_examples=1, loop=LoopConfig(batch=batch))
+    assert counted_operations(config.learner(0, "cpu")) == energy_operations(config)
+
+
+def test_attention_makes_the_cost_of_items_quadratic():
+    """Second differences over L: 4w a block and iteration forward, twice that backward, and nothing else."""
+    at = [ranking_operations(RankingConfig(**FEW, size=size, width=16, max_inner_iters=3)) for size in (10, 20, 30)]
+    blocks, batch = 1 + 3, 6
+    assert at[0] - 2 * at[1] + at[2] == 3 * batch * blocks * 4 * 16 * (10**2 - 2 * 20**2 + 30**2)
+
+
+def test_the_counter_counts_a_product_by_hand():
+    class Product:
+        """A learner whose whole step is one product [5, 7] × [7, 3], differentiable by the second only."""
+
+        model = torch.nn.Linear(7, 3, bias=False)
+
+        def losses(self, step, averaged):
+            return type("Losses", (), {"total": self.model(torch.ones(5, 7)).sum()})
+
+    assert counted_operations(Product()) == 2 * linear(5, 7, 3) == 2 * (2 * 5 * 7 * 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "addition"}, "task = 'addition': the closed form is that of task = 'inverse'"),
+        ({"head": "scalar"}, "head = 'scalar'"),
+        ({"negatives": "stock"}, "negatives = 'stock'"),
+        ({"network": "graph"}, "network = 'graph'"),
+    ],
+)
+def test_energies_it_does_not_cover_are_refused(changes, message):
+    with pytest.raises(ParameterError, match=message):
+        energy_operations(EnergyConfig(**changes))
+
+
+def test_pointers_are_refused():
+    with pytest.raises(ParameterError, match="score decoder"):
+        ranking_operations(RankingConfig(loss="cross_entropy"))
+
+
+def test_saved_storages_are_counted_once_and_known_ones_never():
+    known = torch.ones(3, 4, requires_grad=True)
+    x = torch.ones(5, 3)
+    with SavedStorages([known]) as saved:
+        h = x @ known  # saves x, 5·3, for the gradient of the weights, and the weights, which are known
+        e = h.exp()  # saves its answer, 5·4 …
+        product = e[:2] * e[2:4]  # … of which two views are saved here
+        product.sum()  # saves nothing
+    assert saved.bytes == 4 * (5 * 3 + 5 * 4)
+
+
+def test_what_needs_no_gradient_is_not_saved():
+    x = torch.ones(5, 3)
+    with SavedStorages([]) as saved:
+        x.exp().square().sum()
+    assert saved.bytes == 0
+
+
+def test_an_iteration_without_gradient_keeps_its_routing_weights_only():
+    """α, α clamped and ln α of the entropy term, in float32, for every token and head."""
+    settings = CostAndScaling(**SMALL)
+    own = settings.ranking(gradient="last", deep_supervision=False)
+    more = own.changed(max_inner_iters=own.max_inner_iters + 2)
+    added = step_bytes(more.learner(0, "cpu")) - step_bytes(own.learner(0, "cpu"))
+    assert added == 2 * 3 * 4 * own.batch * own.size * own.n_heads
+
+
+@pytest.mark.parametrize("model", ["ranking", "energy"])
+def test_stacked_seeds_have_the_gradients_of_each(model):
+    settings = CostAndScaling(**SMALL)
+    config = settings.ranking() if model == "ranking" else settings.energy(2, 3)
+    modules, data = seed_losses(config, (0, 1, 2), "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a slow path of vmap says so
+        together = stacked(modules, data)()
+    for index, single in enumerate(in_turn(modules, data)()):
+        for many, one in zip(together, single, strict=True):
+            assert (many is None) == (one is None)
+            if one is not None:
+                torch.testing.assert_close(many[index], one)
+
+
+def test_tables_have_a_row_for_each_size_and_seed_or_round():
+    settings = CostAndScaling(**SMALL)
+    operations, times, seed_times, memory = (
+        settings.operations(), settings.step_times(), settings.seed_times(), settings.memory(),
+    )  # fmt: skip
+    assert len(operations) == 5 * 3 * 3
+    assert (operations["counted"] == operations["closed_form"]).all()
+    assert times.groupby(["model", "dimension", "size"])["round"].nunique().eq(3).all()
+    assert set(times["size"][times["dimension"] == "side"]) == {2, 3, 4}
+    assert len(seed_times) == 2 * 2 * 3 * 3
+    assert (times["seconds"] > 0).all()
+    assert (seed_times["seconds"] > 0).all()
+    assert memory.groupby(["gradient", "iterations"])["bytes"].nunique().eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"items": (8, 4, 16)}, "sizes have to ascend"),
+        ({"sides": (4, 8)}, "sides = .* at least 3"),
+        ({"iterations": (1, 2, 4)}, "hrm_period = 2: with max_inner_iters = 1"),
+        ({"width": 10, "n_heads": 4}, "n_heads = 4: has to divide width = 10"),
+        ({"rounds": 2}, "rounds = 2"),
+        ({"side": 0}, "side = 0"),
+        ({"itmes": (1, 2, 3)}, "did you mean 'items'"),
+    ],
+)
+def test_sizes_that_cannot_be_meant_are_refused(changes, message):
+    with pytest.raises(ParameterError, match=message):
+        CostAndScaling(**changes)
