@@ -9,18 +9,18 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import pandas as pd
 import torch
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import trange
+from tqdm.auto import tqdm
 
 from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.training.checkpoint import last_good_checkpoint, load_checkpoint, save_checkpoint
@@ -34,6 +34,8 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
+
+Step = TypeVar("Step")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -230,8 +232,8 @@ class SeedTraining:
         if self.finished:
             return
         records = set(self.config.record_steps())
-        hidden = not (shown and watched())
-        for step in trange(self.step, self.config.steps + 1, desc=f"seed {self.seed}", leave=False, disable=hidden):
+        steps = range(self.step, self.config.steps + 1)
+        for step in progress(steps, f"seed {self.seed}", len(steps)) if shown else steps:
             self.step = step
             if step > 0 and step % self.config.checkpoint_every == 0:
                 self.save(checkpoint)
@@ -418,9 +420,11 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def watched() -> bool:
-    """Whether somebody can see a progress bar: a terminal, or a kernel that a Jupyter server started."""
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+def progress(steps: Iterable[Step], what: str, total: int) -> Iterable[Step]:
+    """The same, with a bar where somebody can see it: in a terminal, or in a kernel that a Jupyter server started."""
+    if sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ:
+        return tqdm(steps, desc=what, total=total, leave=False)
+    return steps
 
 
 def adam(parameters: Sequence[nn.Parameter], config: LoopConfig, **options: Any) -> torch.optim.Optimizer:

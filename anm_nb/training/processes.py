@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,17 +117,16 @@ def _executor(count: int, threads: int) -> Iterator[Any]:
     try:
         yield executor
     finally:
-        executor.shutdown(wait=True, kill_workers=True)
+        executor.shutdown(kill_workers=True)  # a process with torch in it takes long to end by itself
 
 
-def _as_they_end(futures: Mapping[Any, int], what: str) -> Iterator[Any]:
+def _as_they_end(futures: Mapping[Any, int], what: str) -> Iterable[Any]:
+    """Futures in the order in which they end, with a bar of progress for whoever watches."""
     from concurrent.futures import as_completed
 
-    from tqdm.auto import tqdm
+    from anm_nb.training.loop import progress
 
-    from anm_nb.training.loop import watched
-
-    return iter(tqdm(as_completed(futures), desc=what, total=len(futures), leave=False, disable=not watched()))
+    return progress(as_completed(futures), what, len(futures))
 
 
 def _train_seed(
