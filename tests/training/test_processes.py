@@ -57,7 +57,8 @@ def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, 
         assert list(seconds) == list(SEEDS)
         for seed, spent in seconds.items():
             assert len(spent) == (alone.metrics["seed"] == seed).sum()
-            assert spent == sorted(spent) and spent[-1] > 0
+            assert spent == sorted(spent)
+            assert spent[-1] > 0
 
 
 def test_a_seed_that_fails_raises_what_it_would_raise_here(two_at_a_time, tmp_path, monkeypatch):
@@ -105,7 +106,8 @@ def test_a_class_of_the_users_own_trains_here(notebook_strategy, two_at_a_time, 
 
 
 def test_what_is_not_a_config_of_this_package_trains_here():
-    assert processes.can_be_sent(ENERGY.learner) and processes.can_be_sent(RANKING.learner)
+    assert processes.can_be_sent(ENERGY.learner)
+    assert processes.can_be_sent(RANKING.learner)
     assert not processes.can_be_sent(lambda seed, device: ENERGY.learner(seed, device))
 
 
@@ -164,7 +166,8 @@ def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(h
     os.kill(parent.pid, how) if how == signal.SIGKILL else os.killpg(parent.pid, how)
     said = parent.communicate(timeout=120)[1]
     if how == signal.SIGINT:
-        assert said.count("Traceback") == 1 and "KeyboardInterrupt" in said
+        assert said.count("Traceback") == 1
+        assert "KeyboardInterrupt" in said
         assert all(map(ended, trainers))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     resumed = long_training().train(tmp_path)
