@@ -156,7 +156,7 @@ class Trained:
     metrics: pd.DataFrame
     trace: dict[str, Tensor]
     weights: dict[str, Tensor]
-    seconds: dict[int, list[float]] = field(default_factory=dict)  # by seed, spent in steps before each measurement
+    seconds: dict[int, list[float]] = field(default_factory=dict)  # by seed, spent in the steps before each measurement
     processes: int = 1  # that trained at a time
 
 
@@ -218,8 +218,8 @@ class SeedTraining:
         self.kept: dict[str, Tensor] = {}  # EMA weights of the records, `step<n>.averaged.…`
         self.selection: dict[str, float] = {}  # step and score of the selected weights, and measurements since
         self.finished = False
-        self.seconds = 0.0  # spent in steps, without measurements and checkpoints
-        self.record_seconds: list[float] = []  # of which before each measurement
+        self.seconds = 0.0  # spent in finished steps, without measurements and checkpoints
+        self.record_seconds: list[float] = []  # as they stood at each measurement
 
     def run(self, checkpoint: Path, shown: bool = True) -> None:
         """Train to the last step, from the checkpoint, or the one before it, where there is one that is whole.
@@ -237,24 +237,19 @@ class SeedTraining:
             self.step = step
             if step > 0 and step % self.config.checkpoint_every == 0:
                 self.save(checkpoint)
-            with self.timed():
-                losses = self.losses()
+            began = time.perf_counter()
+            losses = self.losses()
+            spent = time.perf_counter() - began
             if step in records:
                 self.record(losses)
                 if self.score_reached() or self.out_of_patience():
                     break
             if step < self.config.steps:
-                with self.timed():
-                    self.update(losses)
+                began = time.perf_counter()
+                self.update(losses)
+                self.seconds += spent + time.perf_counter() - began
         self.finish()
         self.save(checkpoint)
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Count what is done as time spent in steps."""
-        started = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - started
 
     def losses(self) -> StepLosses:
         """The learner's losses at this step; raises `NonFiniteLoss` before anything is updated with them."""
