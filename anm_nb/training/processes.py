@@ -54,8 +54,8 @@ def train_in_processes(
             for future in _as_they_end(futures, f"seeds, {count} at a time"):
                 said[futures[future]] = future.result()
     finally:
-        for seed in sorted(said):
-            for each in said[seed]:
+        for seed in waiting:
+            for each in said.get(seed, []):
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     return count
 

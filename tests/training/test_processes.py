@@ -17,7 +17,7 @@ from stored_training import CONFIGS, long_training
 from anm_nb.energy.negatives import Random, register_negatives
 from anm_nb.runs import get_or_train
 from anm_nb.training import processes
-from anm_nb.training.loop import NonFiniteLoss
+from anm_nb.training.loop import NonFiniteLoss, train
 
 SEEDS = (4, 0, 2)
 ENERGY = CONFIGS["mined negatives, EMA"].model_copy(update={"seeds": SEEDS})
@@ -60,7 +60,7 @@ def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, 
     assert (alone.processes, apart.processes) == (1, 2)
     assert_same(apart, alone)
     assert len(said_alone) == (len(SEEDS) if config is RANKING else 0)
-    assert sorted(said_apart) == sorted(said_alone)
+    assert said_apart == said_alone
     for seconds in (alone.seconds, apart.seconds):
         assert list(seconds) == list(SEEDS)
         for seed, spent in seconds.items():
@@ -119,23 +119,25 @@ def test_what_is_not_a_config_of_this_package_trains_here():
     assert not processes.can_be_sent(lambda seed, device: ENERGY.learner(seed, device))
 
 
-def test_one_core_and_short_trainings_need_no_second_process(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("cores", "threads", "worth"), [(2, 1, 1e9), (1, 1, 0.0), (3, 2, 0.0)], ids=["short", "one core", "two threads"]
+)
+def test_one_core_and_short_trainings_need_no_second_process(cores, threads, worth, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_executor", None)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert trained(ENERGY, tmp_path / "short", monkeypatch, cores=2)[0].processes == 1
-    monkeypatch.setattr(processes, "WORTH_SECONDS", 0.0)
-    assert trained(ENERGY, tmp_path / "one core", monkeypatch, cores=1)[0].processes == 1
-    two_threads = RANKING.changed(threads=2, epochs=1)
-    assert trained(two_threads, tmp_path / "two threads", monkeypatch, cores=3)[0].processes == 1
+    monkeypatch.setattr(processes, "WORTH_SECONDS", worth)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
+    config = RANKING.changed(threads=threads)
+    assert processes.train_in_processes(config.learner, config.loop, SEEDS, tmp_path) == 1
 
 
 def test_finished_seeds_need_no_process(two_at_a_time, tmp_path, monkeypatch):
-    ENERGY.train(tmp_path)
+    config = CONFIGS["ranking"]
+    assert config.train(tmp_path).processes == 2
     monkeypatch.setattr(processes, "_executor", None)
-    assert ENERGY.train(tmp_path).processes == 1
+    assert config.train(tmp_path).processes == 1
     (tmp_path / "seed-0.safetensors").unlink()
     (tmp_path / "seed-0.safetensors.before").unlink()
-    assert ENERGY.train(tmp_path).processes == 1  # the one that is left is trained here
+    assert config.train(tmp_path).processes == 1  # the one that is left is trained here
 
 
 @pytest.mark.parametrize(("value", "cores"), [("3", 3), ("4,2", 4), ("", None), ("0", None), ("many", None)])
@@ -183,16 +185,19 @@ def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(h
     assert_same(resumed, whole)
 
 
-def test_a_training_waits_for_the_process_of_a_killed_one_to_end(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    config = CONFIGS["ranking"].changed(epochs=1, seeds=(0,))
+def test_a_training_waits_for_the_process_of_a_killed_one_to_end(tmp_path):
+    config, begun = CONFIGS["ranking"].changed(epochs=1), threading.Event()
+
+    def make_learner(seed, device):
+        begun.set()
+        return config.learner(seed, device)
+
     with FileLock(tmp_path / "seed-0.safetensors.lock"):  # as held by the process that trains the seed
-        training = threading.Thread(target=config.train, args=(tmp_path,))
+        training = threading.Thread(target=train, args=(make_learner, config.loop, (0,), tmp_path))
         training.start()
-        training.join(2)
-        assert training.is_alive()
-        assert not processes.checkpoint_of(tmp_path, 0).exists()
+        assert not begun.wait(1)
     training.join(300)
+    assert begun.is_set()
     assert processes.checkpoint_of(tmp_path, 0).exists()
 
 
