@@ -65,6 +65,11 @@ CONFIGS = {
 }  # fmt: skip
 
 
+def long_training() -> RankingConfig:
+    """A checkpoint in every step, and enough of them to be killed in between."""
+    return CONFIGS["ranking"].changed(epochs=20, checkpoint_every=1)
+
+
 def train_and_tell(name: str, outputs: str, told: str | None = None) -> None:
     """What a process runs that may be killed. It makes the file `told` when it asks, and writes warnings into it."""
     os.environ["ANM_NB_OUTPUTS"] = outputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from anm_nb.training.seeds import generator
 
 # Where τ can be measured, from the published mistake to what the task asks for, and its name in metrics.
 SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": "tau_obs"}
+MILESTONES = (0.25, 0.9, 0.99)  # of τ over observed pairs on dev
 
 
 def on_test(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -59,6 +60,35 @@ def tau_by_iteration(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "iteration", "tau_obs", "tau_all"])
 
 
+def time_to_tau(runs: Mapping[str, Run], milestones: Sequence[float] = MILESTONES) -> pd.DataFrame:
+    """When training first measured each τ over observed pairs on dev, after its last iteration.
+
+    Columns: method, seed, tau (the milestone), epoch, step, seconds (spent in training steps until then, without
+    measurements); missing where it never did. Epoch 0 is before training: a random network's τ may be high by chance.
+    """
+    rows = []
+    for method, run in runs.items():
+        seconds = run.provenance["training_seconds"]
+        for seed, of_seed in run.metrics.groupby("seed", sort=False):
+            for milestone in milestones:
+                reached = np.flatnonzero(of_seed["tau_obs"] >= milestone)
+                row = {"method": method, "seed": seed, "tau": milestone}
+                if len(reached):
+                    first = of_seed.iloc[reached[0]]
+                    spent = seconds[str(seed)][reached[0]] if seconds else np.nan
+                    row |= {"epoch": first["epoch"], "step": first["step"], "seconds": spent}
+                rows.append(row)
+    table = pd.DataFrame(rows, columns=["method", "seed", "tau", "epoch", "step", "seconds"])
+    return table.astype({"epoch": "Int64", "step": "Int64", "seconds": float})
+
+
+def reached_by(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of `time_to_tau` at a glance: a row per method and τ, a column per seed, "never" where it did not."""
+    wide = table.pivot(index=["method", "tau"], columns="seed", values=column)
+    methods = table["method"].unique()
+    return wide.reindex(methods, level="method").astype(object).where(wide.notna(), "never")
+
+
 def fix_effects(metrics: pd.DataFrame) -> pd.DataFrame:
     """What each fix does to τ on test, paired by seed; a positive effect is in favour of the fix.
 
@@ -97,7 +127,8 @@ def probe(run: Run, example: int = 0) -> Probe:
     ranks = problems.y[example].numpy()
     known = np.ones(len(ranks), bool) if problems.known is None else problems.known[example].numpy()
     order = np.lexsort((ranks, ~known))
-    alphas = run.trace["alphas"][0, -1, example].numpy()
+    last = (run.metrics["seed"] == config.seeds[0]).sum() - 1  # the trace goes on where another seed trained longer
+    alphas = run.trace["alphas"][0, last, example].numpy()
     return Probe(alphas[:, order], ranks[order], known[order])
 
 

@@ -107,6 +107,8 @@ class RankingConfig(RunConfig, ModelConfig):
 
     probe_examples: PositiveInt = 4  # dev problems whose routing weights are kept at every epoch
     patience: PositiveInt | None = None  # epochs without a better dev score before stopping; None: never
+    # Dev score at which a seed stops, as with the ceiling's nothing is left to gain; None: never.
+    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None
     checkpoint_every: PositiveInt = 1000  # steps
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -158,6 +160,7 @@ class RankingConfig(RunConfig, ModelConfig):
             ema_decay=0.0,
             record_every=per_epoch,
             patience=self.patience,
+            stop_at_score=self.stop_at_score,
             checkpoint_every=self.checkpoint_every,
             precision=self.precision,
             device=self.device,

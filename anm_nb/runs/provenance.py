@@ -19,11 +19,14 @@ PROVENANCE_PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safeten
 
 
 def describe_environment(config: RunConfig) -> dict[str, Any]:
-    """Where a result comes from: versions, commit, machine, threads, command."""
+    """Where a result comes from: versions, commit, machine, threads, command.
+
+    Peak memory is that of this process, or of one it had started and that has ended: whichever was larger.
+    """
     import torch
 
     device = config.device_kind()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PROVENANCE_PACKAGES},

@@ -82,7 +82,9 @@ class Run:
     def provenance(self) -> dict[str, Any]:
         """Versions, commit and dirtiness, device, threads, wall time, peak memory and command of the training.
 
-        Time and memory are of the process that finished it; `resumed` says whether it had begun in another one.
+        Wall time, memory (of the largest process) and `processes` (that trained at a time, each on `threads` threads)
+        are of the process that finished it; `resumed` says whether it had begun in another one. `training_seconds` is
+        by seed: the time spent in steps before each row of its metrics, whoever trained them.
         """
         return json.loads(self.file("provenance.json").read_text())
 
@@ -162,6 +164,7 @@ def _train_into(path: Path, partial: Path, config: RunConfig) -> None:
         replace_whole(partial / "config.json", _json(identity(config) | begun))
     trained = config.train(partial)
     provenance = describe_environment(config) | {"sources": sources, "resumed": resumed}
+    provenance |= {"processes": trained.processes, "training_seconds": trained.seconds}
     provenance["wall_seconds"] = time.monotonic() - started
     with full_disk_named(path, "nothing was lost: training is over, and the run is stored when there is room"):
         complete = partial / "complete"

@@ -7,22 +7,24 @@ import math
 import os
 import re
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import pandas as pd
 import torch
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import trange
+from tqdm.auto import tqdm
 
 from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.training.checkpoint import last_good_checkpoint, load_checkpoint, save_checkpoint
+from anm_nb.training.processes import checkpoint_of, train_in_processes
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -32,6 +34,8 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
+
+Step = TypeVar("Step")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -51,6 +55,7 @@ class LoopConfig(Parameters):
     records: Annotated[int, Field(ge=3)] = 10  # measurements, half of them in the first 20 % of steps
     record_every: PositiveInt | None = None  # measure every so many steps, and at the last, instead
     patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
+    stop_at_score: float | None = None  # selection score at which to stop, as nothing is left to gain; None: never
     checkpoint_every: PositiveInt = 1000
     keep_weights: bool = False  # the EMA weights of every record too, for looking at a landscape as it forms
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, for a GPU
@@ -145,12 +150,14 @@ class Trained:
     """What training leaves: tidy metrics (a row per seed and step), arrays [seeds, records, …], final weights.
 
     Where one seed stopped before another, its arrays end in NaN. Arrays of a final evaluation are [seeds, 1, …], and
-    its numbers stand in the last row of each seed.
+    its numbers stand in the last row of each seed. Times are beside the metrics, which are the same whenever trained.
     """
 
     metrics: pd.DataFrame
     trace: dict[str, Tensor]
     weights: dict[str, Tensor]
+    seconds: dict[int, list[float]] = field(default_factory=dict)  # by seed, spent in the steps before each measurement
+    processes: int = 1  # that trained at a time
 
 
 def resolve_device(device: str) -> str:
@@ -165,16 +172,18 @@ def resolve_device(device: str) -> str:
 def train(
     make_learner: Callable[[int, str], Learner], config: LoopConfig, seeds: Sequence[int], workdir: Path
 ) -> Trained:
-    """Train one learner for each seed, one after the other, resuming from the checkpoints in `workdir`.
+    """Train one learner for each seed, resuming from the checkpoints in `workdir`.
 
-    `make_learner(seed, device)` builds the learner of one seed. Raises `NonFiniteLoss`.
+    `make_learner(seed, device)` builds the learner of one seed. Seeds are trained one after the other or, on a CPU with
+    cores to spare, in processes of their own, which changes no bit of the result. Raises `NonFiniteLoss`.
     """
     device = resolve_device(config.device)
+    processes = train_in_processes(make_learner, config, seeds, workdir) if device == "cpu" else 1
     finished = []
     with cpu_threads(config.threads):
         for seed in seeds:
             training = SeedTraining(make_learner(seed, device), config, seed, device)
-            training.run(workdir / f"seed-{seed}.safetensors")
+            training.run(checkpoint_of(workdir, seed))
             finished.append(training)
     return Trained(
         metrics=pd.DataFrame([row for training in finished for row in training.rows]),
@@ -186,6 +195,8 @@ def train(
             for training in finished
             for name, tensor in training.weights().items()
         },
+        seconds={training.seed: training.record_seconds for training in finished},
+        processes=processes,
     )
 
 
@@ -207,28 +218,36 @@ class SeedTraining:
         self.kept: dict[str, Tensor] = {}  # EMA weights of the records, `step<n>.averaged.…`
         self.selection: dict[str, float] = {}  # step and score of the selected weights, and measurements since
         self.finished = False
+        self.seconds = 0.0  # spent in finished steps, without measurements and checkpoints
+        self.record_seconds: list[float] = []  # as they stood at each measurement
 
-    def run(self, checkpoint: Path) -> None:
-        """Train to the last step, from the checkpoint, or the one before it, where there is one that is whole."""
+    def run(self, checkpoint: Path, shown: bool = True) -> None:
+        """Train to the last step, from the checkpoint, or the one before it, where there is one that is whole.
+
+        A bar of progress is shown to whoever watches, or else to nobody.
+        """
         stored = last_good_checkpoint(checkpoint)
         if stored is not None:
             self.restore(stored)
         if self.finished:
             return
         records = set(self.config.record_steps())
-        for step in trange(
-            self.step, self.config.steps + 1, desc=f"seed {self.seed}", leave=False, disable=not _watched()
-        ):
+        steps = range(self.step, self.config.steps + 1)
+        for step in progress(steps, f"seed {self.seed}", len(steps)) if shown else steps:
             self.step = step
             if step > 0 and step % self.config.checkpoint_every == 0:
                 self.save(checkpoint)
+            began = time.perf_counter()
             losses = self.losses()
+            spent = time.perf_counter() - began
             if step in records:
                 self.record(losses)
-                if self.out_of_patience():
+                if self.score_reached() or self.out_of_patience():
                     break
             if step < self.config.steps:
+                began = time.perf_counter()
                 self.update(losses)
+                self.seconds += spent + time.perf_counter() - began
         self.finish()
         self.save(checkpoint)
 
@@ -256,6 +275,7 @@ class SeedTraining:
             f"grad_norm_{group.name}": float(self.grad_norms.get(group.name, math.nan)) for group in self.learner.groups
         }
         self.rows.append(row | measured.scalars)
+        self.record_seconds.append(round(self.seconds, 3))
         for name, array in measured.arrays.items():
             self.arrays.setdefault(name, []).append(array.detach().to("cpu", copy=True))
         if self.config.keep_weights:
@@ -278,12 +298,19 @@ class SeedTraining:
         patience = self.config.patience
         return patience is not None and bool(self.selection) and self.selection["waited"] >= patience
 
+    def score_reached(self) -> bool:
+        """Whether the best selection score is as good as `stop_at_score` asks for."""
+        enough = self.config.stop_at_score
+        return enough is not None and bool(self.selection) and self.selection["score"] >= enough
+
     def finish(self) -> None:
         """Say what was selected and whether training stopped early, and evaluate the learner where it wants to be."""
         if self.selection:
             early = self.step < self.config.steps
             self.rows[-1] |= {"selected_step": self.selection["step"], "stopped_early": float(early)}
-            if early:
+            if self.config.stop_at_score is not None:
+                self.rows[-1]["score_reached"] = float(self.score_reached())
+            if early and not self.score_reached():
                 warnings.warn(
                     f"seed {self.seed} stopped at step {self.step} of {self.config.steps}: "
                     f"no better selection score than at step {self.selection['step']:g} "
@@ -334,6 +361,7 @@ class SeedTraining:
         if isinstance(self.learner, Stateful):
             tensors |= {f"state.{name}": tensor for name, tensor in self.learner.state.items()}
         facts = {"rows": self.rows, "selection": self.selection, "finished": self.finished}
+        facts |= {"seconds": self.seconds, "record_seconds": self.record_seconds}
         save_checkpoint(path, tensors, {"step": self.step} | facts)
 
     def restore(self, path: Path) -> None:
@@ -342,6 +370,7 @@ class SeedTraining:
         part = _by_prefix(tensors)
         self.step, self.rows = facts["step"], facts["rows"]
         self.selection, self.finished = facts["selection"], facts["finished"]
+        self.seconds, self.record_seconds = facts["seconds"], facts["record_seconds"]
         self.selected = part("selected.")
         self.kept = {name: tensor.cpu() for name, tensor in tensors.items() if re.match(r"step\d+\.", name)}
         if isinstance(self.learner, Stateful):
@@ -386,9 +415,11 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _watched() -> bool:
-    """Whether somebody can see a progress bar: a terminal, or a kernel that a Jupyter server started."""
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+def progress(steps: Iterable[Step], what: str, total: int) -> Iterable[Step]:
+    """The same, with a bar where somebody can see it: in a terminal, or in a kernel that a Jupyter server started."""
+    if sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ:
+        return tqdm(steps, desc=what, total=total, leave=False)
+    return steps
 
 
 def adam(parameters: Sequence[nn.Parameter], config: LoopConfig, **options: Any) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,23 @@ from anm_nb.analysis.ranking_checklist import (
     sweep_verdicts,
     tier_reports,
 )
-from anm_nb.analysis.ranking_tables import SPACES, Probe, fix_effects, on_test, probe, tau_by_iteration, waterfall
+from anm_nb.analysis.ranking_tables import (
+    SPACES,
+    Probe,
+    fix_effects,
+    on_test,
+    probe,
+    reached_by,
+    tau_by_iteration,
+    time_to_tau,
+    waterfall,
+)
 from anm_nb.analysis.tables import collect, score_table
 from anm_nb.ranking.cost import public_epoch_ratio
 from anm_nb.ranking.experiments import HrmVsBaseline
 from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingLearner
+from anm_nb.runs import get_or_train
 
 TINY = {
     "size": 6, "width": 8, "n_heads": 2, "max_inner_iters": 3, "train_samples": 16, "batch": 8, "epochs": 2,
@@ -100,6 +112,57 @@ def test_the_last_iteration_is_the_answer(trained):
     assert table.groupby("method")["iteration"].max().to_dict() == {"baseline": 1, "hrm": 3}
     last = table[table["method"] == "hrm"].groupby("seed").last()
     np.testing.assert_allclose(last["tau_all"], on_test(collect(runs), "test_tau_all")["hrm"])
+
+
+def finished(taus, seconds):
+    """What is read of a run: τ by seed and epoch, five steps an epoch, and seconds where there are any."""
+    rows = [
+        {"seed": seed, "epoch": float(epoch), "step": 5 * epoch, "tau_obs": tau}
+        for seed, of_seed in taus.items()
+        for epoch, tau in enumerate(of_seed)
+    ]
+    return SimpleNamespace(metrics=pd.DataFrame(rows), provenance={"training_seconds": seconds})
+
+
+def test_time_to_tau_is_the_first_epoch_that_reaches_it():
+    taus = {4: [-0.1, 0.25, 0.2, 0.95, 0.9], 0: [0.3, math.nan, 0.9, 0.9, 0.99]}
+    seconds = {"4": [0.0, 1.5, 3.0, 4.5, 6.0], "0": [0.5, 1.0, 1.5, 2.0, 2.5]}
+    table = time_to_tau({"hrm": finished(taus, seconds), "untimed": finished({1: [0.9]}, {})})
+    expected = pd.DataFrame(
+        [
+            ("hrm", 4, 0.25, 1, 5, 1.5), ("hrm", 4, 0.9, 3, 15, 4.5), ("hrm", 4, 0.99, None, None, math.nan),
+            ("hrm", 0, 0.25, 0, 0, 0.5), ("hrm", 0, 0.9, 2, 10, 1.5), ("hrm", 0, 0.99, 4, 20, 2.5),
+            ("untimed", 1, 0.25, 0, 0, math.nan), ("untimed", 1, 0.9, 0, 0, math.nan),
+            ("untimed", 1, 0.99, None, None, math.nan),
+        ],
+        columns=["method", "seed", "tau", "epoch", "step", "seconds"],
+    ).astype({"epoch": "Int64", "step": "Int64"})  # fmt: skip
+    pd.testing.assert_frame_equal(table, expected)
+    glance = reached_by(table[table["method"] == "hrm"], "epoch")
+    assert glance.to_numpy().tolist() == [[0, 1], [2, 3], [4, "never"]]
+    assert glance.index.tolist() == [("hrm", 0.25), ("hrm", 0.9), ("hrm", 0.99)]
+    assert glance.columns.tolist() == [0, 4]
+
+
+def test_time_to_tau_reads_a_run_as_it_is_stored(trained):
+    _, runs = trained
+    table = time_to_tau(runs, milestones=[-2.0])  # which every τ reaches at once
+    assert table["epoch"].tolist() == table["step"].tolist() == [0] * 4
+    assert table["seconds"].tolist() == [0.0] * 4
+    ends = time_to_tau(runs, milestones=[2.0])
+    assert ends[["epoch", "step", "seconds"]].isna().all(axis=None)
+
+
+def test_a_probe_is_of_the_last_epoch_of_a_seed_that_stopped_before_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    config = HrmVsBaseline(**TINY | {"epochs": 12, "seeds": [1, 2, 3]}).hrm()
+    score = sorted(get_or_train(config).metrics.groupby("seed")["tau_obs"].max())[0]
+    stopped = get_or_train(config.changed(stop_at_score=score))
+    lengths = stopped.metrics.groupby("seed").size()
+    first = lengths.idxmin()
+    assert lengths[first] < lengths.max()
+    alone = get_or_train(config.changed(stop_at_score=score, seeds=(int(first), int(lengths.idxmax()))))
+    assert np.isfinite(probe(alone).alphas).all()
 
 
 def test_a_probe_is_the_problem_its_weights_were_recorded_on(trained):

@@ -381,3 +381,21 @@ def test_both_models_sit_at_the_ceiling_within_five_epochs_for_every_seed(model,
     assert (kendall_tau(scores[:, :, -1], ranks, known) <= 1).all()
     all_pairs = kendall_tau(scores[:, :, -1], ranks)
     assert (all_pairs.mean(1) <= ceiling + 4 * all_pairs.std(1) / math.sqrt(300)).all()
+
+
+def test_a_score_to_stop_at_is_a_tau_and_stops_at_the_first_epoch_that_has_it(tmp_path):
+    for impossible in (1.5, -1.0, math.nan):
+        with pytest.raises(ParameterError, match="stop_at_score"):
+            RankingConfig(stop_at_score=impossible)
+    settings = config(epochs=4)
+    assert settings.stop_at_score is None
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    whole = settings.train(tmp_path / "whole").metrics
+    enough = whole.loc[whole["epoch"] >= 1, "tau_obs"].max()
+    stopped = settings.changed(stop_at_score=enough).train(tmp_path / "stopped").metrics
+    for seed, rows in whole.groupby("seed"):
+        reached = rows.index[rows["tau_obs"] >= enough]
+        expected = rows.loc[: reached[0] if len(reached) else None, ["step", "tau_obs"]]
+        found = stopped.loc[stopped["seed"] == seed, ["step", "tau_obs"]]
+        assert found.to_numpy().tolist() == expected.to_numpy().tolist()

@@ -83,6 +83,39 @@ def test_an_early_stop_is_said_and_its_arrays_end_in_nan(tmp_path):
     assert weights[1].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_seed_stops_where_its_score_is_reached_and_says_that_it_was(tmp_path):
+    scores = {0: [0.1, 0.5, 0.98, 0.99, 1.0], 1: [0.1, 0.99, 1.0, 1.0, 1.0], 2: [0.1, 0.2, 0.3, 0.4, 0.5]}
+    trained, evaluations = counting(tmp_path, scores, stop_at_score=0.99)
+    ends = trained.metrics.groupby("seed").last()
+    assert ends["step"].tolist() == ends["selected_step"].tolist() == evaluations == [3, 1, 4]
+    assert ends["stopped_early"].tolist() == [1, 1, 0]
+    assert ends["score_reached"].tolist() == [1, 1, 0]
+    assert {seed: len(seconds) for seed, seconds in trained.seconds.items()} == {0: 4, 1: 2, 2: 5}
+
+
+def test_running_out_of_patience_is_not_reaching_the_score(tmp_path):
+    scores = {0: [0.1, 0.5, 0.4, 0.4, 0.4, 0.9], 1: [0.1, 0.5, 0.4, 0.9, 0.9, 0.9]}
+    with pytest.warns(UserWarning, match="seed 0 stopped at step 3 of 5") as said:
+        trained, _ = counting(tmp_path, scores, patience=2, stop_at_score=0.9)
+    assert len(said) == 1
+    ends = trained.metrics.groupby("seed").last()
+    assert ends["stopped_early"].tolist() == [1, 1]
+    assert ends["score_reached"].tolist() == [0, 1]
+
+
+def test_a_score_reached_at_the_last_step_stops_nothing(tmp_path):
+    trained, _ = counting(tmp_path, {0: [0.1, 0.5, 0.9]}, stop_at_score=0.9)
+    last = trained.metrics.iloc[-1]
+    assert (last["stopped_early"], last["score_reached"]) == (0, 1)
+
+
+def test_no_score_is_looked_for_unless_asked_for(tmp_path):
+    trained, _ = counting(tmp_path, {0: [0.1, 1.0, 1.0]})
+    assert trained.metrics.iloc[-1]["step"] == 2
+    assert "score_reached" not in trained.metrics
+
+
 def test_records_come_at_every_interval_and_at_the_end():
     assert LoopConfig(steps=10, record_every=4).record_steps() == [0, 4, 8, 10]
     assert LoopConfig(steps=8, record_every=4).record_steps() == [0, 4, 8]

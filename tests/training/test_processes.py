@@ -1,0 +1,219 @@
+"""Seeds in processes of their own give what one process gives, bit for bit, and leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import joblib
+import pandas as pd
+import pytest
+from filelock import FileLock
+from stored_training import CONFIGS, long_training
+
+from anm_nb.energy.negatives import Random, register_negatives
+from anm_nb.runs import get_or_train
+from anm_nb.training import processes
+from anm_nb.training.loop import NonFiniteLoss, train
+
+SEEDS = (4, 0, 2)
+ENERGY = CONFIGS["mined negatives, EMA"].model_copy(update={"seeds": SEEDS})
+RANKING = CONFIGS["ranking"].changed(seeds=SEEDS, patience=1, encoder_lr=1e-6)  # learns nothing, so patience ends
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """The disk is not waited for: it is not what this is about."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch):
+    monkeypatch.setattr(processes, "WORTH_SECONDS", 0.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
+def trained(config, folder, monkeypatch, cores):
+    """The training, how many processes trained at a time, and what was warned of."""
+    folder.mkdir()
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as said:
+        patch.setenv("OMP_NUM_THREADS", str(cores))
+        warnings.simplefilter("always")
+        result = config.train(folder)
+    return result, [(str(each.message), each.category) for each in said]
+
+
+def assert_same(one, other):
+    pd.testing.assert_frame_equal(one.metrics, other.metrics, check_exact=True)
+    for given, expected in ((one.trace, other.trace), (one.weights, other.weights)):
+        assert given.keys() == expected.keys()
+        assert all(given[name].numpy().tobytes() == tensor.numpy().tobytes() for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("config", [ENERGY, RANKING], ids=["energy", "ranking"])
+def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, tmp_path, monkeypatch):
+    alone, said_alone = trained(config, tmp_path / "alone", monkeypatch, cores=1)
+    apart, said_apart = trained(config, tmp_path / "apart", monkeypatch, cores=2)
+    assert (alone.processes, apart.processes) == (1, 2)
+    assert_same(apart, alone)
+    assert len(said_alone) == (len(SEEDS) if config is RANKING else 0)
+    assert said_apart == said_alone
+    for seconds in (alone.seconds, apart.seconds):
+        assert list(seconds) == list(SEEDS)
+        for seed, spent in seconds.items():
+            assert len(spent) == (alone.metrics["seed"] == seed).sum()
+            assert spent == sorted(spent)
+            assert spent[0] == 0 < spent[-1]
+
+
+def test_a_seed_that_fails_raises_what_it_would_raise_here(two_at_a_time, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "FIRST_STEPS", 1)  # so that it is not this process that meets it
+    loop = ENERGY.loop.model_copy(update={"lr": 1e20, "clip_norm": 1e20})
+    config = ENERGY.model_copy(update={"loop": loop, "seeds": (5, 6)})
+    failures = []
+    for cores in (1, 2):
+        (tmp_path / str(cores)).mkdir()
+        monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
+        with pytest.raises(NonFiniteLoss) as failure:
+            config.train(tmp_path / str(cores))
+        failures.append(str(failure.value).replace("seed 6", "seed 5").partition(" (")[0])
+    assert failures[0] == failures[1]
+    assert "of seed 5" in failures[0]
+    assert "_RemoteTraceback" in repr(failure.value.__cause__)  # it came from another process
+    assert children(os.getpid(), "loky.backend.popen") == []
+
+
+def test_provenance_tells_of_processes_and_of_seconds(two_at_a_time, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    provenance = get_or_train(CONFIGS["ranking"]).provenance
+    assert provenance["processes"] == 2
+    assert {seed: len(spent) for seed, spent in provenance["training_seconds"].items()} == {"0": 5, "1": 5}
+    assert provenance["threads"] == 1
+
+
+@pytest.fixture
+def notebook_strategy(monkeypatch):
+    """A strategy as a notebook registers it, forgotten after the test."""
+    monkeypatch.setattr("anm_nb.energy.negatives._STRATEGIES", {})
+
+    @register_negatives
+    class Own(Random):
+        name = "own"
+
+    Own.__module__ = "__main__"
+    return Own
+
+
+def test_a_class_of_the_users_own_trains_here(notebook_strategy, two_at_a_time, tmp_path):
+    config = ENERGY.model_copy(update={"negatives": notebook_strategy(), "seeds": (0, 1)})
+    assert not processes.can_be_sent(config.learner)
+    assert config.train(tmp_path).processes == 1
+
+
+def test_what_is_not_a_config_of_this_package_trains_here():
+    assert processes.can_be_sent(ENERGY.learner)
+    assert processes.can_be_sent(RANKING.learner)
+    assert not processes.can_be_sent(lambda seed, device: ENERGY.learner(seed, device))
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "worth"), [(2, 1, 1e9), (1, 1, 0.0), (3, 2, 0.0)], ids=["short", "one core", "two threads"]
+)
+def test_one_core_and_short_trainings_need_no_second_process(cores, threads, worth, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_executor", None)
+    monkeypatch.setattr(processes, "WORTH_SECONDS", worth)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
+    config = RANKING.changed(threads=threads)
+    assert processes.train_in_processes(config.learner, config.loop, SEEDS, tmp_path) == 1
+
+
+def test_finished_seeds_need_no_process(two_at_a_time, tmp_path, monkeypatch):
+    config = CONFIGS["ranking"]
+    assert config.train(tmp_path).processes == 2
+    monkeypatch.setattr(processes, "_executor", None)
+    assert config.train(tmp_path).processes == 1
+    (tmp_path / "seed-0.safetensors").unlink()
+    (tmp_path / "seed-0.safetensors.before").unlink()
+    assert config.train(tmp_path).processes == 1  # the one that is left is trained here
+
+
+@pytest.mark.parametrize(("value", "cores"), [("3", 3), ("4,2", 4), ("", None), ("0", None), ("many", None)])
+def test_the_cores_are_the_share_or_the_machines(value, cores, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert processes.available_cores() == (cores or joblib.cpu_count())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The long training, undisturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return long_training().train(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(how, whole, tmp_path, monkeypatch):
+    text = (
+        "import sys, pathlib, stored_training; from anm_nb.training import processes; processes.WORTH_SECONDS = 0.0;"
+        "stored_training.long_training().train(pathlib.Path(sys.argv[1]))"
+    )
+    path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", text, tmp_path],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "2"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    newest = [processes.checkpoint_of(tmp_path, seed) for seed in (0, 1)]
+    wait_until(lambda: all(path.exists() for path in newest) or parent.poll() is not None)
+    trainers = children(parent.pid, "loky.backend.popen")
+    assert len(trainers) == 2
+    # A notebook's kernel is interrupted with every process of its group.
+    os.kill(parent.pid, how) if how == signal.SIGKILL else os.killpg(parent.pid, how)
+    said = parent.communicate(timeout=120)[1]
+    if how == signal.SIGINT:
+        assert said.count("Traceback") == 1
+        assert "KeyboardInterrupt" in said
+        assert all(map(ended, trainers))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    resumed = long_training().train(tmp_path)
+    assert all(map(ended, trainers))
+    assert_same(resumed, whole)
+
+
+def test_a_training_waits_for_the_process_of_a_killed_one_to_end(tmp_path):
+    config, begun = CONFIGS["ranking"].changed(epochs=1), threading.Event()
+
+    def make_learner(seed, device):
+        begun.set()
+        return config.learner(seed, device)
+
+    with FileLock(tmp_path / "seed-0.safetensors.lock"):  # as held by the process that trains the seed
+        training = threading.Thread(target=train, args=(make_learner, config.loop, (0,), tmp_path))
+        training.start()
+        assert not begun.wait(1)
+    training.join(300)
+    assert begun.is_set()
+    assert processes.checkpoint_of(tmp_path, 0).exists()
+
+
+def children(pid, command):
+    lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True).stdout.splitlines()
+    split = [line.split(None, 2) for line in lines]
+    return [int(child) for child, parent, args in split if int(parent) == pid and command in args]
+
+
+def ended(pid):
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return not state or state.startswith("Z")
+
+
+def wait_until(happened, seconds=300.0):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
