@@ -33,9 +33,21 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
 
+# stacked: all seeds as one batch dimension; loop: one after the other; auto: stacked on cuda where the learner can be
+SeedsAtOnce = Literal["auto", "stacked", "loop"]
+
 
 class NonFiniteLoss(RuntimeError):
     """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
+
+
+def not_finite(loss: Tensor, parts: Mapping[str, Tensor], step: int, seed: int) -> NonFiniteLoss:
+    """What to raise for a loss of a step that is not finite."""
+    said = ", ".join(f"{name} = {float(part.detach()):g}" for name, part in parts.items())
+    return NonFiniteLoss(
+        f"loss = {float(loss.detach()):g} at step {step} of seed {seed} ({said}); "
+        "a lower learning rate, stronger clipping or float32 precision are the first things to try"
+    )
 
 
 class LoopConfig(Parameters):
@@ -55,6 +67,8 @@ class LoopConfig(Parameters):
     keep_weights: bool = False  # the EMA weights of every record too, for looking at a landscape as it forms
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, for a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    seeds_at_once: SeedsAtOnce = "auto"
+    compiled: bool = False  # the step of stacked seeds through torch.compile; with CUDA graphs on cuda
     threads: PositiveInt = 1  # CPU threads of one training; part of the config, as it changes the last bits
 
     @classmethod
@@ -165,14 +179,17 @@ def resolve_device(device: str) -> str:
 def train(
     make_learner: Callable[[int, str], Learner], config: LoopConfig, seeds: Sequence[int], workdir: Path
 ) -> Trained:
-    """Train one learner for each seed, one after the other, resuming from the checkpoints in `workdir`.
+    """Train one learner for each seed, one after the other or stacked, resuming from the checkpoints in `workdir`.
 
-    `make_learner(seed, device)` builds the learner of one seed. Raises `NonFiniteLoss`.
+    `make_learner(seed, device)` builds the learner of one seed. Raises `NonFiniteLoss`, and `ParameterError` where
+    `seeds_at_once = "stacked"` is asked of learners that cannot be stacked.
     """
+    from anm_nb.training.stacked import train_stacked  # it builds on this module
+
     device = resolve_device(config.device)
-    finished = []
     with cpu_threads(config.threads):
-        for seed in seeds:
+        finished = train_stacked(make_learner, config, seeds, device, workdir)
+        for seed in seeds if not finished else ():
             training = SeedTraining(make_learner(seed, device), config, seed, device)
             training.run(workdir / f"seed-{seed}.safetensors")
             finished.append(training)
@@ -217,7 +234,7 @@ class SeedTraining:
             return
         records = set(self.config.record_steps())
         for step in trange(
-            self.step, self.config.steps + 1, desc=f"seed {self.seed}", leave=False, disable=not _watched()
+            self.step, self.config.steps + 1, desc=f"seed {self.seed}", leave=False, disable=not watched()
         ):
             self.step = step
             if step > 0 and step % self.config.checkpoint_every == 0:
@@ -240,11 +257,7 @@ class SeedTraining:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             losses = self.learner.losses(self.step, self.averaged.module)
         if not torch.isfinite(losses.total):
-            parts = ", ".join(f"{name} = {float(part.detach()):g}" for name, part in losses.parts.items())
-            raise NonFiniteLoss(
-                f"loss = {float(losses.total.detach()):g} at step {self.step} of seed {self.seed} ({parts}); "
-                "a lower learning rate, stronger clipping or float32 precision are the first things to try"
-            )
+            raise not_finite(losses.total, losses.parts, self.step, self.seed)
         return losses
 
     def record(self, losses: StepLosses) -> None:
@@ -323,6 +336,10 @@ class SeedTraining:
 
     def save(self, path: Path) -> None:
         """Write the state as it stands before step `self.step`, atomically."""
+        save_checkpoint(path, *self.state())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state as it stands before step `self.step`: tensors, and facts for JSON."""
         tensors = self.weights() | {"ema_updates": self.averaged.n_averaged}
         for group in self.learner.groups:
             for index, state in group.optimiser.state_dict()["state"].items():
@@ -334,12 +351,15 @@ class SeedTraining:
         if isinstance(self.learner, Stateful):
             tensors |= {f"state.{name}": tensor for name, tensor in self.learner.state.items()}
         facts = {"rows": self.rows, "selection": self.selection, "finished": self.finished}
-        save_checkpoint(path, tensors, {"step": self.step} | facts)
+        return tensors, {"step": self.step} | facts
 
     def restore(self, path: Path) -> None:
         """Continue exactly where `save` stood."""
-        tensors, facts = load_checkpoint(path, self.device)
-        part = _by_prefix(tensors)
+        self.load_state(*load_checkpoint(path, self.device))
+
+    def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` stood."""
+        part = by_prefix(tensors)
         self.step, self.rows = facts["step"], facts["rows"]
         self.selection, self.finished = facts["selection"], facts["finished"]
         self.selected = part("selected.")
@@ -362,7 +382,8 @@ class SeedTraining:
         self.grad_norms = part("grad_norm.")
 
 
-def _by_prefix(tensors: Mapping[str, Tensor]) -> Callable[[str], dict[str, Tensor]]:
+def by_prefix(tensors: Mapping[str, Tensor]) -> Callable[[str], dict[str, Tensor]]:
+    """The tensors whose names begin with a given prefix, by the rest of their names."""
     return lambda prefix: {
         name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }
@@ -386,7 +407,7 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether somebody can see a progress bar: a terminal, or a kernel that a Jupyter server started."""
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
