@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
+from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from anm_nb.energy.evaluate import FinalTest, final_scores, predict
 from anm_nb.energy.losses import denoising_mse, info_nce, soft_info_nce
 from anm_nb.energy.miner import Mined
-from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, strategy_from, strategy_to_json
+from anm_nb.energy.negatives import (
+    MiningProblem,
+    NegativeStrategy,
+    Random,
+    strategy_from,
+    strategy_to_json,
+    together,
+)
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network, score_and_energy
 from anm_nb.energy.probes import count_of, grad_share, noisings
 from anm_nb.energy.recorder import energy_columns, noising_columns
@@ -39,6 +47,7 @@ from anm_nb.training.loop import (
     train,
 )
 from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.stacked import StackedLosses, StackedNetwork
 
 # Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
 DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
@@ -163,6 +172,25 @@ class EnergyLosses(StepLosses):
     contrast: Contrast | None = None
     weight: float = 0.0  # λ of this step
     weighted: tuple[Tensor, Tensor] | None = None  # contrastive loss with its weight, denoising loss
+    parameters: Sequence[Tensor] = ()  # what these are functions of
+
+
+@dataclass
+class StackedEnergyLosses(StackedLosses):
+    """The losses of a step of several seeds and what they were computed from, rows seed after seed."""
+
+    contrast: Contrast
+    weights: list[float]
+    weighted: tuple[Tensor, Tensor]  # both [seeds]
+    parameters: Sequence[Tensor]  # stacked, so a seed's losses reach its own slices alone
+
+    def of(self, place: int) -> EnergyLosses:
+        """The losses of one seed, as its learner measures them."""
+        own = super().of(place)
+        weighted, mse = self.weighted
+        pair = (weighted[place], mse[place])
+        contrast = self.contrast.of(place)
+        return EnergyLosses(own.total, own.parts, contrast, self.weights[place], pair, self.parameters)
 
 
 @dataclass
@@ -175,6 +203,16 @@ class Contrast:
     optimal_margin: Tensor
     problem: MiningProblem
     noised: tuple[Tensor, Tensor]  # positive and negative as the network saw them
+
+    def of(self, place: int) -> Contrast:
+        """The rows of one of the seeds whose problems were taken together."""
+
+        def own(rows: Tensor) -> Tensor:
+            return rows.chunk(len(self.problem.parts))[place]
+
+        mined = Mined(own(self.mined.y_neg), {name: own(values) for name, values in self.mined.log.items()})
+        energies = own(self.e_pos), own(self.e_neg), own(self.optimal_margin)
+        return Contrast(mined, *energies, self.problem.parts[place], (own(self.noised[0]), own(self.noised[1])))
 
 
 class NoisedTwice(RuntimeError):
@@ -212,25 +250,58 @@ class EnergyLearner:
 
     def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
         """Denoising and contrastive loss of a batch; the positive's score and energy are one evaluation."""
+        problem = self.problem(step, self.model, averaged)
+        noised = problem.noise.noised(problem.y_pos)
+        rows_mse, e_pos = denoising_rows(self.model, *problem.denoising(noised))
+        loss_mse = rows_mse.mean()
+        weight = self.weight_at(problem.progress)
+        if self.config.negatives is None or (not weight and step not in self.record_steps):
+            return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
+        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
+        loss_con = self.contrastive_rows(contrast).mean()
+        weighted = weight * loss_con
+        parameters = list(self.model.parameters())
+        self._balance(step, weighted, loss_mse, parameters)
+        parts = {"loss_mse": loss_mse, "loss_con": loss_con}
+        return EnergyLosses(loss_mse + weighted, parts, contrast, weight, (weighted, loss_mse), parameters)
+
+    def stack_key(self) -> str:
+        """Learners of equal keys are seeds of one config."""
+        return self.config.model_dump_json(exclude={"seeds"})
+
+    def stacked_losses(
+        self,
+        learners: Sequence[EnergyLearner],
+        step: int,
+        model: StackedNetwork,
+        averaged: StackedNetwork,
+        compiled: Callable[[Any], Any],
+    ) -> StackedLosses:
+        """The losses of every learner's next batch, all rows evaluated together by `model`, their networks stacked."""
+        members = zip(learners, model.members, averaged.members, strict=True)
+        problem = together([learner.problem(step, own, ema) for learner, own, ema in members], model, averaged)
+        noised = problem.noise.noised(problem.y_pos)
+        rows_mse, e_pos = compiled(denoising_rows)(model, *problem.denoising(noised))
+        loss_mse = rows_mse.unflatten(0, (len(learners), -1)).mean(1)
+        weights = [learner.weight_at(problem.progress) for learner in learners]
+        if self.config.negatives is None or (not any(weights) and step not in self.record_steps):
+            return StackedLosses(loss_mse, {"loss_mse": loss_mse})
+        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
+        loss_con = self.contrastive_rows(contrast).unflatten(0, (len(learners), -1)).mean(1)
+        weighted = torch.stack([weight * loss for weight, loss in zip(weights, loss_con, strict=True)])
+        parameters = list(model.parameters())
+        for learner, own_weighted, own_mse in zip(learners, weighted, loss_mse, strict=True):
+            learner._balance(step, own_weighted, own_mse, parameters)
+        parts = {"loss_mse": loss_mse, "loss_con": loss_con}
+        return StackedEnergyLosses(loss_mse + weighted, parts, contrast, weights, (weighted, loss_mse), parameters)
+
+    def problem(self, step: int, model: nn.Module, averaged: nn.Module) -> MiningProblem:
+        """The next batch with its noise, for a network in training and its EMA."""
         batch = self.batch(step)
         clues = self.task.clues(batch)
         noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"], clues)
-        noised = noise.noised(batch.y)
-        score, e_pos = score_and_energy(self.model, batch.x, noised, noise.k)
-        score = score if clues is None else score.masked_fill(clues.mask, 0.0)  # their noise is zero: nothing to learn
-        loss_mse = denoising_mse(score, noise.eps).mean()
-        progress = step / self.config.loop.steps
-        weight = self.weight_at(progress)
-        if self.config.negatives is None or (not weight and step not in self.record_steps):
-            return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
-        source = self.generators["negatives"]
-        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, source, clues, progress)
-        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
-        loss_con = self.contrastive_loss(contrast)
-        weighted = weight * loss_con
-        self._balance(step, weighted, loss_mse)
-        parts = {"loss_mse": loss_mse, "loss_con": loss_con}
-        return EnergyLosses(loss_mse + weighted, parts, contrast, weight, (weighted, loss_mse))
+        source, progress = self.generators["negatives"], step / self.config.loop.steps
+        return MiningProblem(self.task, batch.x, batch.y, noise, model, averaged, source, clues, progress)
 
     def batch(self, step: int) -> Batch:
         """The problems of a step: fresh ones, or the next of the fixed set."""
@@ -248,17 +319,17 @@ class EnergyLearner:
         weight, end = float(self.state["contrastive_weight"]), self.config.contrastive_weight_end
         return weight if end is None else weight + (end - weight) * progress
 
-    def _balance(self, step: int, weighted: Tensor, loss_mse: Tensor) -> None:
+    def _balance(self, step: int, weighted: Tensor, loss_mse: Tensor, parameters: Sequence[Tensor]) -> None:
         """Adapt the weight of the steps to come, where the config asks for it."""
         balance, weight = self.config.balance, self.state["contrastive_weight"]
         if balance is not None and step % balance.every == 0:
-            weight.copy_(balance.adapted(weight, grad_share(weighted, loss_mse, list(self.model.parameters()))))
+            weight.copy_(balance.adapted(weight, grad_share(weighted, loss_mse, parameters)))
 
-    def contrastive_loss(self, contrast: Contrast) -> Tensor:
-        """The contrastive loss of a batch, with hard or soft labels as configured."""
+    def contrastive_rows(self, contrast: Contrast) -> Float[Tensor, " b"]:
+        """The contrastive loss of each pair, with hard or soft labels as configured."""
         if self.config.soft_label:
-            return soft_info_nce(contrast.e_pos, contrast.e_neg, contrast.optimal_margin).mean()
-        return info_nce(contrast.e_pos, contrast.e_neg).mean()
+            return soft_info_nce(contrast.e_pos, contrast.e_neg, contrast.optimal_margin)
+        return info_nce(contrast.e_pos, contrast.e_neg)
 
     def contrast(
         self, problem: MiningProblem, strategy: NegativeStrategy, noised_pos: Tensor, e_pos: Tensor
@@ -266,7 +337,7 @@ class EnergyLearner:
         """Propose negatives, noise them here and only here with the positives' own noise, and take their energies."""
         with noisings() if self.config.probes else nullcontext() as seen:
             with torch.no_grad():
-                mined = strategy.propose(problem)
+                mined = strategy.propose_stacked(problem) if problem.parts else strategy.propose(problem)
             y_neg = mined.y_neg.detach()
             if y_neg.shape != problem.y_pos.shape:
                 raise ValueError(
@@ -277,7 +348,7 @@ class EnergyLearner:
             noised_neg = problem.noise.noised(y_neg)
         if seen is not None and count_of(y_neg, seen) != 1:
             raise NoisedTwice(f"the negatives of '{strategy.name}' were noised {count_of(y_neg, seen)} times")
-        e_neg = self.model(problem.x, noised_neg, problem.noise.k)
+        e_neg = problem.model(problem.x, noised_neg, problem.noise.k)
         margin = problem.noise.optimal_margin(problem.y_pos, y_neg)
         kept = Mined(y_neg, mined.log)
         return Contrast(kept, e_pos, e_neg, margin, problem, (noised_pos, noised_neg))
@@ -293,7 +364,7 @@ class EnergyLearner:
         if losses.contrast is not None and losses.weighted is not None:
             scalars |= contrast_scalars(losses.contrast)
             scalars["contrastive_weight"] = losses.weight
-            scalars["grad_share_contrast"] = grad_share(*losses.weighted, list(self.model.parameters()))
+            scalars["grad_share_contrast"] = grad_share(*losses.weighted, losses.parameters)
             arrays["margins"] = self._padded(losses.contrast.e_neg - losses.contrast.e_pos)
             arrays["illegitimate_by_level"] = illegitimate_by_level(losses.contrast)
         return Measurement(scalars, arrays)
@@ -339,6 +410,20 @@ class EnergyLearner:
         noise, x = self.dev_problem.noise, self.dev.x
         e_pos = averaged(x, noise.noised(self.dev.y), noise.k)
         return averaged(x, noise.noised(self.dev_negatives), noise.k) - e_pos
+
+
+def denoising_rows(
+    model: nn.Module,
+    x: Float[Tensor, "b x_dim"],
+    noised: Float[Tensor, "b y_dim"],
+    k: Int[Tensor, " b"],
+    eps: Float[Tensor, "b y_dim"],
+    given: Bool[Tensor, "b y_dim"] | None,
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """Denoising losses and energies, one evaluation for both; of given entries, whose noise is 0, nothing is learnt."""
+    score, e_pos = score_and_energy(model, x, noised, k)
+    score = score if given is None else score.masked_fill(given, 0.0)
+    return denoising_mse(score, eps), e_pos
 
 
 def illegitimate_by_level(contrast: Contrast) -> Tensor:
