@@ -42,7 +42,8 @@ from anm_nb.training.loop import (
     train,
 )
 from anm_nb.training.seeds import generator, initialise
-from anm_nb.training.stacked import StackedLosses, StackedNetwork
+from anm_nb.training.stacked import StackedLosses
+from anm_nb.training.stacked_network import StackedNetwork
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 

@@ -8,9 +8,7 @@ the stacks, so measuring, selecting and saving are its own, as in the loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,8 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
 
@@ -29,81 +25,16 @@ from anm_nb.training.checkpoint import last_good_checkpoint, load_checkpoint, sa
 from anm_nb.training.loop import (
     Learner,
     LoopConfig,
-    ParameterGroup,
     SeedTraining,
     StepLosses,
     by_prefix,
     not_finite,
     watched,
 )
+from anm_nb.training.stacked_network import StackedNetwork
+from anm_nb.training.stacked_optimiser import StackedGroup
 
 CHECKPOINT = "seeds.safetensors"
-
-
-class StackedNetwork(nn.Module):
-    """S networks of one shape as one, each parameter and buffer stacked along a new first dimension.
-
-    The `members` stay usable: their tensors become views of the stack, so what is written to either is in both.
-    """
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = tuple(members)
-        self.network = _Applied(deepcopy(members[0]))
-        _stacks_of(members, self.network.inner)
-        self.train(members[0].training)
-
-    def each(self, function: Callable[..., Any], *inputs: Tensor) -> Any:
-        """function(network, *inputs) for every network, with its slice of inputs [S, …]; its tensors as [S, …]."""
-        state = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
-
-        def one(state: dict[str, Tensor], *inputs: Tensor) -> Any:
-            return functional_call(self.network, state, (function, *inputs))
-
-        # vmap knows no rule for the CPU's fused attention and would take one seed after the other
-        on_cpu = inputs[0].device.type == "cpu"
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
-            return torch.vmap(one)(state, *inputs)
-
-    def forward(self, *rows: Float[Tensor, "..."]) -> Tensor:
-        """The networks' outputs for rows [S·b, …] of all seeds, seed after seed, in the same order."""
-        parts = [each.as_subclass(Tensor).unflatten(0, (len(self.members), -1)) for each in rows]
-        return self.each(_call, *parts).flatten(0, 1)
-
-
-class _Applied(nn.Module):
-    """Any function of a network as a module's forward, which is all that `functional_call` calls."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, function: Callable[..., Any], *inputs: Tensor) -> Any:
-        return function(self.inner, *inputs)
-
-
-def _call(network: nn.Module, *inputs: Tensor) -> Any:
-    return network(*inputs)
-
-
-def _stacks_of(members: Sequence[nn.Module], holder: nn.Module) -> None:
-    """Put stacks of the members' tensors in the place of the holder's, and views of the stacks in the members'."""
-    stacks: dict[int, Tensor] = {}  # by the first member's tensor, which two of its modules may share
-    for into, *owners in zip(holder.modules(), *(member.modules() for member in members), strict=True):
-        for kind in ("_parameters", "_buffers"):
-            for name, first in getattr(owners[0], kind).items():
-                if first is None:
-                    continue
-                if id(first) not in stacks:
-                    stacks[id(first)] = _stack_of([getattr(owner, kind)[name] for owner in owners])
-                getattr(into, kind)[name] = stacks[id(first)]
-
-
-def _stack_of(tensors: Sequence[Tensor]) -> Tensor:
-    stack = torch.stack([tensor.detach() for tensor in tensors])
-    for tensor, view in zip(tensors, stack, strict=True):
-        tensor.data = view
-    return nn.Parameter(stack, tensors[0].requires_grad) if isinstance(tensors[0], nn.Parameter) else stack
 
 
 @dataclass
@@ -166,73 +97,6 @@ def require_stackable(learners: Sequence[Learner]) -> None:
                 )
 
 
-class _StackedGroup:
-    """One parameter group of every seed: its stacked parameters, and one optimiser for them."""
-
-    def __init__(
-        self, members: Sequence[ParameterGroup], base_lrs: Sequence[float], stack_of: Mapping[int, Any]
-    ) -> None:
-        self.members, self.base_lrs = members, base_lrs
-        self.name, self.clip_norm, self.frozen_steps = members[0].name, members[0].clip_norm, members[0].frozen_steps
-        self.parameters = [stack_of[id(parameter)] for parameter in members[0].parameters]
-        settings = members[0].optimiser.param_groups
-        kind: Any = type(members[0].optimiser)
-        self.optimiser = kind(
-            [each | {"params": [stack_of[id(parameter)] for parameter in each["params"]]} for each in settings]
-        )
-        for stack, own in self._states():
-            states = [member.optimiser.state.get(each, {}) for member, each in zip(members, own, strict=True)]
-            self.optimiser.state[stack] = {
-                # every seed has taken as many steps
-                name: value.clone() if name == "step" else torch.stack([state[name] for state in states])
-                for name, value in states[0].items()
-            }
-
-    def _states(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Each stacked parameter, and every member's own."""
-        optimisers = [self.optimiser, *(member.optimiser for member in self.members)]
-        flat = ([p for settings in each.param_groups for p in settings["params"]] for each in optimisers)
-        for stack, *own in zip(*flat, strict=True):
-            yield stack, own
-
-    def freeze(self, step: int) -> None:
-        """Let parameters take part in a step's graph once they are to be trained."""
-        for parameter in self.parameters:
-            parameter.requires_grad_(step >= self.frozen_steps)
-
-    def update(self, factor: float) -> Float[Tensor, " seeds"]:
-        """One optimiser step at `factor` times the learning rates; the gradient norms before clipping."""
-        norms = clip_each_(self.parameters, self.clip_norm)
-        for settings, lr in zip(self.optimiser.param_groups, self.base_lrs, strict=True):
-            settings["lr"] = lr * factor
-        self.optimiser.step()
-        return norms
-
-    def hand_back(self, place: int) -> None:
-        """Give one member's optimiser its part of the state."""
-        for stack, own in self._states():
-            self.members[place].optimiser.state[own[place]] = {
-                name: value.clone() if name == "step" else value[place].clone()
-                for name, value in self.optimiser.state.get(stack, {}).items()
-            }
-
-
-def clip_each_(stacks: Sequence[Tensor], max_norm: float) -> Float[Tensor, " seeds"]:
-    """Scale each seed's gradient, over all stacks [S, …] together, to at most `max_norm`; the norms before that.
-
-    For each seed what `nn.utils.clip_grad_norm_` does for one.
-    """
-    gradients = [stack.grad for stack in stacks if stack.grad is not None]
-    if not gradients:
-        return torch.zeros(len(stacks[0]), device=stacks[0].device)
-    of_each = [torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1) for gradient in gradients]
-    norms = torch.linalg.vector_norm(torch.stack(of_each), dim=0)
-    factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
-    for gradient in gradients:
-        gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
-    return norms
-
-
 class SeedStack:
     """Trainings of several seeds that stand at the same step, their networks, averages and optimisers stacked."""
 
@@ -249,7 +113,7 @@ class SeedStack:
         self.averaged.n_averaged.copy_(first.averaged.n_averaged)
         stack_of = {id(own): stack for own, stack in zip(own_parameters, self.model.parameters(), strict=True)}
         self.groups = [
-            _StackedGroup(members, lrs, stack_of)
+            StackedGroup(members, lrs, stack_of)
             for *members, lrs in zip(*(learner.groups for learner in self.learners), first.base_lrs, strict=True)
         ]
         self.grad_norms = {
@@ -262,6 +126,7 @@ class SeedStack:
         """The losses of every seed. One that is not finite is noted, without waiting for the device to say so."""
         for group in self.groups:
             group.freeze(step)
+        torch.compiler.cudagraph_mark_step_begin()  # outputs of the step before may be overwritten
         try:
             with torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 losses = self.learners[0].stacked_losses(
@@ -433,4 +298,5 @@ def _compiler(config: LoopConfig, device: str) -> Callable[[Any], Any]:
     if not config.compiled:
         return lambda function: function
     mode = "reduce-overhead" if device == "cuda" else None  # CUDA graphs
-    return cache(lambda function: torch.compile(function, mode=mode))
+    # vmap has no rule for products of symbolic sizes: an epoch's short last batch is compiled on its own
+    return cache(lambda function: torch.compile(function, mode=mode, dynamic=False))
