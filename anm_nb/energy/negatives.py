@@ -55,7 +55,7 @@ class MiningProblem:
 
     def denoising(self, noised: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """x, ỹ⁺, k, ε and which entries are given: what the denoising loss is computed from."""
-        return self.x, noised, self.noise.k, self.noise.eps, self.given
+        return self.x, noised.as_subclass(Tensor), self.noise.k, self.noise.eps, self.given
 
     @property
     def given(self) -> Bool[Tensor, "b y_dim"] | None:

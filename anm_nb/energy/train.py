@@ -238,7 +238,10 @@ class EnergyLearner:
         members = zip(learners, model.members, averaged.members, strict=True)
         problem = together([learner.problem(step, own, ema) for learner, own, ema in members], model, averaged)
         noised = problem.noise.noised(problem.y_pos)
-        rows_mse, e_pos = compiled(denoising_rows)(model, *problem.denoising(noised))
+        # a compiled graph can be gone through backwards once, but shares of the gradient take a pass for each loss
+        measured = step in self.record_steps or self.config.balance is not None
+        rows = denoising_rows if measured else compiled(denoising_rows)
+        rows_mse, e_pos = rows(model, *problem.denoising(noised))
         loss_mse = rows_mse.unflatten(0, (len(learners), -1)).mean(1)
         weights = [learner.weight_at(problem.progress) for learner in learners]
         if self.config.negatives is None or (not any(weights) and step not in self.record_steps):

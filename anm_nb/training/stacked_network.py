@@ -41,8 +41,8 @@ class StackedNetwork(nn.Module):
 
     def forward(self, *rows: Shaped[Tensor, "..."]) -> Tensor:
         """The networks' outputs for rows [S·b, …] of all seeds, seed after seed, in the same order."""
-        parts = [each.as_subclass(Tensor).unflatten(0, (len(self.members), -1)) for each in rows]
-        return self.each(_call, *parts).flatten(0, 1)
+        plain = (each if type(each) is Tensor else each.as_subclass(Tensor) for each in rows)  # not under torch.compile
+        return self.each(_call, *(each.unflatten(0, (len(self.members), -1)) for each in plain)).flatten(0, 1)
 
 
 class _Applied(nn.Module):
