@@ -84,7 +84,7 @@ def assert_same(one, other):
 
 
 def energy_config(method, seeds=(0, 1), **loop):
-    loop = {"steps": 8, "batch": 8, "records": 4, "checkpoint_every": 3, **loop}
+    loop = {"steps": 8, "batch": 8, "records": 4, "checkpoint_every": 3, "seeds_at_once": "loop", **loop}
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "sampler": SamplerConfig(inner_steps=1)}
     return EnergyConfig(**small, negatives=method, loop=LoopConfig(**loop), seeds=seeds)
 

@@ -200,7 +200,11 @@ def test_plain_learners_train_as_calculated_by_the_loop(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
-    [ranking(epochs=3, seeds_at_once="stacked"), energy("stock", loop={"steps": 8, "seeds_at_once": "stacked"})],
+    [
+        ranking(epochs=3, routing="uniform", max_inner_iters=1, hrm_period=1, seeds_at_once="stacked"),
+        energy("stock", loop={"steps": 8, "seeds_at_once": "stacked"}),
+    ],
+    ids=["ranking", "stock"],
 )
 def test_a_compiled_stack_is_trained_as_one_that_is_not(config, tmp_path):
     plain, compiled = (
