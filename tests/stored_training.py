@@ -11,7 +11,8 @@ from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.runs import RunConfig, get_or_train
-from anm_nb.training.loop import LoopConfig, Measurement, ParameterGroup, StepLosses, train
+from anm_nb.training.learner import Measurement, ParameterGroup, StepLosses
+from anm_nb.training.loop import LoopConfig, train
 
 
 class Line(RunConfig):

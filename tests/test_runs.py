@@ -68,7 +68,7 @@ def outputs(tmp_path, monkeypatch):
 
 
 def energy_config(negatives="stock", **options):
-    loop = LoopConfig(steps=4, batch=8, records=3, checkpoint_every=2)
+    loop = LoopConfig(steps=4, batch=8, records=3, checkpoint_every=2, seeds_at_once="loop")
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "seeds": [0], "loop": loop}
     return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
 

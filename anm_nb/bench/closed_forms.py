@@ -16,7 +16,7 @@ from torch.utils.module_tracker import ModuleTracker
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.training.loop import Learner
+from anm_nb.training.learner import Learner
 
 LEVEL_DIM = 128  # of the level embedding's sinusoids and of its two layers, as published
 

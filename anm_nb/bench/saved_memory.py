@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, UntypedStorage
 from torch.autograd.graph import saved_tensors_hooks
 
-from anm_nb.training.loop import Learner
+from anm_nb.training.learner import Learner
 
 
 class SavedStorages:

@@ -6,7 +6,7 @@ rule: equal to it inside the set, while at the border the document's own form, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -115,7 +115,10 @@ def random_shift(
     y: Float[Tensor, "b d"], length: Float[Tensor, " b"], generator: torch.Generator
 ) -> Float[Tensor, "b d"]:
     """Random directions, uniform on the sphere, of the given lengths."""
-    direction = torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
+    return _stretched(torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype), length)
+
+
+def _stretched(direction: Float[Tensor, "b d"], length: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
     return direction * (length / direction.norm(dim=1)).unsqueeze(1)
 
 
@@ -125,7 +128,7 @@ def mine(
     y_pos: Float[Tensor, "b d"],
     constraint: Constraint,
     config: MinerConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     callback: Callable[[Trial], None] | None = None,
     near: Callable[[Tensor], Tensor] | None = None,
 ) -> Mined:
@@ -135,9 +138,12 @@ def mine(
     of that point and the next step from it; `callback` is handed every turn. An example ends after `steps` accepted
     steps, `max_backtracks` rejections in a row, or at a point stationary to `tol`; one that lands too near the truth
     (`near(y)` [batch] is true, by default nearer than `delta`) starts anew, at most `max_restarts` times, and is then
-    marked `too_close`. Raises `ParameterError` for an energy that is not a finite number, by example and value.
+    marked `too_close`. With several generators the examples are as many blocks of equal length, each of which starts
+    from its own generator, as it would alone. Raises `ParameterError` for an energy that is not a finite number, by
+    example and value.
     """
     scale = y_pos.norm(dim=1)
+    sources = [generator] if isinstance(generator, torch.Generator) else generator
 
     def objective(point: Tensor) -> Tensor:
         return _one_each(energy(point), point) - config.distance_weight * (point - y_pos).square().sum(1)
@@ -148,8 +154,10 @@ def mine(
     now, turn = _before(y_pos, scale), 0
     while not bool(now.done.all()):
         trial = now.ahead
-        if bool(now.starting.any()):
-            trial = _where(now.starting, _starting_points(y_pos, constraint, config.start * scale, generator), trial)
+        beginning = now.starting.unflatten(0, (len(sources), -1)).any(1).tolist()
+        if any(beginning):
+            shift = _starting_shifts(y_pos, config.start * scale, sources, beginning)
+            trial = _where(now.starting, _starting_points(y_pos, constraint, config.start * scale, shift), trial)
         gradient, value = gradient_and_value(objective, trial)
         _require_finite(value, ~now.done)
         tried = _judged(now, trial, value, config, turn)
@@ -283,11 +291,25 @@ def _require_finite(value: Float[Tensor, " b"], active: Bool[Tensor, " b"]) -> N
         raise ParameterError(f"energy of example {example} = {float(value[example])}: should be a finite number")
 
 
-def _starting_points(
-    y_pos: Tensor, constraint: Constraint, distance: Float[Tensor, " b"], generator: torch.Generator
+def _starting_shifts(
+    y_pos: Tensor, distance: Float[Tensor, " b"], sources: Sequence[torch.Generator], beginning: Sequence[bool]
 ) -> Tensor:
-    """Random feasible points at the given distance from the truth, nearer where the set ends before."""
-    shift = constraint.project(y_pos + random_shift(y_pos, distance, generator)) - y_pos
+    """Random shifts of that length, block by block; nothing is drawn for a block in which nobody begins."""
+    blocks = zip(y_pos.chunk(len(sources)), sources, beginning, strict=True)
+    directions = [
+        torch.randn(block.shape, generator=source, device=block.device, dtype=block.dtype)
+        if begins
+        else torch.ones_like(block)
+        for block, source, begins in blocks
+    ]
+    return _stretched(torch.cat(directions), distance)
+
+
+def _starting_points(
+    y_pos: Tensor, constraint: Constraint, distance: Float[Tensor, " b"], shift: Float[Tensor, "b d"]
+) -> Tensor:
+    """Feasible points in the directions of the shifts, at the given distance, nearer where the set ends before."""
+    shift = constraint.project(y_pos + shift) - y_pos
     start = y_pos + shift * (distance / shift.norm(dim=1).clamp_min(1e-30)).unsqueeze(1)
     outside = constraint.residual(start) > 1e-5 * distance  # beyond rounding: Euclidean balls never are
     return _where(outside, constraint.project(start), start)

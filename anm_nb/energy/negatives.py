@@ -6,8 +6,9 @@ A strategy works in clean y-space. Noising is the trainer's, once, with the nois
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -40,6 +41,7 @@ class MiningProblem:
     generator: torch.Generator
     clues: Clues | None = None  # entries of the answers that are given, and stay as they are
     progress: float = 1.0  # share of the training that is done, for curricula
+    parts: tuple[MiningProblem, ...] = ()  # where rows and networks are those of several seeds: the problem of each
 
     def __post_init__(self) -> None:
         if not 0 <= self.progress <= 1:
@@ -51,10 +53,19 @@ class MiningProblem:
         y = y if self.clues is None else self.clues.impose(y)
         return self.averaged(self.x, noise.schedule.q_sample(y, noise.k, noise.eps), noise.k)
 
+    def denoising(self, noised: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """x, ỹ⁺, k, ε and which entries are given: what the denoising loss is computed from."""
+        return self.x, noised.as_subclass(Tensor), self.noise.k, self.noise.eps, self.given
+
     @property
     def given(self) -> Bool[Tensor, "b y_dim"] | None:
         """Which entries are clues, where there are any."""
         return None if self.clues is None else self.clues.mask
+
+    @property
+    def sources(self) -> list[torch.Generator]:
+        """The generators of the `parts`."""
+        return [part.generator for part in self.parts]
 
     def rows(self, chosen: Bool[Tensor, " b"], generator: torch.Generator) -> MiningProblem:
         """The problem of some of the examples, with a generator of its own."""
@@ -77,6 +88,45 @@ class NegativeStrategy(Parameters):
     @abstractmethod
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives [batch, y_dim] in clean y-space. Runs without gradients to any weights."""
+
+    def propose_stacked(self, problem: MiningProblem) -> Mined:
+        """What `propose` gives for each of the problem's `parts`, in their order, each drawn from its own generator.
+
+        One part after the other, which is right for every strategy. Override it where the networks of the whole
+        `problem` can take the rows of all parts at once; a class that overrides `propose` alone has this one.
+        """
+        mined = [self.propose(part) for part in problem.parts]
+        log = {name: torch.cat([each.log[name] for each in mined]) for name in mined[0].log}
+        return Mined(torch.cat([each.y_neg for each in mined]), log)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "propose" in vars(cls) and "propose_stacked" not in vars(cls):
+            cls.propose_stacked = NegativeStrategy.propose_stacked  # type: ignore[method-assign]
+
+
+def together(parts: Sequence[MiningProblem], model: nn.Module, averaged: nn.Module) -> MiningProblem:
+    """The problems of several seeds as one: their rows seed after seed, for networks that take those of all seeds.
+
+    Its generator is the first part's: whatever is drawn has to be drawn from those of the `parts`.
+    """
+    first = parts[0]
+    clues = [part.clues for part in parts if part.clues is not None]
+    noises = [part.noise for part in parts]
+    return replace(
+        first,
+        x=torch.cat([part.x for part in parts]),
+        y_pos=torch.cat([part.y_pos for part in parts]),
+        noise=SharedNoise(
+            first.noise.schedule, torch.cat([noise.k for noise in noises]), torch.cat([noise.eps for noise in noises])
+        ),
+        model=model,
+        averaged=averaged,
+        clues=Clues(*(torch.cat([getattr(clue, name) for clue in clues]) for name in ("mask", "values")))
+        if clues
+        else None,
+        parts=tuple(parts),
+    )
 
 
 _STRATEGIES: dict[str, type[NegativeStrategy]] = {}
@@ -135,6 +185,16 @@ class Stock(NegativeStrategy):
         y_neg = problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.generator)
         return Mined(y_neg if problem.clues is None else problem.clues.impose(y_neg))
 
+    def propose_stacked(self, problem: MiningProblem) -> Mined:
+        """Descent, where the task asks for it, is that of all parts together."""
+        settled = cache(lambda: self._settled(problem).chunk(len(problem.parts)))
+        corrupted = [
+            part.task.corrupt(part.y_pos, lambda place=place: settled()[place], part.generator)  # type: ignore[misc]
+            for place, part in enumerate(problem.parts)
+        ]
+        y_neg = torch.cat(corrupted)
+        return Mined(y_neg if problem.clues is None else problem.clues.impose(y_neg))
+
     def _settled(self, problem: MiningProblem) -> Tensor:
         """Noised targets after a few descent steps on the energy, back in y-space."""
         schedule, k = problem.noise.schedule, problem.noise.k
@@ -191,6 +251,10 @@ class Anm(NegativeStrategy):
         """Negatives mined against the EMA energy."""
         return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, problem.generator)
 
+    def propose_stacked(self, problem: MiningProblem) -> Mined:
+        """The rows of all parts mined at once."""
+        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, problem.sources)
+
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
         """The ball around each truth."""
         normal = problem.noise.eps if self.orthogonal_to_noise else None
@@ -234,12 +298,19 @@ class AnmSimplex(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives mined against the EMA energy; entropy and invalid mass are those of the relaxed points."""
+        return self._mined(problem, problem.generator)
+
+    def propose_stacked(self, problem: MiningProblem) -> Mined:
+        """The rows of all parts mined at once."""
+        return self._mined(problem, problem.sources)
+
+    def _mined(self, problem: MiningProblem, source: torch.Generator | Sequence[torch.Generator]) -> Mined:
         y_pos, answers = problem.y_pos, self.answers(problem)
 
         def is_truth(y: Tensor) -> Tensor:
             return answers.decisions_changed(answers.nearest_vertex(y), y_pos) == 0
 
-        mined = mine(problem.energy, y_pos, answers, self.miner, problem.generator, near=is_truth)
+        mined = mine(problem.energy, y_pos, answers, self.miner, source, near=is_truth)
         vertex = answers.nearest_vertex(mined.y_neg)
         changed = {"decisions_changed": answers.decisions_changed(vertex, y_pos)}
         return Mined(vertex if self.round else mined.y_neg, mined.log | answers.log(mined.y_neg) | changed)

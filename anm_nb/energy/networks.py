@@ -176,4 +176,5 @@ def gradient_and_value(
         values = function(point)
         return values.sum(), values
 
-    return torch.func.grad(summed, has_aux=True)(y.as_subclass(Tensor))
+    plain = y if type(y) is Tensor else y.as_subclass(Tensor)  # a call that torch.compile cannot trace
+    return torch.func.grad(summed, has_aux=True)(plain)

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from anm_nb.energy.contrast import (
+    Contrast,
+    EnergyLosses,
+    StackedEnergyLosses,
+    contrast_scalars,
+    denoising_rows,
+    illegitimate_by_level,
+)
 from anm_nb.energy.evaluate import FinalTest, final_scores, predict
-from anm_nb.energy.losses import denoising_mse, info_nce, soft_info_nce
+from anm_nb.energy.losses import info_nce, soft_info_nce
 from anm_nb.energy.miner import Mined
-from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, strategy_from, strategy_to_json
-from anm_nb.energy.networks import EnergyNetwork, Head, get_network, score_and_energy
+from anm_nb.energy.negatives import (
+    MiningProblem,
+    NegativeStrategy,
+    Random,
+    strategy_from,
+    strategy_to_json,
+    together,
+)
+from anm_nb.energy.networks import EnergyNetwork, Head, get_network
 from anm_nb.energy.probes import count_of, grad_share, noisings
-from anm_nb.energy.recorder import energy_columns, noising_columns
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.parameters import ParameterError, Parameters
@@ -26,19 +40,11 @@ from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Batch, DenoisingTask
 from anm_nb.training.epochs import batch_indices
-from anm_nb.training.loop import (
-    Learner,
-    LoopConfig,
-    Measurement,
-    ParameterGroup,
-    Seeds,
-    StepLosses,
-    Trained,
-    adam,
-    resolve_device,
-    train,
-)
+from anm_nb.training.learner import Learner, Measurement, ParameterGroup, StepLosses
+from anm_nb.training.loop import LoopConfig, Seeds, Trained, adam, resolve_device, train
 from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.stacked import StackedLosses
+from anm_nb.training.stacked_network import StackedNetwork
 
 # Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
 DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
@@ -156,27 +162,6 @@ class EnergyConfig(RunConfig):
         return EnergyLearner(self, seed, device)
 
 
-@dataclass
-class EnergyLosses(StepLosses):
-    """The losses of a step and what they were computed from, for the measurements."""
-
-    contrast: Contrast | None = None
-    weight: float = 0.0  # λ of this step
-    weighted: tuple[Tensor, Tensor] | None = None  # contrastive loss with its weight, denoising loss
-
-
-@dataclass
-class Contrast:
-    """The energies of positives and negatives of one batch, before the update."""
-
-    mined: Mined
-    e_pos: Tensor
-    e_neg: Tensor
-    optimal_margin: Tensor
-    problem: MiningProblem
-    noised: tuple[Tensor, Tensor]  # positive and negative as the network saw them
-
-
 class NoisedTwice(RuntimeError):
     """A negative was not noised exactly once in a step (ANM checklist, section C); only `probes` looks for it."""
 
@@ -212,25 +197,61 @@ class EnergyLearner:
 
     def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
         """Denoising and contrastive loss of a batch; the positive's score and energy are one evaluation."""
+        problem = self.problem(step, self.model, averaged)
+        noised = problem.noise.noised(problem.y_pos)
+        rows_mse, e_pos = denoising_rows(self.model, *problem.denoising(noised))
+        loss_mse = rows_mse.mean()
+        weight = self.weight_at(problem.progress)
+        if self.config.negatives is None or (not weight and step not in self.record_steps):
+            return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
+        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
+        loss_con = self.contrastive_rows(contrast).mean()
+        weighted = weight * loss_con
+        parameters = list(self.model.parameters())
+        self._balance(step, weighted, loss_mse, parameters)
+        parts = {"loss_mse": loss_mse, "loss_con": loss_con}
+        return EnergyLosses(loss_mse + weighted, parts, contrast, weight, (weighted, loss_mse), parameters)
+
+    def stack_key(self) -> str:
+        """Learners of equal keys are seeds of one config."""
+        return self.config.model_dump_json(exclude={"seeds"})
+
+    def stacked_losses(
+        self,
+        learners: Sequence[EnergyLearner],
+        step: int,
+        model: StackedNetwork,
+        averaged: StackedNetwork,
+        compiled: Callable[[Any], Any],
+    ) -> StackedLosses:
+        """The losses of every learner's next batch, all rows evaluated together by `model`, their networks stacked."""
+        members = zip(learners, model.members, averaged.members, strict=True)
+        problem = together([learner.problem(step, own, ema) for learner, own, ema in members], model, averaged)
+        noised = problem.noise.noised(problem.y_pos)
+        # a compiled graph can be gone through backwards once, but shares of the gradient take a pass for each loss
+        measured = step in self.record_steps or self.config.balance is not None
+        rows = denoising_rows if measured else compiled(denoising_rows)
+        rows_mse, e_pos = rows(model, *problem.denoising(noised))
+        loss_mse = rows_mse.unflatten(0, (len(learners), -1)).mean(1)
+        weights = [learner.weight_at(problem.progress) for learner in learners]
+        if self.config.negatives is None or (not any(weights) and step not in self.record_steps):
+            return StackedLosses(loss_mse, {"loss_mse": loss_mse})
+        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
+        loss_con = self.contrastive_rows(contrast).unflatten(0, (len(learners), -1)).mean(1)
+        weighted = torch.stack([weight * loss for weight, loss in zip(weights, loss_con, strict=True)])
+        parameters = list(model.parameters())
+        for learner, own_weighted, own_mse in zip(learners, weighted, loss_mse, strict=True):
+            learner._balance(step, own_weighted, own_mse, parameters)
+        parts = {"loss_mse": loss_mse, "loss_con": loss_con}
+        return StackedEnergyLosses(loss_mse + weighted, parts, contrast, weights, (weighted, loss_mse), parameters)
+
+    def problem(self, step: int, model: nn.Module, averaged: nn.Module) -> MiningProblem:
+        """The next batch with its noise, for a network in training and its EMA."""
         batch = self.batch(step)
         clues = self.task.clues(batch)
         noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"], clues)
-        noised = noise.noised(batch.y)
-        score, e_pos = score_and_energy(self.model, batch.x, noised, noise.k)
-        score = score if clues is None else score.masked_fill(clues.mask, 0.0)  # their noise is zero: nothing to learn
-        loss_mse = denoising_mse(score, noise.eps).mean()
-        progress = step / self.config.loop.steps
-        weight = self.weight_at(progress)
-        if self.config.negatives is None or (not weight and step not in self.record_steps):
-            return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
-        source = self.generators["negatives"]
-        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, source, clues, progress)
-        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
-        loss_con = self.contrastive_loss(contrast)
-        weighted = weight * loss_con
-        self._balance(step, weighted, loss_mse)
-        parts = {"loss_mse": loss_mse, "loss_con": loss_con}
-        return EnergyLosses(loss_mse + weighted, parts, contrast, weight, (weighted, loss_mse))
+        source, progress = self.generators["negatives"], step / self.config.loop.steps
+        return MiningProblem(self.task, batch.x, batch.y, noise, model, averaged, source, clues, progress)
 
     def batch(self, step: int) -> Batch:
         """The problems of a step: fresh ones, or the next of the fixed set."""
@@ -248,17 +269,17 @@ class EnergyLearner:
         weight, end = float(self.state["contrastive_weight"]), self.config.contrastive_weight_end
         return weight if end is None else weight + (end - weight) * progress
 
-    def _balance(self, step: int, weighted: Tensor, loss_mse: Tensor) -> None:
+    def _balance(self, step: int, weighted: Tensor, loss_mse: Tensor, parameters: Sequence[Tensor]) -> None:
         """Adapt the weight of the steps to come, where the config asks for it."""
         balance, weight = self.config.balance, self.state["contrastive_weight"]
         if balance is not None and step % balance.every == 0:
-            weight.copy_(balance.adapted(weight, grad_share(weighted, loss_mse, list(self.model.parameters()))))
+            weight.copy_(balance.adapted(weight, grad_share(weighted, loss_mse, parameters)))
 
-    def contrastive_loss(self, contrast: Contrast) -> Tensor:
-        """The contrastive loss of a batch, with hard or soft labels as configured."""
+    def contrastive_rows(self, contrast: Contrast) -> Float[Tensor, " b"]:
+        """The contrastive loss of each pair, with hard or soft labels as configured."""
         if self.config.soft_label:
-            return soft_info_nce(contrast.e_pos, contrast.e_neg, contrast.optimal_margin).mean()
-        return info_nce(contrast.e_pos, contrast.e_neg).mean()
+            return soft_info_nce(contrast.e_pos, contrast.e_neg, contrast.optimal_margin)
+        return info_nce(contrast.e_pos, contrast.e_neg)
 
     def contrast(
         self, problem: MiningProblem, strategy: NegativeStrategy, noised_pos: Tensor, e_pos: Tensor
@@ -266,7 +287,7 @@ class EnergyLearner:
         """Propose negatives, noise them here and only here with the positives' own noise, and take their energies."""
         with noisings() if self.config.probes else nullcontext() as seen:
             with torch.no_grad():
-                mined = strategy.propose(problem)
+                mined = strategy.propose_stacked(problem) if problem.parts else strategy.propose(problem)
             y_neg = mined.y_neg.detach()
             if y_neg.shape != problem.y_pos.shape:
                 raise ValueError(
@@ -277,23 +298,22 @@ class EnergyLearner:
             noised_neg = problem.noise.noised(y_neg)
         if seen is not None and count_of(y_neg, seen) != 1:
             raise NoisedTwice(f"the negatives of '{strategy.name}' were noised {count_of(y_neg, seen)} times")
-        e_neg = self.model(problem.x, noised_neg, problem.noise.k)
+        e_neg = problem.model(problem.x, noised_neg, problem.noise.k)
         margin = problem.noise.optimal_margin(problem.y_pos, y_neg)
         kept = Mined(y_neg, mined.log)
         return Contrast(kept, e_pos, e_neg, margin, problem, (noised_pos, noised_neg))
 
     def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
         """The checklist's columns (sections A, B, D, J) before the update of this step."""
-        assert isinstance(losses, EnergyLosses)
         scalars = self._dev_scores(averaged)
         dev_margin = self._dev_margin(averaged)
         scalars["dev_margin_mean"] = float(dev_margin.mean())
         scalars["dev_p_hard"] = float((dev_margin < 0).float().mean())
         arrays = {"dev_margins": dev_margin}
-        if losses.contrast is not None and losses.weighted is not None:
+        if isinstance(losses, EnergyLosses) and losses.contrast is not None and losses.weighted is not None:
             scalars |= contrast_scalars(losses.contrast)
             scalars["contrastive_weight"] = losses.weight
-            scalars["grad_share_contrast"] = grad_share(*losses.weighted, list(self.model.parameters()))
+            scalars["grad_share_contrast"] = grad_share(*losses.weighted, losses.parameters)
             arrays["margins"] = self._padded(losses.contrast.e_neg - losses.contrast.e_pos)
             arrays["illegitimate_by_level"] = illegitimate_by_level(losses.contrast)
         return Measurement(scalars, arrays)
@@ -339,29 +359,3 @@ class EnergyLearner:
         noise, x = self.dev_problem.noise, self.dev.x
         e_pos = averaged(x, noise.noised(self.dev.y), noise.k)
         return averaged(x, noise.noised(self.dev_negatives), noise.k) - e_pos
-
-
-def illegitimate_by_level(contrast: Contrast) -> Tensor:
-    """How many negatives of the batch have m* < 0, and how many there are, at each noise level: [2, levels]."""
-    noise = contrast.problem.noise
-    levels = len(noise.schedule.betas)
-    illegitimate = torch.bincount(noise.k[contrast.optimal_margin < 0], minlength=levels)
-    return torch.stack([illegitimate, torch.bincount(noise.k, minlength=levels)]).float()
-
-
-def contrast_scalars(contrast: Contrast) -> dict[str, float]:
-    """Hardness, margins, energies, legitimacy, noise and mining of a batch of negatives (checklist A, B, C, K).
-
-    The columns of the recorder (`energy_columns`, `noising_columns`), and means over examples of the miner's log.
-    """
-    noise = contrast.problem.noise
-    signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
-    scalars = energy_columns(contrast.e_pos.detach(), contrast.e_neg.detach())
-    scalars.pop("loss_con", None)  # the loss itself stands beside it
-    scalars |= noising_columns(*contrast.noised, contrast.problem.y_pos, contrast.mined.y_neg, signal, sigma)
-    scalars["illegitimate_fraction"] = (contrast.optimal_margin < 0).float().mean()
-    scalars["optimal_margin_mean"] = contrast.optimal_margin.mean()
-    log = {name: values.float().nanmean() for name, values in contrast.mined.log.items()}
-    if {"e_start", "e_mined"} <= log.keys():
-        log["mined_drop"] = log["e_start"] - log["e_mined"]
-    return {name: float(value) for name, value in (scalars | log).items()}

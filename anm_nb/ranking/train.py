@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from anm_nb.parameters import ParameterError
 from anm_nb.ranking.losses import RANKING_LOSSES, combined_ranking_loss, pointer_loss
-from anm_nb.ranking.networks import SCORE_DECIMALS, Decoder, ModelConfig, PointerDecoder, RankingModel
+from anm_nb.ranking.networks import (
+    SCORE_DECIMALS,
+    Decoder,
+    ModelConfig,
+    PointerDecoder,
+    RankingModel,
+    ScoreDecoder,
+)
 from anm_nb.ranking.routing import herfindahl, routing_entropy
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
@@ -22,18 +29,11 @@ from anm_nb.tasks.base import Batch
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.tasks.ranked import RankingTask
 from anm_nb.training.epochs import batch_indices, batches_per_epoch
-from anm_nb.training.loop import (
-    Learner,
-    LoopConfig,
-    Measurement,
-    ParameterGroup,
-    Seeds,
-    StepLosses,
-    Trained,
-    resolve_device,
-    train,
-)
+from anm_nb.training.learner import Learner, Measurement, ParameterGroup, StepLosses
+from anm_nb.training.loop import LoopConfig, Seeds, SeedsAtOnce, Trained, resolve_device, train
 from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.stacked import StackedLosses
+from anm_nb.training.stacked_network import StackedNetwork
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -55,6 +55,17 @@ ITERATED_FIELDS = (
     "controller_lr",
     "controller_clip",
     "warmup_epochs",
+)
+
+
+# What each of several stacked learners may have of its own: numbers that enter a step as tensors or after its losses.
+SCHEDULED = (
+    "temperature",
+    "temperature_min",
+    "temperature_decay",
+    "entropy_weight",
+    "entropy_decay",
+    "entropy_every",
 )
 
 
@@ -112,6 +123,8 @@ class RankingConfig(RunConfig, ModelConfig):
     checkpoint_every: PositiveInt = 1000  # steps
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    seeds_at_once: SeedsAtOnce = "auto"
+    compiled: bool = False  # the step of stacked seeds through torch.compile
     threads: PositiveInt = 1
     seeds: Seeds = (1, 2, 3)
 
@@ -164,6 +177,8 @@ class RankingConfig(RunConfig, ModelConfig):
             checkpoint_every=self.checkpoint_every,
             precision=self.precision,
             device=self.device,
+            seeds_at_once=self.seeds_at_once,
+            compiled=self.compiled,
             threads=self.threads,
         )
 
@@ -269,25 +284,59 @@ class RankingLearner:
 
     def losses(self, step: int, averaged: nn.Module) -> StepLosses:
         """Ranking loss over the supervised iterations and weighted routing entropy of the next batch."""
-        epoch = self.epoch(step)
-        for model in (self.network, averaged):
-            assert isinstance(model, RankingModel)
-            model.set_temperature(self.config.temperature_at(epoch))
-        rows = batch_indices(self.config.train_samples, self.config.batch, step, self.seed, self.device)
-        known = self.training.known
-        z_per_iter, alphas = self.network.refine(self.training.x[rows])
-        loss_rank = self.ranking_loss(z_per_iter, self.training.y[rows], None if known is None else known[rows])
-        loss_entropy = self.config.entropy_weight_at(epoch) * routing_entropy(alphas).mean()
+        batch = self.prepared(step, averaged)
+        loss_rank, entropy = self.objective(self.network, *batch)
+        loss_entropy = self.config.entropy_weight_at(self.epoch(step)) * entropy
         parts = {"loss_rank": loss_rank, "loss_entropy": loss_entropy}
         return StepLosses(loss_rank + loss_entropy, parts)
 
-    def ranking_loss(self, z_per_iter: Tensor, ranks: Tensor, known: Tensor | None) -> Float[Tensor, ""]:
+    def stack_key(self) -> str:
+        """Learners of equal keys have the same task, shapes and objective; `SCHEDULED` numbers are each one's own."""
+        return self.config.model_dump_json(exclude={"seeds", *SCHEDULED})
+
+    def stacked_losses(
+        self,
+        learners: Sequence[RankingLearner],
+        step: int,
+        model: StackedNetwork,
+        averaged: StackedNetwork,
+        compiled: Callable[[Any], Any],
+    ) -> StackedLosses:
+        """The losses of every learner's next batch, by `model`, their networks stacked."""
+        batches = [learner.prepared(step, own) for learner, own in zip(learners, averaged.members, strict=True)]
+        each = compiled(StackedNetwork.each)
+        loss_rank, entropies = each(model, self.objective, *(torch.stack(part) for part in zip(*batches, strict=True)))
+        epoch = self.epoch(step)
+        weighted = zip(learners, entropies, strict=True)
+        loss_entropy = torch.stack([learner.config.entropy_weight_at(epoch) * entropy for learner, entropy in weighted])
+        parts = {"loss_rank": loss_rank, "loss_entropy": loss_entropy}
+        return StackedLosses(loss_rank + loss_entropy, parts)
+
+    def prepared(self, step: int, averaged: nn.Module) -> tuple[Tensor, ...]:
+        """Inputs, ranks and, where there is one, mask of the next batch, with the temperature of its epoch set."""
+        for model in (self.network, averaged):
+            assert isinstance(model, RankingModel)
+            model.set_temperature(self.config.temperature_at(self.epoch(step)))
+        rows = batch_indices(self.config.train_samples, self.config.batch, step, self.seed, self.device)
+        parts = (self.training.x, self.training.y, self.training.known)
+        return tuple(part[rows] for part in parts if part is not None)
+
+    def objective(
+        self, network: nn.Module, x: Tensor, ranks: Tensor, known: Tensor | None = None
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Ranking loss and mean routing entropy (nats) of a batch by a network of the learner's kind."""
+        assert isinstance(network, RankingModel)
+        z_per_iter, alphas = network.refine(x)
+        return self.ranking_loss(network.decoder, z_per_iter, ranks, known), routing_entropy(alphas).mean()
+
+    def ranking_loss(
+        self, decoder: ScoreDecoder | PointerDecoder, z_per_iter: Tensor, ranks: Tensor, known: Tensor | None
+    ) -> Float[Tensor, ""]:
         """Mean loss of the supervised iterations, the later ones weighing more."""
         config = self.config
         z = z_per_iter[:, -len(self.supervision) :]
         ranks = ranks.unsqueeze(1)
         observed = known.unsqueeze(1) if known is not None and config.mask_aware else None
-        decoder = self.network.decoder
         if isinstance(decoder, PointerDecoder):
             rows = pointer_loss(decoder.logits(z, ranks), ranks, observed, reduction="none")
         elif config.loss == "combined":

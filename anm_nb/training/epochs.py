@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Int
@@ -22,5 +23,10 @@ def batch_indices(examples: int, batch: int, step: int, seed: int, device: str =
     The order is derived afresh from the seed and the epoch, so a resumed training needs no state to continue in it.
     """
     epoch, position = divmod(step, batches_per_epoch(examples, batch))
-    order = torch.randperm(examples, generator=generator(seed, f"order/{epoch}", device), device=device)
-    return order[position * batch : (position + 1) * batch]
+    return _order(examples, epoch, seed, device)[position * batch : (position + 1) * batch]
+
+
+@lru_cache(maxsize=64)
+def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " examples"]:
+    """The order of one epoch, kept for its steps, whatever the number of seeds that take them in turn."""
+    return torch.randperm(examples, generator=generator(seed, f"order/{epoch}", device), device=device)

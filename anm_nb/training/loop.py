@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
 import torch
@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.training.checkpoint import last_good_checkpoint, load_checkpoint, save_checkpoint
+from anm_nb.training.learner import FinallyEvaluated, Learner, Stateful, StepLosses
 from anm_nb.training.processes import checkpoint_of, train_in_processes
 
 
@@ -36,10 +37,21 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
 
 Step = TypeVar("Step")
+# stacked: all seeds as one batch dimension; loop: one after the other; auto: stacked on cuda where the learner can be
+SeedsAtOnce = Literal["auto", "stacked", "loop"]
 
 
 class NonFiniteLoss(RuntimeError):
     """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
+
+
+def not_finite(loss: Tensor, parts: Mapping[str, Tensor], step: int, seed: int) -> NonFiniteLoss:
+    """What to raise for a loss of a step that is not finite."""
+    said = ", ".join(f"{name} = {float(part.detach()):g}" for name, part in parts.items())
+    return NonFiniteLoss(
+        f"loss = {float(loss.detach()):g} at step {step} of seed {seed} ({said}); "
+        "a lower learning rate, stronger clipping or float32 precision are the first things to try"
+    )
 
 
 class LoopConfig(Parameters):
@@ -60,6 +72,8 @@ class LoopConfig(Parameters):
     keep_weights: bool = False  # the EMA weights of every record too, for looking at a landscape as it forms
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, for a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    seeds_at_once: SeedsAtOnce = "auto"
+    compiled: bool = False  # the step of stacked seeds through torch.compile; with CUDA graphs on cuda
     threads: PositiveInt = 1  # CPU threads of one training; part of the config, as it changes the last bits
 
     @classmethod
@@ -82,67 +96,6 @@ class LoopConfig(Parameters):
     def lr_factor(self, step: int) -> float:
         """Factor on every learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
-
-
-@dataclass
-class ParameterGroup:
-    """Parameters with an optimiser, a clipping norm, and the number of steps for which they stay frozen."""
-
-    name: str
-    parameters: list[nn.Parameter]
-    optimiser: torch.optim.Optimizer
-    clip_norm: float
-    frozen_steps: int = 0
-
-
-@dataclass
-class StepLosses:
-    """The scalar to descend, and its parts by name for the record."""
-
-    total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass
-class Measurement:
-    """One row of the metrics table and the arrays kept beside it, which have the same shape at every step.
-
-    With a `selection` score (higher is better, NaN never is) the loop keeps the EMA weights of the best measurement.
-    """
-
-    scalars: dict[str, float]
-    arrays: dict[str, Tensor] = field(default_factory=dict)
-    selection: float | None = None
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """What a family brings: a model, its groups, every generator it draws from, its losses and its measurements."""
-
-    model: nn.Module
-    groups: Sequence[ParameterGroup]
-    generators: Mapping[str, torch.Generator]
-
-    def losses(self, step: int, averaged: nn.Module) -> StepLosses:
-        """Losses of the next batch; `averaged` is the EMA of the model, in eval mode and without gradients."""
-
-    def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
-        """Measurements before the update of this step. Must leave `generators` as they are."""
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """A learner with state beside its weights, optimisers and generators: tensors by name, changed in place."""
-
-    state: dict[str, Tensor]
-
-
-@runtime_checkable
-class FinallyEvaluated(Protocol):
-    """A learner that is evaluated once more when training is over, on data that nothing was chosen by."""
-
-    def evaluate(self, selected: nn.Module) -> Measurement:
-        """The evaluation of the selected weights, or of the last EMA where none were selected."""
 
 
 @dataclass
@@ -174,14 +127,19 @@ def train(
 ) -> Trained:
     """Train one learner for each seed, resuming from the checkpoints in `workdir`.
 
-    `make_learner(seed, device)` builds the learner of one seed. Seeds are trained one after the other or, on a CPU with
-    cores to spare, in processes of their own, which changes no bit of the result. Raises `NonFiniteLoss`.
+    `make_learner(seed, device)` builds the learner of one seed. Seeds are trained as one stack, or one after the other,
+    or, on a CPU with cores to spare, in processes of their own, which changes no bit of the result. Raises
+    `NonFiniteLoss`, and `ParameterError` where `seeds_at_once = "stacked"` is asked of learners that cannot be stacked.
     """
+    from anm_nb.training.stacked import train_stacked  # it builds on this module
+
     device = resolve_device(config.device)
-    processes = train_in_processes(make_learner, config, seeds, workdir) if device == "cpu" else 1
-    finished = []
+    processes = 1
     with cpu_threads(config.threads):
-        for seed in seeds:
+        finished = train_stacked(make_learner, config, seeds, device, workdir)
+        if not finished and device == "cpu":
+            processes = train_in_processes(make_learner, config, seeds, workdir)
+        for seed in seeds if not finished else ():
             training = SeedTraining(make_learner(seed, device), config, seed, device)
             training.run(checkpoint_of(workdir, seed))
             finished.append(training)
@@ -242,7 +200,7 @@ class SeedTraining:
             spent = time.perf_counter() - began
             if step in records:
                 self.record(losses)
-                if self.score_reached() or self.out_of_patience():
+                if self.stops_here():
                     break
             if step < self.config.steps:
                 began = time.perf_counter()
@@ -259,11 +217,7 @@ class SeedTraining:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             losses = self.learner.losses(self.step, self.averaged.module)
         if not torch.isfinite(losses.total):
-            parts = ", ".join(f"{name} = {float(part.detach()):g}" for name, part in losses.parts.items())
-            raise NonFiniteLoss(
-                f"loss = {float(losses.total.detach()):g} at step {self.step} of seed {self.seed} ({parts}); "
-                "a lower learning rate, stronger clipping or float32 precision are the first things to try"
-            )
+            raise not_finite(losses.total, losses.parts, self.step, self.seed)
         return losses
 
     def record(self, losses: StepLosses) -> None:
@@ -297,6 +251,10 @@ class SeedTraining:
         """Whether the selection score has not risen for `patience` measurements."""
         patience = self.config.patience
         return patience is not None and bool(self.selection) and self.selection["waited"] >= patience
+
+    def stops_here(self) -> bool:
+        """Whether nothing is left to gain, or nothing was gained for long."""
+        return self.score_reached() or self.out_of_patience()
 
     def score_reached(self) -> bool:
         """Whether the best selection score is as good as `stop_at_score` asks for."""
@@ -350,6 +308,10 @@ class SeedTraining:
 
     def save(self, path: Path) -> None:
         """Write the state as it stands before step `self.step`, atomically."""
+        save_checkpoint(path, *self.state())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state as it stands before step `self.step`: tensors, and facts for JSON."""
         tensors = self.weights() | {"ema_updates": self.averaged.n_averaged}
         for group in self.learner.groups:
             for index, state in group.optimiser.state_dict()["state"].items():
@@ -362,12 +324,15 @@ class SeedTraining:
             tensors |= {f"state.{name}": tensor for name, tensor in self.learner.state.items()}
         facts = {"rows": self.rows, "selection": self.selection, "finished": self.finished}
         facts |= {"seconds": self.seconds, "record_seconds": self.record_seconds}
-        save_checkpoint(path, tensors, {"step": self.step} | facts)
+        return tensors, {"step": self.step} | facts
 
     def restore(self, path: Path) -> None:
         """Continue exactly where `save` stood."""
-        tensors, facts = load_checkpoint(path, self.device)
-        part = _by_prefix(tensors)
+        self.load_state(*load_checkpoint(path, self.device))
+
+    def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` stood."""
+        part = by_prefix(tensors)
         self.step, self.rows = facts["step"], facts["rows"]
         self.selection, self.finished = facts["selection"], facts["finished"]
         self.seconds, self.record_seconds = facts["seconds"], facts["record_seconds"]
@@ -391,7 +356,8 @@ class SeedTraining:
         self.grad_norms = part("grad_norm.")
 
 
-def _by_prefix(tensors: Mapping[str, Tensor]) -> Callable[[str], dict[str, Tensor]]:
+def by_prefix(tensors: Mapping[str, Tensor]) -> Callable[[str], dict[str, Tensor]]:
+    """The tensors whose names begin with a given prefix, by the rest of their names."""
     return lambda prefix: {
         name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }

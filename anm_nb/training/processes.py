@@ -19,7 +19,8 @@ from filelock import FileLock
 from anm_nb.runs.keys import RunConfig, users_classes
 
 if TYPE_CHECKING:
-    from anm_nb.training.loop import Learner, LoopConfig
+    from anm_nb.training.learner import Learner
+    from anm_nb.training.loop import LoopConfig
 
 # Two processes are ready to train after 3 to 5 s (torch is imported again in each, on a core each), and save half of
 # the time: below this they would gain next to nothing. The time is projected from a few steps that are thrown away;

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 import torch
 
-from anm_nb.training.loop import Learner, LoopConfig, SeedTraining, cpu_threads, resolve_device
+from anm_nb.training.learner import Learner
+from anm_nb.training.loop import LoopConfig, SeedTraining, cpu_threads, resolve_device
 
 
 def step_seconds(

@@ -12,7 +12,8 @@ from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.within_experiments import WithinRun
 from anm_nb.energy.within_run import WithinRunConfig
 from anm_nb.parameters import ParameterError
-from anm_nb.training.loop import LoopConfig, ParameterGroup, SeedTraining
+from anm_nb.training.learner import ParameterGroup
+from anm_nb.training.loop import LoopConfig, SeedTraining
 
 NEAR, FAR = Random(eps=0.3), Stock()
 COLUMNS = {

@@ -32,6 +32,7 @@ SMALL = {
     "batch": 16,
     "epochs": 2,
     "seeds": (0, 1),
+    "seeds_at_once": "loop",
 }
 
 

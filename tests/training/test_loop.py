@@ -19,16 +19,8 @@ from torch import nn
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError
-from anm_nb.training.loop import (
-    LoopConfig,
-    Measurement,
-    NonFiniteLoss,
-    ParameterGroup,
-    StepLosses,
-    cpu_threads,
-    resolve_device,
-    train,
-)
+from anm_nb.training.learner import Measurement, ParameterGroup, StepLosses
+from anm_nb.training.loop import LoopConfig, NonFiniteLoss, cpu_threads, resolve_device, train
 from anm_nb.training.seeds import generator
 
 METHODS = ["none", "stock", "anm"]
@@ -84,7 +76,7 @@ def assert_same(one, other):
 
 
 def energy_config(method, seeds=(0, 1), **loop):
-    loop = {"steps": 8, "batch": 8, "records": 4, "checkpoint_every": 3, **loop}
+    loop = {"steps": 8, "batch": 8, "records": 4, "checkpoint_every": 3, "seeds_at_once": "loop", **loop}
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "sampler": SamplerConfig(inner_steps=1)}
     return EnergyConfig(**small, negatives=method, loop=LoopConfig(**loop), seeds=seeds)
 

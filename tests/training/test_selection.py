@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from anm_nb.training.loop import LoopConfig, Measurement, ParameterGroup, StepLosses, train
+from anm_nb.training.learner import Measurement, ParameterGroup, StepLosses
+from anm_nb.training.loop import LoopConfig, train
 from anm_nb.training.seeds import generator, initialise
 
 
