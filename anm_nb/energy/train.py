@@ -16,7 +16,7 @@ from anm_nb.energy.evaluate import FinalTest, final_scores, predict
 from anm_nb.energy.losses import denoising_mse, info_nce, soft_info_nce
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random, strategy_from, strategy_to_json
-from anm_nb.energy.networks import EnergyNetwork, Head, get_network, score_and_energy
+from anm_nb.energy.networks import EnergyNetwork, Head, energy_given, get_network, gradient_and_value
 from anm_nb.energy.probes import count_of, grad_share, noisings
 from anm_nb.energy.recorder import energy_columns, noising_columns
 from anm_nb.energy.sampler import SamplerConfig
@@ -216,7 +216,8 @@ class EnergyLearner:
         clues = self.task.clues(batch)
         noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"], clues)
         noised = noise.noised(batch.y)
-        score, e_pos = score_and_energy(self.model, batch.x, noised, noise.k)
+        energy = energy_given(self.model, batch.x, noise.k)
+        score, e_pos = gradient_and_value(energy, noised)
         score = score if clues is None else score.masked_fill(clues.mask, 0.0)  # their noise is zero: nothing to learn
         loss_mse = denoising_mse(score, noise.eps).mean()
         progress = step / self.config.loop.steps
@@ -224,7 +225,9 @@ class EnergyLearner:
         if self.config.negatives is None or (not weight and step not in self.record_steps):
             return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
         source = self.generators["negatives"]
-        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, source, clues, progress)
+        problem = MiningProblem(
+            self.task, batch.x, batch.y, noise, self.model, averaged, source, clues, progress, energy
+        )
         contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
         loss_con = self.contrastive_loss(contrast)
         weighted = weight * loss_con
@@ -277,7 +280,7 @@ class EnergyLearner:
             noised_neg = problem.noise.noised(y_neg)
         if seen is not None and count_of(y_neg, seen) != 1:
             raise NoisedTwice(f"the negatives of '{strategy.name}' were noised {count_of(y_neg, seen)} times")
-        e_neg = self.model(problem.x, noised_neg, problem.noise.k)
+        e_neg = problem.noised_energy(noised_neg.as_subclass(Tensor))
         margin = problem.noise.optimal_margin(problem.y_pos, y_neg)
         kept = Mined(y_neg, mined.log)
         return Contrast(kept, e_pos, e_neg, margin, problem, (noised_pos, noised_neg))
