@@ -195,6 +195,6 @@ def gradient_and_value(
 
     Under `torch.no_grad` the gradient is not prepared to be differentiated again, which makes it cheaper.
     """
-    values, pull_back = torch.func.vjp(function, y.as_subclass(Tensor))
+    values, pull_back = torch.func.vjp(function, y.as_subclass(Tensor))[:2]
     (gradient,) = pull_back(torch.ones_like(values))
     return gradient, values
