@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -73,7 +74,7 @@ def show(found: object) -> None:
     from anm_nb.bench import report, results
 
     assert isinstance(found, results.Bench)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     for title, columns, rows in (
         ("Workloads", report.WORKLOAD_COLUMNS, report.workload_rows(found)),
         ("Targets", report.TARGET_COLUMNS, [target.cells() for target in report.targets(found)]),

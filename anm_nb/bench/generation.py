@@ -23,6 +23,9 @@ class Generation:
     def __init__(self, device: str, tiny: bool, count: int) -> None:
         self.device, self.count = device, 3 if tiny else count
         self.ours_from, self.plain_from = (generator(0, "data", device) for _ in range(2))
+        ranking = plain_module("plain_ranking")
+        self.one_hot_boards, self.partial_sorts = ranking.one_hot_boards, ranking.partial_sorts
+        self.inverses = plain_module("plain_energy").inverses
 
 
 class MakingInverses(Generation):
@@ -40,7 +43,7 @@ class MakingInverses(Generation):
 
     def plain(self) -> Mapping[str, Tensor]:
         """The problems."""
-        x, y = plain_module("plain_energy").inverses(self.count, self.size, self.plain_from)
+        x, y = self.inverses(self.count, self.size, self.plain_from)
         return {"x": x, "y": y}
 
 
@@ -60,9 +63,9 @@ class MakingSudokus(Generation):
 
     def plain(self) -> Mapping[str, Tensor]:
         """The problems."""
-        one_hot = plain_module("plain_ranking").one_hot_boards
         rows = shuffled(len(self.boards.puzzles), self.count, self.plain_from)
-        return {"x": one_hot(self.boards.puzzles[rows]), "y": one_hot(self.boards.solutions[rows])}
+        puzzles, solutions = self.boards.puzzles[rows], self.boards.solutions[rows]
+        return {"x": self.one_hot_boards(puzzles), "y": self.one_hot_boards(solutions)}
 
 
 class MakingArrays(Generation):
@@ -82,5 +85,5 @@ class MakingArrays(Generation):
         """The problems."""
         source = self.plain_from
         keys, turns = (torch.rand(self.count, n, generator=source, device=self.device) for n in (VALUES, 20))
-        x, ranks, known = plain_module("plain_ranking").partial_sorts(keys, turns, self.task.visible(20))
+        x, ranks, known = self.partial_sorts(keys, turns, self.task.visible(20))
         return {"x": x, "ranks": ranks, "known": known}

@@ -57,6 +57,7 @@ def run_bench(
 
     A workload that fails does not keep the others from being measured. Raises `ParameterError` for unknown names.
     """
+    about = environment()
     results: dict[str, dict[str, Any]] = {}
     for name in chosen(names, TITLES):
         tell(TITLES[name])
@@ -66,7 +67,7 @@ def run_bench(
             raise
         except Exception as error:
             results[name] = {"not_measured": f"{type(error).__name__}: {error}"}
-    return Bench(environment(), results)
+    return Bench(about, results)
 
 
 def _result(name: str, tiny: bool, seconds: float, so_far: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -89,10 +90,10 @@ def _result(name: str, tiny: bool, seconds: float, so_far: dict[str, dict[str, A
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit, machine and its load: how much else it was doing is the first thing to know of a time."""
+    """Versions, commit, machine, and its load before the bench adds its own: the first thing to know of a time."""
     described = describe_environment(document_config())
-    kept = {name: value for name, value in described.items() if name not in ("sources", "peak_memory_mib", "threads")}
-    return kept | {"cpu": _cpu_model(), "load_average": os.getloadavg(), "torch": torch.__config__.show().splitlines()}
+    kept = {name: described[name] for name in ("versions", "commit", "dirty", "cpu_count", "platform", "command")}
+    return kept | {"started": described["finished"], "cpu": _cpu_model(), "load_average": list(os.getloadavg())}
 
 
 def _cpu_model() -> str:
