@@ -85,10 +85,10 @@ def test_names_are_looked_at_before_anything_is_measured():
 
 def test_every_target_is_judged_by_its_own_numbers():
     found = dict(KEPT.results)
-    stock = KEPT.results["ired_stock"] | {"seconds": 1.0, "rate": 80.0}
-    mined = KEPT.results["ired_anm"] | {"rate": 40.0}
-    for seconds, met in ((3.9, True), (4.1, False)):  # on a machine half as fast at that moment
-        judged = Bench(KEPT.environment, found | {"ired_stock": stock, "ired_anm": mined | {"seconds": seconds}})
+    stock = KEPT.results["ired_stock"] | {"flops": 50, "share": 0.5}
+    mined = KEPT.results["ired_anm"] | {"flops": 60}
+    for share, met in ((0.31, True), (0.29, False)):  # in matrix products 60/0.3 = 2 · 50/0.5
+        judged = Bench(KEPT.environment, found | {"ired_stock": stock, "ired_anm": mined | {"share": share}})
         assert {target.workload: target.met for target in report.targets(judged)}["`anm` step"] is met
     for speedup, met in ((1.9, True), (1.8, False)):
         judged = Bench(KEPT.environment, found | {"ired_stock": stock | {"speedup": speedup}})
