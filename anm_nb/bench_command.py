@@ -6,9 +6,12 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from anm_nb.bench.results import Bench
 
 
 def bench(
@@ -52,13 +55,12 @@ def bench(
         raise typer.Exit(1)
 
 
-def keep_and_quote(found: object) -> Path:
+def keep_and_quote(found: Bench) -> Path:
     """Store a bench and put its tables into README. Raises `ParameterError` where README has no place for them."""
     from anm_nb.analysis.reference import place_in, write_between
     from anm_nb.bench import report, results
     from anm_nb.runs import project_root
 
-    assert isinstance(found, results.Bench)
     readme = project_root() / "README.md"
     place_in(readme, results.NAME)
     path = results.keep(found)
@@ -66,14 +68,13 @@ def keep_and_quote(found: object) -> Path:
     return path
 
 
-def show(found: object) -> None:
+def show(found: Bench) -> None:
     """Print both tables."""
     from rich.console import Console
     from rich.table import Table
 
-    from anm_nb.bench import report, results
+    from anm_nb.bench import report
 
-    assert isinstance(found, results.Bench)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     for title, columns, rows in (
         ("Workloads", report.WORKLOAD_COLUMNS, report.workload_rows(found)),
@@ -85,5 +86,6 @@ def show(found: object) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
+    console.print(report.measured_on(found).replace("**", ""), soft_wrap=True)
     if report.no_gpu(found):
         console.print("The rows of a GPU are measured by the same command where torch finds one.")

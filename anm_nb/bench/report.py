@@ -175,16 +175,32 @@ def _of_memory(bench: Bench) -> list[Target]:
 
 def markdown(bench: Bench) -> str:
     """Both tables, and what they were measured on, for README."""
-    about = bench.environment
-    dirty = " with changes" if about["dirty"] else ""
-    load = ", ".join(f"{value:.1f}" for value in about["load_average"])
     return "\n\n".join(
         [
             markdown_table(TARGET_COLUMNS, [target.cells() for target in targets(bench)]),
             markdown_table(WORKLOAD_COLUMNS, workload_rows(bench)),
-            f"{about['cpu']}, {about['cpu_count']} cores (load before the bench: {load}), "
-            f"torch {about['versions']['torch']}, commit {(about['commit'] or 'none')[:8]}{dirty}, {about['started']}.",
+            measured_on(bench),
         ]
+    )
+
+
+BUSY = 0.5  # load before the bench from which a machine counts as busy
+
+
+def measured_on(bench: Bench) -> str:
+    """Machine, versions, commit and date, and a warning where the machine was busy with something else."""
+    about = bench.environment
+    dirty = " with changes" if about["dirty"] else ""
+    load = about["load_average"][0]
+    where = (
+        f"{about['cpu']}, {about['cpu_count']} cores, torch {about['versions']['torch']}, "
+        f"commit {(about['commit'] or 'none')[:8]}{dirty}, {about['started']}; load before the bench {load:.1f}."
+    )
+    if load < BUSY:
+        return where
+    return (
+        f"{where} **The machine was busy:** ratios within one process hold, as all in it take turns; seconds, the "
+        "projection made from them, and what needs both cores do not, and want `anm-nb bench --keep` on a quiet one."
     )
 
 

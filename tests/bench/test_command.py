@@ -96,6 +96,12 @@ def test_every_target_is_judged_by_its_own_numbers():
         assert by_target["≤ 0.55× the plain reference's time"] is met
 
 
+def test_a_busy_machine_is_said_to_be_one():
+    for load, busy in ((0.1, False), (3.0, True)):
+        about = KEPT.environment | {"load_average": [load, 0.0, 0.0]}
+        assert ("was busy" in report.measured_on(Bench(about, KEPT.results))) is busy
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.0123, "12.3 ms"), (1.5, "1.5 s"), (130.0, "2.17 min"), (7300.0, "2.03 h")]
 )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from anm_nb.bench.flops import counted_flops
+from anm_nb.bench.grid import projected
 from anm_nb.bench.measure import Measured, together
 from anm_nb.bench.memory import by_iterations, growth, saved_bytes
 from anm_nb.bench.ranking import grid
@@ -61,6 +62,17 @@ def test_the_grid_is_eleven_configs_each_once():
     assert len(configs) == 11
     assert sorted({config.max_inner_iters for config in configs}) == [1, 6, 8, 12, 16]
     assert len({config.model_dump_json() for config in configs}) == 11
+
+
+def test_the_projection_is_the_grid_s_operations_at_the_full_config_s_pace():
+    one = {"rate": 50.0, "share": 0.5, "peak_mib": 0.0, "start_mib": 0.0, "rounds": 3, "processes": 2, "threads": 1}
+    step = Measured(seconds=0.1, plain_seconds=1.0, speedup=10.0, flops=1, plain_flops=1, device="cpu", **one)
+    found = projected(step, evaluation=0.8)
+    assert found["epoch_seconds"] == pytest.approx(32 * 0.1 + 0.8)  # 1000 arrays in batches of 32
+    assert found["runs"] == 55
+    # seven configs of 12 iterations and one each of 1, 6, 8 and 16
+    assert 7 * 500 < found["epochs_of_the_full_config"] < 11 * 500
+    assert found["hours"] == pytest.approx(found["epochs_of_the_full_config"] * 4.0 / 2 / 3600)
 
 
 def test_processes_at_the_same_time_sum_their_work_and_not_their_time():
