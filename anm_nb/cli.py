@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from anm_nb import runs_command
+from anm_nb import bench_command, runs_command
 from anm_nb.sweep import command as sweep_command
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def anm_nb() -> None:
 
 
 app.command()(sweep_command.sweep)
+app.command()(bench_command.bench)
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""What work costs: timed, counted and compared."""
+"""What work costs: timed beside plain references and the machine's own rate, counted, and compared with targets."""

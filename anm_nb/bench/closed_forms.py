@@ -1,4 +1,4 @@
-"""Operations of one training step in closed form, and the same counted by torch.
+"""Operations of one training step in closed form.
 
 Counted are matrix products, a multiply-add as 2, as torch's counter does. A linear layer i → o on r rows is a product
 of 2·r·i·o, and its backward pass two more of that size: one for its weights, one for its input. The second one is not
@@ -7,16 +7,9 @@ made where no gradient of the input is asked for. All counts are for a batch: fo
 
 from __future__ import annotations
 
-from typing import Self
-
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.module_tracker import ModuleTracker
-
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import ParameterError
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.training.learner import Learner
 
 LEVEL_DIM = 128  # of the level embedding's sinusoids and of its two layers, as published
 
@@ -59,10 +52,10 @@ def energy_operations(config: EnergyConfig) -> int:
 
     x and y have n² entries each, so at width w the input layer is 2·B·2n²·w and the output layer 2·B·n²·w for a
     batch of B; the two hidden layers, 2·B·w² each, do not know n, and the level's embedding and modulation, once for
-    each of K levels, know neither n nor B. With F all of them and G those through which ỹ acts:
-    the energy is F, its score ∇_ỹE one product by the input of each of those, G, and the backward pass through the
-    score 2G and through the energy 2F, less the gradients by ỹ and by the sinusoids. A = BBᵀ of the data is 2n³ a
-    matrix; its inverse is a factorisation, O(n³), and no product that torch counts.
+    each of K levels, know neither n nor B. With F all of them and G those through which ỹ acts, so not the product
+    with x: the energy is F, its score ∇_ỹE one product by the input of each of those, G, and the backward pass through
+    the score 2G and through the energy 2F, less the gradients by x, by ỹ and by the sinusoids. A = BBᵀ of the data is
+    2n³ a matrix; its inverse is a factorisation, O(n³), and no product that torch counts.
     Raises `ParameterError` for another task, network or head, and with negatives.
     """
     task = config.make_task()
@@ -76,33 +69,14 @@ def energy_operations(config: EnergyConfig) -> int:
         if value != known:
             raise ParameterError(f"{name} = '{value}': the closed form is that of {name} = '{known}'")
     batch, width = config.loop.batch, config.width
-    entering = linear(batch, task.x_dim + task.y_dim, width)
-    through = entering + 2 * linear(batch, width, width) + linear(batch, width, task.y_dim)
+    of_x, of_y = linear(batch, task.x_dim, width), linear(batch, task.y_dim, width)
+    through = of_y + 2 * linear(batch, width, width) + linear(batch, width, task.y_dim)
     sinusoids = linear(config.levels, LEVEL_DIM, LEVEL_DIM)
     levels = 2 * sinusoids + 2 * linear(config.levels, LEVEL_DIM, 2 * width)
     data = batch * linear(config.size, config.size, config.size)
-    return data + (through + levels) + 3 * through + 2 * (through + levels) - entering - sinusoids
+    return data + 3 * (through + of_x + levels) + 3 * through - (of_x + of_y) - sinusoids
 
 
 def linear(rows: int, inputs: int, outputs: int) -> int:
     """Operations of a linear layer on so many rows: a multiplication and an addition for each weight and row."""
     return 2 * rows * inputs * outputs
-
-
-def counted_operations(learner: Learner) -> int:
-    """Operations of the first training step of a learner, as torch counts them on its device."""
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _NoModules()
-    with sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not know the CPU's fused kernel
-        learner.losses(0, learner.model).total.backward()
-    return counter.get_total_flops()
-
-
-class _NoModules(ModuleTracker):
-    """Attributes nothing to modules: the hooks that do so do not work inside `torch.func.grad`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass

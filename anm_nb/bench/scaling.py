@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
@@ -11,13 +11,15 @@ import pandas as pd
 import torch
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from anm_nb.bench.closed_forms import counted_operations, energy_operations, ranking_operations
+from anm_nb.bench.closed_forms import energy_operations, ranking_operations
+from anm_nb.bench.flops import counted_flops
 from anm_nb.bench.saved_memory import step_bytes
-from anm_nb.bench.seed_stacking import in_turn, seed_losses, stacked
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import Parameters
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.training.loop import LoopConfig, Seeds, cpu_threads, resolve_device
+from anm_nb.training.learner import Learner
+from anm_nb.training.loop import LoopConfig, Seeds, SeedTraining, cpu_threads, resolve_device
+from anm_nb.training.stacked import SeedStack
 from anm_nb.training.timing import step_seconds
 
 Config = RankingConfig | EnergyConfig
@@ -90,7 +92,7 @@ class CostAndScaling(Parameters):
         for (model, dimension), configs in self.series().items():
             for size, config in configs.items():
                 for seed in self.seeds:
-                    counted = counted_operations(config.learner(seed, "cpu"))
+                    counted = step_operations(config.learner(seed, "cpu"))
                     rows.append((model, dimension, size, seed, counted, closed_form(config)))
         return pd.DataFrame(rows, columns=["model", "dimension", "size", "seed", "counted", "closed_form"])
 
@@ -104,20 +106,18 @@ class CostAndScaling(Parameters):
         return pd.concat(tables, ignore_index=True)
 
     def seed_times(self) -> pd.DataFrame:
-        """Seconds of the gradients of several seeds, one after another and stacked, by model, number and round."""
+        """Seconds of a training step of several seeds, one after another and stacked, by model, number and round."""
         device = resolve_device(self.device)
-        seeds = range(max(self.seed_counts))
         tables = []
         references: dict[str, Config] = {
             "ranking": self.ranking(),
             "energy": self.energy(self.side, self.energy_batch),
         }
         for model, config in references.items():
-            modules, data = seed_losses(config, seeds, device)
             steps: dict[str, Callable[[], object]] = {}
             for count in self.seed_counts:
-                own = modules[:count], [each[:count] for each in data]
-                steps |= {f"in turn/{count}": in_turn(*own), f"stacked/{count}": stacked(*own)}
+                steps[f"in turn/{count}"] = step_in_turn(config, range(count), device)
+                steps[f"stacked/{count}"] = stacked_step(config, range(count), device)
             with cpu_threads(self.threads):
                 rounds = [
                     {name: _seconds(step, device) for name, step in steps.items()} for _ in range(self.rounds + 3)
@@ -143,6 +143,32 @@ class CostAndScaling(Parameters):
 def closed_form(config: Config) -> int:
     """Operations of one training step of a config."""
     return ranking_operations(config) if isinstance(config, RankingConfig) else energy_operations(config)
+
+
+def step_operations(learner: Learner) -> int:
+    """Operations of the first training step of a learner, as torch counts them."""
+    return counted_flops(lambda: learner.losses(0, learner.model).total.backward())
+
+
+def step_in_turn(config: Config, seeds: Iterable[int], device: str) -> Callable[[], None]:
+    """The first training step of one seed after another, again with every call."""
+    trainings = [_training(config, seed, device) for seed in seeds]
+
+    def step() -> None:
+        for training in trainings:
+            training.update(training.losses())
+
+    return step
+
+
+def stacked_step(config: Config, seeds: Iterable[int], device: str) -> Callable[[], None]:
+    """The same for all seeds at once, by products over a stack of networks."""
+    stack = SeedStack([_training(config, seed, device) for seed in seeds], compiled=lambda function: function)
+    return lambda: stack.update(0, stack.losses(0))
+
+
+def _training(config: Config, seed: int, device: str) -> SeedTraining:
+    return SeedTraining(config.learner(seed, device), config.loop, seed, device)
 
 
 def _seconds(step: Callable[[], object], device: str) -> float:

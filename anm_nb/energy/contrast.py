@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from anm_nb.energy.losses import denoising_mse
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import MiningProblem
-from anm_nb.energy.networks import score_and_energy
+from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.recorder import energy_columns, noising_columns
 from anm_nb.training.learner import StepLosses
 from anm_nb.training.stacked import StackedLosses
@@ -69,6 +69,18 @@ class Contrast:
 
 
 def denoising_rows(
+    energy: Callable[[Tensor], Tensor],
+    noised: Float[Tensor, "b y_dim"],
+    eps: Float[Tensor, "b y_dim"],
+    given: Bool[Tensor, "b y_dim"] | None,
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """Denoising losses and energies, one evaluation for both; of given entries, whose noise is 0, nothing is learnt."""
+    score, e_pos = gradient_and_value(energy, noised)
+    score = score if given is None else score.masked_fill(given, 0.0)
+    return denoising_mse(score, eps), e_pos
+
+
+def rows_of_network(
     model: nn.Module,
     x: Float[Tensor, "b x_dim"],
     noised: Float[Tensor, "b y_dim"],
@@ -76,10 +88,8 @@ def denoising_rows(
     eps: Float[Tensor, "b y_dim"],
     given: Bool[Tensor, "b y_dim"] | None,
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Denoising losses and energies, one evaluation for both; of given entries, whose noise is 0, nothing is learnt."""
-    score, e_pos = score_and_energy(model, x, noised, k)
-    score = score if given is None else score.masked_fill(given, 0.0)
-    return denoising_mse(score, eps), e_pos
+    """`denoising_rows` of E(x, ·, k), as a function of modules and tensors alone, which torch.compile can take."""
+    return denoising_rows(energy_given(model, x, k), noised, eps, given)
 
 
 def illegitimate_by_level(contrast: Contrast) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anm_nb.energy.networks import gradient_and_value
+from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.parameters import ParameterError, unknown_name
 
@@ -92,7 +92,8 @@ def curvature(
 
 def _exact_curvature(energy: Energy, start: Tensor, shift: Tensor) -> Tensor:
     """Δ̃·(HΔ̃), the Hessian's product as the derivative of the gradient along Δ̃."""
-    product = torch.func.jvp(lambda point: gradient_and_value(energy, point)[0], (start,), (shift,))[1]
+    gradient = torch.func.grad(lambda point: energy(point).sum())
+    product = torch.func.jvp(gradient, (start,), (shift,))[1]
     return (shift * product).sum(1)
 
 
@@ -232,10 +233,7 @@ def _at_levels(
         raise ParameterError(f"levels = {list(levels)}: should be one or more different levels from 0 to {last}")
     for level in levels:
         noise = SharedNoise(schedule, torch.full((len(y_pos),), level, device=y_pos.device), eps)
-
-        def energy(point: Tensor, k: Tensor = noise.k) -> Tensor:
-            return model(x, point, k)
-
+        energy = energy_given(model, x, noise.k)
         yield level, energy, noise.noised(y_pos).as_subclass(Tensor), noise.noised(y_neg).as_subclass(Tensor)
 
 

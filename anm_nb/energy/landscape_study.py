@@ -31,6 +31,7 @@ from anm_nb.energy.landscape import (
 )
 from anm_nb.energy.miner import random_shift
 from anm_nb.energy.negatives import MiningProblem, get_negatives
+from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.parameters import ParameterError, unknown_name
@@ -103,7 +104,7 @@ class HeldOut:
 
     def energy(self, model: nn.Module) -> Energy:
         """The energy of noised points alone."""
-        return lambda point: model(self.x, point, self.noise.k)
+        return energy_given(model, self.x, self.noise.k)
 
     def noised(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, "b y_dim"]:
         """ỹ with the problems' own noise."""

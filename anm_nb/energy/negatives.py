@@ -17,7 +17,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from anm_nb.energy.constraints import L2Ball, LinfBall
-from anm_nb.energy.miner import Mined, MinerConfig, mine, random_shift
+from anm_nb.energy.miner import Energy, Mined, MinerConfig, mine, random_shift
+from anm_nb.energy.networks import energy_given
 from anm_nb.energy.sampler import descend
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.simplex import DiscreteSet, MaskedSimplex, SignBox
@@ -41,17 +42,36 @@ class MiningProblem:
     generator: torch.Generator
     clues: Clues | None = None  # entries of the answers that are given, and stay as they are
     progress: float = 1.0  # share of the training that is done, for curricula
+    prepared: Energy | None = None  # E(x, ·, k) of `model`, for all who ask in this step
     parts: tuple[MiningProblem, ...] = ()  # where rows and networks are those of several seeds: the problem of each
 
     def __post_init__(self) -> None:
         if not 0 <= self.progress <= 1:
             raise ParameterError(f"progress = {self.progress}: should be between 0 and 1")
 
-    def energy(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
-        """EMA energies of clean points y, noised with the batch's own noise: what a mined negative should have low."""
-        noise = self.noise
-        y = y if self.clues is None else self.clues.impose(y)
-        return self.averaged(self.x, noise.schedule.q_sample(y, noise.k, noise.eps), noise.k)
+    @property
+    def energy(self) -> Energy:
+        """EMA energies of clean points y, noised with the batch's own noise: what a mined negative should have low.
+
+        What does not depend on y is computed here, with the weights of the moment: take it once for many points.
+        """
+        noise, clues = self.noise, self.clues
+        of_noised = energy_given(self.averaged, self.x, noise.k)
+
+        def energy(y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
+            y = y if clues is None else clues.impose(y)
+            return of_noised(noise.schedule.q_sample(y, noise.k, noise.eps).as_subclass(Tensor))
+
+        return energy
+
+    @property
+    def noised_energy(self) -> Energy:
+        """Energies of noised points under the network in training."""
+        return self.prepared or energy_given(self.model, self.x, self.noise.k)
+
+    def prepare(self) -> MiningProblem:
+        """The same, with what energies of noised points need of x and k computed once, gradients and all."""
+        return replace(self, prepared=energy_given(self.model, self.x, self.noise.k))
 
     def denoising(self, noised: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """x, ỹ⁺, k, ε and which entries are given: what the denoising loss is computed from."""
@@ -77,6 +97,7 @@ class MiningProblem:
             noise=SharedNoise(noise.schedule, noise.k[chosen], noise.eps[chosen]),
             generator=generator,
             clues=None if clues is None else Clues(clues.mask[chosen], clues.values[chosen]),
+            prepared=None,
         )
 
 
@@ -122,6 +143,7 @@ def together(parts: Sequence[MiningProblem], model: nn.Module, averaged: nn.Modu
         ),
         model=model,
         averaged=averaged,
+        prepared=None,
         clues=Clues(*(torch.cat([getattr(clue, name) for clue in clues]) for name in ("mask", "values")))
         if clues
         else None,
@@ -200,7 +222,7 @@ class Stock(NegativeStrategy):
         schedule, k = problem.noise.schedule, problem.noise.k
         start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps)
         settled = descend(
-            lambda point: problem.model(problem.x, point, k),
+            problem.noised_energy,
             start.as_subclass(Tensor),
             schedule.step_size(k),
             schedule.signal(k) * problem.task.sample_clamp,

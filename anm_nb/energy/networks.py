@@ -42,6 +42,10 @@ class EnergyNetwork(nn.Module, ABC):
     ) -> Float[Tensor, " b"]:
         """Energies [batch], in float32 or better, of noised targets y at levels k, 0 ≤ k < levels."""
 
+    def given(self, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> Callable[[Tensor], Tensor]:
+        """ỹ ↦ E(x, ỹ, k), for evaluating many ỹ: override it to compute only once what does not depend on ỹ."""
+        return lambda y: self(x, y, k)
+
 
 # Built-in networks by name, those of modules of their own imported when asked for.
 _NETWORKS: dict[str, str | type[EnergyNetwork]] = {
@@ -117,11 +121,11 @@ class FiLMLayer(nn.Module):
         self.linear = nn.Linear(width, width)
         self.modulation = nn.Linear(level_dim, 2 * width)
 
-    def forward(
-        self, h: Float[Tensor, "b width"], embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b width"]:
+    def given(self, embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]) -> Callable[[Tensor], Tensor]:
+        """The layer at levels k as a function of h [b, width]."""
         gain, bias = gain_and_bias(self.modulation, embedded, k)
-        return F.silu(self.linear(h) * (1 + gain) + bias)
+        scale = 1 + gain
+        return lambda h: F.silu(torch.addcmul(bias, self.linear(h), scale))
 
 
 @register_network
@@ -154,27 +158,44 @@ class EnergyMLP(EnergyNetwork):
         self, x: Float[Tensor, "b x_dim"], y: Float[Tensor, "b y_dim"], k: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
         """Energies [batch] of noised targets y at levels k."""
+        return self.given(x, k)(y)
+
+    def given(self, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> Callable[[Tensor], Tensor]:
+        """ỹ ↦ E(x, ỹ, k). W₁'s product with x and the gains and biases of all levels are computed here."""
+        of_x, of_y = self.input.weight.split([x.shape[1], self.input.in_features - x.shape[1]], dim=1)
+        from_x = F.linear(x, of_x, self.input.bias)
         embedded = self.level()
-        h = F.silu(self.input(torch.cat([x, y], dim=1)))
-        h = self.second(self.first(h, embedded, k), embedded, k)
-        return energy_of(self.output(h), self.head)
+        first, second = self.first.given(embedded, k), self.second.given(embedded, k)
+
+        def energy(y: Tensor) -> Tensor:
+            h = F.silu(torch.addmm(from_x, y, of_y.mT))
+            return energy_of(self.output(second(first(h))), self.head)
+
+        return energy
+
+
+def energy_given(
+    model: Callable[[Tensor, Tensor, Tensor], Tensor], x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]
+) -> Callable[[Tensor], Tensor]:
+    """ỹ ↦ E(x, ỹ, k) of any energy: an `EnergyNetwork`'s own (`given`), or a plain call each time."""
+    return model.given(x, k) if isinstance(model, EnergyNetwork) else lambda y: model(x, y, k)
 
 
 def score_and_energy(
     energy: nn.Module, x: Float[Tensor, "b x_dim"], y: Float[Tensor, "b y_dim"], k: Int[Tensor, " b"]
 ) -> tuple[Float[Tensor, "b y_dim"], Float[Tensor, " b"]]:
     """∇_ỹE and E from one evaluation; both differentiable by the network's weights."""
-    return gradient_and_value(lambda point: energy(x, point, k), y)
+    return gradient_and_value(energy_given(energy, x, k), y)
 
 
 def gradient_and_value(
     function: Callable[[Tensor], Tensor], y: Float[Tensor, "b d"]
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, " b"]]:
-    """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another."""
+    """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another.
 
-    def summed(point: Tensor) -> tuple[Tensor, Tensor]:
-        values = function(point)
-        return values.sum(), values
-
+    Under `torch.no_grad` the gradient is not prepared to be differentiated again, which makes it cheaper.
+    """
     plain = y if type(y) is Tensor else y.as_subclass(Tensor)  # a call that torch.compile cannot trace
-    return torch.func.grad(summed, has_aux=True)(plain)
+    values, pull_back = torch.func.vjp(function, plain)[:2]
+    (gradient,) = pull_back(torch.ones_like(values))
+    return gradient, values

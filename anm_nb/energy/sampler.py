@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.energy.networks import gradient_and_value
+from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.parameters import Parameters
 from anm_nb.tasks.base import Clues
@@ -140,8 +140,10 @@ def sample(
         k = torch.full((len(x),), level, device=x.device)
         signal, sigma = schedule.signal(k), schedule.sigma(k)
 
-        def energy(point: Tensor, k: Tensor = k, signal: Tensor = signal) -> Tensor:
-            return model(x, _held(point, clues, signal), k)
+        at_level = energy_given(model, x, k)
+
+        def energy(point: Tensor, at_level: Callable = at_level, signal: Tensor = signal) -> Tensor:
+            return at_level(_held(point, clues, signal))
 
         score, _ = gradient_and_value(energy, noised)
         estimate = ((noised - sigma * score) / signal).clamp(-clamp, clamp)

@@ -19,6 +19,7 @@ from anm_nb.energy.contrast import (
     contrast_scalars,
     denoising_rows,
     illegitimate_by_level,
+    rows_of_network,
 )
 from anm_nb.energy.evaluate import FinalTest, final_scores, predict
 from anm_nb.energy.losses import info_nce, soft_info_nce
@@ -197,9 +198,9 @@ class EnergyLearner:
 
     def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
         """Denoising and contrastive loss of a batch; the positive's score and energy are one evaluation."""
-        problem = self.problem(step, self.model, averaged)
+        problem = self.problem(step, self.model, averaged).prepare()
         noised = problem.noise.noised(problem.y_pos)
-        rows_mse, e_pos = denoising_rows(self.model, *problem.denoising(noised))
+        rows_mse, e_pos = denoising_rows(problem.noised_energy, noised, problem.noise.eps, problem.given)
         loss_mse = rows_mse.mean()
         weight = self.weight_at(problem.progress)
         if self.config.negatives is None or (not weight and step not in self.record_steps):
@@ -230,7 +231,7 @@ class EnergyLearner:
         noised = problem.noise.noised(problem.y_pos)
         # a compiled graph can be gone through backwards once, but shares of the gradient take a pass for each loss
         measured = step in self.record_steps or self.config.balance is not None
-        rows = denoising_rows if measured else compiled(denoising_rows)
+        rows = rows_of_network if measured else compiled(rows_of_network)
         rows_mse, e_pos = rows(model, *problem.denoising(noised))
         loss_mse = rows_mse.unflatten(0, (len(learners), -1)).mean(1)
         weights = [learner.weight_at(problem.progress) for learner in learners]
@@ -298,7 +299,7 @@ class EnergyLearner:
             noised_neg = problem.noise.noised(y_neg)
         if seen is not None and count_of(y_neg, seen) != 1:
             raise NoisedTwice(f"the negatives of '{strategy.name}' were noised {count_of(y_neg, seen)} times")
-        e_neg = problem.model(problem.x, noised_neg, problem.noise.k)
+        e_neg = problem.noised_energy(noised_neg.as_subclass(Tensor))
         margin = problem.noise.optimal_margin(problem.y_pos, y_neg)
         kept = Mined(y_neg, mined.log)
         return Contrast(kept, e_pos, e_neg, margin, problem, (noised_pos, noised_neg))

@@ -11,6 +11,7 @@ from anm_nb.energy.graph_network import GraphEnergy
 from anm_nb.energy.networks import (
     EnergyMLP,
     EnergyNetwork,
+    energy_given,
     get_network,
     network_names,
     register_network,
@@ -343,3 +344,33 @@ def test_a_network_of_ones_own_is_found_by_name(monkeypatch):
     x, y = torch.randn(3, 8, generator=generator(1, "test")), torch.zeros(3, 4)
     score, _ = score_and_energy(model, x, y, torch.zeros(3, dtype=torch.long))
     torch.testing.assert_close(score, -model.solution(x))
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+def test_what_is_given_once_serves_many_points(head):
+    model, x, y, k = network(head)
+    energy = model.given(x, k)
+    for point in (y, 2 * y):
+        torch.testing.assert_close(energy(point), model(x, point, k))
+    plain = energy_given(lambda x, y, k: model(x, y, k), x, k)  # a function that is no network is simply called
+    torch.testing.assert_close(plain(y), energy(y))
+
+
+def test_without_gradients_of_weights_the_score_is_the_same():
+    model, x, y, k = network()
+    score, energy = score_and_energy(model, x, y, k)
+    with torch.no_grad():
+        cheaper, same = score_and_energy(model, x, y, k)
+    assert score.requires_grad
+    assert not cheaper.requires_grad
+    torch.testing.assert_close(cheaper, score)
+    torch.testing.assert_close(same, energy)
+
+
+def test_points_of_one_batch_share_what_is_given_in_their_gradients_too():
+    """The loss of two points through one preparation has the gradient of the sum of their losses."""
+    model, x, y, k = network()
+    energy = model.given(x, k)
+    together = torch.autograd.grad((energy(y) - energy(y + 1)).sum(), model.input.weight)[0]
+    apart = [torch.autograd.grad(model(x, point, k).sum(), model.input.weight)[0] for point in (y, y + 1)]
+    torch.testing.assert_close(together, apart[0] - apart[1], rtol=1e-4, atol=1e-5)
