@@ -19,13 +19,13 @@ def bench(
         list[str] | None, typer.Option(metavar="NAME", help="Only this workload; may be given several times.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything measured, as JSON, instead of tables.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the result in outputs/reference and quote it.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Measure all, keep it in outputs/reference, quote it.")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time for the rounds of each workload, in s.")] = 8.0,
     tiny: Annotated[
         bool, typer.Option("--tiny", help="Tiny sizes: shows that all runs; no figure means much.")
     ] = False,
 ) -> None:
-    """Time every workload beside a plain reference, in about five minutes on a quiet machine.
+    """Time every workload beside a plain reference, in about five minutes on a quiet machine (--keep: twenty).
 
     Each row: time of one call, floating-point operations as torch counts them, the share of the machine's
     matrix-product rate that this makes, peak resident memory of the process, the plain reference's time and
@@ -37,7 +37,9 @@ def bench(
     try:
         if keep and (tiny or only):
             raise ParameterError("--keep keeps a whole bench at full size; leave out --only and --tiny")
-        found = results.run_bench(only or (), tiny, seconds, lambda title: typer.echo(f"measuring {title} …", err=True))
+        found = results.run_bench(
+            only or (), tiny, seconds, lambda title: typer.echo(f"measuring {title} …", err=True), keep
+        )
         kept = keep_and_quote(found) if keep else None
     except ParameterError as error:
         typer.echo(f"anm-nb: {error}", err=True)
@@ -53,6 +55,10 @@ def bench(
         for name in found.failed:
             typer.echo(f"anm-nb: {name} {found.results[name]['not_measured']}", err=True)
         raise typer.Exit(1)
+
+
+def _tell(title: str) -> None:
+    typer.echo(f"measuring {title} …", err=True)
 
 
 def keep_and_quote(found: Bench) -> Path:

@@ -19,7 +19,7 @@ from anm_nb.parameters import Parameters
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.training.learner import Learner
 from anm_nb.training.loop import LoopConfig, Seeds, SeedTraining, cpu_threads, resolve_device
-from anm_nb.training.stacked import SeedStack
+from anm_nb.training.stacked import SeedStack, compiler
 from anm_nb.training.timing import step_seconds
 
 Config = RankingConfig | EnergyConfig
@@ -162,8 +162,8 @@ def step_in_turn(config: Config, seeds: Iterable[int], device: str) -> Callable[
 
 
 def stacked_step(config: Config, seeds: Iterable[int], device: str) -> Callable[[], None]:
-    """The same for all seeds at once, by products over a stack of networks."""
-    stack = SeedStack([_training(config, seed, device) for seed in seeds], compiled=lambda function: function)
+    """The same for all seeds at once, by products over a stack of networks, compiled where the config asks for it."""
+    stack = SeedStack([_training(config, seed, device) for seed in seeds], compiler(config.loop, device))
     return lambda: stack.update(0, stack.losses(0))
 
 

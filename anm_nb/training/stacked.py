@@ -244,7 +244,7 @@ class StackedTraining:
         return [training for training in self.trainings if not training.finished]
 
     def _stack(self, running: Sequence[SeedTraining]) -> SeedStack:
-        return SeedStack(running, _compiler(self.config, self.device))
+        return SeedStack(running, compiler(self.config, self.device))
 
     def _let_go(self, stack: SeedStack) -> None:
         """Finish the seeds that stop here, by their score or for want of patience."""
@@ -297,7 +297,7 @@ def train_stacked(
     return trainings
 
 
-def _compiler(config: LoopConfig, device: str) -> Callable[[Any], Any]:
+def compiler(config: LoopConfig, device: str) -> Callable[[Any], Any]:
     """What a learner hands a step's functions to: themselves, or torch.compile's version, made once for each."""
     if not config.compiled:
         return lambda function: function

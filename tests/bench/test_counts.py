@@ -56,9 +56,7 @@ def test_the_grid_is_eleven_configs_each_once():
 
 
 def test_the_projection_is_the_grid_s_operations_at_the_full_config_s_pace():
-    one = {"rate": 50.0, "share": 0.5, "peak_mib": 0.0, "start_mib": 0.0, "rounds": 3, "processes": 2, "threads": 1}
-    step = Measured(seconds=0.1, plain_seconds=1.0, speedup=10.0, flops=1, plain_flops=1, device="cpu", **one)
-    found = projected(step, evaluation=0.8)
+    found = projected(0.1, evaluation=0.8, at_a_time=2)
     assert found["epoch_seconds"] == pytest.approx(32 * 0.1 + 0.8)  # 1000 arrays in batches of 32
     assert found["runs"] == 55
     # seven configs of 12 iterations and one each of 1, 6, 8 and 16
