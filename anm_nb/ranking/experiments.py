@@ -35,6 +35,7 @@ class RankingSettings(Parameters):
     controller_lr: PositiveFloat = 2e-3
     batch: PositiveInt = 32
     epochs: PositiveInt = 3
+    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None
     train_samples: PositiveInt = 160
     dev_samples: PositiveInt = 100
     test_samples: PositiveInt = 200
