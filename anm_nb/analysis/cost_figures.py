@@ -92,7 +92,7 @@ def _quartiles(times: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
 
 
 def seed_costs(times: pd.DataFrame) -> Figure:
-    """Time of the gradients of several seeds: in turn and stacked, and the ratio of the two with its 95 % interval.
+    """Time of a training step of several seeds: in turn and stacked, and the ratio of the two with its 95 % interval.
 
     Columns model, way (in turn, stacked), size (the number of seeds), round and seconds.
     """
@@ -115,7 +115,7 @@ def seed_costs(times: pd.DataFrame) -> Figure:
             spread = [own["ratio"] - own["low"], own["high"] - own["ratio"]]
             right.errorbar(own["size"], own["ratio"], spread, fmt="o-", markersize=4, color=colour, label=name)
         right.axhline(1, color="black", linewidth=0.6)
-        left.set(title="gradients of all seeds (operations: ∝ seeds^1)", ylabel="ms")
+        left.set(title="a step of all seeds (operations: ∝ seeds^1)", ylabel="ms")
         right.set(title="below the line, stacking is faster", ylabel="time stacked / time in turn")
         for axes in (left, right):
             _size_axis(axes, sorted(times["size"].unique()), "seeds")
