@@ -53,7 +53,7 @@ def _reference_panel(axes: Axes, references: pd.DataFrame, task: str) -> None:
             axes.plot(score, height, "o", color=colour, markerfacecolor=face, markersize=4)
         elif split == "same":  # an exact method has no place on a logarithmic axis
             axes.text(0.02, height, "0 (exact)", transform=axes.get_yaxis_transform(), va="center", fontsize=6.5)
-    axes.set_yticks(range(len(kinds)), list(kinds))
+    axes.set_yticks(range(len(kinds)), [name.replace(", ", ",\n") for name in kinds])
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelsize=6.5)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")

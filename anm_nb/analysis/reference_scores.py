@@ -16,7 +16,7 @@ from anm_nb.analysis.tables import rounded, skill
 from anm_nb.analysis.verdicts import Verdict, judge, judge_band
 from anm_nb.tasks import task_class
 
-METRIC_LABELS = {"mse": "MSE", "tau_obs": "τ, observed pairs"}
+METRIC_LABELS = {"mse": "MSE", "tau_obs": "τ, observed pairs", "tau_all": "τ, all pairs"}
 
 
 def metric_label(task: str) -> str:

@@ -16,6 +16,7 @@ __all__ = ["Batch", "Task", "get_task", "register_task", "task_class", "task_nam
 _TASKS: dict[str, str | type[Task]] = {
     "addition": "anm_nb.tasks.addition:Addition",
     "connectivity": "anm_nb.tasks.connectivity:Connectivity",
+    "hinted_sort": "anm_nb.tasks.hinted_sort:HintedSort",
     "inverse": "anm_nb.tasks.inverse:Inverse",
     "lowrank": "anm_nb.tasks.lowrank:LowRank",
     "partial_sort": "anm_nb.tasks.partial_sort:PartialSort",

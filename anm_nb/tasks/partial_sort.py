@@ -31,7 +31,7 @@ class PartialSort(RankingTask):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.x_dim = 2 if self.options.encoding == "scaled" else 1
-        self._require_values(self.options.size)
+        self._require_items(self.options.size)
 
     def visible(self, size: int) -> int:
         """How many of `size` values are visible."""
@@ -39,32 +39,26 @@ class PartialSort(RankingTask):
 
     def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
         """n arrays."""
-        size = self.options.size * (2 if harder else 1)
-        self._require_values(size)
-        order = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)
-        values = order[:, :size] + LOWEST
-        turns = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
-        known = turns < self.visible(size)
-        ranks = values.argsort(dim=1).argsort(dim=1)
-        return Batch(self._encoded(values, known), ranks, known)
+        values, known = self._draw_values(n, generator=generator, device=device, harder=harder)
+        return Batch(self._encoded(values, known), ranks_of(values), known)
 
     def values(self, batch: Batch) -> Int[Tensor, "n items"]:
         """The visible integers of a batch; 0 in the places of hidden ones."""
         seen = batch.x[..., 0]
         if self.options.encoding == "scaled":
             seen = seen * (VALUES - 1) / 2 - 0.5
-        return torch.where(_known(batch), seen.round().long(), 0)
+        return torch.where(known_items(batch), seen.round().long(), 0)
 
     def fingerprint(self, batch: Batch) -> Int[Tensor, " n"]:
         """A hash of the set of visible values, so that not even a re-ordered or re-hidden array leaves its stream."""
-        return hashed((hashed(self.values(batch)) * _known(batch)).sum(dim=1))
+        return hashed((hashed(self.values(batch)) * known_items(batch)).sum(dim=1))
 
     def solve(self, batch: Batch) -> Float[Tensor, "n items"]:
         """The best possible scores: visible values, and for hidden ones the median of the values not seen.
 
         A hidden value is equally likely to be any that is not seen, so no order agrees better with it in expectation.
         """
-        known, values = _known(batch), self.values(batch)
+        known, values = known_items(batch), self.values(batch)
         unseen = torch.ones(len(values), VALUES, dtype=torch.long, device=values.device)
         unseen.scatter_add_(1, (values - LOWEST), -known.long())
         up_to = unseen.cumsum(dim=1)
@@ -94,22 +88,38 @@ class PartialSort(RankingTask):
         `tau_index` (the published, index-space τ) has no ceiling row: no order is known to be best in it. What the
         best ranking scores there stands in its row.
         """
-        device = str(generator.device)
-        batch = self.sample(n, generator=generator, device=device, harder=harder)
-        items = batch.y.shape[1]
-        predictions: dict[tuple[str, Kind], Tensor] = {
-            ("random scores", "trivial"): torch.rand(n, items, generator=generator, device=device),
-            ("input order", "trivial"): -torch.arange(items, device=device).double().expand(n, items),
-            ("value, hidden ones at the median", "classical"): self.solve(batch),
-        }
+        batch = self.sample(n, generator=generator, device=str(generator.device), harder=harder)
         measured = {
             reference: self.scores(scores, batch) | {"tau_index": index_space_tau(scores, batch.y)}
-            for reference, scores in predictions.items()
+            for reference, scores in self._predictions(batch, generator).items()
         }
-        ceilings = {"tau_obs": 1.0, "tau_all": self.all_pairs_ceiling(harder=harder)}
-        exact = [("best possible", "ceiling", metric, value, value, value) for metric, value in ceilings.items()]
+        rows = [("best possible", "ceiling", metric, *row) for metric, row in self._ceilings(batch, harder).items()]
         table = reference_table(measured)
-        return pd.concat([table, pd.DataFrame(exact, columns=table.columns)], ignore_index=True)
+        return pd.concat([table, pd.DataFrame(rows, columns=table.columns)], ignore_index=True)
+
+    def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
+        """Reference scores of a batch's items, by name and kind."""
+        n, items = batch.y.shape
+        return {
+            ("random scores", "trivial"): torch.rand(n, items, generator=generator, device=batch.y.device),
+            ("input order", "trivial"): -torch.arange(items, device=batch.y.device).double().expand(n, items),
+            ("value, hidden ones at the median", "classical"): self.solve(batch),
+        }
+
+    def _ceilings(self, batch: Batch, harder: bool) -> dict[str, tuple[float, float, float]]:
+        """The best possible value of a metric and its interval, which is the value itself where that is exact."""
+        ceilings = {"tau_obs": 1.0, "tau_all": self.all_pairs_ceiling(harder=harder)}
+        return {metric: (value, value, value) for metric, value in ceilings.items()}
+
+    def _draw_values(
+        self, n: int, *, generator: torch.Generator, device: str, harder: bool
+    ) -> tuple[Int[Tensor, "n items"], Bool[Tensor, "n items"]]:
+        """Distinct values in random order, and which of them are visible."""
+        size = self.options.size * (2 if harder else 1)
+        self._require_items(size)
+        order = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)
+        turns = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
+        return order[:, :size] + LOWEST, turns < self.visible(size)
 
     def _encoded(self, values: Int[Tensor, "n items"], known: Bool[Tensor, "n items"]) -> Tensor:
         if self.options.encoding == "raw":
@@ -117,11 +127,18 @@ class PartialSort(RankingTask):
         scaled = (values.float() + 0.5) * (2 / (VALUES - 1))
         return torch.stack([torch.where(known, scaled, 0.0), (~known).float()], dim=-1)
 
-    def _require_values(self, size: int) -> None:
+    def _require_items(self, size: int) -> None:
+        """Raise `ParameterError` for a number of items that arrays cannot have."""
         if size > VALUES:
             raise ParameterError(f"size = {size}: there are only {VALUES} distinct values, so at most {VALUES}")
 
 
-def _known(batch: Batch) -> Bool[Tensor, "n items"]:
+def known_items(batch: Batch) -> Bool[Tensor, "n items"]:
+    """Which items of a batch are visible."""
     assert batch.known is not None
     return batch.known
+
+
+def ranks_of(values: Int[Tensor, "n items"]) -> Int[Tensor, "n items"]:
+    """The rank of every item: 0 for the smallest value."""
+    return values.argsort(dim=1).argsort(dim=1)

@@ -38,6 +38,7 @@ class ReferenceScores(Parameters):
         "connectivity",
         "sudoku",
         "partial_sort",
+        "hinted_sort",
     )
     size: PositiveInt = 20
     task_options: dict[str, dict[str, Any]] = Field(

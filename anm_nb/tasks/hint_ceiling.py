@@ -1,0 +1,175 @@
+"""The best that any ranker can expect on hinted sorting, problem by problem, given all that it is shown.
+
+**What it knows.** The visible values, which leave g_0 … g_s unseen values below, between and above them; and chains of
+pointers. A chain that starts at a visible item follows it without a gap: both are one *anchored* block. Any other chain
+starts at a hidden item without a pointer: a *loose* block, whose place is unknown. Within a block the order is known.
+
+**What is likely.** A true order is an interleaving of blocks: loose ones, in any order, in the gaps after anchored
+ones. With n_i hidden items in the i-th gap, ∏ C(g_i, n_i) choices of their values lead to it. Masks do not depend on
+values, and all that `chain_length` allows are alike, so that nothing leads to it where max n_i is not `chain_length`.
+The first item of a loose block has no pointer by chance, of probability 1 − hint_rate, unless its rank is 0, which
+never has one. So an interleaving has weight
+
+    ∏_i C(g_i, n_i) · [max n_i = chain_length] · (1 − hint_rate)^(loose blocks, less one if a loose block comes first).
+
+Blocks of one length are interchangeable. How many of each stand before a gap is the state of a Markov chain over gaps,
+and its forward-backward sums give P(block before block) for every two blocks.
+
+**What follows.** Expected τ is a sum over pairs, so no ranking can expect more than ∑ |2P − 1| over all of them: the
+*bound*. It needs the likelier orders of all pairs to be one order, and they need not be: three blocks can be preferred
+in a circle, as with intransitive dice. The best *attainable* τ is that of one ranking. It need not mix blocks: a
+mixture scores the average of the rankings that put each block where one of its items, drawn at random, stands. It needs
+no ties: these score the average of all their orders. And it may keep blocks of one length together, as what each gains
+from its place does not depend on the rest. That leaves orders of the lengths among the anchored blocks, of which
+dynamic programming over the lengths and the visible items already ranked finds the best.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from math import comb, factorial, prod
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+IMPOSSIBLE = "no problem drawn with these options shows these blocks"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What one problem shows: all of its items are in anchored or loose blocks."""
+
+    unseen: tuple[int, ...]  # values not seen in each of the gaps that visible ones leave, one more than those
+    tails: tuple[int, ...]  # hidden items chained to each visible one, smallest value first
+    loose: tuple[int, ...] = ()  # lengths of the chains that start at a hidden item
+
+
+class Ceiling(NamedTuple):
+    """The highest expected τ over all pairs, and the bound that the likelier order of every pair would give."""
+
+    attainable: float
+    bound: float
+
+
+def ceiling(known: Knowledge, *, hint_rate: float, chain_length: int | None = None) -> Ceiling:
+    """The ceiling of one problem, for a ranker that knows how problems are drawn.
+
+    Raises `ValueError` for what no problem drawn so can show.
+    """
+    if hint_rate == 1 and len(known.loose) > 1:
+        raise ValueError(IMPOSSIBLE)
+    anchored = np.array(known.tails, dtype=float) + 1
+    items = int(anchored.sum()) + sum(known.loose)
+    sure = comb(int(anchored.sum()), 2) + sum(comb(length, 2) for length in known.loose)
+    if not known.loose:
+        return Ceiling(1.0, 1.0)
+    counted = sorted(Counter(known.loose).items())
+    lengths, counts = np.array(counted).T
+    among_loose, to_anchored = _preferences(known, lengths, counts, hint_rate, chain_length)
+    masses = (lengths * counts).astype(float)
+    among_loose = among_loose * np.outer(masses, masses)
+    to_anchored = to_anchored * np.outer(masses, anchored)
+    bound = sure + np.abs(among_loose).sum() / 2 + np.abs(to_anchored).sum()
+    attainable = sure + _best_order(among_loose, to_anchored)
+    return Ceiling(float(attainable / comb(items, 2)), float(bound / comb(items, 2)))
+
+
+def _preferences(
+    known: Knowledge,
+    lengths: Int[np.ndarray, " kinds"],
+    counts: Int[np.ndarray, " kinds"],
+    hint_rate: float,
+    chain_length: int | None,
+) -> tuple[Float[np.ndarray, "kinds kinds"], Float[np.ndarray, "kinds visible"]]:
+    """2P − 1 that a loose block, by its length, precedes a loose block of another, and each visible item.
+
+    With X_i = ∑ P(u before gap i, w after it) u wᵀ over states u, w (blocks of each length used), of two lengths
+    a ≠ b in one gap either may come first, so that P(a before b) = ½ + ∑_i (X_i − X_iᵀ)_ab/(2 c_a c_b).
+    """
+    used, steps = _steps(known, lengths, counts, hint_rate, chain_length)
+    forward = [_start(len(steps[0]))]
+    for step in steps:
+        forward.append(_normalised(forward[-1] @ step))
+    backward = [np.zeros(len(steps[0]))]
+    backward[0][-1] = 1.0
+    for step in reversed(steps):
+        backward.insert(0, _normalised(step @ backward[0]))
+    among = np.zeros((len(lengths), len(lengths)))
+    before = []
+    for gap, step in enumerate(steps):
+        joint = _normalised(forward[gap][:, None] * step * backward[gap + 1])
+        before.append(joint.sum(axis=0) @ used / counts)
+        products = used.T @ joint @ used
+        among += products - products.T
+    return among / np.outer(counts, counts), 2 * np.array(before[:-1]).reshape(-1, len(lengths)).T - 1
+
+
+def _steps(
+    known: Knowledge,
+    lengths: Int[np.ndarray, " kinds"],
+    counts: Int[np.ndarray, " kinds"],
+    hint_rate: float,
+    chain_length: int | None,
+) -> tuple[Float[np.ndarray, "states kinds"], list[Float[np.ndarray, "states states"]]]:
+    """Blocks used in each state, and one matrix of weights for each gap, from the state before it to that after it.
+
+    With a `chain_length` there are twice the states: first those in which no run has been as long yet.
+    """
+    used = np.array(list(product(*(range(count + 1) for count in counts))))
+    placed = used[None] - used[:, None]
+    possible = (placed >= 0).all(axis=2)
+    which = np.where(possible, np.ravel_multi_index(tuple(np.maximum(placed, 0).T), tuple(counts + 1)).T, 0)
+    orders = np.array([factorial(sum(row)) / prod(map(factorial, row)) for row in used.tolist()])
+    hidden = used @ lengths
+    steps = []
+    for gap, unseen in enumerate(known.unseen):
+        run = hidden + ((0, *known.tails)[gap])
+        weights = orders * np.array([float(comb(unseen, length)) for length in run.tolist()])
+        if gap == 0:
+            weights[0] *= 1 - hint_rate  # nothing loose comes first, so that all the loose blocks are so by chance
+        if chain_length is None:
+            steps.append(_normalised(weights[which] * possible))
+            continue
+        shorter, equal = (np.where(chosen, weights, 0.0) for chosen in (run < chain_length, run == chain_length))
+        shorter, equal = shorter[which] * possible, equal[which] * possible
+        steps.append(_normalised(np.block([[shorter, equal], [np.zeros_like(shorter), shorter + equal]])))
+    return (used if chain_length is None else np.concatenate([used, used])).astype(float), steps
+
+
+def _best_order(
+    among_loose: Float[np.ndarray, "kinds kinds"], to_anchored: Float[np.ndarray, "kinds visible"]
+) -> float:
+    """The most that one order of the blocks gains over all pairs of blocks not both anchored (whose order is known).
+
+    `among_loose[a, b]` and `to_anchored[a, j]` are what is gained where a precedes b, or j, and lost where it follows.
+    """
+    kinds, visible = to_anchored.shape
+    best = np.full((2**kinds, visible + 1), -np.inf)
+    best[0, 0] = 0.0
+    for ranked in range(2**kinds):
+        inside = (ranked >> np.arange(kinds)) & 1
+        for last in np.flatnonzero(inside):
+            before = ranked - (1 << int(last))
+            gained = among_loose[(before >> np.arange(kinds)) & 1 == 1, last].sum()
+            best[ranked] = np.maximum(best[ranked], best[before] + gained)
+        along = np.concatenate([[0.0], np.cumsum((2 * inside - 1) @ to_anchored)])
+        best[ranked] = np.maximum.accumulate(best[ranked] - along) + along
+    return float(best[-1, -1])
+
+
+def _start(states: int) -> Float[np.ndarray, " states"]:
+    """Certainty that no block is used and no run is long."""
+    start = np.zeros(states)
+    start[0] = 1.0
+    return start
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    """The weights, divided by their sum: only ratios count, and products over gaps would overflow."""
+    total = float(weights.sum())
+    if total == 0:
+        raise ValueError(IMPOSSIBLE)
+    return weights / total
