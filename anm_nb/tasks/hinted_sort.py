@@ -27,7 +27,7 @@ class HintedSortOptions(RankingOptions):
     hint_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # probability that a hidden item points at its predecessor
     hints: Literal["true", "shuffled"] = "true"  # shuffled: the pointers follow an order that has nothing to do with it
     chain_length: PositiveInt | None = None  # exact length of the longest run of hidden items; None: whatever comes
-    code_width: Annotated[int, Field(ge=DISTINCT_BITS, le=1024)] = 32  # signs by which an item is pointed at
+    code_width: Annotated[int, Field(ge=DISTINCT_BITS, le=1024)] = 16  # signs by which an item is pointed at
 
     @model_validator(mode="after")
     def _encodable(self) -> HintedSortOptions:
@@ -46,8 +46,9 @@ class HintedSort(PartialSort):
     every problem and distinct within it: nothing can be learned about an item from them but who points at it.
 
     With `hint_rate=0` the extra columns are absent, and without `chain_length` this *is* partial_sort: a generator
-    gives the same x, y and known. All else is drawn from a generator derived from it, so values and order are the same
-    at any options, masks at any hint_rate, and the pointers at a lower hint_rate are among those at a higher one.
+    gives the same x, y and known. All else is drawn from a generator derived from it, so that values, order and masks
+    are the same at any hint_rate, true or shuffled, and the pointers at a lower rate are among those at a higher one.
+    Streams are kept apart by the visible values, as partial_sort's, so that they do not overlap at any options either.
 
     With `chain_length` the longest run of hidden items in the true order has that length in every problem, and any
     such mask is as likely as any other. (Exactly, not at most: most masks have no long run, so that problems with a
@@ -108,7 +109,7 @@ class HintedSort(PartialSort):
         """Chains of pointers, each put right after the visible item where it ends.
 
         A chain that ends at a hidden one stands at the median of the values not seen, or first where every hidden item
-        but that of rank 0 has a pointer. The best possible scores for a hint_rate of 0 or 1; between them, not quite.
+        but that of rank 0 has a pointer. With hint_rate 1 these scores are the best possible; with less, not quite.
         """
         ends, lengths = self.chains(batch)
         starts = super().solve(batch)
