@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from anm_nb.ranking.networks import RankingModel
 from anm_nb.ranking.train import RankingConfig, RankingLearner
 from anm_nb.training.epochs import batches_per_epoch
 from anm_nb.training.loop import resolve_device
@@ -29,17 +32,23 @@ def model_cost(config: RankingConfig) -> Cost:
     few = {"train_samples": config.batch, "dev_samples": 1, "test_samples": 1, "device": "cpu"}
     learner = RankingLearner(config.changed(**few), config.seeds[0], "cpu")
     network = learner.network
-    with sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused kernel
-        with FlopCounterMode(display=False) as forward, torch.no_grad():
-            network(learner.training.x)
-        with FlopCounterMode(display=False) as training:
-            learner.losses(0, network).total.backward()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as training:  # see `forward_flops`
+        learner.losses(0, network).total.backward()
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         controller_parameters=sum(parameter.numel() for parameter in network.controller_parameters()),
-        forward_flops=forward.get_total_flops() // config.batch,
+        forward_flops=forward_flops(network, learner.training.x) // config.batch,
         training_flops=training.get_total_flops() // config.batch,
     )
+
+
+@torch.no_grad()
+def forward_flops(model: RankingModel, x: Float[Tensor, "batch items features"], iterations: int | None = None) -> int:
+    """Operations of the model's forward pass, decoding included, over all problems of x."""
+    # the counter does not know the CPU's fused kernel
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        model(x, iterations)
+    return counted.get_total_flops()
 
 
 # One epoch of the public reference implementation at the document's setting with 12 iterations, and the rate of the

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anm_nb.parameters import ParameterError, Parameters
-from anm_nb.ranking.routing import Controller, routing_entropy
+from anm_nb.ranking.routing import Controller, ControllerState, RandomRouting, routing_entropy
 
 Decoder = Literal["score", "pointer"]
 
@@ -24,9 +24,13 @@ class ModelConfig(Parameters):
     width: PositiveInt = 32
     n_heads: PositiveInt = 4
     encoder_layers: PositiveInt = 1
-    max_inner_iters: PositiveInt = 4  # applications of the Pointer-over-Heads block, with the same weights
+    max_inner_iters: PositiveInt = 4  # applications of the Pointer-over-Heads block
+    tied: bool = True  # all of them with the same weights; else each iteration has a block of its own
+    # By a controller for each token or for the sequence; uniform: none, every head alike; random: see `RandomRouting`.
+    routing: Literal["token", "sequence", "uniform", "random"] = "token"
+    trained_routing: bool = True  # else the controller stays as it was drawn
+    slow_state: bool = True  # else the controller has one timescale, that of its fast state
     hrm_period: PositiveInt = 2  # iterations between updates of the controller's slow state
-    routing: Literal["token", "sequence", "uniform"] = "token"  # uniform: no controller, every head alike
     top_k: PositiveInt | None = None  # heads a token may use; None: all
     controller_width: PositiveInt = 32
     gradient: Literal["full", "last"] = "full"  # last: all iterations but the last are cut off
@@ -38,12 +42,36 @@ class ModelConfig(Parameters):
             raise ParameterError(f"n_heads = {self.n_heads}: has to divide width = {self.width}")
         if self.top_k is not None and self.top_k > self.n_heads:
             raise ParameterError(f"top_k = {self.top_k}: there are n_heads = {self.n_heads} heads to choose from")
-        if self.routing != "uniform" and self.hrm_period > self.max_inner_iters:
+        if self.has_controller and self.slow_state and self.hrm_period > self.max_inner_iters:
             raise ParameterError(
                 f"hrm_period = {self.hrm_period}: with max_inner_iters = {self.max_inner_iters} the slow state "
                 f"would never be updated; allowed: 1 to {self.max_inner_iters}"
             )
         return self
+
+    @property
+    def has_controller(self) -> bool:
+        """Whether α is computed from what a token, or the sequence, holds."""
+        return self.routing in ("token", "sequence")
+
+    @property
+    def learns_routing(self) -> bool:
+        """Whether there is a controller, and it is trained."""
+        return self.has_controller and self.trained_routing
+
+
+class Refinement(NamedTuple):
+    """What one iteration hands to the next."""
+
+    encoded: Float[Tensor, "batch items width"]
+    z: Float[Tensor, "batch items width"]
+    alpha: Float[Tensor, "batch items heads"]
+    state: ControllerState | None
+
+    def rows(self, chosen: Int[Tensor, " chosen"]) -> Refinement:
+        """That of some of the problems."""
+        state = None if self.state is None else ControllerState(*(part[chosen] for part in self.state))
+        return Refinement(self.encoded[chosen], self.z[chosen], self.alpha[chosen], state)
 
 
 class RankingOutput(NamedTuple):
@@ -131,35 +159,35 @@ class PointerDecoder(nn.Module):
 class RankingModel(nn.Module):
     """x [batch, items, features] to a ranking, refined `max_inner_iters` times.
 
-    Features are the value and, where there are two, a flag that marks hidden items, which then enter as a learned
-    embedding instead. Nothing tells the items' positions: re-ordering the input re-orders the scores. Each iteration
-    applies one block to its last state plus the encoded input, so that the input reaches even a truncated gradient.
+    Features are the value and, from two on, a flag that marks hidden items, which then enter as a learned embedding
+    instead. Any others are a task's own: a linear map of them is added to the item's state, from which queries and keys
+    are linear too, so that an item can look for those whose features match some of its own. Nothing tells the items'
+    positions or number: re-ordering the input re-orders the scores. Each iteration applies a block to its last state
+    plus the encoded input, so that the input reaches even a truncated gradient.
     """
 
     def __init__(
         self, config: ModelConfig, *, features: int = 2, decoder: Decoder = "score", size: int | None = None
     ) -> None:
         super().__init__()
-        if features not in (1, 2):
-            raise ParameterError(f"features = {features}: allowed: 1 (value) or 2 (value and hidden flag)")
+        if features < 1:
+            raise ParameterError(
+                f"features = {features}: allowed: 1 (value), 2 (value and hidden flag), or more (a task's own)"
+            )
         width = config.width
         self.config, self.features, self.size = config, features, size
         self.value = nn.Sequential(nn.Linear(1, width // 2 or 1), nn.GELU(), nn.Linear(width // 2 or 1, width))
-        self.hidden = nn.Embedding(1, width) if features == 2 else None
+        self.hidden = nn.Embedding(1, width) if features >= 2 else None
+        self.own_features = nn.Linear(features - 2, width, bias=False) if features > 2 else None
         self.encoder = nn.ModuleList(
             AttentionBlock(width, config.n_heads, config.feedforward) for _ in range(config.encoder_layers)
         )
         self.block = AttentionBlock(width, config.n_heads, config.feedforward)
-        self.controller = None
-        if config.routing != "uniform":
-            self.controller = Controller(
-                width,
-                config.n_heads,
-                config.controller_width,
-                config.hrm_period,
-                config.top_k,
-                per_sequence=config.routing == "sequence",
-            )
+        self.later_blocks = nn.ModuleList(
+            AttentionBlock(width, config.n_heads, config.feedforward)
+            for _ in range(0 if config.tied else config.max_inner_iters - 1)
+        )
+        self.controller = _controller(config)
         self.decoder: ScoreDecoder | PointerDecoder = ScoreDecoder(width)
         if decoder == "pointer":
             if size is None:
@@ -168,11 +196,11 @@ class RankingModel(nn.Module):
 
     def set_temperature(self, temperature: float) -> None:
         """Set the routing temperature; without a controller there is none to set."""
-        if self.controller is not None:
+        if isinstance(self.controller, Controller):
             self.controller.temperature.fill_(temperature)
 
     def controller_parameters(self) -> list[nn.Parameter]:
-        """The controller's parameters; none without one."""
+        """The controller's parameters, or the logits of random routing; none without either."""
         return [] if self.controller is None else list(self.controller.parameters())
 
     def encoder_parameters(self) -> list[nn.Parameter]:
@@ -180,39 +208,67 @@ class RankingModel(nn.Module):
         routed = {id(parameter) for parameter in self.controller_parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in routed]
 
-    def forward(self, x: Float[Tensor, "batch items features"]) -> RankingOutput:
-        """Scores, routing and states after each iteration; with the pointer decoder, scores of greedy decoding."""
-        z_per_iter, alphas = self.refine(x)
+    def forward(self, x: Float[Tensor, "batch items features"], iterations: int | None = None) -> RankingOutput:
+        """Scores, routing and states after each iteration; with the pointer decoder, scores of greedy decoding.
+
+        `iterations` as for `refine`.
+        """
+        z_per_iter, alphas = self.refine(x, iterations)
         entropies = routing_entropy(alphas).mean((0, 2))
         return RankingOutput(self.decoder(z_per_iter), alphas, entropies, z_per_iter)
 
     def refine(
-        self, x: Float[Tensor, "batch items features"]
+        self, x: Float[Tensor, "batch items features"], iterations: int | None = None
     ) -> tuple[Float[Tensor, "batch iters items width"], Float[Tensor, "batch iters items heads"]]:
-        """States and routing weights of every iteration."""
-        self._require_shape(x)
+        """States and routing weights of every iteration.
+
+        There are as many `iterations` as the config has, or as are asked for: fewer, or, where weights are tied, more.
+        Raises `ParameterError` for more of them than there are blocks.
+        """
+        iterations = self.require_iterations(iterations)
         differentiable = torch.is_grad_enabled()
-        iterations = self.config.max_inner_iters
-        encoded = self._encode(x)
-        z = torch.zeros_like(encoded)
-        alpha = encoded.new_full((*encoded.shape[:2], self.config.n_heads), 1 / self.config.n_heads)
-        state = None if self.controller is None else self.controller.start(encoded)
+        now = self.begin(x)
         states, alphas = [], []
         for iteration in range(iterations):
             contributes = self.config.gradient == "full" or iteration == iterations - 1
             with torch.set_grad_enabled(differentiable and contributes):
-                entering = z + encoded
-                if self.controller is not None and state is not None:
-                    alpha, state = self.controller(entering, state, iteration)
-                z = self.block(entering, alpha)
-            states.append(z)
-            alphas.append(alpha)
+                now = self.advance(now, iteration)
+            states.append(now.z)
+            alphas.append(now.alpha)
         return torch.stack(states, dim=1), torch.stack(alphas, dim=1)
+
+    def begin(self, x: Float[Tensor, "batch items features"]) -> Refinement:
+        """What the first iteration starts from."""
+        self._require_shape(x)
+        encoded = self._encode(x)
+        alpha = encoded.new_full((*encoded.shape[:2], self.config.n_heads), 1 / self.config.n_heads)
+        state = None if self.controller is None else self.controller.start(encoded)
+        return Refinement(encoded, torch.zeros_like(encoded), alpha, state)
+
+    def advance(self, now: Refinement, iteration: int) -> Refinement:
+        """What an iteration (0 = first) makes of what the one before it left."""
+        entering, alpha, state = now.z + now.encoded, now.alpha, now.state
+        if self.controller is not None and state is not None:
+            alpha, state = self.controller(entering, state, iteration)
+        block = self.block if self.config.tied or iteration == 0 else self.later_blocks[iteration - 1]
+        return Refinement(now.encoded, block(entering, alpha), alpha, state)
+
+    def require_iterations(self, iterations: int | None) -> int:
+        """How many iterations are meant. Raises `ParameterError` for none, or more than there are blocks for."""
+        most = None if self.config.tied else self.config.max_inner_iters
+        if iterations is None:
+            return self.config.max_inner_iters
+        if iterations < 1 or (most is not None and iterations > most):
+            allowed = "at least 1" if most is None else f"1 to {most}, as each has a block of its own"
+            raise ParameterError(f"iterations = {iterations}: allowed: {allowed}")
+        return iterations
 
     def _encode(self, x: Float[Tensor, "batch items features"]) -> Float[Tensor, "batch items width"]:
         z = self.value(x[..., :1])
         if self.hidden is not None:
-            z = torch.where(x[..., 1:] > 0.5, self.hidden.weight, z)
+            z = torch.where(x[..., 1:2] > 0.5, self.hidden.weight, z)
+        if self.own_features is not None:
+            z = z + self.own_features(x[..., 2:])
         for layer in self.encoder:
             z = layer(z)
         return z
@@ -223,3 +279,21 @@ class RankingModel(nn.Module):
             raise ParameterError(
                 f"x has shape {tuple(x.shape)}; this model takes [batch, {items or 'items'}, {self.features}]"
             )
+
+
+def _controller(config: ModelConfig) -> Controller | RandomRouting | None:
+    """What routes, its parameters frozen where nothing of it is learned."""
+    routing: Controller | RandomRouting | None = None
+    if config.routing == "random":
+        routing = RandomRouting(config.n_heads, config.max_inner_iters)
+    elif config.has_controller:
+        routing = Controller(
+            config.width,
+            config.n_heads,
+            config.controller_width,
+            config.hrm_period,
+            config.top_k,
+            per_sequence=config.routing == "sequence",
+            slow_state=config.slow_state,
+        )
+    return routing if routing is None else routing.requires_grad_(config.learns_routing)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class ControllerState(NamedTuple):
-    """The two timescales of a controller, one state for each token, or one for the sequence."""
+    """The two timescales of a controller, one state for each token, or one for the sequence; of size 0 where absent."""
 
     fast: Float[Tensor, "batch tokens state"]
-    slow: Float[Tensor, "batch tokens state"]
+    slow: Float[Tensor, "batch tokens slow_state"]
 
 
 class GatedCell(nn.Module):
@@ -40,25 +40,34 @@ class Controller(nn.Module):
     """Routing weights α from a fast state, updated every iteration, and a slow one, updated every `period` iterations.
 
     α = softmax(logits/temperature) over heads, over the `top_k` largest only where that is given. With
-    `per_sequence` the controller reads the mean over tokens and routes all of them alike.
+    `per_sequence` the controller reads the mean over tokens and routes all of them alike. Without a `slow_state` there
+    is one timescale: the fast cell reads the token only, and logits come from its state alone.
     """
 
     temperature: Tensor
 
     def __init__(
-        self, width: int, n_heads: int, state: int, period: int, top_k: int | None, per_sequence: bool
+        self,
+        width: int,
+        n_heads: int,
+        state: int,
+        period: int,
+        top_k: int | None,
+        per_sequence: bool,
+        slow_state: bool = True,
     ) -> None:
         super().__init__()
         self.state, self.period, self.top_k, self.per_sequence = state, period, top_k, per_sequence
-        self.fast = GatedCell(width + state, state)
-        self.slow = GatedCell(state, state)
-        self.logits = nn.Linear(2 * state, n_heads)
+        self.slow_size = state if slow_state else 0
+        self.fast = GatedCell(width + self.slow_size, state)
+        self.slow = GatedCell(state, state) if slow_state else None
+        self.logits = nn.Linear(state + self.slow_size, n_heads)
         self.register_buffer("temperature", torch.tensor(1.0))
 
     def start(self, z: Float[Tensor, "batch tokens width"]) -> ControllerState:
         """Zero states for tokens like z."""
-        zeros = z.new_zeros(z.shape[0], 1 if self.per_sequence else z.shape[1], self.state)
-        return ControllerState(zeros, zeros)
+        tokens = 1 if self.per_sequence else z.shape[1]
+        return ControllerState(*(z.new_zeros(z.shape[0], tokens, size) for size in (self.state, self.slow_size)))
 
     def forward(
         self, z: Float[Tensor, "batch tokens width"], state: ControllerState, iteration: int
@@ -66,7 +75,9 @@ class Controller(nn.Module):
         """α of this iteration (0 = first) for tokens z, and the states after it."""
         seen = z.mean(dim=1, keepdim=True) if self.per_sequence else z
         fast = self.fast(torch.cat([seen, state.slow], dim=-1), state.fast)
-        slow = self.slow(fast, state.slow) if (iteration + 1) % self.period == 0 else state.slow
+        slow = state.slow
+        if self.slow is not None and (iteration + 1) % self.period == 0:
+            slow = self.slow(fast, slow)
         logits = self.logits(torch.cat([fast, slow], dim=-1)) / self.temperature
         if self.top_k is not None:
             chosen = torch.zeros_like(logits, dtype=torch.bool)
@@ -74,6 +85,33 @@ class Controller(nn.Module):
             logits = logits.masked_fill(~chosen, -torch.inf)
         alpha = logits.softmax(dim=-1)
         return alpha.expand(-1, z.shape[1], -1), ControllerState(fast, slow)
+
+
+class RandomRouting(nn.Module):
+    """Routing weights that nothing is behind: drawn once, a row for each iteration, the same for all tokens and inputs.
+
+    α of an iteration is the softmax of standard normal logits: with 4 heads an entropy of 1.1 nats and a largest α of
+    0.5 on average, in the document's healthy bands. So it is as uneven as routing is meant to be, and what differs from
+    a controller is how α comes about. One row for all iterations would be the model without a controller, as it only
+    scales columns of the block's output layer; a row each is a block that differs between iterations by its heads'
+    weights. After the last row comes the first one again.
+    """
+
+    def __init__(self, n_heads: int, iterations: int) -> None:
+        super().__init__()
+        self.logits = nn.Embedding(iterations, n_heads)
+
+    def start(self, z: Float[Tensor, "batch tokens width"]) -> ControllerState:
+        """Empty states, as there is nothing to remember."""
+        nothing = z.new_zeros(z.shape[0], 1, 0)
+        return ControllerState(nothing, nothing)
+
+    def forward(
+        self, z: Float[Tensor, "batch tokens width"], state: ControllerState, iteration: int
+    ) -> tuple[Float[Tensor, "batch tokens heads"], ControllerState]:
+        """α of this iteration (0 = first), and the empty states."""
+        alpha = self.logits.weight[iteration % self.logits.num_embeddings].softmax(dim=-1)
+        return alpha.expand(z.shape[0], z.shape[1], -1), state
 
 
 def routing_entropy(alphas: Float[Tensor, "*n heads"]) -> Float[Tensor, "*n"]:

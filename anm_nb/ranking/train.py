@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,20 +12,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from anm_nb.parameters import ParameterError
+from anm_nb.ranking.evaluate import assess, routing_arrays
 from anm_nb.ranking.losses import RANKING_LOSSES, combined_ranking_loss, pointer_loss
-from anm_nb.ranking.networks import (
-    SCORE_DECIMALS,
-    Decoder,
-    ModelConfig,
-    PointerDecoder,
-    RankingModel,
-    ScoreDecoder,
-)
-from anm_nb.ranking.routing import herfindahl, routing_entropy
+from anm_nb.ranking.networks import Decoder, ModelConfig, PointerDecoder, RankingModel, ScoreDecoder
+from anm_nb.ranking.routing import routing_entropy
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Batch
-from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.tasks.ranked import RankingTask
 from anm_nb.training.epochs import batch_indices, batches_per_epoch
 from anm_nb.training.learner import Learner, Measurement, ParameterGroup, StepLosses
@@ -37,17 +29,8 @@ from anm_nb.training.stacked_network import StackedNetwork
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
-# What only a model with a controller, or with several iterations, makes use of.
-ITERATED_FIELDS = (
-    "hrm_period",
-    "top_k",
-    "controller_width",
-    "gradient",
-    "deep_supervision",
-    "supervision_power",
-    "temperature",
-    "temperature_min",
-    "temperature_decay",
+# What only a model whose controller is trained makes use of …
+LEARNED_ROUTING_FIELDS = (
     "entropy_weight",
     "entropy_decay",
     "entropy_every",
@@ -56,7 +39,20 @@ ITERATED_FIELDS = (
     "controller_clip",
     "warmup_epochs",
 )
-
+# … only one that has a controller …
+ROUTED_FIELDS = (
+    "trained_routing",
+    "slow_state",
+    "hrm_period",
+    "top_k",
+    "controller_width",
+    "temperature",
+    "temperature_min",
+    "temperature_decay",
+    *LEARNED_ROUTING_FIELDS,
+)
+# … and only one with a controller, or with several iterations.
+ITERATED_FIELDS = (*ROUTED_FIELDS, "tied", "gradient", "deep_supervision", "supervision_power")
 
 # What each of several stacked learners may have of its own: numbers that enter a step as tensors or after its losses.
 SCHEDULED = (
@@ -67,6 +63,13 @@ SCHEDULED = (
     "entropy_decay",
     "entropy_every",
 )
+
+
+# Which items of a batch a metric compares; None: all.
+COMPARED: dict[str, Callable[[Batch], Tensor | None]] = {
+    "tau_obs": lambda batch: batch.known,
+    "tau_all": lambda batch: None,
+}
 
 
 class RankingConfig(RunConfig, ModelConfig):
@@ -87,14 +90,16 @@ class RankingConfig(RunConfig, ModelConfig):
     size: PositiveInt = 12  # items
     mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5
     encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
+    task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside these three
     train_samples: PositiveInt = 500  # a fixed set
     dev_samples: PositiveInt = 200
     test_samples: PositiveInt = 300
     epochs: PositiveInt = 8
     batch: PositiveInt = 32
 
-    mask_aware: bool = True  # the loss sees observed items only
-    selection: Literal["tau_obs", "tau_all", "tau_index"] = "tau_obs"  # on dev; tau_index: as published
+    mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
+    # On dev; None: the task's metric; tau_index: as published.
+    selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     margin: NonNegativeFloat = 0.0  # of RankNet, in units of the score
     loss_temperature: PositiveFloat = 1.0  # of ListNet and soft sorting
@@ -132,7 +137,8 @@ class RankingConfig(RunConfig, ModelConfig):
     def _usable(self) -> RankingConfig:
         if not issubclass(task_class(self.task), RankingTask):
             raise ParameterError(f"task = '{self.task}': the ranking family needs a task whose answer is an order")
-        self.make_task()
+        if (metric := self.make_task().metric) not in COMPARED:
+            raise ParameterError(f"task = '{self.task}': its metric is '{metric}'; allowed: {', '.join(COMPARED)}")
         if self.deep_supervision and self.gradient == "last":
             raise ParameterError(
                 "gradient = 'last': it cuts off the iterations that deep_supervision = True would supervise; "
@@ -153,8 +159,11 @@ class RankingConfig(RunConfig, ModelConfig):
 
         What only iteration makes use of is set to its default, so that configs that differ in nothing else share a run.
         """
-        defaults = {name: type(self).model_fields[name].default for name in ITERATED_FIELDS}
-        return self.changed(**defaults, routing="uniform", max_inner_iters=1)
+        return self.without(ITERATED_FIELDS, routing="uniform", max_inner_iters=1)
+
+    def without(self, unused: Sequence[str], **values: Any) -> RankingConfig:
+        """This config with other values, and what it then makes no use of set to its default."""
+        return self.changed(**{name: type(self).model_fields[name].default for name in unused}, **values)
 
     @property
     def decoder(self) -> Decoder:
@@ -187,14 +196,17 @@ class RankingConfig(RunConfig, ModelConfig):
         return max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
 
     def entropy_weight_at(self, epoch: int) -> float:
-        """w₀·decay^(epoch // every); 0 without a controller, whose routing is all it could regularise."""
-        if self.routing == "uniform":
+        """w₀·decay^(epoch // every); 0 without routing to learn, which is all it could regularise."""
+        if not self.learns_routing:
             return 0.0
         return self.entropy_weight * self.entropy_decay ** (epoch // self.entropy_every)
 
     def make_task(self) -> RankingTask:
-        """The task. Raises `ParameterError` for an option it refuses."""
-        task = get_task(self.task, size=self.size, mask_rate=self.mask_rate, encoding=self.encoding)
+        """The task, with its options. Raises `ParameterError` for an option it refuses, or has twice."""
+        fields = {"size": self.size, "mask_rate": self.mask_rate, "encoding": self.encoding}
+        if twice := sorted(fields.keys() & self.task_options.keys()):
+            raise ParameterError(f"task_options: {', '.join(twice)}: set by the config's field of that name")
+        task = get_task(self.task, **fields, **self.task_options)
         assert isinstance(task, RankingTask)
         return task
 
@@ -219,42 +231,6 @@ class RankingConfig(RunConfig, ModelConfig):
         return RankingLearner(self, seed, device)
 
 
-@dataclass(frozen=True)
-class Assessment:
-    """What a model does on held-out problems, after every iteration."""
-
-    scores: Float[Tensor, "n iters items"]
-    alphas: Float[Tensor, "n iters items heads"]
-    tau_obs: Float[Tensor, " iters"]
-    tau_all: Float[Tensor, " iters"]
-    tau_index: float  # of the last iteration, for forensics only
-
-    def last(self) -> dict[str, float]:
-        """τ of the model's answer, the ranking after the last iteration, by name."""
-        by_iteration = {"tau_obs": self.tau_obs, "tau_all": self.tau_all}
-        return {name: float(tau[-1]) for name, tau in by_iteration.items()} | {"tau_index": self.tau_index}
-
-
-@torch.no_grad()
-def assess(model: nn.Module, batch: Batch) -> Assessment:
-    """Mean τ over observed and over all pairs of the ranking after every iteration; problems without a pair skipped.
-
-    Scores are taken to `SCORE_DECIMALS`: hidden items are alike to a model, and what tells their scores apart is the
-    order in which a machine sums. Rounded, they are the ties that they are, and τ over all pairs does not depend on it.
-    """
-    output = model(batch.x)
-    scores = output.scores.float().round(decimals=SCORE_DECIMALS)
-    ranks = batch.y.unsqueeze(1)
-    observed = None if batch.known is None else batch.known.unsqueeze(1)
-    return Assessment(
-        scores,
-        output.alphas,
-        kendall_tau(scores, ranks, observed).nanmean(0),
-        kendall_tau(scores, ranks).nanmean(0),
-        float(index_space_tau(scores[:, -1], batch.y).nanmean()),
-    )
-
-
 class RankingLearner:
     """One seed of a ranking run.
 
@@ -270,6 +246,8 @@ class RankingLearner:
             task.sample(n, generator=generator(seed, stream, device), device=device, stream=stream)  # type: ignore[arg-type]
             for stream, n in sizes.items()
         )
+        self.selection = config.selection or task.metric
+        self.compared = COMPARED[task.metric](self.training) if config.mask_aware else None
         self.network = config.make_model()
         initialise(self.network, generator(seed, "weights"))
         self.network.set_temperature(config.temperature_at(0))
@@ -313,38 +291,38 @@ class RankingLearner:
         return StackedLosses(loss_rank + loss_entropy, parts)
 
     def prepared(self, step: int, averaged: nn.Module) -> tuple[Tensor, ...]:
-        """Inputs, ranks and, where there is one, mask of the next batch, with the temperature of its epoch set."""
+        """Inputs, ranks and, where not all are, compared items of the next batch; its epoch's temperature is set."""
         for model in (self.network, averaged):
             assert isinstance(model, RankingModel)
             model.set_temperature(self.config.temperature_at(self.epoch(step)))
         rows = batch_indices(self.config.train_samples, self.config.batch, step, self.seed, self.device)
-        parts = (self.training.x, self.training.y, self.training.known)
+        parts = (self.training.x, self.training.y, self.compared)
         return tuple(part[rows] for part in parts if part is not None)
 
     def objective(
-        self, network: nn.Module, x: Tensor, ranks: Tensor, known: Tensor | None = None
+        self, network: nn.Module, x: Tensor, ranks: Tensor, compared: Tensor | None = None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Ranking loss and mean routing entropy (nats) of a batch by a network of the learner's kind."""
         assert isinstance(network, RankingModel)
         z_per_iter, alphas = network.refine(x)
-        return self.ranking_loss(network.decoder, z_per_iter, ranks, known), routing_entropy(alphas).mean()
+        return self.ranking_loss(network.decoder, z_per_iter, ranks, compared), routing_entropy(alphas).mean()
 
     def ranking_loss(
-        self, decoder: ScoreDecoder | PointerDecoder, z_per_iter: Tensor, ranks: Tensor, known: Tensor | None
+        self, decoder: ScoreDecoder | PointerDecoder, z_per_iter: Tensor, ranks: Tensor, compared: Tensor | None
     ) -> Float[Tensor, ""]:
         """Mean loss of the supervised iterations, the later ones weighing more."""
         config = self.config
         z = z_per_iter[:, -len(self.supervision) :]
         ranks = ranks.unsqueeze(1)
-        observed = known.unsqueeze(1) if known is not None and config.mask_aware else None
+        compared = None if compared is None else compared.unsqueeze(1)
         if isinstance(decoder, PointerDecoder):
-            rows = pointer_loss(decoder.logits(z, ranks), ranks, observed, reduction="none")
+            rows = pointer_loss(decoder.logits(z, ranks), ranks, compared, reduction="none")
         elif config.loss == "combined":
-            rows = combined_ranking_loss(decoder(z), ranks, observed, weights=config.loss_weights, reduction="none")
+            rows = combined_ranking_loss(decoder(z), ranks, compared, weights=config.loss_weights, reduction="none")
         else:
             option = "margin" if config.loss == "ranknet" else "temperature"
             value = config.margin if config.loss == "ranknet" else config.loss_temperature
-            rows = RANKING_LOSSES[config.loss](decoder(z), ranks, observed, reduction="none", **{option: value})
+            rows = RANKING_LOSSES[config.loss](decoder(z), ranks, compared, reduction="none", **{option: value})
         return rows.mean(0) @ self.supervision
 
     def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
@@ -362,7 +340,7 @@ class RankingLearner:
             "entropy_weight": self.config.entropy_weight_at(epoch),
         }
         arrays["alphas"] = dev.alphas[: self.config.probe_examples]
-        return Measurement(scalars, arrays, scalars[self.config.selection])
+        return Measurement(scalars, arrays, scalars[self.selection])
 
     def evaluate(self, selected: nn.Module) -> Measurement:
         """τ on test, and the scores, ranks and masks it comes from, for other metrics of the same predictions."""
@@ -382,14 +360,15 @@ def supervision_weights(config: RankingConfig) -> Float[Tensor, " supervised"]:
 
 
 def parameter_groups(config: RankingConfig, network: RankingModel) -> list[ParameterGroup]:
-    """The encoder's group (all but the controller), and the controller's where there is one, each with its AdamW."""
+    """The encoder's group (all but the controller), and the controller's where one is trained, each with its AdamW."""
     two = config.two_optimisers
     controller_lr = config.controller_lr if two else config.encoder_lr
     controller_clip = config.controller_clip if two else config.encoder_clip
+    routed = network.controller_parameters() if config.learns_routing else []
     frozen = config.warmup_epochs * batches_per_epoch(config.train_samples, config.batch)
     wanted = [
         ("encoder", network.encoder_parameters(), config.encoder_lr, config.encoder_clip, 0),
-        ("controller", network.controller_parameters(), controller_lr, controller_clip, frozen),
+        ("controller", routed, controller_lr, controller_clip, frozen),
     ]
     return [
         ParameterGroup(
@@ -402,12 +381,3 @@ def parameter_groups(config: RankingConfig, network: RankingModel) -> list[Param
         for name, parameters, lr, clip, frozen_steps in wanted
         if parameters
     ]
-
-
-def routing_arrays(alphas: Float[Tensor, "n iters items heads"]) -> dict[str, Tensor]:
-    """Mean routing entropy, Herfindahl index and largest α of every iteration."""
-    return {
-        "entropies": routing_entropy(alphas).mean((0, 2)),
-        "herfindahl": herfindahl(alphas).mean((0, 2)),
-        "max_alpha": alphas.amax(-1).mean((0, 2)),
-    }

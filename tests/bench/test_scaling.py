@@ -32,12 +32,15 @@ SMALL = {
     layers=st.integers(1, 3),
     feedforward=st.integers(1, 3),
     controller=st.integers(1, 9),
-    routing=st.sampled_from(["token", "sequence", "uniform"]),
+    routing=st.sampled_from(["token", "sequence", "uniform", "random"]),
     gradient=st.sampled_from(["full", "last"]),
     deep=st.booleans(),
+    slow_state=st.booleans(),
+    tied=st.booleans(),
+    hinted=st.booleans(),
 )
 def test_the_ranking_step_s_closed_form_is_what_torch_counts(
-    size, width, iterations, period, layers, feedforward, controller, routing, gradient, deep
+    size, width, iterations, period, layers, feedforward, controller, routing, gradient, deep, slow_state, tied, hinted
 ):
     config = RankingConfig(
         **FEW,
@@ -52,6 +55,10 @@ def test_the_ranking_step_s_closed_form_is_what_torch_counts(
         routing=routing,
         gradient=gradient,
         deep_supervision=deep and gradient == "full",
+        slow_state=slow_state,
+        tied=tied,
+        task="hinted_sort" if hinted else "partial_sort",
+        task_options={"code_width": 9} if hinted else {},
     )
     assert step_operations(config.learner(0, "cpu")) == ranking_operations(config)
 
@@ -96,9 +103,11 @@ def test_energies_it_does_not_cover_are_refused(changes, message):
         energy_operations(EnergyConfig(**changes))
 
 
-def test_pointers_are_refused():
+def test_rankings_it_does_not_cover_are_refused():
     with pytest.raises(ParameterError, match="score decoder"):
         ranking_operations(RankingConfig(loss="cross_entropy"))
+    with pytest.raises(ParameterError, match="trained_routing = False"):
+        ranking_operations(RankingConfig(trained_routing=False))
 
 
 def test_saved_storages_are_counted_once_and_known_ones_never():

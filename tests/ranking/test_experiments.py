@@ -80,7 +80,7 @@ CHANGED = {
     "size": 6, "mask_rate": 0.25, "width": 8, "n_heads": 2, "max_inner_iters": 5, "hrm_period": 3, "temperature": 1.5,
     "entropy_weight": 0.5, "entropy_every": 2, "warmup_epochs": 2, "encoder_lr": 1e-4, "controller_lr": 1e-5,
     "batch": 5, "epochs": 7, "train_samples": 11, "dev_samples": 12, "test_samples": 13, "seeds": [7],
-    "precision": "bfloat16", "device": "cpu", "threads": 2,
+    "precision": "bfloat16", "device": "cpu", "threads": 2, "stop_at_score": 0.5,
 }  # fmt: skip
 
 

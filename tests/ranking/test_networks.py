@@ -292,7 +292,7 @@ def test_inputs_of_another_shape_are_refused_by_name(make, shape, message):
 
 
 def test_decoders_and_features_it_cannot_build_are_refused_by_name():
-    with pytest.raises(ParameterError, match="features = 3"):
-        RankingModel(ModelConfig(**SMALL), features=3)
+    with pytest.raises(ParameterError, match="features = 0: allowed: 1"):
+        RankingModel(ModelConfig(**SMALL), features=0)
     with pytest.raises(ParameterError, match="a pointer decoder needs the number of items"):
         RankingModel(ModelConfig(**SMALL), decoder="pointer")

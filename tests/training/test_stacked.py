@@ -136,6 +136,9 @@ def in_float64(config):
         {"loss": "cross_entropy"},
         {"patience": 1},
         {"routing": "uniform", "max_inner_iters": 1, "hrm_period": 1},
+        {"routing": "random", "tied": False},
+        {"trained_routing": False},
+        {"slow_state": False, "task": "hinted_sort"},
     ],
     ids=lambda options: ", ".join(f"{name}={value}" for name, value in options.items()) or "routed",
 )

@@ -1,0 +1,376 @@
+"""Comparators: each lacks what it says and nothing else, and counts match as nearly as they can."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from anm_nb import runs
+from anm_nb.parameters import ParameterError
+from anm_nb.ranking.comparators import (
+    comparator_table,
+    comparators,
+    matched,
+    parameter_count,
+    trained_parameter_count,
+    training_operations,
+)
+from anm_nb.ranking.cost import model_cost
+from anm_nb.ranking.losses import ranknet_loss
+from anm_nb.ranking.networks import ModelConfig, RankingModel
+from anm_nb.ranking.routing import Controller, RandomRouting, routing_entropy
+from anm_nb.ranking.train import RankingConfig
+from anm_nb.tasks import get_task
+from anm_nb.training.epochs import batch_indices
+from anm_nb.training.loop import SeedTraining
+from anm_nb.training.seeds import generator, initialise
+
+ITEMS, WIDTH, HEADS, STATE, ITERATIONS, CODE = 6, 8, 2, 4, 3, 9
+
+
+def config(**options):
+    small = {
+        "size": ITEMS, "width": WIDTH, "n_heads": HEADS, "controller_width": STATE, "max_inner_iters": ITERATIONS,
+        "hrm_period": 2, "train_samples": 40, "dev_samples": 20, "test_samples": 30, "batch": 16, "epochs": 3,
+        "warmup_epochs": 1, "seeds": (0,), "task": "hinted_sort", "task_options": {"code_width": CODE},
+    }  # fmt: skip
+    return RankingConfig(**small | options)
+
+
+NAMES = list(comparators(config()))
+
+
+def model(features=2, seed=0, **options):
+    small = {"width": 8, "n_heads": 2, "max_inner_iters": 4, "hrm_period": 2, "controller_width": 6}
+    module = RankingModel(ModelConfig(**small | options), features=features)
+    initialise(module, generator(seed, "weights"))
+    return module.double()
+
+
+def inputs(batch=3, items=5, features=2, seed=0):
+    x = torch.rand(batch, items, features, dtype=torch.float64, generator=generator(seed, "x")) * 2 - 1
+    x[..., 1] = (x[..., 1] > 0).double()
+    return x
+
+
+def trained(settings, steps):
+    learner = settings.learner(0, "cpu")
+    before = {name: weight.clone() for name, weight in learner.network.state_dict().items()}
+    state = SeedTraining(learner, settings.loop, 0, "cpu")
+    for _ in range(steps):
+        state.update(state.losses())
+        state.step += 1
+    return learner.network, before
+
+
+# ---- what they are -----------------------------------------------------------------------------------------------
+def test_parameters_are_those_counted_by_hand():
+    w, c, heads = WIDTH, STATE, HEADS
+    block = (3 * w * w + 3 * w) + (w * w + w) + (2 * w * w + 2 * w) + (2 * w * w + w) + 2 * 2 * w
+    embedding = (w // 2 + w // 2) + (w // 2 * w + w) + w + (1 + 2 * CODE) * w  # value, hidden, and what hints add
+    plain = embedding + block + (w + 1)
+    cell = 3 * c * c + 3 * c  # of a gated cell, by each of what it reads
+    fast_alone = (3 * c * w + 3 * c) + cell
+    full = fast_alone + 3 * c * c + 2 * cell + (2 * c * heads + heads)
+    expected = {
+        "no iteration": plain + block,
+        "deep untied": plain + ITERATIONS * block,
+        "weight-tied": plain + block,
+        "random α": plain + block + ITERATIONS * heads,
+        "untrained controller": plain + block + full,
+        "one timescale": plain + block + fast_alone + (c * heads + heads),
+        "equal timescales": plain + block + full,
+        "HRM per token": plain + block + full,
+        "HRM per sequence": plain + block + full,
+    }
+    counted = {name: parameter_count(each) for name, each in comparators(config()).items()}
+    assert counted == expected
+    assert counted == {name: model_cost(each).parameters for name, each in comparators(config()).items()}
+    untrained = {"random α": ITERATIONS * heads, "untrained controller": full}
+    assert {name: trained_parameter_count(each) for name, each in comparators(config()).items()} == {
+        name: count - untrained.get(name, 0) for name, count in expected.items()
+    }
+
+
+def test_weights_of_their_own_cost_no_operation():
+    costs = {name: model_cost(each) for name, each in comparators(config()).items()}
+    for name in ("deep untied", "random α"):
+        assert costs[name].forward_flops == costs["weight-tied"].forward_flops
+        assert costs[name].training_flops == costs["weight-tied"].training_flops
+    assert costs["untrained controller"].forward_flops == costs["HRM per token"].forward_flops
+    growing = [costs[name].forward_flops for name in ("no iteration", "weight-tied", "one timescale", "HRM per token")]
+    assert growing == sorted(set(growing))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_train_on_the_same_data_for_as_many_iterations(name):
+    derived = comparators(config())[name]
+    learner, full = derived.learner(0, "cpu"), config().learner(0, "cpu")
+    for part in ("training", "dev", "test"):
+        assert torch.equal(getattr(learner, part).x, getattr(full, part).x)
+    scores = learner.network(learner.dev.x).scores
+    assert scores.shape == (20, 1 if name == "no iteration" else ITERATIONS, ITEMS)
+    network, before = trained(derived, 4)  # of which three with the controller frozen
+    after = network.state_dict()
+    blocks = [key for key in before if key.startswith(("block.", "later_blocks."))]
+    assert not any(torch.equal(before[key], after[key]) for key in blocks)
+
+
+def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
+    variants = [config(), config(entropy_weight=0.1), config(warmup_epochs=0, controller_lr=1e-3)]
+    for name in ("no iteration", "deep untied", "weight-tied", "random α", "untrained controller"):
+        assert len({runs.run_key(comparators(each)[name]) for each in variants}) == 1
+    variants = [config(), config(hrm_period=3)]
+    assert len({runs.run_key(comparators(each)["one timescale"]) for each in variants}) == 1
+    assert len({runs.run_key(each) for each in comparators(config()).values()}) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    {"routing": "uniform", "trained_routing": False, "slow_state": False, "tied": False, "max_inner_iters": 1}.items(),
+)
+def test_comparators_are_of_a_whole_model_only(name, value):
+    with pytest.raises(ParameterError, match=f"{name} = {value!r}: comparators are of a whole HRM model"):
+        comparators(config(hrm_period=1, **{name: value}))
+
+
+def test_uniform_routing_is_the_weight_tied_model():
+    """A controller that says nothing, its logits 0, is no controller."""
+    routed = model()
+    with torch.no_grad():
+        for parameter in routed.controller.logits.parameters():
+            parameter.zero_()
+    tied = model(routing="uniform")
+    weights = {name: weight for name, weight in routed.state_dict().items() if not name.startswith("controller.")}
+    tied.load_state_dict(weights)
+    torch.testing.assert_close(routed(inputs()).scores, tied(inputs()).scores)
+
+
+def test_untied_blocks_that_are_alike_are_the_tied_model():
+    tied, untied = model(routing="uniform"), model(routing="uniform", tied=False)
+    own = {name: weight for name, weight in tied.state_dict().items()}
+    for later in range(3):
+        own |= {f"later_blocks.{later}.{n.removeprefix('block.')}": w for n, w in own.items() if n.startswith("block.")}
+    untied.load_state_dict(own)
+    torch.testing.assert_close(untied(inputs()).scores, tied(inputs()).scores)
+    with torch.no_grad():
+        untied.later_blocks[1].out.bias[0] += 1
+    changed = (untied(inputs()).scores - tied(inputs()).scores).abs().amax((0, 2))
+    assert [float(each) > 1e-6 for each in changed.detach()] == [False, False, True, True]
+
+
+# ---- routing that is not learned ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["random α", "untrained controller"])
+def test_frozen_routing_stays_as_it_was_drawn(name):
+    derived = comparators(config(entropy_weight=10.0))[name]
+    network, before = trained(derived, 7)
+    after = network.state_dict()
+    routing = [key for key in before if key.startswith("controller.") and not key.endswith("temperature")]
+    assert routing
+    assert all(torch.equal(before[key], after[key]) for key in routing)
+    assert [group.name for group in derived.learner(0, "cpu").groups] == ["encoder"]
+    assert derived.entropy_weight_at(0) == 0  # or the encoder would learn to please the entropy term
+
+
+def test_random_routing_is_drawn_once_for_each_iteration_and_begins_again():
+    module = model(routing="random")
+    logits = module.controller.logits.weight
+    alphas = module(inputs(), 6).alphas
+    for iteration in range(6):
+        expected = logits[iteration % 4].exp() / logits[iteration % 4].exp().sum()
+        torch.testing.assert_close(alphas[:, iteration], expected.expand(3, 5, 2))
+    assert torch.equal(module(inputs(seed=1)).alphas, alphas[:, :4])
+    assert not torch.equal(model(seed=1, routing="random")(inputs()).alphas, alphas[:, :4])
+
+
+def test_random_routing_is_as_uneven_as_the_documents_bands_allow():
+    routing = RandomRouting(4, 4000)
+    initialise(routing, generator(0, "weights"))
+    alphas = routing.logits.weight.detach().softmax(-1)
+    assert float(routing_entropy(alphas).mean()) == pytest.approx(1.1, abs=0.05)
+    assert float(alphas.amax(-1).mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_without_a_slow_state_the_controller_is_one_gated_cell():
+    module = Controller(8, 2, 6, 2, None, per_sequence=False, slow_state=False).double()
+    initialise(module, generator(0, "weights"))
+    assert not [name for name, _ in module.named_parameters() if "slow" in name]
+    cell = nn.GRUCell(8, 6).double()
+    with torch.no_grad():
+        cell.weight_ih.copy_(module.fast.input.weight)
+        cell.bias_ih.copy_(module.fast.input.bias)
+        cell.weight_hh.copy_(module.fast.recurrent.weight)
+        cell.bias_hh.copy_(module.fast.recurrent.bias)
+    z = torch.randn(7, 8, dtype=torch.float64, generator=generator(0, "z"))
+    state, h = module.start(z.unsqueeze(0)), torch.zeros(7, 6, dtype=torch.float64)
+    for iteration in range(4):
+        alpha, state = module(z.unsqueeze(0), state, iteration)
+        h = cell(z, h)
+        torch.testing.assert_close(alpha[0], (h @ module.logits.weight.T + module.logits.bias).softmax(-1))
+
+
+def test_one_timescale_has_no_period_to_fit():
+    assert config(slow_state=False, hrm_period=99).make_model().controller.slow is None
+    with pytest.raises(ParameterError, match="hrm_period = 99"):
+        config(hrm_period=99)
+
+
+# ---- matching ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("by", "count"), [("parameters", parameter_count), ("operations", training_operations)])
+@pytest.mark.parametrize("name", ["no iteration", "deep untied", "weight-tied", "one timescale"])
+def test_no_other_width_is_nearer(name, by, count):
+    derived = comparators(config())[name]
+    match = matched(derived, to=config(), by=by)
+    assert match.wanted == count(config())
+    assert match.counted == count(match.config)
+    assert match.ratio == match.counted / match.wanted
+    assert match.config == derived.changed(width=match.config.width)
+    others = [count(derived.changed(width=width)) for width in range(HEADS, 31, HEADS) if width != match.config.width]
+    assert all(abs(match.counted - match.wanted) <= abs(other - match.wanted) for other in others)
+
+
+def test_matching_a_model_to_itself_changes_nothing():
+    count = parameter_count(config())
+    assert matched(config(), to=config(), by="parameters") == (config(), count, count)
+
+
+def test_other_fields_can_be_varied():
+    derived = comparators(config(max_inner_iters=6))
+    deeper = matched(derived["no iteration"], to=derived["weight-tied"], by="operations", vary="encoder_layers")
+    assert deeper.config.encoder_layers == 6  # one of the six blocks is the iteration's own …
+    assert 1 - deeper.ratio < 0.03  # … and only decoding differs
+    fewer = matched(derived["deep untied"], to=derived["weight-tied"], by="parameters", vary="max_inner_iters")
+    assert (fewer.config.max_inner_iters, fewer.ratio) == (1, 1)
+    longer = matched(config(), to=config(max_inner_iters=12), by="operations", vary="max_inner_iters")
+    assert (longer.config.max_inner_iters, longer.ratio) == (12, 1)
+
+
+def test_what_a_count_does_not_depend_on_cannot_match_it():
+    with pytest.raises(ParameterError, match="vary = 'max_inner_iters': the parameters of this model do not depend"):
+        matched(config(), to=config(width=32), by="parameters", vary="max_inner_iters")
+
+
+def test_the_table_shows_what_remains_of_a_difference():
+    plain = comparator_table(config()).set_index("comparator")
+    assert plain.index.tolist() == NAMES
+    assert plain.loc["HRM per token", ["parameters_ratio", "forward_ratio", "training_ratio"]].tolist() == [1, 1, 1]
+    assert (plain["forward_flops"] / plain["forward_ratio"]).round(6).nunique() == 1
+    assert plain["parameters_ratio"].max() == plain.loc["deep untied", "parameters_ratio"] > 1.4
+    level = comparator_table(config(), by="parameters").set_index("comparator")
+    matches = {name: matched(each, to=config(), by="parameters") for name, each in comparators(config()).items()}
+    assert level["width"].to_dict() == {name: match.config.width for name, match in matches.items()}
+    assert level["parameters_ratio"].to_dict() == {name: match.ratio for name, match in matches.items()}
+    assert not level["width"].equals(plain["width"])
+
+
+# ---- iterations and lengths beyond training ----------------------------------------------------------------------
+@pytest.mark.parametrize("options", [{}, {"routing": "sequence"}, {"routing": "uniform"}, {"slow_state": False}])
+@pytest.mark.parametrize("iterations", [1, 2, 4, 7, 48])
+def test_any_number_of_iterations_is_a_model_built_with_so_many(options, iterations):
+    module = model(**options)
+    built = model(**options | {"max_inner_iters": iterations, "hrm_period": min(2, iterations)})
+    built.load_state_dict(module.state_dict())
+    if iterations == 1 and built.controller is not None:
+        built.controller.period = 2
+    for ours, theirs in zip(module(inputs(), iterations), built(inputs()), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    if iterations > 4:
+        torch.testing.assert_close(module(inputs(), iterations).scores[:, :4], module(inputs()).scores)
+
+
+def test_the_last_of_the_iterations_asked_for_has_the_gradient():
+    module = model(gradient="last")
+    scores = module(inputs(), 6).scores
+    assert torch.autograd.grad(scores[:, -1].sum(), module.block.out.weight, retain_graph=True)[0].abs().max() > 0
+    assert torch.autograd.grad(scores[:, -2].sum(), module.block.out.weight)[0].abs().max() == 0
+
+
+def test_blocks_of_their_own_end_where_training_did():
+    module = model(routing="uniform", tied=False)
+    torch.testing.assert_close(module(inputs(), 2).scores, module(inputs()).scores[:, :2])
+    with pytest.raises(ParameterError, match="iterations = 5: allowed: 1 to 4, as each has a block of its own"):
+        module(inputs(), 5)
+    for none in (0, -1):
+        with pytest.raises(ParameterError, match=f"iterations = {none}: allowed: at least 1"):
+            model()(inputs(), none)
+
+
+@settings(max_examples=20)
+@given(st.permutations(range(11)), st.sampled_from(NAMES))
+def test_any_number_of_items_in_any_order(order, name):
+    short, long = (comparators(config(size=size))[name].make_model() for size in (ITEMS, 11))
+    initialise(short, generator(0, "weights"))
+    long.load_state_dict(short.state_dict())
+    x = inputs(items=11, features=3 + 2 * CODE).float()
+    with torch.no_grad():
+        torch.testing.assert_close(short(x).scores, long(x).scores)
+        torch.testing.assert_close(short(x[:, order]).scores, short(x).scores[..., list(order)], atol=1e-4, rtol=1e-4)
+
+
+# ---- a task's own features and options ---------------------------------------------------------------------------
+def test_own_features_are_added_to_the_items_state_by_a_linear_map():
+    module, plain = model(features=6), model(features=2)
+    plain.load_state_dict({n: w for n, w in module.state_dict().items() if not n.startswith("own_features.")})
+    x = inputs(features=6)
+    without = x.clone()
+    without[..., 2:] = 0
+    assert torch.equal(module(without).scores, plain(x[..., :2]).scores)
+    shifted = copy.deepcopy(plain)
+    shifted.encoder = nn.ModuleList()
+    module.encoder = nn.ModuleList()
+    added = module._encode(x) - shifted._encode(x[..., :2])
+    torch.testing.assert_close(added, x[..., 2:] @ module.own_features.weight.T)
+
+
+def test_models_of_one_or_two_features_have_no_map_for_more():
+    assert [model(features=count).own_features is None for count in (1, 2, 3)] == [True, True, False]
+
+
+def test_the_tasks_options_reach_the_task():
+    task = config(task_options={"code_width": 8, "hint_rate": 0.5}).make_task()
+    assert (task.options.hint_rate, task.options.size, task.x_dim) == (0.5, ITEMS, 3 + 16)
+    assert config(task_options={"hint_rate": 0.0}).make_model().own_features is None
+    with pytest.raises(ParameterError, match="unknown parameter 'hintrate'"):
+        config(task_options={"hintrate": 1.0})
+    with pytest.raises(ParameterError, match="task_options: mask_rate, size: set by the config's field"):
+        config(task_options={"size": 4, "mask_rate": 0.2})
+
+
+def test_the_loss_compares_and_dev_selects_by_what_the_tasks_metric_does():
+    hinted, sorting = config(), config(task="partial_sort", task_options={})
+    for each, observed_only, aware in ((hinted, False, True), (sorting, True, True), (sorting, False, False)):
+        learner = each.changed(mask_aware=aware).learner(0, "cpu")
+        batch, rows = learner.training, batch_indices(40, 16, 0, 0)
+        scores = learner.network(batch.x[rows]).scores
+        mask = batch.known[rows] if observed_only else None
+        losses = [ranknet_loss(scores[:, t], batch.y[rows], mask) for t in range(3)]
+        expected = sum((t + 1) * loss for t, loss in enumerate(losses)) / 6
+        torch.testing.assert_close(learner.losses(0, learner.network).parts["loss_rank"], expected)
+    assert (hinted.learner(0, "cpu").selection, sorting.learner(0, "cpu").selection) == ("tau_all", "tau_obs")
+    assert hinted.changed(selection="tau_obs").learner(0, "cpu").selection == "tau_obs"
+
+
+def test_hints_are_learned_from_and_shuffled_ones_are_not(tmp_path):
+    """True pointers lift τ far above the ceiling without hints; shuffled ones leave it there, up to chance."""
+    ceiling = get_task("partial_sort", size=5, mask_rate=0.5).all_pairs_ceiling()
+    reached, errors = {}, {}
+    for hints in ("true", "shuffled"):
+        settings = RankingConfig(
+            task="hinted_sort", task_options={"hints": hints, "code_width": 8}, size=5, mask_rate=0.5, width=16,
+            n_heads=2, routing="uniform", max_inner_iters=2, train_samples=2000, batch=50, epochs=10, encoder_lr=5e-3,
+            dev_samples=200, test_samples=1000, seeds=(0,),
+        )  # fmt: skip
+        (tmp_path / hints).mkdir()
+        run = settings.train(tmp_path / hints)
+        task = settings.make_task()
+        test = task.sample(1000, generator=generator(0, "test"), stream="test")
+        each = task.scores(run.trace["test_scores"][0, 0, :, -1], test)["tau_all"]
+        reached[hints], errors[hints] = float(each.mean()), float(each.std()) / math.sqrt(1000)
+        assert run.metrics["test_tau_all"].iloc[-1] == pytest.approx(reached[hints])
+    assert reached["true"] > ceiling + 0.1
+    assert reached["shuffled"] < ceiling + 3 * errors["shuffled"]
+    assert reached["shuffled"] > ceiling - 0.1  # it has learned all the rest
