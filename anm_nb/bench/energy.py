@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anm_nb.bench.plain import plain_module
+from anm_nb.bench.training_step import TrainingStep
 from anm_nb.energy.landscape import SCAN_GRID, line_scan
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import Anm, MiningProblem, named_negatives
@@ -62,7 +63,7 @@ def paper_config(negatives: str, tiny: bool, device: str = "cpu") -> EnergyConfi
     )
 
 
-class EnergyStep:
+class EnergyStep(TrainingStep):
     """A whole training step: data, noise, negatives, losses, backward, clipping, Adam, EMA."""
 
     def __init__(self, negatives: str, device: str, tiny: bool) -> None:
@@ -78,13 +79,6 @@ class EnergyStep:
             of.size,
             of.batch,
         )
-
-    def ours(self) -> Mapping[str, Tensor]:
-        """The losses, before the step."""
-        losses = self.training.losses()
-        self.training.update(losses)
-        self.training.step += 1
-        return {name: part.detach() for name, part in losses.parts.items()}
 
     def plain(self) -> Mapping[str, Tensor]:
         """The losses, before the step."""

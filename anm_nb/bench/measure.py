@@ -25,7 +25,7 @@ import torch
 
 from anm_nb.bench.flops import counted_flops
 from anm_nb.training.loop import cpu_threads
-from anm_nb.training.timing import matmul_rate
+from anm_nb.training.timing import matmul_rate, settle
 
 ROUNDS = (3, 21)  # at least, and at most
 SHORTEST = 0.1  # seconds; shorter work is repeated within a round
@@ -188,16 +188,11 @@ def repeated(work: Callable[[], object], device: str) -> Callable[[], float]:
 
 def timed(work: Callable[[], object], device: str) -> float:
     """Wall-clock seconds until the device is done."""
-    _settle(device)
+    settle(device)
     started = time.perf_counter()
     work()
-    _settle(device)
+    settle(device)
     return time.perf_counter() - started
-
-
-def _settle(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def peak_mib(device: str) -> float:

@@ -8,6 +8,7 @@ import yaml
 from torch import Tensor
 
 from anm_nb.bench.plain import plain_module
+from anm_nb.bench.training_step import TrainingStep
 from anm_nb.ranking.experiments import (
     HrmEntropy,
     HrmIterations,
@@ -50,7 +51,7 @@ def grid() -> list[RankingConfig]:
     return distinct
 
 
-class RankingStep:
+class RankingStep(TrainingStep):
     """A whole training step: forward, losses, backward, and two optimisers, each with its own clipping."""
 
     def __init__(self, config: RankingConfig, device: str, seed: int) -> None:
@@ -76,13 +77,6 @@ class RankingStep:
             (config.encoder_clip, config.controller_clip),
             config.weight_decay,
         )
-
-    def ours(self) -> Mapping[str, Tensor]:
-        """The losses, before the step."""
-        losses = self.training.losses()
-        self.training.update(losses)
-        self.training.step += 1
-        return {name: part.detach() for name, part in losses.parts.items()}
 
     def plain(self) -> Mapping[str, Tensor]:
         """The losses, before the step."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import pandas as pd
-import torch
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from anm_nb.bench.closed_forms import energy_operations, ranking_operations
 from anm_nb.bench.flops import counted_flops
+from anm_nb.bench.measure import timed
 from anm_nb.bench.saved_memory import step_bytes
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.parameters import Parameters
@@ -101,8 +100,8 @@ class CostAndScaling(Parameters):
         tables = []
         for (model, dimension), configs in self.series().items():
             learners = {str(size): config.learner for size, config in configs.items()}
-            timed = step_seconds(learners, next(iter(configs.values())).loop, self.rounds)
-            tables.append(_long(timed).assign(model=model, dimension=dimension))
+            wide = step_seconds(learners, next(iter(configs.values())).loop, self.rounds)
+            tables.append(_long(wide).assign(model=model, dimension=dimension))
         return pd.concat(tables, ignore_index=True)
 
     def seed_times(self) -> pd.DataFrame:
@@ -119,12 +118,10 @@ class CostAndScaling(Parameters):
                 steps[f"in turn/{count}"] = step_in_turn(config, range(count), device)
                 steps[f"stacked/{count}"] = stacked_step(config, range(count), device)
             with cpu_threads(self.threads):
-                rounds = [
-                    {name: _seconds(step, device) for name, step in steps.items()} for _ in range(self.rounds + 3)
-                ]
+                rounds = [{name: timed(step, device) for name, step in steps.items()} for _ in range(self.rounds + 3)]
             for way in ("in turn", "stacked"):
-                timed = pd.DataFrame(rounds[3:]).filter(like=way).rename(columns=lambda name: name.split("/")[1])
-                tables.append(_long(timed).assign(model=model, way=way))
+                wide = pd.DataFrame(rounds[3:]).filter(like=way).rename(columns=lambda name: name.split("/")[1])
+                tables.append(_long(wide).assign(model=model, way=way))
         return pd.concat(tables, ignore_index=True)
 
     def memory(self) -> pd.DataFrame:
@@ -171,15 +168,7 @@ def _training(config: Config, seed: int, device: str) -> SeedTraining:
     return SeedTraining(config.learner(seed, device), config.loop, seed, device)
 
 
-def _seconds(step: Callable[[], object], device: str) -> float:
-    started = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def _long(timed: pd.DataFrame) -> pd.DataFrame:
+def _long(wide: pd.DataFrame) -> pd.DataFrame:
     """A table [rounds × sizes] as rows of round, size and seconds."""
-    long = timed.rename_axis(index="round").reset_index().melt("round", var_name="size", value_name="seconds")
+    long = wide.rename_axis(index="round").reset_index().melt("round", var_name="size", value_name="seconds")
     return long.astype({"size": int})

@@ -26,14 +26,15 @@ def step_seconds(
 
 
 def _timed_step(training: SeedTraining, device: str) -> float:
-    _settle(device)
+    settle(device)
     started = time.perf_counter()
     training.update(training.losses())
-    _settle(device)
+    settle(device)
     return time.perf_counter() - started
 
 
-def _settle(device: str) -> None:
+def settle(device: str) -> None:
+    """Wait until a device has done what it was asked for."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -44,9 +45,9 @@ def matmul_rate(threads: int, device: str = "cpu", size: int = 1024, rounds: int
     seconds = []
     with cpu_threads(threads):
         for _ in range(rounds + 1):
-            _settle(device)
+            settle(device)
             started = time.perf_counter()
             matrix @ matrix
-            _settle(device)
+            settle(device)
             seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds[1:]) / 1e9
