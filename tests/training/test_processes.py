@@ -10,6 +10,7 @@ import warnings
 
 import joblib
 import pandas as pd
+import psutil
 import pytest
 from filelock import FileLock
 from stored_training import CONFIGS, long_training
@@ -170,6 +171,7 @@ def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(h
     )
     newest = [processes.checkpoint_of(tmp_path, seed) for seed in (0, 1)]
     wait_until(lambda: all(path.exists() for path in newest) or parent.poll() is not None)
+    assert parent.poll() is None, parent.communicate()[1]
     trainers = children(parent.pid, "loky.backend.popen")
     assert len(trainers) == 2
     # A notebook's kernel is interrupted with every process of its group.
@@ -202,14 +204,12 @@ def test_a_training_waits_for_the_process_of_a_killed_one_to_end(tmp_path):
 
 
 def children(pid, command):
-    lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True).stdout.splitlines()
-    split = [line.split(None, 2) for line in lines]
-    return [int(child) for child, parent, args in split if int(parent) == pid and command in args]
+    """Children of a process whose command line holds `command`; not by ps, which cuts lines at COLUMNS."""
+    return [each.pid for each in psutil.Process(pid).children() if command in " ".join(each.cmdline())]
 
 
 def ended(pid):
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return not state or state.startswith("Z")
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def wait_until(happened, seconds=300.0):
