@@ -1,4 +1,4 @@
-"""Verdicts on what the explorers show: margins of held-out pairs, and routing, at the beginning of training and its end."""
+"""Verdicts on what the explorers show: held-out margins and routing, before training and at its end."""
 
 from __future__ import annotations
 

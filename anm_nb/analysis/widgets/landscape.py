@@ -1,4 +1,4 @@
-"""The energy around the truth in a finished run: a line scan and a slice, step by step and level by level (section E)."""
+"""The energy around the truth in a finished run: a line scan and a slice, by step and level (checklist, section E)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ class LandscapeExplorer(Explorer):
             f"{self.direction.label}: barrier {numbers['barrier']}, curvature at the truth {numbers['curvature']}, "
             f"slope {numbers['slope']}; a perfect denoiser has {numbers['perfect barrier']}, "
             f"{numbers['perfect curvature']} and {numbers['perfect slope']}. Beside it the energy on the plane of that "
-            f"line and a random direction, from {_number(plane.min())} to {_number(plane.max())} nats above the truth's."
+            f"line and a random direction, from {_number(plane.min())} to {_number(plane.max())} nats above the "
+            "truth's."
         )
         return alt, {"step": self.step.label, "level": self.level.label, **numbers, **means}
 
@@ -106,4 +107,4 @@ class LandscapeExplorer(Explorer):
 
 def _number(value: float | np.floating) -> str:
     """Three digits, without what rounding leaves of a 0."""
-    return rounded(round(float(value), 9) + 0.0)
+    return rounded(round(float(value), 6) + 0.0)

@@ -1,4 +1,4 @@
-"""Margins of a finished run: how hard its pairs are, at every record, noise level by noise level (checklist, section A)."""
+"""Margins of a finished run: how hard its pairs are, by step and noise level (checklist, section A)."""
 
 from __future__ import annotations
 

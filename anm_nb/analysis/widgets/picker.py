@@ -43,7 +43,7 @@ def stored_runs(suits: Callable[[Stored], bool]) -> list[Stored]:
 
 
 def labels_of(runs: Sequence[Stored]) -> list[str]:
-    """Task, size, strategy, seeds and steps of each run, what sets it apart from others with the same of these, and when.
+    """Task, size, strategy, seeds and steps of each run, what sets it apart from others of the same, and when it ended.
 
     Plain text, ending with the beginning of the key.
     """
@@ -90,7 +90,7 @@ class RunPicker:
         self.run = Choice("run", "Run", "The finished run that is shown; the newest come first", width="100%")
         self.strategy = Choice("strategy", "Strategy", "Negatives of a run that is alike in everything else")
         if chosen and chosen.key not in self.runs:
-            raise ParameterError(f"run {chosen.key}: not among the {len(self.runs)} in the store that can be shown here")
+            raise ParameterError(f"run {chosen.key}: not among the {len(self.runs)} in the store that can be shown")
         if self.runs:
             labels = labels_of(list(self.runs.values()))
             self.run.offer(list(zip(labels, self.runs, strict=True)), chosen.key if chosen else None)

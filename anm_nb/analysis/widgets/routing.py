@@ -142,7 +142,7 @@ class RoutingExplorer(Explorer):
             f"Heatmap of the routing weights of {items} items over {heads} heads, {label(self.picker.stored.method)} "
             f"routing, {self.seed.label}, sample {self.sample.label}, epoch {readouts['epoch']}, after iteration "
             f"{readouts['iteration']} of {self.records.iterations}: the largest weight is {readouts['largest α']}, of "
-            f"the item of rank {shown.names[item]} on head {head + 1}. Beside it, after each iteration, routing entropy, "
+            f"the item of rank {shown.names[item]} on head {head + 1}. Beside it, after each iteration, the entropy, "
             f"{readouts['entropy']} for this problem and {readouts['mean entropy']} on average, where uniform routing "
             f"has {np.log(heads):.3f}; and Kendall tau, {readouts['tau_obs']} over observed pairs and "
             f"{readouts['tau_all']} over all pairs."

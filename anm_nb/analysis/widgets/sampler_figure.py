@@ -99,8 +99,7 @@ class SamplerFigure:
 
 
 class Digits(Artist):
-    """The digits of a board and the borders of its boxes: a line of markers for each digit, which is far faster to draw
-    than a text for each cell."""
+    """The digits of a board and the borders of its boxes: a set of markers for each digit, as texts are slow to draw."""
 
     def __init__(self, board: Axes) -> None:
         super().__init__()
