@@ -59,7 +59,7 @@ class MarginFigure:
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
             row[0].set_ylabel(name)
-        self.about = self.grid[0, 0].text(0, 1.45, "", transform=self.grid[0, 0].transAxes)
+        self.about = self.grid[0, 0].text(0, 1.6, "", transform=self.grid[0, 0].transAxes)
 
     def open(self, records: MarginRecords, colour: str) -> None:
         """Set up for another run, drawn in its strategy's colour."""

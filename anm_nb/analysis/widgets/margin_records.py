@@ -74,7 +74,7 @@ class MarginRecords:
         learner = self.learner(seed)
         level = int(learner.dev_problem.noise.k[example])
         truth, negative = (self.answers.array(y[example].cpu()) for y in (learner.dev.y, learner.dev_negatives))
-        return f"k = {level}, m = {margin:.3g}", truth, negative
+        return f"k = {level}\nm = {margin:.3g}", truth, negative
 
     def _mask(self, kind: str, seed: int | None, level: int | None) -> np.ndarray:
         """Which pairs [seeds, pairs] are of a seed and a level."""

@@ -43,7 +43,8 @@ class SamplerFigure:
             axes.set_xlabel("sampler step (breaks: to the next noise level)")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         self.digits = [Digits(axes) for axes in self.boards[:2]]
-        self.moving = [*self.images, *self.digits, *self.cursors]
+        frames = [spine for axes in self.boards for spine in axes.spines.values()]
+        self.moving = [*self.images, *frames, *self.digits, *self.cursors]
 
     def open(self, answers: AnswerPictures, colour: str) -> None:
         """Set up for another run, drawn in its strategy's colour."""
@@ -58,7 +59,9 @@ class SamplerFigure:
             digits.open(answers.digits)
         self.curves[1].set_ylabel("wrong cells" if answers.digits else "squared error, mean")
         self.curves[1].set_yscale("linear" if answers.digits else "log")
-        if not answers.digits:
+        if answers.digits:
+            self.curves[1].yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        else:
             self.curves[1].yaxis.set(
                 major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter()
             )
@@ -99,7 +102,7 @@ class SamplerFigure:
 
 
 class Digits(Artist):
-    """The digits of a board and the borders of its boxes: a set of markers for each digit, as texts are slow to draw."""
+    """The digits of a board and the borders of its boxes; a set of markers for each digit, as texts are slow to draw."""
 
     def __init__(self, board: Axes) -> None:
         super().__init__()
