@@ -102,7 +102,7 @@ class SamplerFigure:
 
 
 class Digits(Artist):
-    """The digits of a board and the borders of its boxes; a set of markers for each digit, as texts are slow to draw."""
+    """The digits of a board and the borders of its boxes; digits are markers, as texts are slow to draw."""
 
     def __init__(self, board: Axes) -> None:
         super().__init__()

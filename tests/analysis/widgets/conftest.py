@@ -35,4 +35,3 @@ def stored(store, monkeypatch):
     outputs, runs = store
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(outputs))
     return runs
-

@@ -59,7 +59,8 @@ def test_the_picker_lists_exactly_the_finished_runs_of_its_kind_newest_first(sto
         RoutingExplorer: list(stored.rankings.values()),
     }[kind]
     picker = kind().picker
-    assert picker.run.values == [run.key for run in sorted(expected, key=lambda run: -run.manifest.summary["finished_ns"])]
+    newest_first = sorted(expected, key=lambda run: -run.manifest.summary["finished_ns"])
+    assert picker.run.values == [run.key for run in newest_first]
     for label, key in zip(picker.run.input.options, picker.run.values, strict=True):
         run = Run(store_root() / key)
         assert label.startswith(f"{run.settings['task']}, size {run.settings['size']} · ")

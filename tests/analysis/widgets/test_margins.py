@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from stored_files import files
 
 from anm_nb.analysis.widgets import MarginExplorer
 from anm_nb.analysis.widgets.margin_records import BARS, BATCH, HELD_OUT
 from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.train import EnergyLearner
-from stored_files import files
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def explorer(stored):
 
 
 def histogram(margins, edges):
-    """Shares by brute force: each margin, cut off at the outermost edges, belongs to the bar whose lower edge it has passed."""
+    """Shares by brute force: a margin belongs to the last bar whose lower edge it has reached."""
     counts = np.zeros(BARS)
     for margin in margins:
         place = sum(margin >= edge for edge in edges[1:-1])
@@ -50,11 +50,12 @@ def test_p_hard_is_the_metrics_own_column(explorer):
     metrics = files(explorer.run).metrics
     for kind, column in ((HELD_OUT, "dev_p_hard"), (BATCH, "p_hard")):
         explorer.source.value = kind
-        np.testing.assert_allclose(explorer.panels.p_hard.get_ydata(), metrics.groupby("step")[column].mean(), atol=1e-6)
+        expected = metrics.groupby("step")[column].mean()
+        np.testing.assert_allclose(explorer.panels.p_hard.get_ydata(), expected, atol=1e-6)
 
 
 def test_levels_part_the_held_out_pairs_and_margins_are_those_of_their_pairs(explorer):
-    """Energies of the stored weights on the pairs drawn again give the margins in the file: level and pair are right."""
+    """The stored weights' energies of the pairs drawn again are the margins in the file: level and pair are right."""
     run, last = explorer.run, explorer.records.last
     stored = files(run).array("dev_margins")
     found = 0
@@ -69,7 +70,8 @@ def test_levels_part_the_held_out_pairs_and_margins_are_those_of_their_pairs(exp
             noise, x = learner.dev_problem.noise, learner.dev.x
             assert int(noise.k[pair.example]) == level
             model = trained_energy(run, pair.seed)
-            margins = model(x, noise.noised(learner.dev_negatives), noise.k) - model(x, noise.noised(learner.dev.y), noise.k)
+            e_neg, e_pos = (model(x, noise.noised(y), noise.k) for y in (learner.dev_negatives, learner.dev.y))
+            margins = e_neg - e_pos
             assert float(margins[pair.example]) == pytest.approx(pair.margin, rel=1e-4, abs=1e-6)
     assert found == stored[:, last].size
 
@@ -84,7 +86,7 @@ def test_the_pairs_behind_every_bar_are_those_whose_margins_fall_in_it(explorer)
         low = -np.inf if bar == 0 else edges[bar]
         high = np.inf if bar == BARS - 1 else edges[bar + 1]
         expected = everything[(everything["margin"] >= low) & (everything["margin"] < high)]
-        assert set(zip(behind["seed"], behind["example"])) == set(zip(expected["seed"], expected["example"]))
+        assert set(behind.index) == set(expected.index)
         assert explorer.readouts["pairs in bar"] == str(len(expected))
         listed.append(behind)
     assert sum(map(len, listed)) == len(everything)
