@@ -41,7 +41,7 @@ class Explorer(ABC):
         self.readout.add_class("anm-readout")
         self.root = VBox(layout=Layout(width="100%", max_width="1000px"))
         self.root.add_class("anm-explorer").add_class(f"anm-{self.name}-explorer")
-        self._settling = False
+        self._settling = self._failed = False
         if not self.picker.runs:
             self.readout.value = f'<p role="status">{escape(self._nothing())}</p>'
             self.root.children = [self.readout]
@@ -88,21 +88,23 @@ class Explorer(ABC):
         self.picker.run.value = run.key
 
     def _pick(self, change: Any = None) -> None:
-        """Open the picked run; where that fails, its reason takes the place of the read-outs."""
+        """Open the picked run; where that fails, its reason stands for the read-outs until another is picked."""
         with self._moved_by_us():
             self.picker.offer_siblings()
             try:
                 with house_style():
                     self.open(self.run)
                     shown = self.draw()
+                self._failed = False
             except (ParameterError, CorruptRun, OSError) as error:
+                self._failed = True
                 self.readout.value = f'<p role="alert">This run cannot be shown: {escape(str(error))}</p>'
                 return
         self.picture.refresh()
         self._present(*shown)
 
     def _redraw(self, change: Any = None) -> None:
-        if not self._settling:
+        if not (self._settling or self._failed):
             with house_style():
                 shown = self.draw()
             self._present(*shown)
@@ -118,11 +120,11 @@ class Explorer(ABC):
     @contextmanager
     def _moved_by_us(self) -> Iterator[None]:
         """While controls are given new values, nothing is drawn."""
-        self._settling = True
+        before, self._settling = self._settling, True
         try:
             yield
         finally:
-            self._settling = False
+            self._settling = before
 
     def _nothing(self) -> str:
         return (
