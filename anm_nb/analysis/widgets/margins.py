@@ -119,7 +119,8 @@ class MarginExplorer(Explorer):
         """Title, truth and negative of each pair, as pictures."""
         if self.source.value == BATCH or not self.records.drawn_again:
             return []
-        return [self.records.pictured(int(row.seed), int(row.example), float(row.margin)) for row in pairs.itertuples()]
+        columns = (pairs[name].to_numpy() for name in ("seed", "example", "margin"))
+        return [self.records.pictured(*pair) for pair in zip(*(each.tolist() for each in columns), strict=True)]
 
     def _about_examples(self, behind: pd.DataFrame) -> str:
         if self.bar.value is None:

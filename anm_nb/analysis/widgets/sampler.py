@@ -49,7 +49,8 @@ class SamplerExplorer(Explorer):
 
     def open(self, run: Run) -> None:
         """Find out what there is to solve, and solve the first problem."""
-        self.solutions, self._drawn = Solutions(run), None
+        self.solutions = Solutions(run)
+        self._drawn: Solution | None = None
         self.seed.offer([(f"seed {seed}", seed) for seed in run.settings["seeds"]])
         self.problem.offer([(str(problem + 1), problem) for problem in range(PROBLEMS)])
         solution = self.shown()
