@@ -18,7 +18,7 @@ from anm_nb.energy.train import EnergyConfig
 from anm_nb.runs import Run
 from anm_nb.training.seeds import generator
 
-PROBLEMS = 8  # as many as are scanned within the blink that a slider's move may take
+PROBLEMS = 4  # as many as are scanned within the blink that a slider's move may take
 
 
 @dataclass(frozen=True)
