@@ -191,7 +191,7 @@ def test_a_run_that_has_changed_on_disk_says_so_in_place_of_its_numbers(stored, 
 
 
 @every_explorer
-def test_closing_nothing_of_a_run_is_kept_in_the_page(stored, kind):
+def test_a_page_holds_pictures_and_words_and_no_arrays(stored, kind):
     """What goes to the browser is the picture, words and labels: no array of a run."""
     state = json.dumps([widget.get_state() for widget in below(kind().root)], default=lambda value: f"<{type(value)}>")
     assert len(state) < 1_000_000
