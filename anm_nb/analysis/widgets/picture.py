@@ -21,11 +21,14 @@ DPI = 120  # pixels an inch
 WIDTH = 8.0  # inches, so that a picture and its margins are at home in a window of 1000 pixels
 FAST, SMALL = 1, 9  # zlib's levels: for a picture that the next move replaces, and for one that is kept
 # ipywidgets gives sliders and players no name that a screen reader could tell, has a slider tell its place instead of
-# its value, and makes Tab stop at values that nobody can edit. Only a script in the page can mend that: each new
-# picture brings it along, and it runs more than once as the controls beside a first picture may come after it.
-NAMING = """
-const name = () => {
-  for (const slider of this.closest('.anm-explorer')?.querySelectorAll('.widget-slider') ?? []) {
+# its value, and makes Tab stop at values that nobody can edit; JupyterLab takes a list's arrow keys for its own, to go
+# to another cell. Only a script in the page can mend that: each new picture brings it along, and it runs more than once
+# as the controls beside a first picture may come after it.
+MENDING = """
+const mend = () => {
+  const all = kind => this.closest('.anm-explorer')?.querySelectorAll(kind) ?? [];
+  for (const list of all('select')) list.dataset.lmSuppressShortcuts = true;
+  for (const slider of all('.widget-slider')) {
     const label = slider.querySelector('label').textContent, value = slider.querySelector('.widget-readout');
     const handle = slider.querySelector('[role=slider]'), player = slider.nextElementSibling;
     handle.ariaLabel = label;
@@ -37,7 +40,7 @@ const name = () => {
     stop.ariaLabel = `Back to the start: ${label}`;
   }
 };
-[0, 100, 1000, 5000].forEach(wait => setTimeout(name, wait));
+[0, 100, 1000, 5000].forEach(wait => setTimeout(mend, wait));
 """
 
 
@@ -79,7 +82,7 @@ class Picture:
         data = b64encode(self.png(FAST)).decode()
         self.widget.value = (
             f'<img class="anm-picture-image" alt="{escape(alt)}" width="{width}" height="{height}" decoding="sync" '
-            f'style="max-width: 100%; height: auto" onload="{escape(NAMING)}" src="data:image/png;base64,{data}">'
+            f'style="max-width: 100%; height: auto" onload="{escape(MENDING)}" src="data:image/png;base64,{data}">'
         )
 
     def png(self, compression: int = SMALL) -> bytes:
