@@ -67,7 +67,7 @@ class RoutingExplorer(Explorer):
         self.above.set_ylabel("routing entropy, nats")
         self.below.set(ylabel="Kendall τ on dev", xlabel="iteration", ylim=(-1.05, 1.05))
         for axes in (self.above, self.below):
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
             axes.legend(loc="lower right", ncols=3, columnspacing=1, handlelength=1.6)
         of_heatmap = [self.heat.yaxis, self.heat.title, self.image, self.border]
         return figure, [*of_heatmap, *self.cursors, self.mean, self.own, *self.taus.values()]
