@@ -88,42 +88,27 @@ def index(
 
 @app.command()
 def reference(
-    name: Annotated[str, typer.Argument(help="A notebook, such as 10_anm_vs_corruption.")],
-    profile: Annotated[str, typer.Option(help="The folder of params/ with its values.")] = "mid",
+    name: Annotated[
+        str, typer.Argument(help="A notebook, such as 10_anm_vs_corruption, or a sweep, such as hrm_hinted.")
+    ],
+    profile: Annotated[
+        str | None, typer.Option(help="The folder of params/ with its values; mid, or the sweep's own, if not given.")
+    ] = None,
     run: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="Only this run of the notebook; may be given several times.")
+        list[str] | None, typer.Option(metavar="RUN", help="Only this run of it; may be given several times.")
     ] = None,
 ) -> None:
-    """Train a notebook's runs at a longer profile, keep their tables in outputs/reference, and quote them in README."""
-    import yaml
+    """Train the runs of a notebook, or of a sweep's notebooks, keep their tables in outputs/reference, quote in README.
 
-    from anm_nb import runs
-    from anm_nb.analysis import reference as kept_results
-    from anm_nb.energy.experiments import AnmVsCorruption, IredTable
-    from anm_nb.parameters import ParameterError, unknown_name
-    from anm_nb.ranking.experiments import HrmVsBaseline, KendallForensics
+    What the store has is not trained again: after `anm-nb sweep hrm_hinted` this only keeps what that trained.
+    """
+    from anm_nb import reference_command
+    from anm_nb.parameters import ParameterError
 
-    kept_notebooks = {each.notebook: each for each in (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline)}
-    root = runs.project_root()
-    values = root / "params" / profile / f"{name}.yaml"
-    if name not in kept_notebooks:
-        _refuse(unknown_name("notebook with results to keep", name, kept_notebooks))
-    if not values.exists():
-        profiles = [path.parent.name for path in (root / "params").glob(f"*/{name}.yaml")]
-        _refuse(unknown_name("profile", profile, profiles))
     try:
-        kept_results.place_in(root / "README.md", name)
-        settings = kept_notebooks[name].from_mapping(yaml.safe_load(values.read_text(encoding="utf-8")))
+        typer.echo(reference_command.keep(name, profile, run or ()))
     except ParameterError as error:
-        _refuse(f"{values.name}: {error}")
-    configs = settings.configs()
-    for one in run or []:
-        if one not in configs:
-            _refuse(unknown_name("run", one, configs))
-    finished = {one: runs.get_or_train(configs[one]) for one in run or configs}
-    kept = kept_results.keep_reference(name, finished, settings.reference_scores())
-    kept_results.quote(kept, root / "README.md")
-    typer.echo(kept.path)
+        _refuse(str(error))
 
 
 @app.command()

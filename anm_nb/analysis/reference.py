@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from anm_nb.analysis import figures, ranking_figures
+from anm_nb.analysis import figures, hrm_grid, ranking_figures
 from anm_nb.analysis.ired import by_inner_steps, classical_skill, final_test, ired_table, shown
 from anm_nb.analysis.ired_figures import skill_by_steps
 from anm_nb.analysis.ranking_tables import SPACES, spaces_on_test
@@ -180,4 +180,6 @@ DISPLAYS = {
     "10_anm_vs_corruption": Display(figures.learning_curves, mse_summary),
     "15_ired_table": Display(ired_figure, ired_summary),
     "20_hrm_vs_baseline": Display(tau_figure, tau_summary),
+    "hrm_ceiling": Display(hrm_grid.grid_figure, hrm_grid.grid_summary),
+    "hrm_hinted": Display(hrm_grid.grid_figure, hrm_grid.grid_summary),
 }
