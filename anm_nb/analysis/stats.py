@@ -117,10 +117,11 @@ def paired_tests(
     n = len(one)
     if n < 2:
         return PairedTests(float("nan"), float("nan"), float("nan"), n)
-    if np.array_equal(one, other):
-        return PairedTests(1.0, 1.0, 1.0, n)
     # 0.9 − 0.8 and 0.3 − 0.2 are equal but for rounding; as whole numbers they, and their sums in any order, are equal.
-    whole = np.round((one - other) / (RESOLUTION * np.abs([one, other]).max()))
+    unit = RESOLUTION * (np.abs([one, other]).max() or 1.0)
+    whole = np.round((one - other) / unit)
+    if not whole.any():
+        return PairedTests(1.0, 1.0, 1.0, n)
     flipped = stats.permutation_test(
         (whole,), np.sum, permutation_type="samples", n_resamples=resamples, rng=generator, vectorized=True
     )

@@ -216,7 +216,8 @@ def test_few_pairs_that_all_agree_in_sign_have_the_smallest_p_value_there_is(pai
 
 
 def test_pairs_without_a_difference_reject_nothing_and_missing_ones_count_for_nothing():
-    assert side_by_side([0.3, 0.1, 0.0], [0.3, 0.1, 0.0]) == stats.PairedTests(1.0, 1.0, 1.0, 3)
+    assert side_by_side([0.0, 0.0], 0.0) == stats.PairedTests(1.0, 1.0, 1.0, 2)
+    assert side_by_side([0.1 + 0.2] * 20, [0.3] * 20) == stats.PairedTests(1.0, 1.0, 1.0, 20)
     with_gaps = side_by_side([1.0, math.nan, 2.5, 4.0, 1.5], [0.5, 1.0, 3.0, math.nan, 0.0])
     assert with_gaps == side_by_side([1.0, 2.5, 1.5], [0.5, 3.0, 0.0])
     few = side_by_side([1.0, math.nan], [0.0, 1.0])
