@@ -14,6 +14,7 @@ from anm_nb.analysis.ranking_figures import TAU_TITLES
 from anm_nb.analysis.ranking_tables import on_test
 from anm_nb.analysis.stats import CONFIDENCE, holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
+from anm_nb.analysis.tiers import at_ceiling
 from anm_nb.ranking.experiments import RankingExperiment
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.runs import run_key
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 METRICS = ("tau_obs", "tau_all")
 MILESTONE = 0.99  # of τ on dev
+LEAST_SPAN = 0.1  # of τ that a figure shows below the ceiling, so that noise at it does not look like effects
+FIELDS = {
+    "max_inner_iters": "iterations:",
+    "hrm_period": "T =",
+    "entropy_weight": "entropy weight",
+    "temperature": "temperature",
+}
 BASELINE, CENTRE = "baseline", "hrm"  # what the others are compared with: no iteration, and what they all vary
 
 
@@ -81,15 +89,22 @@ def grid_figure(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
                 )
                 axes.hlines(place, table.loc[method, "low"], table.loc[method, "high"], color=colour, linewidth=1.6)
                 axes.plot(table.loc[method, "mean"], place, "o", color=colour, markersize=4)
-            ceiling = float(references.set_index(["kind", "metric"])["value"]["ceiling", metric])
+            ceiling = _ceiling(references, metric)
             axes.axvline(ceiling, color="black", linewidth=0.7, linestyle=(0, (4, 3)))
             axes.annotate(
                 "ceiling", (ceiling, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=6.5
             )
-            axes.set(xlabel=f"Kendall τ on test, {TAU_TITLES[metric]}")
-        row[0].set_yticks(range(len(methods)), [label(method) for method in methods])
+            least = min(float(scores.to_numpy().min()), float(table["low"].min()), ceiling - LEAST_SPAN)
+            axes.set(xlabel=f"Kendall τ on test, {TAU_TITLES[metric]}", xlim=(least - 0.01, ceiling + LEAST_SPAN / 4))
+        row[0].set_yticks(range(len(methods)), [_label(method) for method in methods])
         row[0].invert_yaxis()
     return figure
+
+
+def _label(method: str) -> str:
+    """A model's name as the document would say it."""
+    field, _, value = method.partition(" = ")
+    return f"{FIELDS[field]} {value}" if field in FIELDS else label(method)
 
 
 def grid_summary(kept: Reference, swept: str | None = None) -> str:
@@ -106,11 +121,12 @@ def grid_summary(kept: Reference, swept: str | None = None) -> str:
         for (kind, name), values in _reference_rows(kept.references)
     ]
     tables = {each: compared(kept.metrics, each) for each in METRICS}
+    ceiling = _ceiling(kept.references, metric)
     epochs = epochs_to(kept.metrics, metric, MILESTONE)
     shown = [name for name in kept.provenance if swept is None or name in (BASELINE, CENTRE) or f"{swept} =" in name]
     for method in shown:
         taus = [_interval(tables[each], method, "mean", "") for each in METRICS]
-        differences = [_difference(tables[metric], method, against) for against in (BASELINE, CENTRE)]
+        differences = [_difference(tables[metric], method, against, ceiling) for against in (BASELINE, CENTRE)]
         lines.append(f"| `{method}` | measured | {' | '.join([*taus, *differences, _reached(epochs[method])])} |")
     return "\n".join(lines)
 
@@ -131,6 +147,11 @@ def _reached(epochs: pd.Series) -> str:
     return f"{there.median():.0f} ({len(there)} of {len(epochs)} seeds)" if len(there) else "never"
 
 
+def _ceiling(references: pd.DataFrame, metric: str) -> float:
+    """The best possible value of a metric."""
+    return float(references.set_index(["kind", "metric"])["value"]["ceiling", metric])
+
+
 def _metric(task: str) -> str:
     from anm_nb.tasks import task_class
 
@@ -143,11 +164,14 @@ def _interval(table: pd.DataFrame, method: str, column: str, sign: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _difference(table: pd.DataFrame, method: str, against: str) -> str:
-    """A difference with its interval, and what it decides after Holm's correction."""
+def _difference(table: pd.DataFrame, method: str, against: str, ceiling: float) -> str:
+    """A difference with its interval, and what it decides after Holm's correction, unless both sit at the ceiling."""
     if method == against:
         return ""
     column = f"from_{against}"
+    intervals = table.loc[[method, against], ["mean", "low", "high"]].to_numpy(float)
+    if all(at_ceiling((mean, low, high), ceiling) for mean, low, high in intervals):
+        return "no headroom"
     text = _interval(table, method, column, "+")
     if table[f"{column}_p"][method] < 1 - CONFIDENCE:
         return f"{text} {'better' if table[column][method] > 0 else 'worse'}"

@@ -40,7 +40,7 @@ def metrics():
             tau = level + gain + source.normal(0, 0.02)
             row = {"method": method, "seed": seed, "tau_obs": 0.5 + seed / 10, "tau_all": 0.1}
             rows.append(row | {"epoch": 0})
-            tested = {"tau_obs": 0.99, "tau_all": tau, "test_tau_obs": 0.99, "test_tau_all": tau}
+            tested = {"tau_obs": 0.997, "tau_all": tau, "test_tau_obs": 0.997, "test_tau_all": tau}
             rows.append(row | {"epoch": 1} | tested)
     return pd.DataFrame(rows)
 
@@ -92,12 +92,13 @@ def test_the_table_has_every_reference_and_model_and_decides_by_the_task_s_metri
     observed = grid_summary(kept(tmp_path, metrics, "partial_sort"))
     assert "against `baseline`, observed pairs" in observed
     assert "1 (4 of 4 seeds)" in observed
+    assert observed.count("no headroom") == 4
 
 
 def test_the_figure_shows_every_seed_of_every_model(metrics):
     figure = grid_figure(metrics, REFERENCES)
     left, right = figure.axes
-    assert [text.get_text() for text in left.get_yticklabels()] == ["baseline (no iteration)", "HRM", "hrm_period = 3"]
+    assert [text.get_text() for text in left.get_yticklabels()] == ["baseline (no iteration)", "HRM", "T = 3"]
     shown = sorted(x for line in right.lines if line.get_marker() == "." for x in line.get_xdata())
     assert shown == pytest.approx(sorted(metrics["test_tau_all"].dropna()))
 
