@@ -32,6 +32,17 @@ PALETTE = {
     "hrm": "#44aa99",
     "published baseline": "#ddcc77",
     "published": "#999933",
+    # its comparators, by the same author
+    "no iteration": "#332288",
+    "deep untied": "#88ccee",
+    "weight-tied": "#cc6677",
+    "random α": "#882255",
+    "untrained controller": "#bbbbbb",
+    "one timescale": "#ee8866",
+    "equal timescales": "#4477aa",
+    "HRM per token": "#44aa99",
+    "HRM per sequence": "#666633",
+    "HRM per token, shuffled hints": "#bbcc33",
 }
 OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b")  # methods of a user's own, in order of appearance
 LABELS = {
@@ -52,6 +63,13 @@ LABELS = {
 LINE_STYLES: dict[str, dict[str, Any]] = {
     "none": {"linestyle": (0, (4, 1.5)), "zorder": 3},
     "optimal": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "weight-tied": {"linestyle": (0, (4, 1.5)), "zorder": 3},
+    "deep untied": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    "random α": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "untrained controller": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    "one timescale": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "equal timescales": {"linestyle": (0, (4, 1.5))},
+    "HRM per sequence": {"linestyle": (0, (6, 1.5, 1, 1.5))},
 }
 WIDTH = 6.75  # inches: the text width of a two-column paper
 STYLE: dict[Any, Any] = {
