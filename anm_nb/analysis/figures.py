@@ -32,17 +32,17 @@ PALETTE = {
     "hrm": "#44aa99",
     "published baseline": "#ddcc77",
     "published": "#999933",
-    # its comparators, by the same author
+    # its comparators; the first and the last are the two above by other names
     "no iteration": "#332288",
     "deep untied": "#88ccee",
     "weight-tied": "#cc6677",
-    "random α": "#882255",
+    "random α": "#771155",
     "untrained controller": "#bbbbbb",
-    "one timescale": "#ee8866",
+    "one timescale": "#ee9955",
     "equal timescales": "#4477aa",
-    "HRM per token": "#44aa99",
-    "HRM per sequence": "#666633",
+    "HRM per sequence": "#555522",
     "HRM per token, shuffled hints": "#bbcc33",
+    "HRM per token": "#44aa99",
 }
 OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b")  # methods of a user's own, in order of appearance
 LABELS = {
@@ -58,6 +58,16 @@ LABELS = {
     "hrm": "HRM",
     "published baseline": "published, no iteration",
     "published": "published, HRM",
+    "no iteration": "no iteration",
+    "deep untied": "deep untied",
+    "weight-tied": "weight-tied",
+    "random α": "random α",
+    "untrained controller": "untrained controller",
+    "one timescale": "one timescale",
+    "equal timescales": "equal timescales",
+    "HRM per sequence": "HRM per sequence",
+    "HRM per token, shuffled hints": "HRM per token, trained on shuffled",
+    "HRM per token": "HRM per token",
 }
 # What all others are measured against is dashed and on top, so that it is never hidden beneath them.
 LINE_STYLES: dict[str, dict[str, Any]] = {

@@ -26,7 +26,7 @@ PANELS = {
     "routing": (TIED, "random α", "untrained controller", HRM),
     "parts of HRM": ("one timescale", "equal timescales", "HRM per sequence", HRM),
 }
-BEYOND_ONE = 0.003  # what the axis shows beyond τ = 1, whose logarithm would be infinite
+BEYOND_ONE = 0.01  # what the axis shows beyond τ = 1, whose logarithm would be infinite
 TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 NO_POINTERS, POINTERS = "value, hidden ones at the median", "chains of pointers"
 REFERENCES: dict[str, tuple[str, Any]] = {
@@ -35,7 +35,7 @@ REFERENCES: dict[str, tuple[str, Any]] = {
     NO_POINTERS: ("best without pointers", (0, (1, 1.5))),
     "random scores": ("random scores", (0, (1, 4))),
 }
-MULTIPLES = {1: "-", 2: (0, (4, 1.5)), 4: (0, (1, 1.2))}
+MULTIPLES: dict[int, Any] = {1: "-", 2: (0, (4, 1.5)), 4: (0, (1, 1.2))}
 
 
 def tau_by_chain_length(chain_lengths: pd.DataFrame, references: pd.DataFrame) -> Figure:
@@ -87,7 +87,7 @@ def tau_by_length(lengths: pd.DataFrame, references: pd.DataFrame) -> Figure:
         for axes, model in zip(panels, models, strict=True):
             rows = lengths[lengths["model"] == model]
             for times, part in rows[rows["train_length"] == short].groupby("times"):
-                _multiple(axes, part, model, int(times))  # type: ignore[call-overload]
+                _multiple(axes, part, model, int(times))
             for length, part in rows[(rows["train_length"] != short) & (rows["times"] == 1)].groupby("length"):
                 mean, low, high = mean_interval(part["tau_all"])
                 reach = [[mean - low], [high - mean]]
@@ -148,11 +148,20 @@ def tau_by_halting(halting: pd.DataFrame, test_iterations: pd.DataFrame) -> Figu
         figure, panels = new_figure(1, len(models), 2.4, sharey=True)
         for axes, model in zip(panels, models, strict=True):
             rows = test_iterations[test_iterations["model"] == model]
-            interval_line(axes, rows[rows["iterations"] <= rows["trained"]], "iterations", "tau_all", model, colours([model])[model])
+            interval_line(
+                axes,
+                rows[rows["iterations"] <= rows["trained"]],
+                "iterations",
+                "tau_all",
+                model,
+                colours([model])[model],
+            )
             for patience, part in halting[halting["model"] == model].dropna(subset=["patience"]).groupby("patience"):
                 mean, low, high = mean_interval(part["tau_all"])
                 made = float(part["iterations"].mean())
-                axes.errorbar(made, mean, [[mean - low], [high - mean]], fmt="o", color="black", markersize=4, capsize=2)
+                axes.errorbar(
+                    made, mean, [[mean - low], [high - mean]], fmt="o", color="black", markersize=4, capsize=2
+                )
                 axes.annotate(f"{patience}", (made, mean), xytext=(5, -9), textcoords="offset points", fontsize=7)
             axes.set(title=label(model), xlabel="iterations, mean over problems")
         handles = [
@@ -180,8 +189,17 @@ def tau_by_hints(control: pd.DataFrame, references: pd.DataFrame) -> Figure:
                 axes.plot(np.full(len(taus), place + shift), taus, "o", color=style["color"], alpha=0.4, markersize=3)
             known = references[(references["varied"] == "hints") & (references["value"] == place)]
             ceiling = float(known.loc[known["kind"] == "ceiling", "tau_all"].iloc[0])
-            axes.hlines(ceiling, place - 0.4, place + 0.4, color="black", linewidth=0.8, linestyle=REFERENCES["ceiling"][1])
-            axes.annotate("best possible", (place + 0.4, ceiling), xytext=(0, -8), textcoords="offset points", ha="right", fontsize=6.5)
+            axes.hlines(
+                ceiling, place - 0.4, place + 0.4, color="black", linewidth=0.8, linestyle=REFERENCES["ceiling"][1]
+            )
+            axes.annotate(
+                "best possible",
+                (place + 0.4, ceiling),
+                xytext=(0, -8),
+                textcoords="offset points",
+                ha="right",
+                fontsize=6.5,
+            )
         axes.set_xticks(range(len(kinds)), [f"{hints} pointers" for hints in kinds])
         axes.set(ylabel="Kendall τ, all pairs", xlim=(-0.5, len(kinds) - 0.5))
         figure.legend(loc="outside lower center", ncols=len(models))
@@ -233,7 +251,12 @@ def _own_number(axes: Axes, rows: pd.DataFrame, models: Sequence[str]) -> None:
     own = rows[rows["iterations"] == rows["trained"]]
     for model in models:
         part = own[own["model"] == model]
-        style = {"color": colours(models)[model], "markerfacecolor": "white", "markersize": 5, "zorder": 4}
+        style: dict[str, Any] = {
+            "color": colours(models)[model],
+            "markerfacecolor": "white",
+            "markersize": 5,
+            "zorder": 4,
+        }
         axes.plot(part["trained"].iloc[0], part["tau_all"].mean(), "o", **style)
 
 
@@ -288,7 +311,8 @@ def _finish(
 def _toward_one(panels: Iterable[Axes]) -> None:
     """Stretch the τ axis of each panel toward 1, and let it end a little below the lowest mean."""
     for axes in panels:
-        lowest = min([0.0, *(float(np.nanmin(line.get_ydata())) for line in axes.lines if len(line.get_xdata()) > 2)])
+        drawn = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+        lowest = min([0.0, *(float(np.nanmin(taus)) for taus in drawn if len(taus) > 2)])
         axes.set_yscale("function", functions=(_stretched, _unstretched))
         axes.yaxis.set_major_locator(FixedLocator(TICKS))
         axes.yaxis.set_minor_locator(NullLocator())

@@ -25,6 +25,7 @@ from anm_nb.ranking.train import RankingConfig
 from anm_nb.runs import Run
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
+from anm_nb.tasks.ranked import RankingTask
 from anm_nb.training.seeds import generator
 
 Runs = Mapping[str, Run]
@@ -87,8 +88,8 @@ def by_length(settings: WhereIterationHelps, runs: Runs) -> pd.DataFrame:
         models = _named(settings, runs, ("size", train_length))
         table = asked(settings, models, _kind(settings, "length", length), counts)
         trained = table["model"].map({name: _config(run).max_inner_iters for name, run in models.items()})
-        varied = {"train_length": train_length, "length": length, "times": table.pop("iterations") // trained}
-        parts.append(table.assign(**varied))
+        times = table.pop("iterations") // trained
+        parts.append(table.assign(train_length=train_length, length=length, times=times))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -233,7 +234,9 @@ TABLES: dict[str, Callable[[WhereIterationHelps, Runs], pd.DataFrame]] = {
 def _drawn(task: str, options: str, problems: int, seed: int) -> Batch:
     """The same problems for every table that asks of them; drawing takes longer than answering."""
     source = generator(seed, "fresh test problems")
-    return get_task(task, **json.loads(options)).sample(problems, generator=source, stream="test")
+    drawn_by = get_task(task, **json.loads(options))
+    assert isinstance(drawn_by, RankingTask)
+    return drawn_by.sample(problems, generator=source, stream="test")
 
 
 def _config(run: Run) -> RankingConfig:

@@ -51,8 +51,8 @@ BESIDE_TIERS = ("trivial", "classical", "ceiling")
 def component_effects(scores: pd.DataFrame, ceiling: float = CEILING) -> pd.DataFrame:
     """What each of `COMPONENTS` and `BESIDE` adds to τ, paired by seed.
 
-    Columns: component, better, base, better_tau, base_tau (means), gain, low, high (95 %), p_value, p_holm (over all
-    rows), detectable (with 80 % power), seeds, headroom (whether either stays below the ceiling), state: supported or
+    Columns: component, better, base, better_tau, base_tau (means), gain, low, high (95 %), p_value, detectable (with
+    80 % power), seeds, headroom (whether either stays below the ceiling), p_holm (over all rows), state: supported or
     refuted by the sign where p_holm < 0.05 with at least 3 seeds and there is headroom, undecided otherwise.
     """
     rows = []
@@ -60,16 +60,15 @@ def component_effects(scores: pd.DataFrame, ceiling: float = CEILING) -> pd.Data
         better, base = scores[component.better], scores[component.base]
         found = paired_difference(better, base)
         headroom = not all(at_ceiling(mean_interval(taus), ceiling) for taus in (better, base))
-        row = component._asdict() | {"better_tau": better.mean(), "base_tau": base.mean(), "gain": found.estimate}
-        row["component"] = row.pop("name")
+        row = {"component": component.name, "better": component.better, "base": component.base}
+        row |= {"better_tau": better.mean(), "base_tau": base.mean(), "gain": found.estimate}
         tested = {"low": found.low, "high": found.high, "p_value": found.p_value, "detectable": found.detectable}
         rows.append(row | tested | {"seeds": found.pairs, "headroom": headroom})
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table["p_value"]))  # type: ignore[arg-type]
+    table["p_holm"] = holm(table["p_value"])
     decided = (table["p_holm"] < ALPHA) & (table["seeds"] >= LEAST_SEEDS) & table["headroom"]
     sign = np.where(table["gain"] > 0, "supported", "refuted")
-    first = ["component", *(column for column in table if column != "component")]
-    return table.assign(state=np.where(decided, sign, "undecided"))[[*first, "state"]]
+    return table.assign(state=np.where(decided, sign, "undecided"))
 
 
 def component_verdicts(effects: pd.DataFrame, among: tuple[Component, ...] = COMPONENTS) -> list[Verdict]:
@@ -111,15 +110,15 @@ def control_verdict(control: pd.DataFrame, references: pd.DataFrame) -> Verdict:
     true, shuffled = by_hints["true"], by_hints["shuffled"]
     retrained = next(name for name in true if "shuffled" in str(name))
     known = references_at(references, "hints", HINTS.index("shuffled")).set_index("kind")
-    bound = float(known.loc["ceiling", "tau_all"])
+    bound = float(known["tau_all"]["ceiling"])
     lost = paired_difference(true[HRM], shuffled[retrained])
     left = mean_interval(shuffled[retrained])
     state = _state(lost.low, lost.high, lost.pairs)
     return Verdict(
         claim="shuffling the pointers destroys HRM's gain",
         measured=(
-            f"{HRM} {true[HRM].mean():z.{DECIMALS}f} with true pointers (one pass {true[BASELINE].mean():z.{DECIMALS}f}), "
-            f"{_interval(*left)} trained and tested on shuffled ones, {shuffled[HRM].mean():z.{DECIMALS}f} trained on "
+            f"{HRM} {true[HRM].mean():z.{DECIMALS}f} with true pointers (one pass "
+            f"{true[BASELINE].mean():z.{DECIMALS}f}), {_interval(*left)} trained and tested on shuffled ones, {shuffled[HRM].mean():z.{DECIMALS}f} trained on "
             f"true and tested on shuffled ones; without pointers the ceiling is {bound:.{DECIMALS}f}; lost "
             f"{_gain_text(lost.estimate, lost.low, lost.high)}, {lost.pairs} seeds"
         ),
@@ -167,7 +166,7 @@ def shown_effects(effects: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame({"component": effects["component"]})
     text["compared"] = effects["better"] + " − " + effects["base"]
     text["τ"] = [f"{row.better_tau:z.{DECIMALS}f} − {row.base_tau:z.{DECIMALS}f}" for row in effects.itertuples()]
-    text["gain [95 %]"] = [_gain_text(row.gain, row.low, row.high) for row in effects.itertuples()]
+    text["gain [95 %]"] = [_gain_text(*gain) for gain in effects[["gain", "low", "high"]].to_numpy()]
     text["p"] = effects["p_value"].map(_p_text)
     text["p, Holm"] = effects["p_holm"].map(_p_text)
     text["detectable"] = effects["detectable"].map(lambda value: f"{value:.{DECIMALS}f}")
