@@ -60,7 +60,7 @@ def component_effects(scores: pd.DataFrame, ceiling: float = CEILING) -> pd.Data
         better, base = scores[component.better], scores[component.base]
         found = paired_difference(better, base)
         headroom = not all(at_ceiling(mean_interval(taus), ceiling) for taus in (better, base))
-        row = {"component": component.name, "better": component.better, "base": component.base}
+        row: dict[str, Any] = {"component": component.name, "better": component.better, "base": component.base}
         row |= {"better_tau": better.mean(), "base_tau": base.mean(), "gain": found.estimate}
         tested = {"low": found.low, "high": found.high, "p_value": found.p_value, "detectable": found.detectable}
         rows.append(row | tested | {"seeds": found.pairs, "headroom": headroom})
@@ -118,9 +118,10 @@ def control_verdict(control: pd.DataFrame, references: pd.DataFrame) -> Verdict:
         claim="shuffling the pointers destroys HRM's gain",
         measured=(
             f"{HRM} {true[HRM].mean():z.{DECIMALS}f} with true pointers (one pass "
-            f"{true[BASELINE].mean():z.{DECIMALS}f}), {_interval(*left)} trained and tested on shuffled ones, {shuffled[HRM].mean():z.{DECIMALS}f} trained on "
-            f"true and tested on shuffled ones; without pointers the ceiling is {bound:.{DECIMALS}f}; lost "
-            f"{_gain_text(lost.estimate, lost.low, lost.high)}, {lost.pairs} seeds"
+            f"{true[BASELINE].mean():z.{DECIMALS}f}), {_interval(*left)} trained and tested on shuffled ones, "
+            f"{shuffled[HRM].mean():z.{DECIMALS}f} trained on true and tested on shuffled ones; without pointers the "
+            f"ceiling is {bound:.{DECIMALS}f}; lost {_gain_text(lost.estimate, lost.low, lost.high)}, "
+            f"{lost.pairs} seeds"
         ),
         state="undecided" if state == "supported" and left[1] > bound + AT_CEILING else state,
         estimate=lost.estimate,
