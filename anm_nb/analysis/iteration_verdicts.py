@@ -162,6 +162,27 @@ def tier_table(mask_rates: pd.DataFrame, references: pd.DataFrame) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def no_better(scores: pd.DataFrame) -> pd.Series:
+    """How many seeds of each comparator are no better than the best seed of one pass: those that have stalled."""
+    return (scores.drop(columns=BASELINE) <= scores[BASELINE].max()).sum()
+
+
+def shown_comparators(scores: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+    """τ of every comparator as text beside the references of the task (as `reference_scores` gives them)."""
+    known = references[references["metric"] == "tau_all"].sort_values("kind", ascending=False)
+    count = f"of {len(scores)} seeds, no better than one pass"
+    rows = [
+        {"ranking": row.name, "kind": row.kind, "τ, all pairs [95 %]": f"{row.value:z.2f}", "median": "", count: ""}
+        for row in known.itertuples(index=False)
+    ]
+    stalled = no_better(scores)
+    for model in scores:
+        row = {"ranking": model, "kind": "measured", "τ, all pairs [95 %]": _interval(*mean_interval(scores[model]))}
+        row["median"] = f"{scores[model].median():z.{DECIMALS}f}"
+        rows.append(row | {count: str(stalled.get(model, ""))})
+    return pd.DataFrame(rows)
+
+
 def shown_effects(effects: pd.DataFrame) -> pd.DataFrame:
     """`component_effects` as text to read."""
     text = pd.DataFrame({"component": effects["component"]})
