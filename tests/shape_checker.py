@@ -1,4 +1,4 @@
-"""What checks shapes in signatures: beartype, which with this setting takes an int for a float, as mypy does (PEP 484)."""
+"""What checks shapes in signatures: beartype, taking an int where a float is asked for, as mypy does (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

@@ -170,7 +170,7 @@ def no_better(scores: pd.DataFrame) -> pd.Series:
 def shown_comparators(scores: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     """τ of every comparator as text beside the references of the task (as `reference_scores` gives them)."""
     known = references[references["metric"] == "tau_all"].sort_values("kind", ascending=False)
-    count = f"of {len(scores)} seeds, no better than one pass"
+    count = f"stalled seeds, of {len(scores)}"
     rows = [
         {"ranking": row.name, "kind": row.kind, "τ, all pairs [95 %]": f"{row.value:z.2f}", "median": "", count: ""}
         for row in known.itertuples(index=False)
@@ -206,7 +206,7 @@ def shown_tiers(tiers: pd.DataFrame) -> pd.DataFrame:
         row = {"hidden": f"{100 * float(rate):.0f} %", "model": model}  # type: ignore[arg-type]
         row["baseline τ [95 %]"] = _interval(one["baseline"], one["baseline_low"], one["baseline_high"])
         row["τ [95 %]"] = _interval(one["tau"], one["tau_low"], one["tau_high"])
-        percents = [f"{100 * one[name]:+.0f}" for name in ("gain", "gain_low", "gain_high")]
+        percents = [f"{100 * one[name]:+z.0f}" for name in ("gain", "gain_low", "gain_high")]
         row["gain [95 %]"] = f"{percents[0]} % [{percents[1]}, {percents[2]}]"
         row |= {str(tier["tier"]): _tier_text(tier) for tier in part.to_dict("records")}  # type: ignore[arg-type]
         rows.append(row | {"trivial, classical, ceiling": ", ".join(f"{one[kind]:z.2f}" for kind in BESIDE_TIERS)})

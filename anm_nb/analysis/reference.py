@@ -201,7 +201,7 @@ def iteration_figure(kept: Reference) -> Figure:
 
 
 def iteration_summary(kept: Reference) -> str:
-    """τ of every comparator on fresh problems, what each component adds, and the document's tiers at every mask rate."""
+    """τ of every comparator on fresh problems, what each component adds, and the document's tiers."""
     scores = at_trained(kept.table("test_iterations"))
     tiers = tier_table(kept.table("mask_rates"), kept.table("references"))
     shown_tables = (

@@ -265,7 +265,7 @@ def test_seeds_that_stalled_are_counted_beside_the_means():
     assert verdicts.no_better(scores)["deep untied"] == 0
     known = pd.DataFrame([("best possible", "ceiling", "tau_all", 1.0)], columns=["name", "kind", "metric", "value"])
     shown = verdicts.shown_comparators(scores, known).set_index("ranking")
-    assert shown["of 5 seeds, no better than one pass"].tolist() == ["", "", "0", "1", *["0"] * 6]
+    assert shown["stalled seeds, of 5"].tolist() == ["", "", "0", "1", *["0"] * 6]
     assert shown.loc["weight-tied", "median"] == f"{scores['weight-tied'].median():.3f}"
 
 
