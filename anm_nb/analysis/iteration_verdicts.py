@@ -171,13 +171,17 @@ def shown_comparators(scores: pd.DataFrame, references: pd.DataFrame) -> pd.Data
     """τ of every comparator as text beside the references of the task (as `reference_scores` gives them)."""
     known = references[references["metric"] == "tau_all"].sort_values("kind", ascending=False)
     count = f"stalled seeds, of {len(scores)}"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"ranking": row.name, "kind": row.kind, "τ, all pairs [95 %]": f"{row.value:z.2f}", "median": "", count: ""}
         for row in known.itertuples(index=False)
     ]
     stalled = no_better(scores)
     for model in scores:
-        row = {"ranking": model, "kind": "measured", "τ, all pairs [95 %]": _interval(*mean_interval(scores[model]))}
+        row: dict[str, Any] = {
+            "ranking": model,
+            "kind": "measured",
+            "τ, all pairs [95 %]": _interval(*mean_interval(scores[model])),
+        }
         row["median"] = f"{scores[model].median():z.{DECIMALS}f}"
         rows.append(row | {count: str(stalled.get(model, ""))})
     return pd.DataFrame(rows)
