@@ -15,11 +15,13 @@ from anm_nb.analysis import reference as kept_results
 from anm_nb.energy.experiments import AnmVsCorruption, IredTable
 from anm_nb.parameters import ParameterError, unknown_name
 from anm_nb.ranking.experiments import HrmVsBaseline, KendallForensics, RankingExperiment
+from anm_nb.ranking.iteration_study import WhereIterationHelps
 from anm_nb.runs.keys import RunConfig
 from anm_nb.sweep.files import find_sweep, plan
 from anm_nb.sweep.settings import settings_class
 
-NOTEBOOKS = {each.notebook: each for each in (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline)}
+FAMILIES = (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline, WhereIterationHelps)
+NOTEBOOKS = {each.notebook: each for each in FAMILIES}
 SWEEPS = ("hrm_ceiling", "hrm_hinted")
 PROFILE = "mid"
 
@@ -43,9 +45,13 @@ def keep(name: str, profile: str | None, only: Sequence[str] = ()) -> Path:
     for one in only:
         if one not in configs:
             raise ParameterError(unknown_name("run", one, configs))
+    make_tables = kept_results.DISPLAYS[name].tables
+    if only and make_tables:
+        raise ParameterError(f"--run {only[0]}: what is kept of {name} is made of all its runs together")
     kept_results.place_in(readme, name)
     finished = {one: runs.get_or_train(configs[one]) for one in only or configs}
-    kept = kept_results.keep_reference(name, finished, experiment.reference_scores())
+    tables = make_tables(experiment, finished) if make_tables else {}
+    kept = kept_results.keep_reference(name, finished, experiment.reference_scores(), tables)
     kept_results.quote(kept, readme)
     return kept.path
 
