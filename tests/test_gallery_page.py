@@ -183,7 +183,7 @@ def test_every_id_is_one_element_s_and_every_label_leads_to_one(page):
     assert len(set(ids)) == len(ids)
     assert not [name for name in ids if re.search(r"\s", name)]
     labels = [e["aria-labelledby"] for e in page.elements if "aria-labelledby" in e.attributes]
-    assert len(labels) == len(many()) + 6
+    assert len(labels) == len(many()) + 8
     assert set(labels) <= set(ids)
 
 

@@ -32,7 +32,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Group:
-    """Cards under one heading; `anchor` is the id in the page of the section where they are shown."""
+    """Cards under one heading; `anchor` is what ids in the page call it."""
 
     anchor: str
     title: str
@@ -69,7 +69,6 @@ def write_index(folder: Path, cards: Sequence[Card]) -> Path:
     )
     templates.filters |= {"duration": duration, "memory": memory, "counted": counted, "tally": tally}
     page = templates.get_template("gallery.html.j2").render(
-        cards=cards,
         groups=groups(cards),
         questions=questions(cards),
         weighing=[card for card in cards if card.tens == ANALYSIS],
