@@ -78,10 +78,11 @@ def index(
 ) -> None:
     """Build the gallery of executed notebooks anew."""
     from anm_nb import gallery
+    from anm_nb.parameters import ParameterError
 
     try:
         page = gallery.write_index(folder, gallery.read_cards(folder))
-    except gallery.NothingToShow as error:
+    except (gallery.NothingToShow, ParameterError) as error:
         _refuse(str(error))
     typer.echo(page)
 
