@@ -74,7 +74,8 @@ nbval: $(STAMP)  ## notebooks against their stored outputs only
 .PHONY: notebooks
 notebooks: $(STAMP)  ## run the notebooks in place, refreshing their stored outputs
 	$(CHECK_ENV) $(BIN)/python -m jupyter nbconvert --to notebook --inplace --execute \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 
 .PHONY: lock
 lock:  ## write requirements.lock, and environment.yml's pins, anew from the newest versions allowed

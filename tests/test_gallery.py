@@ -56,6 +56,25 @@ def test_a_card_tells_question_verdict_expectation_time_and_memory(tmp_path):
     assert "twin" in (tmp_path / "10_anm.html").read_text(encoding="utf-8")
 
 
+def test_where_widgets_ran_their_still_picture_is_rendered(tmp_path):
+    """A page with their state asks the network for code to show it, and shows nothing without."""
+    view = {
+        "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
+        "image/png": "c3RpbGw=",
+        "text/plain": "twin",
+    }
+    path = write_notebook(tmp_path, "40_explore", new_output("display_data", view))
+    notebook = nbformat.read(path, as_version=4)
+    state = {"1": {"model_name": "HTMLModel", "model_module": "@jupyter-widgets/controls", "state": {}}}
+    states = {"state": state, "version_major": 2, "version_minor": 0}
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": states}
+    nbformat.write(notebook, path)
+    page(tmp_path)
+    html = (tmp_path / "40_explore.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64,c3RpbGw=" in html
+    assert "widget-state" not in html
+
+
 def test_what_a_notebook_says_is_text_not_markup(tmp_path):
     bold = {"claim": "<b>claim</b>", "measured": '"><img src=x>', "state": "undecided"}
     write_notebook(tmp_path, "10_anm", display(verdict=bold), title="<script>alert(1)</script>")

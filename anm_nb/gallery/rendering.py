@@ -16,6 +16,7 @@ def render(path: Path, notebook: NotebookNode) -> str:
     if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
         from nbconvert import HTMLExporter
 
+        notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
         body, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
         partial = rendering.with_name(f".{rendering.name}.partial")
         partial.write_text(body, encoding="utf-8")

@@ -1,0 +1,11 @@
+"""Explorers: small interactive pages over finished runs, for a notebook.
+
+A run picker, sliders that play, a picture and read-outs; where widgets cannot run, a still picture of how they opened.
+"""
+
+from anm_nb.analysis.widgets.landscape import LandscapeExplorer
+from anm_nb.analysis.widgets.margins import MarginExplorer
+from anm_nb.analysis.widgets.routing import RoutingExplorer
+from anm_nb.analysis.widgets.sampler import SamplerExplorer
+
+__all__ = ["LandscapeExplorer", "MarginExplorer", "RoutingExplorer", "SamplerExplorer"]

@@ -1,0 +1,59 @@
+"""The settings of the notebooks that explore: what their parameter cells may say, and the runs that follow from it.
+
+Their runs are those of other notebooks where parameters are the same, so that whoever ran these has nothing to train.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, PositiveInt, model_validator
+
+from anm_nb import runs
+from anm_nb.energy.discrete_study import PER_TASK, DiscreteFeasibility
+from anm_nb.energy.experiments import AnmVsCorruption
+from anm_nb.energy.landscape_study import LandscapeScans
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.ranking.experiments import HrmVsBaseline
+
+
+class ExploreMargins(AnmVsCorruption):
+    """The runs of notebook 13, for margins and landscapes, and one of notebook 14, for a board that is solved.
+
+    `board` replaces single values of notebook 14's Sudoku.
+    """
+
+    notebook: ClassVar[str] = "40_explore_margins"
+
+    size: PositiveInt = 4
+    batch: PositiveInt = 64
+    width: PositiveInt = 64
+    records: Annotated[int, Field(ge=3)] = 5
+    dev_examples: PositiveInt = 48
+    board: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _board_usable(self) -> ExploreMargins:
+        self.board_config()
+        return self
+
+    def configs(self) -> dict[str, EnergyConfig]:
+        """One run for each strategy, alike in everything else, with the weights of every record."""
+        return LandscapeScans(**{name: getattr(self, name) for name in AnmVsCorruption.model_fields}).configs()
+
+    def board_config(self) -> EnergyConfig:
+        """The run of the Sudoku, trained with IRED's own negatives."""
+        shared = {name: getattr(self, name) for name in ("seeds", "precision", "device", "threads")}
+        values = {"sudoku": PER_TASK["sudoku"] | self.board}
+        study = DiscreteFeasibility(tasks=("sudoku",), strategies=("stock",), per_task=values, **shared)
+        return study.configs()["sudoku"]["stock"]
+
+    def get_or_train_board(self) -> runs.Run:
+        """The finished run of the Sudoku, trained where the store has none."""
+        return runs.get_or_train(self.board_config())
+
+
+class ExploreRouting(HrmVsBaseline):
+    """The runs of notebook 20."""
+
+    notebook: ClassVar[str] = "41_explore_routing"
