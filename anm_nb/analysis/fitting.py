@@ -49,7 +49,18 @@ def _room(figure: Figure, axes: Axes) -> tuple[float, float]:
 
 
 def _break(text: Text, width: float) -> None:
-    """Let a text go on in the next line where it would be wider than `width` pixels, between words."""
+    """Let a text wider than `width` pixels go on in further lines, as few as will do and as even as they can be."""
+    lines = narrower = _lines(text, width)
+    while len(narrower) == len(lines):
+        lines = narrower
+        narrower = _lines(text, max(_width(text, line) for line in lines) - 1)
+        if narrower == lines:  # one word makes the width
+            break
+    text.set_text("\n".join(lines))
+
+
+def _lines(text: Text, width: float) -> list[str]:
+    """A text in lines of at most `width` pixels where words allow it, each as full as can be."""
     lines: list[str] = []
     for line in text.get_text().split("\n"):
         for number, word in enumerate(line.split(" ")):
@@ -58,7 +69,7 @@ def _break(text: Text, width: float) -> None:
                 lines.append(word)
             else:
                 lines[-1] = longer
-    text.set_text("\n".join(lines))
+    return lines
 
 
 def _width(text: Text, words: str) -> float:

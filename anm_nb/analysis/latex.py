@@ -10,7 +10,7 @@ from anm_nb.parameters import ParameterError
 
 NEEDS = r"% needs \usepackage{booktabs,tabularx}; fits \linewidth: of table* where the page has two columns"
 WRAPPED = r">{\raggedright\arraybackslash}X"
-SHORT = 30  # characters; a first column of longer names shares the width with the others
+SHORT = 16  # characters; columns of longer cells share the width that the others leave, and break lines
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -20,7 +20,6 @@ SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
     **{character: f"\\{character}" for character in "&%$#_"},
 }
 # What every LaTeX sets without a further package.
@@ -103,8 +102,8 @@ def _tabular(lines: Sequence[str]) -> str:
     for row in rows:
         if len(row) != len(head):
             raise ParameterError(f"a row of {len(row)} cells under a head of {len(head)}: {' | '.join(row)}")
-    first = "l" if max(len(row[0]) for row in (head, *rows)) <= SHORT else WRAPPED
-    columns = first + WRAPPED * (len(head) - 1)
+    longest = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
+    columns = "".join("l" if length <= SHORT else WRAPPED for length in longest[:-1]) + WRAPPED
     return "\n".join(
         [
             rf"\begin{{tabularx}}{{\linewidth}}{{@{{}}{columns}@{{}}}}",
