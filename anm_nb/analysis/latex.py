@@ -9,8 +9,7 @@ from anm_nb.analysis.figures import label
 from anm_nb.parameters import ParameterError
 
 NEEDS = r"% needs \usepackage{booktabs,tabularx}; fits \linewidth: of table* where the page has two columns"
-WRAPPED = r">{\raggedright\arraybackslash}X"
-SHORT = 16  # characters; columns of longer cells share the width that the others leave, and break lines
+LINE = 75  # characters of footnotesize on the narrowest page
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -98,12 +97,15 @@ def tables(markdown: str) -> str:
 
 
 def _tabular(lines: Sequence[str]) -> str:
-    head, _, *rows = ([cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines)
+    head, _, *rows = ([cell.strip() for cell in line.strip()[1:-1].split("|")] for line in lines)
     for row in rows:
         if len(row) != len(head):
             raise ParameterError(f"a row of {len(row)} cells under a head of {len(head)}: {' | '.join(row)}")
-    longest = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
-    columns = "".join("l" if length <= SHORT else WRAPPED for length in longest[:-1]) + WRAPPED
+    shares = [_share(cells) for cells in zip(head, *rows, strict=True)]
+    spare = max(LINE - sum(word for word, _ in shares), 0) / max(sum(cell - word for word, cell in shares), 1)
+    widths = [word + min(spare, 1) * (cell - word) for word, cell in shares]
+    even = sum(widths) / len(widths)
+    columns = "".join(rf">{{\hsize={width / even:.3f}\hsize\raggedright\arraybackslash}}X" for width in widths)
     return "\n".join(
         [
             rf"\begin{{tabularx}}{{\linewidth}}{{@{{}}{columns}@{{}}}}",
@@ -115,6 +117,15 @@ def _tabular(lines: Sequence[str]) -> str:
             r"\end{tabularx}",
         ]
     )
+
+
+def _share(cells: Sequence[str]) -> tuple[int, int]:
+    """What a column needs at least, for its longest word, and at most, for its longest cell; in characters.
+
+    Widths between the two, as room allows, are how browsers lay out tables (CSS 2.2, section 17.5.2.2).
+    """
+    word = 1 + max(len(word) for cell in cells for word in cell.split() or [""])
+    return word, max(word, *map(len, cells))
 
 
 def _row(cells: Sequence[str]) -> str:

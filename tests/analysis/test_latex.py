@@ -56,8 +56,7 @@ def test_a_character_without_latex_is_named(text):
 
 def test_a_table_has_its_rules_rows_and_the_names_of_the_figures():
     made = latex.tables("| method | τ [95 %] |\n|---|---|\n| `anm_orthogonal` | -0.5 |\n| [odd] | 1 |\n")
-    assert made.splitlines()[1:] == [
-        r"\begin{tabularx}{\linewidth}{@{}l>{\raggedright\arraybackslash}X@{}}",
+    assert made.splitlines()[2:] == [
         r"\toprule",
         r"method & $\tau$ [95 \%] \\",
         r"\midrule",
@@ -75,9 +74,25 @@ def test_an_empty_cell_at_the_end_of_a_row_is_kept():
     assert "1 &  &  \\\\" in made
 
 
-def test_columns_of_long_cells_share_the_width_that_short_ones_leave():
-    made = latex.tables(f"| a | b | c |\n|---|---|---|\n| {'word ' * 9}| 1 | 2 |")
-    assert r"{@{}>{\raggedright\arraybackslash}Xl>{\raggedright\arraybackslash}X@{}}" in made
+def shares(markdown):
+    """The widths of a table's columns, in mean widths."""
+    return [float(share) for share in re.findall(r"\\hsize=([\d.]+)\\hsize", latex.tables(markdown))]
+
+
+def test_columns_share_the_whole_width():
+    for columns in range(1, 9):
+        cells = " | ".join("word " * (1 + 7 * column) for column in range(columns))
+        rule = "---|" * columns
+        found = shares(f"| {cells} |\n|{rule}\n| {cells} |")
+        assert len(found) == columns
+        assert sum(found) == pytest.approx(columns, abs=0.0005 * columns)  # as tabularx wants it
+        assert found == sorted(found)
+
+
+def test_a_column_is_as_wide_as_its_cells_where_there_is_room_and_never_narrower_than_its_words():
+    assert shares("| 12345 | 123 567 901 3456 |\n|---|---|\n| 1 | 2 |") == pytest.approx([2 * 6 / 22, 2 * 16 / 22], abs=1e-3)
+    narrow, wide = shares(f"| {'x' * 45} | {'of words ' * 90} |\n|---|---|\n| 1 | 2 |")
+    assert narrow / (narrow + wide) * latex.LINE == pytest.approx(45 + 1, rel=1e-3)
 
 
 def test_every_table_of_a_text_is_set_and_what_is_no_table_is_left_out():
