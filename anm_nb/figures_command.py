@@ -52,7 +52,7 @@ def export(name: str, out: Path, only: list[str]) -> list[Path]:
         files |= made
         entries[title] = _entry(exhibit, sources[exhibit.result], venue, made)
     known = {title: kept_entries.get(title) or entries.get(title) for title in publication.EXHIBITS}
-    manifest = {"venue": name, "figures": {title: entry for title, entry in known.items() if entry}}
+    manifest = {"venue": name, "page": venue.source, "figures": {title: entry for title, entry in known.items() if entry}}
     files[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     with full_disk_named(out, "the manifest still describes what was there before"):
         out.mkdir(parents=True, exist_ok=True)
@@ -65,8 +65,7 @@ def drawn(exhibit: Exhibit, source: Source, venue: Venue) -> dict[str, bytes]:
     """An exhibit as bytes, by the ending of its file's name: pdf, svg and png of a figure, tex of a table."""
     made = {}
     if exhibit.figure is not None:
-        width = venue.column if exhibit.width == "column" else venue.text
-        with own_settings(), layout(width, venue.points):
+        with settings(exhibit, venue):
             figure = exhibit.figure(source.content)
             fit(figure)
             made = {kind: saved(figure, kind) for kind in UNDATED}
@@ -76,27 +75,31 @@ def drawn(exhibit: Exhibit, source: Source, venue: Venue) -> dict[str, bytes]:
 
 
 @contextmanager
-def own_settings() -> Iterator[None]:
-    """Matplotlib as it comes, whatever the machine's or the person's own settings file says."""
+def settings(exhibit: Exhibit, venue: Venue) -> Iterator[None]:
+    """Matplotlib as an exhibit is drawn with, whatever the machine's or the person's own settings file says."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        yield
+        with layout(width_of(exhibit, venue), venue.points), house_style(), mpl.rc_context(SAVING):
+            yield
+
+
+def width_of(exhibit: Exhibit, venue: Venue) -> float:
+    """The width of an exhibit's figure in inches."""
+    return venue.column if exhibit.width == "column" else venue.text
 
 
 def saved(figure: Figure, kind: str) -> bytes:
     """A figure as the bytes of a pdf, svg or png, without a date."""
     buffer = BytesIO()
-    with house_style(), mpl.rc_context(SAVING):
-        figure.savefig(buffer, format=kind, metadata=UNDATED[kind])
+    figure.savefig(buffer, format=kind, metadata=UNDATED[kind])
     return buffer.getvalue()
 
 
 def _entry(exhibit: Exhibit, source: Source, venue: Venue, made: Mapping[str, bytes]) -> dict[str, Any]:
     """What the manifest says of an exhibit: its files, and the kept result with the runs it is drawn from."""
-    drawn_width = {"column": venue.column, "text": venue.text}[exhibit.width] if exhibit.figure else None
     return {
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in made.items()},
-        "width_in": drawn_width,
+        "width_in": width_of(exhibit, venue) if exhibit.figure else None,
         "matplotlib": mpl.__version__,
         "result": exhibit.result,
         "drawn_from": {path.name: sha256_of(path) for path in source.files},

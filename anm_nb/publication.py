@@ -14,13 +14,16 @@ from anm_nb.analysis.reference import DISPLAYS, Reference, load_reference, refer
 from anm_nb.analysis.tables import final, score_table
 from anm_nb.bench import report
 from anm_nb.bench.results import NAME as BENCH
-from anm_nb.bench.results import Bench, load_bench
+from anm_nb.bench.results import Bench, kept_path, load_bench
 from anm_nb.parameters import ParameterError, unknown_name
 
 
 @dataclass(frozen=True)
 class Venue:
-    """Widths of a page in inches, and the size in points of titles and axis labels: one less than the captions'."""
+    """Widths of a page in inches, the size in points of titles and axis labels, and what these are taken from.
+
+    The text of figures is one or two points smaller than that of captions: as large as three panels in a row allow.
+    """
 
     column: float
     text: float
@@ -29,8 +32,8 @@ class Venue:
 
 
 VENUES = {
-    "icml": Venue(3.25, 6.75, 8, "icml2025.sty: two columns of 3.25 in, 0.25 in apart; captions of 9 pt"),
-    "neurips": Venue(5.5, 5.5, 8, "neurips_2025.sty: one column of 5.5 in"),
+    "icml": Venue(3.25, 6.75, 8, "ICML's instructions: two columns of 3.25 in, 0.25 in apart; captions of 9 pt"),
+    "neurips": Venue(5.5, 5.5, 8, "NeurIPS's instructions: one column of 5.5 in; captions of 10 pt"),
     "thesis": Venue(6.0, 6.0, 9, "A4 (8.27 in) less margins of 1.13 in; captions of 10 pt, \\small of an 11 pt text"),
 }
 
@@ -58,11 +61,6 @@ class Exhibit:
     table: Callable[[Any], str] | None = None
 
 
-def of_tables(draw: Callable[..., Figure]) -> Callable[[Reference], Figure]:
-    """A figure of metrics and reference scores, drawn from a kept result."""
-    return lambda kept: draw(kept.metrics, kept.references)
-
-
 def displayed(kept: Reference) -> Figure:
     """The figure that a kept result is displayed by."""
     return DISPLAYS[kept.path.name].figure(kept.metrics, kept.references)
@@ -71,6 +69,10 @@ def displayed(kept: Reference) -> Figure:
 def _final_scores(kept: Reference) -> Figure:
     scores = final(kept.metrics, "mse")[list(kept.provenance)]
     return figures.score_summary(scores, score_table(scores, kept.references))
+
+
+def _curves(kept: Reference) -> Figure:
+    return ranking_figures.tau_curves(kept.metrics, kept.references)
 
 
 def _routing(kept: Reference) -> Figure:
@@ -108,7 +110,7 @@ EXHIBITS = {
     "ired_references": Exhibit("15_ired_table", "text", lambda kept: ired_figures.reference_panels(kept.references)),
     "kendall_spaces": Exhibit("02_kendall_forensics", "column", displayed, summary),
     "hrm_spaces": Exhibit("20_hrm_vs_baseline", "column", displayed, summary),
-    "hrm_curves": Exhibit("20_hrm_vs_baseline", "text", of_tables(ranking_figures.tau_curves)),
+    "hrm_curves": Exhibit("20_hrm_vs_baseline", "text", _curves),
     "hrm_routing": Exhibit("20_hrm_vs_baseline", "text", _routing),
     "speed": Exhibit(BENCH, "text", None, _speed),
 }
@@ -135,6 +137,8 @@ def open_source(result: str) -> Source:
         kept = anm_verdict.load_verdict()
         return Source(kept, _files(reference_root(), f"{result}*"), _keys_and_commits(kept.provenance["runs"]))
     if result == BENCH:
+        if not kept_path().exists():
+            raise ParameterError("no kept bench; `anm-nb bench --keep` makes it")
         bench = load_bench()
         runs = {name: {"key": None, "commit": bench.environment["commit"]} for name in bench.results}
         return Source(bench, _files(reference_root(), f"{result}*"), runs)

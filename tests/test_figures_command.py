@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from anm_nb import figures_command, publication
 from anm_nb.analysis.fitting import fit
-from anm_nb.analysis.layout import layout
 from anm_nb.analysis.reference import DISPLAYS, reference_root
 from anm_nb.cli import app
 from anm_nb.parameters import ParameterError
@@ -167,7 +166,7 @@ def test_pictures_have_a_white_page_of_their_own(every):
 @pytest.mark.parametrize("name", DRAWN)
 def test_text_is_large_enough_inside_the_page_and_apart(name, venue):
     exhibit, page = publication.EXHIBITS[name], publication.VENUES[venue]
-    with figures_command.own_settings(), layout(getattr(page, exhibit.width), page.points):
+    with figures_command.settings(exhibit, page):
         figure = exhibit.figure(publication.open_source(exhibit.result).content)
         fit(figure)
         figure.draw_without_rendering()

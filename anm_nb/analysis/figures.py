@@ -19,7 +19,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from anm_nb.analysis.layout import NOTEBOOK, figure_width, points, scaled
 from anm_nb.parameters import ParameterError
 
-# One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision.
+# One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision. On white,
+# `random`, `hrm` and `published baseline` have less contrast than 3:1: they are not for hairlines or letters.
 PALETTE = {
     "none": "#6e6e6e",
     "stock": "#0072b2",
