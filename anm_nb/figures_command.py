@@ -52,7 +52,11 @@ def export(name: str, out: Path, only: list[str]) -> list[Path]:
         files |= made
         entries[title] = _entry(exhibit, sources[exhibit.result], venue, made)
     known = {title: kept_entries.get(title) or entries.get(title) for title in publication.EXHIBITS}
-    manifest = {"venue": name, "page": venue.source, "figures": {title: entry for title, entry in known.items() if entry}}
+    manifest = {
+        "venue": name,
+        "page": venue.source,
+        "figures": {title: entry for title, entry in known.items() if entry},
+    }
     files[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     with full_disk_named(out, "the manifest still describes what was there before"):
         out.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,9 @@ def test_columns_share_the_whole_width():
 
 
 def test_a_column_is_as_wide_as_its_cells_where_there_is_room_and_never_narrower_than_its_words():
-    assert shares("| 12345 | 123 567 901 3456 |\n|---|---|\n| 1 | 2 |") == pytest.approx([2 * 6 / 22, 2 * 16 / 22], abs=1e-3)
+    assert shares("| 12345 | 123 567 901 3456 |\n|---|---|\n| 1 | 2 |") == pytest.approx(
+        [2 * 6 / 22, 2 * 16 / 22], abs=1e-3
+    )
     narrow, wide = shares(f"| {'x' * 45} | {'of words ' * 90} |\n|---|---|\n| 1 | 2 |")
     assert narrow / (narrow + wide) * latex.LINE == pytest.approx(45 + 1, rel=1e-3)
 
