@@ -11,7 +11,6 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
