@@ -36,7 +36,6 @@ def fit(figure: Figure) -> None:
         figure.draw_without_rendering()
         for axes in figure.axes:
             _thin(axes, space)
-    figure.draw_without_rendering()  # panels settle in the draw after the last change
 
 
 def _room(figure: Figure, axes: Axes) -> tuple[float, float]:
