@@ -130,6 +130,28 @@ def verdict(
 
 
 @app.command()
+def figures(
+    venue: Annotated[str, typer.Option(metavar="VENUE", help="Whose page they are for: icml, neurips or thesis.")],
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Where they go; outputs/figures/VENUE if not given.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this figure; may be given several times.")
+    ] = None,
+) -> None:
+    """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
+    from anm_nb import figures_command, runs
+    from anm_nb.parameters import ParameterError
+
+    try:
+        folder = out or runs.outputs_root() / "figures" / venue
+        for path in figures_command.export(venue, folder, only or []):
+            typer.echo(path)
+    except (ParameterError, runs.DiskFull) as error:
+        _refuse(str(error))
+
+
+@app.command()
 def doctor(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or the path of its folder.")
