@@ -102,8 +102,10 @@ def reference(
     from anm_nb.energy.experiments import AnmVsCorruption, IredTable
     from anm_nb.parameters import ParameterError, unknown_name
     from anm_nb.ranking.experiments import HrmVsBaseline, KendallForensics
+    from anm_nb.ranking.iteration_study import WhereIterationHelps
 
-    kept_notebooks = {each.notebook: each for each in (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline)}
+    kept_families = (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline, WhereIterationHelps)
+    kept_notebooks = {each.notebook: each for each in kept_families}
     root = runs.project_root()
     values = root / "params" / profile / f"{name}.yaml"
     if name not in kept_notebooks:
@@ -120,8 +122,12 @@ def reference(
     for one in run or []:
         if one not in configs:
             _refuse(unknown_name("run", one, configs))
+    make_tables = kept_results.DISPLAYS[name].tables
+    if run and make_tables:
+        _refuse(f"--run {run[0]}: what is kept of {name} is made of all its runs together")
     finished = {one: runs.get_or_train(configs[one]) for one in run or configs}
-    kept = kept_results.keep_reference(name, finished, settings.reference_scores())
+    tables = make_tables(settings, finished) if make_tables else {}
+    kept = kept_results.keep_reference(name, finished, settings.reference_scores(), tables)
     kept_results.quote(kept, root / "README.md")
     typer.echo(kept.path)
 

@@ -20,6 +20,7 @@ from anm_nb.energy import discrete_study, landscape_study, miner_study, verdict_
 from anm_nb.energy import experiments as energy
 from anm_nb.parameters import Parameters
 from anm_nb.ranking import experiments as ranking
+from anm_nb.ranking import iteration_study
 from anm_nb.tasks import references
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
     references, scaling, energy, discrete_study, landscape_study, miner_study, verdict_study, within_experiments,
-    ranking,
+    ranking, iteration_study,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value

@@ -32,6 +32,17 @@ PALETTE = {
     "hrm": "#44aa99",
     "published baseline": "#ddcc77",
     "published": "#999933",
+    # its comparators; the first and the last are the two above by other names
+    "no iteration": "#332288",
+    "deep untied": "#88ccee",
+    "weight-tied": "#cc6677",
+    "random α": "#771155",
+    "untrained controller": "#bbbbbb",
+    "one timescale": "#ee9955",
+    "equal timescales": "#4477aa",
+    "HRM per sequence": "#555522",
+    "HRM per token, shuffled hints": "#bbcc33",
+    "HRM per token": "#44aa99",
 }
 OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b")  # methods of a user's own, in order of appearance
 LABELS = {
@@ -47,11 +58,28 @@ LABELS = {
     "hrm": "HRM",
     "published baseline": "published, no iteration",
     "published": "published, HRM",
+    "no iteration": "no iteration",
+    "deep untied": "deep untied",
+    "weight-tied": "weight-tied",
+    "random α": "random α",
+    "untrained controller": "untrained controller",
+    "one timescale": "one timescale",
+    "equal timescales": "equal timescales",
+    "HRM per sequence": "HRM per sequence",
+    "HRM per token, shuffled hints": "HRM per token, trained on shuffled",
+    "HRM per token": "HRM per token",
 }
 # What all others are measured against is dashed and on top, so that it is never hidden beneath them.
 LINE_STYLES: dict[str, dict[str, Any]] = {
     "none": {"linestyle": (0, (4, 1.5)), "zorder": 3},
     "optimal": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "weight-tied": {"linestyle": (0, (4, 1.5)), "zorder": 3},
+    "deep untied": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    "random α": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "untrained controller": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    "one timescale": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "equal timescales": {"linestyle": (0, (4, 1.5))},
+    "HRM per sequence": {"linestyle": (0, (6, 1.5, 1, 1.5))},
 }
 WIDTH = 6.75  # inches: the text width of a two-column paper
 STYLE: dict[Any, Any] = {

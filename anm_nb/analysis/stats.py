@@ -150,6 +150,28 @@ def detection_power(effect: float, pairs: int, alpha: float = 1 - CONFIDENCE) ->
     return float(stats.ncf.sf(critical**2, 1, pairs - 1, pairs * effect**2))
 
 
+def ratio_interval(first: ArrayLike, second: ArrayLike) -> tuple[float, float, float]:
+    """mean(first)/mean(second) over pairs and its 95 % interval by Fieller's theorem (1954); pairs with a NaN left out.
+
+    The interval holds every ratio r that a paired t-test of first − r·second does not reject, so that r = 1 lies in it
+    exactly where zero lies in the interval of the paired difference. NaN with fewer than two pairs, and where the mean
+    of `second` cannot be told from zero, as the ratios then are not an interval.
+    """
+    pairs = np.stack([np.asarray(first, float), np.asarray(second, float)])
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    n, unknown = pairs.shape[1], float("nan")
+    above, below = pairs.mean(axis=1) if n else (unknown, unknown)
+    if n < 2:
+        return float(above / below), unknown, unknown
+    var_above, covariance, _, var_below = (stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) ** 2 / n * np.cov(pairs)).ravel()
+    square = below**2 - var_below  # of square·r² − 2·middle·r + constant ≤ 0
+    middle, constant = above * below - covariance, above**2 - var_above
+    if square <= 0:
+        return float(above / below), unknown, unknown
+    reach = np.sqrt(max(middle**2 - square * constant, 0.0)) / square
+    return float(above / below), float(middle / square - reach), float(middle / square + reach)
+
+
 @cache
 def detectable_effect(pairs: int, power: float = POWER, alpha: float = 1 - CONFIDENCE) -> float:
     """The smallest mean difference, in standard deviations of the differences, that a two-sided paired t-test finds.

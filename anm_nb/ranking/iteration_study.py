@@ -25,12 +25,15 @@ Varied = tuple[str, float]  # the name of a setting and its value
 class WhereIterationHelps(RankingExperiment):
     """All comparators of one HRM model, and the four of `MODELS` again with one setting changed.
 
+    Codes should be narrower than a head (width / n_heads): in trials with as many signs as a head has dimensions some
+    seeds stalled before they had learned to match them, whatever the learning rate.
     A smaller training set is seen as often as makes for as many steps, with all that goes by epochs stretched alike.
     """
 
     notebook: ClassVar[str] = "25_where_iteration_helps"
 
     task: str = "hinted_sort"
+    code_width: PositiveInt = 8
     size: Annotated[int, Field(ge=2)] = 8
     mask_rate: Rate = 0.75
     max_inner_iters: Annotated[int, Field(ge=2)] = 3
@@ -46,6 +49,10 @@ class WhereIterationHelps(RankingExperiment):
     problems: PositiveInt = 200
     epochs: PositiveInt = 3
     train_samples: PositiveInt = 256
+
+    def hrm(self) -> RankingConfig:
+        """The HRM model with every fix on, on problems with codes of that width."""
+        return super().hrm().changed(task_options={"code_width": self.code_width})
 
     def comparators(self) -> dict[str, RankingConfig]:
         """All comparators at the settings as they are."""
