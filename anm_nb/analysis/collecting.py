@@ -11,7 +11,7 @@ import pandas as pd
 
 from anm_nb.analysis.anm_verdict import NAME as VERDICT
 from anm_nb.analysis.anm_verdict import KeptVerdict
-from anm_nb.analysis.experiment import Experiment, Finished, experiments_of, last_by_seed
+from anm_nb.analysis.experiment import Experiment, Finished, experiments_of
 from anm_nb.analysis.reference import Reference, reference_root
 from anm_nb.parameters import ParameterError
 from anm_nb.runs import CorruptRun, Run, store_root
@@ -22,8 +22,8 @@ from anm_nb.tasks import task_class
 Source = Literal["reference", "store"]
 EMPTY_STORE = (
     "No finished runs in {store}.\n"
-    "To fill it run any notebook (JupyterLab: make lab), all of them at their quick profile (make demo, or anm-nb demo), "
-    "or a sweep (anm-nb sweep hrm); then run this one again with source = \"store\"."
+    "To fill it run any notebook (make lab opens JupyterLab), all of them at their quick profile (make demo) or a "
+    'sweep (anm-nb sweep hrm); then run this one again with source = "store".'
 )
 NOTHING_KEPT = (
     "Nothing is kept in {kept} either; `anm-nb reference NAME` keeps the runs of a notebook, "
@@ -48,7 +48,7 @@ class Collection:
 
 
 def collect_experiments(source: Source) -> Collection:
-    """Every experiment of a source. Where the store has no finished run, a message says so, and what is kept is read."""
+    """Every experiment of a source. Where the store has no finished run a message says so, and what is kept is read."""
     if source == "reference":
         return _kept("")
     stored = stored_experiments()
@@ -106,10 +106,14 @@ def kept_experiments() -> list[Experiment]:
     found = []
     for path in sorted(reference_root().glob("*/provenance.json")):
         found += _of_reference(Reference(path.parent))
-    verdict = KeptVerdict(reference_root())
-    if (verdict.folder / f"{VERDICT}.json").exists():
-        found += _of_verdict(verdict)
-    return found
+    verdict = kept_verdict()
+    return [*found, *_of_verdict(verdict)] if verdict else found
+
+
+def kept_verdict() -> KeptVerdict | None:
+    """The study of mined negatives, where it is kept."""
+    kept = KeptVerdict(reference_root())
+    return kept if (kept.folder / f"{VERDICT}.json").exists() else None
 
 
 def _of_reference(kept: Reference) -> list[Experiment]:
@@ -153,7 +157,9 @@ def _of_verdict(kept: KeptVerdict) -> list[Experiment]:
                 provenance={
                     method: {"key": document["key"], **document["provenance"]} for method, document in documents.items()
                 },
-                scores={metric: rows.pivot(index="seed", columns="method", values=f"same/{metric}/model")[[*documents]]},
+                scores={
+                    metric: rows.pivot(index="seed", columns="method", values=f"same/{metric}/model")[[*documents]]
+                },
                 references=references.assign(value=references["name"].map(values)),
                 measured_on="test",
                 baseline=VERDICT_BASELINE if VERDICT_BASELINE in documents else None,

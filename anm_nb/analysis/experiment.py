@@ -67,6 +67,12 @@ class Experiment:
         """energy or ranking."""
         return family_of(self.common)
 
+    @property
+    def metrics(self) -> list[str]:
+        """What is read of its scores: the task's own metric and, of rankings, τ over all pairs."""
+        own = next(iter(self.scores))
+        return [own, *(metric for metric in self.scores if metric == SPACES["all pairs"] != own)]
+
     def known(self, metric: str, kind: str) -> tuple[str, float]:
         """Name and value of the best reference of a kind; ("–", NaN) where there is none."""
         rows = self.references[(self.references["metric"] == metric) & (self.references["kind"] == kind)]

@@ -1,0 +1,70 @@
+"""Figures of the answers over all experiments: tables of `overview.differences` in, Figure out."""
+
+from __future__ import annotations
+
+from textwrap import fill
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from anm_nb.analysis.experiment import metric_text
+from anm_nb.analysis.figures import colours, house_style, label, new_figure
+
+NAME_WIDTH = 30  # characters of a row's name in one line
+ROOM_COLOUR = "#e8e8e8"
+NOTHING = "no runs of this kind"
+
+
+def effect_panels(effects: pd.DataFrame, unit: str, better: str) -> Figure:
+    """Paired differences with 95 % intervals: a row for each experiment and metric, a panel for each `part`.
+
+    Grey is the room up to the best possible value, beyond which no difference can lie; hollow where both methods sit at
+    the ceiling. `unit` and `better` (which side is the better one) say what the axes hold.
+    """
+    if effects.empty:
+        return _empty()
+    rows = list(effects[["experiment", "metric"]].drop_duplicates().itertuples(index=False, name=None))
+    parts = list(effects["part"].unique())
+    colour_of = colours(list(effects["method"].unique()))
+    with house_style():
+        figure, panels = new_figure(1, len(parts), 0.9 + 0.36 * len(rows), sharey=True)
+        for axes, part in zip(panels, parts, strict=True):
+            _panel(axes, effects[effects["part"] == part], rows, colour_of)
+            axes.set_title(fill(str(part), 20))
+        metrics = {metric for _, metric in rows}
+        names = [name if len(metrics) == 1 else f"{name} · {metric_text(metric)}" for name, metric in rows]
+        panels[0].set_yticks(range(len(rows)), [fill(name, NAME_WIDTH) for name in names], fontsize=7)
+        panels[0].set_ylim(len(rows) - 0.5, -0.5)
+        figure.supxlabel(f"{unit} ({better}; 95 % interval over seeds)", size=8)
+        handles = [axes.plot([], [], "o", color=colour, label=label(method))[0] for method, colour in colour_of.items()]
+        room = [Patch(color=ROOM_COLOUR, label="left to gain")] if effects["room"].notna().any() else []
+        figure.legend(handles=[*handles, *room], loc="outside upper center", ncols=4)
+    return figure
+
+
+def _panel(axes: Axes, effects: pd.DataFrame, rows: list[tuple[str, str]], colour_of: dict[str, str]) -> None:
+    axes.axvline(0, color="black", linewidth=0.7)
+    for place, several in effects.groupby([effects["experiment"], effects["metric"]], sort=False):
+        height, count = rows.index(place), len(several)  # type: ignore[arg-type]
+        for index, row in enumerate(several.to_dict("records")):
+            if row["room"] == row["room"]:
+                axes.barh(height, row["room"], 0.7, color=ROOM_COLOUR, zorder=0)
+            middle, colour = row["difference"], colour_of[row["method"]]
+            reach = [[middle - row["low"]], [row["high"] - middle]]
+            face = "white" if row["decided"] == "no headroom" else colour
+            at = height + 0.6 * ((index + 0.5) / count - 0.5)
+            axes.errorbar(middle, at, xerr=reach, fmt="o", color=colour, markerfacecolor=face, markersize=4)
+    axes.xaxis.set_major_locator(MaxNLocator(3, symmetric=False))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", linewidth=0.3, color="#dddddd")
+
+
+def _empty() -> Figure:
+    with house_style():
+        figure, (axes,) = new_figure(1, 1, 0.5)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, NOTHING, ha="center", va="center")
+    return figure
