@@ -15,7 +15,7 @@ from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.anm_verdict import COMPARATORS, KeptVerdict, comparison_text
 from anm_nb.analysis.collecting import Collection, kept_verdict
 from anm_nb.analysis.experiment import Comparison, Experiment, compared, metric_text
-from anm_nb.analysis.grouping import NO_NEGATIVES, ONE_PASS, WHOLE_HRM, Settings, method_of
+from anm_nb.analysis.grouping import NO_NEGATIVES, ONE_PASS, WHOLE_HRM, Settings
 from anm_nb.analysis.iteration_verdicts import COMPONENTS, Component
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import State, Verdict
@@ -43,15 +43,14 @@ def mining_comparisons(experiments: Iterable[Experiment]) -> list[Comparison]:
     for each in experiments:
         if each.family != "energy":
             continue
-        kinds = {method_of(settings): method for method, settings in reversed(each.settings.items())}
-        rivals = [kinds[kind] for kind in RIVALS if kind in kinds]
+        rivals = {kind: rival for kind in RIVALS if (rival := each.of_kind(kind)) is not None}
         mined = [method for method, settings in each.settings.items() if is_mined(settings)]
         found += [
-            in_percent(compared(each, each.metrics[0], one, rival, f"against {method_of(each.settings[rival])}"))
+            compared(each, each.metrics[0], one, rival, f"against {kind}")
             for one in mined
-            for rival in rivals
+            for kind, rival in rivals.items()
         ]
-    return found
+    return [in_percent(each) for each in found if each.pairs]
 
 
 def headline_of_mining(collection: Collection) -> list[Comparison]:
@@ -91,20 +90,17 @@ def in_percent(each: Comparison) -> Comparison:
 def iteration_comparisons(experiments: Iterable[Experiment]) -> list[Comparison]:
     """What HRM as a whole, and each component of it, adds to τ over observed and over all pairs, wherever it was run.
 
-    Of several methods of one kind, such as a sweep's, the first of the experiment is compared.
+    Of several methods of one kind, such as a sweep's, the one with the usual values is compared (`Experiment.of_kind`).
     """
     found = []
     for each in experiments:
         if each.family != "ranking":
             continue
-        kinds = {method_of(settings): method for method, settings in reversed(each.settings.items())}
-        present = [part for part in (WHOLE, *COMPONENTS) if {part.better, part.base} <= kinds.keys()]
-        found += [
-            compared(each, metric, kinds[part.better], kinds[part.base], part.name)
-            for metric in each.metrics
-            for part in present
-        ]
-    return found
+        for part in (WHOLE, *COMPONENTS):
+            better, base = each.of_kind(part.better), each.of_kind(part.base)
+            if better is not None and base is not None:
+                found += [compared(each, metric, better, base, part.name) for metric in each.metrics]
+    return [each for each in found if each.pairs]
 
 
 def mining_verdicts(table: pd.DataFrame) -> list[Verdict]:

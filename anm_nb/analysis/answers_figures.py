@@ -8,35 +8,41 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 
 from anm_nb.analysis.experiment import metric_text
 from anm_nb.analysis.figures import colours, house_style, label, new_figure
 
-NAME_WIDTH = 30  # characters of a row's name in one line
+NAME_WIDTH = 28  # characters of a row's name in one line
 ROOM_COLOUR = "#e8e8e8"
 NOTHING = "no runs of this kind"
 
 
-def effect_panels(effects: pd.DataFrame, unit: str, better: str) -> Figure:
+def effect_panels(effects: pd.DataFrame, unit: str, better: str, linear_to: float | None = None) -> Figure:
     """Paired differences with 95 % intervals: a row for each experiment and metric, a panel for each `part`.
 
     Grey is the room up to the best possible value, beyond which no difference can lie; hollow where both methods sit at
-    the ceiling. `unit` and `better` (which side is the better one) say what the axes hold.
+    the ceiling. `unit` and `better` (which side is the better one) say what the axes hold; beyond ±`linear_to` they are
+    logarithmic. Variants of a method share its colour.
     """
     if effects.empty:
         return _empty()
     rows = list(effects[["experiment", "metric"]].drop_duplicates().itertuples(index=False, name=None))
     parts = list(effects["part"].unique())
-    colour_of = colours(list(effects["method"].unique()))
+    kinds = effects["method"].str.partition(", ")[0]
+    colour_of = colours(list(kinds.unique()))
+    names = _row_names(rows)
+    height = 0.14 * max(name.count("\n") + 1 for name in names) + 0.14
     with house_style():
-        figure, panels = new_figure(1, len(parts), 0.9 + 0.36 * len(rows), sharey=True)
+        figure, panels = new_figure(1, len(parts), 1.0 + height * len(rows), sharey=True)
         for axes, part in zip(panels, parts, strict=True):
-            _panel(axes, effects[effects["part"] == part], rows, colour_of)
+            chosen = effects["part"] == part
+            _panel(axes, effects[chosen].assign(colour=kinds[chosen].map(colour_of)), rows)
             axes.set_title(fill(str(part), 20))
-        metrics = {metric for _, metric in rows}
-        names = [name if len(metrics) == 1 else f"{name} · {metric_text(metric)}" for name, metric in rows]
-        panels[0].set_yticks(range(len(rows)), [fill(name, NAME_WIDTH) for name in names], fontsize=7)
+            if linear_to is not None:
+                axes.set_xscale("symlog", linthresh=linear_to)
+                axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_to))
+        panels[0].set_yticks(range(len(rows)), names, fontsize=7)
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         figure.supxlabel(f"{unit} ({better}; 95 % interval over seeds)", size=8)
         handles = [axes.plot([], [], "o", color=colour, label=label(method))[0] for method, colour in colour_of.items()]
@@ -45,19 +51,26 @@ def effect_panels(effects: pd.DataFrame, unit: str, better: str) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, effects: pd.DataFrame, rows: list[tuple[str, str]], colour_of: dict[str, str]) -> None:
+def _row_names(rows: list[tuple[str, str]]) -> list[str]:
+    """Experiments in lines of their own, and below them the metric where there are several."""
+    metrics = {metric for _, metric in rows}
+    below = {metric: f"\n{metric_text(metric)}" if len(metrics) > 1 else "" for metric in metrics}
+    return [fill(name, NAME_WIDTH) + below[metric] for name, metric in rows]
+
+
+def _panel(axes: Axes, effects: pd.DataFrame, rows: list[tuple[str, str]]) -> None:
     axes.axvline(0, color="black", linewidth=0.7)
     for place, several in effects.groupby([effects["experiment"], effects["metric"]], sort=False):
         height, count = rows.index(place), len(several)  # type: ignore[arg-type]
         for index, row in enumerate(several.to_dict("records")):
             if row["room"] == row["room"]:
                 axes.barh(height, row["room"], 0.7, color=ROOM_COLOUR, zorder=0)
-            middle, colour = row["difference"], colour_of[row["method"]]
+            middle, colour = row["difference"], row["colour"]
             reach = [[middle - row["low"]], [row["high"] - middle]]
             face = "white" if row["decided"] == "no headroom" else colour
             at = height + 0.6 * ((index + 0.5) / count - 0.5)
             axes.errorbar(middle, at, xerr=reach, fmt="o", color=colour, markerfacecolor=face, markersize=4)
-    axes.xaxis.set_major_locator(MaxNLocator(3, symmetric=False))
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
 

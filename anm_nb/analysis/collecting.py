@@ -162,7 +162,7 @@ def _of_verdict(kept: KeptVerdict) -> list[Experiment]:
                 },
                 references=references.assign(value=references["name"].map(values)),
                 measured_on="test",
-                baseline=VERDICT_BASELINE if VERDICT_BASELINE in documents else None,
+                compared_with=VERDICT_BASELINE if VERDICT_BASELINE in documents else None,
             )
         )
     return found

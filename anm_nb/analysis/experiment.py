@@ -55,7 +55,7 @@ class Experiment:
     scores: dict[str, pd.DataFrame]
     references: pd.DataFrame
     measured_on: Literal["test", "dev"]
-    baseline: str | None
+    compared_with: str | None = None
 
     @property
     def common(self) -> Settings:
@@ -66,6 +66,16 @@ class Experiment:
     def family(self) -> Family:
         """energy or ranking."""
         return family_of(self.common)
+
+    @property
+    def baseline(self) -> str | None:
+        """The method that the others are compared with; None where there is none."""
+        return self.compared_with or next(filter(None, map(self.of_kind, BASELINES[self.family])), None)
+
+    def of_kind(self, kind: str) -> str | None:
+        """The method of a kind (`grouping.method_of`): the one that is called just so, else the first; None without."""
+        methods = [method for method, settings in self.settings.items() if method_of(settings) == kind]
+        return kind if kind in methods else next(iter(methods), None)
 
     @property
     def metrics(self) -> list[str]:
@@ -127,7 +137,6 @@ def _experiment(name: str, runs: Sequence[Finished], references: pd.DataFrame | 
             for column, of in (test_columns(run.metrics, metric) if tested else {metric: metric}).items():
                 own, of_older = last_by_seed(run.metrics, column), scores.setdefault(of, {}).get(method)
                 scores[of][method] = own if of_older is None else own.combine_first(of_older)
-    kinds = {method_of(run.settings): method for method, run in reversed(newest.items())}
     return Experiment(
         name=name,
         settings={method: run.settings for method, run in newest.items()},
@@ -135,7 +144,6 @@ def _experiment(name: str, runs: Sequence[Finished], references: pd.DataFrame | 
         scores={of: pd.DataFrame(columns) for of, columns in scores.items()},
         references=measured_references(common) if references is None else references,
         measured_on="test" if tested else "dev",
-        baseline=next((kinds[kind] for kind in BASELINES[family_of(common)] if kind in kinds), None),
     )
 
 
@@ -195,6 +203,11 @@ class Comparison:
     more_is_better: bool
     ceiling: float = float("nan")
     part: str = ""
+
+    @property
+    def pairs(self) -> int:
+        """The seeds that both have."""
+        return int(np.isfinite(self.first - self.second).sum())
 
 
 def compared(experiment: Experiment, metric: str, method: str, against: str, part: str = "") -> Comparison:

@@ -13,7 +13,7 @@ import yaml
 from anm_nb.analysis.anm_verdict import NAME as VERDICT
 from anm_nb.analysis.answers import PERCENT
 from anm_nb.analysis.experiment import Comparison, Experiment, metric_text
-from anm_nb.analysis.overview import ALPHA, differences, p_text, signed
+from anm_nb.analysis.overview import ALPHA, detectable_text, differences, p_text, signed
 from anm_nb.analysis.resampling import paired_bootstrap
 from anm_nb.analysis.stats import POWER, detection_power, paired_tests
 from anm_nb.analysis.tables import rounded
@@ -83,15 +83,15 @@ def _change(row: Any) -> str:
     """What would have to be observed for another verdict, in the comparison's unit."""
     if row.decided == "no headroom":
         return f"a task that leaves more to gain than {rounded(row.room, 2)}"
-    detectable = rounded(row.detectable, 2)
     if row.decided == "undecided":
-        if row.difference == 0:
-            return "no number of seeds: both are the same"
-        return f"{_count(row.needed)} seeds, if this is the true difference; beyond ±{detectable} it would have shown"
-    found = f"{row.seeds} new seeds with an interval beyond 0 on the other side (±{detectable} would show)"
+        same = row.difference == 0
+        return (
+            "no number of seeds: there is no difference" if same else f"{_count(row.needed)} seeds, were this the truth"
+        )
+    replication = f"{row.seeds} new seeds of the other sign ({detectable_text(row.detectable)} would show)"
     if row.metric != PERCENT or row.difference <= 0:
-        return found
-    return f"an error less by {100 - 100 / (1 + row.difference / 100):.0f} % of itself, to tie; or {found}"
+        return replication
+    return f"an error {rounded(100 - 100 / (1 + row.difference / 100), 2)} % lower, to tie; {replication}"
 
 
 def _count(needed: float) -> str:
@@ -108,7 +108,7 @@ def shown_overturning(table: pd.DataFrame) -> pd.DataFrame:
         f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]" for row in table.itertuples()
     ]
     text["seeds"] = table["seeds"]
-    text["could have found"] = table["detectable"].map(lambda value: f"±{rounded(value, 2)}")
+    text["could have found"] = table["detectable"].map(detectable_text)
     known = table["difference"] != 0
     text["seeds needed"] = table["needed"].map(_count).where(known, "–")
     text["verdict"], text["what would change it"] = table["decided"], table["change"]

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from anm_nb.analysis.experiment import Comparison, Experiment, compared, metric_text
-from anm_nb.analysis.grouping import ONE_PASS, WHOLE_HRM, method_of
+from anm_nb.analysis.grouping import ONE_PASS, WHOLE_HRM
 from anm_nb.analysis.ranking_checklist import ceilings
 from anm_nb.analysis.ranking_tables import SPACES
-from anm_nb.analysis.stats import holm, mean_interval, paired_difference
+from anm_nb.analysis.stats import RESOLUTION, holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded, skill
 from anm_nb.analysis.tiers import TierReport, at_ceiling, evaluate_tiers
 from anm_nb.analysis.verdicts import LEAST_SEEDS
@@ -92,8 +92,8 @@ def shown_scores(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_baselines(experiments: Iterable[Experiment]) -> list[Comparison]:
-    """Every method of every experiment that has a baseline against it, in each of its `metrics`."""
-    return [
+    """Every method of every experiment with a baseline against it, in each of its `metrics`, where seeds are shared."""
+    found = [
         compared(each, metric, method, each.baseline)
         for each in experiments
         if each.baseline is not None
@@ -101,6 +101,7 @@ def against_baselines(experiments: Iterable[Experiment]) -> list[Comparison]:
         for method in each.settings
         if method != each.baseline
     ]
+    return [each for each in found if each.pairs]
 
 
 def differences(comparisons: Sequence[Comparison]) -> pd.DataFrame:
@@ -115,7 +116,9 @@ def differences(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     for each in comparisons:
         found = paired_difference(each.first, each.second)
         row = {name: getattr(each, name) for name in ("experiment", "metric", "part", "method", "against")}
-        row |= {"difference": found.estimate, "low": found.low, "high": found.high, "p_value": found.p_value}
+        scale = np.nanmax(np.abs([each.first, each.second]))
+        estimate = 0.0 if abs(found.estimate) <= RESOLUTION * scale else found.estimate  # of 1 − accuracy, for one
+        row |= {"difference": estimate, "low": found.low, "high": found.high, "p_value": found.p_value}
         room = abs(each.ceiling - float(np.nanmean(each.second)))
         rows.append(row | {"detectable": found.detectable, "seeds": found.pairs, "room": room})
     columns = ["experiment", "metric", "part", "method", "against", "difference", "low", "high", "p_value"]
@@ -146,7 +149,7 @@ def shown_differences(table: pd.DataFrame) -> pd.DataFrame:
         f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]" for row in table.itertuples()
     ]
     text["p"], text["p, Holm"] = table["p_value"].map(p_text), table["p_holm"].map(p_text)
-    text["detectable"] = table["detectable"].map(lambda value: rounded(value, 2))
+    text["detectable"] = table["detectable"].map(detectable_text)
     text["seeds"], text["verdict"] = table["seeds"], table["decided"]
     return text.set_index(["experiment", "metric", "compared"])
 
@@ -154,6 +157,11 @@ def shown_differences(table: pd.DataFrame) -> pd.DataFrame:
 def signed(value: float) -> str:
     """A difference with its sign and three significant digits."""
     return f"+{rounded(value)}" if value > 0 else rounded(value)
+
+
+def detectable_text(value: float) -> str:
+    """What could have been found; a dash where all seeds have the same difference, which says nothing of it."""
+    return f"±{rounded(value, 2)}" if value > 0 else "–"
 
 
 def p_text(p: float) -> str:
@@ -169,12 +177,12 @@ def tier_reports(experiments: Iterable[Experiment]) -> dict[str, list[TierReport
     for each in experiments:
         if each.family != "ranking":
             continue
-        roles = {method_of(settings): method for method, settings in reversed(each.settings.items())}
-        if not {ONE_PASS, WHOLE_HRM} <= roles.keys():
+        baseline, hrm = each.of_kind(ONE_PASS), each.of_kind(WHOLE_HRM)
+        if baseline is None or hrm is None:
             continue
         best = ceilings(each.references)
         reports[each.name] = [
-            evaluate_tiers(taus[roles[ONE_PASS]], taus[roles[WHOLE_HRM]], space, best[space])  # type: ignore[arg-type]
+            evaluate_tiers(taus[baseline], taus[hrm], space, best[space])  # type: ignore[arg-type]
             for space, metric in reversed(SPACES.items())
             if (taus := each.scores.get(metric)) is not None
         ]
@@ -191,4 +199,4 @@ def shown_tiers(reports: dict[str, list[TierReport]]) -> pd.DataFrame:
             for tier, reached, reachable in report.table[["tier", "reached", "reachable"]].to_numpy():
                 row[tier] = f"{'reached' if reached else 'not reached'}{'' if reachable else ', out of reach'}"
             rows.append(row | {"verdict": report.verdict})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).set_index(["experiment", "measured in"]) if rows else pd.DataFrame()
