@@ -5,7 +5,7 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "beartype.beartype")
+install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "shape_checker.checked")
 
 # Tests run side by side, one process a core; two threads each would only wait for one another.
 torch.set_num_threads(1)

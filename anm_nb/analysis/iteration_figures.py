@@ -1,7 +1,7 @@
 """Figures of the study of where iteration helps: tables of `iteration_tables` in, Figure out.
 
-τ over all pairs is drawn on an axis stretched toward 1, where models that follow chains of pointers lie: the same way
-up from 0.9 to 0.99 as from 0 to 0.9.
+τ over all pairs is drawn on an axis stretched toward 1, where models that follow chains of pointers lie: it is
+almost as far from 0.9 to 0.99 as from 0 to 0.9.
 """
 
 from __future__ import annotations
@@ -206,15 +206,20 @@ def tau_by_hints(control: pd.DataFrame, references: pd.DataFrame) -> Figure:
     return figure
 
 
-def component_forest(effects: pd.DataFrame) -> Figure:
-    """What each component adds to τ: the paired difference, its 95 % interval, and what was decided after Holm."""
+def component_forest(effects: pd.DataFrame, scores: pd.DataFrame) -> Figure:
+    """What each component adds to τ: the paired difference, its 95 % interval, and what was decided after Holm.
+
+    Small dots are the seeds.
+    """
     with house_style():
         figure, (axes,) = new_figure(1, 1, 0.8 + 0.28 * len(effects))
-        _forest(axes, effects)
+        _forest(axes, effects, scores)
     return figure
 
 
-def headline(chain_lengths: pd.DataFrame, effects: pd.DataFrame, references: pd.DataFrame) -> Figure:
+def headline(
+    chain_lengths: pd.DataFrame, effects: pd.DataFrame, scores: pd.DataFrame, references: pd.DataFrame
+) -> Figure:
     """The study at a glance: τ against chain length for what differs in iteration and routing, and every component."""
     models = [BASELINE, "deep untied", TIED, HRM]
     with house_style():
@@ -227,7 +232,7 @@ def headline(chain_lengths: pd.DataFrame, effects: pd.DataFrame, references: pd.
         figure.legend(
             handles=[*handles, *_reference_handles(("ceiling", NO_POINTERS))], loc="outside lower center", ncols=3
         )
-        _forest(right, effects)
+        _forest(right, effects, scores)
         right.set_title("what each component adds")
     return figure
 
@@ -260,10 +265,12 @@ def _own_number(axes: Axes, rows: pd.DataFrame, models: Sequence[str]) -> None:
         axes.plot(part["trained"].iloc[0], part["tau_all"].mean(), "o", **style)
 
 
-def _forest(axes: Axes, effects: pd.DataFrame) -> None:
+def _forest(axes: Axes, effects: pd.DataFrame, scores: pd.DataFrame) -> None:
     places = np.arange(len(effects))
     shades = {"supported": "#117733", "refuted": "#cc6677", "undecided": "#6e6e6e"}
     for place, row in zip(places, effects.to_dict("records"), strict=True):
+        seeds = scores[row["better"]] - scores[row["base"]]
+        axes.plot(seeds, np.full(len(seeds), place + 0.25), "o", color="black", alpha=0.35, markersize=2.5, linewidth=0)
         reach = [[row["gain"] - row["low"]], [row["high"] - row["gain"]]]
         face = "white" if row["state"] == "undecided" else shades[row["state"]]
         style: dict[str, Any] = {"color": shades[row["state"]], "markerfacecolor": face, "markersize": 4.5}
@@ -271,7 +278,7 @@ def _forest(axes: Axes, effects: pd.DataFrame) -> None:
     axes.axvline(0, color="black", linewidth=0.7)
     axes.set_yticks(places, [f"{row.component}\n{row.better} − {row.base}" for row in effects.itertuples()], fontsize=6)
     axes.set_ylim(len(effects) - 0.5, -0.5)
-    axes.set_xlabel("difference of τ, paired by seed (filled: decided after Holm)")
+    axes.set_xlabel("difference of τ by seed (small) and its mean")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
 

@@ -162,6 +162,31 @@ def tier_table(mask_rates: pd.DataFrame, references: pd.DataFrame) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def no_better(scores: pd.DataFrame) -> pd.Series:
+    """How many seeds of each comparator are no better than the best seed of one pass: those that have stalled."""
+    return (scores.drop(columns=BASELINE) <= scores[BASELINE].max()).sum()
+
+
+def shown_comparators(scores: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+    """τ of every comparator as text beside the references of the task (as `reference_scores` gives them)."""
+    known = references[references["metric"] == "tau_all"].sort_values("kind", ascending=False)
+    count = f"stalled seeds, of {len(scores)}"
+    rows: list[dict[str, Any]] = [
+        {"ranking": row.name, "kind": row.kind, "τ, all pairs [95 %]": f"{row.value:z.2f}", "median": "", count: ""}
+        for row in known.itertuples(index=False)
+    ]
+    stalled = no_better(scores)
+    for model in scores:
+        row: dict[str, Any] = {
+            "ranking": model,
+            "kind": "measured",
+            "τ, all pairs [95 %]": _interval(*mean_interval(scores[model])),
+        }
+        row["median"] = f"{scores[model].median():z.{DECIMALS}f}"
+        rows.append(row | {count: str(stalled.get(model, ""))})
+    return pd.DataFrame(rows)
+
+
 def shown_effects(effects: pd.DataFrame) -> pd.DataFrame:
     """`component_effects` as text to read."""
     text = pd.DataFrame({"component": effects["component"]})
@@ -185,7 +210,7 @@ def shown_tiers(tiers: pd.DataFrame) -> pd.DataFrame:
         row = {"hidden": f"{100 * float(rate):.0f} %", "model": model}  # type: ignore[arg-type]
         row["baseline τ [95 %]"] = _interval(one["baseline"], one["baseline_low"], one["baseline_high"])
         row["τ [95 %]"] = _interval(one["tau"], one["tau_low"], one["tau_high"])
-        percents = [f"{100 * one[name]:+.0f}" for name in ("gain", "gain_low", "gain_high")]
+        percents = [f"{100 * one[name]:+z.0f}" for name in ("gain", "gain_low", "gain_high")]
         row["gain [95 %]"] = f"{percents[0]} % [{percents[1]}, {percents[2]}]"
         row |= {str(tier["tier"]): _tier_text(tier) for tier in part.to_dict("records")}  # type: ignore[arg-type]
         rows.append(row | {"trivial, classical, ceiling": ", ".join(f"{one[kind]:z.2f}" for kind in BESIDE_TIERS)})

@@ -20,7 +20,13 @@ from anm_nb.analysis.ired import by_inner_steps, classical_skill, final_test, ir
 from anm_nb.analysis.ired_figures import skill_by_steps
 from anm_nb.analysis.iteration_figures import headline
 from anm_nb.analysis.iteration_tables import at_trained, study_tables
-from anm_nb.analysis.iteration_verdicts import component_effects, shown_effects, shown_tiers, tier_table
+from anm_nb.analysis.iteration_verdicts import (
+    component_effects,
+    shown_comparators,
+    shown_effects,
+    shown_tiers,
+    tier_table,
+)
 from anm_nb.analysis.ranking_tables import SPACES, spaces_on_test
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import collect, final, rounded, score_table
@@ -190,15 +196,20 @@ def tau_summary(kept: Reference) -> str:
 
 def iteration_figure(kept: Reference) -> Figure:
     """τ against the length of chains, and what each component adds."""
-    effects = component_effects(at_trained(kept.table("test_iterations")))
-    return headline(kept.table("chain_lengths"), effects, kept.table("references"))
+    scores = at_trained(kept.table("test_iterations"))
+    return headline(kept.table("chain_lengths"), component_effects(scores), scores, kept.table("references"))
 
 
 def iteration_summary(kept: Reference) -> str:
-    """What each component adds to τ on fresh problems, and the document's tiers at every mask rate."""
-    effects = component_effects(at_trained(kept.table("test_iterations")))
+    """τ of every comparator on fresh problems, what each component adds, and the document's tiers."""
+    scores = at_trained(kept.table("test_iterations"))
     tiers = tier_table(kept.table("mask_rates"), kept.table("references"))
-    return "\n\n".join(_markdown(table) for table in (shown_effects(effects), shown_tiers(tiers)))
+    shown_tables = (
+        shown_comparators(scores, kept.references),
+        shown_effects(component_effects(scores)),
+        shown_tiers(tiers),
+    )
+    return "\n\n".join(_markdown(table) for table in shown_tables)
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -258,6 +258,17 @@ def test_hrm_is_never_credited_without_weight_tying():
     assert "HRM − weight tying +0.20" in alone.measured
 
 
+def test_seeds_that_stalled_are_counted_beside_the_means():
+    scores = scores_of(**{"no iteration": 0.3, "weight-tied": 0.9})
+    scores.loc[2, "weight-tied"] = scores["no iteration"].max()
+    assert verdicts.no_better(scores)["weight-tied"] == 1
+    assert verdicts.no_better(scores)["deep untied"] == 0
+    known = pd.DataFrame([("best possible", "ceiling", "tau_all", 1.0)], columns=["name", "kind", "metric", "value"])
+    shown = verdicts.shown_comparators(scores, known).set_index("ranking")
+    assert shown["stalled seeds, of 5"].tolist() == ["", "", "0", "1", *["0"] * 6]
+    assert shown.loc["weight-tied", "median"] == f"{scores['weight-tied'].median():.3f}"
+
+
 def control(shuffled):
     models = {"no iteration": (0.5, 0.2), "HRM per token": (0.9, 0.2), "HRM per token, shuffled hints": (0.2, shuffled)}
     rows = [
@@ -325,8 +336,10 @@ MAKERS = {
     "tau_by_noise": lambda t, e: figures.tau_by_noise(t["noise"], t["references"]),
     "tau_by_halting": lambda t, e: figures.tau_by_halting(t["halting"], t["test_iterations"]),
     "tau_by_hints": lambda t, e: figures.tau_by_hints(t["control"], t["references"]),
-    "component_forest": lambda t, e: figures.component_forest(e),
-    "headline": lambda t, e: figures.headline(t["chain_lengths"], e, t["references"]),
+    "component_forest": lambda t, e: figures.component_forest(e, tables.at_trained(t["test_iterations"])),
+    "headline": lambda t, e: figures.headline(
+        t["chain_lengths"], e, tables.at_trained(t["test_iterations"]), t["references"]
+    ),
 }
 
 
@@ -378,6 +391,10 @@ def test_the_study_is_kept_with_its_tables_and_read_back_without_its_runs(study,
     assert set(kept.provenance) == set(settings.configs())
     assert (kept.path / "figure.png").stat().st_size > 5000
     text = summary(kept)
-    assert [len(table.splitlines()) for table in text.split("\n\n")] == [2 + 8, 2 + 2 * 2]  # head, rule and rows
+    assert [len(table.splitlines()) for table in text.split("\n\n")] == [
+        2 + 5 + 9,
+        2 + 8,
+        2 + 2 * 2,
+    ]  # head, rule and rows
     with pytest.raises(ParameterError, match="did you mean 'lengths'"):
         kept.table("length")
