@@ -6,17 +6,17 @@ Both are answered by paired comparisons; `overview.differences` turns them into 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.anm_verdict import COMPARATORS, KeptVerdict, comparison_text
-from anm_nb.analysis.collecting import Collection, kept_verdict
+from anm_nb.analysis.collecting import Collection
 from anm_nb.analysis.experiment import Comparison, Experiment, compared, metric_text
 from anm_nb.analysis.grouping import NO_NEGATIVES, ONE_PASS, WHOLE_HRM, Settings
 from anm_nb.analysis.iteration_verdicts import COMPONENTS, Component
+from anm_nb.analysis.overview import differences, records
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import State, Verdict
 
@@ -54,9 +54,8 @@ def mining_comparisons(experiments: Iterable[Experiment]) -> list[Comparison]:
 
 
 def headline_of_mining(collection: Collection) -> list[Comparison]:
-    """`tuned_comparisons`, where what is kept is read and the study is among it; else `mining_comparisons`."""
-    kept = kept_verdict() if collection.read_from == "reference" else None
-    return tuned_comparisons(kept) if kept else mining_comparisons(collection.experiments)
+    """Those of the kept study, where it is read; else of every mined run."""
+    return tuned_comparisons(collection.study) if collection.study else mining_comparisons(collection.experiments)
 
 
 def tuned_comparisons(kept: KeptVerdict) -> list[Comparison]:
@@ -103,6 +102,13 @@ def iteration_comparisons(experiments: Iterable[Experiment]) -> list[Comparison]
     return [each for each in found if each.pairs]
 
 
+def verdicts_of_mining(collection: Collection) -> list[Verdict]:
+    """Of the kept study, where it is read, one for each task, training and budget; else one for each comparison."""
+    if collection.study:
+        return mining_verdicts(anm_verdict.comparisons(collection.study.confirmed))
+    return difference_verdicts(differences(mining_comparisons(collection.experiments)))
+
+
 def mining_verdicts(table: pd.DataFrame) -> list[Verdict]:
     """Whether tuned mining beats every rival, for each task, kind of training and budget of `anm_verdict.comparisons`.
 
@@ -112,10 +118,10 @@ def mining_verdicts(table: pd.DataFrame) -> list[Verdict]:
     verdicts = []
     tuned = table[table["method"] == "anm_tuned"]
     for (task, training, budget), rows in tuned.groupby(["task", "training", "equal"], sort=False):
-        strongest: Any = rows.loc[rows["difference"].idxmax()]
+        strongest = rows.iloc[int(rows["difference"].argmax())]
         decided = set(rows["decided"])
         state: State = "supported" if decided == {"better"} else "refuted" if "worse" in decided else "undecided"
-        against = [f"{COMPARATORS[row.against]} {comparison_text(row)}" for row in rows.itertuples()]  # type: ignore[index]
+        against = [f"{COMPARATORS[row.against]} {comparison_text(row)}" for row in records(rows)]
         verdicts.append(
             Verdict(
                 claim=(
@@ -155,5 +161,5 @@ def difference_verdicts(table: pd.DataFrame) -> list[Verdict]:
             detectable=float(row.detectable),
             seeds=int(row.seeds),
         )
-        for row in table.itertuples()
+        for row in records(table)
     ]

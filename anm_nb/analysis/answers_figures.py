@@ -10,12 +10,26 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 
+from anm_nb.analysis import anm_verdict
+from anm_nb.analysis.anm_verdict_figures import forest
+from anm_nb.analysis.answers import mining_comparisons
+from anm_nb.analysis.collecting import Collection
 from anm_nb.analysis.experiment import metric_text
 from anm_nb.analysis.figures import colours, house_style, label, new_figure
+from anm_nb.analysis.overview import differences
 
-NAME_WIDTH = 28  # characters of a row's name in one line
+NAME_WIDTH, TITLE_WIDTH = 28, 14  # characters of a row's name, and of a panel's, in one line
+LINEAR_TO = 10  # %; beyond, differences go into the thousands
 ROOM_COLOUR = "#e8e8e8"
 NOTHING = "no runs of this kind"
+
+
+def mining_figure(collection: Collection) -> Figure:
+    """The effect of mining: `forest` of the kept study, where it is read; else of every mined run."""
+    if collection.study:
+        return forest(anm_verdict.comparisons(collection.study.confirmed))
+    effects = differences(mining_comparisons(collection.experiments))
+    return effect_panels(effects, "difference of the error, %", "left of zero: mining is better", LINEAR_TO)
 
 
 def effect_panels(effects: pd.DataFrame, unit: str, better: str, linear_to: float | None = None) -> Figure:
@@ -34,14 +48,14 @@ def effect_panels(effects: pd.DataFrame, unit: str, better: str, linear_to: floa
     names = _row_names(rows)
     height = 0.14 * max(name.count("\n") + 1 for name in names) + 0.14
     with house_style():
-        figure, panels = new_figure(1, len(parts), 1.0 + height * len(rows), sharey=True)
+        figure, panels = new_figure(1, len(parts), 1.0 + height * len(rows), sharex=True, sharey=True)
         for axes, part in zip(panels, parts, strict=True):
             chosen = effects["part"] == part
             _panel(axes, effects[chosen].assign(colour=kinds[chosen].map(colour_of)), rows)
-            axes.set_title(fill(str(part), 20))
-            if linear_to is not None:
-                axes.set_xscale("symlog", linthresh=linear_to)
-                axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_to))
+            axes.set_title(fill(str(part), TITLE_WIDTH))
+        if linear_to is not None:
+            panels[0].set_xscale("symlog", linthresh=linear_to)
+            panels[0].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_to))
         panels[0].set_yticks(range(len(rows)), names, fontsize=7)
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         figure.supxlabel(f"{unit} ({better}; 95 % interval over seeds)", size=8)
@@ -70,7 +84,7 @@ def _panel(axes: Axes, effects: pd.DataFrame, rows: list[tuple[str, str]]) -> No
             face = "white" if row["decided"] == "no headroom" else colour
             at = height + 0.6 * ((index + 0.5) / count - 0.5)
             axes.errorbar(middle, at, xerr=reach, fmt="o", color=colour, markerfacecolor=face, markersize=4)
-    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_locator(MaxNLocator(2))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
 

@@ -42,6 +42,11 @@ class Collection:
     message: str = ""
 
     @property
+    def study(self) -> KeptVerdict | None:
+        """The kept study of mined negatives, where it is what is read."""
+        return kept_verdict() if self.read_from == "reference" else None
+
+    @property
     def unreadable_table(self) -> pd.DataFrame:
         """What was not read, one row each, and why."""
         return pd.DataFrame({"why": self.unreadable}).rename_axis("not read")

@@ -89,8 +89,8 @@ class Experiment:
         if rows.empty:
             return "–", float("nan")
         means = rows.groupby("name", sort=False)["value"].mean()
-        best = means.idxmax() if grows(metric) else means.idxmin()
-        return str(best), float(means[best])
+        best = int(means.argmax() if grows(metric) else means.argmin())
+        return str(means.index[best]), float(means.iloc[best])
 
 
 def grows(metric: str) -> bool:

@@ -13,7 +13,7 @@ import yaml
 from anm_nb.analysis.anm_verdict import NAME as VERDICT
 from anm_nb.analysis.answers import PERCENT
 from anm_nb.analysis.experiment import Comparison, Experiment, metric_text
-from anm_nb.analysis.overview import ALPHA, detectable_text, differences, p_text, signed
+from anm_nb.analysis.overview import ALPHA, detectable_text, differences, p_text, records, signed
 from anm_nb.analysis.resampling import paired_bootstrap
 from anm_nb.analysis.stats import POWER, detection_power, paired_tests
 from anm_nb.analysis.tables import rounded
@@ -67,10 +67,10 @@ def overturning(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     ]
     table["power"] = [
         detection_power(abs(row.effect), row.seeds) if row.seeds > 1 and np.isfinite(row.effect) else math.nan
-        for row in table.itertuples()
+        for row in records(table)
     ]
     table["needed"] = [seeds_needed(effect) if np.isfinite(effect) else 2 for effect in table["effect"]]
-    return table.assign(change=[_change(row) for row in table.itertuples()])
+    return table.assign(change=[_change(row) for row in records(table)])
 
 
 def _spread(each: Comparison) -> float:
@@ -104,9 +104,7 @@ def shown_overturning(table: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     text = table[["experiment"]].copy()
     text["compared"] = _compared(table)
-    text["difference"] = [
-        f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]" for row in table.itertuples()
-    ]
+    text["difference"] = [f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]" for row in records(table)]
     text["seeds"] = table["seeds"]
     text["could have found"] = table["detectable"].map(detectable_text)
     known = table["difference"] != 0
@@ -123,7 +121,7 @@ def robustness(comparisons: Sequence[Comparison], generator: np.random.Generator
     find anything, and with fewer than 10 the BCa interval is too narrow (`resampling.paired_bootstrap`).
     """
     rows = []
-    for each, plain in zip(comparisons, differences(comparisons).itertuples(), strict=True):
+    for each, plain in zip(comparisons, records(differences(comparisons)), strict=True):
         tests = paired_tests(each.first, each.second, generator=generator)
         boot = paired_bootstrap(each.first, each.second, generator=generator)
         decisions = {*(p < ALPHA for p in (tests.t, tests.wilcoxon, tests.sign_flip)), boot.low * boot.high > 0}
@@ -151,7 +149,7 @@ def _compared(table: pd.DataFrame) -> list[str]:
     several = table.groupby(["experiment", "method", "against"])["metric"].transform("nunique") > 1
     return [
         f"{row.method} − {row.against}{f' ({metric_text(row.metric)})' if more else ''}"
-        for row, more in zip(table.itertuples(), several, strict=True)
+        for row, more in zip(records(table), several, strict=True)
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,15 +74,18 @@ def scores(experiments: Iterable[Experiment]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def records(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a table, their values as attributes; `itertuples` of which a type checker asks nothing."""
+    return table.itertuples()
+
+
 def shown_scores(table: pd.DataFrame) -> pd.DataFrame:
     """`scores` as text, a row for each method."""
     if table.empty:
         return pd.DataFrame()
     text = table[["experiment", "method"]].copy()
-    text["metric"] = [f"{metric_text(row.metric)}, {row.on}" for row in table.itertuples()]
-    text["score [95 %]"] = [
-        f"{rounded(row.mean)} [{rounded(row.low)}, {rounded(row.high)}]" for row in table.itertuples()
-    ]
+    text["metric"] = [f"{metric_text(row.metric)}, {row.on}" for row in records(table)]
+    text["score [95 %]"] = [f"{rounded(row.mean)} [{rounded(row.low)}, {rounded(row.high)}]" for row in records(table)]
     text["seeds"] = table["seeds"]
     text["skill"] = table["skill"].map("{:z.2f}".format).str.replace("nan", "–")
     for kind in ("trivial", "classical"):
@@ -123,7 +127,7 @@ def differences(comparisons: Sequence[Comparison]) -> pd.DataFrame:
         rows.append(row | {"detectable": found.detectable, "seeds": found.pairs, "room": room})
     columns = ["experiment", "metric", "part", "method", "against", "difference", "low", "high", "p_value"]
     table = pd.DataFrame(rows, columns=[*columns, "detectable", "seeds", "room"])
-    table.insert(len(columns), "p_holm", holm(table["p_value"]))  # type: ignore[arg-type]
+    table.insert(len(columns), "p_holm", holm(table["p_value"]))
     up = np.array([each.more_is_better for each in comparisons], bool)
     significant = (table["p_holm"] < ALPHA) & (table["seeds"] >= LEAST_SEEDS)
     decided = np.where(significant, np.where((table["difference"] > 0) == up, "better", "worse"), "undecided")
@@ -146,7 +150,7 @@ def shown_differences(table: pd.DataFrame) -> pd.DataFrame:
     text["metric"] = table["metric"].map(metric_text)
     text["compared"] = table["method"] + " − " + table["against"]
     text["difference [95 %]"] = [
-        f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]" for row in table.itertuples()
+        f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]" for row in records(table)
     ]
     text["p"], text["p, Holm"] = table["p_value"].map(p_text), table["p_holm"].map(p_text)
     text["detectable"] = table["detectable"].map(detectable_text)
