@@ -18,7 +18,7 @@ from anm_nb.analysis.experiment import metric_text
 from anm_nb.analysis.figures import colours, house_style, label, new_figure
 from anm_nb.analysis.overview import differences
 
-NAME_WIDTH, TITLE_WIDTH = 28, 14  # characters of a row's name, and of a panel's, in one line
+NAME_WIDTH, TITLE_WIDTH = 36, 14  # characters of a row's name, and of a panel's, in one line
 LINEAR_TO = 10  # %; beyond, differences go into the thousands
 ROOM_COLOUR = "#e8e8e8"
 NOTHING = "no runs of this kind"
@@ -46,7 +46,7 @@ def effect_panels(effects: pd.DataFrame, unit: str, better: str, linear_to: floa
     kinds = effects["method"].str.partition(", ")[0]
     colour_of = colours(list(kinds.unique()))
     names = _row_names(rows)
-    height = 0.14 * max(name.count("\n") + 1 for name in names) + 0.14
+    height = 0.12 * max(name.count("\n") + 1 for name in names) + 0.1
     with house_style():
         figure, panels = new_figure(1, len(parts), 1.0 + height * len(rows), sharex=True, sharey=True)
         for axes, part in zip(panels, parts, strict=True):
@@ -56,7 +56,7 @@ def effect_panels(effects: pd.DataFrame, unit: str, better: str, linear_to: floa
         if linear_to is not None:
             panels[0].set_xscale("symlog", linthresh=linear_to)
             panels[0].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_to))
-        panels[0].set_yticks(range(len(rows)), names, fontsize=7)
+        panels[0].set_yticks(range(len(rows)), names, fontsize=6.5)
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         figure.supxlabel(f"{unit} ({better}; 95 % interval over seeds)", size=8)
         handles = [axes.plot([], [], "o", color=colour, label=label(method))[0] for method, colour in colour_of.items()]
@@ -66,10 +66,14 @@ def effect_panels(effects: pd.DataFrame, unit: str, better: str, linear_to: floa
 
 
 def _row_names(rows: list[tuple[str, str]]) -> list[str]:
-    """Experiments in lines of their own, and below them the metric where there are several."""
-    metrics = {metric for _, metric in rows}
-    below = {metric: f"\n{metric_text(metric)}" if len(metrics) > 1 else "" for metric in metrics}
-    return [fill(name, NAME_WIDTH) + below[metric] for name, metric in rows]
+    """Experiments, and in lines below them what sets each apart and, where there are several, the metric."""
+    several = len({metric for _, metric in rows}) > 1
+    names = []
+    for name, metric in rows:
+        first, _, rest = name.partition(", ")
+        below = [part for part in (rest, metric_text(metric) if several else "") if part]
+        names.append("\n".join([fill(first, NAME_WIDTH), *([fill("; ".join(below), NAME_WIDTH)] if below else [])]))
+    return names
 
 
 def _panel(axes: Axes, effects: pd.DataFrame, rows: list[tuple[str, str]]) -> None:
