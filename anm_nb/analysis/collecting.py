@@ -11,7 +11,8 @@ import pandas as pd
 
 from anm_nb.analysis.anm_verdict import NAME as VERDICT
 from anm_nb.analysis.anm_verdict import KeptVerdict
-from anm_nb.analysis.experiment import Experiment, Finished, experiments_of
+from anm_nb.analysis.experiment import Experiment, Finished, experiments_of, task_of
+from anm_nb.analysis.grouping import family_of
 from anm_nb.analysis.reference import Reference, reference_root
 from anm_nb.parameters import ParameterError
 from anm_nb.runs import CorruptRun, Run, store_root
@@ -73,8 +74,8 @@ def _kept(before: str) -> Collection:
 def stored_experiments() -> Collection:
     """The finished runs of the store, oldest first; of each its config, provenance and metrics are read, and checked.
 
-    Unreadable are runs of which a byte has changed, of a task that is not known here, or of a family that is not
-    compared, and trainings that have not finished.
+    Unreadable are runs of which a byte has changed, of a task that is not known here or not with these options, or of a
+    family that is not compared, and trainings that have not finished.
     """
     listed, broken = scan()
     unreadable = {path.name: reason for path, reason in broken.items()}
@@ -82,8 +83,8 @@ def stored_experiments() -> Collection:
     for each in listed:
         try:
             run = _finished(Run(each.path))
-            task_class(run.settings["task"])
-            experiments_of([run], [""], {"": pd.DataFrame()})
+            family_of(run.settings)
+            task_of(run.settings)
         except (CorruptRun, ParameterError) as error:
             unreadable[each.key] = str(error)
         else:

@@ -25,6 +25,7 @@ from anm_nb.analysis.grouping import (
 from anm_nb.analysis.ranking_tables import SPACES
 from anm_nb.analysis.reference_scores import METRIC_LABELS
 from anm_nb.tasks import get_task, task_class
+from anm_nb.tasks.base import Task
 from anm_nb.training.seeds import generator
 
 BASELINES: dict[Family, tuple[str, ...]] = {"energy": (NO_NEGATIVES, "stock"), "ranking": (ONE_PASS,)}
@@ -174,10 +175,19 @@ def last_by_seed(metrics: pd.DataFrame, column: str) -> pd.Series:
     return rows.groupby("seed")[column].last()
 
 
+def task_of(settings: Settings) -> Task:
+    """The task of a config. Raises `ParameterError` where there is none of that name, or not with these options."""
+    return get_task(settings["task"], **_task_options(settings))
+
+
+def _task_options(settings: Settings) -> dict[str, Any]:
+    fields = {name: settings[name] for name in ("size", "mask_rate", "encoding") if name in settings}
+    return fields | dict(settings.get("task_options", {}))
+
+
 def measured_references(settings: Settings) -> pd.DataFrame:
     """The references of a config's task on 300 problems like those it was trained for."""
-    fields = {name: settings[name] for name in ("size", "mask_rate", "encoding") if name in settings}
-    return _measured_references(settings["task"], json.dumps(fields | dict(settings.get("task_options", {}))))
+    return _measured_references(settings["task"], json.dumps(_task_options(settings)))
 
 
 @lru_cache
