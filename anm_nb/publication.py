@@ -63,7 +63,7 @@ class Exhibit:
 
 def displayed(kept: Reference) -> Figure:
     """The figure that a kept result is displayed by."""
-    return DISPLAYS[kept.path.name].figure(kept.metrics, kept.references)
+    return DISPLAYS[kept.path.name].figure(kept)
 
 
 def _final_scores(kept: Reference) -> Figure:
@@ -112,6 +112,8 @@ EXHIBITS = {
     "hrm_spaces": Exhibit("20_hrm_vs_baseline", "column", displayed, summary),
     "hrm_curves": Exhibit("20_hrm_vs_baseline", "text", _curves),
     "hrm_routing": Exhibit("20_hrm_vs_baseline", "text", _routing),
+    "hrm_grid": Exhibit("hrm_ceiling", "text", displayed, summary),
+    "iteration": Exhibit("25_where_iteration_helps", "text", displayed, summary),
     "speed": Exhibit(BENCH, "text", None, _speed),
 }
 
