@@ -31,13 +31,14 @@ def is_mined(settings: Settings) -> bool:
     negatives = settings.get("negatives")
     if not isinstance(negatives, dict):
         return False
-    return str(negatives["name"]).startswith(MINED) or is_mined({"negatives": negatives.get("first")})
+    parts = ({"negatives": negatives.get(name)} for name in ("first", "second"))
+    return str(negatives["name"]).startswith(MINED) or any(map(is_mined, parts))
 
 
 def mining_comparisons(experiments: Iterable[Experiment]) -> list[Comparison]:
     """Every mined method of every experiment against no negatives and against stock ones, at equal steps.
 
-    In per cent of the comparator's mean error; an accuracy counts as the error 1 − accuracy.
+    In per cent of the comparator's mean error, where it makes any; an accuracy counts as the error 1 − accuracy.
     """
     found = []
     for each in experiments:
@@ -50,7 +51,7 @@ def mining_comparisons(experiments: Iterable[Experiment]) -> list[Comparison]:
             for one in mined
             for kind, rival in rivals.items()
         ]
-    return [in_percent(each) for each in found if each.pairs]
+    return [percent for each in found if each.pairs and (percent := in_percent(each)).pairs]
 
 
 def headline_of_mining(collection: Collection) -> list[Comparison]:
@@ -83,7 +84,8 @@ def in_percent(each: Comparison) -> Comparison:
     first, second = (1 - side if each.more_is_better else side for side in (each.first, each.second))
     unit = np.mean(second[np.isfinite(first - second)]) / 100
     names = (each.experiment, PERCENT, each.method, each.against)
-    return Comparison(*names, first / unit, second / unit, more_is_better=False, part=each.part)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a comparator without any error leaves no finite value
+        return Comparison(*names, first / unit, second / unit, more_is_better=False, part=each.part)
 
 
 def iteration_comparisons(experiments: Iterable[Experiment]) -> list[Comparison]:

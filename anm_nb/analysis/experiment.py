@@ -107,7 +107,7 @@ def metric_text(metric: str) -> str:
 def experiments_of(
     runs: Sequence[Finished], names: Sequence[str], references: Mapping[str, pd.DataFrame] | None = None
 ) -> list[Experiment]:
-    """Runs, oldest first, as experiments, in the order in which each began.
+    """Runs, oldest first, as experiments, in the order in which their names occur; of one name the largest first.
 
     `names` is what the experiment of each run is called; experiments of one name are told apart by what differs.
     `references` are kept ones by that name: they hold for the largest of these; what is not known is measured anew, on

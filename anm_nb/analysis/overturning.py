@@ -17,6 +17,7 @@ from anm_nb.analysis.overview import ALPHA, detectable_text, differences, p_text
 from anm_nb.analysis.resampling import paired_bootstrap
 from anm_nb.analysis.stats import POWER, detection_power, paired_tests
 from anm_nb.analysis.tables import rounded
+from anm_nb.analysis.verdicts import LEAST_SEEDS
 from anm_nb.runs import project_root
 from anm_nb.runs.finding import flat
 
@@ -62,21 +63,23 @@ def overturning(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     table = differences(comparisons)
     spreads = [_spread(each) for each in comparisons]
     table["effect"] = [
-        difference / spread if spread > 0 else math.inf * difference if difference else 0.0
+        math.inf * difference if spread == 0 and difference else difference / (spread or 1.0)
         for difference, spread in zip(table["difference"], spreads, strict=True)
     ]
     table["power"] = [
         detection_power(abs(row.effect), row.seeds) if row.seeds > 1 and np.isfinite(row.effect) else math.nan
         for row in records(table)
     ]
-    table["needed"] = [seeds_needed(effect) if np.isfinite(effect) else 2 for effect in table["effect"]]
+    table["needed"] = [2 if np.isinf(effect) else seeds_needed(effect) for effect in table["effect"]]
     return table.assign(change=[_change(row) for row in records(table)])
 
 
 def _spread(each: Comparison) -> float:
     paired = each.first - each.second
     paired = paired[np.isfinite(paired)]
-    return float(paired.std(ddof=1)) if len(paired) > 1 and np.ptp(paired) > 0 else 0.0
+    if len(paired) < 2:
+        return math.nan
+    return float(paired.std(ddof=1)) if np.ptp(paired) > 0 else 0.0
 
 
 def _change(row: Any) -> str:
@@ -84,10 +87,10 @@ def _change(row: Any) -> str:
     if row.decided == "no headroom":
         return f"a task that leaves more to gain than {rounded(row.room, 2)}"
     if row.decided == "undecided":
-        same = row.difference == 0
-        return (
-            "no number of seeds: there is no difference" if same else f"{_count(row.needed)} seeds, were this the truth"
-        )
+        if row.seeds < LEAST_SEEDS:
+            return f"{LEAST_SEEDS} seeds or more: fewer never decide"
+        same = "no number of seeds: there is no difference"
+        return f"{_count(row.needed)} seeds, were this the truth" if row.difference else same
     replication = f"{row.seeds} new seeds of the other sign ({detectable_text(row.detectable)} would show)"
     if row.metric != PERCENT or row.difference <= 0:
         return replication
@@ -107,7 +110,7 @@ def shown_overturning(table: pd.DataFrame) -> pd.DataFrame:
     text["difference"] = [f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]" for row in records(table)]
     text["seeds"] = table["seeds"]
     text["could have found"] = table["detectable"].map(detectable_text)
-    known = table["difference"] != 0
+    known = (table["difference"] != 0) & (table["seeds"] > 1)
     text["seeds needed"] = table["needed"].map(_count).where(known, "–")
     text["verdict"], text["what would change it"] = table["decided"], table["change"]
     return text.set_index(["experiment", "compared"])

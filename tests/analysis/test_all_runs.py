@@ -264,6 +264,7 @@ def test_accuracies_count_as_errors_in_per_cent():
     found = answers.in_percent(each)
     assert overview.differences([found])["difference"].tolist() == pytest.approx([100 * (0.2 - 0.3) / 0.3])
     assert not found.more_is_better
+    assert answers.in_percent(replace(each, second=np.ones(2))).pairs == 0  # no error, so no per cent of it
 
 
 # what would change them
@@ -290,6 +291,8 @@ def test_what_would_change_a_verdict_follows_from_the_verdict():
     spread = np.std(undecided.first - undecided.second, ddof=1)
     needed = overturning.seeds_needed(float(np.mean(undecided.first - undecided.second)) / spread)
     assert row["change"].startswith(f"{needed} seeds")
+    single = replace(undecided, first=undecided.first[:1], second=undecided.second[:1])
+    assert "3 seeds or more" in overturning.overturning([single])["change"].iloc[0]
     same = replace(undecided, second=undecided.first)
     assert "no number of seeds" in overturning.overturning([same])["change"].iloc[0]
 
