@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure
 from anm_nb.analysis.iteration_verdicts import BASELINE, HRM, TIED
@@ -46,6 +46,7 @@ def tau_by_chain_length(chain_lengths: pd.DataFrame, references: pd.DataFrame) -
             _lines(axes, chain_lengths, "chain_length", models)
             _reference_curves(axes, references, "chain_length")
             axes.set(title=title, xlabel="longest run of hidden items")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(figure, panels)
     return figure
 
@@ -227,6 +228,7 @@ def headline(
         _lines(left, chain_lengths, "chain_length", models)
         _reference_curves(left, references, "chain_length", ("ceiling", NO_POINTERS))
         left.set(xlabel="longest run of hidden items", ylabel="Kendall τ, all pairs", title="τ by length of chains")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         _toward_one([left])
         handles, _ = left.get_legend_handles_labels()
         figure.legend(
@@ -278,7 +280,7 @@ def _forest(axes: Axes, effects: pd.DataFrame, scores: pd.DataFrame) -> None:
     axes.axvline(0, color="black", linewidth=0.7)
     axes.set_yticks(places, [f"{row.component}\n{row.better} − {row.base}" for row in effects.itertuples()], fontsize=6)
     axes.set_ylim(len(effects) - 0.5, -0.5)
-    axes.set_xlabel("difference of τ by seed (small) and its mean")
+    axes.set_xlabel("difference of τ (dots: seeds)")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
 

@@ -46,8 +46,8 @@ class WhereIterationHelps(RankingExperiment):
     train_wrong_rate: Rate = 0.2
     wrong_rates: tuple[Rate, ...] = Field((0.0, 0.2, 0.4), strict=False)
     patiences: tuple[PositiveInt, ...] = Field((1, 2), strict=False)
-    problems: PositiveInt = 200
-    epochs: PositiveInt = 3
+    problems: PositiveInt = 100
+    epochs: PositiveInt = 2
     train_samples: PositiveInt = 256
 
     def hrm(self) -> RankingConfig:

@@ -32,7 +32,10 @@ TOGETHER = [
     ("none", "stock", "random", "anm", "anm_simplex", "anm_simplex_legitimate"),
     ("baseline", "hrm", "published baseline", "published"),
 ]
-FAINT_ON_WHITE = {"random", "hrm", "published baseline"}  # below 3:1: never thin lines alone
+# Below 3:1: never thin lines alone; comparators also differ in dashes, and are drawn a few to a panel.
+FAINT_ON_WHITE = {"random", "hrm", "published baseline"} | {
+    "deep untied", "untrained controller", "one timescale", "HRM per token", "HRM per token, shuffled hints",
+}  # fmt: skip
 
 
 def linear(colour):
