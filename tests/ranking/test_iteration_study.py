@@ -38,7 +38,7 @@ def test_smaller_training_sets_are_seen_for_as_many_steps_with_schedules_stretch
 
 def test_names_say_what_was_changed_and_nothing_where_it_is_the_settings_own():
     settings = at_profile("mid")
-    assert set(settings.varied("mask_rate", 0.75)) == set(MODELS)
+    assert set(settings.varied("mask_rate", 0.5)) == set(MODELS)
     assert list(settings.varied("mask_rate", 0.9)) == [f"{model}, mask_rate = 0.9" for model in MODELS]
     assert next(iter(settings.varied("size", 12))) == "no iteration, size = 12"
     assert set(settings.varied("wrong_rate", 0.0)) == set(MODELS)
