@@ -19,6 +19,7 @@ from anm_nb.analysis.verdicts import LEAST_SEEDS
 
 ALPHA = 0.05
 SHOWN_METHODS = 9  # of an experiment in the overview; a sweep may have dozens
+ROUNDING = 1e-9  # of differences: scores and errors in per cent are of order 1 to 100
 
 
 def overview(experiments: Iterable[Experiment]) -> pd.DataFrame:
@@ -159,7 +160,9 @@ def shown_differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign and three significant digits."""
+    """A difference with its sign and three significant digits; what is left of one by rounding is none."""
+    if abs(value) < ROUNDING:
+        value = 0.0
     return f"+{rounded(value)}" if value > 0 else rounded(value)
 
 
