@@ -78,52 +78,38 @@ def index(
 ) -> None:
     """Build the gallery of executed notebooks anew."""
     from anm_nb import gallery
+    from anm_nb.parameters import ParameterError
 
     try:
         page = gallery.write_index(folder, gallery.read_cards(folder))
-    except gallery.NothingToShow as error:
+    except (gallery.NothingToShow, ParameterError) as error:
         _refuse(str(error))
     typer.echo(page)
 
 
 @app.command()
 def reference(
-    name: Annotated[str, typer.Argument(help="A notebook, such as 10_anm_vs_corruption.")],
-    profile: Annotated[str, typer.Option(help="The folder of params/ with its values.")] = "mid",
+    name: Annotated[
+        str, typer.Argument(help="A notebook, such as 10_anm_vs_corruption, or a sweep, such as hrm_hinted.")
+    ],
+    profile: Annotated[
+        str | None, typer.Option(help="The folder of params/ with its values; mid, or the sweep's own, if not given.")
+    ] = None,
     run: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="Only this run of the notebook; may be given several times.")
+        list[str] | None, typer.Option(metavar="RUN", help="Only this run of it; may be given several times.")
     ] = None,
 ) -> None:
-    """Train a notebook's runs at a longer profile, keep their tables in outputs/reference, and quote them in README."""
-    import yaml
+    """Train the runs of a notebook, or of a sweep's notebooks, keep their tables in outputs/reference, quote in README.
 
-    from anm_nb import runs
-    from anm_nb.analysis import reference as kept_results
-    from anm_nb.energy.experiments import AnmVsCorruption, IredTable
-    from anm_nb.parameters import ParameterError, unknown_name
-    from anm_nb.ranking.experiments import HrmVsBaseline, KendallForensics
+    What the store has is not trained again: after `anm-nb sweep hrm_hinted` this only keeps what that trained.
+    """
+    from anm_nb import reference_command
+    from anm_nb.parameters import ParameterError
 
-    kept_notebooks = {each.notebook: each for each in (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline)}
-    root = runs.project_root()
-    values = root / "params" / profile / f"{name}.yaml"
-    if name not in kept_notebooks:
-        _refuse(unknown_name("notebook with results to keep", name, kept_notebooks))
-    if not values.exists():
-        profiles = [path.parent.name for path in (root / "params").glob(f"*/{name}.yaml")]
-        _refuse(unknown_name("profile", profile, profiles))
     try:
-        kept_results.place_in(root / "README.md", name)
-        settings = kept_notebooks[name].from_mapping(yaml.safe_load(values.read_text(encoding="utf-8")))
+        typer.echo(reference_command.keep(name, profile, run or ()))
     except ParameterError as error:
-        _refuse(f"{values.name}: {error}")
-    configs = settings.configs()
-    for one in run or []:
-        if one not in configs:
-            _refuse(unknown_name("run", one, configs))
-    finished = {one: runs.get_or_train(configs[one]) for one in run or configs}
-    kept = kept_results.keep_reference(name, finished, settings.reference_scores())
-    kept_results.quote(kept, root / "README.md")
-    typer.echo(kept.path)
+        _refuse(str(error))
 
 
 @app.command()
@@ -140,6 +126,28 @@ def verdict(
     try:
         typer.echo(verdict_command.keep(profile, jobs))
     except ParameterError as error:
+        _refuse(str(error))
+
+
+@app.command()
+def figures(
+    venue: Annotated[str, typer.Option(metavar="VENUE", help="Whose page they are for: icml, neurips or thesis.")],
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Where they go; outputs/figures/VENUE if not given.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this figure; may be given several times.")
+    ] = None,
+) -> None:
+    """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
+    from anm_nb import figures_command, runs
+    from anm_nb.parameters import ParameterError
+
+    try:
+        folder = out or runs.outputs_root() / "figures" / venue
+        for path in figures_command.export(venue, folder, only or []):
+            typer.echo(path)
+    except (ParameterError, runs.DiskFull) as error:
         _refuse(str(error))
 
 

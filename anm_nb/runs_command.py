@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from anm_nb.runs.listing import Listed
 
 COLUMNS = ("key", "family", "task", "method", "seeds", "steps", "size", "when", "wall time", "commit")
-SEEDS_SHOWN = 4  # in full; of more, how many
 
 app = typer.Typer(no_args_is_help=True, help="List, show, verify, clean and export stored runs.", rich_markup_mode=None)
 
@@ -166,16 +165,14 @@ def _plain(run: Listed) -> dict[str, Any]:
 
 def _print_list(found: Sequence[Listed], of: int, limit: int) -> None:
     from anm_nb.gallery import duration
+    from anm_nb.runs.listing import shown
 
     table = _table(*COLUMNS, right=("steps", "size", "wall time"))
     for run in found[-limit:]:
-        facts = run.summary
-        seeds = facts["seeds"]
-        shown = ", ".join(map(str, seeds)) if len(seeds) <= SEEDS_SHOWN else f"{len(seeds)} of them"
+        facts, texts = run.summary, shown(run.summary)
         wall = ("≥ " if facts["resumed"] else "") + duration(facts["wall_seconds"])
-        commit = f"{(facts['commit'] or '–')[:8]}{', dirty' if facts['dirty'] else ''}"
-        named = (facts[name] or "–" for name in ("family", "task", "method"))
-        table.add_row(run.key, *named, shown, f"{facts['steps']}", _size(run.size), facts["finished"], wall, commit)
+        named = (texts[name] for name in ("family", "task", "method", "seeds"))
+        table.add_row(run.key, *named, f"{facts['steps']}", _size(run.size), facts["finished"], wall, texts["commit"])
     console = _console()
     if found:
         console.print(table)

@@ -8,7 +8,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from jupyter_page import CHROMIUM
 
-install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "beartype.beartype")
+install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "shape_checker.checked")
 
 # Tests run side by side, one process a core; two threads each would only wait for one another.
 torch.set_num_threads(1)

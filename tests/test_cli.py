@@ -113,6 +113,10 @@ def test_index_builds_the_page_anew_or_says_that_there_is_nothing(project):
     assert (result.exit_code, Path(result.stdout.strip()).name) == (0, "index.html")
     result = anm_nb("index", str(project / "nowhere"))
     assert (result.exit_code, result.stderr) == (2, f"anm-nb: no executed notebooks in {project / 'nowhere'}\n")
+    (project / "notebooks" / "outcomes.json").write_text("[{")
+    result = anm_nb("index", str(project / "notebooks"))
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert f"{project / 'notebooks' / 'outcomes.json'} cannot be read" in result.stderr
 
 
 @pytest.mark.parametrize("module", ["anm_nb", "anm_nb.cli"])
@@ -129,6 +133,7 @@ def test_importing_loads_nothing_heavy(module):
         (["10_anm_vs_corrupton"], "(did you mean '10_anm_vs_corruption'?)"),
         (["10_anm_vs_corruption", "--profile", "medium"], "unknown profile 'medium'"),
         (["02_kendall_forensics", "--run", "publishd"], "unknown run 'publishd' (did you mean 'published'?)"),
+        (["25_where_iteration_helps", "--run", "weight-tied"], "is made of all its runs together"),
     ],
 )
 def test_reference_refuses_what_it_cannot_keep(arguments, message):

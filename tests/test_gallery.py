@@ -1,5 +1,7 @@
 """The page shows what the notebooks found, as text, and needs nothing but itself."""
 
+import base64
+import io
 import os
 import re
 from pathlib import Path
@@ -7,11 +9,21 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from anm_nb.gallery import NothingToShow, duration, memory, read_cards, tally, write_index
+from anm_nb.gallery.cards import Figure, png_size
+from anm_nb.parameters import ParameterError
 from anm_nb.sweep import Outcome, write_outcomes
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "state": "supported", "seeds": 5}
+
+
+def png(width: int, height: int) -> str:
+    """A white picture as notebooks keep it: base64 in lines."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "white").save(file, "PNG")
+    return base64.encodebytes(file.getvalue()).decode()
 
 
 def display(**data):
@@ -96,9 +108,39 @@ def test_the_tagged_figure_is_shown_with_its_description_else_the_first(tmp_path
     write_notebook(tmp_path, "11_tagged", display(png="AAAA"), display(png="BBBB"), tagged=[1])
     write_notebook(tmp_path, "12_none", display(verdict=VERDICT))
     first, tagged, none = read_cards(tmp_path)
-    assert (first.figure, first.figure_text) == ("data:image/png;base64,AAAA", "A figure of “Does it work?”")
-    assert (tagged.figure, tagged.figure_text) == ("data:image/png;base64,BBBB", "two curves")
+    assert first.figure == Figure("data:image/png;base64,AAAA", "A figure of “Does it work?”")
+    assert tagged.figure == Figure("data:image/png;base64,BBBB", "two curves")
     assert none.figure is None
+
+
+def test_a_figure_s_size_is_its_picture_s_or_unknown(tmp_path):
+    write_notebook(tmp_path, "10_anm", display(png=png(37, 210)))
+    (card,) = read_cards(tmp_path)
+    assert card.figure.size == (37, 210)
+    whole = "".join(png(37, 210).split())
+    assert [png_size(cut) for cut in (whole[:32], whole[:28], "", "AAAA", "A" * 40, "§" * 40)] == [(37, 210)] + [
+        None
+    ] * 5
+
+
+def test_a_notebook_is_placed_by_its_number_or_that_of_the_file_it_was_run_from(tmp_path):
+    """A sweep of one notebook names its cases by what differs, not by the notebook."""
+    for name, ran in (("size=5", "/x/12_miner.ipynb"), ("size=6", ""), ("31_tables", "/x/12_miner.ipynb"), ("4_x", "")):
+        path = write_notebook(tmp_path, name)
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata["papermill"] = {"input_path": ran or None}
+        nbformat.write(notebook, path)
+    write_outcomes([Outcome("20_gone", "failed", 1.0, 1.0, "x"), Outcome("gone", "failed", 1.0, 1.0, "x")], tmp_path)
+    placed = {card.name: card.tens for card in read_cards(tmp_path)}
+    assert placed == {"20_gone": 2, "31_tables": 3, "4_x": None, "gone": None, "size=5": 1, "size=6": None}
+
+
+@pytest.mark.parametrize("damaged", ["{", "[1]", '[{"name": "a", "unheard": 1}]', '{"a": 1}', "\xff"])
+def test_outcomes_that_cannot_be_read_are_named(tmp_path, damaged):
+    write_notebook(tmp_path, "10_anm")
+    (tmp_path / "outcomes.json").write_bytes(damaged.encode("latin-1"))
+    with pytest.raises(ParameterError, match=re.escape(f"{tmp_path / 'outcomes.json'} cannot be read")):
+        read_cards(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +156,12 @@ def test_a_verdict_that_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path, s
     (card,) = read_cards(tmp_path)
     assert tally(card.verdicts) == "1 supported"
     assert said in card.problems[0]
+
+
+def test_a_verdict_that_is_no_mapping_is_said(tmp_path):
+    write_notebook(tmp_path, "10_anm", display(verdict="supported"))
+    (card,) = read_cards(tmp_path)
+    assert card.problems == ("Unreadable: a verdict that is no mapping but 'supported'.",)
 
 
 def test_a_damaged_notebook_and_a_run_without_one_still_get_a_card(tmp_path):

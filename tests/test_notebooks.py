@@ -16,11 +16,13 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb import exploration
+from anm_nb.analysis import all_runs
 from anm_nb.bench import scaling
 from anm_nb.energy import discrete_study, landscape_study, miner_study, verdict_study, within_experiments
 from anm_nb.energy import experiments as energy
 from anm_nb.parameters import Parameters
 from anm_nb.ranking import experiments as ranking
+from anm_nb.ranking import iteration_study
 from anm_nb.tasks import references
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +30,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
     references, scaling, energy, discrete_study, landscape_study, miner_study, verdict_study, within_experiments,
-    ranking, exploration,
+    ranking, iteration_study, exploration, all_runs,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value

@@ -138,7 +138,14 @@ def test_the_readme_s_trainer_with_a_bug_is_told_so(right, wrong, sign, signatur
 
 
 @pytest.mark.parametrize(
-    "name", ["02_kendall_forensics", "10_anm_vs_corruption", "15_ired_table", "20_hrm_vs_baseline"]
+    "name",
+    [
+        "02_kendall_forensics",
+        "10_anm_vs_corruption",
+        "15_ired_table",
+        "20_hrm_vs_baseline",
+        "25_where_iteration_helps",
+    ],
 )
 def test_the_quoted_table_is_the_stored_one(name):
     quoted = README.split(f"<!-- begin: {name} -->\n")[1].split(f"\n<!-- end: {name} -->")[0]

@@ -266,10 +266,10 @@ def verdicts(confirmed: pd.DataFrame, budget: str) -> list[Verdict]:
 def summary(kept: KeptVerdict) -> str:
     """The comparisons and the scores as two Markdown tables."""
     grids = [comparison_grid(comparisons(kept.confirmed)), score_grid(kept.confirmed, kept.provenance["references"])]
-    return "\n\n".join(_markdown(grid) for grid in grids)
+    return "\n\n".join(markdown(grid) for grid in grids)
 
 
-def _markdown(grid: pd.DataFrame) -> str:
+def markdown(grid: pd.DataFrame) -> str:
     """A grid on its side, so that what there is most of goes down the page."""
     table = grid.T
     table.columns = [f"{task}, {training}" for task, training in grid.index]

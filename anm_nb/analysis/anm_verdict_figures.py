@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from anm_nb.analysis.anm_verdict import COMPARED, TRAINING_LABELS, compared_label
 from anm_nb.analysis.figures import PALETTE, house_style, new_figure
+from anm_nb.analysis.layout import points
 
 FAMILY_LABELS = {"none": "no negatives", "stock": "stock", "anm": "mined"}
 FILLED = {"unlimited": True, "fixed": False}
@@ -36,7 +37,8 @@ def forest(comparisons: pd.DataFrame) -> Figure:
             panels[0].plot([], [], "o", label=TRAINING_LABELS[training], **style)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         figure.supxlabel(
-            "difference of test error, % of the comparator's (95 % interval; below zero: mining is better)", size=8
+            "difference of test error, % of the comparator's (95 % interval; below zero: mining is better)",
+            size=points(8),
         )
     return figure
 
@@ -59,7 +61,7 @@ def _forest_panel(axes: Axes, comparisons: pd.DataFrame, rows: list[str]) -> Non
     axes.set_xticks([*-shown[::-1], 0, *shown])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.0f}" if value else "0")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.tick_params(axis="x", labelsize=6.5)
+    axes.tick_params(axis="x", labelsize=points(6.5))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
 

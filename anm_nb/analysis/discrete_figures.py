@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.discrete_verdicts import metric_label, scores_of
 from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure, require_columns
+from anm_nb.analysis.layout import points
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.energy.discrete_study import HELD_OUT, UNDENOISED
 from anm_nb.energy.simplex import ENTROPY_BAND
@@ -172,7 +173,7 @@ def score_curves(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
                 above = value < 0.1
                 axes.annotate(
                     names, (0.03, value), xycoords=("axes fraction", "data"), xytext=(0, 2 if above else -2),
-                    textcoords="offset points", ha="left", va="bottom" if above else "top", fontsize=6.5,
+                    textcoords="offset points", ha="left", va="bottom" if above else "top", fontsize=points(6.5),
                 )  # fmt: skip
             axes.set(title=f"{task}\n{metric_label(column)}", xlabel="training step", ylim=(-0.03, 1.05))
         _legend_below(figure, panels[0])

@@ -12,12 +12,15 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from anm_nb.analysis.layout import NOTEBOOK, figure_width, points, scaled
 from anm_nb.parameters import ParameterError
 
-# One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision.
+# One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision. On white,
+# `random`, `hrm` and `published baseline` have less contrast than 3:1: they are not for hairlines or letters.
 PALETTE = {
     "none": "#6e6e6e",
     "stock": "#0072b2",
@@ -32,6 +35,17 @@ PALETTE = {
     "hrm": "#44aa99",
     "published baseline": "#ddcc77",
     "published": "#999933",
+    # its comparators; the first and the last are the two above by other names
+    "no iteration": "#332288",
+    "deep untied": "#88ccee",
+    "weight-tied": "#cc6677",
+    "random α": "#771155",
+    "untrained controller": "#bbbbbb",
+    "one timescale": "#ee9955",
+    "equal timescales": "#4477aa",
+    "HRM per sequence": "#555522",
+    "HRM per token, shuffled hints": "#bbcc33",
+    "HRM per token": "#44aa99",
 }
 OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b")  # methods of a user's own, in order of appearance
 LABELS = {
@@ -47,20 +61,40 @@ LABELS = {
     "hrm": "HRM",
     "published baseline": "published, no iteration",
     "published": "published, HRM",
+    "no iteration": "no iteration",
+    "deep untied": "deep untied",
+    "weight-tied": "weight-tied",
+    "random α": "random α",
+    "untrained controller": "untrained controller",
+    "one timescale": "one timescale",
+    "equal timescales": "equal timescales",
+    "HRM per sequence": "HRM per sequence",
+    "HRM per token, shuffled hints": "HRM per token, trained on shuffled",
+    "HRM per token": "HRM per token",
 }
 # What all others are measured against is dashed and on top, so that it is never hidden beneath them.
 LINE_STYLES: dict[str, dict[str, Any]] = {
     "none": {"linestyle": (0, (4, 1.5)), "zorder": 3},
     "optimal": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "weight-tied": {"linestyle": (0, (4, 1.5)), "zorder": 3},
+    "deep untied": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    "random α": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "untrained controller": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    "one timescale": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "equal timescales": {"linestyle": (0, (4, 1.5))},
+    "HRM per sequence": {"linestyle": (0, (6, 1.5, 1, 1.5))},
 }
-WIDTH = 6.75  # inches: the text width of a two-column paper
-STYLE: dict[Any, Any] = {
+WIDTH = NOTEBOOK.width
+TEXT_SIZES = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "legend.fontsize": 7.5,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
+}
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, and has every sign that the figures write
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -87,8 +121,9 @@ def label(method: str) -> str:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib settings of every figure of the project."""
-    with mpl.rc_context(STYLE):
+    """Matplotlib settings of every figure of the project, with the text of the current layout."""
+    sizes: dict[Any, Any] = {name: points(size) for name, size in TEXT_SIZES.items()}
+    with mpl.rc_context(STYLE | sizes):
         yield
 
 
@@ -103,9 +138,24 @@ class PaperFigure(Figure):
 
 
 def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
-    """An empty figure of the text width and its panels; height in inches, options as for `Figure.subplots`."""
-    figure = PaperFigure(figsize=(WIDTH, height), layout="constrained")
+    """An empty figure of the layout's width and its panels; options as for `Figure.subplots`.
+
+    The height is in inches where text has the size it has in a notebook, and in step with it elsewhere.
+    """
+    figure = PaperFigure(figsize=(figure_width(), scaled(height)), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns, **options))
+
+
+def legend_below(figure: Figure, axes: Axes, at_most: int) -> None:
+    """Name a panel's methods beneath all panels, in as many columns, up to `at_most`, as the width has room for."""
+    handles, names = axes.get_legend_handles_labels()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    even = [-(-len(names) // rows) for rows in range(2, len(names) + 1)]
+    for columns in [at_most, *(count for count in even if count < at_most)]:
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def require_columns(table: pd.DataFrame, *columns: str) -> None:
@@ -170,9 +220,9 @@ def learning_curves(
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",
-                fontsize=7,
+                fontsize=points(7),
             )
-        figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        legend_below(figure, whole, at_most=5)
     return figure
 
 
@@ -197,14 +247,16 @@ def checklist_panels(metrics: pd.DataFrame, panels: Mapping[str, str] = CHECKLIS
                 axes.set_ylim(-0.03, 1.03)
             if column == "grad_share_contrast":
                 axes.axhspan(0.3, 0.7, color="black", alpha=0.06, linewidth=0)
-                axes.text(0.98, 0.68, "target band", transform=axes.transAxes, ha="right", va="top", fontsize=6.5)
+                axes.text(
+                    0.98, 0.68, "target band", transform=axes.transAxes, ha="right", va="top", fontsize=points(6.5)
+                )
             if column == "margin_mean":
                 axes.set_yscale("symlog", linthresh=1)
                 axes.yaxis.set_minor_formatter(NullFormatter())
                 axes.axhline(0, color="black", linewidth=0.6)
         for axes in grid[0]:
             axes.set_xlabel("")
-        figure.legend(*grid[1, 2].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        legend_below(figure, grid[1, 2], at_most=5)
     return figure
 
 
@@ -257,7 +309,7 @@ def margin_histograms(margins: Mapping[str, np.ndarray], steps: Sequence[int]) -
             row[0].set_ylabel(label(method), rotation=0, ha="right", va="center")
         for axes, record in zip(grid[0], shown, strict=True):
             axes.set_title(f"step {steps[record]}")
-        figure.supxlabel("margin E⁻ − E⁺ of the batch's own negatives (ticks above: quartiles)", fontsize=8)
+        figure.supxlabel("margin E⁻ − E⁺ of the batch's own negatives (ticks above: quartiles)", fontsize=points(8))
     return figure
 
 
@@ -302,7 +354,7 @@ def score_summary(scores: pd.DataFrame, table: pd.DataFrame, metric: str = "mse"
                 xytext=(0, 2),
                 textcoords="offset points",
                 ha="center",
-                fontsize=7,
+                fontsize=points(7),
             )
         axes.set(xscale="log", xlabel=f"{unit} (log scale; dots: seeds, diamond and bar: mean and 95 % interval)")
         sns.despine(figure, left=True)

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from anm_nb.analysis.figures import PALETTE, house_style, new_figure
+from anm_nb.analysis.figures import PALETTE, house_style, legend_below, new_figure
+from anm_nb.analysis.layout import points
 from anm_nb.analysis.published import IRED_MSE
 from anm_nb.analysis.reference_scores import metric_label, references_of
 from anm_nb.analysis.stats import mean_interval
@@ -34,7 +35,7 @@ def reference_panels(references: pd.DataFrame) -> Figure:
             _reference_panel(axes, references, task)
         for label, face in (("problems as in training", "black"), ("harder problems", "white")):
             panels[0].plot([], [], "o", color="black", markerfacecolor=face, markersize=4, label=label)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure, panels[0], at_most=2)
     return figure
 
 
@@ -52,10 +53,12 @@ def _reference_panel(axes: Axes, references: pd.DataFrame, task: str) -> None:
             face = colour if FILLED[split] else "white"
             axes.plot(score, height, "o", color=colour, markerfacecolor=face, markersize=4)
         elif split == "same":  # an exact method has no place on a logarithmic axis
-            axes.text(0.02, height, "0 (exact)", transform=axes.get_yaxis_transform(), va="center", fontsize=6.5)
+            axes.text(
+                0.02, height, "0 (exact)", transform=axes.get_yaxis_transform(), va="center", fontsize=points(6.5)
+            )
     axes.set_yticks(range(len(kinds)), [name.replace(", ", ",\n") for name in kinds])
     axes.set_ylim(len(kinds) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0, labelsize=6.5)
+    axes.tick_params(axis="y", length=0, labelsize=points(6.5))
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
     axes.set(title=task, xlabel=f"{metric_label(task)}{' (log scale)' if is_error else ''}")
     if is_error:
@@ -88,7 +91,7 @@ def skill_by_steps(by_steps: pd.DataFrame, classical: pd.Series) -> Figure:
             axes.set_ylabel("skill")
         for label, colour, style in STEP_LINES:
             panels[0].plot([], [], color=colour, linestyle=style, label=label)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        legend_below(figure, panels[0], at_most=4)
     return figure
 
 

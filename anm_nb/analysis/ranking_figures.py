@@ -12,7 +12,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from anm_nb.analysis.figures import PALETTE, colours, house_style, interval_line, label, new_figure
+from anm_nb.analysis.figures import PALETTE, colours, house_style, interval_line, label, legend_below, new_figure
+from anm_nb.analysis.layout import NOTEBOOK, figure_width, points
 from anm_nb.analysis.ranking_tables import SPACES, Probe
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.ranking.routing import BANDS
@@ -40,7 +41,7 @@ def _reference_line(axes: Axes, value: float, text: str) -> None:
         textcoords="offset points",
         ha="right",
         va="bottom",
-        fontsize=6.5,
+        fontsize=points(6.5),
     )
 
 
@@ -68,7 +69,9 @@ def tau_waterfall(spaces: pd.DataFrame, references: pd.DataFrame) -> Figure:
             line = float(known["ceiling" if exact else "classical"])
             axes.plot([place - 0.3, place + 0.52], [line, line], color="black", linewidth=0.8, linestyle=DASHED)
             text = f"ceiling {line:.2f}" if exact else f"best ranking {line:.2f}"
-            axes.text(place + 0.25, line + 0.01, text, fontsize=7, va="bottom")
+            if figure_width() < NOTEBOOK.width / 2:  # no room for a line between the bars of a column
+                text = text.replace(" ", "\n")
+            axes.text(place + 0.25, line + 0.01, text, fontsize=points(7), va="bottom")
             for index, method in enumerate(methods):
                 taus = spaces.loc[(spaces["space"] == space) & (spaces["method"] == method), "tau"]
                 x = place + 0.16 * (index - (len(methods) - 1) / 2)
@@ -81,7 +84,7 @@ def tau_waterfall(spaces: pd.DataFrame, references: pd.DataFrame) -> Figure:
             range(len(SPACES)), ["index space\n(as published)", "ranks, all pairs", "ranks, observed pairs"]
         )
         axes.set(ylabel="Kendall τ on test", ylim=(min(0.0, float(spaces["tau"].min())), 1.12))
-        figure.legend(loc="outside lower center", ncols=len(methods))
+        legend_below(figure, axes, at_most=len(methods))
     return figure
 
 
@@ -103,7 +106,7 @@ def tau_against_iteration(by_iteration: pd.DataFrame, references: pd.DataFrame) 
             axes.set_ylim(lowest - 0.02, ceiling + 0.15 * (ceiling - lowest) + 0.02)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set_ylabel("Kendall τ on test")
-        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 3))
+        legend_below(figure, row[0], at_most=min(len(methods), 3))
     return figure
 
 
@@ -119,7 +122,7 @@ def tau_curves(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
             axes.set(title=TAU_TITLES[metric], xlabel="epochs trained")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         row[0].set(ylabel="Kendall τ on dev", ylim=(-0.15, 1.12))
-        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(methods), 3))
+        legend_below(figure, row[0], at_most=min(len(methods), 3))
     return figure
 
 
@@ -143,17 +146,16 @@ def routing_curves(metrics: pd.DataFrame, n_heads: int) -> Figure:
             low, high = BANDS[quantity]
             axes.axhspan(max(low, 0.0), high, color="black", alpha=0.06, linewidth=0)
             axes.axhline(uniform[quantity], color="black", linewidth=0.8, linestyle=":")
-            axes.text(
-                0.02, uniform[quantity], "uniform", transform=axes.get_yaxis_transform(), fontsize=6.5, va="bottom"
-            )
+            away = "bottom" if quantity == "entropy" else "top"  # of the curves: uniform routing is one of the extremes
+            place = axes.get_yaxis_transform()
+            axes.text(0.02, uniform[quantity], "uniform", transform=place, fontsize=points(6.5), va=away)
             for method, colour in shades(routed).items():
                 interval_line(axes, metrics[metrics["method"] == method], "epoch", quantity, method, colour, dots=True)
             axes.set(title=title, xlabel="epochs trained", ylim=(0, 2.1 if quantity == "entropy" else 1.0))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        row[0].text(
-            0.98, 1.95, "healthy band", transform=row[0].get_yaxis_transform(), ha="right", va="top", fontsize=6.5
-        )
-        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(routed), 4))
+        place = row[0].get_yaxis_transform()
+        row[0].text(0.98, 1.95, "healthy band", transform=place, ha="right", va="top", fontsize=points(6.5))
+        legend_below(figure, row[0], at_most=min(len(routed), 4))
     return figure
 
 
@@ -176,7 +178,7 @@ def routing_heatmaps(probes: Mapping[str, Probe], at_most: int = 4) -> Figure:
                 axes.set_title(f"iteration {iteration + 1}")
                 axes.set_xticks(range(each.alphas.shape[2]), [str(h + 1) for h in range(each.alphas.shape[2])])
                 axes.set_yticks([])
-            row[0].set_ylabel(f"{label(method)}\nhidden | visible items", fontsize=7)
+            row[0].set_ylabel(f"{label(method)}\nhidden | visible items", fontsize=points(7))
         for axes in grid[-1]:
             axes.set_xlabel("head")
         figure.colorbar(picture, ax=grid[:, -1], label="routing weight α", fraction=0.08)
@@ -200,5 +202,5 @@ def fix_effect_intervals(effects: pd.DataFrame) -> Figure:
             axes.set(title=title, xlabel="change of Kendall τ on test")
         row[0].set_yticks(range(len(fixes)), fixes)
         row[0].invert_yaxis()
-        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure, row[0], at_most=2)
     return figure

@@ -15,9 +15,18 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from anm_nb.analysis import figures, ranking_figures
+from anm_nb.analysis import figures, hrm_grid, ranking_figures
 from anm_nb.analysis.ired import by_inner_steps, classical_skill, final_test, ired_table, shown
 from anm_nb.analysis.ired_figures import skill_by_steps
+from anm_nb.analysis.iteration_figures import headline
+from anm_nb.analysis.iteration_tables import at_trained, study_tables
+from anm_nb.analysis.iteration_verdicts import (
+    component_effects,
+    shown_comparators,
+    shown_effects,
+    shown_tiers,
+    tier_table,
+)
 from anm_nb.analysis.ranking_tables import SPACES, spaces_on_test
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import collect, final, rounded, score_table
@@ -47,6 +56,13 @@ class Reference:
         """Trivial, classical and best-possible scores of the task."""
         return pd.read_parquet(self.path / "reference_scores.parquet")
 
+    def table(self, name: str) -> pd.DataFrame:
+        """Another table kept with it by name. Raises `ParameterError` naming the nearest one that there is."""
+        path = self.path / f"{name}.parquet"
+        if not path.exists():
+            raise ParameterError(unknown_name("table", name, [each.stem for each in self.path.glob("*.parquet")]))
+        return pd.read_parquet(path)
+
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """For each method: run key, config, versions, commit, machine."""
@@ -62,15 +78,21 @@ def load_reference(name: str) -> Reference:
     return Reference(path)
 
 
-def keep_reference(name: str, runs: Mapping[str, Run], references: pd.DataFrame) -> Reference:
-    """Store the runs' metrics and provenance as a kept result; provenance comes last and makes it one."""
+def keep_reference(
+    name: str, runs: Mapping[str, Run], references: pd.DataFrame, tables: Mapping[str, pd.DataFrame] | None = None
+) -> Reference:
+    """Store the runs' metrics and provenance, and other tables by name, as a kept result.
+
+    Provenance comes last and makes it one.
+    """
     path = reference_root() / name
     path.mkdir(parents=True, exist_ok=True)
     (path / "provenance.json").unlink(missing_ok=True)
-    collect(runs).to_parquet(path / "metrics.parquet")
-    references.to_parquet(path / "reference_scores.parquet")
+    given = {"metrics": collect(runs), "reference_scores": references, **(tables or {})}
+    for table, rows in given.items():
+        rows.to_parquet(path / f"{table}.parquet")
     kept = Reference(path)
-    DISPLAYS[name].figure(kept.metrics, kept.references).savefig(path / "figure.png", dpi=160)
+    DISPLAYS[name].figure(kept).savefig(path / "figure.png", dpi=160)
     provenance = {
         method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
     }
@@ -130,10 +152,15 @@ def _against(scores: pd.DataFrame, method: str, baseline: str) -> str:
     return f"{percent[0]:+.1f} % [{percent[1]:+.1f}, {percent[2]:+.1f}]: {decided}"
 
 
-def ired_figure(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
+def mse_figure(kept: Reference) -> Figure:
+    """Every method's held-out error against the training step."""
+    return figures.learning_curves(kept.metrics, kept.references)
+
+
+def ired_figure(kept: Reference) -> Figure:
     """Base IRED's skill against the sampler's descent steps, on every task."""
-    scores = final_test(metrics)
-    return skill_by_steps(by_inner_steps(scores, references), classical_skill(scores, references))
+    scores = final_test(kept.metrics)
+    return skill_by_steps(by_inner_steps(scores, kept.references), classical_skill(scores, kept.references))
 
 
 def ired_summary(kept: Reference) -> str:
@@ -144,9 +171,9 @@ def ired_summary(kept: Reference) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def tau_figure(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
+def tau_figure(kept: Reference) -> Figure:
     """τ on test in each space, for every model."""
-    return ranking_figures.tau_waterfall(spaces_on_test(metrics), references)
+    return ranking_figures.tau_waterfall(spaces_on_test(kept.metrics), kept.references)
 
 
 def tau_summary(kept: Reference) -> str:
@@ -167,17 +194,49 @@ def tau_summary(kept: Reference) -> str:
     return "\n".join(lines)
 
 
+def grid_figure(kept: Reference) -> Figure:
+    """τ on test of every model of the document's grid."""
+    return hrm_grid.grid_figure(kept.metrics, kept.references)
+
+
+def iteration_figure(kept: Reference) -> Figure:
+    """τ against the length of chains, and what each component adds."""
+    scores = at_trained(kept.table("test_iterations"))
+    return headline(kept.table("chain_lengths"), component_effects(scores), scores, kept.table("references"))
+
+
+def iteration_summary(kept: Reference) -> str:
+    """τ of every comparator on fresh problems, what each component adds, and the document's tiers."""
+    scores = at_trained(kept.table("test_iterations"))
+    tiers = tier_table(kept.table("mask_rates"), kept.table("references"))
+    shown_tables = (
+        shown_comparators(scores, kept.references),
+        shown_effects(component_effects(scores)),
+        shown_tiers(tiers),
+    )
+    return "\n\n".join(_markdown(table) for table in shown_tables)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines: list[Any] = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
 @dataclass(frozen=True)
 class Display:
-    """How a kept result is shown: a figure of its metrics and reference scores, and a Markdown table."""
+    """How a kept result is shown, by a figure and Markdown tables, and what else is made of its runs to be kept."""
 
-    figure: Callable[[pd.DataFrame, pd.DataFrame], Figure]
+    figure: Callable[[Reference], Figure]
     summary: Callable[[Reference], str]
+    tables: Callable[[Any, Mapping[str, Run]], dict[str, pd.DataFrame]] | None = None  # of the settings and all runs
 
 
 DISPLAYS = {
     "02_kendall_forensics": Display(tau_figure, tau_summary),
-    "10_anm_vs_corruption": Display(figures.learning_curves, mse_summary),
+    "10_anm_vs_corruption": Display(mse_figure, mse_summary),
     "15_ired_table": Display(ired_figure, ired_summary),
     "20_hrm_vs_baseline": Display(tau_figure, tau_summary),
+    "hrm_ceiling": Display(grid_figure, hrm_grid.grid_summary),
+    "hrm_hinted": Display(grid_figure, hrm_grid.grid_summary),
+    "25_where_iteration_helps": Display(iteration_figure, iteration_summary, study_tables),
 }

@@ -19,7 +19,7 @@ from anm_nb.training.seeds import generator
 
 
 class RankingSettings(Parameters):
-    """What all ranking notebooks can set: task, architecture and training of the HRM model, and its seeds."""
+    """What all ranking notebooks can set: problems, architecture and training of the HRM model, and its seeds."""
 
     size: Annotated[int, Field(ge=2)] = 10
     mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -51,7 +51,7 @@ class RankingSettings(Parameters):
 
     def hrm(self) -> RankingConfig:
         """The HRM model with every fix on."""
-        return RankingConfig(**{name: getattr(self, name) for name in RankingSettings.model_fields})
+        return RankingConfig(**{name: value for name, value in self if name in RankingConfig.model_fields})
 
     def configs(self) -> dict[str, RankingConfig]:
         """The runs of the notebook by name."""
@@ -76,13 +76,19 @@ class KendallForensics(RankingSettings):
         return {"published baseline": published(self.hrm()).baseline(), **ablations(self.hrm())}
 
 
-class HrmVsBaseline(RankingSettings):
+class RankingExperiment(RankingSettings):
+    """An experiment of the HRM document, on its own task or another one that is answered by an order."""
+
+    task: str = "partial_sort"
+
+
+class HrmVsBaseline(RankingExperiment):
     """Experiment 1: the HRM model against the same model without iteration, all fixes on."""
 
     notebook: ClassVar[str] = "20_hrm_vs_baseline"
 
 
-class Sweep(RankingSettings):
+class Sweep(RankingExperiment):
     """Experiments 2–5: one field of the HRM model at several values, beside the baseline.
 
     The field's own setting has to be among the `values`: it is the run that the others are compared with.

@@ -15,6 +15,9 @@ from anm_nb.ranking.routing import Controller, ControllerState, RandomRouting, r
 
 Decoder = Literal["score", "pointer"]
 
+# A task's own features enter so many times wider than a linear layer's start would have them. Attention has to match
+# codes of signs from the first steps on: at the usual width their products are lost among the rest, and seeds stall.
+OWN_FEATURES_GAIN = 3.0
 SCORE_DECIMALS = 4  # of what items are ranked by; differences beyond are rounding errors
 
 
@@ -268,7 +271,7 @@ class RankingModel(nn.Module):
         if self.hidden is not None:
             z = torch.where(x[..., 1:2] > 0.5, self.hidden.weight, z)
         if self.own_features is not None:
-            z = z + self.own_features(x[..., 2:])
+            z = z + self.own_features(OWN_FEATURES_GAIN * x[..., 2:])
         for layer in self.encoder:
             z = layer(z)
         return z

@@ -11,6 +11,8 @@ from anm_nb.runs.manifest import MANIFEST, CorruptRun, read_document
 from anm_nb.runs.places import store_root
 from anm_nb.runs.store import Run
 
+SEEDS_NAMED = 4  # of more, how many there are
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -25,6 +27,20 @@ class Listed:
     def path(self) -> Path:
         """The run's folder."""
         return Path(self.folder)
+
+
+def shown(summary: dict[str, Any]) -> dict[str, str]:
+    """Family, task, method, seeds and commit of a manifest's summary as lists show them; a dash where there is none.
+
+    Few seeds are named and more are counted; a commit has 8 digits, and says if files were changed since.
+    """
+    names = {name: str(summary.get(name) or "–") for name in ("family", "task", "method")}
+    seeds = summary["seeds"]
+    commit = (summary["commit"] or "–")[:8]
+    return names | {
+        "seeds": ", ".join(map(str, seeds)) if len(seeds) <= SEEDS_NAMED else f"{len(seeds)} of them",
+        "commit": f"{commit}, dirty" if summary["dirty"] else commit,
+    }
 
 
 def run_folders() -> list[Path]:

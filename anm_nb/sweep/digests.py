@@ -9,7 +9,7 @@ import anm_nb
 from anm_nb.sweep.files import PlannedCase, as_text
 from anm_nb.sweep.settings import code_cells
 
-ABOVE_THE_NOTEBOOKS = ("sweep/", "cli.py", "gallery.py", "doctor_command.py", "runs_command.py", "verdict_command.py")
+ABOVE_THE_NOTEBOOKS = ("sweep/", "cli.py", "gallery/", "doctor_command.py", "runs_command.py", "verdict_command.py")
 # what no notebook's result depends on
 
 

@@ -26,7 +26,8 @@ class SweepFile(Parameters):
     A case's parameters are those of `params/<profile>/<notebook>.yaml` (without a profile, the notebook's defaults),
     with `base` over them, `seeds` over that, and last the case's own: each combination of the values in `grid`, then
     each mapping in `cases`; without either there is one case. Every case is given all `seeds`, since verdicts need them
-    together; for a case for each seed, vary it: `grid: {seeds: [[0], [1], [2]]}`.
+    together; for a case for each seed, vary it: `grid: {seeds: [[0], [1], [2]]}`. In a union `base` is over the base of
+    each of its files.
     """
 
     notebook: str | None = (
@@ -41,9 +42,11 @@ class SweepFile(Parameters):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> SweepFile:
-        beside = sorted(self.model_fields_set - {"union"})
+        beside = sorted(self.model_fields_set - {"union", "base"})
         if self.union is not None and beside:
-            raise ParameterError(f"union stands alone; {', '.join(beside)} belongs into the files that it names")
+            raise ParameterError(
+                f"only base may stand beside union; {', '.join(beside)} belongs into the files it names"
+            )
         if self.union is None and self.notebook is None:
             raise ParameterError("a sweep needs a notebook, or a union of sweep files")
         for name, values in (self.grid or {}).items():
@@ -103,18 +106,19 @@ def plan(path: Path, profile: str | None = None) -> Plan:
     distinct: dict[str, PlannedCase] = {}
     count = 0
     for member in members:
-        for case in _cases(member, profile):
+        for case in _cases(member, profile, {} if file.union is None else file.base):
             count += 1
             distinct.setdefault(as_text([str(case.notebook.resolve()), case.values]), case)
     return Plan(path.stem, profile, tuple(distinct.values()), count - len(distinct))
 
 
-def _cases(path: Path, profile: str | None) -> list[PlannedCase]:
+def _cases(path: Path, profile: str | None, over: Values) -> list[PlannedCase]:
+    """The cases of a file that is no union, with values over its base."""
     file = _read(path)
     if file.notebook is None:
         raise ParameterError(f"{path.name}: a union of unions; name the sweeps themselves")
     notebook = _notebook(file.notebook, path)
-    shared = _profile(profile or file.profile, notebook) | file.base
+    shared = _profile(profile or file.profile, notebook) | file.base | over
     if file.seeds is not None:
         shared |= {"seeds": list(file.seeds)}
     check = check_of(notebook)

@@ -26,6 +26,7 @@ class HintedSortOptions(RankingOptions):
 
     hint_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # probability that a hidden item points at its predecessor
     hints: Literal["true", "shuffled"] = "true"  # shuffled: the pointers follow an order that has nothing to do with it
+    wrong_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a pointer leads to any other item instead
     chain_length: PositiveInt | None = None  # exact length of the longest run of hidden items; None: whatever comes
     code_width: Annotated[int, Field(ge=DISTINCT_BITS, le=1024)] = 16  # signs by which an item is pointed at
 
@@ -34,6 +35,11 @@ class HintedSortOptions(RankingOptions):
         if self.encoding == "raw" and self.hint_rate > 0:
             raise ParameterError(
                 f"encoding = 'raw': has no room for pointers; allowed with hint_rate = {self.hint_rate}: 'scaled'"
+            )
+        if self.wrong_rate > 0 and (self.hint_rate == 0 or self.hints == "shuffled"):
+            raise ParameterError(
+                f"wrong_rate = {self.wrong_rate}: there are no true pointers to make wrong with hint_rate = "
+                f"{self.hint_rate} and hints = '{self.hints}'; allowed: 0"
             )
         return self
 
@@ -54,6 +60,11 @@ class HintedSort(PartialSort):
     such mask is as likely as any other. (Exactly, not at most: most masks have no long run, so that problems with a
     higher upper limit would soon be the same, and a curve over it flat whatever a model can do.) `hints="shuffled"` is
     the control: pointers of the same form that follow an order drawn independently of the true one.
+
+    With `wrong_rate` each pointer leads, with that probability and looking like any other, to an item that is neither
+    its own nor the predecessor, all of them equally likely. What is best possible then is not known: in its place
+    stands what would be if somebody took out the wrong pointers. (Not quite a bound, as even a wrong pointer says of
+    its item that it is not the first; but who has to find out which are wrong will hardly do as well.)
     """
 
     name = "hinted_sort"
@@ -65,11 +76,13 @@ class HintedSort(PartialSort):
         super().__init__(**options)
         if self.options.hint_rate > 0:
             self.x_dim = 3 + 2 * self.options.code_width
+        if self.options.wrong_rate > 0:
+            self.ceiling_name = "best possible, wrong pointers taken out"
 
     @property
     def informed_rate(self) -> float:
-        """The fraction of hidden items whose pointers tell something: `hint_rate`, and 0 where they are shuffled."""
-        return self.options.hint_rate if self.options.hints == "true" else 0.0
+        """The fraction of hidden items that have a true pointer: of `hint_rate`, what is neither wrong nor shuffled."""
+        return self.options.hint_rate * (1 - self.options.wrong_rate) if self.options.hints == "true" else 0.0
 
     @property
     def has_closed_form(self) -> bool:
@@ -97,13 +110,7 @@ class HintedSort(PartialSort):
 
     def chains(self, batch: Batch) -> tuple[Int[Tensor, "n items"], Int[Tensor, "n items"]]:
         """For each item the one at which the chain of pointers from it ends, and the number of pointers to there."""
-        pointers = self.pointers(batch)
-        items = pointers.shape[1]
-        ends = torch.where(pointers < 0, torch.arange(items, device=pointers.device), pointers)
-        lengths = (pointers >= 0).long()
-        for _ in range(items.bit_length()):
-            lengths, ends = lengths + lengths.gather(1, ends), ends.gather(1, ends)
-        return ends, lengths
+        return _followed(self.pointers(batch))
 
     def solve(self, batch: Batch) -> Float[Tensor, "n items"]:
         """Chains of pointers, each put right after the visible item where it ends.
@@ -126,8 +133,9 @@ class HintedSort(PartialSort):
         """
         if not self.has_closed_form:
             raise ParameterError(
-                f"hint_rate = {self.options.hint_rate}, hints = '{self.options.hints}', chain_length = "
-                f"{self.options.chain_length}: the mean ceiling has no closed form; average `ceilings` over problems. "
+                f"hint_rate = {self.options.hint_rate}, hints = '{self.options.hints}', "
+                f"wrong_rate = {self.options.wrong_rate}, chain_length = {self.options.chain_length}: "
+                "the mean ceiling has no closed form; average `ceilings` over problems. "
                 "Allowed: hint_rate = 1, or 0 (or shuffled hints) with chain_length = None"
             )
         return 1.0 if self.informed_rate == 1 else super().all_pairs_ceiling(harder=harder)
@@ -135,7 +143,8 @@ class HintedSort(PartialSort):
     def ceilings(self, batch: Batch) -> Float[Tensor, "n 2"]:
         """Each problem's highest expected τ over all pairs, exact: that of the best ranking, and its upper bound.
 
-        The bound is what the likelier order of every single pair would give; see `hint_ceiling`.
+        The bound is what the likelier order of every single pair would give; see `hint_ceiling`. Wrong pointers are
+        taken out before.
         """
         rate, chain_length = self.informed_rate, self.options.chain_length
         problems = self._knowledge(batch)
@@ -143,9 +152,11 @@ class HintedSort(PartialSort):
         return torch.tensor(found, dtype=torch.float64, device=batch.y.device).reshape(-1, 2)
 
     def _knowledge(self, batch: Batch) -> list[Knowledge]:
-        """What each problem shows; shuffled pointers show nothing."""
+        """What each problem shows; shuffled pointers show nothing, and wrong ones are none."""
         known, values = known_items(batch), self.values(batch)
-        ends = self.chains(batch)[0] if self.informed_rate > 0 else torch.arange(known.shape[1]).expand(known.shape)
+        pointers = self.pointers(batch)
+        right = batch.y.gather(1, pointers.clamp(min=0)) == batch.y - 1
+        ends, _ = _followed(torch.where(right & (self.informed_rate > 0), pointers, -1))
         lengths = torch.zeros_like(batch.y).scatter_add_(1, ends.to(batch.y.device), torch.ones_like(batch.y))
         shown = []
         for seen, value, length in zip(known.cpu(), values.cpu(), lengths.cpu(), strict=True):
@@ -193,9 +204,21 @@ class HintedSort(PartialSort):
         if self.options.hints == "shuffled":
             ranks = self._draw_other_ranks(known, source)
         points = chosen & ~known & (ranks > 0)
-        predecessors = permutation(ranks).gather(1, (ranks - 1).clamp(min=0))
-        shown = codes.gather(1, predecessors.unsqueeze(-1).expand_as(codes)) * points.unsqueeze(-1)
+        targets = (ranks - 1).clamp(min=0)
+        if self.options.wrong_rate > 0:
+            targets = torch.where(*self._draw_wrong(ranks, source), targets)
+        led_to = permutation(ranks).gather(1, targets)
+        shown = codes.gather(1, led_to.unsqueeze(-1).expand_as(codes)) * points.unsqueeze(-1)
         return torch.cat([points.unsqueeze(-1).float(), codes, shown], dim=-1)
+
+    def _draw_wrong(
+        self, ranks: Int[Tensor, "n items"], source: torch.Generator
+    ) -> tuple[Bool[Tensor, "n items"], Int[Tensor, "n items"]]:
+        """Which pointers are wrong, and the ranks of the items they lead to: any but its own and the one before."""
+        wrong = torch.rand(ranks.shape, generator=source, device=ranks.device) < self.options.wrong_rate
+        last = ranks.shape[1] - 1  # of two items both are visible, so that no pointer has to lead anywhere
+        others = torch.randint(max(last - 1, 1), ranks.shape, generator=source, device=ranks.device)
+        return wrong, torch.where(others < ranks - 1, others, others + 2).clamp(max=last)
 
     def _draw_other_ranks(self, known: Bool[Tensor, "n items"], source: torch.Generator) -> Int[Tensor, "n items"]:
         """Ranks in a random order that hides its items in runs of the same law, and is otherwise independent."""
@@ -204,6 +227,18 @@ class HintedSort(PartialSort):
         turns = torch.rand(known.shape, generator=source, device=known.device)
         items = (turns + (~known)).argsort(dim=1)  # visible ones first, either kind in random order
         return torch.empty_like(places).scatter_(1, items, places)
+
+
+def _followed(
+    pointers: Int[Tensor, "n items"],
+) -> tuple[Int[Tensor, "n items"], Int[Tensor, "n items"]]:
+    """Where the chain of pointers from each item ends, and its length; in a circle, somewhere in it, too long."""
+    items = pointers.shape[1]
+    ends = torch.where(pointers < 0, torch.arange(items, device=pointers.device), pointers)
+    lengths = (pointers >= 0).long()
+    for _ in range(items.bit_length()):
+        lengths, ends = lengths + lengths.gather(1, ends), ends.gather(1, ends)
+    return ends, lengths
 
 
 def _draw_codes(n: int, items: int, width: int, source: torch.Generator) -> Float[Tensor, "n items width"]:

@@ -27,6 +27,7 @@ class PartialSort(RankingTask):
     """
 
     name = "partial_sort"
+    ceiling_name = "best possible"
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -93,7 +94,7 @@ class PartialSort(RankingTask):
             reference: self.scores(scores, batch) | {"tau_index": index_space_tau(scores, batch.y)}
             for reference, scores in self._predictions(batch, generator).items()
         }
-        rows = [("best possible", "ceiling", metric, *row) for metric, row in self._ceilings(batch, harder).items()]
+        rows = [(self.ceiling_name, "ceiling", metric, *row) for metric, row in self._ceilings(batch, harder).items()]
         table = reference_table(measured)
         return pd.concat([table, pd.DataFrame(rows, columns=table.columns)], ignore_index=True)
 

@@ -21,7 +21,7 @@ from anm_nb.ranking.comparators import (
 )
 from anm_nb.ranking.cost import model_cost
 from anm_nb.ranking.losses import ranknet_loss
-from anm_nb.ranking.networks import ModelConfig, RankingModel
+from anm_nb.ranking.networks import OWN_FEATURES_GAIN, ModelConfig, RankingModel
 from anm_nb.ranking.routing import Controller, RandomRouting, routing_entropy
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.tasks import get_task
@@ -323,7 +323,7 @@ def test_own_features_are_added_to_the_items_state_by_a_linear_map():
     shifted.encoder = nn.ModuleList()
     module.encoder = nn.ModuleList()
     added = module._encode(x) - shifted._encode(x[..., :2])
-    torch.testing.assert_close(added, x[..., 2:] @ module.own_features.weight.T)
+    torch.testing.assert_close(added, OWN_FEATURES_GAIN * x[..., 2:] @ module.own_features.weight.T)
 
 
 def test_models_of_one_or_two_features_have_no_map_for_more():

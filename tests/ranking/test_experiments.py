@@ -77,10 +77,10 @@ def test_forensics_add_and_remove_every_fix():
 
 # A value other than the default for every setting that all notebooks have.
 CHANGED = {
-    "size": 6, "mask_rate": 0.25, "width": 8, "n_heads": 2, "max_inner_iters": 5, "hrm_period": 3, "temperature": 1.5,
-    "entropy_weight": 0.5, "entropy_every": 2, "warmup_epochs": 2, "encoder_lr": 1e-4, "controller_lr": 1e-5,
-    "batch": 5, "epochs": 7, "train_samples": 11, "dev_samples": 12, "test_samples": 13, "seeds": [7],
-    "precision": "bfloat16", "device": "cpu", "threads": 2, "stop_at_score": 0.5,
+    "task": "hinted_sort", "size": 6, "mask_rate": 0.25, "width": 8, "n_heads": 2, "max_inner_iters": 5,
+    "hrm_period": 3, "temperature": 1.5, "entropy_weight": 0.5, "entropy_every": 2, "warmup_epochs": 2,
+    "encoder_lr": 1e-4, "controller_lr": 1e-5, "batch": 5, "epochs": 7, "train_samples": 11, "dev_samples": 12,
+    "test_samples": 13, "seeds": [7], "precision": "bfloat16", "device": "cpu", "threads": 2, "stop_at_score": 0.5,
 }  # fmt: skip
 
 
@@ -106,6 +106,13 @@ def test_every_setting_changes_the_run(name):
         (HrmPeriod, {"values": [2, 9]}, "hrm_period = 9: with max_inner_iters = 3"),
         (HrmEntropy, {"values": [-1.0, 1e-3]}, "should be greater than or equal to 0"),
         (HrmTemperature, {"values": [0.5, 2.0]}, "temperature_min = 0.8"),
+        (HrmVsBaseline, {"task": "hinted_srot"}, "did you mean 'hinted_sort'"),
+        (
+            HrmVsBaseline,
+            {"task": "addition"},
+            "the ranking family needs a task whose answer is an order",
+        ),
+        (KendallForensics, {"task": "hinted_sort"}, "unknown parameter 'task'"),
         (HrmVsBaseline, {"n_heads": 3}, "n_heads = 3: has to divide width"),
         (HrmVsBaseline, {"mask_rate": 1.0}, "mask_rate = 1.0"),
         (KendallForensics, {"size": 500}, "size = 500: there are only 200"),

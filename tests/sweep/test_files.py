@@ -90,6 +90,13 @@ def test_cases_that_are_the_same_run_once_and_are_counted(trivial):
     assert ([case.values["n"] for case in both.cases], both.folded) == ([1, 2, 3], 3)
 
 
+def test_the_base_of_a_union_is_over_that_of_each_file_and_under_what_varies(trivial):
+    trivial.write("a", base={"x": 0.1, "pause": 0.2}, grid={"n": [1]})
+    trivial.write("b", base={"n": 5}, cases=[{"pause": 0.3}])
+    both = trivial.write("both", union=["a.yaml", "b.yaml"], base={"x": 0.9, "n": 7, "pause": 0.0})
+    assert given_of(both) == [{"x": 0.9, "n": 1, "pause": 0.0}, {"x": 0.9, "n": 7, "pause": 0.3}]
+
+
 def test_a_whole_number_is_the_same_as_its_float_where_the_settings_say_so(tmp_path):
     path = tmp_path / "same.yaml"
     path.write_text(yaml.safe_dump({"notebook": "20_hrm_vs_baseline", "cases": [{"temperature": 2}, {}]}))
@@ -119,7 +126,7 @@ def test_a_whole_number_is_the_same_as_its_float_where_the_settings_say_so(tmp_p
         ({"notebook": "cube.ipynb"}, "notebook = 'cube.ipynb'"),
         ({"notebook": None}, "needs a notebook, or a union"),
         ({"notebook": "20_hrm_vs_baseline", "profile": "papr"}, "unknown profile 'papr' (did you mean 'paper'?)"),
-        ({"union": ["a.yaml"], "seeds": [1]}, "union stands alone; seeds belongs into the files that it names"),
+        ({"union": ["a.yaml"], "seeds": [1]}, "only base may stand beside union; seeds belongs into"),
         ({"union": ["missing.yaml"]}, "missing.yaml cannot be read"),
         ({"union": ["union.yaml"]}, "union.yaml: a union of unions"),
         ({"grid": {"x": [yaml.safe_load("2020-01-01")]}}, "is no number, text, list or mapping"),
@@ -214,6 +221,14 @@ def test_the_union_is_the_five_experiments():
     folder = ROOT / "params" / "sweeps"
     five = [case for name in ("hrm_vs_baseline", *DOCUMENT) for case in plan(folder / f"{name}.yaml").cases]
     assert list(plan(folder / "hrm.yaml").cases) == five
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [("hrm_hinted", ("task", "hinted_sort")), ("hrm_ceiling", ("stop_at_score", 0.99))]
+)
+def test_the_five_experiments_on_another_task_or_to_the_ceiling_differ_in_nothing_else(name, changed):
+    plain, other = (plan(ROOT / "params" / "sweeps" / f"{each}.yaml").cases for each in ("hrm", name))
+    assert [dict(case.values) | dict([changed]) for case in plain] == [dict(case.values) for case in other]
 
 
 # names and digests

@@ -237,6 +237,49 @@ def test_shuffling_the_pointers_destroys_their_gain():
     assert torch.equal(shuffled.ceilings(batch), none.ceilings(plain))
 
 
+@given(size=st.integers(2, 30), mask_rate=mask_rates, rate=rates, wrong=st.floats(0.01, 0.9), seed=seeds)
+def test_wrong_pointers_lead_elsewhere_and_all_else_is_the_same(size, mask_rate, rate, wrong, seed):
+    options = {"size": size, "mask_rate": mask_rate, "hint_rate": rate}
+    true, noisy, noisier = (hinted(**options, wrong_rate=each) for each in (0.0, wrong, wrong + 0.09))
+    batches = [task.sample(5, generator=generator(seed, "test")) for task in (true, noisy, noisier)]
+    shown = 3 + true.options.code_width
+    for batch in batches[1:]:
+        assert torch.equal(batch.x[..., :shown], batches[0].x[..., :shown])
+        assert torch.equal(batch.y, batches[0].y)
+    aims, some, more = (task.pointers(batch) for task, batch in zip((true, noisy, noisier), batches, strict=True))
+    pointing = aims >= 0
+    assert torch.equal(some >= 0, pointing)
+    assert not (some == torch.arange(size))[pointing].any()
+    assert torch.equal(more[some != aims], some[some != aims])
+
+
+def test_wrong_pointers_come_at_their_rate_and_lead_to_any_other_item_alike():
+    task = hinted(size=6, mask_rate=0.5, wrong_rate=0.4)
+    batch = task.sample(20000, generator=generator(0, "test"))
+    pointers = task.pointers(batch)
+    led_to = batch.y.gather(1, pointers.clamp(min=0))
+    for rank in range(1, 6):
+        chosen = led_to[(pointers >= 0) & (batch.y == rank)]
+        shares = torch.bincount(chosen, minlength=6) / len(chosen)
+        expected = torch.full((6,), 0.4 / 4)
+        expected[rank - 1], expected[rank] = 0.6, 0.0
+        assert (shares - expected).abs().max() < 5 * math.sqrt(0.24 / len(chosen))
+
+
+def test_the_ceiling_with_wrong_pointers_is_that_without_them():
+    noisy, fewer = hinted(size=9, mask_rate=0.75, wrong_rate=0.25), hinted(size=9, mask_rate=0.75, hint_rate=0.75)
+    batch = noisy.sample(40, generator=generator(3, "test"))
+    truth = torch.tensor(predecessors(batch))
+    right = (noisy.pointers(batch) == truth) & (truth >= 0)
+    x = batch.x.clone()
+    x[..., 2] *= right
+    x[..., 3 + noisy.options.code_width :] *= right.unsqueeze(-1)
+    expected = fewer.ceilings(Batch(x, batch.y, batch.known))
+    assert torch.equal(noisy.ceilings(batch), expected)
+    names = noisy.reference_scores(50, generator=generator(0, "test")).set_index("kind").loc["ceiling", "name"]
+    assert set(names) == {"best possible, wrong pointers taken out"}
+
+
 def observation(task, batch: Batch, row: int):
     """What the enumeration calls a problem: visible values, and whom hidden items point at, numbered as there."""
     known, true = batch.known[row].tolist(), predecessors(batch)[row]
@@ -330,6 +373,9 @@ def test_reference_scores_give_an_averaged_ceiling_its_interval():
         ({"chain_length": 11}, "chain_length = 11: with 10 of 20 items visible .* 1 to 10"),
         ({"mask_rate": 0.0, "chain_length": 1}, "chain_length = 1: none of the 20 items is hidden"),
         ({"size": 201}, "size = 201: there are only 200 distinct values"),
+        ({"wrong_rate": 1.0}, "wrong_rate = 1.0"),
+        ({"wrong_rate": 0.1, "hint_rate": 0}, "wrong_rate = 0.1: there are no true pointers .* hint_rate = 0"),
+        ({"wrong_rate": 0.1, "hints": "shuffled"}, "wrong_rate = 0.1: .*hints = 'shuffled'; allowed: 0"),
         ({"chain_lenght": 2}, "unknown parameter 'chain_lenght' .did you mean 'chain_length'"),
     ],
 )

@@ -1,24 +1,30 @@
-"""The gallery: one self-contained page over a folder of executed notebooks, a card for each."""
+"""Executed notebooks read as cards: question, verdicts, figure, and the runs behind them."""
 
 from __future__ import annotations
 
-import os
+import base64
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from anm_nb.analysis import VERDICT_MIME
+from anm_nb.gallery.rendering import render
+from anm_nb.gallery.used_runs import UsedRun, used_runs
 from anm_nb.sweep import Outcome, read_outcomes
+from anm_nb.sweep.outcomes import OUTCOMES_FILE
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-INDEX_FILE = "index.html"
 FIGURE_TAG = "gallery"
 STATES = ("supported", "refuted", "undecided")
+
+
+NUMBERED = re.compile(r"(\d)\d_")  # the tens of a notebook's number say what it is about
+PNG_HEADER = b"\x89PNG\r\n\x1a\n"
 
 
 class NothingToShow(ValueError):
@@ -36,8 +42,10 @@ class Verdict:
     power: str | None = None  # for an undecided claim, what the seeds could have found
 
     @classmethod
-    def from_output(cls, data: dict[str, Any]) -> Verdict:
+    def from_output(cls, data: Any) -> Verdict:
         """Read a verdict from a cell's output; raises ValueError naming what is missing or not allowed."""
+        if not isinstance(data, dict):
+            raise ValueError(f"a verdict that is no mapping but {data!r}")
         missing = [name for name in ("claim", "measured", "state") if not data.get(name)]
         if missing:
             raise ValueError(f"a verdict without {' and '.join(missing)}")
@@ -47,8 +55,26 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A picture as a data URI, what it shows in words, and its width and height in pixels where they can be told."""
+
+    uri: str
+    text: str
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def from_png(cls, png: str, text: str) -> Figure:
+        """Of a PNG in base64, as notebooks keep it."""
+        png = "".join(png.split())
+        return cls(f"data:image/png;base64,{png}", text, png_size(png))
+
+
+@dataclass(frozen=True)
 class Card:
-    """What the page shows of one notebook; `figure` is a data URI and links are relative to the page."""
+    """What the page shows of one notebook; links are relative to the page.
+
+    `tens` is the tens digit of the notebook's number, from 0 to 9, and None where the notebook has no number.
+    """
 
     name: str
     title: str
@@ -57,11 +83,12 @@ class Card:
     peak_mib: float | None = None
     error: str | None = None
     verdicts: tuple[Verdict, ...] = ()
-    figure: str | None = None
-    figure_text: str = ""
+    figure: Figure | None = None
     notebook: str | None = None
     rendering: str | None = None
     problems: tuple[str, ...] = ()
+    tens: int | None = None
+    runs: tuple[UsedRun, ...] = ()
 
 
 def tally(verdicts: Iterable[Verdict]) -> str:
@@ -73,55 +100,46 @@ def tally(verdicts: Iterable[Verdict]) -> str:
 def read_cards(folder: Path) -> list[Card]:
     """A card for every executed notebook in the folder and every stored outcome, in the order of their names.
 
-    Raises NothingToShow where there is neither.
+    Raises NothingToShow where there is neither, and ParameterError where the outcomes cannot be read.
     """
-    outcomes = {outcome.name: outcome for outcome in read_outcomes(folder)} if folder.is_dir() else {}
+    outcomes = _outcomes(folder)
     names = {path.stem for path in folder.glob("[!.]*.ipynb")} | set(outcomes)
     if not names:
         raise NothingToShow(f"no executed notebooks in {folder}")
     return [_read_card(folder, name, outcomes.get(name)) for name in sorted(names)]
 
 
-def write_index(folder: Path, cards: list[Card]) -> Path:
-    """Write the page over the cards into the folder, in one step; returns its path."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def png_size(png: str) -> tuple[int, int] | None:
+    """Width and height in pixels of a PNG in base64, from its header; None where it is no PNG.
 
-    templates = Environment(
-        loader=PackageLoader("anm_nb"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    templates.filters |= {"duration": duration, "memory": memory}
-    page = templates.get_template("gallery.html.j2").render(
-        cards=cards,
-        states=STATES,
-        counts=Counter(verdict.state for card in cards for verdict in card.verdicts),
-        failed=[card for card in cards if card.status == "failed"],
-        made=datetime.now().astimezone(),
-    )
-    partial = folder / f".{INDEX_FILE}.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, folder / INDEX_FILE)
-    return folder / INDEX_FILE
+    Layout: PNG specification, 3rd edition, 5.2 and 11.2.1: an 8-byte signature, then IHDR, its numbers big-endian.
+    """
+    try:
+        header = base64.b64decode(png[:32], validate=True)
+    except ValueError:
+        return None
+    if len(header) < 24 or header[:8] != PNG_HEADER or header[12:16] != b"IHDR":
+        return None
+    return int.from_bytes(header[16:20]), int.from_bytes(header[20:24])
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: `4.2 s`, `31 s`, `2 min 05 s`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+def _outcomes(folder: Path) -> dict[str, Outcome]:
+    try:
+        return {outcome.name: outcome for outcome in read_outcomes(folder)}
+    except (ValueError, TypeError, AttributeError) as error:  # not JSON, or of another version
+        from anm_nb.parameters import ParameterError
 
-
-def memory(mib: float) -> str:
-    """MiB as a person reads them: `412 MiB`, `1.8 GiB`."""
-    return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"
+        file = folder / OUTCOMES_FILE
+        raise ParameterError(f"{file} cannot be read ({error}); without it, the page has no times and runs") from None
 
 
 def _read_card(folder: Path, name: str, outcome: Outcome | None) -> Card:
     path = folder / f"{name}.ipynb"
-    known: dict[str, Any] = {"name": name, "title": name, "status": "earlier"}
+    known: dict[str, Any] = {"name": name, "title": name, "status": "earlier", "tens": _tens(name)}
     if outcome:
         known |= {"status": outcome.status, "error": outcome.error}
         known |= {"seconds": outcome.seconds, "peak_mib": outcome.peak_mib}
+        known |= {"runs": used_runs(outcome.runs, folder)}
     if not path.exists():
         return Card(**known, problems=("It left no executed notebook.",))
     import nbformat
@@ -131,17 +149,25 @@ def _read_card(folder: Path, name: str, outcome: Outcome | None) -> Card:
     except Exception as error:  # whatever is wrong with one notebook, the page still shows the others
         return Card(**known, notebook=path.name, problems=(f"The executed notebook cannot be read: {error}",))
     known["title"] = _title(notebook) or name
+    known["tens"] = _tens(name, notebook)
     verdicts, problems = _verdicts(notebook)
-    figure, figure_text = _figure(notebook)
     return Card(
         **known,
         verdicts=verdicts,
-        figure=figure,
-        figure_text=figure_text or f"A figure of “{known['title']}”",
+        figure=_figure(notebook, f"A figure of “{known['title']}”"),
         notebook=path.name,
-        rendering=_render(path, notebook),
+        rendering=render(path, notebook),
         problems=problems,
     )
+
+
+def _tens(name: str, notebook: NotebookNode | None = None) -> int | None:
+    """By the card's name, else by the file that papermill ran: a sweep of one notebook names its cases by values."""
+    source = notebook.metadata.get("papermill", {}).get("input_path") if notebook else None
+    for each in (name, PurePath(source or "").name):
+        if match := NUMBERED.match(each):
+            return int(match[1])
+    return None
 
 
 def _title(notebook: NotebookNode) -> str | None:
@@ -174,25 +200,11 @@ def _verdicts(notebook: NotebookNode) -> tuple[tuple[Verdict, ...], tuple[str, .
     return tuple(verdicts), tuple(problems)
 
 
-def _figure(notebook: NotebookNode) -> tuple[str | None, str]:
-    """The figure the author tagged for the gallery, else the first one; and its cell's `alt` text, if any."""
+def _figure(notebook: NotebookNode, text: str) -> Figure | None:
+    """The figure the author tagged for the gallery, else the first one; its text is its cell's `alt`, else `text`."""
     figures = [(cell, data["image/png"]) for cell, data in _outputs(notebook) if "image/png" in data]
     chosen = [pair for pair in figures if FIGURE_TAG in pair[0].metadata.get("tags", [])] or figures
     if not chosen:
-        return None, ""
+        return None
     cell, png = chosen[0]
-    return "data:image/png;base64," + "".join(png.split()), cell.metadata.get("alt", "")
-
-
-def _render(path: Path, notebook: NotebookNode) -> str:
-    """Write the notebook as a web page beside it, unless one at least as new is there; returns its name."""
-    rendering = path.with_suffix(".html")
-    if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        from nbconvert import HTMLExporter
-
-        notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
-        body, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-        partial = rendering.with_name(f".{rendering.name}.partial")
-        partial.write_text(body, encoding="utf-8")
-        os.replace(partial, rendering)
-    return rendering.name
+    return Figure.from_png(png, cell.metadata.get("alt") or text)

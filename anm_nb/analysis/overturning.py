@@ -1,0 +1,190 @@
+"""What would change a conclusion: what the seeds could have found, how many would be needed, and what was never run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from anm_nb.analysis.anm_verdict import NAME as VERDICT
+from anm_nb.analysis.answers import PERCENT
+from anm_nb.analysis.experiment import Comparison, Experiment, metric_text
+from anm_nb.analysis.overview import ALPHA, detectable_text, differences, p_text, records, signed
+from anm_nb.analysis.resampling import paired_bootstrap
+from anm_nb.analysis.stats import POWER, detection_power, paired_tests
+from anm_nb.analysis.tables import rounded
+from anm_nb.analysis.verdicts import LEAST_SEEDS
+from anm_nb.runs import project_root
+from anm_nb.runs.finding import flat
+
+MOST_SEEDS = 10_000
+VERDICT_NOTEBOOK = "16_anm_verdict"
+# What makes an experiment a large one.
+SIZES = (
+    "size",
+    "width",
+    "batch",
+    "steps",
+    "epochs",
+    "max_inner_iters",
+    "train_samples",
+    "training_examples",
+    "test_examples",
+    "test_samples",
+    "seeds",
+)
+
+
+def seeds_needed(effect: float, power: float = POWER) -> float:
+    """The fewest pairs with which a paired t-test finds a mean difference of `effect` standard deviations.
+
+    At least 2; infinite where 10,000 would not do.
+    """
+    if math.isnan(effect) or detection_power(abs(effect), MOST_SEEDS) < power:
+        return math.inf
+    low, high = 1, MOST_SEEDS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if detection_power(abs(effect), middle) >= power else (middle, high)
+    return high
+
+
+def overturning(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """`overview.differences` with what would change each: columns effect, power, needed and change beside.
+
+    `effect` is the observed difference in standard deviations of the paired differences, `power` the chance that as
+    many seeds find a true difference of that size, `needed` the seeds that would find it with 80 % power (by
+    `seeds_needed`), `change` what would have to be observed for another verdict.
+    """
+    table = differences(comparisons)
+    spreads = [_spread(each) for each in comparisons]
+    table["effect"] = [
+        math.inf * difference if spread == 0 and difference else difference / (spread or 1.0)
+        for difference, spread in zip(table["difference"], spreads, strict=True)
+    ]
+    table["power"] = [
+        detection_power(abs(row.effect), row.seeds) if row.seeds > 1 and np.isfinite(row.effect) else math.nan
+        for row in records(table)
+    ]
+    table["needed"] = [2 if np.isinf(effect) else seeds_needed(effect) for effect in table["effect"]]
+    return table.assign(change=[_change(row) for row in records(table)])
+
+
+def _spread(each: Comparison) -> float:
+    paired = each.first - each.second
+    paired = paired[np.isfinite(paired)]
+    if len(paired) < 2:
+        return math.nan
+    return float(paired.std(ddof=1)) if np.ptp(paired) > 0 else 0.0
+
+
+def _change(row: Any) -> str:
+    """What would have to be observed for another verdict, in the comparison's unit."""
+    if row.decided == "no headroom":
+        return f"a task that leaves more to gain than {rounded(row.room, 2)}"
+    if row.decided == "undecided":
+        if row.seeds < LEAST_SEEDS:
+            return f"{LEAST_SEEDS} seeds or more: fewer never decide"
+        same = "no number of seeds: there is no difference"
+        return f"{_count(row.needed)} seeds, were this the truth" if row.difference else same
+    replication = f"{row.seeds} new seeds of the other sign ({detectable_text(row.detectable)} would show)"
+    if row.metric != PERCENT or row.difference <= 0:
+        return replication
+    return f"an error {rounded(100 - 100 / (1 + row.difference / 100), 2)} % lower, to tie; {replication}"
+
+
+def _count(needed: float) -> str:
+    return f"{needed:.0f}" if np.isfinite(needed) else f"more than {MOST_SEEDS:,}"
+
+
+def shown_overturning(table: pd.DataFrame) -> pd.DataFrame:
+    """`overturning` as text."""
+    if table.empty:
+        return pd.DataFrame()
+    text = table[["experiment"]].copy()
+    text["compared"] = _compared(table)
+    text["difference"] = [f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]" for row in records(table)]
+    text["seeds"] = table["seeds"]
+    text["could have found"] = table["detectable"].map(detectable_text)
+    known = (table["difference"] != 0) & (table["seeds"] > 1)
+    text["seeds needed"] = table["needed"].map(_count).where(known, "–")
+    text["verdict"], text["what would change it"] = table["decided"], table["change"]
+    return text.set_index(["experiment", "compared"])
+
+
+def robustness(comparisons: Sequence[Comparison], generator: np.random.Generator) -> pd.DataFrame:
+    """The same differences by other statistics, one row each; p-values are not corrected.
+
+    Columns: experiment, compared, difference, t interval, BCa interval, p of the t, Wilcoxon's and the sign-flip test,
+    and whether the three at 0.05 and the BCa interval decide alike. With fewer than 6 seeds the latter two tests never
+    find anything, and with fewer than 10 the BCa interval is too narrow (`resampling.paired_bootstrap`).
+    """
+    rows = []
+    for each, plain in zip(comparisons, records(differences(comparisons)), strict=True):
+        tests = paired_tests(each.first, each.second, generator=generator)
+        boot = paired_bootstrap(each.first, each.second, generator=generator)
+        decisions = {*(p < ALPHA for p in (tests.t, tests.wilcoxon, tests.sign_flip)), boot.low * boot.high > 0}
+        rows.append(
+            {
+                "experiment": each.experiment,
+                "difference": signed(boot.estimate),
+                "t interval": f"[{signed(plain.low)}, {signed(plain.high)}]",
+                "BCa interval": f"[{signed(boot.low)}, {signed(boot.high)}]",
+                "p, t": p_text(tests.t),
+                "p, Wilcoxon": p_text(tests.wilcoxon),
+                "p, sign flips": p_text(tests.sign_flip),
+                "decide alike": "yes" if len(decisions) == 1 else "no",
+            }
+        )
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    table.insert(1, "compared", _compared(differences(comparisons)))
+    return table.set_index(["experiment", "compared"])
+
+
+def _compared(table: pd.DataFrame) -> list[str]:
+    """What is compared; in which metric, and by what part it differs, where that is not said by the names."""
+    several = table.groupby(["experiment", "method", "against"])["metric"].transform("nunique") > 1
+    return [
+        f"{row.method} − {row.against}{f' ({metric_text(row.metric)})' if more else ''}"
+        for row, more in zip(records(table), several, strict=True)
+    ]
+
+
+def not_run(kept: Iterable[Experiment]) -> pd.DataFrame:
+    """What the paper profiles ask for and no kept result has: a row for each profile in `params/paper`.
+
+    Columns: notebook, runs kept, every size of which all of them have less (the most that is kept, of what is asked),
+    and the devices that they were trained on.
+    """
+    experiments = list(kept)
+    rows = []
+    for path in sorted((project_root() / "params" / "paper").glob("*.yaml")):
+        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
+        name = VERDICT if path.stem == VERDICT_NOTEBOOK else path.stem
+        own = [each for each in experiments if each.name.partition(",")[0] == name]
+        runs = [provenance for each in own for provenance in each.provenance.values()]
+        most = {size: max(_kept_sizes(own, size), default=math.inf) for size in SIZES if size in asked}
+        less = [
+            f"{size} {most[size]:g} of {_amount(asked[size]):g}" for size in most if most[size] < _amount(asked[size])
+        ]
+        row = {"notebook": path.stem, "runs kept": len(runs), "at most, of what is published": ", ".join(less) or "–"}
+        rows.append(row | {"trained on": ", ".join(sorted({str(run["device"]) for run in runs})) or "–"})
+    columns = ["notebook", "runs kept", "at most, of what is published", "trained on"]
+    return pd.DataFrame(rows, columns=columns).set_index("notebook")
+
+
+def _amount(value: Any) -> float:
+    """A size as it is; of seeds how many."""
+    return len(value) if isinstance(value, list) else value
+
+
+def _kept_sizes(experiments: Iterable[Experiment], size: str) -> list[float]:
+    every = [flat(settings) for each in experiments for settings in each.settings.values()]
+    leaves = [{name.rpartition(".")[2]: value for name, value in settings.items()} for settings in every]
+    return [_amount(own[size]) for own in leaves if own.get(size) is not None]

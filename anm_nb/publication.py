@@ -1,0 +1,157 @@
+"""The figures and tables of a paper: of which kept result each is drawn, by what, and how wide each venue wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, ired_figures, ranking_figures
+from anm_nb.analysis.reference import DISPLAYS, Reference, load_reference, reference_root, summary
+from anm_nb.analysis.tables import final, score_table
+from anm_nb.bench import report
+from anm_nb.bench.results import NAME as BENCH
+from anm_nb.bench.results import Bench, kept_path, load_bench
+from anm_nb.parameters import ParameterError, unknown_name
+
+
+@dataclass(frozen=True)
+class Venue:
+    """Widths of a page in inches, the size in points of titles and axis labels, and what these are taken from.
+
+    The text of figures is one or two points smaller than that of captions: as large as three panels in a row allow.
+    """
+
+    column: float
+    text: float
+    points: float
+    source: str
+
+
+VENUES = {
+    "icml": Venue(3.25, 6.75, 8, "ICML's instructions: two columns of 3.25 in, 0.25 in apart; captions of 9 pt"),
+    "neurips": Venue(5.5, 5.5, 8, "NeurIPS's instructions: one column of 5.5 in; captions of 10 pt"),
+    "thesis": Venue(6.0, 6.0, 9, "A4 (8.27 in) less margins of 1.13 in; captions of 10 pt, \\small of an 11 pt text"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kept result: the files of its tables, and for each of its runs the key (None where none was stored), commit."""
+
+    content: Any
+    files: tuple[Path, ...]
+    runs: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A figure and a table of one kept result, by its name; both functions are handed what `open_source` has read.
+
+    `width` is a column, or the whole text where its panels want the room. The table is a Markdown one. Either of the
+    two may be missing.
+    """
+
+    result: str
+    width: Literal["column", "text"]
+    figure: Callable[[Any], Figure] | None
+    table: Callable[[Any], str] | None = None
+
+
+def displayed(kept: Reference) -> Figure:
+    """The figure that a kept result is displayed by."""
+    return DISPLAYS[kept.path.name].figure(kept)
+
+
+def _final_scores(kept: Reference) -> Figure:
+    scores = final(kept.metrics, "mse")[list(kept.provenance)]
+    return figures.score_summary(scores, score_table(scores, kept.references))
+
+
+def _curves(kept: Reference) -> Figure:
+    return ranking_figures.tau_curves(kept.metrics, kept.references)
+
+
+def _routing(kept: Reference) -> Figure:
+    heads = {run["config"]["n_heads"] for run in kept.provenance.values()}
+    return ranking_figures.routing_curves(kept.metrics, max(heads))
+
+
+def _scores(kept: anm_verdict.KeptVerdict) -> str:
+    return anm_verdict.markdown(anm_verdict.score_grid(kept.confirmed, kept.provenance["references"]))
+
+
+def _comparisons(kept: anm_verdict.KeptVerdict) -> str:
+    return anm_verdict.markdown(anm_verdict.comparison_grid(anm_verdict.comparisons(kept.confirmed)))
+
+
+def _speed(bench: Bench) -> str:
+    return report.markdown_table(report.WORKLOAD_COLUMNS, report.workload_rows(bench))
+
+
+EXHIBITS = {
+    "anm_curves": Exhibit("10_anm_vs_corruption", "text", displayed, summary),
+    "anm_scores": Exhibit("10_anm_vs_corruption", "column", _final_scores),
+    "anm_checklist": Exhibit("10_anm_vs_corruption", "text", lambda kept: figures.checklist_panels(kept.metrics)),
+    "anm_energies": Exhibit("10_anm_vs_corruption", "text", lambda kept: figures.energy_trends(kept.metrics)),
+    "anm_verdict": Exhibit(
+        anm_verdict.NAME,
+        "text",
+        lambda kept: anm_verdict_figures.forest(anm_verdict.comparisons(kept.confirmed)),
+        _comparisons,
+    ),
+    "anm_tuning": Exhibit(
+        anm_verdict.NAME, "text", lambda kept: anm_verdict_figures.tuning_strip(kept.tuning), _scores
+    ),
+    "ired_skill": Exhibit("15_ired_table", "text", displayed, summary),
+    "ired_references": Exhibit("15_ired_table", "text", lambda kept: ired_figures.reference_panels(kept.references)),
+    "kendall_spaces": Exhibit("02_kendall_forensics", "column", displayed, summary),
+    "hrm_spaces": Exhibit("20_hrm_vs_baseline", "column", displayed, summary),
+    "hrm_curves": Exhibit("20_hrm_vs_baseline", "text", _curves),
+    "hrm_routing": Exhibit("20_hrm_vs_baseline", "text", _routing),
+    "hrm_grid": Exhibit("hrm_ceiling", "text", displayed, summary),
+    "iteration": Exhibit("25_where_iteration_helps", "text", displayed, summary),
+    "speed": Exhibit(BENCH, "text", None, _speed),
+}
+
+
+def venue(name: str) -> Venue:
+    """A venue by name. Raises `ParameterError` naming the nearest one."""
+    if name not in VENUES:
+        raise ParameterError(unknown_name("venue", name, VENUES))
+    return VENUES[name]
+
+
+def chosen(names: list[str]) -> dict[str, Exhibit]:
+    """The exhibits named, or all, in their order. Raises `ParameterError` naming the nearest for one there is not."""
+    for name in names:
+        if name not in EXHIBITS:
+            raise ParameterError(unknown_name("figure", name, EXHIBITS))
+    return {name: exhibit for name, exhibit in EXHIBITS.items() if not names or name in names}
+
+
+def open_source(result: str) -> Source:
+    """Read a kept result. Raises `ParameterError` where there is none of the name."""
+    if result == anm_verdict.NAME:
+        kept = anm_verdict.load_verdict()
+        return Source(kept, _files(reference_root(), f"{result}*"), _keys_and_commits(kept.provenance["runs"]))
+    if result == BENCH:
+        if not kept_path().exists():
+            raise ParameterError("no kept bench; `anm-nb bench --keep` makes it")
+        bench = load_bench()
+        runs = {name: {"key": None, "commit": bench.environment["commit"]} for name in bench.results}
+        return Source(bench, _files(reference_root(), f"{result}*"), runs)
+    reference = load_reference(result)
+    return Source(reference, _files(reference.path, "*"), _keys_and_commits(reference.provenance))
+
+
+def _files(folder: Path, pattern: str) -> tuple[Path, ...]:
+    """The tables and their provenance; pictures are made of them."""
+    return tuple(sorted(path for path in folder.glob(pattern) if path.suffix in (".json", ".parquet")))
+
+
+def _keys_and_commits(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: {"key": run["key"], "commit": run["provenance"]["commit"]} for name, run in provenance.items()}

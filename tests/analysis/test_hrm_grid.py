@@ -1,0 +1,127 @@
+"""The document's grid as one table: eleven runs, differences that scipy agrees with, and decisions after correction."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from anm_nb.analysis.hrm_grid import compared, epochs_to, grid_configs, grid_figure, grid_summary
+from anm_nb.analysis.reference import Reference
+from anm_nb.parameters import ParameterError
+from anm_nb.ranking.experiments import HrmEntropy, HrmIterations, HrmPeriod, HrmTemperature, HrmVsBaseline
+from anm_nb.reference_command import SWEEPS, _of_sweep, keep
+from anm_nb.sweep.files import find_sweep, plan
+
+METHODS = ("baseline", "hrm", "hrm_period = 3")
+REFERENCES = pd.DataFrame(
+    [
+        (name, kind, metric, value + 0.1 * (metric == "tau_obs"))
+        for name, kind, value in [
+            ("random scores", "trivial", 0.0),
+            ("value", "classical", 0.5),
+            ("best", "ceiling", 0.9),
+        ]
+        for metric in ("tau_obs", "tau_all", "tau_index")
+    ],
+    columns=["name", "kind", "metric", "value"],
+)
+
+
+@pytest.fixture
+def metrics():
+    """Two epochs of three models and four seeds, tested in the second; HRM is better, its neighbour a little worse."""
+    source = np.random.default_rng(0)
+    rows = []
+    for seed in range(4):
+        level = source.normal(0.5, 0.05)
+        for method, gain in zip(METHODS, (0.0, 0.3, 0.29), strict=True):
+            tau = level + gain + source.normal(0, 0.02)
+            row = {"method": method, "seed": seed, "tau_obs": 0.5 + seed / 10, "tau_all": 0.1}
+            rows.append(row | {"epoch": 0})
+            tested = {"tau_obs": 0.997, "tau_all": tau, "test_tau_obs": 0.997, "test_tau_all": tau}
+            rows.append(row | {"epoch": 1} | tested)
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_those_of_a_paired_t_test_corrected_by_hand(metrics):
+    table = compared(metrics, "tau_all")
+    wide = metrics.dropna().pivot(index="seed", columns="method", values="test_tau_all")
+    assert list(table.index) == list(METHODS)
+    p_values = {}
+    for method in METHODS[1:]:
+        test = stats.ttest_rel(wide[method], wide["baseline"])
+        low, high = test.confidence_interval()
+        found = table.loc[method, ["from_baseline", "from_baseline_low", "from_baseline_high"]].to_numpy(float)
+        assert found == pytest.approx([(wide[method] - wide["baseline"]).mean(), low, high])
+        p_values[method] = test.pvalue
+    smaller, larger = sorted(p_values, key=p_values.__getitem__)
+    assert table["from_baseline_p"][smaller] == pytest.approx(2 * p_values[smaller])
+    assert table["from_baseline_p"][larger] == pytest.approx(max(p_values[larger], 2 * p_values[smaller]))
+    assert np.isnan(table["from_baseline"]["baseline"])
+    assert np.isnan(table["from_hrm"]["hrm"])
+
+
+def test_epochs_are_counted_to_the_first_that_gets_there(metrics):
+    assert epochs_to(metrics, "tau_obs", 0.7)["hrm"].tolist() == [1, 1, 0, 0]
+    assert epochs_to(metrics, "tau_obs", 0.999).isna().all(axis=None)
+
+
+def kept(folder, metrics, task):
+    metrics.to_parquet(folder / "metrics.parquet")
+    REFERENCES.to_parquet(folder / "reference_scores.parquet")
+    configs = {method: {"config": {"task": task, "selection": None}} for method in METHODS}
+    (folder / "provenance.json").write_text(json.dumps(configs))
+    return Reference(folder)
+
+
+def test_the_table_has_every_reference_and_model_and_decides_by_the_task_s_metric(metrics, tmp_path):
+    lines = grid_summary(kept(tmp_path, metrics, "hinted_sort")).split("\n")
+    assert "against `baseline`, all pairs" in lines[0]
+    assert len(lines) == 2 + 3 + 3
+    assert len({line.count("|") for line in lines}) == 1
+    by_name = {line.split("|")[1].strip(): line for line in lines}
+    assert by_name["`hrm`"].count("better") == 1
+    assert "never" in by_name["`hrm`"]
+    assert "better" in by_name["`hrm_period = 3`"]
+    assert "undecided" in by_name["`hrm_period = 3`"]
+    assert "| best | ceiling | 1.000 | 0.900 |" in by_name["best"]
+    few = grid_summary(kept(tmp_path, metrics, "hinted_sort"), swept="temperature").split("\n")
+    assert few == [line for line in lines if "hrm_period" not in line]
+    observed = grid_summary(kept(tmp_path, metrics, "partial_sort"))
+    assert "against `baseline`, observed pairs" in observed
+    assert "1 (4 of 4 seeds)" in observed
+    assert observed.count("no headroom") == 4
+
+
+def test_the_figure_shows_every_seed_of_every_model(metrics):
+    figure = grid_figure(metrics, REFERENCES)
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["baseline (no iteration)", "HRM", "T = 3"]
+    shown = sorted(x for line in right.lines if line.get_marker() == "." for x in line.get_xdata())
+    assert shown == pytest.approx(sorted(metrics["test_tau_all"].dropna()))
+
+
+def test_the_document_s_five_experiments_are_eleven_runs_under_names_of_their_own():
+    experiments = [each() for each in (HrmVsBaseline, HrmIterations, HrmPeriod, HrmEntropy, HrmTemperature)]
+    configs = grid_configs(experiments)
+    assert list(configs)[:2] == ["baseline", "hrm"]
+    assert len(configs) == len({config.model_dump_json() for config in configs.values()})
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_the_sweeps_that_are_kept_are_the_document_s_grid(sweep):
+    configs, experiment = _of_sweep(sweep, None)
+    assert len(configs) == 11
+    assert {len(config.seeds) for config in configs.values()} == {5}
+    assert {(config.size, config.epochs) for config in configs.values()} == {(20, 100)}
+    assert experiment.task == ("hinted_sort" if sweep == "hrm_hinted" else "partial_sort")
+    assert len(plan(find_sweep(sweep)).cases) == 18
+
+
+def test_a_sweep_that_is_not_kept_and_a_run_that_it_lacks_are_refused():
+    with pytest.raises(ParameterError, match="did you mean 'hrm_hinted'"):
+        keep("hrm_hintd", None)
+    with pytest.raises(ParameterError, match=r"unknown run 'max_inner_iters = 7'"):
+        keep("hrm_hinted", None, ["max_inner_iters = 7"])

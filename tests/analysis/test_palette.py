@@ -1,0 +1,76 @@
+"""The palette on paper and to eyes that see colours otherwise.
+
+Contrast as in WCAG 2.1 (success criterion 1.4.11: 3:1 for graphics), colour vision as simulated by Machado, Oliveira &
+Fernandes (2009) at severity 1, colour differences as distances in CIE L*a*b* (2.3 is just noticeable).
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from anm_nb.analysis import figures
+
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900],
+    ],
+}  # fmt: skip
+TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+DAYLIGHT = [0.95047, 1.0, 1.08883]  # D65
+# Methods that are drawn in one panel.
+TOGETHER = [
+    ("none", "stock", "random", "anm", "anm_orthogonal", "optimal"),
+    ("none", "stock", "random", "anm", "anm_simplex", "anm_simplex_legitimate"),
+    ("baseline", "hrm", "published baseline", "published"),
+]
+# Below 3:1: never thin lines alone; comparators also differ in dashes, and are drawn a few to a panel.
+FAINT_ON_WHITE = {"random", "hrm", "published baseline"} | {
+    "deep untied", "untrained controller", "one timescale", "HRM per token", "HRM per token, shuffled hints",
+}  # fmt: skip
+
+
+def linear(colour):
+    channels = np.array(to_rgb(colour))
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one, other):
+    dark, light = sorted(float(linear(colour) @ TO_XYZ[1]) for colour in (one, other))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def lab(colour, vision):
+    xyz = np.array(TO_XYZ) @ np.clip(np.array(VISION[vision]) @ linear(colour), 0, 1) / DAYLIGHT
+    x, y, z = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_the_measures_know_black_and_white():
+    assert contrast("black", "white") == pytest.approx(21, rel=1e-4)
+    np.testing.assert_allclose(lab("white", "normal"), [100, 0, 0], atol=0.02)
+    for vision in VISION:  # greys are grey to every eye
+        np.testing.assert_allclose(lab("#777777", vision)[1:], 0, atol=0.1)
+    assert np.linalg.norm(lab("red", "deuteranopia") - lab("green", "deuteranopia")) < 60
+    assert np.linalg.norm(lab("red", "normal") - lab("green", "normal")) > 100
+
+
+def test_which_colours_are_faint_on_paper_is_known():
+    faint = {name for name, colour in figures.PALETTE.items() if contrast(colour, "white") < 3}
+    assert faint == FAINT_ON_WHITE
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("methods", TOGETHER, ids="+".join)
+def test_methods_of_one_panel_are_told_apart_by_colour_or_dashes(methods, vision):
+    for one, other in itertools.combinations(methods, 2):
+        distance = np.linalg.norm(lab(figures.PALETTE[one], vision) - lab(figures.PALETTE[other], vision))
+        assert distance > 13 or (one in figures.LINE_STYLES) != (other in figures.LINE_STYLES), (one, other, distance)
