@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 from ipywidgets import HTML
+from matplotlib import rcParams
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
+from matplotlib.transforms import blended_transform_factory
+from PIL import Image
 
 from anm_nb.analysis.figures import house_style
 
@@ -50,6 +53,16 @@ def panels(figure: Figure, rows: int, columns: int, **place: Any) -> np.ndarray:
     Fixed, with room for the longest labels: an engine that finds them room costs more than all else of a redraw.
     """
     return figure.add_gridspec(rows, columns, **place).subplots(squeeze=False)
+
+
+def still_label(axes: Axes, text: str, left: float) -> None:
+    """The label of a vertical axis that moves, itself not moving: from `left`, in shares of the figure's width.
+
+    As a part of the axis it is drawn anew each time, after the ticks' own labels were measured to find its place.
+    """
+    place = blended_transform_factory(axes.figure.transFigure, axes.transAxes)
+    size, colour = rcParams["axes.labelsize"], rcParams["axes.labelcolor"]
+    axes.text(left, 0.5, text, transform=place, rotation=90, va="center", fontsize=size, color=colour)
 
 
 class Picture:
@@ -96,5 +109,5 @@ class Picture:
                 artist.draw(self.canvas.get_renderer())
         buffer = BytesIO()
         pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
-        imsave(buffer, pixels, format="png", pil_kwargs={"compress_level": compression})
+        Image.fromarray(pixels).save(buffer, "png", compress_level=compression)
         return buffer.getvalue()
