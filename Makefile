@@ -81,7 +81,7 @@ notebooks: $(STAMP)  ## run the notebooks in place, refreshing their stored outp
 lock:  ## write requirements.lock, and environment.yml's pins, anew from the newest versions allowed
 	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv" build *.new' EXIT; \
 	$(PYTHON) -m venv "$$venv"; \
-	"$$venv/bin/python" -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)" $(LOCKED_TOO) ".[dev]"; \
+	"$$venv/bin/python" -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)" $(LOCKED_TOO) ".[dev,browser]"; \
 	{ printf '# Exact versions of everything `make demo` and `make test` install. Written by `make lock`; do not edit by hand.\n'; \
 	  printf '# On other machines the same torch line brings its CUDA packages along; torch pins those itself.\n'; \
 	  "$$venv/bin/python" -m pip freeze --all --exclude anm-nb --exclude pip \

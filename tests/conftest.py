@@ -1,9 +1,12 @@
 """Tests run with the shapes in signatures checked on every call, and the same examples every time."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from jupyter_page import CHROMIUM
 
 install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "shape_checker.checked")
 
@@ -20,7 +23,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {"slow": "takes minutes; run with PYTEST_ARGS='-m slow'"}
     if not torch.cuda.is_available():
         reasons["gpu"] = "no CUDA device here"
+    if find_spec("playwright") is None:
+        reasons["browser"] = "the package's extra `browser` is not installed"
+    elif CHROMIUM is None:
+        reasons["browser"] = "no Chromium here (on Debian: apt-get install chromium)"
     for item in items:
         for name, reason in reasons.items():
             if item.get_closest_marker(name) and not (name == "slow" and config.option.markexpr):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Times that tests took in the browser, which are told and not judged."""
+    told = [text for report in terminalreporter.stats.get("passed", ()) for _, text in _told_by(report)]
+    if told:
+        terminalreporter.write_sep("-", "in the browser")
+        terminalreporter.write_line("\n".join(told))
+
+
+def _told_by(report) -> list[tuple[str, str]]:
+    return [each for each in report.user_properties if each[0] == "browser"] if report.when == "call" else []

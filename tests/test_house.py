@@ -17,7 +17,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = [Requirement(line) for line in PROJECT["dependencies"]]
-DIRECT = CORE + [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = CORE + [Requirement(line) for line in EXTRAS["dev"] + EXTRAS["browser"]]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PLATFORM_PACKAGES = re.compile(r"(cuda|nvidia|triton)")  # what torch brings along on some machines, pinned by torch

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.figures import LINE_STYLES, PALETTE, label
-from anm_nb.analysis.widgets.picture import WIDTH, panels
+from anm_nb.analysis.widgets.picture import WIDTH, panels, still_label
 from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.landscape_study import PLANE
 
@@ -44,7 +44,8 @@ class LandscapeFigure:
         (self.own,) = self.profiles.plot(T, 0 * T, linewidth=1.8, label="this problem")
         (self.height,) = self.profiles.plot([], [], color="black", linewidth=1.2, marker="_", label="barrier")
         self.profiles.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["−0.5", "0\ntruth", "0.5", "1\nnegative", "1.5"])
-        self.profiles.set(xlim=(T[0], T[-1]), xlabel="t, place on the line", ylabel="φ(t) − φ(0), nats")
+        self.profiles.set(xlim=(T[0], T[-1]), xlabel="t, place on the line")
+        still_label(self.profiles, "φ(t) − φ(0), nats", 0.012)
         self.profiles.yaxis.set_major_locator(MaxNLocator(6))
 
     def _make_plane(self) -> None:
@@ -65,9 +66,9 @@ class LandscapeFigure:
         self.plane.set_xticks([-0.5, 0, 0.5, 1, 1.5])
         self.plane.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
         self.shades = self.scale.imshow(np.linspace(0, 1, 256)[:, None], origin="lower", cmap="cividis", aspect="auto")
-        self.scale.set(xticks=[], ylabel="E − E(truth), nats")
+        self.scale.set(xticks=[])
+        still_label(self.scale, "E − E(truth), nats", 0.97)
         self.scale.yaxis.tick_right()
-        self.scale.yaxis.set_label_position("right")
         self.scale.spines[:].set_visible(False)
 
     def open(self, colour: str) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from anm_nb.analysis.widgets.margin_records import MarginRecords
-from anm_nb.analysis.widgets.picture import WIDTH, panels
+from anm_nb.analysis.widgets.picture import WIDTH, panels, still_label
 
 EXAMPLES = 4  # pairs that there is room for
 HEIGHT = 3.9  # inches
@@ -27,7 +27,7 @@ class MarginFigure:
         for title in titles:
             title.set_fontsize(6.5)
         images = [image for row in self.images for image in row]
-        of_histogram = [self.histogram.yaxis, self.histogram.xaxis, self.bars, self.selected, self.zero, self.quartiles]
+        of_histogram = [self.histogram.yaxis, self.bars, self.selected, self.zero, self.quartiles]
         self.moving = [*of_histogram, self.p_hard, self.cursor, self.place, self.about, *titles, *images]
 
     def _make_histogram(self) -> None:
@@ -37,7 +37,8 @@ class MarginFigure:
         self.zero = self.histogram.axvline(0, color="black", linewidth=0.8)
         (self.quartiles,) = self.histogram.plot([], [], color="black", linewidth=1.2, solid_capstyle="butt")
         self.quartiles.set_transform(self.histogram.get_xaxis_transform())
-        self.histogram.set(xlabel="margin E⁻ − E⁺, nats (marks at the top: quartiles)", ylabel="share of pairs")
+        self.histogram.set(xlabel="margin E⁻ − E⁺, nats (marks at the top: quartiles)")
+        still_label(self.histogram, "share of pairs", 0.005)
         self.histogram.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         self.histogram.yaxis.set_major_locator(MaxNLocator(5))
         self.histogram.xaxis.set_major_locator(MaxNLocator(5))

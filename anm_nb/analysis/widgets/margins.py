@@ -68,6 +68,8 @@ class MarginExplorer(Explorer):
         heights = self.records.share_in_bars(self.source.value, pairs["margin"].to_numpy())
         p_hard = self.records.p_hard(self.source.value, self.seed.value, self.level.value)
         quartiles = np.quantile(pairs["margin"], [0.25, 0.5, 0.75]) if len(pairs) else np.full(3, np.nan)
+        if self.panels.histogram.get_xlim() != (edges[0], edges[-1]):
+            self.picture.refresh()  # the axis below the bars does not move otherwise
         self.panels.draw_histogram(edges, heights, quartiles, self.bar.value)
         self.panels.draw_curve(self.records.steps, p_hard, self.step.value)
         behind = self.behind_bar()

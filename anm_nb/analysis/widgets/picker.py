@@ -87,7 +87,7 @@ class RunPicker:
 
     def __init__(self, suits: Callable[[Stored], bool], chosen: Run | None = None) -> None:
         self.runs = {stored.listed.key: stored for stored in stored_runs(suits)}
-        self.run = Choice("run", "Run", "The finished run that is shown; the newest come first", width="100%")
+        self.run = Choice("run", "Run", "The finished run that is shown; the newest come first", width="auto")
         self.strategy = Choice("strategy", "Strategy", "Negatives of a run that is alike in everything else")
         if chosen and chosen.key not in self.runs:
             raise ParameterError(f"run {chosen.key}: not among the {len(self.runs)} in the store that can be shown")

@@ -14,7 +14,7 @@ from anm_nb.analysis.figures import PALETTE, label
 from anm_nb.analysis.widgets.controls import Choice, Slider
 from anm_nb.analysis.widgets.explorer import Explorer
 from anm_nb.analysis.widgets.picker import Stored
-from anm_nb.analysis.widgets.picture import WIDTH, panels
+from anm_nb.analysis.widgets.picture import WIDTH, panels, still_label
 from anm_nb.analysis.widgets.routing_records import RoutingRecords, Sample
 from anm_nb.runs import Run
 
@@ -53,7 +53,8 @@ class RoutingExplorer(Explorer):
         (scale,) = panels(figure, 1, 1, left=0.445, right=0.46, bottom=0.12, top=0.93).flat
         self.image = self.heat.imshow([[0.0]], aspect="auto", cmap="cividis", vmin=0)
         self.border = self.heat.axhline(0, color="white", linewidth=1.2)
-        self.heat.set(xlabel="head", ylabel="rank of the item, in brackets where hidden")
+        self.heat.set_xlabel("head")
+        still_label(self.heat, "rank of the item, in brackets where hidden", 0.01)
         figure.colorbar(self.image, cax=scale, label="routing weight α")
         (self.above,), (self.below,) = panels(figure, 2, 1, left=0.61, right=0.985, bottom=0.12, top=0.93, hspace=0.3)
         (self.uniform,) = self.above.plot([], [], color="black", linewidth=0.8, linestyle=":", label="uniform")
@@ -67,7 +68,7 @@ class RoutingExplorer(Explorer):
         self.above.set_ylabel("routing entropy, nats")
         self.below.set(ylabel="Kendall τ on dev", xlabel="iteration", ylim=(-1.05, 1.05))
         for axes in (self.above, self.below):
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
             axes.legend(loc="lower right", ncols=3, columnspacing=1, handlelength=1.6)
         of_heatmap = [self.heat.yaxis, self.heat.title, self.image, self.border]
         return figure, [*of_heatmap, *self.cursors, self.mean, self.own, *self.taus.values()]

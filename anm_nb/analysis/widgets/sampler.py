@@ -39,7 +39,7 @@ class SamplerExplorer(Explorer):
         """Seed, problem and step of the sampler."""
         self.seed = Choice("seed", "Seed", "The seed of the run")
         self.problem = Slider("problem", "Problem", f"One of {PROBLEMS} test problems")
-        self.state = Slider("state", "Sampler step", "How far the sampler has come: level and step", playable=True)
+        self.state = Slider("state", "Sampler step", "How many states the sampler has been through", playable=True)
         return [self.seed, self.problem, self.state]
 
     def make_figure(self) -> tuple[Figure, Sequence[Artist]]:
@@ -54,9 +54,8 @@ class SamplerExplorer(Explorer):
         self.seed.offer([(f"seed {seed}", seed) for seed in run.settings["seeds"]])
         self.problem.offer([(str(problem + 1), problem) for problem in range(PROBLEMS)])
         solution = self.shown()
-        states = zip(solution.level.tolist(), solution.step.tolist(), strict=True)
-        labels = [f"{place + 1}: level {level}, step {step}" for place, (level, step) in enumerate(states)]
-        self.state.offer([(text, place) for place, text in enumerate(labels)], len(labels) - 1)
+        states = len(solution.level)
+        self.state.offer([(str(state + 1), state) for state in range(states)], states - 1)
         self.panels.open(self.solutions.answers, colours([self.picker.stored.method])[self.picker.stored.method])
 
     def draw(self) -> tuple[str, Mapping[str, str]]:
