@@ -175,6 +175,19 @@ def test_a_damaged_notebook_and_a_run_without_one_still_get_a_card(tmp_path):
     assert "1 of 3 notebooks failed" in page(tmp_path)
 
 
+def test_a_rendered_notebook_shows_its_formulas_and_asks_the_network_for_nothing(tmp_path):
+    text = "$x^2$, `$A` and `$B`;\n\n$$\\frac{a}{b}$$\n\nand what is no formula, $\\frac{$."
+    notebook = new_notebook(cells=[new_markdown_cell(text)])
+    nbformat.write(notebook, tmp_path / "12_miner.ipynb")
+    page(tmp_path)
+    html = (tmp_path / "12_miner.html").read_text(encoding="utf-8")
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in html
+    assert re.search(r'<math [^>]*display="block"[^>]*><mrow><mfrac>', html)
+    assert "<code>$A</code> and <code>$B</code>" in html
+    assert r"$\frac{$" in html
+    assert re.findall(r"<script|<link|url\(http|src=.?http", html) == []
+
+
 def test_an_unchanged_notebook_is_not_rendered_again_and_a_changed_one_is(tmp_path):
     notebook, rendering = write_notebook(tmp_path, "10_anm"), tmp_path / "10_anm.html"
     read_cards(tmp_path)

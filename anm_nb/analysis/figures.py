@@ -198,6 +198,9 @@ def _curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
+SAME_LINE = 1.05  # on axes of several decades
+
+
 def learning_curves(
     metrics: pd.DataFrame, references: pd.DataFrame, column: str = "mse", unit: str = "held-out MSE"
 ) -> Figure:
@@ -210,12 +213,12 @@ def learning_curves(
         last = metrics["step"].max()
         early.set(title="first 20 % of steps", ylabel=f"{unit} (log scale)", xlim=(0, last / 5))
         whole.set(title="all of training", xlim=(0, last))
-        for reference in references[references["kind"] == "trivial"].itertuples():
+        for name, value in _lines(references[references["kind"] == "trivial"]):
             for axes in (early, whole):
-                axes.axhline(reference.value, color="black", linewidth=0.7, linestyle=(0, (4, 3)))
+                axes.axhline(value, color="black", linewidth=0.7, linestyle=(0, (4, 3)))
             whole.annotate(
-                f"{reference.name}",
-                (1, reference.value),
+                name,
+                (1, value),
                 xycoords=("axes fraction", "data"),
                 xytext=(3, 0),
                 textcoords="offset points",
@@ -224,6 +227,17 @@ def learning_curves(
             )
         legend_below(figure, whole, at_most=5)
     return figure
+
+
+def _lines(references: pd.DataFrame) -> list[tuple[str, float]]:
+    """Names and values of references; those too near to each other to be told apart make one line with all names."""
+    lines: list[tuple[str, float]] = []
+    for name, value in references.sort_values("value")[["name", "value"]].itertuples(index=False):
+        if lines and value < SAME_LINE * lines[-1][1]:
+            lines[-1] = (f"{lines[-1][0]},\n{name}", lines[-1][1])
+        else:
+            lines.append((name, value))
+    return lines
 
 
 CHECKLIST_PANELS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from anm_nb.runs.finding import flat
 
 MOST_SEEDS = 10_000
 VERDICT_NOTEBOOK = "16_anm_verdict"
+TRAINING_TENS = ("0", "1", "2")  # first digits of notebooks with runs of their own; others look at these
 # What makes an experiment a large one.
 SIZES = (
     "size",
@@ -157,26 +159,42 @@ def _compared(table: pd.DataFrame) -> list[str]:
 
 
 def not_run(kept: Iterable[Experiment]) -> pd.DataFrame:
-    """What the paper profiles ask for and no kept result has: a row for each profile in `params/paper`.
+    """What the paper profiles ask for and no kept result has: a row for each profile in `params/paper` that trains.
 
     Columns: notebook, runs kept, every size of which all of them have less (the most that is kept, of what is asked),
     and the devices that they were trained on.
     """
-    experiments = list(kept)
+    by_notebook: dict[str, list[Experiment]] = {}
+    for each in kept:
+        for notebook in _notebooks_of(each.name.partition(",")[0]):
+            by_notebook.setdefault(notebook, []).append(each)
     rows = []
     for path in sorted((project_root() / "params" / "paper").glob("*.yaml")):
-        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
-        name = VERDICT if path.stem == VERDICT_NOTEBOOK else path.stem
-        own = [each for each in experiments if each.name.partition(",")[0] == name]
+        if not path.stem.startswith(TRAINING_TENS):
+            continue
+        asked, own = _values(path), by_notebook.get(path.stem, [])
         runs = [provenance for each in own for provenance in each.provenance.values()]
         most = {size: max(_kept_sizes(own, size), default=math.inf) for size in SIZES if size in asked}
         less = [
             f"{size} {most[size]:g} of {_amount(asked[size]):g}" for size in most if most[size] < _amount(asked[size])
-        ]
+        ] + [f"some only until dev score {score:g}" for score in sorted({*_kept_sizes(own, "stop_at_score")})]
         row = {"notebook": path.stem, "runs kept": len(runs), "at most, of what is published": ", ".join(less) or "–"}
         rows.append(row | {"trained on": ", ".join(sorted({str(run["device"]) for run in runs})) or "–"})
     columns = ["notebook", "runs kept", "at most, of what is published", "trained on"]
     return pd.DataFrame(rows, columns=columns).set_index("notebook")
+
+
+def _notebooks_of(name: str) -> list[str]:
+    """The notebooks whose runs a kept result has: one's own, or those of all that a sweep unites."""
+    sweep = project_root() / "params" / "sweeps" / f"{name}.yaml"
+    if not sweep.exists():
+        return [VERDICT_NOTEBOOK if name == VERDICT else name]
+    return [_values(sweep.with_name(united))["notebook"] for united in _values(sweep)["union"]]
+
+
+def _values(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
 
 
 def _amount(value: Any) -> float:
