@@ -224,7 +224,7 @@ def headline(
     """The study at a glance: τ against chain length for what differs in iteration and routing, and every component."""
     models = [BASELINE, "deep untied", TIED, HRM]
     with house_style():
-        figure, (left, right) = new_figure(1, 2, 3.1, width_ratios=(1, 1.15))
+        figure, (left, right) = new_figure(1, 2, 3.7, width_ratios=(1, 1.15))
         _lines(left, chain_lengths, "chain_length", models)
         _reference_curves(left, references, "chain_length", ("ceiling", NO_POINTERS))
         left.set(xlabel="longest run of hidden items", ylabel="Kendall τ, all pairs", title="τ by length of chains")
