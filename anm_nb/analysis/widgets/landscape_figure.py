@@ -46,7 +46,7 @@ class LandscapeFigure:
         self.profiles.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["−0.5", "0\ntruth", "0.5", "1\nnegative", "1.5"])
         self.profiles.set(xlim=(T[0], T[-1]), xlabel="t, place on the line")
         still_label(self.profiles, "φ(t) − φ(0), nats", 0.012)
-        self.profiles.yaxis.set_major_locator(MaxNLocator(6))
+        self.profiles.yaxis.set_major_locator(MaxNLocator(5))
 
     def _make_plane(self) -> None:
         (self.plane,) = panels(self.figure, 1, 1, left=0.56, right=0.87, bottom=0.16, top=0.86).flat
@@ -69,6 +69,7 @@ class LandscapeFigure:
         self.scale.set(xticks=[])
         still_label(self.scale, "E − E(truth), nats", 0.97)
         self.scale.yaxis.tick_right()
+        self.scale.yaxis.set_major_locator(MaxNLocator(5))
         self.scale.spines[:].set_visible(False)
 
     def open(self, colour: str) -> None:

@@ -63,6 +63,7 @@ def still_label(axes: Axes, text: str, left: float) -> None:
     place = blended_transform_factory(axes.figure.transFigure, axes.transAxes)
     size, colour = rcParams["axes.labelsize"], rcParams["axes.labelcolor"]
     axes.text(left, 0.5, text, transform=place, rotation=90, va="center", fontsize=size, color=colour)
+    axes.yaxis.set_label_coords(0, 0.5)  # else a place is looked for even without a label
 
 
 class Picture:
