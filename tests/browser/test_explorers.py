@@ -12,7 +12,7 @@ from stored_files import files
 
 from anm_nb.analysis.widgets import LandscapeExplorer, SamplerExplorer
 from anm_nb.exploration import ExploreMargins, ExploreRouting
-from anm_nb.runs import get_or_train, project_root, run_key, store_root
+from anm_nb.runs import get_or_train, project_root
 
 pytestmark = pytest.mark.browser
 
@@ -44,22 +44,21 @@ every_explorer = pytest.mark.parametrize("kind", MOVED)
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """A store with as many runs as are asked for; those of the notebooks are copied where they are trained already."""
-    folder, found = tmp_path_factory.mktemp("outputs"), store_root()
+    """A store of as many runs as are asked for, those of the notebooks among them."""
+    folder = tmp_path_factory.mktemp("outputs")
     margins, routing = ExploreMargins(), ExploreRouting()
     configs = [*margins.configs().values(), margins.board_config(), *routing.configs().values()]
+    for config in configs:  # in the store of all tests, as these notebooks and others are tests that want them, too
+        run = get_or_train(config)
+        shutil.copytree(run.path, folder / "runs" / run.key)
     tiny = {"size": 2, "width": 8, "batch": 8, "steps": 3, "records": 3, "dev_examples": 8, "seeds": [0, 1]}
     others = [
         ExploreMargins(**tiny, strategies=["none"], lr=1e-3 * (place + 1)) for place in range(STORED - len(configs))
     ]
-    others = [settings.configs()["none"] for settings in others]
-    for key in map(run_key, configs + others):
-        if (found / key).is_dir():
-            shutil.copytree(found / key, folder / "runs" / key)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANM_NB_OUTPUTS", str(folder))
-        for config in others:
-            get_or_train(config)
+        for settings in others:
+            get_or_train(settings.configs()["none"])
         yield folder
 
 
