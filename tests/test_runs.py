@@ -478,7 +478,8 @@ def test_a_strategy_of_your_own_is_trained_stored_and_read(strategies, tmp_path,
 # what a run says
 
 
-def test_a_run_reads_back_as_it_was(tmp_path):
+def test_a_run_reads_back_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/home/someone/ours", "--of", str(tmp_path / "theirs.json")])
     config = energy_config({"name": "anm", "miner": {"steps": 2}}, seeds=[4, 2], contrastive_weight=0.1)
     started = time.monotonic()
     run = get_or_train(config)
@@ -509,7 +510,7 @@ def test_a_run_reads_back_as_it_was(tmp_path):
     assert 0 < provenance["wall_seconds"] <= elapsed
     assert 50 < provenance["peak_memory_mib"] < 100_000
     assert provenance["device"].startswith("cpu ")
-    assert provenance["command"]
+    assert provenance["command"] == "ours --of theirs.json"
     assert {"commit", "dirty", "sources", "cpu_count", "platform", "finished"} < set(provenance)
 
 

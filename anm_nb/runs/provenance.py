@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ PROVENANCE_PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safeten
 
 
 def describe_environment(config: RunConfig) -> dict[str, Any]:
-    """Where a result comes from: versions, commit, machine, threads, command.
+    """Where a result comes from: versions, commit, machine, threads, command (of absolute paths the names only).
 
     Peak memory is that of this process, or of one it had started and that has ended: whichever was larger.
     """
@@ -38,9 +39,15 @@ def describe_environment(config: RunConfig) -> dict[str, Any]:
         "threads": _threads(config),
         "platform": platform.platform(),
         "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(sys.argv),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _command(argv: Sequence[str]) -> str:
+    """A command without the machine's folders."""
+    program, *arguments = argv
+    return " ".join([Path(program).name, *(Path(each).name if os.path.isabs(each) else each for each in arguments)])
 
 
 def _threads(config: RunConfig) -> int:
