@@ -479,7 +479,7 @@ def test_a_strategy_of_your_own_is_trained_stored_and_read(strategies, tmp_path,
 
 
 def test_a_run_reads_back_as_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/home/someone/ours", "--of", str(tmp_path / "theirs.json")])
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "ours"), "--of", str(tmp_path / "theirs.json")])
     config = energy_config({"name": "anm", "miner": {"steps": 2}}, seeds=[4, 2], contrastive_weight=0.1)
     started = time.monotonic()
     run = get_or_train(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,6 +63,8 @@ def write_index(folder: Path, cards: Sequence[Card]) -> Path:
     """Write the page over the cards into the folder, in one step; returns its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from anm_nb.runs.files import replace_whole
+
     templates = Environment(
         loader=PackageLoader("anm_nb"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -77,7 +78,5 @@ def write_index(folder: Path, cards: Sequence[Card]) -> Path:
         verdicts_open=VERDICTS_OPEN,
         made=datetime.now().astimezone(),
     )
-    partial = folder / f".{INDEX_FILE}.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, folder / INDEX_FILE)
+    replace_whole(folder / INDEX_FILE, page.encode())
     return folder / INDEX_FILE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,15 +24,15 @@ def render(path: Path, notebook: NotebookNode) -> str:
     if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
         from nbconvert import HTMLExporter
 
+        from anm_nb.runs.files import replace_whole
+
         notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = FORMULA.sub(_mathml, cell.source)
         exporter = HTMLExporter(raw_template=TEMPLATE)
         body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-        partial = rendering.with_name(f".{rendering.name}.partial")
-        partial.write_text(body, encoding="utf-8")
-        os.replace(partial, rendering)
+        replace_whole(rendering, body.encode())
     return rendering.name
 
 
