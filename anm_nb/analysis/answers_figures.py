@@ -16,6 +16,7 @@ from anm_nb.analysis.answers import mining_comparisons
 from anm_nb.analysis.collecting import Collection
 from anm_nb.analysis.experiment import metric_text
 from anm_nb.analysis.figures import colours, house_style, label, new_figure
+from anm_nb.analysis.layout import points
 from anm_nb.analysis.overview import differences
 
 NAME_WIDTH, TITLE_WIDTH = 36, 14  # characters of a row's name, and of a panel's, in one line
@@ -56,7 +57,7 @@ def effect_panels(effects: pd.DataFrame, unit: str, better: str, linear_to: floa
         if linear_to is not None:
             panels[0].set_xscale("symlog", linthresh=linear_to)
             panels[0].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear_to))
-        panels[0].set_yticks(range(len(rows)), names, fontsize=6.5)
+        panels[0].set_yticks(range(len(rows)), names, fontsize=points(6.5))
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         figure.supxlabel(f"{unit} ({better}; 95 % interval over seeds)", size=8)
         handles = [axes.plot([], [], "o", color=colour, label=label(method))[0] for method, colour in colour_of.items()]

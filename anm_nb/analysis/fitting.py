@@ -1,6 +1,7 @@
 """A figure drawn for a wide page brought to a narrow one: long labels broken into lines, crowded ticks thinned out.
 
-What is drawn stays where it is; only words move to a further line, and ticks lose their labels.
+What is drawn stays where it is; words move to a further line, ticks lose their labels, and a figure grows in height
+where names of rows, in their further lines, would lie on each other.
 """
 
 from __future__ import annotations
@@ -34,8 +35,18 @@ def fit(figure: Figure) -> None:
         if figure.get_supxlabel():
             _break(figure._supxlabel, figure.bbox.width - 2 * space)  # type: ignore[attr-defined]
         figure.draw_without_rendering()
+        figure.set_figheight(figure.get_figheight() * max([1.0, *map(_crowding, figure.axes)]))
+        figure.draw_without_rendering()
         for axes in figure.axes:
             _thin(axes, space)
+
+
+def _crowding(axes: Axes) -> float:
+    """How many times the room between their middles the names of two rows need at most, one above the other."""
+    labels = [label for label in axes.get_yticklabels() if label.get_visible() and " " in label.get_text()]
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
+    needs = [(one.height + other.height) / (other.y0 + other.y1 - one.y0 - one.y1) for one, other in pairwise(boxes)]
+    return max(needs, default=1.0)
 
 
 def _room(figure: Figure, axes: Axes) -> tuple[float, float]:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.figures import PALETTE, house_style, label, new_figure
+from anm_nb.analysis.layout import points
 from anm_nb.analysis.ranking_figures import TAU_TITLES
 from anm_nb.analysis.ranking_tables import on_test
 from anm_nb.analysis.stats import CONFIDENCE, holm, mean_interval, paired_difference
@@ -92,8 +94,14 @@ def grid_figure(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
             ceiling = _ceiling(references, metric)
             axes.axvline(ceiling, color="black", linewidth=0.7, linestyle=(0, (4, 3)))
             axes.annotate(
-                "ceiling", (ceiling, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=6.5
+                "ceiling",
+                (ceiling, 1),
+                xycoords=("data", "axes fraction"),
+                ha="right",
+                va="bottom",
+                fontsize=points(6.5),
             )
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             least = min(float(scores.to_numpy().min()), float(table["low"].min()), ceiling - LEAST_SPAN)
             axes.set(xlabel=f"Kendall τ on test, {TAU_TITLES[metric]}", xlim=(least - 0.01, ceiling + LEAST_SPAN / 4))
         row[0].set_yticks(range(len(methods)), [_label(method) for method in methods])

@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure
 from anm_nb.analysis.iteration_verdicts import BASELINE, HRM, TIED
+from anm_nb.analysis.layout import points
 from anm_nb.analysis.stats import mean_interval
 
 # Nine models in one panel cannot be told apart: a panel for each question, of what differs in it.
@@ -163,7 +164,9 @@ def tau_by_halting(halting: pd.DataFrame, test_iterations: pd.DataFrame) -> Figu
                 axes.errorbar(
                     made, mean, [[mean - low], [high - mean]], fmt="o", color="black", markersize=4, capsize=2
                 )
-                axes.annotate(f"{patience}", (made, mean), xytext=(5, -9), textcoords="offset points", fontsize=7)
+                axes.annotate(
+                    f"{patience}", (made, mean), xytext=(5, -9), textcoords="offset points", fontsize=points(7)
+                )
             axes.set(title=label(model), xlabel="iterations, mean over problems")
         handles = [
             Line2D([], [], color="black", label="the same number for every problem"),
@@ -199,7 +202,7 @@ def tau_by_hints(control: pd.DataFrame, references: pd.DataFrame) -> Figure:
                 xytext=(0, -8),
                 textcoords="offset points",
                 ha="right",
-                fontsize=6.5,
+                fontsize=points(6.5),
             )
         axes.set_xticks(range(len(kinds)), [f"{hints} pointers" for hints in kinds])
         axes.set(ylabel="Kendall τ, all pairs", xlim=(-0.5, len(kinds) - 0.5))
@@ -278,7 +281,9 @@ def _forest(axes: Axes, effects: pd.DataFrame, scores: pd.DataFrame) -> None:
         style: dict[str, Any] = {"color": shades[row["state"]], "markerfacecolor": face, "markersize": 4.5}
         axes.errorbar(row["gain"], place, xerr=reach, fmt="o", capsize=2, **style)
     axes.axvline(0, color="black", linewidth=0.7)
-    axes.set_yticks(places, [f"{row.component}\n{row.better} − {row.base}" for row in effects.itertuples()], fontsize=6)
+    axes.set_yticks(
+        places, [f"{row.component}\n{row.better} − {row.base}" for row in effects.itertuples()], fontsize=points(6)
+    )
     axes.set_ylim(len(effects) - 0.5, -0.5)
     axes.set_xlabel("difference of τ (dots: seeds)")
     axes.tick_params(axis="y", length=0)

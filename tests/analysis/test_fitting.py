@@ -120,3 +120,14 @@ def test_ticks_that_a_panel_shares_with_the_one_below_are_left():
     fit(figure)
     figure.draw_without_rendering()
     assert len(shown(grid[1])) > 3
+
+
+@pytest.mark.parametrize("words", [1, 5])
+def test_a_figure_grows_where_names_of_rows_would_lie_on_each_other(words):
+    figure, (axes,) = panels(height=2.0)
+    axes.set_yticks(range(6), [" ".join(["a few words"] * words) for _ in range(6)], fontsize=6)
+    fit(figure)
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in axes.get_yticklabels()), key=lambda box: box.y0)
+    assert all(one.y1 <= other.y0 + 1 for one, other in pairwise(boxes))
+    assert (figure.get_figheight() > 2.0) == (words > 1)
