@@ -13,10 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from anm_nb.analysis.figures import PALETTE, house_style, label, new_figure
 from anm_nb.analysis.layout import points
 from anm_nb.analysis.ranking_figures import TAU_TITLES
-from anm_nb.analysis.ranking_tables import on_test
+from anm_nb.analysis.ranking_tables import on_test, stalled_seeds
 from anm_nb.analysis.stats import CONFIDENCE, holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
-from anm_nb.analysis.tiers import at_ceiling
+from anm_nb.analysis.tiers import at_ceiling, evaluate_tiers
 from anm_nb.ranking.experiments import RankingExperiment
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.runs import run_key
@@ -116,27 +116,52 @@ def _label(method: str) -> str:
 
 
 def grid_summary(kept: Reference, swept: str | None = None) -> str:
-    """τ on test of every model beside the task's references, and its differences from the baseline and from HRM.
+    """τ on test of every model beside the task's references, its differences from the baseline and from HRM, and tiers.
 
+    What else there is to say of a model depends on what its task leaves to gain: beside a baseline at the ceiling how
+    soon it got there, otherwise its median and how many of its seeds stalled, which means and intervals would hide.
     With `swept`, of the models that differ in that field only; corrected over the whole grid all the same.
     """
     (metric,) = {run["config"]["selection"] or _metric(run["config"]["task"]) for run in kept.provenance.values()}
+    ceiling = _ceiling(kept.references, metric)
+    tables = {each: compared(kept.metrics, each) for each in METRICS}
+    further = _further(kept.metrics, metric, _stands_at(tables[metric], BASELINE, ceiling))
     columns = ["ranking", "kind", *(TAU_TITLES[each] for each in METRICS)]
     columns += [f"against `{against}`, {TAU_TITLES[metric]}" for against in (BASELINE, CENTRE)]
-    lines = [f"| {' | '.join([*columns, f'epochs to {MILESTONE}'])} |", "|---" * (len(columns) + 1) + "|"]
-    lines += [
-        f"| {name} | {kind} | {' | '.join(f'{value:z.3f}' for value in values)} | | | |"
-        for (kind, name), values in _reference_rows(kept.references)
+    lines = [_row([*columns, *further]), _row(["---"] * (len(columns) + further.shape[1]))]
+    for (kind, name), values in _reference_rows(kept.references):
+        lines.append(_row([name, kind, *(f"{value:z.3f}" for value in values), *[""] * (2 + further.shape[1])]))
+    for method in kept.provenance:
+        if swept is None or method in (BASELINE, CENTRE) or f"{swept} =" in method:
+            taus = [_interval(tables[each], method, "mean", "") for each in METRICS]
+            differences = [_difference(tables[metric], method, against, ceiling) for against in (BASELINE, CENTRE)]
+            lines.append(_row([f"`{method}`", "measured", *taus, *differences, *further.loc[method]]))
+    return "\n".join([*lines, "", _tiers(kept.metrics, metric, ceiling)])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _further(metrics: pd.DataFrame, metric: str, at_the_ceiling: bool) -> pd.DataFrame:
+    """What a model's row says beyond means and differences, as text: index method."""
+    if at_the_ceiling:
+        return epochs_to(metrics, metric, MILESTONE).apply(_reached).to_frame(f"epochs to {MILESTONE}")
+    scores = on_test(metrics, f"test_{metric}")
+    stalled = stalled_seeds(scores, BASELINE).astype(str).reindex(scores.columns, fill_value="")
+    medians = scores.median().map("{:z.3f}".format)
+    return pd.DataFrame({f"median, {TAU_TITLES[metric]}": medians, f"stalled seeds, of {len(scores)}": stalled})
+
+
+def _tiers(metrics: pd.DataFrame, metric: str, ceiling: float) -> str:
+    """The document's tiers for HRM beside the baseline, by the means, and what their difference decides."""
+    scores = on_test(metrics, f"test_{metric}")
+    report = evaluate_tiers(scores[BASELINE], scores[CENTRE], TAU_TITLES[metric], ceiling)
+    tiers = [
+        f"{row.tier} {'reached' if row.reached else 'not reached'}{'' if row.reachable else ' (out of reach)'}"
+        for row in report.table.itertuples()
     ]
-    tables = {each: compared(kept.metrics, each) for each in METRICS}
-    ceiling = _ceiling(kept.references, metric)
-    epochs = epochs_to(kept.metrics, metric, MILESTONE)
-    shown = [name for name in kept.provenance if swept is None or name in (BASELINE, CENTRE) or f"{swept} =" in name]
-    for method in shown:
-        taus = [_interval(tables[each], method, "mean", "") for each in METRICS]
-        differences = [_difference(tables[metric], method, against, ceiling) for against in (BASELINE, CENTRE)]
-        lines.append(f"| `{method}` | measured | {' | '.join([*taus, *differences, _reached(epochs[method])])} |")
-    return "\n".join(lines)
+    return f"The document's tiers over {report.space}, by the means: {', '.join(tiers)}. {report.verdict}."
 
 
 def _reference_rows(references: pd.DataFrame) -> list[tuple[tuple[str, str], list[float]]]:
@@ -160,6 +185,12 @@ def _ceiling(references: pd.DataFrame, metric: str) -> float:
     return float(references.set_index(["kind", "metric"])["value"]["ceiling", metric])
 
 
+def _stands_at(table: pd.DataFrame, method: str, ceiling: float) -> bool:
+    """Whether a model of `compared` sits at the ceiling."""
+    mean, low, high = (float(table[column][method]) for column in ("mean", "low", "high"))
+    return at_ceiling((mean, low, high), ceiling)
+
+
 def _metric(task: str) -> str:
     from anm_nb.tasks import task_class
 
@@ -177,8 +208,7 @@ def _difference(table: pd.DataFrame, method: str, against: str, ceiling: float) 
     if method == against:
         return ""
     column = f"from_{against}"
-    intervals = table.loc[[method, against], ["mean", "low", "high"]].to_numpy(float)
-    if all(at_ceiling((mean, low, high), ceiling) for mean, low, high in intervals):
+    if all(_stands_at(table, each, ceiling) for each in (method, against)):
         return "no headroom"
     text = _interval(table, method, column, "+")
     if table[f"{column}_p"][method] < 1 - CONFIDENCE:

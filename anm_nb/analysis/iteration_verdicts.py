@@ -13,6 +13,7 @@ import pandas as pd
 
 from anm_nb.analysis.iteration_tables import HINTS, references_at, wide
 from anm_nb.analysis.ranking_checklist import DECIMALS
+from anm_nb.analysis.ranking_tables import stalled_seeds
 from anm_nb.analysis.stats import POWER, holm, mean_interval, paired_difference, ratio_interval
 from anm_nb.analysis.tiers import AT_CEILING, TIERS, Tier, at_ceiling, evaluate_tiers
 from anm_nb.analysis.verdicts import LEAST_SEEDS, State, Verdict
@@ -162,11 +163,6 @@ def tier_table(mask_rates: pd.DataFrame, references: pd.DataFrame) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def no_better(scores: pd.DataFrame) -> pd.Series:
-    """How many seeds of each comparator are no better than the best seed of one pass: those that have stalled."""
-    return (scores.drop(columns=BASELINE) <= scores[BASELINE].max()).sum()
-
-
 def shown_comparators(scores: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     """τ of every comparator as text beside the references of the task (as `reference_scores` gives them)."""
     known = references[references["metric"] == "tau_all"].sort_values("kind", ascending=False)
@@ -175,7 +171,7 @@ def shown_comparators(scores: pd.DataFrame, references: pd.DataFrame) -> pd.Data
         {"ranking": row.name, "kind": row.kind, "τ, all pairs [95 %]": f"{row.value:z.2f}", "median": "", count: ""}
         for row in known.itertuples(index=False)
     ]
-    stalled = no_better(scores)
+    stalled = stalled_seeds(scores, BASELINE)
     for model in scores:
         row: dict[str, Any] = {
             "ranking": model,

@@ -16,10 +16,11 @@ from anm_nb.analysis.figures import PALETTE, colours, house_style, interval_line
 from anm_nb.analysis.layout import NOTEBOOK, figure_width, points
 from anm_nb.analysis.ranking_tables import SPACES, Probe
 from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.tiers import Space
 from anm_nb.ranking.routing import BANDS
 
 DASHED = (0, (4, 3))
-TAU_TITLES = {"tau_obs": "observed pairs", "tau_all": "all pairs", "tau_index": "index space"}
+TAU_TITLES: dict[str, Space] = {"tau_obs": "observed pairs", "tau_all": "all pairs", "tau_index": "index space"}
 
 
 def shades(methods: Sequence[str]) -> dict[str, str]:

@@ -27,6 +27,14 @@ def on_test(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
     return rows.pivot(index="seed", columns="method", values=column)[list(metrics["method"].unique())]
 
 
+def stalled_seeds(scores: pd.DataFrame, baseline: str) -> pd.Series:
+    """How many seeds of each model are no better than the best seed of the baseline, one pass: those that have stalled.
+
+    `scores`: τ, a row per seed, a column per method, among them the baseline. Index the other methods.
+    """
+    return (scores.drop(columns=baseline) <= scores[baseline].max()).sum()
+
+
 def waterfall(runs: Mapping[str, Run]) -> pd.DataFrame:
     """τ of the same test predictions in each space: columns method, seed, space, tau. Trains nothing."""
     rows = []

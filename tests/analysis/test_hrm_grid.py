@@ -79,11 +79,11 @@ def kept(folder, metrics, task):
 def test_the_table_has_every_reference_and_model_and_decides_by_the_task_s_metric(metrics, tmp_path):
     lines = grid_summary(kept(tmp_path, metrics, "hinted_sort")).split("\n")
     assert "against `baseline`, all pairs" in lines[0]
-    assert len(lines) == 2 + 3 + 3
-    assert len({line.count("|") for line in lines}) == 1
-    by_name = {line.split("|")[1].strip(): line for line in lines}
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + 3 + 3
+    assert len({row.count("|") for row in rows}) == 1
+    by_name = {row.split("|")[1].strip(): row for row in rows}
     assert by_name["`hrm`"].count("better") == 1
-    assert "never" in by_name["`hrm`"]
     assert "better" in by_name["`hrm_period = 3`"]
     assert "undecided" in by_name["`hrm_period = 3`"]
     assert "| best | ceiling | 1.000 | 0.900 |" in by_name["best"]
@@ -91,8 +91,33 @@ def test_the_table_has_every_reference_and_model_and_decides_by_the_task_s_metri
     assert few == [line for line in lines if "hrm_period" not in line]
     observed = grid_summary(kept(tmp_path, metrics, "partial_sort"))
     assert "against `baseline`, observed pairs" in observed
-    assert "1 (4 of 4 seeds)" in observed
-    assert observed.count("no headroom") == 4
+    assert observed.count("no headroom") == 4 + 1  # every comparison, and the tiers
+
+
+def test_at_the_ceiling_the_table_says_how_soon_and_below_it_which_seeds_stalled(metrics, tmp_path):
+    at_ceiling = grid_summary(kept(tmp_path, metrics, "partial_sort"))
+    assert "epochs to 0.99" in at_ceiling
+    assert "1 (4 of 4 seeds)" in at_ceiling
+    assert "stalled" not in at_ceiling
+    stuck = (metrics["method"] == "hrm") & (metrics["seed"] == 2)
+    metrics.loc[stuck, ["tau_all", "test_tau_all"]] = metrics["test_tau_all"].where(stuck) - 0.5
+    below = grid_summary(kept(tmp_path, metrics, "hinted_sort"))
+    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")] for line in below.split("\n")[:-2]}
+    assert cells["ranking"][-3:] == ["median, all pairs", "stalled seeds, of 4", ""]
+    median = metrics[metrics["method"] == "hrm"]["test_tau_all"].median()
+    assert cells["`hrm`"][-3:] == [f"{median:.3f}", "1", ""]
+    assert cells["`hrm_period = 3`"][-2] == "0"
+    assert cells["`baseline`"][-2] == ""
+
+
+def test_the_tiers_stand_below_the_table_with_what_the_difference_decides(metrics, tmp_path):
+    tiers = grid_summary(kept(tmp_path, metrics, "hinted_sort")).split("\n")[-1]
+    assert "tiers over all pairs, by the means: minimum reached, target reached, stretch " in tiers
+    found = stats.ttest_rel(
+        *(metrics[metrics["method"] == name]["test_tau_all"].dropna().to_numpy() for name in ("hrm", "baseline"))
+    ).confidence_interval()
+    assert f"[{found.low:+.3f}, {found.high:+.3f}]" in tiers
+    assert "80 % power" in tiers
 
 
 def test_the_figure_shows_every_seed_of_every_model(metrics):
