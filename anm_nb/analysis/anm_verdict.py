@@ -235,14 +235,15 @@ def chosen(plans: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def costs(plans: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """What a step of each tuned method costs beside plain denoising, and what equal time means for the others."""
+    """What a step of each tuned method costs beside plain denoising, and what equal time means for the others: text."""
     rows = []
     for plan in plans:
-        of_none = {f"{name}, × a step of none": plan["step_ms"][name] / plan["step_ms"]["none"] for name in FAMILIES}
+        step = plan["step_ms"]
+        of_none = {f"{name}, × a step of none": f"{step[name] / step['none']:.2f}" for name in FAMILIES}
         longer = {f"steps of {name} in equal time": steps for name, steps in plan["longer"].items()}
         names = {"task": plan["task"], "training": plan["training"]}
         rows.append(names | of_none | longer | {"batch of none in equal time": plan["larger_batch"]})
-    return pd.DataFrame(rows).set_index(["task", "training"]).round(2)
+    return pd.DataFrame(rows).set_index(["task", "training"]).astype(str)
 
 
 def verdicts(confirmed: pd.DataFrame, budget: str) -> list[Verdict]:
