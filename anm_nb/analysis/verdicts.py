@@ -92,7 +92,7 @@ def judge(
     gap = _interval_text(difference.estimate, difference.low, difference.high, decimals)
     measured = (
         f"{names[0]}: {first}, {names[1]}: {second}{f' {unit}' if unit else ''}; "
-        f"first − second {gap}, {_seed_count(difference.pairs)}"
+        f"first − second = {gap}, {_seed_count(difference.pairs)}"
     )
     side = "undecided" if not difference.low * difference.high > 0 else _sign_state(difference)
     return _verdict(claim, measured, side, difference, unit, expected)

@@ -89,7 +89,7 @@ def test_what_was_measured_is_told_of_the_pairs_that_were_compared():
     """A seed that one side lacks is left out of both means, so that they differ by the difference told."""
     verdict = compare([1.0, 2.0, 3.0, math.nan], [2.0, 3.1, 3.9, 1000.0], unit="MSE", expected="yes (section J)")
     text = str(verdict)
-    assert "anm: 2.00, stock: 3.00 MSE; first − second -1.00 [" in text
+    assert "anm: 2.00, stock: 3.00 MSE; first − second = -1.00 [" in text
     assert "3 seeds" in text
     assert "the document expects: yes (section J)" in text
     assert text.startswith("SUPPORTED: `anm` is lower")
