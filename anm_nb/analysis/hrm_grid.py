@@ -125,7 +125,7 @@ def grid_summary(kept: Reference, swept: str | None = None) -> str:
     (metric,) = {run["config"]["selection"] or _metric(run["config"]["task"]) for run in kept.provenance.values()}
     ceiling = _ceiling(kept.references, metric)
     tables = {each: compared(kept.metrics, each) for each in METRICS}
-    further = _further(kept.metrics, metric, _stands_at(tables[metric], BASELINE, ceiling))
+    further = (_how_soon if _stands_at(tables[metric], BASELINE, ceiling) else _stalls)(kept.metrics, metric)
     columns = ["ranking", "kind", *(TAU_TITLES[each] for each in METRICS)]
     columns += [f"against `{against}`, {TAU_TITLES[metric]}" for against in (BASELINE, CENTRE)]
     lines = [_row([*columns, *further]), _row(["---"] * (len(columns) + further.shape[1]))]
@@ -143,10 +143,13 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _further(metrics: pd.DataFrame, metric: str, at_the_ceiling: bool) -> pd.DataFrame:
-    """What a model's row says beyond means and differences, as text: index method."""
-    if at_the_ceiling:
-        return epochs_to(metrics, metric, MILESTONE).apply(_reached).to_frame(f"epochs to {MILESTONE}")
+def _how_soon(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """When dev reached the milestone, as text: index method."""
+    return epochs_to(metrics, metric, MILESTONE).apply(_reached).to_frame(f"epochs to {MILESTONE}")
+
+
+def _stalls(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The median on test and how many seeds stalled, as text: index method."""
     scores = on_test(metrics, f"test_{metric}")
     stalled = stalled_seeds(scores, BASELINE).astype(str).reindex(scores.columns, fill_value="")
     medians = scores.median().map("{:z.3f}".format)

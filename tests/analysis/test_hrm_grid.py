@@ -99,6 +99,11 @@ def test_at_the_ceiling_the_table_says_how_soon_and_below_it_which_seeds_stalled
     assert "epochs to 0.99" in at_ceiling
     assert "1 (4 of 4 seeds)" in at_ceiling
     assert "stalled" not in at_ceiling
+    late = metrics.assign(tau_obs=metrics["tau_obs"].where(metrics["method"] != "hrm", 0.98))
+    (hrm,) = [
+        line for line in grid_summary(kept(tmp_path, late, "partial_sort")).split("\n") if line.startswith("| `hrm` |")
+    ]
+    assert hrm.endswith("| never |")
     stuck = (metrics["method"] == "hrm") & (metrics["seed"] == 2)
     metrics.loc[stuck, ["tau_all", "test_tau_all"]] = metrics["test_tau_all"].where(stuck) - 0.5
     below = grid_summary(kept(tmp_path, metrics, "hinted_sort"))
