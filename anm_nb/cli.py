@@ -98,6 +98,9 @@ def reference(
     run: Annotated[
         list[str] | None, typer.Option(metavar="RUN", help="Only this run of it; may be given several times.")
     ] = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Train only what is not kept of it already, and keep it beside that.")
+    ] = False,
 ) -> None:
     """Train the runs of a notebook, or of a sweep's notebooks, keep their tables in outputs/reference, quote in README.
 
@@ -107,7 +110,7 @@ def reference(
     from anm_nb.parameters import ParameterError
 
     try:
-        typer.echo(reference_command.keep(name, profile, run or ()))
+        typer.echo(reference_command.keep(name, profile, run or (), add))
     except ParameterError as error:
         _refuse(str(error))
 

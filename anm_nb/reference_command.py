@@ -22,7 +22,7 @@ from anm_nb.sweep.settings import settings_class
 
 FAMILIES = (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline, WhereIterationHelps)
 NOTEBOOKS = {each.notebook: each for each in FAMILIES}
-SWEEPS = ("hrm_ceiling", "hrm_hinted")
+SWEEPS = ("hrm", "hrm_ceiling", "hrm_hinted")
 PROFILE = "mid"
 
 
@@ -34,11 +34,12 @@ class Experiment(Protocol):
     def reference_scores(self) -> pd.DataFrame: ...
 
 
-def keep(name: str, profile: str | None, only: Sequence[str] = ()) -> Path:
+def keep(name: str, profile: str | None, only: Sequence[str] = (), add: bool = False) -> Path:
     """Keep the result of that name; the folder it is kept in.
 
-    With `only`, of these runs. Raises `ParameterError` for a name, profile or run that does not exist, and for values
-    that cannot be used, before any work starts.
+    With `only`, of these runs; with `add`, beside those that are kept of it already, which are not trained again.
+    Raises `ParameterError` for a name, profile or run that does not exist, for values that cannot be used, and for kept
+    runs that are not those of the present configs and sources, before any work starts.
     """
     readme = runs.project_root() / "README.md"
     configs, experiment = _of_sweep(name, profile) if name in SWEEPS else _of_notebook(name, profile or PROFILE)
@@ -46,14 +47,32 @@ def keep(name: str, profile: str | None, only: Sequence[str] = ()) -> Path:
         if one not in configs:
             raise ParameterError(unknown_name("run", one, configs))
     make_tables = kept_results.DISPLAYS[name].tables
-    if only and make_tables:
-        raise ParameterError(f"--run {only[0]}: what is kept of {name} is made of all its runs together")
+    if make_tables and (only or add):
+        asked = "--add" if add else f"--run {only[0]}"
+        raise ParameterError(f"{asked}: what is kept of {name} is made of all its runs together")
     kept_results.place_in(readme, name)
-    finished = {one: runs.get_or_train(configs[one]) for one in only or configs}
-    tables = make_tables(experiment, finished) if make_tables else {}
-    kept = kept_results.keep_reference(name, finished, experiment.reference_scores(), tables)
+    already = _kept_runs(name, configs) if add else {}
+    trained = {one: runs.get_or_train(configs[one]) for one in only or configs if one not in already}
+    tables = make_tables(experiment, trained) if make_tables else {}
+    every: dict[str, runs.Run | kept_results.KeptRun] = {**already, **trained}
+    in_order = {one: every[one] for one in configs if one in every}
+    kept = kept_results.keep_reference(name, in_order, experiment.reference_scores(), tables)
     kept_results.quote(kept, readme)
     return kept.path
+
+
+def _kept_runs(name: str, configs: Mapping[str, RunConfig]) -> Mapping[str, kept_results.KeptRun]:
+    """The runs kept of a result, if any. Raises `ParameterError` for one that would not be trained alike now."""
+    folder = kept_results.reference_root() / name
+    kept = kept_results.Reference(folder).runs if (folder / "provenance.json").exists() else {}
+    for one, run in kept.items():
+        now = runs.run_key(configs[one]) if one in configs else "none of that name"
+        if run.key != now:
+            raise ParameterError(
+                f"--add: '{one}' is kept of run {run.key}, and with the present config and sources it is {now}; "
+                "keep all of them anew, without --add"
+            )
+    return kept
 
 
 def _of_notebook(name: str, profile: str) -> tuple[Mapping[str, RunConfig], Experiment]:

@@ -479,7 +479,8 @@ def test_a_strategy_of_your_own_is_trained_stored_and_read(strategies, tmp_path,
 
 
 def test_a_run_reads_back_as_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", [str(tmp_path / "ours"), "--of", str(tmp_path / "theirs.json")])
+    argv = [tmp_path / "ours", "--of", tmp_path / "theirs.json", f"--in={tmp_path}/others.json", "--rate=0.5"]
+    monkeypatch.setattr("sys.argv", [str(each) for each in argv])
     config = energy_config({"name": "anm", "miner": {"steps": 2}}, seeds=[4, 2], contrastive_weight=0.1)
     started = time.monotonic()
     run = get_or_train(config)
@@ -510,7 +511,7 @@ def test_a_run_reads_back_as_it_was(tmp_path, monkeypatch):
     assert 0 < provenance["wall_seconds"] <= elapsed
     assert 50 < provenance["peak_memory_mib"] < 100_000
     assert provenance["device"].startswith("cpu ")
-    assert provenance["command"] == "ours --of theirs.json"
+    assert provenance["command"] == "ours --of theirs.json --in=others.json --rate=0.5"
     assert {"commit", "dirty", "sources", "cpu_count", "platform", "finished"} < set(provenance)
 
 

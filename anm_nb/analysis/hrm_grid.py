@@ -144,8 +144,11 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _how_soon(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """When dev reached the milestone, as text: index method."""
-    return epochs_to(metrics, metric, MILESTONE).apply(_reached).to_frame(f"epochs to {MILESTONE}")
+    """When dev reached the milestone, and τ over all pairs there after the last epoch, as text: index method."""
+    soon = epochs_to(metrics, metric, MILESTONE).apply(_reached)
+    last = metrics[metrics["epoch"] == metrics.groupby(["method", "seed"])["epoch"].transform("max")]
+    lasting = last.groupby("method")["tau_all"].apply(lambda taus: _text(mean_interval(taus)))
+    return pd.DataFrame({f"epochs to {MILESTONE}": soon, f"{TAU_TITLES['tau_all']}, dev, last epoch": lasting})
 
 
 def _stalls(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -202,7 +205,12 @@ def _metric(task: str) -> str:
 
 def _interval(table: pd.DataFrame, method: str, column: str, sign: str) -> str:
     ends = ("low", "high") if column == "mean" else (f"{column}_low", f"{column}_high")
-    value, low, high = (f"{table[each][method]:{sign}z.3f}" for each in (column, *ends))
+    return _text((float(table[each][method]) for each in (column, *ends)), sign)
+
+
+def _text(estimate: Iterable[float], sign: str = "") -> str:
+    """A value and the ends of its interval."""
+    value, low, high = (f"{each:{sign}z.3f}" for each in estimate)
     return f"{value} [{low}, {high}]"
 
 

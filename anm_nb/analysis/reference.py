@@ -41,6 +41,16 @@ def reference_root() -> Path:
 
 
 @dataclass(frozen=True)
+class KeptRun:
+    """What is kept of a run: all that a table of several is made of."""
+
+    key: str
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    metrics: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Reference:
     """One kept result: metrics of several methods, the task's reference scores, and provenance of every run."""
 
@@ -68,6 +78,15 @@ class Reference:
         """For each method: run key, config, versions, commit, machine."""
         return json.loads((self.path / "provenance.json").read_text())
 
+    @cached_property
+    def runs(self) -> dict[str, KeptRun]:
+        """What is kept of each method's run."""
+        rows = {method: own.drop(columns="method") for method, own in self.metrics.groupby("method")}
+        return {
+            method: KeptRun(of["key"], of["config"], of["provenance"], rows[method])
+            for method, of in self.provenance.items()
+        }
+
 
 def load_reference(name: str) -> Reference:
     """A kept result by name. Raises `ParameterError` naming the nearest one that exists."""
@@ -79,7 +98,10 @@ def load_reference(name: str) -> Reference:
 
 
 def keep_reference(
-    name: str, runs: Mapping[str, Run], references: pd.DataFrame, tables: Mapping[str, pd.DataFrame] | None = None
+    name: str,
+    runs: Mapping[str, Run | KeptRun],
+    references: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> Reference:
     """Store the runs' metrics and provenance, and other tables by name, as a kept result.
 
@@ -236,6 +258,7 @@ DISPLAYS = {
     "10_anm_vs_corruption": Display(mse_figure, mse_summary),
     "15_ired_table": Display(ired_figure, ired_summary),
     "20_hrm_vs_baseline": Display(tau_figure, tau_summary),
+    "hrm": Display(grid_figure, hrm_grid.grid_summary),
     "hrm_ceiling": Display(grid_figure, hrm_grid.grid_summary),
     "hrm_hinted": Display(grid_figure, hrm_grid.grid_summary),
     "25_where_iteration_helps": Display(iteration_figure, iteration_summary, study_tables),

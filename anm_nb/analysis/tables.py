@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.runs import Run
 
 
-def collect(runs: Mapping[str, Run]) -> pd.DataFrame:
+class Measured(Protocol):
+    """A run, from the store or kept: whatever has metrics."""
+
+    @property
+    def metrics(self) -> pd.DataFrame: ...
+
+
+def collect(runs: Mapping[str, Measured]) -> pd.DataFrame:
     """The metrics of several runs as one tidy table with a `method` column: one row per (method, seed, step)."""
     return pd.concat([run.metrics.assign(method=method) for method, run in runs.items()], ignore_index=True)
 

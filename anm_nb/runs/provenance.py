@@ -45,9 +45,14 @@ def describe_environment(config: RunConfig) -> dict[str, Any]:
 
 
 def _command(argv: Sequence[str]) -> str:
-    """A command without the machine's folders."""
+    """A command without the machine's folders, whether they stand alone or behind an option's equals sign."""
     program, *arguments = argv
-    return " ".join([Path(program).name, *(Path(each).name if os.path.isabs(each) else each for each in arguments)])
+    return " ".join([Path(program).name, *(_without_folder(each) for each in arguments)])
+
+
+def _without_folder(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    return option + equals + (Path(value).name if os.path.isabs(value) else value)
 
 
 def _threads(config: RunConfig) -> int:

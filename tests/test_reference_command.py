@@ -1,0 +1,73 @@
+"""`anm-nb reference`: a result kept in parts is the one kept at once; parts that do not fit are refused."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from anm_nb.analysis.reference import load_reference
+from anm_nb.parameters import ParameterError
+from anm_nb.reference_command import keep
+
+NAME = "02_kendall_forensics"
+PARTS = ("published baseline", "published", "all")
+TINY = """
+size: 4
+mask_rate: 0.5
+width: 8
+n_heads: 2
+max_inner_iters: 2
+hrm_period: 2
+batch: 8
+epochs: 1
+train_samples: 16
+dev_samples: 8
+test_samples: 8
+seeds: [1, 2]
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of a README and one profile, with a store and kept results of its own."""
+    monkeypatch.setattr("anm_nb.runs.project_root", lambda: tmp_path)
+    monkeypatch.setattr("anm_nb.analysis.reference.reference_root", lambda: tmp_path / "reference")
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    (tmp_path / "params" / "tiny").mkdir(parents=True)
+    (tmp_path / "params" / "tiny" / f"{NAME}.yaml").write_text(TINY)
+    (tmp_path / "README.md").write_text(f"# A page\n<!-- begin: {NAME} -->\n<!-- end: {NAME} -->\n")
+    return tmp_path
+
+
+def test_a_result_kept_in_parts_is_the_one_kept_at_once_and_trains_nothing_twice(project, monkeypatch):
+    path = keep(NAME, "tiny", PARTS)
+    whole, page = load_reference(NAME), (project / "README.md").read_text()
+    metrics, provenance = whole.metrics, json.loads((path / "provenance.json").read_text())
+
+    keep(NAME, "tiny", PARTS[1:2])
+    assert list(load_reference(NAME).provenance) == ["published"]  # without --add in place of what was kept
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(project / "another machine"))
+    keep(NAME, "tiny", (PARTS[2], PARTS[0]), add=True)
+    pd.testing.assert_frame_equal(load_reference(NAME).metrics, metrics)
+    added = json.loads((path / "provenance.json").read_text())
+    assert [(one, run["key"], run["config"]) for one, run in added.items()] == [
+        (one, run["key"], run["config"]) for one, run in provenance.items()
+    ]
+    assert added["published"] == provenance["published"]
+    assert (project / "README.md").read_text() == page
+    trained = {folder.name for folder in (project / "another machine" / "runs").glob("[!.]*")}
+    assert trained == {provenance[one]["key"] for one in ("published baseline", "all")}
+
+
+def test_runs_of_other_configs_or_sources_are_not_added_to(project):
+    keep(NAME, "tiny", PARTS[:1])
+    values = project / "params" / "tiny" / f"{NAME}.yaml"
+    values.write_text(TINY.replace("seeds: [1, 2]", "seeds: [1, 2, 3]"))
+    with pytest.raises(ParameterError, match=r"--add: 'published baseline' is kept of run [0-9a-f]{16}, and with"):
+        keep(NAME, "tiny", PARTS[1:2], add=True)
+    assert list(load_reference(NAME).provenance) == ["published baseline"]
+
+
+def test_where_nothing_is_kept_there_is_only_what_is_added(project):
+    keep(NAME, "tiny", PARTS[:2], add=True)
+    assert list(load_reference(NAME).provenance) == list(PARTS[:2])
