@@ -1,11 +1,12 @@
 """`anm-nb reference`: a result kept in parts is the one kept at once; parts that do not fit are refused."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from anm_nb.analysis.reference import load_reference
+from anm_nb.analysis.reference import DISPLAYS, load_reference
 from anm_nb.parameters import ParameterError
 from anm_nb.reference_command import keep
 
@@ -57,6 +58,30 @@ def test_a_result_kept_in_parts_is_the_one_kept_at_once_and_trains_nothing_twice
     assert (project / "README.md").read_text() == page
     trained = {folder.name for folder in (project / "another machine" / "runs").glob("[!.]*")}
     assert trained == {provenance[one]["key"] for one in ("published baseline", "all")}
+
+
+def test_what_is_kept_stays_until_another_is_whole(project, monkeypatch):
+    path = keep(NAME, "tiny", PARTS[:1])
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    page = (project / "README.md").read_text()
+    half = path.with_name(f".{NAME}.partial")
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr("shutil.rmtree", lambda *given, **options: None)  # a process that is killed tidies nothing up
+        cut_off.setitem(DISPLAYS, NAME, replace(DISPLAYS[NAME], figure=cut_short))
+        with pytest.raises(KeyboardInterrupt):
+            keep(NAME, "tiny", PARTS[1:2], add=True)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert (project / "README.md").read_text() == page
+    assert (half / "metrics.parquet").exists()
+    with pytest.raises(ParameterError, match=f"known: {NAME}$"):
+        load_reference("nothing")
+    keep(NAME, "tiny", PARTS[1:2], add=True)
+    assert list(load_reference(NAME).provenance) == list(PARTS[:2])
+    assert not half.exists()
+
+
+def cut_short(kept):
+    raise KeyboardInterrupt
 
 
 def test_runs_of_other_configs_or_sources_are_not_added_to(project):

@@ -110,7 +110,7 @@ def _unfinished(listed: Sequence[object]) -> list[str]:
 def kept_experiments() -> list[Experiment]:
     """The experiments of every kept result by name, and of the study of mined negatives, where it is kept."""
     found = []
-    for path in sorted(reference_root().glob("*/provenance.json")):
+    for path in sorted(reference_root().glob("[!.]*/provenance.json")):
         found += _of_reference(Reference(path.parent))
     verdict = kept_verdict()
     return [*found, *_of_verdict(verdict)] if verdict else found

@@ -33,6 +33,7 @@ from anm_nb.analysis.tables import collect, final, rounded, score_table
 from anm_nb.analysis.verdicts import judge
 from anm_nb.parameters import ParameterError, unknown_name
 from anm_nb.runs import Run, project_root
+from anm_nb.runs.files import whole_folder
 
 
 def reference_root() -> Path:
@@ -92,7 +93,7 @@ def load_reference(name: str) -> Reference:
     """A kept result by name. Raises `ParameterError` naming the nearest one that exists."""
     path = reference_root() / name
     if not (path / "provenance.json").exists():
-        known = [entry.parent.name for entry in reference_root().glob("*/provenance.json")]
+        known = [entry.parent.name for entry in reference_root().glob("[!.]*/provenance.json")]
         raise ParameterError(unknown_name("reference result", name, known))
     return Reference(path)
 
@@ -105,21 +106,19 @@ def keep_reference(
 ) -> Reference:
     """Store the runs' metrics and provenance, and other tables by name, as a kept result.
 
-    Provenance comes last and makes it one.
+    What was kept under that name before stays until all of it is written.
     """
     path = reference_root() / name
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "provenance.json").unlink(missing_ok=True)
     given = {"metrics": collect(runs), "reference_scores": references, **(tables or {})}
-    for table, rows in given.items():
-        rows.to_parquet(path / f"{table}.parquet")
-    kept = Reference(path)
-    DISPLAYS[name].figure(kept).savefig(path / "figure.png", dpi=160)
     provenance = {
         method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
     }
-    (path / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
-    return kept
+    with whole_folder(path) as folder:
+        for table, rows in given.items():
+            rows.to_parquet(folder / f"{table}.parquet")
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
+        DISPLAYS[name].figure(Reference(folder)).savefig(folder / "figure.png", dpi=160)
+    return Reference(path)
 
 
 def quote(kept: Reference, page: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anm_nb.parameters import ParameterError
-from anm_nb.runs.files import flush_folder, full_disk_named
+from anm_nb.runs.files import full_disk_named, whole_folder
 from anm_nb.runs.manifest import MANIFEST, CorruptRun, faults
 from anm_nb.runs.store import Run
 
@@ -36,7 +36,6 @@ def export(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[Path
             out.mkdir(exist_ok=True)
             for run, target in zip(runs, targets, strict=True):
                 _copy(run, target)
-            flush_folder(out)
     return targets
 
 
@@ -53,19 +52,9 @@ def _write_zip(runs: Sequence[Run], out: Path) -> None:
 
 
 def _copy(run: Run, target: Path) -> None:
-    partial, replaced = (target.with_name(f".{target.name}.{role}") for role in ("partial", "replaced"))
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with whole_folder(target) as folder:
         for name in _names(run):
-            shutil.copy2(run.path / name, partial / name)
-        if target.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.replace(target, replaced)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+            shutil.copy2(run.path / name, folder / name)
 
 
 def _names(run: Run) -> list[str]:
