@@ -103,7 +103,8 @@ def grid_figure(metrics: pd.DataFrame, references: pd.DataFrame) -> Figure:
             )
             axes.xaxis.set_major_locator(MaxNLocator(5))
             least = min(float(scores.to_numpy().min()), float(table["low"].min()), ceiling - LEAST_SPAN)
-            axes.set(xlabel=f"Kendall τ on test, {TAU_TITLES[metric]}", xlim=(least - 0.01, ceiling + LEAST_SPAN / 4))
+            most = max(min(float(table["high"].max()), 1) + 0.01, ceiling + LEAST_SPAN / 4)  # no τ is larger than 1
+            axes.set(xlabel=f"Kendall τ on test, {TAU_TITLES[metric]}", xlim=(least - 0.01, most))
         row[0].set_yticks(range(len(methods)), [_label(method) for method in methods])
         row[0].invert_yaxis()
     return figure
