@@ -113,7 +113,6 @@ EXHIBITS = {
     "hrm_curves": Exhibit("20_hrm_vs_baseline", "text", _curves),
     "hrm_routing": Exhibit("20_hrm_vs_baseline", "text", _routing),
     "hrm_grid": Exhibit("hrm", "text", displayed, summary),
-    "hrm_grid_ceiling": Exhibit("hrm_ceiling", "text", displayed, summary),
     "hrm_grid_hinted": Exhibit("hrm_hinted", "text", displayed, summary),
     "iteration": Exhibit("25_where_iteration_helps", "text", displayed, summary),
     "speed": Exhibit(BENCH, "text", None, _speed),

@@ -22,7 +22,7 @@ from anm_nb.sweep.settings import settings_class
 
 FAMILIES = (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline, WhereIterationHelps)
 NOTEBOOKS = {each.notebook: each for each in FAMILIES}
-SWEEPS = ("hrm", "hrm_ceiling", "hrm_hinted")
+SWEEPS = ("hrm", "hrm_hinted")
 PROFILE = "mid"
 
 

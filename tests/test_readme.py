@@ -14,7 +14,8 @@ import torch
 
 from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.doctor import Finding, examine, unexamined
-from anm_nb.analysis.reference import load_reference, summary
+from anm_nb.analysis.ranking_tables import on_test
+from anm_nb.analysis.reference import DISPLAYS, load_reference, summary
 from anm_nb.runs import project_root
 
 README = (project_root() / "README.md").read_text(encoding="utf-8")
@@ -137,16 +138,7 @@ def test_the_readme_s_trainer_with_a_bug_is_told_so(right, wrong, sign, signatur
     assert signature.upper() in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "02_kendall_forensics",
-        "10_anm_vs_corruption",
-        "15_ired_table",
-        "20_hrm_vs_baseline",
-        "25_where_iteration_helps",
-    ],
-)
+@pytest.mark.parametrize("name", DISPLAYS)
 def test_the_quoted_table_is_the_stored_one(name):
     quoted = README.split(f"<!-- begin: {name} -->\n")[1].split(f"\n<!-- end: {name} -->")[0]
     assert quoted == summary(load_reference(name))
@@ -155,6 +147,32 @@ def test_the_quoted_table_is_the_stored_one(name):
 def test_the_quoted_verdict_is_the_stored_one():
     quoted = README.split("<!-- begin: anm_verdict -->\n")[1].split("\n<!-- end: anm_verdict -->")[0]
     assert quoted == anm_verdict.summary(anm_verdict.load_verdict())
+
+
+def test_what_it_says_of_the_grid_s_last_epochs_is_counted_in_the_stored_runs():
+    metrics = load_reference("hrm").metrics
+    all_pairs = metrics.pivot(index=["method", "seed"], columns="epoch", values="tau_all")
+    lower = int((all_pairs[100] < all_pairs[1]).sum())
+    assert f"than after the first in {lower} of the {len(all_pairs)} trainings" in README
+    observed = metrics[metrics["epoch"] == 100].set_index(["method", "seed"])["tau_obs"]
+    lost = observed[observed < 0.9995].sort_values()
+    assert f"in {len(lost)} the last epoch has lost observed pairs" in README
+    assert ", ".join(f"`{method}` seed {seed} ({tau:.3f})" for (method, seed), tau in lost.items()) in README
+
+
+def test_what_it_says_of_the_grid_s_seeds_on_hinted_sorting_is_read_from_the_stored_runs():
+    scores = on_test(load_reference("hrm_hinted").metrics, "test_tau_all")
+    iterated, one_pass = scores.drop(columns="baseline"), scores["baseline"]
+    (stalled,) = iterated.idxmin().unique()
+    others = iterated.drop(index=stalled).to_numpy()
+    assert f"Four seeds of every iterated model end at τ {others.min():.2f} to {others.max():.2f} over all" in README
+    best = one_pass.drop(index=one_pass.idxmin())
+    assert f"four of the single pass at {best.min():.2f} to {best.max():.2f}. But seed {stalled}" in README
+    assert f"near {iterated.loc[stalled].mean():.2f}, what sorting the visible values" in README
+    assert f"and seed {one_pass.idxmin()} of the single pass at {one_pass.min():.2f}" in README
+    gains = iterated["hrm"] - one_pass
+    assert (gains.drop(index=stalled) > 0.2).all()
+    assert f"the mean gain\nof {gains.mean():.2f} is undecided" in README
 
 
 def test_every_file_it_points_to_exists():

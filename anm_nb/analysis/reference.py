@@ -258,7 +258,6 @@ DISPLAYS = {
     "15_ired_table": Display(ired_figure, ired_summary),
     "20_hrm_vs_baseline": Display(tau_figure, tau_summary),
     "hrm": Display(grid_figure, hrm_grid.grid_summary),
-    "hrm_ceiling": Display(grid_figure, hrm_grid.grid_summary),
     "hrm_hinted": Display(grid_figure, hrm_grid.grid_summary),
     "25_where_iteration_helps": Display(iteration_figure, iteration_summary, study_tables),
 }
