@@ -1,5 +1,6 @@
 """Tests run with the shapes in signatures checked on every call, and the same examples every time."""
 
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -12,6 +13,9 @@ install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb
 
 # Tests run side by side, one process a core; two threads each would only wait for one another.
 torch.set_num_threads(1)
+
+# Where tests are started in the background of a script, what they start in turn would ignore Ctrl-C as they do.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines differ too much for a deadline; a red run has to be red again when repeated.
 settings.register_profile("house", deadline=None, derandomize=True)

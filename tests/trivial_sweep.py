@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -57,7 +56,7 @@ class TrivialSweep:
         return path
 
     def start(self, *arguments: str, out: Path | None = None) -> subprocess.Popen[str]:
-        """Run `anm-nb sweep` on the file `trivial`; Ctrl-C reaches it, however these tests were started."""
+        """Run `anm-nb sweep` on the file `trivial`."""
         command = [sys.executable, "-m", "anm_nb.cli", "sweep", str(self.folder / "trivial.yaml")]
         command += ["--out", str(out or self.out), *arguments]
         return subprocess.Popen(
@@ -67,7 +66,6 @@ class TrivialSweep:
             text=True,
             start_new_session=True,
             env=os.environ | {"ANM_NB_OUTPUTS": str(self.folder / "outputs")},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *arguments: str, out: Path | None = None) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from anm_nb.analysis.anm_verdict import NAME as VERDICT
 from anm_nb.analysis.anm_verdict import KeptVerdict
 from anm_nb.analysis.experiment import Experiment, Finished, experiments_of, task_of
 from anm_nb.analysis.grouping import family_of
-from anm_nb.analysis.reference import Reference, reference_root
+from anm_nb.analysis.reference import Reference, reference_root, references_in
 from anm_nb.parameters import ParameterError
 from anm_nb.runs import CorruptRun, Run, store_root
 from anm_nb.runs.listing import scan
@@ -110,8 +110,8 @@ def _unfinished(listed: Sequence[object]) -> list[str]:
 def kept_experiments() -> list[Experiment]:
     """The experiments of every kept result by name, and of the study of mined negatives, where it is kept."""
     found = []
-    for path in sorted(reference_root().glob("[!.]*/provenance.json")):
-        found += _of_reference(Reference(path.parent))
+    for kept in references_in(reference_root()):
+        found += _of_reference(kept)
     verdict = kept_verdict()
     return [*found, *_of_verdict(verdict)] if verdict else found
 

@@ -93,9 +93,14 @@ def load_reference(name: str) -> Reference:
     """A kept result by name. Raises `ParameterError` naming the nearest one that exists."""
     path = reference_root() / name
     if not (path / "provenance.json").exists():
-        known = [entry.parent.name for entry in reference_root().glob("[!.]*/provenance.json")]
+        known = [kept.path.name for kept in references_in(reference_root())]
         raise ParameterError(unknown_name("reference result", name, known))
     return Reference(path)
+
+
+def references_in(root: Path) -> list[Reference]:
+    """All kept results of a folder by name; a name that begins with a dot is of one that is not in its place."""
+    return [Reference(path.parent) for path in sorted(root.glob("[!.]*/provenance.json"))]
 
 
 def keep_reference(

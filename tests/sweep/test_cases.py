@@ -97,12 +97,7 @@ def test_an_interrupt_ends_the_kernel_and_leaves_nothing_half_written(tmp_path, 
         "from pathlib import Path; from anm_nb.sweep import Case, run_cases\n"
         f"run_cases([Case(Path({str(notebook)!r}), Path({str(out)!r}, 'a.ipynb'))], {jobs})"
     )
-    running = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which is ignored in a script's background
-    )
+    running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     pid = tmp_path / "pid"
     wait_until(lambda: pid.exists() and pid.read_text(), 60)
     running.send_signal(signal.SIGINT)

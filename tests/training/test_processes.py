@@ -168,7 +168,6 @@ def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(h
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which is ignored in a script's background
     )
     newest = [processes.checkpoint_of(tmp_path, seed) for seed in (0, 1)]
     wait_until(lambda: all(path.exists() for path in newest) or parent.poll() is not None)
