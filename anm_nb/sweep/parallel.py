@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -97,10 +98,16 @@ def _on_cluster(
     from anm_nb.sweep.dask_backend import CasesOnWorkers
 
     topic = f"anm-nb-{uuid4().hex}"
-    client.subscribe_topic(topic, lambda event: on_start(event[1]))
+    starts: Counter[str] = Counter()
+
+    def begun(event: tuple[Any, str]) -> None:
+        starts[event[1]] += 1
+        on_start(event[1])
+
+    client.subscribe_topic(topic, begun)
     try:
         needed = {"resources": dict(resources)} if resources else {}
-        backend = CasesOnWorkers(client=client, wait_for_workers_timeout=WAIT_FOR_WORKERS, **needed)
+        backend = CasesOnWorkers(starts, client=client, wait_for_workers_timeout=WAIT_FOR_WORKERS, **needed)
         with parallel_config(backend=backend):
             # All at once, so that workers that come later, or a cluster that grows with its queue, find them.
             parallel = Parallel(n_jobs=-1, pre_dispatch="all", **AS_THEY_FINISH)

@@ -90,7 +90,8 @@ if n == 13:
 """
 
 
-def test_a_case_that_its_workers_die_of_fails_alone(trivial, tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [1, 2])  # where there is one, a case waits there while another kills it
+def test_a_case_that_its_workers_die_of_fails_alone(workers, trivial, tmp_path, monkeypatch):
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
     trivial.notebook = write_notebook(trivial.folder / "deadly.ipynb", "n = 1", DEADLY)
     trivial.write(grid={"n": [1, 13, 2]})
@@ -102,8 +103,8 @@ def test_a_case_that_its_workers_die_of_fails_alone(trivial, tmp_path, monkeypat
     try:
         wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
         processes.append(
-            dask("distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--nworkers", "2",
-                 "--no-dashboard", "--local-directory", str(tmp_path / "scratch"))
+            dask("distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1",
+                 "--nworkers", str(workers), "--no-dashboard", "--local-directory", str(tmp_path / "scratch"))
         )  # fmt: skip
         code, said = trivial.run("--backend", "dask", "--scheduler", json.loads(file.read_text())["address"])
     finally:
