@@ -32,7 +32,7 @@ def bench(
     operations, and how many times as fast the package is. Medians over rounds in which both take turns.
     """
     from anm_nb.bench import report, results
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
 
     try:
         if keep and (tiny or only):

@@ -46,7 +46,7 @@ def demo(
     from rich.console import Console
 
     from anm_nb import gallery, runs, sweep
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
     from anm_nb.sweep import batch, display
 
     if jobs is not None and jobs < 1:
@@ -78,7 +78,7 @@ def index(
 ) -> None:
     """Build the gallery of executed notebooks anew."""
     from anm_nb import gallery
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
 
     try:
         page = gallery.write_index(folder, gallery.read_cards(folder))
@@ -107,7 +107,7 @@ def reference(
     What the store has is not trained again: after `anm-nb sweep hrm_hinted` this only keeps what that trained.
     """
     from anm_nb import reference_command
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
 
     try:
         typer.echo(reference_command.keep(name, profile, run or (), add))
@@ -124,7 +124,7 @@ def verdict(
 ) -> None:
     """Tune and confirm the best honest case for mined negatives, keep the runs' tables, and quote them in README."""
     from anm_nb import verdict_command
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
 
     try:
         typer.echo(verdict_command.keep(profile, jobs))
@@ -144,7 +144,7 @@ def figures(
 ) -> None:
     """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
     from anm_nb import figures_command, runs
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
 
     try:
         folder = out or runs.outputs_root() / "figures" / venue
@@ -166,7 +166,7 @@ def doctor(
 ) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
     from anm_nb import doctor_command
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
     from anm_nb.runs.finding import find_run
 
     if apply is not None and apply.exists() and not overwrite:
@@ -190,7 +190,7 @@ def _cores(at_most: int) -> int:
 
 def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
     """The numbered notebooks, or those asked for, with the values of params/quick/ where there are any."""
-    from anm_nb.parameters import unknown_name
+    from anm_nb.config import unknown_name
     from anm_nb.sweep import Case
 
     notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}

@@ -15,12 +15,12 @@ from rich.text import Text
 from anm_nb.analysis.doctor import Finding, apply, examine, unexamined
 from anm_nb.analysis.prescription import differences
 from anm_nb.analysis.signatures import SIGNATURES
-from anm_nb.energy.experiments import AnmVsCorruption
+from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import NegativeStrategy, named_negatives
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.runs import Run
 from anm_nb.runs.finding import described
+from anm_nb.studies.energy_settings import AnmVsCorruption
 
 # what is written, and how it is used
 FLAT = "parameters of notebook 10", "papermill notebooks/10_anm_vs_corruption.ipynb out.ipynb -f {}"

@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PositiveInt, model_validator
 
 from anm_nb import runs
-from anm_nb.energy.discrete_study import PER_TASK, DiscreteFeasibility
-from anm_nb.energy.experiments import AnmVsCorruption
-from anm_nb.energy.landscape_study import LandscapeScans
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.ranking.experiments import HrmVsBaseline
+from anm_nb.studies.discrete_study import PER_TASK, DiscreteFeasibility
+from anm_nb.studies.energy_settings import AnmVsCorruption
+from anm_nb.studies.landscape_study import LandscapeScans
+from anm_nb.studies.ranking_settings import HrmVsBaseline
 
 
 class ExploreMargins(AnmVsCorruption):

@@ -15,7 +15,7 @@ from anm_nb.analysis.tables import final, score_table
 from anm_nb.bench import report
 from anm_nb.bench.results import NAME as BENCH
 from anm_nb.bench.results import Bench, kept_path, load_bench
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import yaml
 from anm_nb import runs
 from anm_nb.analysis import hrm_grid
 from anm_nb.analysis import reference as kept_results
-from anm_nb.energy.experiments import AnmVsCorruption, IredTable
-from anm_nb.parameters import ParameterError, unknown_name
-from anm_nb.ranking.experiments import HrmVsBaseline, KendallForensics, RankingExperiment
-from anm_nb.ranking.iteration_study import WhereIterationHelps
+from anm_nb.config import ParameterError, unknown_name
 from anm_nb.runs.keys import RunConfig
+from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable
+from anm_nb.studies.iteration_study import WhereIterationHelps
+from anm_nb.studies.ranking_settings import HrmVsBaseline, KendallForensics, RankingExperiment
 from anm_nb.sweep.files import find_sweep, plan
 from anm_nb.sweep.settings import settings_class
 

@@ -148,7 +148,7 @@ def export(
 @contextmanager
 def _refusing() -> Iterator[None]:
     """Turn what is asked wrongly, or cannot be read or written, into a line on stderr and exit code 2."""
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
     from anm_nb.runs.files import DiskFull
     from anm_nb.runs.manifest import CorruptRun
 

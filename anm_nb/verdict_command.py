@@ -10,8 +10,8 @@ from anm_nb import runs
 from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.anm_verdict_figures import forest
 from anm_nb.analysis.reference import place_in, write_between
-from anm_nb.energy.verdict_study import AnmVerdict, study
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
+from anm_nb.studies.verdict_study import AnmVerdict, study
 
 
 def keep(profile: str, jobs: int | None) -> Path:

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from anm_nb import sweep
 from anm_nb.cli import app
-from anm_nb.energy.experiments import AnmVsCorruption
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.runs import Manifest
+from anm_nb.studies.energy_settings import AnmVsCorruption
 
 
 def write_notebook(path: Path, source: str) -> None:

@@ -20,7 +20,7 @@ from anm_nb import figures_command, publication
 from anm_nb.analysis.fitting import fit
 from anm_nb.analysis.reference import DISPLAYS, reference_root
 from anm_nb.cli import app
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 WIDTHS = {"icml": (3.25, 6.75), "neurips": (5.5, 5.5), "thesis": (6.0, 6.0)}  # column, text
 FEW = ["anm_scores", "kendall_spaces", "speed"]

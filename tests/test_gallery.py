@@ -11,9 +11,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from anm_nb.config import ParameterError
 from anm_nb.gallery import NothingToShow, duration, memory, read_cards, tally, write_index
 from anm_nb.gallery.cards import Figure, png_size
-from anm_nb.parameters import ParameterError
 from anm_nb.sweep import Outcome, write_outcomes
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "state": "supported", "seeds": 5}

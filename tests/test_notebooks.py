@@ -18,11 +18,17 @@ from IPython.core.inputtransformer2 import TransformerManager
 from anm_nb import exploration
 from anm_nb.analysis import all_runs
 from anm_nb.bench import scaling
-from anm_nb.energy import discrete_study, landscape_study, miner_study, verdict_study, within_experiments
-from anm_nb.energy import experiments as energy
-from anm_nb.parameters import Parameters
-from anm_nb.ranking import experiments as ranking
-from anm_nb.ranking import iteration_study
+from anm_nb.config import Parameters
+from anm_nb.studies import (
+    discrete_study,
+    iteration_study,
+    landscape_study,
+    miner_study,
+    verdict_study,
+    within_experiments,
+)
+from anm_nb.studies import energy_settings as energy
+from anm_nb.studies import ranking_settings as ranking
 from anm_nb.tasks import references
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from anm_nb.analysis.reference import DISPLAYS, load_reference
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.reference_command import keep
 
 NAME = "02_kendall_forensics"

@@ -22,9 +22,9 @@ import torch
 
 import anm_nb
 from anm_nb import runs
+from anm_nb.config import ParameterError
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.parameters import ParameterError
 from anm_nb.runs import RunConfig, finished_runs, get_or_train, run_key
 from anm_nb.tasks import register_task
 from anm_nb.tasks.inverse import Inverse
@@ -36,7 +36,7 @@ TRAINED: list[int] = []  # what `Toy` trained, in order
 class Toy(RunConfig):
     """Trains by multiplication, in two halves, of which the first survives an interruption."""
 
-    sources: ClassVar[tuple[str, ...]] = ("anm_nb.parameters",)
+    sources: ClassVar[tuple[str, ...]] = ("anm_nb.config",)
     device: ClassVar[str] = "cpu"
     interrupt: ClassVar[BaseException | None] = None
 
@@ -281,7 +281,7 @@ def test_all_that_an_energy_training_imports_of_the_package_is_among_its_sources
         seen.add(module)
         imported = {name for name in imports_of(module) if not f"{name}.".startswith("anm_nb.runs.")}
         waiting |= imported - seen  # the store itself decides no result
-    assert {"anm_nb.training.checkpoint", "anm_nb.energy.sampler", "anm_nb.tasks.base", "anm_nb.parameters"} <= seen
+    assert {"anm_nb.training.checkpoint", "anm_nb.energy.sampler", "anm_nb.tasks.base", "anm_nb.config"} <= seen
     covered = tuple(f"{source}." for source in EnergyConfig.sources)
     assert [name for name in seen if not f"{name}.".startswith(covered)] == []
 

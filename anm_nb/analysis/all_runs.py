@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from anm_nb.analysis.collecting import Source
-from anm_nb.parameters import Parameters
+from anm_nb.config import Parameters
 
 
 class AllRuns(Parameters):

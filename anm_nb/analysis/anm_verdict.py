@@ -1,4 +1,4 @@
-"""The verdict on mined negatives: the confirmatory runs of `anm_nb.energy.verdict_study` as tables.
+"""The verdict on mined negatives: the confirmatory runs of `anm_nb.studies.verdict_study` as tables.
 
 They are kept in `outputs/reference/anm_verdict.parquet`, with the tuning runs and the provenance of all beside it. An
 error is the mean squared error, or 1 − accuracy for a discrete task: always lower is better.
@@ -20,13 +20,13 @@ from anm_nb.analysis.reference import reference_root
 from anm_nb.analysis.stats import holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS, Verdict, judge
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs.files import replace_whole
 from anm_nb.tasks import task_class
 from anm_nb.training.seeds import generator
 
 if TYPE_CHECKING:
-    from anm_nb.energy.verdict_study import AnmVerdict, Study
+    from anm_nb.studies.verdict_study import AnmVerdict, Study
 
 NAME = "anm_verdict"
 RUN = ["task", "training", "method"]

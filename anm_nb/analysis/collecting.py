@@ -14,7 +14,7 @@ from anm_nb.analysis.anm_verdict import KeptVerdict
 from anm_nb.analysis.experiment import Experiment, Finished, experiments_of, task_of
 from anm_nb.analysis.grouping import family_of
 from anm_nb.analysis.reference import Reference, reference_root, references_in
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs import CorruptRun, Run, store_root
 from anm_nb.runs.listing import scan
 from anm_nb.runs.places import partial_root

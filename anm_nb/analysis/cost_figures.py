@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from anm_nb.analysis.figures import PALETTE, house_style, new_figure, require_columns
 from anm_nb.analysis.scaling import exponent, stacking_ratios, time_exponent
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 MODELS = {"ranking": ("ranking model", PALETTE["hrm"]), "energy": ("energy network", PALETTE["stock"])}
 WAYS = {"in turn": (0, (4, 1.5)), "stacked": "-"}

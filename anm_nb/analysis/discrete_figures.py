@@ -1,6 +1,6 @@
 """Figures of discrete negatives and of what is learnt from them (ANM checklist, section G): tables in, Figure out.
 
-The tables are those of `anm_nb.energy.discrete_study.DiscreteStudy`, a row of panels for each task. Lines are means
+The tables are those of `anm_nb.studies.discrete_study.DiscreteStudy`, a row of panels for each task. Lines are means
 over seeds, bands and bars their 95 % t-intervals. Every function raises `ParameterError` for a table without rows or a
 column.
 """
@@ -19,8 +19,8 @@ from anm_nb.analysis.discrete_verdicts import metric_label, scores_of
 from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure, require_columns
 from anm_nb.analysis.layout import points
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.energy.discrete_study import HELD_OUT, UNDENOISED
 from anm_nb.energy.simplex import ENTROPY_BAND
+from anm_nb.studies.discrete_study import HELD_OUT, UNDENOISED
 
 BY_LEVEL = {
     "illegitimate": "illegitimate share\n(m* < 0)",

@@ -1,6 +1,6 @@
 """What the ANM checklist expects of discrete negatives (section G) and of what is learnt from them, each a verdict.
 
-The tables are those of `anm_nb.energy.discrete_study.DiscreteStudy`; every verdict is about one task. Rates on held-out
+The tables are those of `studies.discrete_study.DiscreteStudy`; every verdict is about one task. Rates on held-out
 pairs are means over noise levels. "stock" is judged beside: a rate that falls for it as well is no evidence for mining.
 """
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from anm_nb.analysis.prescription import changed, prescribed
 from anm_nb.analysis.signatures import SIGNATURES, Finding
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 __all__ = ["Finding", "apply", "examine", "report", "unexamined"]
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from anm_nb.analysis.layout import NOTEBOOK, figure_width, points, scaled
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 # One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision. On white,
 # `random`, `hrm` and `published baseline` have less contrast than 3:1: they are not for hairlines or letters.

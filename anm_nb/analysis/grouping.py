@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.train import ITERATED_FIELDS
 from anm_nb.runs.finding import flat
 

@@ -17,9 +17,9 @@ from anm_nb.analysis.ranking_tables import on_test, stalled_seeds
 from anm_nb.analysis.stats import CONFIDENCE, holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.tiers import at_ceiling, evaluate_tiers
-from anm_nb.ranking.experiments import RankingExperiment
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.runs import run_key
+from anm_nb.studies.ranking_settings import RankingExperiment
 
 if TYPE_CHECKING:
     from anm_nb.analysis.reference import Reference

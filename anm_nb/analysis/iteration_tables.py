@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.evaluate import assess, trained_ranking
-from anm_nb.ranking.halting import halting_table
-from anm_nb.ranking.iteration_study import MODELS, Varied, WhereIterationHelps
 from anm_nb.ranking.networks import RankingModel
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.runs import Run
+from anm_nb.studies.halting import halting_table
+from anm_nb.studies.iteration_study import MODELS, Varied, WhereIterationHelps
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.ranked import RankingTask

@@ -1,6 +1,6 @@
 """The ANM checklist's expectations of the landscape (section E, and J's barriers), each a verdict.
 
-`numbers` is the first table of `anm_nb.energy.landscape_study.measured` throughout. A mined method is looked at along
+`numbers` is the first table of `anm_nb.studies.landscape_study.measured` throughout. A mined method is looked at along
 the direction that its own miner finds, as the document has it, and towards held-out negatives, the same for every
 method. Plain denoising ("none") is judged beside: what rises there too is no evidence for mining.
 """
@@ -14,7 +14,7 @@ import pandas as pd
 from anm_nb.analysis.checklist import BASELINES
 from anm_nb.analysis.tables import at_step, final
 from anm_nb.analysis.verdicts import Verdict, judge, judge_band
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 OWN_DIRECTION = {"anm": "mined", "anm_orthogonal": "mined_orthogonal"}  # what each mined method was trained against
 TOWARDS = {

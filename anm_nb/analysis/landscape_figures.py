@@ -1,6 +1,6 @@
 """Figures of the energy's shape around the truth (ANM checklist, section E): tables in, Figure out, in the house style.
 
-The tables are those of `anm_nb.energy.landscape_study`, of several runs together; the perfect denoiser is the method
+The tables are those of `anm_nb.studies.landscape_study`, of several runs together; the perfect denoiser is the method
 "optimal". Energies are in nats. Every function raises `ParameterError` for a table without rows or a column.
 """
 
@@ -26,7 +26,7 @@ from anm_nb.analysis.figures import (
     new_figure,
     require_columns,
 )
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 TREND_TITLES = {
     "barrier": "barrier\nmax φ(t) − φ(0), nats",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from anm_nb.analysis.figures import label
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 NEEDS = r"% needs \usepackage{booktabs,tabularx}; fits \linewidth: of table* where the page has two columns"
 LINE = 75  # characters of footnotesize on the narrowest page

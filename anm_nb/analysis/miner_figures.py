@@ -1,6 +1,6 @@
 """Figures of the miner's descent and of its outcome (ANM checklist, sections B and H): tables in, Figure out.
 
-The tables are those of `anm_nb.energy.miner_study.MinerStudy`. Colours are methods; where two energies are shown, the
+The tables are those of `anm_nb.studies.miner_study.MinerStudy`. Colours are methods; where two energies are shown, the
 trained network's lines are solid and those of the optimal energy E* dashed. Lines are means over seeds, bands and bars
 their 95 % t-intervals. Every function raises `ParameterError` for a table without rows or a column.
 """

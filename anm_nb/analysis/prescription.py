@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import named_negatives
-from anm_nb.parameters import ParameterError
 from anm_nb.tasks import task_class
 
 MIXED_PARTS = ("first", "second")  # of the strategy `mixed`

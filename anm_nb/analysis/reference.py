@@ -31,7 +31,7 @@ from anm_nb.analysis.ranking_tables import SPACES, spaces_on_test
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import collect, final, rounded, score_table
 from anm_nb.analysis.verdicts import judge
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 from anm_nb.runs import Run, project_root
 from anm_nb.runs.files import whole_folder
 

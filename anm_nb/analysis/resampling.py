@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from anm_nb.analysis.stats import CONFIDENCE, RESAMPLES, Interval, finite_pairs
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 
 BATCH = 1000  # resamples held in memory at once
 

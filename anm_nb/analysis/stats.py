@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 CONFIDENCE = 0.95
 POWER = 0.80

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from anm_nb.analysis.stats import POWER, PairedDifference, mean_interval, paired_difference
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 Space = Literal["observed pairs", "all pairs", "index space"]
 

@@ -14,7 +14,7 @@ from math import inf
 import pandas as pd
 
 from anm_nb.analysis.verdicts import Verdict, judge, judge_band
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs import Run
 
 MIXED, NO_NEGATIVES = "mixed", "none"

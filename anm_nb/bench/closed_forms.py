@@ -7,8 +7,8 @@ made where no gradient of the input is asked for. All counts are for a batch: fo
 
 from __future__ import annotations
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.ranking.train import RankingConfig
 
 LEVEL_DIM = 128  # of the level embedding's sinusoids and of its two layers, as published

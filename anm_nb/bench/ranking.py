@@ -9,7 +9,9 @@ from torch import Tensor
 
 from anm_nb.bench.plain import plain_module
 from anm_nb.bench.training_step import TrainingStep
-from anm_nb.ranking.experiments import (
+from anm_nb.ranking.train import RankingConfig, RankingLearner
+from anm_nb.runs import project_root
+from anm_nb.studies.ranking_settings import (
     HrmEntropy,
     HrmIterations,
     HrmPeriod,
@@ -17,8 +19,6 @@ from anm_nb.ranking.experiments import (
     HrmVsBaseline,
     RankingSettings,
 )
-from anm_nb.ranking.train import RankingConfig, RankingLearner
-from anm_nb.runs import project_root
 from anm_nb.training.epochs import batch_indices
 from anm_nb.training.loop import SeedTraining
 

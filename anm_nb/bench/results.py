@@ -17,7 +17,7 @@ from anm_nb.bench.grid import evaluation_seconds, projected, stacked_seconds, tr
 from anm_nb.bench.measure import Measured, measured
 from anm_nb.bench.ranking import document_config
 from anm_nb.bench.workloads import WORKLOADS, chosen
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs import project_root
 from anm_nb.runs.provenance import describe_environment
 

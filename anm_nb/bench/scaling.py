@@ -13,8 +13,8 @@ from anm_nb.bench.closed_forms import energy_operations, ranking_operations
 from anm_nb.bench.flops import counted_flops
 from anm_nb.bench.measure import timed
 from anm_nb.bench.saved_memory import step_bytes
+from anm_nb.config import Parameters
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import Parameters
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.training.learner import Learner
 from anm_nb.training.loop import LoopConfig, Seeds, SeedTraining, cpu_threads, resolve_device

@@ -9,7 +9,7 @@ from anm_nb.bench.energy import EnergyStep, Mining, Sampling, Scanning
 from anm_nb.bench.generation import MakingArrays, MakingInverses, MakingSudokus
 from anm_nb.bench.ranking import RankingStep, document_config
 from anm_nb.bench.workload import MakePair
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 
 
 @dataclass(frozen=True)

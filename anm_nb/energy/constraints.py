@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 
 @dataclass(frozen=True)

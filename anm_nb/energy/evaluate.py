@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.networks import EnergyNetwork
 from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.runs import Run
 from anm_nb.tasks.base import Batch, DenoisingTask
 from anm_nb.tasks.references import SPLITS

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anm_nb.config import ParameterError, unknown_name
 from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.parameters import ParameterError, unknown_name
 
 Energy = Callable[[Tensor], Tensor]  # noised points [b, d] to energies [b]
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b], as an `EnergyMLP`

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.networks import gradient_and_value
-from anm_nb.parameters import ParameterError, Parameters
 
 Energy = Callable[[Tensor], Tensor]  # clean points [b, d] to energies [b]
 Rule = Literal["armijo", "fixed", "barzilai_borwein"]

@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from anm_nb.config import ParameterError, Parameters, unknown_name
 from anm_nb.energy.constraints import L2Ball, LinfBall
 from anm_nb.energy.miner import Energy, Mined, MinerConfig, mine, random_shift
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.sampler import descend
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.simplex import DiscreteSet, MaskedSimplex, SignBox
-from anm_nb.parameters import ParameterError, Parameters, unknown_name
 from anm_nb.tasks.base import Clues, DenoisingTask
 
 

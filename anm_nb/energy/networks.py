@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 from anm_nb.tasks.base import DenoisingTask
 
 Head = Literal["squared_norm", "scalar"]

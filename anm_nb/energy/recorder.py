@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 Coefficient = Tensor | float | int  # one number, one per example, or any shape that broadcasts to the targets'
 

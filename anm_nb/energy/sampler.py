@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from anm_nb.config import Parameters
 from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.parameters import Parameters
 from anm_nb.tasks.base import Clues
 
 

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.special import entr
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.constraints import LinfBall
-from anm_nb.parameters import ParameterError
 from anm_nb.tasks.base import Clues
 
 # The checklist's "middle band" (section G), as shares of the largest entropy that the allowed classes permit.

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.contrast import (
     Contrast,
     EnergyLosses,
@@ -36,7 +37,6 @@ from anm_nb.energy.networks import EnergyNetwork, Head, get_network
 from anm_nb.energy.probes import count_of, grad_share, noisings
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Batch, DenoisingTask
@@ -91,7 +91,7 @@ class EnergyConfig(RunConfig):
     """
 
     sources: ClassVar[tuple[str, ...]] = (
-        "anm_nb.parameters",
+        "anm_nb.config",
         "anm_nb.tasks",
         "anm_nb.training",
         "anm_nb.energy",

@@ -127,7 +127,7 @@ def _outcomes(folder: Path) -> dict[str, Outcome]:
     try:
         return {outcome.name: outcome for outcome in read_outcomes(folder)}
     except (ValueError, TypeError, AttributeError) as error:  # not JSON, or of another version
-        from anm_nb.parameters import ParameterError
+        from anm_nb.config import ParameterError
 
         file = folder / OUTCOMES_FILE
         raise ParameterError(f"{file} cannot be read ({error}); without it, the page has no times and runs") from None

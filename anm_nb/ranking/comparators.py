@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import torch
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.cost import model_cost
 from anm_nb.ranking.train import LEARNED_ROUTING_FIELDS, ROUTED_FIELDS, RankingConfig
 

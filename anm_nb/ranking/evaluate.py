@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.networks import SCORE_DECIMALS, RankingModel
 from anm_nb.ranking.routing import herfindahl, routing_entropy
 from anm_nb.runs import Run

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 from anm_nb.tasks.kendall import require_items
 
 Reduction = Literal["mean", "none"]

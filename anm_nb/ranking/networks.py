@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.ranking.routing import Controller, ControllerState, RandomRouting, routing_entropy
 
 Decoder = Literal["score", "pointer"]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.evaluate import assess, routing_arrays
 from anm_nb.ranking.losses import RANKING_LOSSES, combined_ranking_loss, pointer_loss
 from anm_nb.ranking.networks import Decoder, ModelConfig, PointerDecoder, RankingModel, ScoreDecoder
@@ -80,7 +80,7 @@ class RankingConfig(RunConfig, ModelConfig):
     """
 
     sources: ClassVar[tuple[str, ...]] = (
-        "anm_nb.parameters",
+        "anm_nb.config",
         "anm_nb.tasks",
         "anm_nb.training",
         "anm_nb.ranking",

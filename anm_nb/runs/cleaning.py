@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from filelock import Timeout
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs.keys import config_class, config_from, package_digest, source_digest
 from anm_nb.runs.listing import Listed, scan
 from anm_nb.runs.manifest import CorruptRun

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs.files import full_disk_named, whole_folder
 from anm_nb.runs.manifest import MANIFEST, CorruptRun, faults
 from anm_nb.runs.store import Run

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 from anm_nb.runs.listing import Listed, run_folders, scan
 from anm_nb.runs.manifest import CorruptRun, Manifest
 from anm_nb.runs.places import store_root

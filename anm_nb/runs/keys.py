@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.config import ParameterError, Parameters
 
 if TYPE_CHECKING:
     from anm_nb.training.loop import Trained

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from anm_nb import sweep
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs.places import remember_sweep
 from anm_nb.sweep.cases import PARTIAL_PREFIX, Case
 from anm_nb.sweep.display import Progress

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -52,7 +52,7 @@ def sweep(
     """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
     from rich.console import Console
 
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
     from anm_nb.sweep.files import find_sweep
     from anm_nb.sweep.restart import open_sweep
 
@@ -70,7 +70,7 @@ def sweep(
 
 
 def _check_backend(backend: Backend, scheduler: str | None, jobs: int | None, needed: dict[str, float]) -> None:
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
 
     if backend == Backend.local and (scheduler or needed):
         raise ParameterError(f"--{'scheduler' if scheduler else 'resource'} needs --backend dask")
@@ -79,7 +79,7 @@ def _check_backend(backend: Backend, scheduler: str | None, jobs: int | None, ne
 
 
 def _resources(given: list[str]) -> dict[str, float]:
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
 
     needed = {}
     for text in given:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, model_validator
 
 from anm_nb import runs
-from anm_nb.parameters import ParameterError, Parameters, unknown_name
+from anm_nb.config import ParameterError, Parameters, unknown_name
 from anm_nb.sweep.settings import check_of
 
 Values = dict[str, Any]

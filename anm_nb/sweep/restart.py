@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from anm_nb import runs
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 from anm_nb.sweep.cases import Case
 from anm_nb.sweep.digests import case_digest, sources_digest
 from anm_nb.sweep.files import Plan, plan

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from anm_nb.parameters import ParameterError, Parameters, unknown_name
+from anm_nb.config import ParameterError, Parameters, unknown_name
 
 Check = Callable[[Mapping[str, Any]], dict[str, Any]]
 

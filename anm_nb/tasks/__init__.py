@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from anm_nb.parameters import ParameterError, unknown_name
+from anm_nb.config import ParameterError, unknown_name
 
 if TYPE_CHECKING:
     from anm_nb.tasks.base import Batch, Task

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Num
 from pydantic import PositiveInt
 from torch import Tensor
 
-from anm_nb.parameters import Parameters
+from anm_nb.config import Parameters
 
 Kind = Literal["trivial", "classical", "ceiling"]
 Stream = Literal["train", "dev", "test"]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks.base import Batch, Kind, TaskOptions, reference_table
 from anm_nb.tasks.hint_ceiling import Knowledge, ceiling
 from anm_nb.tasks.masked_runs import draw_longest_run, require_longest_run

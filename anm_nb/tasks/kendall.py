@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 
 def require_items(name: str, given: tuple[int, ...], items: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks.base import Batch, Kind, reference_table
 from anm_nb.tasks.kendall import index_space_tau
 from anm_nb.tasks.ranked import RankingTask, hashed

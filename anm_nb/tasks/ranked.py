@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks.base import Batch, Stream, Task, TaskOptions
 from anm_nb.tasks.kendall import kendall_tau
 

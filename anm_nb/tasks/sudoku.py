@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Integer, Num
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Kind, Stream, TaskOptions
 from anm_nb.tasks.sudoku_pool import Pool, Range, first_rows, shuffled, stored_pool
 from anm_nb.tasks.sudoku_solver import board_size, deduced, solve

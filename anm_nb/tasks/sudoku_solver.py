@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 SIZES = (4, 9)  # rows, columns, boxes and digits of a board
 NIBBLES = 9

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks.sudoku_pool import Pool
 from anm_nb.tasks.sudoku_solver import SIZES, solve
 

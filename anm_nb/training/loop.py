@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.training.checkpoint import last_good_checkpoint, load_checkpoint, save_checkpoint
 from anm_nb.training.learner import FinallyEvaluated, Learner, Stateful, StepLosses
 from anm_nb.training.processes import checkpoint_of, train_in_processes

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.training.checkpoint import last_good_checkpoint, load_checkpoint, save_checkpoint
 from anm_nb.training.learner import Learner, StepLosses
 from anm_nb.training.loop import LoopConfig, SeedTraining, by_prefix, not_finite, progress

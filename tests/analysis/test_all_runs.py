@@ -20,7 +20,7 @@ from anm_nb.analysis.experiment import Comparison, Finished, experiments_of
 from anm_nb.analysis.grouping import comparable, method_names, method_of
 from anm_nb.analysis.reference import load_reference
 from anm_nb.analysis.tables import final
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.comparators import comparators
 from anm_nb.ranking.train import RankingConfig
 

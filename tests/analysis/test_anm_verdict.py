@@ -10,7 +10,7 @@ from scipy import stats
 from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.anm_verdict import comparison_grid, comparisons, errors, reference_errors, score_grid
 from anm_nb.analysis.anm_verdict_figures import forest
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 SEEDS = 6
 METHODS = {"anm_tuned": 0.8, "none_tuned": 1.0, "stock_tuned": 1.1, "none_longer": 0.7, "anm": 3.0, "stock": 1.2}

@@ -17,8 +17,8 @@ from anm_nb.analysis.discrete_figures import (
     wrong_orders,
 )
 from anm_nb.analysis.figures import colours
+from anm_nb.config import ParameterError
 from anm_nb.energy.simplex import ENTROPY_BAND
-from anm_nb.parameters import ParameterError
 
 TASKS = ["sudoku", "connectivity"]
 METHODS = ["stock", "anm_simplex", "anm_simplex_legitimate"]

@@ -10,10 +10,10 @@ from own_trainer import OwnTrainer
 from anm_nb.analysis.doctor import Finding, apply, examine, report, unexamined
 from anm_nb.analysis.prescription import Times, differences
 from anm_nb.analysis.signatures import SIGNATURES
+from anm_nb.config import ParameterError
 from anm_nb.energy.probes import Recorder
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.training.loop import LoopConfig
 
 

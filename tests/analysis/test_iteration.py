@@ -16,10 +16,10 @@ from anm_nb.analysis import iteration_verdicts as verdicts
 from anm_nb.analysis.ranking_tables import stalled_seeds
 from anm_nb.analysis.reference import DISPLAYS, keep_reference, load_reference, summary
 from anm_nb.analysis.stats import paired_difference, ratio_interval
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.evaluate import trained_ranking
-from anm_nb.ranking.halting import refine_until_stable
-from anm_nb.ranking.iteration_study import MODELS, WhereIterationHelps
+from anm_nb.studies.halting import refine_until_stable
+from anm_nb.studies.iteration_study import MODELS, WhereIterationHelps
 from anm_nb.tasks.kendall import kendall_tau_numpy
 
 TINY = {

@@ -8,8 +8,8 @@ import pytest
 
 from anm_nb.analysis import landscape_checklist
 from anm_nb.analysis.landscape_checklist import all_verdicts, headline_verdicts, states_by_level
-from anm_nb.energy.landscape_study import DIRECTIONS
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
+from anm_nb.studies.landscape_study import DIRECTIONS
 
 STEPS = [0, 20, 100]
 GOOD = {  # what the document expects of mining, at those steps

@@ -19,7 +19,7 @@ from anm_nb.analysis.landscape_figures import (
     scans_over_training,
 )
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 METHODS = ["none", "stock", "random", "anm", "anm_orthogonal", "of_my_own"]
 T = np.arange(-10, 31) / 20

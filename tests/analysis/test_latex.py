@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anm_nb.analysis import latex
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 # How LaTeX reads its own escapes ("LaTeX2e: An unofficial reference manual", section 23), longest first.
 READ = {

@@ -21,7 +21,7 @@ from anm_nb.analysis.miner_figures import (
     training_outcomes,
 )
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 METHODS = ("anm", "anm_orthogonal")
 ENERGIES = ("trained", "optimal")

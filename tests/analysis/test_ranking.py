@@ -32,10 +32,10 @@ from anm_nb.analysis.ranking_tables import (
 )
 from anm_nb.analysis.tables import collect, score_table
 from anm_nb.ranking.cost import public_epoch_ratio
-from anm_nb.ranking.experiments import HrmVsBaseline
 from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingLearner
 from anm_nb.runs import get_or_train
+from anm_nb.studies.ranking_settings import HrmVsBaseline
 
 TINY = {
     "size": 6, "width": 8, "n_heads": 2, "max_inner_iters": 3, "train_samples": 16, "batch": 8, "epochs": 2,

@@ -16,7 +16,7 @@ from anm_nb.analysis.resampling import (
     paired_bootstrap,
     probability_of_improvement,
 )
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 METHODS = ["percentile", "BCa"]
 DIFFERENCES = arrays(float, st.integers(3, 10), elements=st.integers(-50, 50).map(float), unique=True)

@@ -16,7 +16,7 @@ from anm_nb.analysis.scaling import (
     stacking_ratios,
     time_exponent,
 )
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 SIZES = np.array([8, 16, 32, 64, 128])
 

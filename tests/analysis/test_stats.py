@@ -19,7 +19,7 @@ from anm_nb.analysis.stats import (
     paired_difference,
     paired_tests,
 )
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 SCORES = st.integers(2, 12).flatmap(
     lambda n: arrays(float, (2, n), elements=st.floats(-100, 100).map(lambda x: round(x, 3)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anm_nb.analysis.tiers import TIERS, evaluate_tiers
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 SPREAD = np.array([-0.004, -0.002, 0.0, 0.002, 0.004])
 

@@ -11,11 +11,11 @@ from anm_nb import runs
 from anm_nb.analysis.figures import PALETTE
 from anm_nb.analysis.within_figures import before_the_update, elsewhere, on_the_pairs
 from anm_nb.analysis.within_run import beyond, effects, of_seed, reading, within_run_verdicts
+from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import Mixed, get_negatives
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.energy.within_run import WithinRunConfig
-from anm_nb.parameters import ParameterError
+from anm_nb.studies.within_run import WithinRunConfig
 from anm_nb.training.loop import LoopConfig
 
 MINER, BASELINE = "anm_orthogonal", "stock"

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from anm_nb.bench import report, results
 from anm_nb.bench.results import Bench, keep, load_bench, run_bench
 from anm_nb.cli import app
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs import project_root
 
 KEPT = load_bench()

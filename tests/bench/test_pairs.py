@@ -6,7 +6,7 @@ import torch
 from anm_nb.bench.plain import plain_module
 from anm_nb.bench.ranking import RankingStep, document_config
 from anm_nb.bench.workloads import WORKLOADS
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 
 # Ten levels of descent amplify rounding: the first answer is divided by √ᾱ = 0.016.
 TOLERANCE = {"sampler": 3e-3}

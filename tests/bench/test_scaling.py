@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from anm_nb.bench.closed_forms import energy_operations, linear, ranking_operations
 from anm_nb.bench.saved_memory import SavedStorages, step_bytes
 from anm_nb.bench.scaling import CostAndScaling, stacked_step, step_operations
+from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.training.loop import LoopConfig
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.constraints import L2Ball, LinfBall
-from anm_nb.parameters import ParameterError
 from anm_nb.training.seeds import generator
 
 BALLS = {L2Ball: 2, LinfBall: float("inf")}  # and their norms

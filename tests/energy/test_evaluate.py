@@ -7,12 +7,12 @@ import pytest
 import torch
 from tasks.sudoku_reference import KNOWN
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import FinalTest, final_scores, predict
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.sampler import SamplerConfig, Trajectory, sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits
 from anm_nb.tasks.sudoku_solver import solve

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.landscape import (
     BARRIER_GRID,
     SCAN_GRID,
@@ -23,7 +24,6 @@ from anm_nb.energy.landscape import (
 )
 from anm_nb.energy.networks import EnergyMLP
 from anm_nb.energy.schedule import Noised, NoiseSchedule, SharedNoise
-from anm_nb.parameters import ParameterError
 from anm_nb.training.seeds import generator, initialise
 
 BATCH, DIM, LEVELS = 6, 4, 10

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.constraints import L2Ball, LinfBall
 from anm_nb.energy.miner import MinerConfig, mine
 from anm_nb.energy.networks import EnergyMLP
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.parameters import ParameterError
 from anm_nb.training.seeds import generator, initialise
 
 BATCH, DIM = 32, 6

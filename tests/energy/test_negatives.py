@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.constraints import L2Ball
 from anm_nb.energy.miner import Mined, MinerConfig
 from anm_nb.energy.negatives import (
@@ -21,7 +22,6 @@ from anm_nb.energy.negatives import (
 from anm_nb.energy.probes import count_of, grad_share, noisings
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.tasks.base import Clues
 from anm_nb.tasks.inverse import Inverse
 from anm_nb.training.loop import LoopConfig

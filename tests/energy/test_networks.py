@@ -7,6 +7,7 @@ from scipy.signal import correlate2d
 from scipy.special import erf
 from torch import nn
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.graph_network import GraphEnergy
 from anm_nb.energy.networks import (
     EnergyMLP,
@@ -18,7 +19,6 @@ from anm_nb.energy.networks import (
     score_and_energy,
 )
 from anm_nb.energy.sudoku_network import SudokuEnergy
-from anm_nb.parameters import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator, initialise
 

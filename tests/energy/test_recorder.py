@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from own_trainer import OwnTrainer
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.probes import Recorder
-from anm_nb.parameters import ParameterError
 
 
 def rand(*shape, seed=0):

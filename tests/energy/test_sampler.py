@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.sampler import SamplerConfig, Trajectory, descend, sample
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.parameters import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Clues
 from anm_nb.training.seeds import generator

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 from scipy.stats import entropy
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.simplex import DiscreteSet, MaskedSimplex, SignBox
-from anm_nb.parameters import ParameterError
 from anm_nb.tasks.base import Clues
 from anm_nb.training.seeds import generator
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.losses import info_nce
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.tasks.base import Batch
 from anm_nb.training.loop import LoopConfig, cpu_threads
 from anm_nb.training.seeds import generator

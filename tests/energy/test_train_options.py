@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.losses import info_nce, soft_info_nce
 from anm_nb.energy.negatives import NegativeStrategy
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import Balance, EnergyConfig, EnergyLearner, NoisedTwice
-from anm_nb.parameters import ParameterError
 from anm_nb.training.loop import LoopConfig
 
 

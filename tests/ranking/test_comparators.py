@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from anm_nb import runs
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.comparators import (
     comparator_table,
     comparators,

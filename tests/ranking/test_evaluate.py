@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from anm_nb import runs
+from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.ranking.evaluate import assess, trained_ranking
-from anm_nb.ranking.kendall import kendall_tau
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.tasks.kendall import kendall_tau
 from anm_nb.training.seeds import generator
 
 CONFIG = RankingConfig(

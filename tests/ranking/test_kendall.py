@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from anm_nb.parameters import ParameterError
-from anm_nb.ranking.kendall import index_space_tau, kendall_tau, kendall_tau_numpy
+from anm_nb.config import ParameterError
+from anm_nb.tasks.kendall import index_space_tau, kendall_tau, kendall_tau_numpy
 
 
 @st.composite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.losses import ranknet_loss
 from anm_nb.ranking.networks import SCORE_DECIMALS, AttentionBlock, ModelConfig, PointerDecoder, RankingModel
 from anm_nb.training.seeds import generator, initialise

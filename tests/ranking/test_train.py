@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from anm_nb import runs
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.cost import model_cost
 from anm_nb.ranking.fixes import FIXES, ablations, only_fix, published, without_fix
-from anm_nb.ranking.kendall import index_space_tau, kendall_tau
 from anm_nb.ranking.losses import ranknet_loss
 from anm_nb.ranking.train import RankingConfig, RankingLearner, supervision_weights
 from anm_nb.tasks import get_task
+from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.training.epochs import batch_indices
 from anm_nb.training.loop import SeedTraining
 from anm_nb.training.seeds import generator

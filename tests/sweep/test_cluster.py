@@ -119,7 +119,7 @@ def test_a_case_that_its_workers_die_of_fails_alone(workers, trivial, tmp_path, 
 
 
 def test_an_address_where_nobody_answers_is_refused(trivial, monkeypatch):
-    from anm_nb.parameters import ParameterError
+    from anm_nb.config import ParameterError
     from anm_nb.sweep import cluster
 
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trivial_sweep import write_notebook
 
-from anm_nb.parameters import ParameterError
-from anm_nb.ranking.experiments import HrmVsBaseline
+from anm_nb.config import ParameterError
+from anm_nb.studies.ranking_settings import HrmVsBaseline
 from anm_nb.sweep.digests import case_digest
 from anm_nb.sweep.files import PlannedCase, find_sweep, plan
 from anm_nb.sweep.naming import LONGEST, case_names, differing

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks.hint_reference import ceilings_by_enumeration, longest_run
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.kendall import kendall_tau

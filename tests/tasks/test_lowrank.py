@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.lowrank import SHRINKAGES
 from anm_nb.tasks.soft_impute import shrunk, soft_impute

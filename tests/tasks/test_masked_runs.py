@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tasks.hint_reference import longest_run
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks.masked_runs import draw_longest_run
 from anm_nb.training.seeds import generator
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task, register_task, task_names
 from anm_nb.tasks.base import MatrixTask
 from anm_nb.training.seeds import generator

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import kendall_tau
 from anm_nb.tasks.ranked import STREAMS, hashed, permutation

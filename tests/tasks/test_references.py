@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.references import ReferenceScores, reference_scores
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tasks.sudoku_reference import BY_SIZE, KNOWN, SMALL, board, count_solutions, is_complete, symmetry_class
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task, sudoku_pool
 from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits, one_hot_boards
 from anm_nb.tasks.sudoku_pool import build_pool, every_small_grid, pool_key, stored_pool

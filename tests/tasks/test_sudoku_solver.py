@@ -18,7 +18,7 @@ from tasks.sudoku_reference import (
     symmetry_class,
 )
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.tasks.sudoku_solver import WIDTH, deduced, has_other_solution, random_grids, solve
 from anm_nb.training.seeds import generator
 

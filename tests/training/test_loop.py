@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.training.learner import Measurement, ParameterGroup, StepLosses
 from anm_nb.training.loop import LoopConfig, NonFiniteLoss, cpu_threads, resolve_device, train
 from anm_nb.training.seeds import generator

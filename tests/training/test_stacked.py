@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import Anm, Stock
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.parameters import ParameterError
 from anm_nb.ranking.train import RankingConfig, RankingLearner
 from anm_nb.training.learner import Measurement, ParameterGroup, StepLosses
 from anm_nb.training.loop import LoopConfig, NonFiniteLoss, SeedTraining, train

@@ -16,7 +16,7 @@ from anm_nb.analysis.figures import house_style
 from anm_nb.analysis.widgets.controls import Choice
 from anm_nb.analysis.widgets.picker import RunPicker, Stored
 from anm_nb.analysis.widgets.picture import Picture
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs import Run, store_root
 from anm_nb.runs.manifest import CorruptRun
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from anm_nb.analysis.figures import LINE_STYLES, PALETTE, label
 from anm_nb.analysis.widgets.picture import WIDTH, panels, still_label
 from anm_nb.energy.landscape import SCAN_GRID
-from anm_nb.energy.landscape_study import PLANE
+from anm_nb.studies.landscape_study import PLANE
 
 HEIGHT = 3.7  # inches
 T, S, ACROSS = SCAN_GRID.numpy(), PLANE["s"].numpy(), PLANE["t"].numpy()

@@ -10,7 +10,7 @@ from typing import Any
 
 from anm_nb.analysis.figures import label
 from anm_nb.analysis.widgets.controls import Choice
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs import Run
 from anm_nb.runs.finding import flat
 from anm_nb.runs.listing import Listed, scan

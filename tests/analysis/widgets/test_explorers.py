@@ -10,7 +10,7 @@ import pytest
 from ipywidgets import Widget
 
 from anm_nb.analysis.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs import Run, store_root
 
 EXPLORERS = [MarginExplorer, LandscapeExplorer, RoutingExplorer, SamplerExplorer]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from anm_nb.analysis.widgets import LandscapeExplorer
 from anm_nb.analysis.widgets.landscape_scans import PROBLEMS
 from anm_nb.energy.landscape import SCAN_GRID
-from anm_nb.energy.landscape_study import PLANE
+from anm_nb.studies.landscape_study import PLANE
 
 
 @pytest.fixture

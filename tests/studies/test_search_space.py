@@ -5,8 +5,8 @@ import math
 import pytest
 
 from anm_nb.energy.negatives import Anm, AnmSimplex, Mixed
-from anm_nb.energy.search_space import as_written, families
-from anm_nb.energy.verdict_study import AnmVerdict
+from anm_nb.studies.search_space import as_written, families
+from anm_nb.studies.verdict_study import AnmVerdict
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator
 

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anm_nb import runs
+from anm_nb.config import ParameterError
 from anm_nb.energy.landscape import optimal_energy
-from anm_nb.energy.miner_study import (
+from anm_nb.energy.train import EnergyLearner
+from anm_nb.studies.miner_study import (
     MinerConvergence,
     MinerStudy,
     optimal_dev_margin,
     oscillation,
     training_rows,
 )
-from anm_nb.energy.train import EnergyLearner
-from anm_nb.parameters import ParameterError
 
 TINY = {
     "size": 2, "width": 8, "seeds": [1, 0], "batch": 8, "network_steps": 4, "problems": 10, "evaluations": 4,

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from anm_nb import runs
-from anm_nb.energy import verdict_study
+from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.energy.verdict_study import AnmVerdict, batch_of_equal_time, study
-from anm_nb.parameters import ParameterError
+from anm_nb.studies import verdict_study
+from anm_nb.studies.verdict_study import AnmVerdict, batch_of_equal_time, study
 
 TINY = {
     "tasks": ["inverse"], "size": 2, "width": 8, "batch": 8, "steps": 4, "training_examples": 24, "dev_examples": 8,

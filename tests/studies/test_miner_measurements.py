@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.miner import MinerConfig
-from anm_nb.energy.miner_measurements import (
+from anm_nb.energy.networks import EnergyMLP
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.studies.miner_measurements import (
     OptimalEnergy,
     armijo_check,
     energy_left,
@@ -21,9 +24,6 @@ from anm_nb.energy.miner_measurements import (
     rule_frame,
     with_options,
 )
-from anm_nb.energy.networks import EnergyMLP
-from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
 from anm_nb.training.seeds import generator, initialise
 
 CONFIG = EnergyConfig(size=3, width=8)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.cost import forward_flops
-from anm_nb.ranking.halting import halting_table, ranking_of, refine_until_stable
 from anm_nb.ranking.networks import SCORE_DECIMALS, ModelConfig, RankingModel, Refinement
+from anm_nb.studies.halting import halting_table, ranking_of, refine_until_stable
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
 from anm_nb.training.seeds import generator, initialise

@@ -2,8 +2,8 @@
 
 import pytest
 
-from anm_nb.energy.experiments import AnmVsCorruption
-from anm_nb.parameters import ParameterError, assigned_parameters, plain_values, unknown_name
+from anm_nb.config import ParameterError, assigned_parameters, plain_values, unknown_name
+from anm_nb.studies.energy_settings import AnmVsCorruption
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_unknown_name_without_a_near_one_lists_what_is_known():
 
 
 PARAMETERS = "steps = 100  # optimiser steps\nseeds = [0, 1]\nlr: float = 1e-3"
-CHECK = "from anm_nb.energy.experiments import AnmVsCorruption\nsettings = AnmVsCorruption.from_notebook()"
+CHECK = "from anm_nb.studies.energy_settings import AnmVsCorruption\nsettings = AnmVsCorruption.from_notebook()"
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from anm_nb import runs
+from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import SCAN_GRID, landscape_frame, mean_profile
-from anm_nb.energy.landscape_study import (
+from anm_nb.energy.train import EnergyLearner
+from anm_nb.ranking.train import RankingConfig
+from anm_nb.studies.landscape_study import (
     DIRECTIONS,
     PLANE,
     HeldOut,
@@ -17,9 +20,6 @@ from anm_nb.energy.landscape_study import (
     measured,
     plane_slices,
 )
-from anm_nb.energy.train import EnergyLearner
-from anm_nb.parameters import ParameterError
-from anm_nb.ranking.train import RankingConfig
 
 LEVELS = (0, 3, 6)
 SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 6, "records": 3, "dev_examples": 5, "seeds": [0, 1]}

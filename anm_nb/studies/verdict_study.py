@@ -21,11 +21,11 @@ import pandas as pd
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from anm_nb import runs
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import FinalTest
-from anm_nb.energy.search_space import Choice, Family, as_written, families
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.runs.files import replace_whole
+from anm_nb.studies.search_space import Choice, Family, as_written, families
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.tasks.references import TaskNames

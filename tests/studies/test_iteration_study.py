@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.comparators import comparators
-from anm_nb.ranking.iteration_study import MODELS, WhereIterationHelps
 from anm_nb.runs import project_root, run_key
+from anm_nb.studies.iteration_study import MODELS, WhereIterationHelps
 
 
 def at_profile(profile):

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from anm_nb import runs
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.negatives import Mixed, get_negatives
-from anm_nb.energy.within_run import WithinRunConfig
-from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.studies.within_run import WithinRunConfig
 from anm_nb.training.loop import LoopConfig, Seeds
 
 

@@ -8,11 +8,11 @@ import pandas as pd
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from anm_nb import runs
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.negatives import get_negatives, named_negatives
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import MatrixTask
 from anm_nb.tasks.references import TaskNames, reference_scores

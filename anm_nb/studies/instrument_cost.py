@@ -6,10 +6,10 @@ import time
 
 import pandas as pd
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.contrast import EnergyLosses, contrast_scalars, illegitimate_by_level
 from anm_nb.energy.probes import grad_share
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.parameters import ParameterError
 from anm_nb.training.loop import SeedTraining, cpu_threads, resolve_device
 
 

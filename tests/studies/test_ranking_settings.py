@@ -3,8 +3,10 @@
 import pytest
 import yaml
 
-from anm_nb.parameters import ParameterError
-from anm_nb.ranking.experiments import (
+from anm_nb.config import ParameterError
+from anm_nb.ranking.fixes import FIXES
+from anm_nb.runs import project_root, run_key
+from anm_nb.studies.ranking_settings import (
     HrmEntropy,
     HrmIterations,
     HrmPeriod,
@@ -12,8 +14,6 @@ from anm_nb.ranking.experiments import (
     HrmVsBaseline,
     KendallForensics,
 )
-from anm_nb.ranking.fixes import FIXES
-from anm_nb.runs import project_root, run_key
 
 SWEEPS = (HrmIterations, HrmPeriod, HrmEntropy, HrmTemperature)
 CLASSES = (KendallForensics, HrmVsBaseline, *SWEEPS)

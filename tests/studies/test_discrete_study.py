@@ -7,7 +7,12 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from anm_nb.energy.discrete_study import (
+from anm_nb.config import ParameterError
+from anm_nb.energy.evaluate import kept_steps, trained_energy
+from anm_nb.energy.landscape import optimal_energy
+from anm_nb.energy.miner import Mined
+from anm_nb.energy.negatives import get_negatives
+from anm_nb.studies.discrete_study import (
     HELD_OUT,
     UNDENOISED,
     DiscreteFeasibility,
@@ -18,11 +23,6 @@ from anm_nb.energy.discrete_study import (
     order_rates,
     proposed,
 )
-from anm_nb.energy.evaluate import kept_steps, trained_energy
-from anm_nb.energy.landscape import optimal_energy
-from anm_nb.energy.miner import Mined
-from anm_nb.energy.negatives import get_negatives
-from anm_nb.parameters import ParameterError
 
 LEVELS, DEV = 10, 4
 VALUES = {

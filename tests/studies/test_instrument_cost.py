@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from anm_nb.energy.instrument_cost import instrument_seconds, overhead
+from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import get_negatives
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.parameters import ParameterError
+from anm_nb.studies.instrument_cost import instrument_seconds, overhead
 from anm_nb.training.loop import LoopConfig
 
 CONFIG = EnergyConfig(

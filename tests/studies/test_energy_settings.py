@@ -2,10 +2,10 @@
 
 import pytest
 
-from anm_nb.energy import experiments
-from anm_nb.energy.experiments import AnmVsCorruption, IredTable, Sanity
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.runs import run_key
+from anm_nb.studies import energy_settings as experiments
+from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable, Sanity
 
 SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 4, "records": 3, "dev_examples": 4, "seeds": [1, 0]}
 

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from anm_nb.config import ParameterError, unknown_name
 from anm_nb.energy.evaluate import kept_steps, trained_energy
-from anm_nb.energy.experiments import AnmVsCorruption
 from anm_nb.energy.landscape import (
     SCAN_GRID,
     Energy,
@@ -34,8 +34,8 @@ from anm_nb.energy.negatives import MiningProblem, get_negatives
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.parameters import ParameterError, unknown_name
 from anm_nb.runs import Run
+from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.seeds import generator
 

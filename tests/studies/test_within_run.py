@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import Anm, Mixed, Random, Stock, get_negatives
 from anm_nb.energy.sampler import SamplerConfig
-from anm_nb.energy.within_experiments import WithinRun
-from anm_nb.energy.within_run import WithinRunConfig
-from anm_nb.parameters import ParameterError
+from anm_nb.studies.within_experiments import WithinRun
+from anm_nb.studies.within_run import WithinRunConfig
 from anm_nb.training.learner import ParameterGroup
 from anm_nb.training.loop import LoopConfig, SeedTraining
 

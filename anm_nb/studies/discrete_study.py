@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from torch import Tensor, nn
 
 from anm_nb import runs
-from anm_nb.energy.discrete_rules import rules_of
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import kept_steps, predict, trained_energy
 from anm_nb.energy.negatives import AnmSimplex, DiscreteTask, MiningProblem, NegativeStrategy, named_negatives
 from anm_nb.energy.networks import score_and_energy
@@ -26,7 +26,7 @@ from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.simplex import DiscreteSet
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.studies.discrete_rules import rules_of
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask, reference_table
 from anm_nb.tasks.references import TaskNames
 from anm_nb.training.loop import LoopConfig, Seeds

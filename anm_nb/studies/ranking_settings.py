@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from anm_nb import runs
-from anm_nb.parameters import ParameterError, Parameters
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.ranking.fixes import ablations, published
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.training.loop import Seeds

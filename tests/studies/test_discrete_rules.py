@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tasks.sudoku_reference import BY_SIZE, board, peers, units
 
-from anm_nb.energy.discrete_rules import RULES, Rules, rules_of
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
+from anm_nb.studies.discrete_rules import RULES, Rules, rules_of
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.sudoku import Sudoku, one_hot_boards

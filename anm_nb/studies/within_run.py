@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from torch import Tensor, nn
 
+from anm_nb.config import ParameterError
 from anm_nb.energy.contrast import Contrast, EnergyLosses
 from anm_nb.energy.losses import info_nce
 from anm_nb.energy.miner import Mined
@@ -28,7 +29,6 @@ from anm_nb.energy.negatives import (
     strategy_to_json,
 )
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.parameters import ParameterError
 from anm_nb.training.learner import Learner, Measurement, StepLosses
 from anm_nb.training.loop import SeedTraining
 from anm_nb.training.seeds import generator

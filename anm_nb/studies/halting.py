@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anm_nb.parameters import ParameterError
+from anm_nb.config import ParameterError
 from anm_nb.ranking.cost import forward_flops
 from anm_nb.ranking.networks import SCORE_DECIMALS, RankingModel
 from anm_nb.tasks.base import Batch

@@ -18,9 +18,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from anm_nb import runs
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.miner import MinerConfig
-from anm_nb.energy.miner_measurements import (
+from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, get_negatives, named_negatives
+from anm_nb.energy.sampler import SamplerConfig
+from anm_nb.energy.train import EnergyConfig, EnergyLearner
+from anm_nb.studies.miner_measurements import (
     RULES,
     armijo_check,
     mined_rows,
@@ -30,10 +34,6 @@ from anm_nb.energy.miner_measurements import (
     rule_frame,
     with_options,
 )
-from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, get_negatives, named_negatives
-from anm_nb.energy.sampler import SamplerConfig
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.parameters import ParameterError, Parameters
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import MatrixTask
 from anm_nb.training.loop import LoopConfig, Seeds

@@ -1,0 +1,1 @@
+"""What single notebooks need beside the families: settings, study loops and measurements of their own."""
