@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -38,3 +40,30 @@ def initialise(module: nn.Module, source: torch.Generator) -> None:
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=source, device=source.device))
         elif own and not isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
             raise TypeError(f"{type(layer).__name__}: no rule to draw its parameters from a generator")
+
+
+class RowDraws:
+    """Random rows [S·b, …] of S seeds, seed after seed, each seed's block from a generator of its own.
+
+    For one seed they are what torch draws from its generator.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], device: str | torch.device) -> None:
+        self.generators, self.device = tuple(generators), device
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal."""
+        return self._blocks(torch.randn, shape)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Uniform on [0, 1)."""
+        return self._blocks(torch.rand, shape)
+
+    def integers(self, high: int, shape: Sequence[int]) -> Tensor:
+        """Integers 0 … high − 1."""
+        return self._blocks(partial(torch.randint, high), shape)
+
+    def _blocks(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        block = (shape[0] // len(self.generators), *shape[1:])
+        drawn = [draw(block, generator=source, device=self.device) for source in self.generators]
+        return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
