@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,35 +61,65 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor],
     return {name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(text)
 
 
-def last_good_checkpoint(path: Path) -> Path | None:
-    """The newest checkpoint that is as it was written: `path`, or the one before it; None where there is neither.
+def last_good_checkpoint(path: Path, seed: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint that is as it was written, at `path` or the one before it; None where there is neither.
 
-    One that is not is moved out of the way, with a warning that names it.
+    One that is not, or that is of another run than the folder's name says, or of another seed, is moved out of the
+    way, with a warning that names it.
     """
-    spoiled = []
+    found = good_checkpoints(path, seed)
+    return found[0] if found else None
+
+
+def common_checkpoints(paths: Sequence[Path], seeds: Sequence[int]) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """A checkpoint of each seed, those that have not ended all at the newest step that every one of them has.
+
+    None where there is no such step: training starts from the beginning.
+    """
+    found = [good_checkpoints(path, seed) for path, seed in zip(paths, seeds, strict=True)]
+    if not all(found):
+        return []
+    going_on = [each for each in found if not each[0][1]["ended"]]
+    steps = set.intersection(*({facts["step"] for _, facts in each} for each in going_on)) if going_on else {0}
+    if not steps:
+        return []
+    return [
+        each[0] if each[0][1]["ended"] else next(one for one in each if one[1]["step"] == max(steps)) for each in found
+    ]
+
+
+def good_checkpoints(path: Path, seed: int | None) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """The newest checkpoint and the one before it, as far as they are there, whole, and of this run and seed."""
+    good, spoiled = [], []
     for candidate in (path, before(path)):
         if not candidate.exists():
             continue
         try:
-            _, facts = load_checkpoint(candidate)
+            tensors, facts = load_checkpoint(candidate)
+            _require_own(candidate, facts, path.parent.name, seed)
         except CorruptCheckpoint as error:
             os.replace(candidate, candidate.with_name(f"{candidate.name}.corrupt"))
             spoiled.append(str(error))
             continue
-        _warn(spoiled, f"training continues from step {facts.get('step')}, of the checkpoint before it")
-        return candidate
-    _warn(spoiled, "training starts from the beginning")
-    return None
+        good.append((tensors, facts))
+    if spoiled:
+        then = "training starts from the beginning"
+        if good:
+            then = f"training continues from step {good[0][1].get('step')}, of the checkpoint before it"
+        warnings.warn(f"checkpoint cannot be trusted: {'; '.join(spoiled)}; {then}", stacklevel=4)
+    return good
+
+
+def _require_own(path: Path, facts: Mapping[str, Any], key: str, seed: int | None) -> None:
+    if facts.get("key", key) != key:
+        raise CorruptCheckpoint(f"{path} belongs to run {facts['key']}, not to {key}")
+    if seed is not None and facts.get("seed", seed) != seed:
+        raise CorruptCheckpoint(f"{path} belongs to seed {facts['seed']}, not to {seed}")
 
 
 def before(path: Path) -> Path:
     """Where the checkpoint before the newest one lies."""
     return path.with_name(f"{path.name}.before")
-
-
-def _warn(spoiled: list[str], then: str) -> None:
-    if spoiled:
-        warnings.warn(f"checkpoint cannot be trusted: {'; '.join(spoiled)}; {then}", stacklevel=4)
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:

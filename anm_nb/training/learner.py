@@ -1,37 +1,116 @@
-"""What the training loop asks of a family: a learner, its parameter groups, its losses and its measurements."""
+"""What the training loop asks of a family: a config, and a learner of S seeds with losses and measurements."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
+from jaxtyping import Float
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
+
+from anm_nb.config import ParameterError
+from anm_nb.runs import RunConfig
+from anm_nb.training.stack import Stack
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("each seed may appear once")
+    return seeds
+
+
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
+
+
+class TrainingConfig(RunConfig):
+    """How any model is trained, whatever it learns."""
+
+    patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
+    stop_at_score: float | None = None  # selection score at which to stop, as nothing is left to gain; None: never
+    checkpoint_every: PositiveInt = 1000  # steps
+    keep_weights: bool = False  # the EMA weights of every record too, for looking at a landscape as it forms
+    # Of matrix products: tf32 rounds their factors to 10 bits on a GPU (on a CPU it is float32); bfloat16 is autocast.
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    graph: bool = True  # on a GPU the whole step is captured as a CUDA graph
+    threads: PositiveInt = 1  # CPU threads of one training; part of the config, as it changes the last bits
+    seeds: Seeds = (0, 1, 2)
+
+    @abstractmethod
+    def total_steps(self) -> int:
+        """Updates in all."""
+
+    @abstractmethod
+    def record_steps(self) -> list[int]:
+        """Steps before whose update to measure, in order: 0 and the last among them."""
+
+    @abstractmethod
+    def make_learner(self, members: Sequence[Member], device: str) -> Learner:
+        """The learner of several seeds, this config's or those of configs that differ in scheduled numbers only."""
+
+    @abstractmethod
+    def stack_key(self) -> str:
+        """Configs of equal keys can be trained as one stack: they differ in seeds and in scheduled numbers only."""
+
+    def lr_factor(self, step: int) -> float:
+        """Factor on every learning rate at a step; constant where a family does not say otherwise."""
+        return 1.0
+
+    def averaging(self) -> tuple[float, int]:
+        """Decay of the weights' average, and after how many steps it moves; a decay of 0 follows the weights."""
+        return 0.0, 1
+
+    def device_kind(self) -> str:
+        """cpu or cuda, as `device` resolves here."""
+        return resolve_device(self.device)
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" becomes cuda where there is one, else cpu. Raises `ParameterError` when cuda is asked for and missing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device = 'cuda': no CUDA device here; allowed: auto, cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+@dataclass(frozen=True)
+class Member:
+    """One seed of a stack, and the config it is of."""
+
+    config: Any  # of the learner's own class
+    seed: int
 
 
 @dataclass
 class ParameterGroup:
-    """Parameters with an optimiser, a clipping norm, and the number of steps for which they stay frozen."""
+    """Parameters of one network, their optimiser and clipping norm, and for how many steps they stay frozen."""
 
     name: str
-    parameters: list[nn.Parameter]
-    optimiser: torch.optim.Optimizer
+    parameters: Sequence[nn.Parameter]  # of the stack's first member
+    optimiser: type[torch.optim.Adam] | type[torch.optim.AdamW]
+    lr: float
     clip_norm: float
     frozen_steps: int = 0
+    options: dict[str, Any] = field(default_factory=dict)  # the optimiser's other settings
 
 
 @dataclass
 class StepLosses:
-    """The scalar to descend, and its parts by name for the record."""
+    """What each seed descends and its parts by name, all [S], and whatever else the family's measurements need."""
 
-    total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    total: Float[Tensor, " seeds"]
+    parts: dict[str, Float[Tensor, " seeds"]]
+    detail: Any = None
 
 
 @dataclass
 class Measurement:
-    """One row of the metrics table and the arrays kept beside it, which have the same shape at every step.
+    """One row of one seed's metrics and the arrays kept beside it, which have the same shape at every step.
 
     With a `selection` score (higher is better, NaN never is) the loop keeps the EMA weights of the best measurement.
     """
@@ -41,31 +120,39 @@ class Measurement:
     selection: float | None = None
 
 
-@runtime_checkable
 class Learner(Protocol):
-    """What a family brings: a model, its groups, every generator it draws from, its losses and its measurements."""
+    """S seeds of a family: networks, optimisers' groups, every generator drawn from, losses and measurements.
 
-    model: nn.Module
+    `losses` is the part of a step that a CUDA graph holds: on a GPU it must not wait for the host, and may branch on
+    its `branch` only. What has to be made outside, such as fresh problems, comes from `inputs`.
+    """
+
+    model: Stack
     groups: Sequence[ParameterGroup]
-    generators: Mapping[str, torch.Generator]
+    generators: Mapping[str, Sequence[torch.Generator]]  # by purpose, one for each seed
+    state: Mapping[str, Tensor]  # [S, …], changed in place by steps
+    schedules: Mapping[str, Tensor]  # [steps + 1] or [steps + 1, S], on the device, read at the step's place
+    block: int  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
+    suspects: str  # the user's own parts of a step, for messages
 
-    def losses(self, step: int, averaged: nn.Module) -> StepLosses:
-        """Losses of the next batch; `averaged` is the EMA of the model, in eval mode and without gradients."""
+    def inputs(self, step: int) -> dict[str, Tensor]:
+        """The next batch of all seeds."""
 
-    def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
-        """Measurements before the update of this step. Must leave `generators` as they are."""
+    def branch(self, step: int, recorded: bool) -> Hashable:
+        """Whatever the Python code of `losses` branches on at that step."""
+
+    def losses(
+        self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack
+    ) -> StepLosses:
+        """Losses of a batch; `now` holds the schedules' values; `averaged` is the EMA, without gradients."""
+
+    def measure(
+        self, step: int, now: Mapping[str, Tensor], averaged: Stack, losses: StepLosses
+    ) -> list[Measurement]:
+        """Measurements of every seed before the update of this step. Must leave `generators` as they are."""
+
+    def evaluate(self, place: int, selected: nn.Module) -> Measurement:
+        """A seed's final evaluation, on data that nothing was chosen by, with its selected or its averaged weights."""
 
 
-@runtime_checkable
-class Stateful(Protocol):
-    """A learner with state beside its weights, optimisers and generators: tensors by name, changed in place."""
-
-    state: dict[str, Tensor]
-
-
-@runtime_checkable
-class FinallyEvaluated(Protocol):
-    """A learner that is evaluated once more when training is over, on data that nothing was chosen by."""
-
-    def evaluate(self, selected: nn.Module) -> Measurement:
-        """The evaluation of the selected weights, or of the last EMA where none were selected."""
+LearnerOf = Callable[[Sequence[Member], str], Learner]

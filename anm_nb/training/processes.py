@@ -9,18 +9,22 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from filelock import FileLock
 
-from anm_nb.runs.keys import RunConfig, users_classes
+from anm_nb.runs.keys import users_classes
+from anm_nb.training.checkpoint import last_good_checkpoint
+from anm_nb.training.learner import Member
+from anm_nb.training.loop import Training, checkpoint_of
+from anm_nb.training.progress import time_is_limited, watched
 
 if TYPE_CHECKING:
-    from anm_nb.training.learner import Learner
-    from anm_nb.training.loop import LoopConfig
+    from anm_nb.training.learner import TrainingConfig
 
 # Two processes are ready to train after 3 to 5 s (torch is imported again in each, on a core each), and save half of
 # the time: below this they would gain next to nothing. The time is projected from a few steps that are thrown away;
@@ -30,29 +34,26 @@ FIRST_STEPS = 6  # of which the last is timed: the first ones are slower than th
 WATCH_SECONDS = 0.1  # how long a process may outlive the one that started it
 
 
-def train_in_processes(
-    make_learner: Callable[[int, str], Learner], config: LoopConfig, seeds: Sequence[int], workdir: Path
-) -> int:
-    """Train seeds to their finished checkpoints in `workdir`, as many at a time as there are cores for.
+def train_in_processes(config: TrainingConfig, folder: Path) -> int:
+    """Train seeds to their finished checkpoints in `folder`, as many at a time as there are cores for.
 
     Does nothing where that would not pay or cannot be. Returns how many processes trained at a time, 1 for none but
     this one. Warnings of a seed are given here, and its exception is raised here, which ends the others.
     """
-    _wait_for_orphans(workdir)
-    if not can_be_sent(make_learner):
+    _wait_for_orphans(folder)
+    if not can_be_sent(config) or time_is_limited():
         return 1
-    waiting = [seed for seed in seeds if not _is_finished(checkpoint_of(workdir, seed))]
+    waiting = [seed for seed in config.seeds if not _has_ended(checkpoint_of(folder, seed), seed)]
     count = min(len(waiting), available_cores() // config.threads) if len(waiting) > 1 else 1
-    if count < 2 or len(waiting) * _projected_seconds(make_learner, config, waiting[0]) < WORTH_SECONDS:
+    if count < 2 or len(waiting) * _projected_seconds(config, waiting[0], folder) < WORTH_SECONDS:
         return 1
     said: dict[int, list[warnings.WarningMessage]] = {}
     try:
         with _executor(count, config.threads) as executor:
-            futures = {
-                executor.submit(_train_seed, make_learner, config, seed, checkpoint_of(workdir, seed)): seed
-                for seed in waiting
-            }
-            for future in _as_they_end(futures, f"seeds, {count} at a time"):
+            from concurrent.futures import as_completed
+
+            futures = {executor.submit(_train_seed, config, seed, folder): seed for seed in waiting}
+            for future in watched(as_completed(futures), f"seeds, {count} at a time", len(futures)):
                 said[futures[future]] = future.result()
     finally:
         for seed in waiting:
@@ -61,20 +62,12 @@ def train_in_processes(
     return count
 
 
-def checkpoint_of(workdir: Path, seed: int) -> Path:
-    """Where a seed's checkpoint lies."""
-    return workdir / f"seed-{seed}.safetensors"
-
-
-def can_be_sent(make_learner: Callable[[int, str], Learner]) -> bool:
-    """Whether another process can make the learners: by a config of this package with none but its classes in it.
+def can_be_sent(config: TrainingConfig) -> bool:
+    """Whether another process can train it: a config of this package with none but its classes in it.
 
     Another process would not know a class that a notebook has defined and registered.
     """
-    config = getattr(make_learner, "__self__", None)
-    if not isinstance(config, RunConfig) or type(config).__module__.partition(".")[0] != "anm_nb":
-        return False
-    return not users_classes(config)
+    return type(config).__module__.partition(".")[0] == "anm_nb" and not users_classes(config)
 
 
 def available_cores() -> int:
@@ -87,25 +80,21 @@ def available_cores() -> int:
     return cpu_count()
 
 
-def _is_finished(checkpoint: Path) -> bool:
+def _has_ended(checkpoint: Path, seed: int) -> bool:
     """Whether a seed's newest whole checkpoint is its last."""
-    from anm_nb.training.checkpoint import last_good_checkpoint, load_checkpoint
-
-    stored = last_good_checkpoint(checkpoint)
-    return stored is not None and load_checkpoint(stored)[1]["finished"]
+    stored = last_good_checkpoint(checkpoint, seed)
+    return stored is not None and stored[1]["ended"]
 
 
-def _projected_seconds(make_learner: Callable[[int, str], Learner], config: LoopConfig, seed: int) -> float:
+def _projected_seconds(config: TrainingConfig, seed: int, folder: Path) -> float:
     """About how long the seed trains, from its first steps, which may raise what they would raise anyway."""
-    from anm_nb.training.loop import SeedTraining, cpu_threads
-
-    training = SeedTraining(make_learner(seed, "cpu"), config, seed, "cpu")
+    member = Member(config, seed)
+    training = Training(config.make_learner([member], "cpu"), [member], [folder], "cpu")
     started = time.perf_counter()
-    with cpu_threads(config.threads):
-        for step in range(min(FIRST_STEPS, config.steps)):
-            training.step, started = step, time.perf_counter()
-            training.update(training.losses())
-    return config.steps * (time.perf_counter() - started)
+    for training.step in range(min(FIRST_STEPS, config.total_steps())):
+        started = time.perf_counter()
+        training.take(training.learner.inputs(training.step), training.kind(training.step, recorded=False))
+    return config.total_steps() * (time.perf_counter() - started)
 
 
 @contextmanager
@@ -121,34 +110,19 @@ def _executor(count: int, threads: int) -> Iterator[Any]:
         executor.shutdown(kill_workers=True)  # a process with torch in it takes long to end by itself
 
 
-def _as_they_end(futures: Mapping[Any, int], what: str) -> Iterable[Any]:
-    """Futures in the order in which they end, with a bar of progress for whoever watches."""
-    from concurrent.futures import as_completed
-
-    from anm_nb.training.loop import progress
-
-    return progress(as_completed(futures), what, len(futures))
-
-
-def _train_seed(
-    make_learner: Callable[[int, str], Learner], config: LoopConfig, seed: int, checkpoint: Path
-) -> list[warnings.WarningMessage]:
+def _train_seed(config: TrainingConfig, seed: int, folder: Path) -> list[warnings.WarningMessage]:
     """What another process does; returns the warnings that were given."""
-    from anm_nb.training.loop import SeedTraining, cpu_threads
-
-    with FileLock(_lock_of(checkpoint)), warnings.catch_warnings(record=True) as said, cpu_threads(config.threads):
+    member = Member(config, seed)
+    torch.set_num_threads(config.threads)
+    with FileLock(folder / f"seed-{seed}.lock"), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
-        SeedTraining(make_learner(seed, "cpu"), config, seed, "cpu").run(checkpoint, shown=False)
+        Training(config.make_learner([member], "cpu"), [member], [folder], "cpu").run(shown=False)
     return said
 
 
-def _lock_of(checkpoint: Path) -> Path:
-    return checkpoint.with_name(f"{checkpoint.name}.lock")
-
-
-def _wait_for_orphans(workdir: Path) -> None:
+def _wait_for_orphans(folder: Path) -> None:
     """Return once no process of a training that was killed can write to its seeds' checkpoints any more."""
-    for lock in workdir.glob("seed-*.lock"):
+    for lock in folder.glob("seed-*.lock"):
         with FileLock(lock):
             pass
 
