@@ -8,72 +8,67 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from importlib import import_module
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anm_nb.config import ParameterError, unknown_name
+from anm_nb.config import Registry
 from anm_nb.tasks.base import DenoisingTask
+from anm_nb.training.stack import Stack
 
 Head = Literal["squared_norm", "scalar"]
+Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b], as an `EnergyNetwork`
 
 
 class EnergyNetwork(nn.Module, ABC):
     """An energy. Set `name`, implement `for_task` and `forward`, and register the class.
 
-    `forward` has to be twice differentiable by ỹ, as training follows the gradient of a loss of ∇_ỹE, and to let no
-    row of the batch see another. `anm_nb.training.seeds.initialise` draws its weights and says which layers it knows.
+    In place of `forward` it may implement `prepare` and `energy`, which then are what `forward` gives: many points are
+    evaluated for one x and k, and what does not depend on ỹ is computed once. Either way it has to be twice
+    differentiable by ỹ, as training follows the gradient of a loss of ∇_ỹE, to let no row of the batch see another,
+    and to work under torch.func's vmap and vjp, as plain PyTorch code does. `anm_nb.training.seeds.initialise` draws
+    its weights and says which layers it knows.
     """
 
     name: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "energy" not in vars(cls):  # not what a parent prepares for its own energy
+            cls.prepare, cls.energy = EnergyNetwork.prepare, EnergyNetwork.energy  # type: ignore[method-assign]
+        if cls.forward is EnergyNetwork.forward and cls.energy is EnergyNetwork.energy:
+            raise TypeError(f"{cls.__qualname__}: needs `forward`, or `prepare` and `energy`")
 
     @classmethod
     @abstractmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> EnergyNetwork:
         """The network for problems of that task. Raises `ParameterError` where it does not suit them."""
 
-    @abstractmethod
     def forward(
         self, x: Float[Tensor, "b x_dim"], y: Float[Tensor, "b y_dim"], k: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
         """Energies [batch], in float32 or better, of noised targets y at levels k, 0 ≤ k < levels."""
+        return self.energy(self.prepare(x, k), y)
 
-    def given(self, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> Callable[[Tensor], Tensor]:
-        """ỹ ↦ E(x, ỹ, k), for evaluating many ỹ: override it to compute only once what does not depend on ỹ."""
-        return lambda y: self(x, y, k)
+    def prepare(self, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
+        """What `energy` needs of x and k."""
+        return x, k
 
-
-# Built-in networks by name, those of modules of their own imported when asked for.
-_NETWORKS: dict[str, str | type[EnergyNetwork]] = {
-    "graph": "anm_nb.energy.graph_network:GraphEnergy",
-    "sudoku_conv": "anm_nb.energy.sudoku_network:SudokuEnergy",
-}
-
-
-def register_network(network: type[EnergyNetwork]) -> type[EnergyNetwork]:
-    """Class decorator: makes a network known by its `name`. Defining it again replaces it, as notebooks do."""
-    _NETWORKS[network.name] = network
-    return network
+    def energy(self, prepared: tuple[Tensor, ...], y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
+        """Energies [batch], as of `forward`, from what `prepare` gave."""
+        x, k = prepared
+        return self(x, y, k)
 
 
-def network_names() -> list[str]:
-    """The names `get_network` knows."""
-    return sorted(_NETWORKS)
-
-
-def get_network(name: str) -> type[EnergyNetwork]:
-    """The class of that name. Raises `ParameterError` naming the nearest one for a name that does not exist."""
-    if name not in _NETWORKS:
-        raise ParameterError(unknown_name("energy network", name, network_names()))
-    entry = _NETWORKS[name]
-    if isinstance(entry, str):
-        module, attribute = entry.split(":")
-        _NETWORKS[name] = entry = getattr(import_module(module), attribute)
-    return entry
+# Built-in networks of modules of their own are imported when asked for.
+NETWORKS: Registry[EnergyNetwork] = Registry(
+    "energy network",
+    {"graph": "anm_nb.energy.grid_networks:GraphEnergy", "sudoku_conv": "anm_nb.energy.grid_networks:SudokuEnergy"},
+)
+register_network, get_network, network_names = NETWORKS.register, NETWORKS.get, NETWORKS.names
 
 
 class LevelEmbedding(nn.Module):
@@ -121,11 +116,17 @@ class FiLMLayer(nn.Module):
         self.linear = nn.Linear(width, width)
         self.modulation = nn.Linear(level_dim, 2 * width)
 
-    def given(self, embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]) -> Callable[[Tensor], Tensor]:
-        """The layer at levels k as a function of h [b, width]."""
+    def prepare(
+        self, embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b width"], Float[Tensor, "b width"]]:
+        """1 + gain_k and bias_k."""
         gain, bias = gain_and_bias(self.modulation, embedded, k)
-        scale = 1 + gain
-        return lambda h: F.silu(torch.addcmul(bias, self.linear(h), scale))
+        return 1 + gain, bias
+
+    def forward(
+        self, h: Float[Tensor, "b width"], scale: Float[Tensor, "b width"], bias: Float[Tensor, "b width"]
+    ) -> Float[Tensor, "b width"]:
+        return F.silu(torch.addcmul(bias, self.linear(h), scale))
 
 
 @register_network
@@ -154,38 +155,42 @@ class EnergyMLP(EnergyNetwork):
         """Suits every task."""
         return cls(task.x_dim, task.y_dim, width, head, levels)
 
-    def forward(
-        self, x: Float[Tensor, "b x_dim"], y: Float[Tensor, "b y_dim"], k: Int[Tensor, " b"]
-    ) -> Float[Tensor, " b"]:
-        """Energies [batch] of noised targets y at levels k."""
-        return self.given(x, k)(y)
-
-    def given(self, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> Callable[[Tensor], Tensor]:
-        """ỹ ↦ E(x, ỹ, k). W₁'s product with x and the gains and biases of all levels are computed here."""
+    def prepare(self, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
+        """W₁'s product with x and its part for ỹ, then gains and biases of both layers at levels k."""
         of_x, of_y = self.input.weight.split([x.shape[1], self.input.in_features - x.shape[1]], dim=1)
         from_x = F.linear(x, of_x, self.input.bias)
         embedded = self.level()
-        first, second = self.first.given(embedded, k), self.second.given(embedded, k)
+        return from_x, of_y, *self.first.prepare(embedded, k), *self.second.prepare(embedded, k)
 
-        def energy(y: Tensor) -> Tensor:
-            h = F.silu(torch.addmm(from_x, y, of_y.mT))
-            return energy_of(self.output(second(first(h))), self.head)
+    def energy(self, prepared: tuple[Tensor, ...], y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
+        """Energies [batch] of noised targets y."""
+        from_x, of_y, *first, scale, bias = prepared
+        h = F.silu(torch.addmm(from_x, y, of_y.mT))
+        return energy_of(self.output(self.second(self.first(h, *first), scale, bias)), self.head)
 
-        return energy
+
+def energy_given(model: Model, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> Callable[[Tensor], Tensor]:
+    """ỹ ↦ E(x, ỹ, k), for many ỹ, of any energy (x, ỹ, k) ↦ [b]; of a `Stack`, whose rows are seed after seed."""
+    if isinstance(model, Stack):
+        of_seeds = model.rows(_prepare, x, k)
+        return lambda y: model.rows(_energy, y, *of_seeds)
+    prepared = _prepare(model, x, k)
+    return lambda y: _energy(model, y, *prepared)
 
 
-def energy_given(
-    model: Callable[[Tensor, Tensor, Tensor], Tensor], x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]
-) -> Callable[[Tensor], Tensor]:
-    """ỹ ↦ E(x, ỹ, k) of any energy: an `EnergyNetwork`'s own (`given`), or a plain call each time."""
-    return model.given(x, k) if isinstance(model, EnergyNetwork) else lambda y: model(x, y, k)
+def _prepare(model: Model, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+    return model.prepare(x, k) if isinstance(model, EnergyNetwork) else (x, k)
+
+
+def _energy(model: Model, y: Tensor, *prepared: Tensor) -> Tensor:
+    return model.energy(prepared, y) if isinstance(model, EnergyNetwork) else model(prepared[0], y, prepared[1])
 
 
 def score_and_energy(
-    energy: nn.Module, x: Float[Tensor, "b x_dim"], y: Float[Tensor, "b y_dim"], k: Int[Tensor, " b"]
+    model: Model, x: Float[Tensor, "b x_dim"], y: Float[Tensor, "b y_dim"], k: Int[Tensor, " b"]
 ) -> tuple[Float[Tensor, "b y_dim"], Float[Tensor, " b"]]:
     """∇_ỹE and E from one evaluation; both differentiable by the network's weights."""
-    return gradient_and_value(energy_given(energy, x, k), y)
+    return gradient_and_value(energy_given(model, x, k), y)
 
 
 def gradient_and_value(
@@ -195,7 +200,6 @@ def gradient_and_value(
 
     Under `torch.no_grad` the gradient is not prepared to be differentiated again, which makes it cheaper.
     """
-    plain = y if type(y) is Tensor else y.as_subclass(Tensor)  # a call that torch.compile cannot trace
-    values, pull_back = torch.func.vjp(function, plain)[:2]
+    values, pull_back = torch.func.vjp(function, y.as_subclass(Tensor))[:2]
     (gradient,) = pull_back(torch.ones_like(values))
     return gradient, values

@@ -8,8 +8,9 @@ from scipy.special import erf
 from torch import nn
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.graph_network import GraphEnergy
+from anm_nb.energy.grid_networks import GraphEnergy, SudokuEnergy
 from anm_nb.energy.networks import (
+    NETWORKS,
     EnergyMLP,
     EnergyNetwork,
     energy_given,
@@ -18,7 +19,6 @@ from anm_nb.energy.networks import (
     register_network,
     score_and_energy,
 )
-from anm_nb.energy.sudoku_network import SudokuEnergy
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator, initialise
 
@@ -321,7 +321,7 @@ def test_a_task_without_grids_is_refused_by_the_sudoku_network():
 
 
 def test_a_network_of_ones_own_is_found_by_name(monkeypatch):
-    monkeypatch.setattr("anm_nb.energy.networks._NETWORKS", {})
+    monkeypatch.setattr(NETWORKS, "entries", {})
 
     @register_network
     class Quadratic(EnergyNetwork):
@@ -349,7 +349,7 @@ def test_a_network_of_ones_own_is_found_by_name(monkeypatch):
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
 def test_what_is_given_once_serves_many_points(head):
     model, x, y, k = network(head)
-    energy = model.given(x, k)
+    energy = energy_given(model, x, k)
     for point in (y, 2 * y):
         torch.testing.assert_close(energy(point), model(x, point, k))
     plain = energy_given(lambda x, y, k: model(x, y, k), x, k)  # a function that is no network is simply called
@@ -370,7 +370,7 @@ def test_without_gradients_of_weights_the_score_is_the_same():
 def test_points_of_one_batch_share_what_is_given_in_their_gradients_too():
     """The loss of two points through one preparation has the gradient of the sum of their losses."""
     model, x, y, k = network()
-    energy = model.given(x, k)
+    energy = energy_given(model, x, k)
     together = torch.autograd.grad((energy(y) - energy(y + 1)).sum(), model.input.weight)[0]
     apart = [torch.autograd.grad(model(x, point, k).sum(), model.input.weight)[0] for point in (y, y + 1)]
     torch.testing.assert_close(together, apart[0] - apart[1], rtol=1e-4, atol=1e-5)
