@@ -1,54 +1,30 @@
-"""What a step of an energy run computes, for its update and for the checklist's measurements of it."""
+"""The contrast of a step: negatives proposed, noised once with the positives' noise, and their energies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from anm_nb.energy.losses import denoising_mse
 from anm_nb.energy.miner import Mined
-from anm_nb.energy.negatives import MiningProblem
-from anm_nb.energy.networks import energy_given, gradient_and_value
-from anm_nb.energy.recorder import energy_columns, noising_columns
-from anm_nb.training.learner import StepLosses
-from anm_nb.training.stacked import StackedLosses
+from anm_nb.energy.negatives import MiningProblem, NegativeStrategy
+from anm_nb.energy.networks import gradient_and_value
+from anm_nb.energy.probes import count_of, energy_columns, noising_columns, noisings
+from anm_nb.training.graph import host_may_wait
 
 
-@dataclass
-class EnergyLosses(StepLosses):
-    """The losses of a step and what they were computed from, for the measurements."""
-
-    contrast: Contrast | None = None
-    weight: float = 0.0  # λ of this step
-    weighted: tuple[Tensor, Tensor] | None = None  # contrastive loss with its weight, denoising loss
-    parameters: Sequence[Tensor] = ()  # what these are functions of
-
-
-@dataclass
-class StackedEnergyLosses(StackedLosses):
-    """The losses of a step of several seeds and what they were computed from, rows seed after seed."""
-
-    contrast: Contrast
-    weights: list[float]
-    weighted: tuple[Tensor, Tensor]  # both [seeds]
-    parameters: Sequence[Tensor]  # stacked, so a seed's losses reach its own slices alone
-
-    def of(self, place: int) -> EnergyLosses:
-        """The losses of one seed, as its learner measures them."""
-        own = super().of(place)
-        weighted, mse = self.weighted
-        pair = (weighted[place], mse[place])
-        contrast = self.contrast.of(place)
-        return EnergyLosses(own.total, own.parts, contrast, self.weights[place], pair, self.parameters)
+class NoisedTwice(RuntimeError):
+    """A negative was not noised exactly once in a step (ANM checklist, section C); only `probes` looks for it."""
 
 
 @dataclass
 class Contrast:
-    """The energies of positives and negatives of one batch, before the update."""
+    """The energies of positives and negatives of a batch, before the update; rows of all seeds, seed after seed."""
 
     mined: Mined
     e_pos: Tensor
@@ -57,15 +33,31 @@ class Contrast:
     problem: MiningProblem
     noised: tuple[Tensor, Tensor]  # positive and negative as the network saw them
 
-    def of(self, place: int) -> Contrast:
-        """The rows of one of the seeds whose problems were taken together."""
 
-        def own(rows: Tensor) -> Tensor:
-            return rows.chunk(len(self.problem.parts))[place]
+def contrast_of(
+    problem: MiningProblem, strategy: NegativeStrategy, noised_pos: Tensor, e_pos: Tensor, probes: bool = False
+) -> Contrast:
+    """Negatives by a strategy, noised here and only here with the positives' own noise, and their energies.
 
-        mined = Mined(own(self.mined.y_neg), {name: own(values) for name, values in self.mined.log.items()})
-        energies = own(self.e_pos), own(self.e_neg), own(self.optimal_margin)
-        return Contrast(mined, *energies, self.problem.parts[place], (own(self.noised[0]), own(self.noised[1])))
+    With `probes` it is looked for negatives that are not noised exactly once. Raises `NoisedTwice`, and ValueError for
+    negatives of another shape than the targets.
+    """
+    with noisings() if probes and host_may_wait() else nullcontext() as seen:
+        with torch.no_grad():
+            mined = strategy.propose(problem)
+        y_neg = mined.y_neg.detach()
+        if y_neg.shape != problem.y_pos.shape:
+            raise ValueError(
+                f"strategy '{strategy.name}' returned negatives of shape {tuple(y_neg.shape)}; "
+                f"the targets have {tuple(problem.y_pos.shape)}"
+            )
+        y_neg = y_neg if problem.clues is None else problem.clues.impose(y_neg)
+        noised_neg = problem.noise.noised(y_neg)
+    if seen is not None and count_of(y_neg, seen) != 1:
+        raise NoisedTwice(f"the negatives of '{strategy.name}' were noised {count_of(y_neg, seen)} times")
+    e_neg = problem.noised_energy(noised_neg.as_subclass(Tensor))
+    margin = problem.noise.optimal_margin(problem.y_pos, y_neg)
+    return Contrast(Mined(y_neg, mined.log), e_pos, e_neg, margin, problem, (noised_pos, noised_neg))
 
 
 def denoising_rows(
@@ -80,39 +72,28 @@ def denoising_rows(
     return denoising_mse(score, eps), e_pos
 
 
-def rows_of_network(
-    model: nn.Module,
-    x: Float[Tensor, "b x_dim"],
-    noised: Float[Tensor, "b y_dim"],
-    k: Int[Tensor, " b"],
-    eps: Float[Tensor, "b y_dim"],
-    given: Bool[Tensor, "b y_dim"] | None,
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """`denoising_rows` of E(x, ·, k), as a function of modules and tensors alone, which torch.compile can take."""
-    return denoising_rows(energy_given(model, x, k), noised, eps, given)
+def illegitimate_by_level(contrast: Contrast, rows: slice) -> Tensor:
+    """How many negatives of some rows have m* < 0, and how many there are, at each noise level: [2, levels]."""
+    noise, margin = contrast.problem.noise, contrast.optimal_margin[rows]
+    k, levels = noise.k[rows], len(noise.schedule.betas)
+    counts = [torch.bincount(which, minlength=levels) for which in (k[margin < 0], k)]
+    return torch.stack(counts).float()
 
 
-def illegitimate_by_level(contrast: Contrast) -> Tensor:
-    """How many negatives of the batch have m* < 0, and how many there are, at each noise level: [2, levels]."""
-    noise = contrast.problem.noise
-    levels = len(noise.schedule.betas)
-    illegitimate = torch.bincount(noise.k[contrast.optimal_margin < 0], minlength=levels)
-    return torch.stack([illegitimate, torch.bincount(noise.k, minlength=levels)]).float()
-
-
-def contrast_scalars(contrast: Contrast) -> dict[str, float]:
-    """Hardness, margins, energies, legitimacy, noise and mining of a batch of negatives (checklist A, B, C, K).
+def contrast_scalars(contrast: Contrast, rows: slice) -> dict[str, float]:
+    """Hardness, margins, energies, legitimacy, noise and mining of some rows' negatives (checklist A, B, C, K).
 
     The columns of the recorder (`energy_columns`, `noising_columns`), and means over examples of the miner's log.
     """
-    noise = contrast.problem.noise
-    signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
-    scalars = energy_columns(contrast.e_pos.detach(), contrast.e_neg.detach())
-    scalars.pop("loss_con", None)  # the loss itself stands beside it
-    scalars |= noising_columns(*contrast.noised, contrast.problem.y_pos, contrast.mined.y_neg, signal, sigma)
-    scalars["illegitimate_fraction"] = (contrast.optimal_margin < 0).float().mean()
-    scalars["optimal_margin_mean"] = contrast.optimal_margin.mean()
-    log = {name: values.float().nanmean() for name, values in contrast.mined.log.items()}
+    problem, noise, margin = contrast.problem, contrast.problem.noise, contrast.optimal_margin[rows]
+    signal, sigma = noise.schedule.signal(noise.k[rows]), noise.schedule.sigma(noise.k[rows])
+    columns = energy_columns(contrast.e_pos[rows].detach(), contrast.e_neg[rows].detach())
+    columns.pop("loss_con", None)  # the loss itself stands beside it
+    noised_pos, noised_neg = (each[rows] for each in contrast.noised)
+    columns |= noising_columns(noised_pos, noised_neg, problem.y_pos[rows], contrast.mined.y_neg[rows], signal, sigma)
+    columns["illegitimate_fraction"] = (margin < 0).float().mean()
+    columns["optimal_margin_mean"] = margin.mean()
+    log = {name: values[rows].float().nanmean() for name, values in contrast.mined.log.items()}
     if {"e_start", "e_mined"} <= log.keys():
         log["mined_drop"] = log["e_start"] - log["e_mined"]
-    return {name: float(value) for name, value in (scalars | log).items()}
+    return {name: float(value) for name, value in (columns | log).items()}

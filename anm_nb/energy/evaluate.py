@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.config import ParameterError, Parameters
+from anm_nb.config import ParameterError
 from anm_nb.energy.networks import EnergyNetwork
 from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule
@@ -17,12 +17,8 @@ from anm_nb.tasks.base import Batch, DenoisingTask
 from anm_nb.tasks.references import SPLITS
 from anm_nb.training.seeds import generator
 
-
-class FinalTest(Parameters):
-    """On how many test problems a trained energy is judged, and at which numbers of descent steps a level."""
-
-    examples: PositiveInt = 1000
-    inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()  # beside the sampler's own number
+if TYPE_CHECKING:
+    from anm_nb.energy.train import EnergyConfig
 
 
 def predict(
@@ -31,27 +27,20 @@ def predict(
     batch: Batch,
     schedule: NoiseSchedule,
     sampler: SamplerConfig,
-    seed: int,
+    seeds: Sequence[int],
     clamp: float | None = None,
 ) -> Tensor:
-    """The sampler's answers to a batch, from starting noise that depends on the seed alone.
+    """The sampler's answers to the rows of all seeds, from starting noise that depends on each seed alone.
 
     `clamp` replaces the one published for the task.
     """
-    source = generator(seed, "sampling", batch.x.device.type)
-    y_dim = batch.y.shape[1]
+    sources = [generator(seed, "sampling", batch.x.device.type) for seed in seeds]
     bound = task.sample_clamp if clamp is None else clamp
-    return sample(model, schedule, batch.x, y_dim, source, sampler, bound, task.clues(batch))
+    return sample(model, schedule, batch.x, batch.y.shape[1], sources, sampler, bound, task.clues(batch))
 
 
 def final_scores(
-    model: nn.Module,
-    task: DenoisingTask,
-    schedule: NoiseSchedule,
-    sampler: SamplerConfig,
-    test: FinalTest,
-    seed: int,
-    device: str,
+    model: nn.Module, config: EnergyConfig, task: DenoisingTask, schedule: NoiseSchedule, seed: int, device: str
 ) -> dict[str, float]:
     """Test scores by `split/metric/predictor`, every predictor on the same problems.
 
@@ -59,22 +48,24 @@ def final_scores(
     with other numbers of descent steps; `published clamp`, where that is another one; and the task's references by
     name, which learn from as many training problems as there are test problems.
     """
+    n, sampler = config.test_examples, config.make_sampler(task)
+    assert n is not None
     source = generator(seed, "references", device)
-    training = task.stream("train").sample(test.examples, generator=source, device=device)
+    training = task.stream("train").sample(n, generator=source, device=device)
     columns: dict[str, float] = {}
     for split, harder in SPLITS.items():
         source = generator(seed, f"test/{split}", device)
-        batch = task.stream("test").sample(test.examples, generator=source, device=device, harder=harder)
+        batch = task.stream("test").sample(n, generator=source, device=device, harder=harder)
         answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
         clamp = task.clamp(harder)
-        answers["model"] = predict(model, task, batch, schedule, sampler, seed, clamp)
+        answers["model"] = predict(model, task, batch, schedule, sampler, [seed], clamp)
         if clamp != task.sample_clamp:
-            answers["published clamp"] = predict(model, task, batch, schedule, sampler, seed)
-        for steps in test.inner_steps:
+            answers["published clamp"] = predict(model, task, batch, schedule, sampler, [seed])
+        for steps in config.test_inner_steps:
             at_steps = sampler.model_copy(update={"inner_steps": steps})
             known = steps == sampler.inner_steps
             answers[f"steps={steps}"] = (
-                answers["model"] if known else predict(model, task, batch, schedule, at_steps, seed, clamp)
+                answers["model"] if known else predict(model, task, batch, schedule, at_steps, [seed], clamp)
             )
         for predictor, y_hat in answers.items():
             scores = task.metrics(y_hat, batch)
@@ -83,7 +74,7 @@ def final_scores(
 
 
 def kept_steps(run: Run) -> list[int]:
-    """The steps whose EMA weights a run has kept (`LoopConfig.keep_weights`), in order; its end is always there."""
+    """The steps whose EMA weights a run has kept (`keep_weights`), in order; its end is always there."""
     found = (re.match(r"seed\d+\.step(\d+)\.", name) for name in run.weights)
     return sorted({int(match[1]) for match in found if match})
 
@@ -91,13 +82,11 @@ def kept_steps(run: Run) -> list[int]:
 def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
     """The EMA energy of a finished run as it was recorded at a step, or at the end of training; on the CPU, frozen.
 
-    Steps other than the end need a run with `LoopConfig.keep_weights`. Raises `ParameterError` for a run that is not
+    Steps other than the end need a run with `keep_weights`. Raises `ParameterError` for a run that is not
     of this family, and for a seed or step that it has no weights of.
     """
-    from anm_nb.energy.train import EnergyConfig  # which imports this module
-
     config = run.config
-    if not isinstance(config, EnergyConfig):
+    if getattr(config, "family", None) != "energy":
         raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no energy")
     if seed not in config.seeds:
         raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
@@ -105,7 +94,7 @@ def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwor
     prefix = f"seed{seed}.{moment}averaged."
     weights = {name.removeprefix(prefix): tensor for name, tensor in run.weights.items() if name.startswith(prefix)}
     if not weights:
-        kept = ", ".join(map(str, kept_steps(run))) or "none; train with loop.keep_weights"
+        kept = ", ".join(map(str, kept_steps(run))) or "none; train with keep_weights"
         raise ParameterError(f"step = {step}: run {run.key} has no weights of it; steps kept: {kept}")
     energy = config.make_network(config.make_task())
     energy.load_state_dict(weights)

@@ -13,7 +13,6 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.networks import EnergyNetwork, Head, LevelEmbedding, energy_of, gain_and_bias, register_network
 from anm_nb.tasks.base import DenoisingTask
 
-
 GRID_SIZES = {size**3: size for size in (4, 9)}  # rows, columns and digits by the number of one-hot entries
 
 

@@ -1,0 +1,291 @@
+"""S seeds of energy runs: their data, losses and measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from anm_nb.config import ParameterError, Parameters
+from anm_nb.energy.contrast import Contrast, contrast_of, contrast_scalars, denoising_rows, illegitimate_by_level
+from anm_nb.energy.evaluate import final_scores, predict
+from anm_nb.energy.losses import info_nce, soft_info_nce
+from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random
+from anm_nb.energy.probes import grad_shares
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.tasks.base import Batch
+from anm_nb.training.epochs import batch_indices
+from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses
+from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.stack import Stack
+
+if TYPE_CHECKING:
+    from anm_nb.energy.train import EnergyConfig
+
+# Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
+DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
+PROBES = 8  # dev problems kept in the trace, for whatever shows an example
+BLOCK_NUMBERS = 2**26  # a GPU draws fresh problems for several steps at once, so many numbers of each seed
+
+
+class Balance(Parameters):
+    """Keeps the contrastive share r of the gradient within a band by adapting the weight λ (ANM checklist, section D).
+
+    Every so many steps λ is multiplied by `factor` where r lies below the band and divided by it where r lies above.
+    """
+
+    low: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    high: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    every: PositiveInt = 10  # steps
+    factor: Annotated[float, Field(gt=1)] = 1.25
+
+    @model_validator(mode="after")
+    def _is_a_band(self) -> Balance:
+        if not self.low < self.high:
+            raise ParameterError(f"low = {self.low}, high = {self.high}: low < high has to hold")
+        return self
+
+    def adapted(self, weight: Float[Tensor, "*n"], share: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """The next λ for measured shares r."""
+        raised = torch.where(share < self.low, weight * self.factor, weight)
+        return torch.where(share > self.high, weight / self.factor, raised)
+
+
+class Branch(NamedTuple):
+    """What the Python code of an energy's step branches on."""
+
+    contrasted: bool
+    balanced: bool  # whether λ is adapted in this step
+
+
+class Detail(NamedTuple):
+    """What the measurements need of a step's losses."""
+
+    contrast: Contrast
+    weight: Float[Tensor, " seeds"]  # λ
+    weighted: Float[Tensor, " seeds"]  # contrastive loss with its weight
+    loss_mse: Float[Tensor, " seeds"]
+
+
+class EnergyLearner:
+    """S seeds of energy runs.
+
+    Data, noise, negatives and initial weights of a seed come from generators of their own, so that runs which differ
+    only in their negatives see the same batches in the same order with the same noise.
+    """
+
+    def __init__(self, members: Sequence[Member], device: str) -> None:
+        self.members, self.device = members, device
+        self.config: EnergyConfig = members[0].config
+        self.seeds = [member.seed for member in members]
+        self.task = self.config.make_task()
+        self.schedule = NoiseSchedule.cosine(self.config.levels, device=device)
+        self.sampler = self.config.make_sampler(self.task)
+        self.model = Stack([self._network(seed) for seed in self.seeds])
+        parameters = list(self.model.members[0].parameters())
+        adam = {"betas": (0.9, 0.99)}  # as published
+        self.groups: Sequence[ParameterGroup] = [
+            ParameterGroup(
+                "energy", parameters, torch.optim.Adam, self.config.lr, self.config.clip_norm, options=adam
+            )
+        ]
+        self.generators: Mapping[str, Sequence[torch.Generator]] = {
+            purpose: [generator(seed, purpose, device) for seed in self.seeds]
+            for purpose in ("data", "noise", "negatives")
+        }
+        self.weights = [[member.config.weight_at(step) for member in members] for step in range(self.config.steps + 1)]
+        progress = torch.arange(self.config.steps + 1, dtype=torch.float64) / self.config.steps
+        self.schedules: Mapping[str, Tensor] = {
+            "progress": progress.float().to(device),
+            "contrastive_weight": torch.tensor(self.weights, device=device),
+        }
+        balanced = self.config.balance is not None
+        self.state: Mapping[str, Tensor] = (
+            {"contrastive_weight": torch.tensor(self.weights[-1], dtype=torch.float64, device=device)}
+            if balanced
+            else {}
+        )
+        self.suspects = ", ".join(f"{plugin.__name__}" for plugin in self.config.plugins())
+        self.training = self.task.stream("train")
+        self.fixed = [self._fixed_set(seed) for seed in self.seeds] if self.config.training_examples else None
+        numbers = self.config.batch * (self.task.x_dim + self.task.y_dim)
+        self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" and self.fixed is None else 1
+        self.drawn: list[Batch] = []  # the fresh problems of the present block of steps, of each seed
+        self.dev, self.dev_noise, self.dev_negatives = self._dev_set()
+
+    def inputs(self, step: int) -> dict[str, Tensor]:
+        """The problems of a step, rows of all seeds: fresh ones, or the next of the fixed sets."""
+        if self.fixed is not None:
+            size = min(self.config.batch, len(self.fixed[0].x))
+            batches = [
+                _rows(batch, batch_indices(len(batch.x), size, step, seed, self.device))
+                for batch, seed in zip(self.fixed, self.seeds, strict=True)
+            ]
+        else:
+            size, place = self.config.batch, step % self.block
+            if place == 0:
+                self.drawn = [
+                    self.training.sample(self.block * size, generator=source, device=self.device)
+                    for source in self.generators["data"]
+                ]
+            batches = [_rows(batch, slice(place * size, (place + 1) * size)) for batch in self.drawn]
+        return {name: each for name, each in vars(_joined(batches)).items() if each is not None}
+
+    def branch(self, step: int, recorded: bool) -> Hashable:
+        """Whether there is a contrast, and whether its weight is adapted."""
+        contrasted = self.config.negatives is not None and (recorded or any(self.weights[step]))
+        balance = self.config.balance
+        return Branch(contrasted, contrasted and balance is not None and step % balance.every == 0)
+
+    def losses(
+        self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack
+    ) -> StepLosses:
+        """Denoising and contrastive losses of a batch; the positive's score and energy are one evaluation."""
+        assert isinstance(branch, Branch)
+        problem = self.problem(inputs, now, averaged).prepare()
+        noised = problem.noise.noised(problem.y_pos)
+        rows_mse, e_pos = denoising_rows(problem.noised_energy, noised, problem.noise.eps, problem.given)
+        loss_mse = self.model.apart(rows_mse).mean(1)
+        if not branch.contrasted or self.config.negatives is None:
+            return StepLosses(loss_mse, {"loss_mse": loss_mse})
+        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
+        loss_con = self.model.apart(self.contrastive_rows(contrast)).mean(1)
+        weight = self.weight(now)
+        weighted = weight * loss_con
+        if branch.balanced and self.config.balance is not None:
+            share = grad_shares(weighted, loss_mse, self.model)
+            self.state["contrastive_weight"].copy_(
+                self.config.balance.adapted(self.state["contrastive_weight"], share)
+            )
+        parts = {"loss_mse": loss_mse, "loss_con": loss_con}
+        return StepLosses(loss_mse + weighted, parts, Detail(contrast, weight, weighted, loss_mse))
+
+    def problem(self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], averaged: Stack) -> MiningProblem:
+        """A batch with its noise, for the networks in training and their EMA."""
+        batch = Batch(inputs["x"], inputs["y"], inputs.get("known"))
+        clues = self.task.clues(batch)
+        noise = SharedNoise.draw(self.schedule, batch.y, self._draws("noise"), clues)
+        draws = self._draws("negatives")
+        return MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, draws, clues, now["progress"])
+
+    def weight(self, now: Mapping[str, Tensor]) -> Float[Tensor, " seeds"]:
+        """λ of this step."""
+        return self.state["contrastive_weight"].float() if self.state else now["contrastive_weight"]
+
+    def contrast(
+        self, problem: MiningProblem, strategy: NegativeStrategy, noised: Tensor, e_pos: Tensor
+    ) -> Contrast:
+        """The strategy's negatives and their energies."""
+        return contrast_of(problem, strategy, noised, e_pos, self.config.probes)
+
+    def contrastive_rows(self, contrast: Contrast) -> Float[Tensor, " b"]:
+        """The contrastive loss of each pair, with hard or soft labels as configured."""
+        if self.config.soft_label:
+            return soft_info_nce(contrast.e_pos, contrast.e_neg, contrast.optimal_margin)
+        return info_nce(contrast.e_pos, contrast.e_neg)
+
+    def measure(
+        self, step: int, now: Mapping[str, Tensor], averaged: Stack, losses: StepLosses
+    ) -> list[Measurement]:
+        """The checklist's columns (sections A, B, D, J) before the update of this step."""
+        answers = predict(averaged, self.task, self.dev, self.schedule, self.sampler, self.seeds).chunk(len(self.seeds))
+        margins = self.model.apart(self._dev_margin(averaged))
+        measured = []
+        for answer, batch, margin in zip(answers, _chunks(self.dev, len(self.seeds)), margins, strict=True):
+            scalars = self.task.metrics(answer, batch)
+            scalars["dev_margin_mean"] = float(margin.mean())
+            scalars["dev_p_hard"] = float((margin < 0).float().mean())
+            measured.append(Measurement(scalars, {"dev_margins": margin}))
+        if isinstance(losses.detail, Detail):
+            self._measure_contrast(losses.detail, measured)
+        return measured
+
+    def _measure_contrast(self, detail: Detail, measured: Sequence[Measurement]) -> None:
+        """Add the columns of the contrast to every seed's."""
+        contrast = detail.contrast
+        shares = grad_shares(detail.weighted, detail.loss_mse, self.model)
+        size = len(contrast.e_pos) // len(self.seeds)
+        for place, each in enumerate(measured):
+            rows = slice(place * size, (place + 1) * size)
+            each.scalars |= contrast_scalars(contrast, rows)
+            each.scalars["contrastive_weight"] = float(detail.weight[place])
+            each.scalars["grad_share_contrast"] = float(shares[place])
+            each.arrays["margins"] = self._padded((contrast.e_neg - contrast.e_pos)[rows])
+            each.arrays["illegitimate_by_level"] = illegitimate_by_level(contrast, rows)
+
+    def evaluate(self, place: int, selected: nn.Module) -> Measurement:
+        """Scores on test problems, where the config asks for them, and the dev problems that are shown as examples."""
+        own = _chunks(self.dev, len(self.seeds))[place]
+        arrays = {f"probe_{name}": each[:PROBES] for name, each in vars(own).items() if each is not None}
+        if self.config.test_examples is None:
+            return Measurement({}, arrays)
+        config, seed = self.members[place].config, self.seeds[place]
+        return Measurement(final_scores(selected, config, self.task, self.schedule, seed, self.device), arrays)
+
+    def _network(self, seed: int) -> nn.Module:
+        network = self.config.make_network(self.task)
+        initialise(network, generator(seed, "weights"))
+        return network.to(self.device)
+
+    def _draws(self, purpose: str) -> RowDraws:
+        return RowDraws(self.generators[purpose], self.device)
+
+    def _padded(self, values: Tensor) -> Tensor:
+        """Values of a batch, followed by NaN where it is the short last one of an epoch."""
+        size = self.config.batch if self.fixed is None else min(self.config.batch, len(self.fixed[0].x))
+        return nn.functional.pad(values, (0, size - len(values)), value=torch.nan)
+
+    def _fixed_set(self, seed: int) -> Batch:
+        """The fixed training problems, the same for every config of a seed."""
+        source, n = generator(seed, "training set", self.device), self.config.training_examples
+        assert n is not None
+        return self.training.sample(n, generator=source, device=self.device)
+
+    def _dev_set(self) -> tuple[Batch, SharedNoise, Tensor]:
+        """Held-out problems, and negatives for them with levels and noise that no training step sees."""
+        problems = []
+        for seed, network in zip(self.seeds, self.model.members, strict=True):
+            source = generator(seed, "dev", self.device)
+            n, draws = self.config.dev_examples, RowDraws([source], self.device)
+            batch = self.task.stream("dev").sample(n, generator=source, device=self.device)
+            clues = self.task.clues(batch)
+            noise = SharedNoise.draw(self.schedule, batch.y, draws, clues)
+            problem = MiningProblem(self.task, batch.x, batch.y, noise, network, network, draws, clues)
+            y_neg = DEV_NEGATIVES.propose(problem).y_neg
+            problems.append((batch, noise, y_neg if clues is None else clues.impose(y_neg)))
+        batches, noises, negatives = zip(*problems, strict=True)
+        dev = _joined(batches)
+        noise = SharedNoise(self.schedule, *(torch.cat([getattr(n, name) for n in noises]) for name in ("k", "eps")))
+        return dev, noise, torch.cat(negatives)
+
+    @torch.no_grad()
+    def _dev_margin(self, averaged: Stack) -> Float[Tensor, " b"]:
+        """Margins of the EMA energy on the held-out pairs."""
+        noise, x = self.dev_noise, self.dev.x
+        e_pos = averaged(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
+        return averaged(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
+
+
+def _rows(batch: Batch, rows: Any) -> Batch:
+    return Batch(batch.x[rows], batch.y[rows], None if batch.known is None else batch.known[rows])
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of all seeds as one, seed after seed."""
+    if len(batches) == 1:
+        return batches[0]
+    known = [batch.known for batch in batches if batch.known is not None]
+    return Batch(
+        torch.cat([batch.x for batch in batches]),
+        torch.cat([batch.y for batch in batches]),
+        torch.cat(known) if known else None,
+    )
+
+
+def _chunks(batch: Batch, count: int) -> list[Batch]:
+    parts = zip(*(each.chunk(count) for each in vars(batch).values() if each is not None), strict=True)
+    return [Batch(*part) for part in parts]
