@@ -146,7 +146,7 @@ class EnergyLearner:
     ) -> StepLosses:
         """Denoising and contrastive losses of a batch; the positive's score and energy are one evaluation."""
         assert isinstance(branch, Branch)
-        problem = self.problem(inputs, now, averaged).prepare()
+        problem = self.problem(inputs, now, averaged)
         noised = problem.noise.noised(problem.y_pos)
         rows_mse, e_pos = denoising_rows(problem.noised_energy, noised, problem.noise.eps, problem.given)
         loss_mse = self.model.apart(rows_mse).mean(1)

@@ -145,7 +145,8 @@ class Training:
         """One step of every group that is not frozen, and of the average."""
         active = [each for each in self.optimisers if each.group.name not in kind.frozen]
         parameters = [parameter for each in active for parameter in each.parameters]
-        gradients = iter(torch.autograd.grad(losses.total.sum(), parameters, allow_unused=True))
+        found = torch.autograd.grad(losses.total.sum(), parameters, allow_unused=True)
+        gradients = iter([None if each is None else each.contiguous() for each in found])  # as fused Adam reads them
         factor = (
             self.lr_factors.index_select(0, self.counter).squeeze(0)
             if isinstance(self.lr_factors, Tensor)
