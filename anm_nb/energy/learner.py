@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
@@ -133,7 +134,8 @@ class EnergyLearner:
                     for source in self.generators["data"]
                 ]
             batches = [_rows(batch, slice(place * size, (place + 1) * size)) for batch in self.drawn]
-        return {name: each for name, each in vars(_joined(batches)).items() if each is not None}
+        joined = vars(_joined(batches))
+        return {name: joined[name] for name in ("x", "y", "known") if joined[name] is not None}
 
     def branch(self, step: int, recorded: bool) -> Hashable:
         """Whether there is a contrast, and whether its weight is adapted."""
@@ -195,8 +197,8 @@ class EnergyLearner:
         answers = predict(averaged, self.task, self.dev, self.schedule, self.sampler, self.seeds).chunk(len(self.seeds))
         margins = self.model.apart(self._dev_margin(averaged))
         measured = []
-        for answer, batch, margin in zip(answers, _chunks(self.dev, len(self.seeds)), margins, strict=True):
-            scalars = self.task.metrics(answer, batch)
+        for place, (answer, margin) in enumerate(zip(answers, margins, strict=True)):
+            scalars = self.task.metrics(answer, self._own_dev(place))
             scalars["dev_margin_mean"] = float(margin.mean())
             scalars["dev_p_hard"] = float((margin < 0).float().mean())
             measured.append(Measurement(scalars, {"dev_margins": margin}))
@@ -219,8 +221,9 @@ class EnergyLearner:
 
     def evaluate(self, place: int, selected: nn.Module) -> Measurement:
         """Scores on test problems, where the config asks for them, and the dev problems that are shown as examples."""
-        own = _chunks(self.dev, len(self.seeds))[place]
-        arrays = {f"probe_{name}": each[:PROBES] for name, each in vars(own).items() if each is not None}
+        own = self._own_dev(place)
+        arrays = {"probe_x": own.x[:PROBES], "probe_y": own.y[:PROBES]}
+        arrays |= {} if own.known is None else {"probe_known": own.known[:PROBES]}
         if self.config.test_examples is None:
             return Measurement({}, arrays)
         config, seed = self.members[place].config, self.seeds[place]
@@ -262,6 +265,11 @@ class EnergyLearner:
         noise = SharedNoise(self.schedule, *(torch.cat([getattr(n, name) for n in noises]) for name in ("k", "eps")))
         return dev, noise, torch.cat(negatives)
 
+    def _own_dev(self, place: int) -> Batch:
+        """One seed's held-out problems."""
+        n = self.config.dev_examples
+        return _rows(self.dev, slice(place * n, (place + 1) * n))
+
     @torch.no_grad()
     def _dev_margin(self, averaged: Stack) -> Float[Tensor, " b"]:
         """Margins of the EMA energy on the held-out pairs."""
@@ -271,21 +279,12 @@ class EnergyLearner:
 
 
 def _rows(batch: Batch, rows: Any) -> Batch:
-    return Batch(batch.x[rows], batch.y[rows], None if batch.known is None else batch.known[rows])
+    return replace(batch, **{name: each[rows] for name, each in vars(batch).items() if each is not None})
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
     """Batches of all seeds as one, seed after seed."""
     if len(batches) == 1:
         return batches[0]
-    known = [batch.known for batch in batches if batch.known is not None]
-    return Batch(
-        torch.cat([batch.x for batch in batches]),
-        torch.cat([batch.y for batch in batches]),
-        torch.cat(known) if known else None,
-    )
-
-
-def _chunks(batch: Batch, count: int) -> list[Batch]:
-    parts = zip(*(each.chunk(count) for each in vars(batch).values() if each is not None), strict=True)
-    return [Batch(*part) for part in parts]
+    names = [name for name, each in vars(batches[0]).items() if each is not None]
+    return replace(batches[0], **{name: torch.cat([vars(batch)[name] for batch in batches]) for name in names})
