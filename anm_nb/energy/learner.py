@@ -102,7 +102,7 @@ class EnergyLearner:
         progress = torch.arange(self.config.steps + 1, dtype=torch.float64) / self.config.steps
         self.schedules: Mapping[str, Tensor] = {
             "progress": progress.float().to(device),
-            "contrastive_weight": torch.tensor(self.weights, device=device),
+            "contrastive_weight": torch.tensor(self.weights, dtype=torch.float64, device=device),
         }
         balanced = self.config.balance is not None
         self.state: Mapping[str, Tensor] = (
@@ -157,7 +157,7 @@ class EnergyLearner:
         contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
         loss_con = self.model.apart(self.contrastive_rows(contrast)).mean(1)
         weight = self.weight(now)
-        weighted = weight * loss_con
+        weighted = weight.float() * loss_con
         if branch.balanced and self.config.balance is not None:
             share = grad_shares(weighted, loss_mse, self.model)
             self.state["contrastive_weight"].copy_(
@@ -176,7 +176,7 @@ class EnergyLearner:
 
     def weight(self, now: Mapping[str, Tensor]) -> Float[Tensor, " seeds"]:
         """λ of this step."""
-        return self.state["contrastive_weight"].float() if self.state else now["contrastive_weight"]
+        return self.state["contrastive_weight"].clone() if self.state else now["contrastive_weight"]
 
     def contrast(
         self, problem: MiningProblem, strategy: NegativeStrategy, noised: Tensor, e_pos: Tensor
