@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -16,11 +16,9 @@ from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.contrast import (
     Contrast,
     EnergyLosses,
-    StackedEnergyLosses,
     contrast_scalars,
     denoising_rows,
     illegitimate_by_level,
-    rows_of_network,
 )
 from anm_nb.energy.evaluate import FinalTest, final_scores, predict
 from anm_nb.energy.losses import info_nce, soft_info_nce
@@ -31,7 +29,6 @@ from anm_nb.energy.negatives import (
     Random,
     strategy_from,
     strategy_to_json,
-    together,
 )
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network
 from anm_nb.energy.probes import count_of, grad_share, noisings
@@ -43,9 +40,7 @@ from anm_nb.tasks.base import Batch, DenoisingTask
 from anm_nb.training.epochs import batch_indices
 from anm_nb.training.learner import Learner, Measurement, ParameterGroup, StepLosses
 from anm_nb.training.loop import LoopConfig, Seeds, Trained, adam, resolve_device, train
-from anm_nb.training.seeds import generator, initialise
-from anm_nb.training.stacked import StackedLosses
-from anm_nb.training.stacked_network import StackedNetwork
+from anm_nb.training.seeds import RowDraws, generator, initialise
 
 # Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
 DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
@@ -198,11 +193,11 @@ class EnergyLearner:
 
     def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
         """Denoising and contrastive loss of a batch; the positive's score and energy are one evaluation."""
-        problem = self.problem(step, self.model, averaged).prepare()
+        problem = self.problem(step, self.model, averaged)
         noised = problem.noise.noised(problem.y_pos)
         rows_mse, e_pos = denoising_rows(problem.noised_energy, noised, problem.noise.eps, problem.given)
         loss_mse = rows_mse.mean()
-        weight = self.weight_at(problem.progress)
+        weight = self.weight_at(float(problem.progress))
         if self.config.negatives is None or (not weight and step not in self.record_steps):
             return EnergyLosses(loss_mse, {"loss_mse": loss_mse})
         contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
@@ -213,46 +208,14 @@ class EnergyLearner:
         parts = {"loss_mse": loss_mse, "loss_con": loss_con}
         return EnergyLosses(loss_mse + weighted, parts, contrast, weight, (weighted, loss_mse), parameters)
 
-    def stack_key(self) -> str:
-        """Learners of equal keys are seeds of one config."""
-        return self.config.model_dump_json(exclude={"seeds"})
-
-    def stacked_losses(
-        self,
-        learners: Sequence[EnergyLearner],
-        step: int,
-        model: StackedNetwork,
-        averaged: StackedNetwork,
-        compiled: Callable[[Any], Any],
-    ) -> StackedLosses:
-        """The losses of every learner's next batch, all rows evaluated together by `model`, their networks stacked."""
-        members = zip(learners, model.members, averaged.members, strict=True)
-        problem = together([learner.problem(step, own, ema) for learner, own, ema in members], model, averaged)
-        noised = problem.noise.noised(problem.y_pos)
-        # a compiled graph can be gone through backwards once, but shares of the gradient take a pass for each loss
-        measured = step in self.record_steps or self.config.balance is not None
-        rows = rows_of_network if measured else compiled(rows_of_network)
-        rows_mse, e_pos = rows(model, *problem.denoising(noised))
-        loss_mse = rows_mse.unflatten(0, (len(learners), -1)).mean(1)
-        weights = [learner.weight_at(problem.progress) for learner in learners]
-        if self.config.negatives is None or (not any(weights) and step not in self.record_steps):
-            return StackedLosses(loss_mse, {"loss_mse": loss_mse})
-        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
-        loss_con = self.contrastive_rows(contrast).unflatten(0, (len(learners), -1)).mean(1)
-        weighted = torch.stack([weight * loss for weight, loss in zip(weights, loss_con, strict=True)])
-        parameters = list(model.parameters())
-        for learner, own_weighted, own_mse in zip(learners, weighted, loss_mse, strict=True):
-            learner._balance(step, own_weighted, own_mse, parameters)
-        parts = {"loss_mse": loss_mse, "loss_con": loss_con}
-        return StackedEnergyLosses(loss_mse + weighted, parts, contrast, weights, (weighted, loss_mse), parameters)
-
     def problem(self, step: int, model: nn.Module, averaged: nn.Module) -> MiningProblem:
         """The next batch with its noise, for a network in training and its EMA."""
         batch = self.batch(step)
         clues = self.task.clues(batch)
-        noise = SharedNoise.draw(self.schedule, batch.y, self.generators["noise"], clues)
-        source, progress = self.generators["negatives"], step / self.config.loop.steps
-        return MiningProblem(self.task, batch.x, batch.y, noise, model, averaged, source, clues, progress)
+        noise = SharedNoise.draw(self.schedule, batch.y, RowDraws([self.generators["noise"]], self.device), clues)
+        draws = RowDraws([self.generators["negatives"]], self.device)
+        progress = torch.tensor(step / self.config.loop.steps, device=self.device)
+        return MiningProblem(self.task, batch.x, batch.y, noise, model, averaged, draws, clues, progress)
 
     def batch(self, step: int) -> Batch:
         """The problems of a step: fresh ones, or the next of the fixed set."""
@@ -288,7 +251,7 @@ class EnergyLearner:
         """Propose negatives, noise them here and only here with the positives' own noise, and take their energies."""
         with noisings() if self.config.probes else nullcontext() as seen:
             with torch.no_grad():
-                mined = strategy.propose_stacked(problem) if problem.parts else strategy.propose(problem)
+                mined = strategy.propose(problem)
             y_neg = mined.y_neg.detach()
             if y_neg.shape != problem.y_pos.shape:
                 raise ValueError(
@@ -343,8 +306,9 @@ class EnergyLearner:
         source = generator(self.seed, "dev", self.device)
         batch = self.task.stream("dev").sample(n, generator=source, device=self.device)
         clues = self.task.clues(batch)
-        noise = SharedNoise.draw(self.schedule, batch.y, source, clues)
-        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, self.model, source, clues)
+        draws = RowDraws([source], self.device)
+        noise = SharedNoise.draw(self.schedule, batch.y, draws, clues)
+        problem = MiningProblem(self.task, batch.x, batch.y, noise, self.model, self.model, draws, clues)
         y_neg = DEV_NEGATIVES.propose(problem).y_neg
         self.dev_negatives = y_neg if clues is None else clues.impose(y_neg)
         return batch, problem
