@@ -14,7 +14,7 @@ import pandas as pd
 from anm_nb.analysis.figures import label
 from anm_nb.analysis.tables import at_step, early_area, final
 from anm_nb.analysis.verdicts import Verdict, judge, judge_band
-from anm_nb.energy.simplex import ENTROPY_BAND
+from anm_nb.energy.constraints import ENTROPY_BAND
 from anm_nb.tasks import task_class
 
 BASELINE = "stock"

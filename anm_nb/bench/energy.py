@@ -18,7 +18,7 @@ from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.loop import LoopConfig, SeedTraining
-from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.seeds import RowDraws, generator, initialise
 
 SEED = 0
 
@@ -107,7 +107,7 @@ class Fixed:
         task = paper_config("none", tiny).make_task()
         self.task, source = task, generator(SEED, "problems", device)
         self.problems = task.sample(count or of.examples, generator=source, device=device)
-        self.noise = SharedNoise.draw(self.schedule, self.problems.y, source)
+        self.noise = SharedNoise.draw(self.schedule, self.problems.y, RowDraws([source], device))
         self.sources = [generator(SEED, "draws", device) for _ in range(2)]
         self.alphas, self.betas = self.schedule.alphas_cumprod, self.schedule.betas
 
@@ -156,7 +156,8 @@ class Mining(Fixed):
     def ours(self) -> Mapping[str, Tensor]:
         """The negatives."""
         x, y = self.problems.x, self.problems.y
-        problem = MiningProblem(self.task, x, y, self.noise, self.network, self.network, self.sources[0])
+        draws = RowDraws(self.sources[:1], x.device)
+        problem = MiningProblem(self.task, x, y, self.noise, self.network, self.network, draws)
         return {"y_neg": Anm(miner=MinerConfig()).propose(problem).y_neg}
 
     def plain(self) -> Mapping[str, Tensor]:

@@ -13,7 +13,7 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.networks import EnergyNetwork, Head, LevelEmbedding, energy_of, gain_and_bias, register_network
 from anm_nb.tasks.base import DenoisingTask
 
-GRID_SIZES = {size**3: size for size in (4, 9)}  # rows, columns and digits by the number of one-hot entries
+GRIDS = {size**3: size for size in (4, 9)}  # rows, columns and digits by the number of one-hot entries
 
 
 def node_count(pairs: int) -> int:
@@ -144,13 +144,13 @@ class SudokuEnergy(EnergyNetwork):
     @classmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> SudokuEnergy:
         """Suits tasks whose inputs and targets are one-hot 4 × 4 or 9 × 9 grids; `ParameterError` for any other."""
-        if task.x_dim != task.y_dim or task.y_dim not in GRID_SIZES:
-            grids = " or ".join(f"{entries} ({size} × {size} cells × {size} digits)" for entries, size in GRID_SIZES.items())
+        if task.x_dim != task.y_dim or task.y_dim not in GRIDS:
+            grids = " or ".join(f"{entries} ({size} × {size} cells × {size} digits)" for entries, size in GRIDS.items())
             raise ParameterError(
                 f"network 'sudoku_conv': needs as many entries in x as in y, {grids}; "
                 f"this task has {task.x_dim} and {task.y_dim}"
             )
-        return cls(width, head, levels, GRID_SIZES[task.y_dim])
+        return cls(width, head, levels, GRIDS[task.y_dim])
 
     def forward(
         self, x: Float[Tensor, "b entries"], y: Float[Tensor, "b entries"], k: Int[Tensor, " b"]

@@ -14,16 +14,15 @@ noise (Δ̃ ∝ −ε) the derivative is −‖ε‖ for a perfect denoiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anm_nb.config import ParameterError, unknown_name
-from anm_nb.energy.networks import energy_given, gradient_and_value
-from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.config import ParameterError
+from anm_nb.energy.networks import gradient_and_value
+from anm_nb.energy.schedule import NoiseSchedule
 
 Energy = Callable[[Tensor], Tensor]  # noised points [b, d] to energies [b]
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b], as an `EnergyMLP`
@@ -61,53 +60,17 @@ def barrier(profile: Float[Tensor, "b T"], t: Float[Tensor, " T"]) -> Float[Tens
 
 
 @torch.no_grad()
-def curvature(
-    energy: Energy,
-    start: Float[Tensor, "b d"],
-    end: Float[Tensor, "b d"],
-    method: str = "exact",
-    step: float | None = None,
-    per: str = "t",
-) -> Float[Tensor, " b"]:
+def curvature(energy: Energy, start: Float[Tensor, "b d"], end: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     """φ''(0), the second derivative at the truth along the line to the negative (ANM checklist, section E.1).
 
-    Per unit of t by default, as the document writes it: Δ̃ᵀHΔ̃ for Δ̃ = ỹ⁻ − ỹ⁺, which grows with the square of the
-    negative's distance. `per="length"` gives it along the unit direction, φ''(0)/‖Δ̃‖², which compares negatives at
-    different distances. `method="exact"` is forward over reverse (Pearlmutter 1994). "finite" is the document's
-    (φ(δ) − 2φ(0) + φ(−δ))/δ² with δ = `step` in units of t, by default u^¼·max(1, ‖ỹ⁺‖/‖Δ̃‖), u being the dtype's
-    relative rounding: it balances rounding against truncation, yet float32 leaves it few digits or none; use float64.
-    Raises `ParameterError` as `line_scan` does, and for an unknown method, unit or step.
+    Per unit of t, as the document writes it: Δ̃ᵀHΔ̃ for Δ̃ = ỹ⁻ − ỹ⁺, forward over reverse (Pearlmutter 1994). It grows
+    with the square of the negative's distance; divided by ‖Δ̃‖² it compares negatives at different ones. Raises
+    `ParameterError` as `line_scan` does.
     """
-    if method not in ("exact", "finite"):
-        raise ParameterError(unknown_name("curvature method", method, ["exact", "finite"]))
-    if per not in ("t", "length"):
-        raise ParameterError(unknown_name("unit of curvature", per, ["t", "length"]))
-    start, end, distance = _segment(start, end)
-    if method == "exact":
-        second = _exact_curvature(energy, start, end - start)
-    else:
-        second = _finite_curvature(energy, start, end, step)
-    return _finite("curvature", second if per == "t" else second / distance.square())
-
-
-def _exact_curvature(energy: Energy, start: Tensor, shift: Tensor) -> Tensor:
-    """Δ̃·(HΔ̃), the Hessian's product as the derivative of the gradient along Δ̃."""
-    gradient = torch.func.grad(lambda point: energy(point).sum())
+    start, end, _ = _segment(start, end)
+    gradient, shift = torch.func.grad(lambda point: energy(point).sum()), end - start
     product = torch.func.jvp(gradient, (start,), (shift,))[1]
-    return (shift * product).sum(1)
-
-
-def _finite_curvature(energy: Energy, start: Tensor, end: Tensor, step: float | None) -> Tensor:
-    shift = end - start
-    if step is None:
-        delta = torch.finfo(start.dtype).eps ** 0.25 * (start.norm(dim=1) / shift.norm(dim=1)).clamp_min(1)
-    elif 0 < step < float("inf"):
-        delta = torch.full_like(start[:, 0], step)
-    else:
-        raise ParameterError(f"step = {step}: should be greater than 0 and finite, in units of t")
-    near = start + delta.unsqueeze(1) * shift
-    before, here, after = line_scan(energy, start, near, torch.tensor([-1.0, 0.0, 1.0])).unbind(1)
-    return (after - 2 * here + before) / delta.square()
+    return _finite("curvature", (shift * product).sum(1))
 
 
 @torch.no_grad()
@@ -152,89 +115,13 @@ def plane_scan(
     return _finite("energy", flat).unflatten(1, (len(s), len(t)))
 
 
-def landscape_columns(
-    energy: Energy, start: Float[Tensor, "b d"], end: Float[Tensor, "b d"]
-) -> dict[str, Float[Tensor, " b"]]:
-    """Barrier (nats), curvature φ''(0) (nats per unit of t, squared) and dir_derivative (nats per unit of length)."""
-    return {
-        "barrier": barrier(line_scan(energy, start, end, BARRIER_GRID), BARRIER_GRID),
-        "curvature": curvature(energy, start, end),
-        "dir_derivative": directional_derivative(energy, start, end),
-    }
-
-
-def landscape_frame(
-    model: Model,
-    schedule: NoiseSchedule,
-    x: Float[Tensor, "b x_dim"],
-    y_pos: Float[Tensor, "b d"],
-    y_neg: Float[Tensor, "b d"],
-    eps: Float[Tensor, "b d"],
-    levels: Sequence[int],
-) -> pd.DataFrame:
-    """`landscape_columns` of clean pairs noised with the same ε at several levels: one row per (level, example).
-
-    The column `distance`, ‖ỹ⁻ − ỹ⁺‖, turns curvature into its value along the unit direction: curvature/distance².
-    Raises `ParameterError` for levels that the schedule does not have.
-    """
-    parts = []
-    for level, energy, start, end in _at_levels(model, schedule, x, y_pos, y_neg, eps, levels):
-        columns = landscape_columns(energy, start, end) | {"distance": (end - start).norm(dim=1)}
-        table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
-        parts.append(table.assign(level=level, example=range(len(table))))
-    return pd.concat(parts, ignore_index=True)[["level", "example", *columns]]
-
-
-def mean_profile(
-    model: Model,
-    schedule: NoiseSchedule,
-    x: Float[Tensor, "b x_dim"],
-    y_pos: Float[Tensor, "b d"],
-    y_neg: Float[Tensor, "b d"],
-    eps: Float[Tensor, "b d"],
-    levels: Sequence[int],
-    t: Float[Tensor, " T"] = SCAN_GRID,
-) -> pd.DataFrame:
-    """φ(t) − φ(0) over the examples: columns level, t, mean, q25, q50, q75, one row per (level, t).
-
-    Otherwise as `landscape_frame`; 0 has to be on the grid exactly.
-    """
-    parts, truth = [], _place_on(_increasing("t", t), 0)
-    for level, energy, start, end in _at_levels(model, schedule, x, y_pos, y_neg, eps, levels):
-        profile = line_scan(energy, start, end, t)
-        rise = profile - profile[:, truth : truth + 1]
-        quartiles = torch.quantile(rise, torch.tensor([0.25, 0.5, 0.75]).to(rise), dim=0)
-        columns = {"mean": rise.mean(0), **dict(zip(("q25", "q50", "q75"), quartiles, strict=True))}
-        table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
-        table.insert(0, "t", t.cpu().numpy())
-        table.insert(0, "level", level)
-        parts.append(table)
-    return pd.concat(parts, ignore_index=True)
-
-
 def optimal_energy(schedule: NoiseSchedule, y_pos: Float[Tensor, "b d"]) -> Model:
-    """E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), the energy of a perfect denoiser: the reference for every number of this module.
-
-    To be given to `landscape_frame` or `mean_profile` in place of a model.
-    """
+    """E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), the energy of a perfect denoiser: the reference for all numbers here."""
 
     def energy(x: Tensor, point: Tensor, k: Tensor) -> Tensor:
         return ((point - schedule.signal(k) * y_pos).square() / (2 * schedule.sigma(k))).sum(1)
 
     return energy
-
-
-def _at_levels(
-    model: Model, schedule: NoiseSchedule, x: Tensor, y_pos: Tensor, y_neg: Tensor, eps: Tensor, levels: Sequence[int]
-) -> Iterator[tuple[int, Energy, Tensor, Tensor]]:
-    """Level, energy, ỹ⁺ and ỹ⁻ for each of the levels, all with the same ε."""
-    last = len(schedule.alphas_cumprod) - 1
-    if not levels or len(set(levels)) != len(levels) or not all(0 <= level <= last for level in levels):
-        raise ParameterError(f"levels = {list(levels)}: should be one or more different levels from 0 to {last}")
-    for level in levels:
-        noise = SharedNoise(schedule, torch.full((len(y_pos),), level, device=y_pos.device), eps)
-        energy = energy_given(model, x, noise.k)
-        yield level, energy, noise.noised(y_pos).as_subclass(Tensor), noise.noised(y_neg).as_subclass(Tensor)
 
 
 def _values(

@@ -6,48 +6,42 @@ A strategy works in clean y-space. Noising is the trainer's, once, with the nois
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
-from anm_nb.config import ParameterError, Parameters, unknown_name
-from anm_nb.energy.constraints import L2Ball, LinfBall
-from anm_nb.energy.miner import Energy, Mined, MinerConfig, mine, random_shift
-from anm_nb.energy.networks import energy_given
-from anm_nb.energy.sampler import descend
+from anm_nb.config import ParameterError, Parameters, Registry, unknown_name
+from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
+from anm_nb.energy.miner import Energy, Mined, MinerConfig, at_length, mine
+from anm_nb.energy.networks import Model, energy_given
+from anm_nb.energy.sampler import Form, descend
 from anm_nb.energy.schedule import SharedNoise
-from anm_nb.energy.simplex import DiscreteSet, MaskedSimplex, SignBox
 from anm_nb.tasks.base import Clues, DenoisingTask
+from anm_nb.training.seeds import RowDraws
 
 
 @dataclass(frozen=True)
 class MiningProblem:
-    """Everything a strategy may use to propose negatives for a batch.
+    """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
 
-    Raises `ParameterError` for a progress outside [0, 1].
+    Rows do not see one another, so that a strategy need not know how many seeds there are. On a GPU it is captured: it
+    may look at no value of a tensor (`.item()`, `if`, `x[mask]`), and chooses by `torch.where`.
     """
 
     task: DenoisingTask
     x: Float[Tensor, "b x_dim"]
     y_pos: Float[Tensor, "b y_dim"]
     noise: SharedNoise  # levels k and ε that positive and negative share
-    model: nn.Module  # the network in training
-    averaged: nn.Module  # its EMA, in eval mode and without gradients
-    generator: torch.Generator
+    model: Model  # the network in training
+    averaged: Model  # its EMA, in eval mode and without gradients
+    draws: RowDraws  # random rows: .normal(shape), .uniform(shape), .integers(high, shape)
     clues: Clues | None = None  # entries of the answers that are given, and stay as they are
-    progress: float = 1.0  # share of the training that is done, for curricula
-    prepared: Energy | None = None  # E(x, ·, k) of `model`, for all who ask in this step
-    parts: tuple[MiningProblem, ...] = ()  # where rows and networks are those of several seeds: the problem of each
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.progress <= 1:
-            raise ParameterError(f"progress = {self.progress}: should be between 0 and 1")
+    progress: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))  # share of the training done, in [0, 1]
 
     @property
     def energy(self) -> Energy:
@@ -64,18 +58,13 @@ class MiningProblem:
 
         return energy
 
-    @property
+    @cached_property
     def noised_energy(self) -> Energy:
-        """Energies of noised points under the network in training."""
-        return self.prepared or energy_given(self.model, self.x, self.noise.k)
+        """Energies of noised points under the network in training.
 
-    def prepare(self) -> MiningProblem:
-        """The same, with what energies of noised points need of x and k computed once, gradients and all."""
-        return replace(self, prepared=energy_given(self.model, self.x, self.noise.k))
-
-    def denoising(self, noised: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """x, ỹ⁺, k, ε and which entries are given: what the denoising loss is computed from."""
-        return self.x, noised.as_subclass(Tensor), self.noise.k, self.noise.eps, self.given
+        What does not depend on the points is computed once, with gradients if it is first asked for with them.
+        """
+        return energy_given(self.model, self.x, self.noise.k)
 
     @property
     def given(self) -> Bool[Tensor, "b y_dim"] | None:
@@ -83,22 +72,9 @@ class MiningProblem:
         return None if self.clues is None else self.clues.mask
 
     @property
-    def sources(self) -> list[torch.Generator]:
-        """The generators of the `parts`."""
-        return [part.generator for part in self.parts]
-
-    def rows(self, chosen: Bool[Tensor, " b"], generator: torch.Generator) -> MiningProblem:
-        """The problem of some of the examples, with a generator of its own."""
-        clues, noise = self.clues, self.noise
-        return replace(
-            self,
-            x=self.x[chosen],
-            y_pos=self.y_pos[chosen],
-            noise=SharedNoise(noise.schedule, noise.k[chosen], noise.eps[chosen]),
-            generator=generator,
-            clues=None if clues is None else Clues(clues.mask[chosen], clues.values[chosen]),
-            prepared=None,
-        )
+    def seeds(self) -> int:
+        """How many equal blocks of rows there are."""
+        return len(self.draws.generators)
 
 
 class NegativeStrategy(Parameters):
@@ -110,67 +86,20 @@ class NegativeStrategy(Parameters):
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives [batch, y_dim] in clean y-space. Runs without gradients to any weights."""
 
-    def propose_stacked(self, problem: MiningProblem) -> Mined:
-        """What `propose` gives for each of the problem's `parts`, in their order, each drawn from its own generator.
 
-        One part after the other, which is right for every strategy. Override it where the networks of the whole
-        `problem` can take the rows of all parts at once; a class that overrides `propose` alone has this one.
-        """
-        mined = [self.propose(part) for part in problem.parts]
-        log = {name: torch.cat([each.log[name] for each in mined]) for name in mined[0].log}
-        return Mined(torch.cat([each.y_neg for each in mined]), log)
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "propose" in vars(cls) and "propose_stacked" not in vars(cls):
-            cls.propose_stacked = NegativeStrategy.propose_stacked  # type: ignore[method-assign]
-
-
-def together(parts: Sequence[MiningProblem], model: nn.Module, averaged: nn.Module) -> MiningProblem:
-    """The problems of several seeds as one: their rows seed after seed, for networks that take those of all seeds.
-
-    Its generator is the first part's: whatever is drawn has to be drawn from those of the `parts`.
-    """
-    first = parts[0]
-    clues = [part.clues for part in parts if part.clues is not None]
-    noises = [part.noise for part in parts]
-    return replace(
-        first,
-        x=torch.cat([part.x for part in parts]),
-        y_pos=torch.cat([part.y_pos for part in parts]),
-        noise=SharedNoise(
-            first.noise.schedule, torch.cat([noise.k for noise in noises]), torch.cat([noise.eps for noise in noises])
-        ),
-        model=model,
-        averaged=averaged,
-        prepared=None,
-        clues=Clues(*(torch.cat([getattr(clue, name) for clue in clues]) for name in ("mask", "values")))
-        if clues
-        else None,
-        parts=tuple(parts),
-    )
-
-
-_STRATEGIES: dict[str, type[NegativeStrategy]] = {}
-
-
-def register_negatives(strategy: type[NegativeStrategy]) -> type[NegativeStrategy]:
-    """Class decorator: makes a strategy known by its `name`. Defining it again replaces it, as notebooks do."""
-    _STRATEGIES[strategy.name] = strategy
-    return strategy
+STRATEGIES: Registry[NegativeStrategy] = Registry("negative strategy")
+register_negatives = STRATEGIES.register
 
 
 def get_negatives(name: str, **options: Any) -> NegativeStrategy:
     """A strategy by name: `get_negatives("random", eps=0.5)`. Raises `ParameterError` for unknown names and options."""
-    if name not in _STRATEGIES:
-        raise ParameterError(unknown_name("negative strategy", name, _STRATEGIES))
-    return _STRATEGIES[name](**options)
+    return STRATEGIES.get(name)(**options)
 
 
 def named_negatives(name: str) -> NegativeStrategy | None:
     """The strategy of that name with its default options; None for "none", training without a contrastive loss."""
-    if name not in (*_STRATEGIES, "none"):
-        raise ParameterError(unknown_name("negative strategy", name, [*_STRATEGIES, "none"]))
+    if name != "none" and name not in STRATEGIES.entries:
+        raise ParameterError(unknown_name(STRATEGIES.kind, name, [*STRATEGIES.names(), "none"]))
     return None if name == "none" else get_negatives(name)
 
 
@@ -178,9 +107,7 @@ def strategy_from(value: Any) -> Any:
     """A strategy from its name, or from {"name": …, options}; anything else as it is, for pydantic to judge."""
     if isinstance(value, str):
         return get_negatives(value)
-    if isinstance(value, dict) and "name" in value:
-        return get_negatives(value["name"], **{name: option for name, option in value.items() if name != "name"})
-    return value
+    return get_negatives(**value) if isinstance(value, dict) and "name" in value else value
 
 
 def strategy_to_json(strategy: NegativeStrategy) -> dict[str, Any]:
@@ -196,38 +123,31 @@ class Stock(NegativeStrategy):
     """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
 
     For continuous tasks that is the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped.
+    `form` "released" descends as the released code does, which differs from the paper in two ways: from the second
+    step on a step is as much longer as the clamp is wide (2 for continuous tasks), and all points are clamped as if
+    they had the noise level of the first example of their batch.
     """
 
     name = "stock"
     noise_factor: PositiveFloat = 3.0
     descent_steps: PositiveInt = 2
+    form: Form = "paper"
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives by the published recipe."""
-        y_neg = problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.generator)
-        return Mined(y_neg if problem.clues is None else problem.clues.impose(y_neg))
-
-    def propose_stacked(self, problem: MiningProblem) -> Mined:
-        """Descent, where the task asks for it, is that of all parts together."""
-        settled = cache(lambda: self._settled(problem).chunk(len(problem.parts)))
-        corrupted = [
-            part.task.corrupt(part.y_pos, lambda place=place: settled()[place], part.generator)  # type: ignore[misc]
-            for place, part in enumerate(problem.parts)
-        ]
-        y_neg = torch.cat(corrupted)
+        y_neg = problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws)
         return Mined(y_neg if problem.clues is None else problem.clues.impose(y_neg))
 
     def _settled(self, problem: MiningProblem) -> Tensor:
         """Noised targets after a few descent steps on the energy, back in y-space."""
-        schedule, k = problem.noise.schedule, problem.noise.k
-        start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps)
-        settled = descend(
-            problem.noised_energy,
-            start.as_subclass(Tensor),
-            schedule.step_size(k),
-            schedule.signal(k) * problem.task.sample_clamp,
-            self.descent_steps,
-        )
+        schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
+        start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps).as_subclass(Tensor)
+        bound, later = schedule.signal(k) * clamp, 1.0
+        if self.form == "released":
+            of_first = bound.unflatten(0, (problem.seeds, -1))[:, :1]
+            bound, later = of_first.expand(-1, len(k) // problem.seeds, -1).flatten(0, 1), clamp
+        step_size = schedule.step_size(k)
+        settled = descend(problem.noised_energy, start, step_size, bound, self.descent_steps, later=later)
         return schedule.to_clean(settled, k)
 
 
@@ -243,12 +163,11 @@ class Random(NegativeStrategy):
         """Negatives that look at neither the energy nor the problem."""
         y_pos = problem.y_pos
         length = self.eps * y_pos.norm(dim=1)
-        shift = random_shift(y_pos, length, problem.generator)
+        shift = at_length(problem.draws.normal(y_pos.shape).to(y_pos.dtype), length)
         if self.orthogonal_to_noise or problem.clues is not None:
             normal = problem.noise.eps if self.orthogonal_to_noise else None
             ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
-            shift = ball.project(shift)
-            shift = shift * (length / shift.norm(dim=1).clamp_min(1e-30)).unsqueeze(1)
+            shift = at_length(ball.project(shift), length)
             if problem.clues is not None:  # where they leave no direction at all, what was stretched is rounding
                 shift = ball.project(shift)
         return Mined(y_pos + shift)
@@ -271,11 +190,8 @@ class Anm(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives mined against the EMA energy."""
-        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, problem.generator)
-
-    def propose_stacked(self, problem: MiningProblem) -> Mined:
-        """The rows of all parts mined at once."""
-        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, problem.sources)
+        constraint, sources = self.constraint(problem), problem.draws.generators
+        return mine(problem.energy, problem.y_pos, constraint, self.miner, sources)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
         """The ball around each truth."""
@@ -320,19 +236,12 @@ class AnmSimplex(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives mined against the EMA energy; entropy and invalid mass are those of the relaxed points."""
-        return self._mined(problem, problem.generator)
-
-    def propose_stacked(self, problem: MiningProblem) -> Mined:
-        """The rows of all parts mined at once."""
-        return self._mined(problem, problem.sources)
-
-    def _mined(self, problem: MiningProblem, source: torch.Generator | Sequence[torch.Generator]) -> Mined:
         y_pos, answers = problem.y_pos, self.answers(problem)
 
         def is_truth(y: Tensor) -> Tensor:
             return answers.decisions_changed(answers.nearest_vertex(y), y_pos) == 0
 
-        mined = mine(problem.energy, y_pos, answers, self.miner, source, near=is_truth)
+        mined = mine(problem.energy, y_pos, answers, self.miner, problem.draws.generators, near=is_truth)
         vertex = answers.nearest_vertex(mined.y_neg)
         changed = {"decisions_changed": answers.decisions_changed(vertex, y_pos)}
         return Mined(vertex if self.round else mined.y_neg, mined.log | answers.log(mined.y_neg) | changed)
@@ -369,7 +278,7 @@ def change_margin(problem: MiningProblem, classes: int) -> Float[Tensor, "b y_di
     if classes == 1:
         return 2 * signal**2 / sigma - 2 * signal * y_pos * noise.eps
     of_truth = (noise.eps * (y_pos > 0)).unflatten(1, (-1, classes)).sum(2)
-    gain = noise.eps - of_truth.repeat_interleave(classes, dim=1)
+    gain = noise.eps - of_truth.unsqueeze(2).expand(-1, -1, classes).flatten(1)
     return (4 * signal**2 / sigma + 2 * signal * gain).masked_fill(y_pos > 0, 0.0)
 
 
@@ -377,10 +286,10 @@ def change_margin(problem: MiningProblem, classes: int) -> Float[Tensor, "b y_di
 class Mixed(NegativeStrategy):
     """Two kinds of negatives in one batch: the within-run A/B of the ANM checklist's section F, and curricula.
 
-    A random share of the rows, `fraction` of them to the nearest row, is `first`'s and marked by the log column
+    A random share of each seed's rows, `fraction` of them to the nearest row, is `first`'s and marked by the log column
     `mined`; the rest is `second`'s. With `fraction_at_start` the share moves linearly with the training's progress,
-    from it to `fraction`. Each kind draws from a generator of its own, so neither's rows depend on what the other drew.
-    A column that only one kind records is NaN in the other's rows.
+    from it to `fraction`. Both kinds are proposed for all rows. A column that only one kind records is NaN in the
+    other's rows.
     """
 
     name = "mixed"
@@ -390,32 +299,18 @@ class Mixed(NegativeStrategy):
     fraction_at_start: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives of both kinds, each mined on its own rows only."""
-        n, source = len(problem.y_pos), problem.generator
-        place = torch.rand(n, generator=source, device=source.device).argsort()
-        mined = place < round(self.share(problem.progress) * n)
-        seeds = torch.randint(2**62, (2,), generator=source, device=source.device).tolist()
-        parts = []
-        for strategy, rows, seed in zip((self.first, self.second), (mined, ~mined), seeds, strict=True):
-            if bool(rows.any()):
-                own = torch.Generator(device=source.device).manual_seed(seed)
-                parts.append((rows, strategy.propose(problem.rows(rows, own))))
-        y_neg = torch.empty_like(problem.y_pos)
-        for rows, part in parts:
-            y_neg[rows] = part.y_neg
-        return Mined(y_neg, _joined(parts, n) | {"mined": mined})
+        """Negatives of both kinds, each in its own rows."""
+        place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (problem.seeds, -1)).argsort(1)
+        mined = (place < (self.share(problem.progress.double()) * place.shape[1]).round()).flatten()
+        first, second = self.first.propose(problem), self.second.propose(problem)
+        nothing = torch.full_like(mined, torch.nan, dtype=torch.float32)
+        log = {
+            name: torch.where(mined, first.log.get(name, nothing).float(), second.log.get(name, nothing).float())
+            for name in first.log | second.log
+        }
+        return Mined(torch.where(mined.unsqueeze(1), first.y_neg, second.y_neg), log | {"mined": mined})
 
-    def share(self, progress: float) -> float:
+    def share(self, progress: Any) -> Any:
         """The fraction of `first` at some progress of the training."""
         start = self.fraction if self.fraction_at_start is None else self.fraction_at_start
         return start + (self.fraction - start) * progress
-
-
-def _joined(parts: Iterable[tuple[Bool[Tensor, " b"], Mined]], n: int) -> dict[str, Tensor]:
-    """The logs of disjoint rows as one, as floats."""
-    joined: dict[str, Tensor] = {}
-    for rows, part in parts:
-        for name, values in part.log.items():
-            blank = torch.full((n,), torch.nan, device=values.device)
-            joined.setdefault(name, blank)[rows] = values.to(blank.dtype)
-    return joined

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from anm_nb.config import Parameters
-from anm_nb.energy.networks import energy_given, gradient_and_value
+from anm_nb.energy.networks import Model, energy_given, gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.tasks.base import Clues
+from anm_nb.training.graph import host_may_wait
+
+Form = Literal["paper", "released"]  # of IRED: as its paper has it, or as its released code does
 
 
 class SamplerConfig(Parameters):
-    """How the sampler descends at each noise level."""
+    """How the sampler descends at each noise level.
 
+    `form` "released" is the released code, which differs from the paper in two ways: for continuous tasks (those with a
+    clamp above 1) steps from the second on are twice as long, and what is returned is still scaled by √ᾱ₀.
+    """
+
+    form: Form = "paper"
     inner_steps: PositiveInt = 5  # at most so many descent steps
     accept: bool = True  # a step that raises the energy is not taken; False takes every step
     tolerance: NonNegativeFloat | None = None  # an example rests after a step that lowers E by ≤ tolerance·|E|
@@ -38,42 +47,6 @@ class SamplerState:
     accepted: Bool[Tensor, " b"]  # who has moved in this step; nobody in step 0
 
 
-@dataclass
-class Trajectory:
-    """A callback that keeps every state it is handed, on the device they are on."""
-
-    states: list[SamplerState] = field(default_factory=list)
-
-    def __call__(self, state: SamplerState) -> None:
-        """Keep one more."""
-        self.states.append(state)
-
-    @property
-    def level(self) -> Int[Tensor, " records"]:
-        """The noise level of each record."""
-        return torch.tensor([state.level for state in self.states])
-
-    @property
-    def step(self) -> Int[Tensor, " records"]:
-        """The step of each record within its level."""
-        return torch.tensor([state.step for state in self.states])
-
-    @property
-    def y(self) -> Float[Tensor, "records b y_dim"]:
-        """The points, in y-space."""
-        return torch.stack([state.y for state in self.states])
-
-    @property
-    def energy(self) -> Float[Tensor, "records b"]:
-        """Their energies, each at its record's level."""
-        return torch.stack([state.energy for state in self.states])
-
-    @property
-    def accepted(self) -> Bool[Tensor, "records b"]:
-        """Who moved in which step; its sum over records is the number of steps each example took."""
-        return torch.stack([state.accepted for state in self.states])
-
-
 @torch.no_grad()
 def descend(
     energy: Callable[[Tensor], Tensor],
@@ -84,8 +57,9 @@ def descend(
     accept: bool = True,
     tolerance: float | None = None,
     callback: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
+    later: float = 1.0,
 ) -> Float[Tensor, "b d"]:
-    """Gradient steps on the energy of noised points, clamped to ±bound.
+    """Gradient steps on the energy of noised points, clamped to ±bound, those from the second on `later` times as long.
 
     With `accept` a step that raises the energy is not taken. With a `tolerance` an example rests from the first step on
     that lowers its energy E by no more than tolerance·|E|, that step included or not as `accept` has it; when all rest
@@ -98,7 +72,8 @@ def descend(
     if callback is not None:
         callback(0, noised, value, ~moving)
     for step in range(1, steps + 1):
-        trial = torch.clamp(noised - step_size * gradient, -bound, bound)
+        length = step_size if step == 1 else later * step_size
+        trial = torch.clamp(noised - length * gradient, -bound, bound)
         if step < steps:
             trial_gradient, trial_value = gradient_and_value(energy, trial)
         else:
@@ -111,18 +86,18 @@ def descend(
         value = torch.where(taken, trial_value, value)
         if callback is not None:
             callback(step, noised, value, taken)
-        if tolerance is not None and not bool(moving.any()):
+        if tolerance is not None and host_may_wait() and not bool(moving.any()):
             break
     return noised
 
 
 @torch.no_grad()
 def sample(
-    model: nn.Module,
+    model: Model,
     schedule: NoiseSchedule,
     x: Float[Tensor, "b x_dim"],
     y_dim: int,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     config: SamplerConfig = PUBLISHED,
     clamp: float = 2.0,
     clues: Clues | None = None,
@@ -133,17 +108,25 @@ def sample(
     At each level k the score gives x̂₀ (clamped to ±clamp), which, scaled to the level, descends `config.inner_steps`
     steps. Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, whatever the clamp, and
     as given in the result and in every state. `callback` is handed the state at the start of each level's descent and
-    after each of its steps; a `Trajectory` keeps them.
+    after each of its steps. With several generators the rows are as many blocks, each of which starts from its own.
     """
-    noised = torch.randn(len(x), y_dim, generator=generator, device=x.device, dtype=x.dtype)
+    sources = [generator] if isinstance(generator, torch.Generator) else generator
+    block = (len(x) // len(sources), y_dim)
+    noised = torch.cat([torch.randn(block, generator=each, device=x.device, dtype=x.dtype) for each in sources])
+    released = config.form == "released"
     for level in reversed(range(len(schedule.betas))):
         k = torch.full((len(x),), level, device=x.device)
         signal, sigma = schedule.signal(k), schedule.sigma(k)
-
         at_level = energy_given(model, x, k)
 
         def energy(point: Tensor, at_level: Callable = at_level, signal: Tensor = signal) -> Tensor:
             return at_level(_held(point, clues, signal))
+
+        def report(
+            step: int, noised: Tensor, energy: Tensor, accepted: Tensor, level: int = level, signal: Tensor = signal
+        ) -> None:
+            if callback is not None:
+                callback(SamplerState(level, step, _held(noised / signal, clues), energy, accepted))
 
         score, _ = gradient_and_value(energy, noised)
         estimate = ((noised - sigma * score) / signal).clamp(-clamp, clamp)
@@ -155,25 +138,15 @@ def sample(
             config.inner_steps,
             config.accept,
             config.tolerance,
-            None if callback is None else _in_y_space(callback, level, signal, clues),
+            report,
+            later=2.0 if released and clamp > 1 else 1.0,
         )
         y = _held(settled / signal, clues)
         if level:
             noised = schedule.signal(k - 1) * y
-    return y
+    return signal * y if released else y
 
 
 def _held(point: Tensor, clues: Clues | None, signal: Tensor | float = 1.0) -> Tensor:
     """The point with its given entries, if any, put back."""
     return point if clues is None else clues.impose(point, signal)
-
-
-def _in_y_space(
-    callback: Callable[[SamplerState], None], level: int, signal: Tensor, clues: Clues | None
-) -> Callable[[int, Tensor, Tensor, Tensor], None]:
-    """The sampler's callback as one for the descent at a level."""
-
-    def report(step: int, noised: Tensor, energy: Tensor, accepted: Tensor) -> None:
-        callback(SamplerState(level, step, _held(noised / signal, clues), energy, accepted))
-
-    return report

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anm_nb.tasks.base import Clues
+from anm_nb.training.seeds import RowDraws
 
 
 class Noised(Tensor):
@@ -68,12 +69,11 @@ class SharedNoise:
 
     @classmethod
     def draw(
-        cls, schedule: NoiseSchedule, y: Float[Tensor, "b d"], generator: torch.Generator, clues: Clues | None = None
+        cls, schedule: NoiseSchedule, y: Float[Tensor, "b d"], draws: RowDraws, clues: Clues | None = None
     ) -> SharedNoise:
         """Levels uniform over the schedule, ε standard normal, and zero where an entry is given."""
         levels = len(schedule.alphas_cumprod)
-        k = torch.randint(levels, (len(y),), generator=generator, device=y.device)
-        eps = torch.randn(y.shape, generator=generator, device=y.device)
+        k, eps = draws.integers(levels, (len(y),)), draws.normal(y.shape)
         return cls(schedule, k, eps if clues is None else eps.masked_fill(clues.mask, 0.0))
 
     def noised(self, y: Float[Tensor, "b d"]) -> Noised:

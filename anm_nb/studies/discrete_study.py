@@ -19,18 +19,18 @@ from torch import Tensor, nn
 
 from anm_nb import runs
 from anm_nb.config import ParameterError, Parameters
+from anm_nb.energy.constraints import DiscreteSet
 from anm_nb.energy.evaluate import kept_steps, predict, trained_energy
 from anm_nb.energy.negatives import AnmSimplex, DiscreteTask, MiningProblem, NegativeStrategy, named_negatives
 from anm_nb.energy.networks import score_and_energy
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import SharedNoise
-from anm_nb.energy.simplex import DiscreteSet
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.studies.discrete_rules import rules_of
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask, reference_table
 from anm_nb.tasks.references import TaskNames
 from anm_nb.training.loop import LoopConfig, Seeds
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import RowDraws, generator
 
 HELD_OUT = "held_out"  # the kind of the run's own dev negatives (`DEV_NEGATIVES`): random, and all of them legitimate
 UNDENOISED = "undenoised"  # the method name of reading the noised answer as it is
@@ -222,7 +222,7 @@ def at_every_level(learner: EnergyLearner, model: nn.Module, purpose: str) -> Mi
         noise=SharedNoise(schedule, torch.arange(levels).repeat_interleave(n), problem.noise.eps.repeat(levels, 1)),
         model=model,
         averaged=model,
-        generator=generator(learner.seed, f"discrete/{purpose}"),
+        draws=RowDraws([generator(learner.seed, f"discrete/{purpose}")], "cpu"),
         clues=None if clues is None else Clues(clues.mask.repeat(levels, 1), clues.values.repeat(levels, 1)),
     )
 

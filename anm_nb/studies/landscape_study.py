@@ -29,7 +29,6 @@ from anm_nb.energy.landscape import (
     optimal_energy,
     plane_scan,
 )
-from anm_nb.energy.miner import random_shift
 from anm_nb.energy.negatives import MiningProblem, get_negatives
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import SharedNoise
@@ -37,7 +36,7 @@ from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.runs import Run
 from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.tasks.base import DenoisingTask
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import RowDraws, generator
 
 OPTIMAL = "optimal"  # the method name of the perfect denoiser
 # Towards what an energy is looked at, and the strategy that finds it. "held_out" is one fixed set of pairs whose
@@ -120,8 +119,8 @@ class HeldOut:
         strategy = DIRECTIONS[direction]
         if strategy is None:
             return self.y_neg
-        source = generator(self.seed, f"landscape/{direction}")
-        problem = MiningProblem(self.task, self.x, self.y_pos, self.noise, model, model, source)
+        draws = RowDraws([generator(self.seed, f"landscape/{direction}")], "cpu")
+        problem = MiningProblem(self.task, self.x, self.y_pos, self.noise, model, model, draws)
         return get_negatives(strategy).propose(problem).y_neg
 
 
@@ -171,12 +170,24 @@ def plane_slices(runs: Mapping[str, Run], level: int, direction: str = "mined") 
     for place, model, pairs, _ in _energies(runs, [level], at_end=True):
         origin = pairs.noised(pairs.y_pos)
         mined = pairs.noised(pairs.negatives(model, direction)) - origin
-        other = random_shift(mined, mined.norm(dim=1), generator(pairs.seed, "landscape/plane"))
+        other = torch.randn(mined.shape, generator=generator(pairs.seed, "landscape/plane"), dtype=mined.dtype)
         scan = plane_scan(pairs.energy(model), origin, mined, other, PLANE["s"], PLANE["t"])
         rise = scan - scan[:, PLANE["s"] == 0][:, :, PLANE["t"] == 0]
         s, t = torch.cartesian_prod(PLANE["s"], PLANE["t"]).unbind(1)
         parts.append(pd.DataFrame({"s": s, "t": t, "value": rise.mean(0).flatten()}).assign(**place))
     return pd.concat(parts, ignore_index=True)
+
+
+def finite_curvature(energy: Energy, start: Float[Tensor, "b d"], end: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    """The document's (φ(δ) − 2φ(0) + φ(−δ))/δ², per unit of t.
+
+    δ = u^¼·max(1, ‖ỹ⁺‖/‖Δ̃‖), u being the dtype's relative rounding, balances rounding against truncation; float32 has
+    few digits left for it, or none.
+    """
+    delta = torch.finfo(start.dtype).eps ** 0.25 * (start.norm(dim=1) / (end - start).norm(dim=1)).clamp_min(1)
+    near = start + delta.unsqueeze(1) * (end - start)
+    before, here, after = line_scan(energy, start, near, torch.tensor([-1.0, 0.0, 1.0])).unbind(1)
+    return (after - 2 * here + before) / delta.square()
 
 
 def curvature_check(runs: Mapping[str, Run], levels: Sequence[int]) -> pd.DataFrame:
@@ -188,9 +199,9 @@ def curvature_check(runs: Mapping[str, Run], levels: Sequence[int]) -> pd.DataFr
     parts = []
     for place, model, pairs, _ in _energies(runs, levels, at_end=True):
         ends = pairs.noised(pairs.y_pos), pairs.noised(pairs.y_neg)
-        table = pd.DataFrame(
-            {how: curvature(pairs.energy(model), *ends, how, per="length") for how in ("exact", "finite")}
-        )
+        energy, distance = pairs.energy(model), (ends[1] - ends[0]).norm(dim=1)
+        of_unit = {"exact": curvature(energy, *ends), "finite": finite_curvature(energy, *ends)}
+        table = pd.DataFrame({how: values / distance.square() for how, values in of_unit.items()})
         parts.append(table.assign(level=pairs.noise.k.numpy(), **place))
     rows = pd.concat(parts)
     rows["difference"] = (rows["finite"] - rows["exact"]).abs()
@@ -203,11 +214,11 @@ def curvature_check(runs: Mapping[str, Run], levels: Sequence[int]) -> pd.DataFr
 def _numbers(energy: Energy, pairs: HeldOut, y_neg: Tensor) -> dict[str, Tensor]:
     """What `measured` tells of each pair, without its barrier."""
     start, end = pairs.noised(pairs.y_pos), pairs.noised(y_neg)
-    distance, bend = (end - start).norm(dim=1), curvature(energy, start, end, per="length")
+    distance, bend = (end - start).norm(dim=1), curvature(energy, start, end)
     slope, margin = directional_derivative(energy, start, end), pairs.noise.optimal_margin(pairs.y_pos, y_neg)
     return {
-        "curvature": bend * distance.square(),
-        "curvature_per_length": bend,
+        "curvature": bend,
+        "curvature_per_length": bend / distance.square(),
         "dir_derivative": slope,
         "distance": distance,
         "optimal_barrier": margin.clamp_min(0),

@@ -24,7 +24,7 @@ from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.loop import cpu_threads
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import RowDraws, generator
 
 RULES: tuple[Rule, ...] = ("fixed", "armijo", "barzilai_borwein")
 ROUNDING = 64 * torch.finfo(torch.float32).eps  # relative; sums of a hundred squares stay well below it
@@ -61,7 +61,8 @@ def mining_problem(
     eps = (eps if clues is None else eps.masked_fill(clues.mask, 0.0)).to(dtype)
     energy = OptimalEnergy(schedule, y_pos) if network is None else copy.deepcopy(network).to(dtype)
     noise = SharedNoise(schedule, torch.arange(n) % config.levels, eps)
-    return MiningProblem(task, batch.x.to(dtype), y_pos, noise, energy, energy, generator(seed, "mining"), clues)
+    draws = RowDraws([generator(seed, "mining")], "cpu")
+    return MiningProblem(task, batch.x.to(dtype), y_pos, noise, energy, energy, draws, clues)
 
 
 def mined(

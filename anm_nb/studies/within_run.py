@@ -8,6 +8,7 @@ every update that is compared is taken for real, from copies of the same weights
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -31,7 +32,7 @@ from anm_nb.energy.negatives import (
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.training.learner import Learner, Measurement, StepLosses
 from anm_nb.training.loop import SeedTraining
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import RowDraws, generator
 
 MIXED, NO_NEGATIVES = "mixed", "none"  # the updates that belong to neither kind
 EFFECTS = "within."  # prefix of the recorded arrays
@@ -189,9 +190,9 @@ class WithinRunLearner(EnergyLearner):
         for strategy, (kind, own) in zip(strategies, self.rows_of_kinds(contrast).items(), strict=True):
             source = generator(self.seed, f"counterfactual {kind} at {step}", self.device)
             with torch.no_grad():
-                elsewhere = strategy.propose(contrast.problem.rows(~own, source)).y_neg
+                elsewhere = strategy.propose(replace(contrast.problem, draws=RowDraws([source], self.device))).y_neg
             negatives[kind] = shown.clone()
-            negatives[kind][~own] = elsewhere
+            negatives[kind][~own] = elsewhere[~own]
         return negatives
 
     def updated(

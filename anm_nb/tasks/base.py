@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from anm_nb.config import Parameters
+from anm_nb.training.seeds import RowDraws
 
 Kind = Literal["trivial", "classical", "ceiling"]
 Stream = Literal["train", "dev", "test"]
@@ -101,7 +102,7 @@ class DenoisingTask(Task):
         return self.harder_clamp if harder and self.harder_clamp is not None else self.sample_clamp
 
     @abstractmethod
-    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], generator: torch.Generator) -> Tensor:
+    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
         """IRED's stock negatives for targets y, in y-space.
 
         `settle()` gives what the continuous tasks use: y noised threefold, after two descent steps on the energy.
@@ -143,7 +144,7 @@ class MatrixTask(DenoisingTask):
     def solve(self, x: Float[Tensor, "n x_dim"]) -> Float[Tensor, "n y_dim"]:
         """The best classical method."""
 
-    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], generator: torch.Generator) -> Tensor:
+    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
         """The settled points, clamped."""
         return settle().clamp(-self.sample_clamp, self.sample_clamp)
 

@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from anm_nb.tasks.base import Batch, DenoisingTask, Kind, TaskOptions
+from anm_nb.training.seeds import RowDraws
 
 FLIPPED = 0.05  # of the entries of a stock negative
 
@@ -55,13 +56,13 @@ class Connectivity(DenoisingTask):
         edges = above | above.mT
         return Batch(_signs(edges), _signs(_same_component(edges)))
 
-    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], generator: torch.Generator) -> Tensor:
+    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
         """Each entry flipped with probability 0.05, whatever its mirror image and the diagonal do.
 
         The public code means the same but draws the new value with randint(0, 1), which is always 0 and so writes −1:
         its negatives lack connections, and never have one too many.
         """
-        return torch.where(torch.rand(y.shape, generator=generator, device=y.device) < FLIPPED, -y, y)
+        return torch.where(draws.uniform(y.shape) < FLIPPED, -y, y)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
         """{"accuracy", "balanced_accuracy"} of the answers y_hat > 0, over ordered pairs of different nodes.

@@ -18,6 +18,7 @@ from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Kind, Stream, TaskOpt
 from anm_nb.tasks.sudoku_pool import Pool, Range, first_rows, shuffled, stored_pool
 from anm_nb.tasks.sudoku_solver import board_size, deduced, solve
 from anm_nb.tasks.sudoku_text import read_puzzles
+from anm_nb.training.seeds import RowDraws
 
 CORRUPTED = 0.05  # share of cells that the published negatives draw anew
 
@@ -148,11 +149,11 @@ class Sudoku(DenoisingTask):
         """The given cells."""
         return Clues(_known(batch), batch.x)
 
-    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], generator: torch.Generator) -> Tensor:
+    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
         """Each cell with probability 5 % replaced by a random digit, which may be the one it had."""
         cells = _cells(y)
-        drawn = torch.randint(1, self.options.size + 1, cells.shape[:2], generator=generator, device=y.device)
-        replaced = torch.rand(cells.shape[:2], generator=generator, device=y.device) < CORRUPTED
+        drawn = draws.integers(self.classes, cells.shape[:2]) + 1
+        replaced = draws.uniform(cells.shape[:2]) < CORRUPTED
         return torch.where(replaced.unsqueeze(2), one_hot_boards(drawn).view_as(cells), cells).flatten(1)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:

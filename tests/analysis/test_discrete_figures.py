@@ -18,7 +18,7 @@ from anm_nb.analysis.discrete_figures import (
 )
 from anm_nb.analysis.figures import colours
 from anm_nb.config import ParameterError
-from anm_nb.energy.simplex import ENTROPY_BAND
+from anm_nb.energy.constraints import ENTROPY_BAND
 
 TASKS = ["sudoku", "connectivity"]
 METHODS = ["stock", "anm_simplex", "anm_simplex_legitimate"]

@@ -57,7 +57,7 @@ def test_all_that_the_miner_logs_is_an_instrument(metrics):
         ("check", "anm_nb.energy.landscape.barier"),
         ("check", "anm_nb.energy.landscap.barrier"),
         ("check", "anm_nb.energy.landscape.BARRIER_GRID"),
-        ("check", "anm_nb.energy.simplex.MaskedSimplex.entropie"),
+        ("check", "anm_nb.energy.constraints.MaskedSimplex.entropie"),
         ("check", "tests/energy/test_miner.py::test_nothing"),
         ("check", "tests/energy/test_nothing.py::test_nothing"),
         ("figure", "10_anm_vs_nothing"),

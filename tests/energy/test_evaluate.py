@@ -10,14 +10,14 @@ from tasks.sudoku_reference import KNOWN
 from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import FinalTest, final_scores, predict
 from anm_nb.energy.networks import get_network
-from anm_nb.energy.sampler import SamplerConfig, Trajectory, sample
+from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.tasks import get_task
 from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits
 from anm_nb.tasks.sudoku_solver import solve
 from anm_nb.training.loop import LoopConfig
-from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.seeds import RowDraws, generator, initialise
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sudoku-easy50.txt"
 TEST = FinalTest(examples=12, inner_steps=(1, 2, 3))
@@ -120,7 +120,7 @@ def test_given_entries_carry_no_noise_and_are_not_trained_on():
     learner = config("sudoku").learner(0, "cpu")
     batch = learner.task.sample(3, generator=generator(0, "test"))
     clues = learner.task.clues(batch)
-    noise = SharedNoise.draw(learner.schedule, batch.y, generator(0, "noise"), clues)
+    noise = SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"), clues)
     signal = learner.schedule.signal(noise.k)
     assert torch.equal(noise.noised(batch.y)[clues.mask], (signal * batch.y)[clues.mask])
     assert (noise.eps[~clues.mask] != 0).all()
@@ -130,7 +130,8 @@ def test_a_loss_is_the_published_one_on_the_entries_that_are_not_given():
     learner = config("sudoku", negatives="none").learner(0, "cpu")
     batch = learner.training.sample(4, generator=generator(0, "data"))
     mask = batch.known
-    noise = SharedNoise.draw(learner.schedule, batch.y, generator(0, "noise"), learner.task.clues(batch))
+    draws = RowDraws([generator(0, "noise")], "cpu")
+    noise = SharedNoise.draw(learner.schedule, batch.y, draws, learner.task.clues(batch))
     point = torch.Tensor(noise.noised(batch.y)).requires_grad_()
     (score,) = torch.autograd.grad(learner.model(batch.x, point, noise.k).sum(), point)
     expected = torch.where(mask, 0.0, score - noise.eps).square().mean()
@@ -159,10 +160,10 @@ def sudoku_sampled(task):
     """Every puzzle of a task through the sampler of an untrained network, and what it looked like on the way."""
     network = get_network("sudoku_conv").for_task(task, 4, "squared_norm", 4)
     initialise(network, generator(0, "weights"))
-    problems, trajectory = task.puzzles(), Trajectory()
+    problems, trajectory = task.puzzles(), []
     schedule, steps = NoiseSchedule.cosine(4), SamplerConfig(inner_steps=2)
     y_hat = sample(
-        network, schedule, problems.x, 729, generator(0, "start"), steps, 1.0, task.clues(problems), trajectory
+        network, schedule, problems.x, 729, generator(0, "start"), steps, 1.0, task.clues(problems), trajectory.append
     )
     return problems, y_hat, trajectory
 
@@ -184,7 +185,7 @@ def test_puzzles_load_solve_and_go_through_the_sampler_with_their_clues(source, 
     assert len(problems.x) == count
     assert torch.equal(solve(clues, limit=1).grids.long(), digits(problems.y))
     assert task.metrics(problems.y, problems)["board_accuracy"] == 1
-    for state in trajectory.states:
+    for state in trajectory:
         assert torch.equal(state.y[problems.known], problems.x[problems.known])
     assert torch.equal(y_hat[problems.known], problems.x[problems.known])
     assert task.metrics(y_hat, problems)["violation_clues"] == 0

@@ -15,15 +15,12 @@ from anm_nb.energy.landscape import (
     barrier,
     curvature,
     directional_derivative,
-    landscape_columns,
-    landscape_frame,
     line_scan,
-    mean_profile,
     optimal_energy,
     plane_scan,
 )
 from anm_nb.energy.networks import EnergyMLP
-from anm_nb.energy.schedule import Noised, NoiseSchedule, SharedNoise
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.training.seeds import generator, initialise
 
 BATCH, DIM, LEVELS = 6, 4, 10
@@ -85,10 +82,7 @@ def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
     np.testing.assert_allclose(barrier(profile, SCAN_GRID), rise.max(1), atol=1e-10)
     bend = np.einsum("bd,de,be->b", shift, a, shift)
     length = np.linalg.norm(shift, axis=1)
-    for method, tolerance in (("exact", 1e-10), ("finite", 1e-5)):
-        np.testing.assert_allclose(curvature(energy, start, end, method), bend, atol=tolerance)
-        along = curvature(energy, start, end, method, per="length")
-        np.testing.assert_allclose(along, bend / length**2, atol=tolerance)
+    np.testing.assert_allclose(curvature(energy, start, end), bend, atol=1e-10)
     slope = np.einsum("bd,bd->b", s @ a + b, shift) / length
     np.testing.assert_allclose(directional_derivative(energy, start, end), slope, atol=1e-10)
 
@@ -99,32 +93,48 @@ def test_a_double_well_has_its_barrier_in_the_middle():
     assert barrier(profile, SCAN_GRID).item() == pytest.approx(1)
     assert SCAN_GRID[10:31][profile[0, 10:31].argmax()] == 0.5
     assert curvature(double_well, start, end).item() == pytest.approx(8 * 2**2)  # the wells are 2 apart
-    assert curvature(double_well, start, end, per="length").item() == pytest.approx(8)
     assert directional_derivative(double_well, start, end).item() == pytest.approx(0)
     assert barrier(line_scan(double_well, 0 * start, end), SCAN_GRID).item() == 0  # downhill all the way
     assert curvature(double_well, 0 * start, end).item() == pytest.approx(-4)
+
+
+def both(noise, y_pos, y_neg):
+    """ỹ⁺ and ỹ⁻ with one noise."""
+    return (noise.noised(y).as_subclass(torch.Tensor) for y in (y_pos, y_neg))
+
+
+def numbers(energy, start, end):
+    """What is measured of a landscape, by name."""
+    t = SCAN_GRID[10:31]
+    return {
+        "barrier": barrier(line_scan(energy, start, end, t), t),
+        "curvature": curvature(energy, start, end),
+        "dir_derivative": directional_derivative(energy, start, end),
+    }
 
 
 @given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 2))
 def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
     """Barrier max(0, m*), curvature 1/σ in every direction, derivative ε·u: as `optimal_margin` has it."""
     x, y_pos, y_neg, eps = pairs(seed)
-    frame = landscape_frame(optimal_energy(SCHEDULE, y_pos), SCHEDULE, x, y_pos, y_neg, eps, [level])
     noise = SharedNoise(SCHEDULE, torch.full((BATCH,), level), eps)
+    found = numbers(lambda z: optimal_energy(SCHEDULE, y_pos)(x, z, noise.k), *both(noise, y_pos, y_neg))
     margin = noise.optimal_margin(y_pos, y_neg)
-    assert frame["barrier"].to_numpy() == pytest.approx(margin.clamp_min(0).numpy(), abs=1e-6)
+    assert found["barrier"].numpy() == pytest.approx(margin.clamp_min(0).numpy(), abs=1e-6)
     sigma = float(SCHEDULE.sigma(noise.k)[0])
-    assert (frame["curvature"] / frame["distance"] ** 2).to_numpy() == pytest.approx(1 / sigma, rel=1e-6)
+    distance = float(SCHEDULE.signal(noise.k)[0]) * (y_neg - y_pos).norm(dim=1)
+    assert (found["curvature"] / distance**2).numpy() == pytest.approx(1 / sigma, rel=1e-6)
     unit = (y_neg - y_pos) / (y_neg - y_pos).norm(dim=1, keepdim=True)
-    assert frame["dir_derivative"].to_numpy() == pytest.approx((unit * eps).sum(1).numpy(), abs=1e-6)
+    assert found["dir_derivative"].numpy() == pytest.approx((unit * eps).sum(1).numpy(), abs=1e-6)
 
 
 def test_a_negative_that_removes_the_noise_lies_downhill_of_a_perfect_denoiser():
     x, y_pos, _, eps = pairs()
     y_neg = y_pos - 0.1 * eps
-    frame = landscape_frame(optimal_energy(SCHEDULE, y_pos), SCHEDULE, x, y_pos, y_neg, eps, [5])
-    assert (frame["barrier"] == 0).all()
-    assert frame["dir_derivative"].to_numpy() == pytest.approx(-eps.norm(dim=1).numpy(), rel=1e-5)
+    noise = SharedNoise(SCHEDULE, torch.full((BATCH,), 5), eps)
+    found = numbers(lambda z: optimal_energy(SCHEDULE, y_pos)(x, z, noise.k), *both(noise, y_pos, y_neg))
+    assert (found["barrier"] == 0).all()
+    assert found["dir_derivative"].numpy() == pytest.approx(-eps.norm(dim=1).numpy(), rel=1e-5)
 
 
 # networks
@@ -133,26 +143,17 @@ def test_a_negative_that_removes_the_noise_lies_downhill_of_a_perfect_denoiser()
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 1))
-def test_exact_curvature_agrees_with_finite_differences_and_with_the_whole_hessian(head, seed, level):
+def test_curvature_agrees_with_finite_differences_and_with_the_whole_hessian(head, seed, level):
     energy, start, end = network_energy(head, seed, level)
     exact = curvature(energy, start, end)
     shift = (end - start).as_subclass(torch.Tensor)
     plain = start.as_subclass(torch.Tensor)
     hessian = torch.autograd.functional.hessian(lambda point: energy(point).sum(), plain)  # reverse over reverse
     torch.testing.assert_close(exact, torch.einsum("bd,bdce,ce->b", shift, hessian, shift), rtol=1e-8, atol=1e-18)
+    delta = 1e-4 * max(1.0, float((plain.norm(dim=1) / shift.norm(dim=1)).max()))
+    rise, fall, here = (energy(plain + at * shift).detach() for at in (delta, -delta, 0.0))
     scale = exact.abs() + 1e-3 * torch.einsum("bdbe->bde", hessian).norm(dim=(1, 2)) * shift.square().sum(1)
-    assert ((exact - curvature(energy, start, end, "finite")).abs() <= 1e-2 * scale).all()
-    per_length = curvature(energy, start, end, per="length")
-    torch.testing.assert_close(per_length * shift.square().sum(1), exact)
-
-
-@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-def test_finite_differences_agree_to_a_hundredth_with_a_step_of_ones_own(head):
-    energy, start, end = network_energy(head)
-    exact = curvature(energy, start, end)
-    torch.testing.assert_close(curvature(energy, start, end, "finite", step=1e-3), exact, rtol=1e-2, atol=0)
-    with pytest.raises(AssertionError):  # a step far too long is noticed
-        torch.testing.assert_close(curvature(energy, start, end, "finite", step=30.0), exact, rtol=1e-2, atol=0)
+    assert ((exact - (rise - 2 * here + fall) / delta**2).abs() <= 1e-2 * scale).all()
 
 
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
@@ -216,9 +217,8 @@ def test_nothing_keeps_a_graph_and_no_weight_gets_a_gradient():
         return model(x, point, torch.zeros(BATCH, dtype=torch.long))
 
     results = [
-        *landscape_columns(energy, start, end).values(),
+        *numbers(energy, start, end).values(),
         line_scan(energy, start, end),
-        curvature(energy, start, end, "finite"),
         plane_scan(energy, start, end - start, other, SCAN_GRID[:3], SCAN_GRID[:3]),
     ]
     assert not any(result.requires_grad for result in results)
@@ -232,8 +232,8 @@ def test_nothing_keeps_a_graph_and_no_weight_gets_a_gradient():
 @given(seed=st.integers(0, 10**6), factor=st.floats(0.01, 100), constant=st.floats(-100, 100))
 def test_a_constant_changes_nothing_and_a_factor_scales_everything(seed, factor, constant):
     energy, start, end = network_energy(seed=seed)
-    plain = landscape_columns(energy, start, end)
-    changed = landscape_columns(lambda point: factor * energy(point) + constant, start, end)
+    plain = numbers(energy, start, end)
+    changed = numbers(lambda point: factor * energy(point) + constant, start, end)
     for name, values in plain.items():
         torch.testing.assert_close(changed[name], factor * values, rtol=1e-9, atol=1e-11)
 
@@ -254,9 +254,9 @@ def test_a_barrier_is_the_largest_rise_between_the_ends_and_never_negative(profi
 @given(seed=st.integers(0, 10**6))
 def test_examples_do_not_see_one_another(seed):
     start, end = points(seed)
-    together = landscape_columns(double_well, start, end)
+    together = numbers(double_well, start, end)
     for example in range(BATCH):
-        alone = landscape_columns(double_well, start[[example]], end[[example]])
+        alone = numbers(double_well, start[[example]], end[[example]])
         for name, values in together.items():
             torch.testing.assert_close(alone[name], values[[example]])
 
@@ -289,61 +289,12 @@ def test_a_plane_holds_the_line_and_leans_to_the_second_direction():
     torch.testing.assert_close(plane_scan(energy, start, shift, second, s, t, points_at_once=7), found)
 
 
-# tables
-
-
-def test_the_frame_has_a_row_for_each_level_and_example_with_one_noise():
-    model, data = network(), pairs()
-    frame = landscape_frame(model, SCHEDULE, *data, levels=[7, 0])
-    assert list(frame.columns) == ["level", "example", "barrier", "curvature", "dir_derivative", "distance"]
-    assert frame["level"].tolist() == [7] * BATCH + [0] * BATCH
-    assert frame["example"].tolist() == 2 * list(range(BATCH))
-    x, y_pos, y_neg, eps = data
-    for level, rows in frame.groupby("level"):
-        k = torch.full((BATCH,), level)
-        abar = SCHEDULE.alphas_cumprod[k].unsqueeze(1)
-        start, end = (abar.sqrt() * y + (1 - abar).sqrt() * eps for y in (y_pos, y_neg))
-        for name, values in landscape_columns(lambda point, k=k: model(x, point, k), start, end).items():
-            np.testing.assert_allclose(rows[name], values, rtol=1e-10)
-        np.testing.assert_allclose(rows["distance"], (end - start).norm(dim=1))
-
-
-def test_the_mean_profile_is_taken_over_examples():
-    model, data = network(), pairs()
-    table = mean_profile(model, SCHEDULE, *data, levels=[0, 4])
-    assert list(table.columns) == ["level", "t", "mean", "q25", "q50", "q75"]
-    assert len(table) == 2 * len(SCAN_GRID)
-    x, y_pos, y_neg, eps = data
-    noise = SharedNoise(SCHEDULE, torch.full((BATCH,), 4), eps)
-    scan = line_scan(lambda point: model(x, point, noise.k), noise.noised(y_pos), noise.noised(y_neg)).numpy()
-    rows, rise = table[table["level"] == 4], scan - scan[:, 10:11]
-    np.testing.assert_array_equal(rows["t"], SCAN_GRID)
-    np.testing.assert_allclose(rows["mean"], rise.mean(0))
-    np.testing.assert_allclose(rows[["q25", "q50", "q75"]].T, np.quantile(rise, [0.25, 0.5, 0.75], axis=0))
-    assert (table.loc[table["t"] == 0, ["mean", "q25", "q50", "q75"]] == 0).all(axis=None)
-
-
-def test_tables_refuse_targets_that_are_noised_already():
-    x, y_pos, y_neg, eps = pairs()
-    with pytest.raises(TypeError, match="noised already"):
-        landscape_frame(network(), SCHEDULE, x, y_pos.as_subclass(Noised), y_neg, eps, [0])
-
-
-@pytest.mark.parametrize("levels", [[], [0, 0], [-1], [LEVELS]])
-@pytest.mark.parametrize("table", [landscape_frame, mean_profile])
-def test_levels_that_the_schedule_does_not_have_are_refused(levels, table):
-    with pytest.raises(ParameterError, match=r"levels = \[.*\]: should be one or more different levels from 0 to 9"):
-        table(network(), SCHEDULE, *pairs(), levels=levels)
-
-
 # bad input
 
 EVERY = {
     "line_scan": line_scan,
     "curvature": curvature,
-    "finite curvature": lambda *arguments: curvature(*arguments, "finite"),
     "directional_derivative": directional_derivative,
-    "landscape_columns": landscape_columns,
     "plane_scan": lambda energy, start, end: plane_scan(
         energy, start, end - start, start.roll(1, 1), SCAN_GRID, SCAN_GRID[::10]
     ),
@@ -393,23 +344,6 @@ def test_a_barrier_needs_both_ends_on_the_grid():
         barrier(torch.zeros(2, 2), torch.tensor([0.125, 1.0]))
     with pytest.raises(ParameterError, match=r"hold 1 exactly; the nearest on it is 0\.875"):
         barrier(torch.zeros(2, 2), torch.tensor([0.0, 0.875]))
-    with pytest.raises(ParameterError, match="hold 0 exactly"):
-        mean_profile(network(), SCHEDULE, *pairs(), levels=[0], t=torch.tensor([0.5, 1.0]))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "exat"}, "unknown curvature method 'exat' .did you mean 'exact'"),
-        ({"per": "lenght"}, "unknown unit of curvature 'lenght' .did you mean 'length'"),
-        ({"method": "finite", "step": 0.0}, r"step = 0\.0: should be greater than 0"),
-        ({"method": "finite", "step": float("inf")}, "step = inf: should be greater than 0 and finite"),
-        ({"method": "finite", "step": float("nan")}, "step = nan: should be greater than 0"),
-    ],
-)
-def test_unusable_options_are_refused(options, message):
-    with pytest.raises(ParameterError, match=message):
-        curvature(double_well, *points(), **options)
 
 
 def test_directions_that_span_no_plane_are_named():

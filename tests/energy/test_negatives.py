@@ -4,12 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from host_waits import RefuseHostWaits
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.constraints import L2Ball
 from anm_nb.energy.miner import Mined, MinerConfig
 from anm_nb.energy.negatives import (
+    STRATEGIES,
     DiscreteTask,
     MiningProblem,
     Mixed,
@@ -18,64 +23,115 @@ from anm_nb.energy.negatives import (
     change_margin,
     get_negatives,
     register_negatives,
+    strategy_from,
+    strategy_to_json,
 )
-from anm_nb.energy.probes import count_of, grad_share, noisings
+from anm_nb.energy.networks import get_network
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.energy.train import EnergyConfig
+from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Clues
 from anm_nb.tasks.inverse import Inverse
-from anm_nb.training.loop import LoopConfig
-from anm_nb.training.seeds import generator
+from anm_nb.training.graph import without_host
+from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.stack import Stack
 
-LOOP = LoopConfig(steps=3, batch=16, records=3)
-
-
-def config(negatives, **options):
-    return EnergyConfig(size=2, width=16, negatives=negatives, loop=LOOP, seeds=[0], dev_examples=8, **options)
+SCHEDULE = NoiseSchedule.cosine(10)
 
 
-def problem(learner):
-    batch = learner.task.sample(16, generator=generator(0, "test"))
-    noise = SharedNoise.draw(learner.schedule, batch.y, generator(1, "test"))
-    return MiningProblem(learner.task, batch.x, batch.y, noise, learner.model, learner.model, generator(2, "test"))
+def network(seed=0, task=None):
+    task = task or Inverse(size=2)
+    model = get_network(task.network).for_task(task, 16 if task.network == "mlp" else 4, "squared_norm", 10)
+    initialise(model, generator(seed, "weights"))
+    return model
+
+
+def draws(*seeds, purpose="draws"):
+    return RowDraws([generator(seed, purpose) for seed in seeds], "cpu")
+
+
+def problem(task=None, seed=0, n=16):
+    """A batch of a task at random levels, with a network in training and another as its EMA."""
+    task = task or Inverse(size=2)
+    batch = task.sample(n, generator=generator(seed, "batch"))
+    clues = task.clues(batch)
+    noise = SharedNoise.draw(SCHEDULE, batch.y, draws(seed, purpose="noise"), clues)
+    models = network(seed, task), network(seed + 50, task).requires_grad_(False)
+    return MiningProblem(task, batch.x, batch.y, noise, *models, draws(seed), clues)
+
+
+def stacked(problems):
+    """The problems of several seeds as one."""
+    first = problems[0]
+
+    def rows(of):
+        return torch.cat([of(each) for each in problems])
+
+    clues = first.clues and Clues(rows(lambda p: p.clues.mask), rows(lambda p: p.clues.values))
+    noise = SharedNoise(SCHEDULE, rows(lambda p: p.noise.k), rows(lambda p: p.noise.eps))
+    models = (Stack([each.model for each in problems]), Stack([each.averaged for each in problems]))
+    x, y_pos = rows(lambda p: p.x), rows(lambda p: p.y_pos)
+    return MiningProblem(first.task, x, y_pos, noise, *models, draws(0, 1, 2), clues)
+
+
+# what each strategy proposes
 
 
 def test_stock_negatives_are_the_published_recipe():
     """3ε, two descent steps with rejection, clamp at ±2√ᾱ, back to y-space, clamp at ±2: written out plainly."""
-    learner = config("stock").learner(0, "cpu")
-    given = problem(learner)
-    abar = learner.schedule.alphas_cumprod[given.noise.k].unsqueeze(1)
-    beta = learner.schedule.betas[given.noise.k].unsqueeze(1)
+    given = problem()
+    abar = SCHEDULE.alphas_cumprod[given.noise.k].unsqueeze(1)
+    beta = SCHEDULE.betas[given.noise.k].unsqueeze(1)
     z = abar.sqrt() * given.y_pos + (1 - abar).sqrt() * 3 * given.noise.eps
     for _ in range(2):
         point = z.clone().requires_grad_()
-        energy = learner.model(given.x, point, given.noise.k)
+        energy = given.model(given.x, point, given.noise.k)
         (slope,) = torch.autograd.grad(energy.sum(), point)
         trial = torch.clamp(z - beta / (1 - abar).sqrt() * slope, -2 * abar.sqrt(), 2 * abar.sqrt())
-        better = learner.model(given.x, trial, given.noise.k) <= energy
+        better = given.model(given.x, trial, given.noise.k) <= energy
         z = torch.where(better.unsqueeze(1), trial, z).detach()
     expected = (z / abar.sqrt()).clamp(-2, 2)
     torch.testing.assert_close(get_negatives("stock").propose(given).y_neg, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_released_stock_doubles_its_second_step_and_clamps_by_the_level_of_the_first_example():
+    """opt_step of the released code, written out: sf is 1 in the first step's length, and 2 from its clamp on."""
+    given = problem(n=64)
+    abar = SCHEDULE.alphas_cumprod[given.noise.k].unsqueeze(1)
+    size = SCHEDULE.betas[given.noise.k].unsqueeze(1) / (1 - abar).sqrt()
+    z, sf = abar.sqrt() * given.y_pos + (1 - abar).sqrt() * 3 * given.noise.eps, 1.0
+    for _ in range(2):
+        point = z.clone().requires_grad_()
+        energy = given.model(given.x, point, given.noise.k)
+        trial = z - size * torch.autograd.grad(energy.sum(), point)[0] * sf
+        sf = 2.0
+        most = abar.sqrt()[0, 0] * sf
+        trial = torch.clamp(trial, -most, most)
+        worse = given.model(given.x, trial, given.noise.k) > energy
+        z = torch.where(worse.unsqueeze(1), z, trial).detach()
+    expected = (z / abar.sqrt()).clamp(-2, 2)
+    released = get_negatives("stock", form="released").propose(given).y_neg
+    torch.testing.assert_close(released, expected, atol=1e-4, rtol=1e-4)
+    assert ((released - get_negatives("stock").propose(given).y_neg).abs() > 1e-3).any()
+
+
 @pytest.mark.parametrize("orthogonal", [False, True])
 def test_random_negatives_keep_their_distance_and_their_right_angle(orthogonal):
-    given = problem(config("stock").learner(0, "cpu"))
+    given = problem()
     shift = Random(eps=0.7, orthogonal_to_noise=orthogonal).propose(given).y_neg - given.y_pos
     torch.testing.assert_close(shift.norm(dim=1), 0.7 * given.y_pos.norm(dim=1))
     assert ((shift * given.noise.eps).sum(1).abs().max() < 1e-5) == orthogonal
 
 
 def test_orthogonal_mining_is_legitimate_and_free_mining_may_not_be():
-    given = problem(config("stock").learner(0, "cpu"))
+    given = problem()
     mined = get_negatives("anm_orthogonal").propose(given)
     assert ((mined.y_neg - given.y_pos) * given.noise.eps).sum(1).abs().max() < 1e-5
     assert (given.noise.optimal_margin(given.y_pos, mined.y_neg) > 0).all()
     assert L2Ball(given.y_pos, given.y_pos.norm(dim=1)).residual(mined.y_neg).max() < 1e-5
 
 
-def test_a_strategy_of_your_own_trains_without_touching_the_package(monkeypatch):
-    monkeypatch.setattr("anm_nb.energy.negatives._STRATEGIES", {})
+def test_a_strategy_of_your_own_is_found_by_name_with_its_options(monkeypatch):
+    monkeypatch.setattr(STRATEGIES, "entries", {})
 
     @register_negatives
     class Shuffled(NegativeStrategy):
@@ -85,57 +141,10 @@ def test_a_strategy_of_your_own_trains_without_touching_the_package(monkeypatch)
         def propose(self, problem: MiningProblem) -> Mined:
             return Mined(problem.y_pos.roll(self.shift, dims=0))
 
-    learner = config("shuffled").learner(0, "cpu")
-    losses = learner.losses(0, learner.model)
-    data = learner.task.sample(16, generator=generator(0, "data"))  # the learner's first batch
-    assert torch.equal(losses.contrast.mined.y_neg, data.y.roll(1, dims=0))
-    assert set(losses.parts) == {"loss_mse", "loss_con"}
-    assert config({"name": "shuffled", "shift": 2}).negatives.shift == 2
-
-
-def test_the_negative_is_noised_exactly_once_and_with_the_positive_s_noise():
-    learner = config("anm").learner(0, "cpu")
-    with noisings() as seen:
-        losses = learner.losses(0, learner.model)
-    assert count_of(losses.contrast.mined.y_neg, seen) == 1
-    assert len(seen) == 2  # the positive, and the negative
-    # the energies that were trained on are those of the shared noise, drawn again from the same generators
-    data = learner.task.sample(16, generator=generator(0, "data"))
-    noise = SharedNoise.draw(learner.schedule, data.y, generator(0, "noise"))
-    for y, energy in ((data.y, losses.contrast.e_pos), (losses.contrast.mined.y_neg, losses.contrast.e_neg)):
-        torch.testing.assert_close(learner.model(data.x, noise.noised(y), noise.k), energy)
-
-
-def test_a_second_noising_is_counted():
-    learner = config("random").learner(0, "cpu")
-    given = problem(learner)
-    with noisings() as seen:
-        given.noise.noised(given.y_pos)
-        given.noise.noised(given.y_pos.clone())
-    assert count_of(given.y_pos, seen) == 2
-
-
-@pytest.mark.parametrize(
-    ("y_neg", "error", "message"),
-    [
-        (lambda p: p.noise.noised(p.y_pos), TypeError, "noised already"),
-        (lambda p: p.noise.noised(p.y_pos) * 0.5 + 1, TypeError, "noised already"),
-        (lambda p: p.y_pos[:, :2], ValueError, r"shape \(16, 2\); the targets have \(16, 4\)"),
-    ],
-)
-def test_what_a_strategy_must_not_return_is_refused(y_neg, error, message, monkeypatch):
-    monkeypatch.setattr("anm_nb.energy.negatives._STRATEGIES", {})
-
-    @register_negatives
-    class Wrong(NegativeStrategy):
-        name = "wrong"
-
-        def propose(self, problem: MiningProblem) -> Mined:
-            return Mined(y_neg(problem))
-
-    learner = config("wrong").learner(0, "cpu")
-    with pytest.raises(error, match=message):
-        learner.losses(0, learner.model)
+    given = problem()
+    assert torch.equal(get_negatives("shuffled", shift=2).propose(given).y_neg, given.y_pos.roll(2, dims=0))
+    assert strategy_from({"name": "shuffled", "shift": 3}).shift == 3
+    assert strategy_to_json(strategy_from("shuffled")) == {"name": "shuffled", "shift": 1}
 
 
 def test_unknown_strategies_and_options_are_refused_by_name():
@@ -145,20 +154,11 @@ def test_unknown_strategies_and_options_are_refused_by_name():
         get_negatives("random", epss=1.0)
 
 
-def test_grad_share_is_the_ratio_of_norms_and_leaves_no_gradient():
-    w = torch.tensor([3.0, 4.0], requires_grad=True)
-    unused = torch.tensor([1.0], requires_grad=True)
-    con, mse = 3 * w.norm(), w.sum() * 2**0.5 / 2
-    assert grad_share(con, mse, [w, unused]) == pytest.approx(3 / 4)
-    assert w.grad is None
-    assert grad_share(0 * w.sum(), mse, [w]) == 0
-
-
 # balls and clues
 
 
-def clued(learner, share=0.5):
-    given = problem(learner)
+def clued(share=0.5):
+    given = problem()
     mask = torch.rand(given.y_pos.shape, generator=generator(3, "test")) < share
     return replace(given, clues=Clues(mask, given.y_pos))
 
@@ -176,7 +176,7 @@ def clued(learner, share=0.5):
     ],
 )
 def test_given_entries_stay_where_they_are_and_others_move(options):
-    given = clued(config("stock").learner(0, "cpu"))
+    given = clued()
     mined = get_negatives(**options).propose(given)
     shift = mined.y_neg - given.y_pos
     mask = given.clues.mask
@@ -191,7 +191,7 @@ def test_given_entries_stay_where_they_are_and_others_move(options):
 
 
 def test_the_box_is_inscribed_in_the_ball():
-    given = problem(config("stock").learner(0, "cpu"))
+    given = problem()
     strategy = get_negatives("anm", ball="linf", miner={"eps": 0.8})
     shift = strategy.propose(given).y_neg - given.y_pos
     reach = 0.8 * given.y_pos.norm(dim=1)
@@ -235,11 +235,11 @@ def discrete_problem(task, n=40, legible=True, seed=0):
     source = generator(seed, "test")
     truth, wish = (answers_of(task, n, source) for _ in range(2))
     schedule = NoiseSchedule.cosine(10)
-    noise = SharedNoise.draw(schedule, truth, source)
+    noise = SharedNoise.draw(schedule, truth, RowDraws([source], "cpu"))
     if legible:
         noise = SharedNoise(schedule, torch.zeros_like(noise.k), torch.zeros_like(noise.eps))
     energy = Wish(noise.schedule.signal(noise.k) * wish + noise.schedule.sigma(noise.k) * noise.eps)
-    return MiningProblem(task, torch.zeros(n, 1), truth, noise, energy, energy, generator(seed, "mine")), wish
+    return MiningProblem(task, torch.zeros(n, 1), truth, noise, energy, energy, draws(seed)), wish
 
 
 def answers_of(task, n, source):
@@ -300,7 +300,7 @@ def test_margins_of_single_changes_are_the_optimal_margins_and_legitimate_answer
 
 
 def test_a_continuous_task_has_no_simplex_to_mine_in():
-    given = problem(config("stock").learner(0, "cpu"))
+    given = problem()
     with pytest.raises(ParameterError, match="'anm_simplex': task 'inverse' is continuous; use 'anm'"):
         get_negatives("anm_simplex").propose(given)
 
@@ -308,57 +308,111 @@ def test_a_continuous_task_has_no_simplex_to_mine_in():
 # two kinds in one batch
 
 
-def test_mixed_negatives_are_each_kind_on_its_own_rows_whatever_the_other_is():
-    learner = config("stock").learner(0, "cpu")
-    proposals = {
-        first: Mixed(first=first, second="random", fraction=0.25).propose(problem(learner))
-        for first in ("anm", "stock")
-    }
-    mined = proposals["anm"].log["mined"]
+def test_mixed_negatives_are_each_kind_in_its_own_rows():
+    given = problem()
+    mixed = Mixed(first="anm", second="random", fraction=0.25).propose(given)
+    mined = mixed.log["mined"]
     assert mined.dtype == torch.bool
     assert int(mined.sum()) == 4
-    assert torch.equal(mined, proposals["stock"].log["mined"])
-    assert torch.equal(proposals["anm"].y_neg[~mined], proposals["stock"].y_neg[~mined])
-    assert not torch.equal(proposals["anm"].y_neg[mined], proposals["stock"].y_neg[mined])
-    assert torch.equal(proposals["anm"].log["gm_norm"].isnan(), ~mined)
-    again = Mixed(first="anm", second="random", fraction=0.25).propose(problem(learner))
-    assert torch.equal(again.y_neg, proposals["anm"].y_neg)
-    given = problem(learner)
-    expected = get_negatives("random").propose(given.rows(~mined, generator(9, "test")))
-    distance = (proposals["anm"].y_neg - given.y_pos).norm(dim=1)[~mined]  # they stand in their own rows
-    torch.testing.assert_close(distance, (expected.y_neg - given.y_pos[~mined]).norm(dim=1))
-
-
-def test_rows_of_a_problem_keep_everything_that_belongs_to_them():
-    given = clued(config("stock").learner(0, "cpu"))
-    chosen = torch.arange(16) % 3 == 0
-    part = given.rows(chosen, generator(0, "test"))
-    torch.testing.assert_close(part.energy(part.y_pos + 0.1), given.energy(given.y_pos + 0.1)[chosen])
-    assert torch.equal(part.noise.noised(part.y_pos), given.noise.noised(given.y_pos)[chosen])
+    assert torch.equal(mixed.log["gm_norm"].isnan(), ~mined)
+    distance = (mixed.y_neg - given.y_pos).norm(dim=1) / given.y_pos.norm(dim=1)
+    torch.testing.assert_close(distance[~mined], torch.ones(12))
+    torch.testing.assert_close(mixed.log["wrongness"][mined], (mixed.y_neg - given.y_pos).norm(dim=1)[mined])
+    again = Mixed(first="anm", second="random", fraction=0.25).propose(problem())
+    assert torch.equal(again.y_neg, mixed.y_neg)
+    other = Mixed(first="stock", second="random", fraction=0.25).propose(problem())
+    assert torch.equal(other.log["mined"], mined)
+    assert not torch.equal(other.y_neg[mined], mixed.y_neg[mined])
 
 
 @pytest.mark.parametrize(("progress", "count"), [(0.0, 0), (0.25, 4), (0.5, 8), (1.0, 16)])
 def test_a_curriculum_moves_the_share_with_the_progress_of_training(progress, count):
     strategy = Mixed(first="anm", second="random", fraction=1.0, fraction_at_start=0.0)
-    given = replace(problem(config("stock").learner(0, "cpu")), progress=progress)
-    mined = strategy.propose(given)
+    mined = strategy.propose(replace(problem(), progress=torch.tensor(progress)))
     assert int(mined.log["mined"].sum()) == count
     assert mined.y_neg.isfinite().all()
 
 
-def test_a_mixture_trains_and_reads_back_from_json():
-    given = config({"name": "mixed", "first": {"name": "anm", "miner": {"steps": 2}}, "second": "random"})
-    assert EnergyConfig.model_validate_json(given.model_dump_json()) == given
-    assert given.negatives.first.miner.steps == 2
-    learner = given.learner(0, "cpu")
-    losses = learner.losses(0, learner.model)
-    assert losses.contrast.mined.log["mined"].float().mean() == 0.5
+@settings(max_examples=25)
+@drawn(fraction=st.floats(0, 1), progress=st.integers(0, 100), rows=st.integers(1, 9))
+def test_every_seed_has_its_share_of_mined_rows_to_the_nearest(fraction, progress, rows):
+    strategy = Mixed(first="random", second="random", fraction=fraction, fraction_at_start=0.5)
+    given = stacked([problem(seed=seed, n=rows) for seed in range(3)])
+    mined = strategy.propose(replace(given, progress=torch.tensor(progress / 100))).log["mined"]
+    share = 0.5 + (fraction - 0.5) * (progress / 100)
+    counts = mined.unflatten(0, (3, -1)).sum(1).double()
+    assert (counts == counts[0]).all()
+    assert float((counts - share * rows).abs().max()) <= 0.5 + 1e-6
 
 
-def test_impossible_mixtures_and_progress_are_refused():
+def test_a_mixture_reads_back_from_json():
+    mixed = strategy_from({"name": "mixed", "first": {"name": "anm", "miner": {"steps": 2}}, "second": "random"})
+    assert mixed.first.miner.steps == 2
+    assert strategy_from(strategy_to_json(mixed)) == mixed
+
+
+def test_impossible_mixtures_are_refused():
     with pytest.raises(ParameterError, match=r"fraction = 1\.5"):
         Mixed(fraction=1.5)
     with pytest.raises(ParameterError, match=r"unknown negative strategy 'anmm'.*did you mean 'anm'"):
         Mixed(first="anmm")
-    with pytest.raises(ParameterError, match=r"progress = 1.2: should be between 0 and 1"):
-        replace(problem(config("stock").learner(0, "cpu")), progress=1.2)
+
+
+# several seeds, and no waiting for the host
+
+FAMILIES = {
+    "inverse": (
+        lambda: Inverse(size=2),
+        {"stock", "random", "anm", "anm_orthogonal", "mixed", "released", "linf", "spectral"},
+    ),
+    "connectivity": (lambda: get_task("connectivity", size=4), set(STRATEGIES.names())),
+    "sudoku": (lambda: get_task("sudoku", size=4), set(STRATEGIES.names())),
+}
+OPTIONS = {
+    "released": {"name": "stock", "form": "released"},
+    "linf": {"name": "anm_orthogonal", "ball": "linf"},
+    "spectral": {"name": "anm", "miner": {"rule": "barzilai_borwein", "delta": 0.5}},
+    "mixed": {"name": "mixed", "first": "anm", "second": "random"},
+}
+CASES = [(family, name) for family, (_, names) in FAMILIES.items() for name in sorted(names)]
+
+
+def test_every_built_in_strategy_is_tried():
+    assert {name for _, names in FAMILIES.values() for name in names} >= set(STRATEGIES.names())
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_three_seeds_at_once_are_three_single_ones(family, name, waits):
+    strategy = strategy_from(OPTIONS.get(name, name))
+    with without_host(not waits), torch.no_grad():
+        parts = [problem(FAMILIES[family][0](), seed) for seed in range(3)]
+        alone = [strategy.propose(part) for part in parts]
+        together = strategy.propose(stacked([problem(FAMILIES[family][0](), seed) for seed in range(3)]))
+    torch.testing.assert_close(together.y_neg, torch.cat([each.y_neg for each in alone]), atol=1e-4, rtol=1e-4)
+    assert together.log.keys() == alone[0].log.keys()
+    for column, values in together.log.items():
+        expected = torch.cat([each.log[column] for each in alone])
+        torch.testing.assert_close(values, expected, atol=2e-4, rtol=2e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_no_strategy_waits_for_the_host_where_it_must_not(family, name):
+    given = stacked([problem(FAMILIES[family][0](), seed) for seed in range(3)])
+    strategy = strategy_from(OPTIONS.get(name, name))
+    with without_host(), torch.no_grad():
+        with RefuseHostWaits():
+            mined = strategy.propose(given)
+        assert mined.y_neg.isfinite().all()
+        assert mined.y_neg.shape == given.y_pos.shape
+
+
+def test_without_waiting_the_miner_finds_what_it_finds_with_it():
+    """Restarts alone draw other directions: without any, the number of turns that nobody needs changes nothing."""
+    strategy = get_negatives("anm", miner={"delta": 0.0})
+    with torch.no_grad():
+        waiting = strategy.propose(problem())
+        with without_host():
+            captured = strategy.propose(problem())
+    assert torch.equal(waiting.y_neg, captured.y_neg)
+    assert all(torch.equal(values, captured.log[name]) for name, values in waiting.log.items())

@@ -10,13 +10,13 @@ from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 def pair():
     source = torch.Generator().manual_seed(0)
     y, y_neg = (torch.randn(32, 4, generator=source) for _ in range(2))
-    return y, y_neg, SharedNoise.draw(NoiseSchedule.cosine(10), y, source), source
+    return y, y_neg, SharedNoise.draw(NoiseSchedule.cosine(10), y, RowDraws([source], "cpu")), source
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_only_a_second_noising_leaves_a_residual(again):
     y, y_neg, noise, source = pair()
-    other = SharedNoise.draw(noise.schedule, y, source) if again else noise
+    other = SharedNoise.draw(noise.schedule, y, RowDraws([source], "cpu")) if again else noise
     residual = shared_noise_residual(noise.noised(y), other.noised(y_neg), y, y_neg, noise.schedule, noise.k)
     assert (residual > 1e-5) == again
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anm_nb.energy.probes import shared_noise_residual
 from anm_nb.energy.schedule import Noised, NoiseSchedule, SharedNoise
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import RowDraws, generator
 
 
 @pytest.mark.parametrize("levels", [2, 10, 100])
@@ -28,7 +28,7 @@ def test_cosine_schedule_is_the_published_formula(levels):
 def draw(seed=0, batch=16, dim=5):
     source = generator(seed, "test")
     y = torch.randn(batch, dim, generator=source)
-    return y, SharedNoise.draw(NoiseSchedule.cosine(10), y, source), source
+    return y, SharedNoise.draw(NoiseSchedule.cosine(10), y, RowDraws([source], "cpu")), source
 
 
 def test_q_sample_is_the_formula():

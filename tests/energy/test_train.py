@@ -15,7 +15,7 @@ from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.tasks.base import Batch
 from anm_nb.training.loop import LoopConfig, cpu_threads
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import RowDraws, generator
 
 # What the design fixes: other families and notebooks read these columns.
 CONTRAST = {
@@ -42,7 +42,7 @@ def replayed(learner, seed=0):
     """The first batch of a learner and its noise, drawn again from the seed."""
     settings = learner.config
     batch = learner.task.sample(settings.loop.batch, generator=generator(seed, "data"))
-    return batch, SharedNoise.draw(learner.schedule, batch.y, generator(seed, "noise"))
+    return batch, SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(seed, "noise")], "cpu"))
 
 
 # the config
@@ -251,10 +251,11 @@ def test_the_miner_is_given_the_average_and_stock_the_model(monkeypatch):
         learner = config(method).learner(0, "cpu")
         averaged = config(method).learner(1, "cpu").model.requires_grad_(False).eval()
         batch = learner.task.sample(16, generator=generator(0, "data"))
-        noise = SharedNoise.draw(learner.schedule, batch.y, generator(0, "noise"))
+        noise = SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"))
         y_neg = learner.losses(0, averaged).contrast.mined.y_neg
         pair = {"model": (learner.model, learner.model), "averaged": (averaged, averaged)}[expected]
-        problem = MiningProblem(learner.task, batch.x, batch.y, noise, *pair, generator(0, "negatives"))
+        draws = RowDraws([generator(0, "negatives")], "cpu")
+        problem = MiningProblem(learner.task, batch.x, batch.y, noise, *pair, draws)
         torch.testing.assert_close(y_neg, get_negatives(method).propose(problem).y_neg)
 
 

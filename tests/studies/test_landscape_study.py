@@ -7,7 +7,7 @@ import torch
 from anm_nb import runs
 from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import kept_steps, trained_energy
-from anm_nb.energy.landscape import SCAN_GRID, landscape_frame, mean_profile
+from anm_nb.energy.landscape import SCAN_GRID, barrier, curvature, directional_derivative, line_scan
 from anm_nb.energy.train import EnergyLearner
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.studies.landscape_study import (
@@ -155,19 +155,29 @@ def test_tables_have_a_row_for_every_method_seed_step_direction_and_level(tables
 
 @pytest.mark.parametrize("step", [1, 6])
 def test_numbers_and_profiles_are_those_of_the_instruments(trained, tables, step):
-    """One energy, level by level through `landscape_frame` and `mean_profile`, in place of all levels together."""
+    """One energy, level by level, in place of all levels together."""
     numbers, profiles = (each[(each["method"] == "anm") & (each["seed"] == 1)] for each in tables)
     model = trained_energy(trained["anm"], 1, step).double()
-    pairs = HeldOut.of(trained["anm"].config, 1, [0])
-    clean = (pairs.x, pairs.y_pos, pairs.y_neg, pairs.noise.eps)
-    frame = landscape_frame(model, pairs.noise.schedule, *clean, LEVELS)
-    frame["curvature_per_length"] = frame["curvature"] / frame["distance"] ** 2
-    rows = numbers[(numbers["step"] == step) & (numbers["direction"] == "held_out")].set_index("level")
-    expected = frame.groupby("level").mean().drop(columns="example")
-    pd.testing.assert_frame_equal(rows[expected.columns], expected, atol=1e-9)
-    profile = mean_profile(model, pairs.noise.schedule, *clean, LEVELS).set_index(["level", "t"])["mean"]
-    found = profiles[(profiles["step"] == step) & (profiles["direction"] == "held_out")].set_index(["level", "t"])
-    pd.testing.assert_series_equal(found["value"], profile, check_names=False, check_like=True)
+    for level in LEVELS:
+        pairs = HeldOut.of(trained["anm"].config, 1, [level])
+        energy, start, end = pairs.energy(model), pairs.noised(pairs.y_pos), pairs.noised(pairs.y_neg)
+        profile = line_scan(energy, start, end)
+        bend, distance = curvature(energy, start, end), (end - start).norm(dim=1)
+        expected = {
+            "barrier": barrier(profile, SCAN_GRID),
+            "curvature": bend,
+            "curvature_per_length": bend / distance.square(),
+            "dir_derivative": directional_derivative(energy, start, end),
+            "distance": distance,
+        }
+        of_level = (numbers["step"] == step) & (numbers["direction"] == "held_out") & (numbers["level"] == level)
+        found = numbers[of_level].iloc[0]
+        assert {name: found[name] for name in expected} == pytest.approx(
+            {name: float(values.mean()) for name, values in expected.items()}, rel=1e-9, abs=1e-12
+        )
+        rows = profiles[(profiles["step"] == step) & (profiles["direction"] == "held_out")]
+        rise = (profile - profile[:, SCAN_GRID == 0]).mean(0)
+        assert rows[rows["level"] == level].sort_values("t")["value"].to_numpy() == pytest.approx(rise.numpy())
 
 
 def test_a_perfect_denoiser_stands_beside_with_the_numbers_of_its_formula(trained, tables):

@@ -12,7 +12,7 @@ from anm_nb.energy.train import EnergyConfig
 from anm_nb.tasks import get_task
 from anm_nb.tasks.sudoku import Sudoku
 from anm_nb.training.loop import LoopConfig
-from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.seeds import RowDraws, generator, initialise
 
 STRATEGIES = ["anm_simplex", "anm_simplex_legitimate"]
 
@@ -25,8 +25,9 @@ def problem(task):
     initialise(network, generator(0, "weights"))
     network.requires_grad_(False)
     clues = task.clues(batch)
-    noise = SharedNoise.draw(NoiseSchedule.cosine(4), batch.y, source, clues)
-    return MiningProblem(task, batch.x, batch.y, noise, network, network, generator(1, "test"), clues)
+    noise = SharedNoise.draw(NoiseSchedule.cosine(4), batch.y, RowDraws([source], "cpu"), clues)
+    draws = RowDraws([generator(1, "test")], "cpu")
+    return MiningProblem(task, batch.x, batch.y, noise, network, network, draws, clues)
 
 
 def decisions(task, y):

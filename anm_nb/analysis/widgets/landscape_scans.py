@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import SCAN_GRID, barrier, curvature, directional_derivative, line_scan, plane_scan
-from anm_nb.energy.miner import random_shift
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.runs import Run
@@ -61,7 +60,7 @@ class RunScans:
             rises=_rise(profile),
             optimal_rises=_rise(optimal),
             barrier=barrier(profile, SCAN_GRID).numpy(),
-            curvature=curvature(energy, start, end, per="length").numpy(),
+            curvature=(curvature(energy, start, end) / (end - start).square().sum(1)).numpy(),
             slope=directional_derivative(energy, start, end).numpy(),
             optimal_barrier=pairs.noise.optimal_margin(pairs.y_pos, y_neg).clamp_min(0).numpy(),
             optimal_curvature=1 / float(pairs.noise.schedule.sigma(pairs.noise.k[:1])),
@@ -73,7 +72,7 @@ class RunScans:
         start, end, _ = (each[problem : problem + 1] for each in self._ends(seed, step, level, direction))
         energy = _rows(self.pairs(seed, level), slice(problem, problem + 1)).energy(self._energy(seed, step))
         shift = end - start
-        other = random_shift(shift, shift.norm(dim=1), generator(seed, f"landscape/plane/{problem}"))
+        other = torch.randn(shift.shape, generator=generator(seed, f"landscape/plane/{problem}"), dtype=shift.dtype)
         values = plane_scan(energy, start, shift, other, PLANE["s"], PLANE["t"])[0]
         return (values - values[PLANE["s"] == 0][:, PLANE["t"] == 0]).T.numpy()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anm_nb.analysis.widgets.answers import AnswerPictures
 from anm_nb.energy.evaluate import trained_energy
-from anm_nb.energy.sampler import SamplerConfig, SamplerState, Trajectory, sample
+from anm_nb.energy.sampler import SamplerConfig, SamplerState, sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.runs import Run
@@ -57,22 +57,23 @@ class Solutions:
         return self._solved[seed, problem]
 
     def _solve(self, seed: int, problem: int, tell: Tell | None) -> Solution:
-        batch, way = _row(self.problems(seed), problem), Trajectory()
+        batch = _row(self.problems(seed), problem)
+        states: list[SamplerState] = []
 
         def keep(state: SamplerState) -> None:
-            way(state)
+            states.append(state)
             if tell:
                 tell(state.level, state.step)
 
         source, schedule = generator(seed, f"explorer/{problem}"), NoiseSchedule.cosine(self.config.levels)
         clues, clamp = self.task.clues(batch), self.task.sample_clamp
         sample(self._energy(seed), schedule, batch.x, self.task.y_dim, source, self.sampler, clamp, clues, keep)
-        answers = np.stack([self.answers.array(y[0]) for y in way.y])
+        answers = np.stack([self.answers.array(state.y[0]) for state in states])
         truth = self.answers.array(batch.y[0])
         wrong = answers != truth if self.answers.digits else np.abs(answers - truth)
         given = np.zeros(truth.shape, bool) if clues is None else self.answers.cells(clues.mask[0])
-        numbers = (way.level, way.step, way.energy[:, 0], way.accepted[:, 0])
-        level, step, energy, accepted = (values.numpy() for values in numbers)
+        rows = [(state.level, state.step, float(state.energy), bool(state.accepted)) for state in states]
+        level, step, energy, accepted = (np.array(column) for column in zip(*rows, strict=True))
         return Solution(level, step, energy, accepted, answers, wrong.astype(float), truth, given)
 
     def _problems(self, seed: int) -> Batch:
