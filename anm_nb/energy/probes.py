@@ -59,3 +59,13 @@ def noisings() -> Iterator[list[Tensor]]:
 def count_of(y: Float[Tensor, "b d"], seen: Sequence[Tensor]) -> int:
     """How many of the collected tensors equal y."""
     return sum(other.shape == y.shape and bool(torch.equal(other, y)) for other in seen)
+
+
+def grad_shares(loss_con: Tensor, loss_mse: Tensor, model) -> Tensor:
+    """temp"""
+    norms = []
+    for loss in (loss_con, loss_mse):
+        ps = [p for p in model.network.parameters()]
+        g = torch.autograd.grad(loss.sum(), ps, retain_graph=True, allow_unused=True)
+        norms.append(torch.stack([torch.linalg.vector_norm(model.by_seed(x).flatten(1), dim=1) for x in g if x is not None]).norm(dim=0))
+    return norms[0] / (norms[0] + norms[1] + 1e-12)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from anm_nb.config import Parameters
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Task
-from anm_nb.training.loop import Seeds
+from anm_nb.training.learner import Seeds
 from anm_nb.training.seeds import generator
 
 SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
