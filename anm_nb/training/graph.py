@@ -50,14 +50,14 @@ class StepGraphs:
 
     A kind is whatever the step's Python code branches on, and the shapes of its inputs. The step may read and write
     any tensors that stay where they are; inputs are copied into buffers. All `generators` that it draws from are
-    registered, so that every replay draws anew. `suspects` names the user's own parts for `NotCapturable`.
+    registered, so that every replay draws anew. `suspects` names the user's own parts for `NotCapturable`. All steps,
+    and whatever else makes gradients of the same parameters, have to be taken on one stream that is not the default.
     """
 
     def __init__(self, step: Step, generators: Sequence[torch.Generator], suspects: str) -> None:
         self.step, self.generators, self.suspects = step, generators, suspects
         self.captured: dict[Hashable, _Captured] = {}
         self.pool = torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream()
         self.setup_seconds = 0.0
         self.replays = 0
 
@@ -67,10 +67,7 @@ class StepGraphs:
         known = self.captured.setdefault((kind, shapes), _Captured())
         if known.graph is None and known.taken < WARM_UP:
             known.taken += 1
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                self.step(inputs, kind)
-            torch.cuda.current_stream().wait_stream(self.stream)
+            self.step(inputs, kind)
             return
         if known.graph is None:
             self._capture(known, inputs, kind)
@@ -87,13 +84,16 @@ class StepGraphs:
         for generator in self.generators:
             graph.register_generator_state(generator)
         try:
-            with torch.cuda.graph(graph, pool=self.pool):
+            with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
                 self.step(known.inputs, kind)
         except RuntimeError as error:
-            if "captur" not in str(error).lower():
+            first = error
+            while isinstance(first.__context__, RuntimeError):  # what ended the capture, before its own complaint
+                first = first.__context__
+            if "captur" not in f"{error} {first}".lower():
                 raise
             raise NotCapturable(
-                f"the training step cannot be captured as a CUDA graph ({_first_line(error)}): something in it waits "
+                f"the training step cannot be captured as a CUDA graph ({_first_line(first)}): something in it waits "
                 f"for the host. Look at {self.suspects} for .item(), float(), bool(), tolist(), nonzero or "
                 "boolean-mask indexing, and use torch.where and masks instead; or set graph = False"
             ) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ class Training:
         self.now: dict[str, Tensor] = {}
         self.seconds, self.began = 0.0, 0.0  # in steps, without measurements and checkpoints
         self.host = device == "cpu" if host is None else host
+        self.stream = torch.cuda.Stream() if device == "cuda" else None
         self.graphs: StepGraphs | None = None
         if device == "cuda" and self.config.graph:
             generators = [generator for sources in learner.generators.values() for generator in sources]
@@ -75,6 +77,24 @@ class Training:
 
         Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` (`time_limit`) once the state is saved.
         """
+        with self.on_stream():
+            self._run(shown)
+        if failures := [record.failure for record in self.records if record.failure]:
+            raise NonFiniteLoss("\n".join(failures))
+        return self.records
+
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """On a GPU, the one stream that all steps of this training have to be taken on."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self.stream)
+
+    def _run(self, shown: bool) -> None:
         self.restore()
         total, recorded = self.config.total_steps(), set(self.config.record_steps())
         steps = range(self.step, total + 1) if self.running() else range(0)
@@ -97,9 +117,6 @@ class Training:
             self._end(place)
         if len(steps):
             self.save()
-        if failures := [record.failure for record in self.records if record.failure]:
-            raise NonFiniteLoss("\n".join(failures))
-        return self.records
 
     def running(self) -> list[int]:
         """The places of the seeds that have not ended."""
