@@ -211,10 +211,9 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     ),
     *_of_section(
         "G",
-        ("entropy of mined distributions", "check", "anm_nb.energy.constraints.MaskedSimplex.entropy"),
-        ("entropy against that of a uniform choice", "check",
-         "anm_nb.energy.constraints.MaskedSimplex.relative_entropy"),
-        ("mask compliance: invalid mass", "check", "anm_nb.energy.constraints.MaskedSimplex.invalid_mass"),
+        ("entropy of mined distributions", "check", "anm_nb.energy.constraints.MaskedSimplex.log"),
+        ("entropy against that of a uniform choice", "check", "anm_nb.energy.constraints.MaskedSimplex.log"),
+        ("mask compliance: invalid mass", "check", "anm_nb.energy.constraints.MaskedSimplex.log"),
         ("entropy keeps a middle band early on", "check", "anm_nb.analysis.discrete_verdicts.entropy_band"),
         ("entropy over training, its histograms, the band", "figure", "anm_nb.analysis.discrete_figures.entropies"),
         ("entropies are scipy's", "check", f"{SIMPLEX}::test_entropies_are_scipy_s_over_groups_with_a_choice"),

@@ -23,8 +23,20 @@ ENTROPY_BAND = (0.05, 0.95)
 _MASS_TOLERANCE = 1e-4
 
 
+class Constraint:
+    """A set with its projection."""
+
+    def project(self, y: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """The nearest point of the set, row by row."""
+        raise NotImplementedError
+
+    def residual(self, y: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        """‖y − Π(y)‖, zero up to rounding for a feasible y."""
+        return (y - self.project(y)).norm(dim=1)
+
+
 @dataclass(frozen=True)
-class Ball:
+class Ball(Constraint):
     """Points around `center` whose distance from it, in some norm, is at most `radius` [batch].
 
     With `normal`, only those with (y − center) ⟂ normal; with `fixed`, only those equal to the centre in those entries.
@@ -52,10 +64,6 @@ class Ball:
             shift = shift.masked_fill(self.fixed, 0)
             normal = None if normal is None else normal.masked_fill(self.fixed, 0)
         return self.center + self._shortened(shift, normal)
-
-    def residual(self, y: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        """‖y − Π(y)‖, zero up to rounding for a feasible y."""
-        return (y - self.project(y)).norm(dim=1)
 
     def _shortened(self, shift: Tensor, normal: Tensor | None) -> Tensor:
         """The projection of a shift from the centre."""
@@ -123,7 +131,7 @@ def _root(shift: Float[Tensor, "b d"], normal: Float[Tensor, "b d"], radius: Flo
 
 
 @dataclass(frozen=True)
-class MaskedSimplex:
+class MaskedSimplex(Constraint):
     """Groups of `classes` consecutive entries, each a probability simplex scaled from [0, 1] to [−1, 1].
 
     Entries not `allowed` are at −1, entries `fixed` at their values; what these leave of a group's probability is
@@ -140,13 +148,9 @@ class MaskedSimplex:
             raise ParameterError(f"classes = {self.classes}: a simplex needs at least 1 class")
         if self.allowed.shape[1] % self.classes:
             raise ParameterError(f"classes = {self.classes}: does not divide {self.allowed.shape[1]} entries")
-        if host_may_wait():
-            self._require_a_point()
-
-    def _require_a_point(self) -> None:
         mass, free = self._mass_left(), self._free()
         refused = (mass < -_MASS_TOLERANCE) | (~free.any(2) & (mass.abs() > _MASS_TOLERANCE))
-        if bool(refused.any()):
+        if host_may_wait() and bool(refused.any()):
             example, group = refused.nonzero()[0].tolist()
             left = float(mass[example, group])
             raise ParameterError(
@@ -170,10 +174,6 @@ class MaskedSimplex:
         threshold = excess.gather(2, support - 1) / support
         return self._targets((p - threshold).clamp_min(0))
 
-    def residual(self, y: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        """‖y − Π(y)‖, zero up to rounding for a feasible y."""
-        return (y - self.project(y)).norm(dim=1)
-
     def nearest_vertex(self, y: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         """One-hot at the largest allowed free entry of each group, the first of equals; given entries as given."""
         p = self._probabilities(y)
@@ -184,28 +184,22 @@ class MaskedSimplex:
         """Groups [batch] whose largest entry differs."""
         return (self._probabilities(y).argmax(2) != self._probabilities(other).argmax(2)).sum(1).to(y.dtype)
 
-    def invalid_mass(self, y: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        """Σ|p| over disallowed entries and over those that are given as −1: mask compliance, 0 when feasible."""
-        forbidden = ~self.allowed
+    def log(self, y: Float[Tensor, "b d"]) -> dict[str, Tensor]:
+        """The columns of section G.
+
+        entropy: −Σ p log p in nats, the mean over groups with a choice, 0 without one. relative_entropy: over the log
+        of the number of allowed classes, to be read against `ENTROPY_BAND`. invalid_mass: Σ|p| over disallowed entries
+        and over those given as −1, the mask compliance, 0 when feasible.
+        """
+        choices, forbidden = self._free().sum(2), ~self.allowed
         if self.fixed is not None:
             forbidden = torch.where(self.fixed.mask, self.fixed.values <= -1, forbidden)
-        return ((y + 1) / 2 * forbidden).abs().sum(1)
-
-    def entropy(self, y: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        """−Σ p log p in nats, the mean over groups with a choice; 0 for an example without one."""
-        return self._mean_of_free_groups(entr(self._probabilities(y).clamp_min(0)).sum(2))
-
-    def relative_entropy(self, y: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        """Each group's entropy over log(number of its allowed classes), averaged; to be read against `ENTROPY_BAND`."""
-        largest = self._free().sum(2).clamp_min(2).log()
-        return self._mean_of_free_groups(entr(self._probabilities(y).clamp_min(0)).sum(2) / largest)
-
-    def log(self, y: Float[Tensor, "b d"]) -> dict[str, Tensor]:
-        """The columns of section G."""
+        entropy, counted = entr(self._probabilities(y).clamp_min(0)).sum(2), choices > 1
+        groups = counted.sum(1).clamp_min(1)
         return {
-            "entropy": self.entropy(y),
-            "relative_entropy": self.relative_entropy(y),
-            "invalid_mass": self.invalid_mass(y),
+            "entropy": (entropy * counted).sum(1) / groups,
+            "relative_entropy": (entropy / choices.clamp_min(2).log() * counted).sum(1) / groups,
+            "invalid_mass": ((y + 1) / 2 * forbidden).abs().sum(1),
         }
 
     def _probabilities(self, y: Tensor) -> Float[Tensor, "b groups classes"]:
@@ -227,10 +221,6 @@ class MaskedSimplex:
             return torch.ones(len(self.allowed), groups, device=self.allowed.device)
         given = self._probabilities(self.fixed.values) * self.fixed.mask.unflatten(1, (-1, self.classes))
         return 1 - given.sum(2)
-
-    def _mean_of_free_groups(self, values: Float[Tensor, "b groups"]) -> Float[Tensor, " b"]:
-        chosen = self._free().sum(2) > 1
-        return (values * chosen).sum(1) / chosen.sum(1).clamp_min(1)
 
 
 @dataclass(frozen=True)

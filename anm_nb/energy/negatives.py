@@ -49,14 +49,8 @@ class MiningProblem:
 
         What does not depend on y is computed here, with the weights of the moment: take it once for many points.
         """
-        noise, clues = self.noise, self.clues
-        of_noised = energy_given(self.averaged, self.x, noise.k)
-
-        def energy(y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
-            y = y if clues is None else clues.impose(y)
-            return of_noised(noise.schedule.q_sample(y, noise.k, noise.eps).as_subclass(Tensor))
-
-        return energy
+        noise, of_noised = self.noise, energy_given(self.averaged, self.x, self.noise.k)
+        return lambda y: of_noised(noise.schedule.q_sample(self.impose(y), noise.k, noise.eps).as_subclass(Tensor))
 
     @cached_property
     def noised_energy(self) -> Energy:
@@ -65,6 +59,10 @@ class MiningProblem:
         What does not depend on the points is computed once, with gradients if it is first asked for with them.
         """
         return energy_given(self.model, self.x, self.noise.k)
+
+    def impose(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, "b y_dim"]:
+        """y with the clues, if any, in place."""
+        return y if self.clues is None else self.clues.impose(y)
 
     @property
     def given(self) -> Bool[Tensor, "b y_dim"] | None:
@@ -135,8 +133,9 @@ class Stock(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives by the published recipe."""
-        y_neg = problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws)
-        return Mined(y_neg if problem.clues is None else problem.clues.impose(y_neg))
+        return Mined(
+            problem.impose(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws))
+        )
 
     def _settled(self, problem: MiningProblem) -> Tensor:
         """Noised targets after a few descent steps on the energy, back in y-space."""
@@ -146,9 +145,8 @@ class Stock(NegativeStrategy):
         if self.form == "released":
             of_first = bound.unflatten(0, (problem.seeds, -1))[:, :1]
             bound, later = of_first.expand(-1, len(k) // problem.seeds, -1).flatten(0, 1), clamp
-        step_size = schedule.step_size(k)
-        settled = descend(problem.noised_energy, start, step_size, bound, self.descent_steps, later=later)
-        return schedule.to_clean(settled, k)
+        size, steps = schedule.step_size(k), self.descent_steps
+        return schedule.to_clean(descend(problem.noised_energy, start, size, bound, steps, later=later), k)
 
 
 @register_negatives
@@ -190,16 +188,15 @@ class Anm(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives mined against the EMA energy."""
-        constraint, sources = self.constraint(problem), problem.draws.generators
-        return mine(problem.energy, problem.y_pos, constraint, self.miner, sources)
+        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, problem.draws.generators)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
         """The ball around each truth."""
         normal = problem.noise.eps if self.orthogonal_to_noise else None
         radius = self.miner.eps * problem.y_pos.norm(dim=1)
-        if self.ball == "l2":
-            return L2Ball(problem.y_pos, radius, normal, problem.given)
-        return LinfBall(problem.y_pos, radius / problem.y_pos.shape[1] ** 0.5, normal, problem.given)
+        box = self.ball == "linf"
+        kind, radius = (LinfBall, radius / problem.y_pos.shape[1] ** 0.5) if box else (L2Ball, radius)
+        return kind(problem.y_pos, radius, normal, problem.given)
 
 
 @register_negatives
@@ -212,7 +209,7 @@ class AnmOrthogonal(Anm):
 
 @runtime_checkable
 class DiscreteTask(Protocol):
-    """What a task brings for its answers to be mined as discrete ones."""
+    """A task whose answers can be mined as discrete ones."""
 
     classes: int  # consecutive entries that form one one-hot decision in {−1, 1}; 1 when every entry is a sign
 
@@ -243,8 +240,8 @@ class AnmSimplex(NegativeStrategy):
 
         mined = mine(problem.energy, y_pos, answers, self.miner, problem.draws.generators, near=is_truth)
         vertex = answers.nearest_vertex(mined.y_neg)
-        changed = {"decisions_changed": answers.decisions_changed(vertex, y_pos)}
-        return Mined(vertex if self.round else mined.y_neg, mined.log | answers.log(mined.y_neg) | changed)
+        log = answers.log(mined.y_neg) | {"decisions_changed": answers.decisions_changed(vertex, y_pos)}
+        return Mined(vertex if self.round else mined.y_neg, mined.log | log)
 
     def answers(self, problem: MiningProblem) -> DiscreteSet:
         """The relaxed answers that the problem's clues (and the wish for legitimate ones) leave."""
@@ -288,8 +285,7 @@ class Mixed(NegativeStrategy):
 
     A random share of each seed's rows, `fraction` of them to the nearest row, is `first`'s and marked by the log column
     `mined`; the rest is `second`'s. With `fraction_at_start` the share moves linearly with the training's progress,
-    from it to `fraction`. Both kinds are proposed for all rows. A column that only one kind records is NaN in the
-    other's rows.
+    from it to `fraction`. Both kinds are proposed for all rows; a column that only one records is NaN in the other's.
     """
 
     name = "mixed"
@@ -305,7 +301,7 @@ class Mixed(NegativeStrategy):
         first, second = self.first.propose(problem), self.second.propose(problem)
         nothing = torch.full_like(mined, torch.nan, dtype=torch.float32)
         log = {
-            name: torch.where(mined, first.log.get(name, nothing).float(), second.log.get(name, nothing).float())
+            name: torch.where(mined, *(each.log.get(name, nothing).float() for each in (first, second)))
             for name in first.log | second.log
         }
         return Mined(torch.where(mined.unsqueeze(1), first.y_neg, second.y_neg), log | {"mined": mined})

@@ -26,11 +26,10 @@ Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b
 class EnergyNetwork(nn.Module, ABC):
     """An energy. Set `name`, implement `for_task` and `forward`, and register the class.
 
-    In place of `forward` it may implement `prepare` and `energy`, which then are what `forward` gives: many points are
-    evaluated for one x and k, and what does not depend on ỹ is computed once. Either way it has to be twice
-    differentiable by ỹ, as training follows the gradient of a loss of ∇_ỹE, to let no row of the batch see another,
-    and to work under torch.func's vmap and vjp, as plain PyTorch code does. `anm_nb.training.seeds.initialise` draws
-    its weights and says which layers it knows.
+    In place of `forward` it may implement `prepare` and `energy`: many points are evaluated for one x and k, and what
+    does not depend on ỹ is computed once. Training follows the gradient of a loss of ∇_ỹE, so it has to be twice
+    differentiable by ỹ under torch.func's vmap and vjp, as plain PyTorch code is, and no row of a batch may see
+    another. `anm_nb.training.seeds.initialise` draws its weights and says which layers it knows.
     """
 
     name: ClassVar[str]
@@ -184,13 +183,6 @@ def _prepare(model: Model, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
 
 def _energy(model: Model, y: Tensor, *prepared: Tensor) -> Tensor:
     return model.energy(prepared, y) if isinstance(model, EnergyNetwork) else model(prepared[0], y, prepared[1])
-
-
-def score_and_energy(
-    model: Model, x: Float[Tensor, "b x_dim"], y: Float[Tensor, "b y_dim"], k: Int[Tensor, " b"]
-) -> tuple[Float[Tensor, "b y_dim"], Float[Tensor, " b"]]:
-    """∇_ỹE and E from one evaluation; both differentiable by the network's weights."""
-    return gradient_and_value(energy_given(model, x, k), y)
 
 
 def gradient_and_value(

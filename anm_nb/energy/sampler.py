@@ -29,7 +29,6 @@ class SamplerConfig(Parameters):
 
     form: Form = "paper"
     inner_steps: PositiveInt = 5  # at most so many descent steps
-    accept: bool = True  # a step that raises the energy is not taken; False takes every step
     tolerance: NonNegativeFloat | None = None  # an example rests after a step that lowers E by ≤ tolerance·|E|
 
 
@@ -54,16 +53,15 @@ def descend(
     step_size: Float[Tensor, "b 1"],
     bound: Float[Tensor, "b 1"],
     steps: int,
-    accept: bool = True,
     tolerance: float | None = None,
     callback: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
     later: float = 1.0,
 ) -> Float[Tensor, "b d"]:
     """Gradient steps on the energy of noised points, clamped to ±bound, those from the second on `later` times as long.
 
-    With `accept` a step that raises the energy is not taken. With a `tolerance` an example rests from the first step on
-    that lowers its energy E by no more than tolerance·|E|, that step included or not as `accept` has it; when all rest
-    the descent ends. `callback(step, noised, energy, accepted)` is called at the start, as step 0, and after each step.
+    A step that raises the energy is not taken. With a `tolerance` an example rests after the first step that lowers its
+    energy E by no more than tolerance·|E|; when all rest the descent ends, where the host may wait to see it.
+    `callback(step, noised, energy, accepted)` is called at the start, as step 0, and after each step.
 
     Each evaluation serves the acceptance of one step and the gradient of the next; the last needs no gradient.
     """
@@ -78,7 +76,7 @@ def descend(
             trial_gradient, trial_value = gradient_and_value(energy, trial)
         else:
             trial_gradient, trial_value = gradient, energy(trial)
-        taken = moving & (trial_value <= value) if accept else moving
+        taken = moving & (trial_value <= value)
         if tolerance is not None:
             moving = moving & (value - trial_value > tolerance * value.abs())
         noised = torch.where(taken.unsqueeze(1), trial, noised)
@@ -136,7 +134,6 @@ def sample(
             schedule.step_size(k),
             signal * clamp,
             config.inner_steps,
-            config.accept,
             config.tolerance,
             report,
             later=2.0 if released and clamp > 1 else 1.0,

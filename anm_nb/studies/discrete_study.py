@@ -22,7 +22,7 @@ from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.constraints import DiscreteSet
 from anm_nb.energy.evaluate import kept_steps, predict, trained_energy
 from anm_nb.energy.negatives import AnmSimplex, DiscreteTask, MiningProblem, NegativeStrategy, named_negatives
-from anm_nb.energy.networks import score_and_energy
+from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
@@ -300,7 +300,7 @@ def denoised_rows(learner: EnergyLearner, model: nn.Module | None) -> pd.DataFra
     noise, task, answers = problem.noise, learner.task, all_answers(problem)
     point = noise.noised(problem.y_pos).as_subclass(Tensor)
     if model is not None:
-        score, _ = score_and_energy(model, problem.x, point, noise.k)
+        score, _ = gradient_and_value(energy_given(model, problem.x, noise.k), point)
         point = point - noise.schedule.sigma(noise.k) * score
     vertex = answers.nearest_vertex(noise.schedule.to_clean(point, noise.k))
     given = torch.zeros_like(problem.y_pos) if problem.clues is None else problem.clues.mask

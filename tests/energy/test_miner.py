@@ -11,6 +11,7 @@ from anm_nb.energy.constraints import L2Ball, LinfBall
 from anm_nb.energy.miner import RESTARTS, MinerConfig, mine
 from anm_nb.energy.networks import EnergyMLP
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.training.graph import without_host
 from anm_nb.training.seeds import RowDraws, generator, initialise
 
 BATCH, DIM = 32, 6
@@ -147,6 +148,54 @@ def test_the_callback_sees_every_turn_and_changes_nothing():
     assert kinds.sum(1).max() == 1
     assert torch.equal(kinds[:, 0].sum(0) - 1, traced.log["miner_restarts"])
     assert torch.equal(kinds[:, 2].sum(0), traced.log["miner_backtracks"])
+
+
+def test_who_has_not_ended_after_the_turns_is_left_where_it_is_and_marked():
+    y_pos, ball, _ = problem()
+    _, energy = network_energy()
+    options = {"steps": 6, "delta": 0.4, "step_size": 4.0}
+    trials = []
+    whole = mine(energy, y_pos, ball, MinerConfig(**options, turns=200), generator(1, "test"), trials.append)
+    short = mine(energy, y_pos, ball, MinerConfig(**options, turns=8), generator(1, "test"))
+    going = sum((trial.starting | trial.accepted | trial.rejected).long() for trial in trials) > 8
+    assert not whole.log["miner_cut"].any()
+    assert torch.equal(short.log["miner_cut"], going)
+    assert going.any()
+    assert not going.all()
+    assert torch.equal(short.y_neg[~going], whole.y_neg[~going])
+    last = trials[7]
+    stood = torch.where((last.accepted | last.starting).unsqueeze(1), last.y, last.previous)
+    assert torch.equal(short.y_neg, stood)
+    assert (short.log["miner_accepted"][going] < 6).all()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 60])
+def test_by_default_every_example_may_be_rejected_a_few_times(steps):
+    y_pos, ball, source = problem()
+    mined = mine(lambda y: (y - 2 * y_pos).square().sum(1), y_pos, ball, MinerConfig(steps=steps), source)
+    assert not mined.log["miner_cut"].any()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_blocks_with_generators_of_their_own_are_mined_as_alone(waits):
+    """A bowl around the truth with ripples: many examples start anew, each block from its own generator."""
+    y_pos, ball, _ = problem()
+    config, block = MinerConfig(steps=4, delta=0.45, step_size=0.2, turns=20), BATCH // 4
+
+    def energy_around(y_pos):
+        return lambda y: (y - y_pos).square().sum(1) + 3 * (4 * y).cos().sum(1)
+
+    with without_host(not waits):
+        sources = [generator(seed, "test") for seed in range(4)]
+        together = mine(energy_around(y_pos), y_pos, ball, config, sources)
+        assert len(together.log["miner_restarts"].unique()) > 1
+        for seed in range(4):
+            rows = slice(seed * block, (seed + 1) * block)
+            own, source = L2Ball(y_pos[rows], ball.radius[rows]), generator(seed, "test")
+            alone = mine(energy_around(y_pos[rows]), y_pos[rows], own, config, source)
+            torch.testing.assert_close(together.y_neg[rows], alone.y_neg, atol=1e-5, rtol=1e-5)
+            for name, values in together.log.items():
+                torch.testing.assert_close(values[rows], alone.log[name], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("value", "at"), [(float("nan"), 0), (float("inf"), 0), (float("-inf"), 2)])

@@ -15,12 +15,13 @@ from anm_nb.energy.networks import (
     EnergyNetwork,
     energy_given,
     get_network,
+    gradient_and_value,
     network_names,
     register_network,
-    score_and_energy,
 )
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.stack import Stack
 
 
 def network(head="squared_norm", x_dim=6, y_dim=4, width=16):
@@ -29,6 +30,10 @@ def network(head="squared_norm", x_dim=6, y_dim=4, width=16):
     source = generator(1, "test")
     x, y = torch.randn(7, x_dim, generator=source), torch.randn(7, y_dim, generator=source)
     return model, x, y, torch.randint(10, (7,), generator=source)
+
+
+def score_and_energy(model, x, y, k):
+    return gradient_and_value(energy_given(model, x, k), y)
 
 
 def swish(h):
@@ -354,6 +359,54 @@ def test_what_is_given_once_serves_many_points(head):
         torch.testing.assert_close(energy(point), model(x, point, k))
     plain = energy_given(lambda x, y, k: model(x, y, k), x, k)  # a function that is no network is simply called
     torch.testing.assert_close(plain(y), energy(y))
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+@pytest.mark.parametrize("name", ["graph", "mlp", "sudoku_conv"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_stack_of_seeds_is_each_of_them_with_the_gradients_of_their_weights(name, head, seeds):
+    models = [get_network(name).for_task(Grids(size=8), 4, head, 3) for _ in range(seeds)]
+    for seed, model in enumerate(models):
+        initialise(model, generator(seed, "weights"))
+    source = generator(1, "test")
+    x, y = torch.randn(2 * seeds, 64, generator=source), torch.randn(2 * seeds, 64, generator=source)
+    k = torch.randint(3, (2 * seeds,), generator=source)
+    alone = [
+        score_and_energy(model, *rows)
+        for model, *rows in zip(models, x.chunk(seeds), y.chunk(seeds), k.chunk(seeds), strict=True)
+    ]
+    expected = [
+        torch.autograd.grad(score.square().sum() + energy.sum(), list(model.parameters()), allow_unused=True)
+        for model, (score, energy) in zip(models, alone, strict=True)
+    ]
+    stack = Stack(models)
+    score, energy = score_and_energy(stack, x, y, k)
+    torch.testing.assert_close(score, torch.cat([each[0] for each in alone]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(energy, torch.cat([each[1] for each in alone]), rtol=1e-4, atol=1e-5)
+    stacks = stack.stacks(models[0].parameters())
+    found = torch.autograd.grad(score.square().sum() + energy.sum(), stacks, allow_unused=True)
+    for place, gradient in enumerate(found):
+        if gradient is not None:
+            own = torch.stack([each[place] for each in expected])
+            torch.testing.assert_close(stack.by_seed(gradient), own, rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_that_gives_no_energy_is_refused():
+    with pytest.raises(TypeError, match="needs `forward`, or `prepare` and `energy`"):
+
+        class Empty(EnergyNetwork):
+            name = "empty"
+
+
+def test_a_forward_of_ones_own_is_what_is_evaluated_whatever_the_parent_prepares():
+    class Doubled(EnergyMLP):
+        def forward(self, x, y, k):
+            return 2 * EnergyMLP.energy(self, EnergyMLP.prepare(self, x, k), y)
+
+    model = Doubled(6, 4, 16, levels=10)
+    plain, x, y, k = network()
+    model.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(energy_given(model, x, k)(y), 2 * plain(x, y, k))
 
 
 def test_without_gradients_of_weights_the_score_is_the_same():
