@@ -26,6 +26,7 @@ from anm_nb.training.stack import Stack
 
 if TYPE_CHECKING:
     from anm_nb.energy.train import EnergyConfig
+    from anm_nb.training.loop import Training
 
 # Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
 DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
@@ -148,21 +149,25 @@ class EnergyLearner:
     ) -> StepLosses:
         """Denoising and contrastive losses of a batch; the positive's score and energy are one evaluation."""
         assert isinstance(branch, Branch)
-        problem = self.problem(inputs, now, averaged)
+        problem, weight = self.problem(inputs, now, averaged), self.weight(now)
+        losses = self.losses_of(problem, self.config.negatives if branch.contrasted else None, weight)
+        if branch.balanced and self.config.balance is not None:
+            share = grad_shares(losses.detail.weighted, losses.detail.loss_mse, self.model)
+            self.state["contrastive_weight"].copy_(self.config.balance.adapted(weight, share))
+        return losses
+
+    def losses_of(
+        self, problem: MiningProblem, strategy: NegativeStrategy | None, weight: Float[Tensor, " seeds"]
+    ) -> StepLosses:
+        """Losses of a noised batch, with a strategy's negatives at contrastive weight λ, or with none."""
         noised = problem.noise.noised(problem.y_pos)
         rows_mse, e_pos = denoising_rows(problem.noised_energy, noised, problem.noise.eps, problem.given)
         loss_mse = self.model.apart(rows_mse).mean(1)
-        if not branch.contrasted or self.config.negatives is None:
+        if strategy is None:
             return StepLosses(loss_mse, {"loss_mse": loss_mse})
-        contrast = self.contrast(problem, self.config.negatives, noised, e_pos)
+        contrast = contrast_of(problem, strategy, noised, e_pos, self.config.probes)
         loss_con = self.model.apart(self.contrastive_rows(contrast)).mean(1)
-        weight = self.weight(now)
         weighted = weight.float() * loss_con
-        if branch.balanced and self.config.balance is not None:
-            share = grad_shares(weighted, loss_mse, self.model)
-            self.state["contrastive_weight"].copy_(
-                self.config.balance.adapted(self.state["contrastive_weight"], share)
-            )
         parts = {"loss_mse": loss_mse, "loss_con": loss_con}
         return StepLosses(loss_mse + weighted, parts, Detail(contrast, weight, weighted, loss_mse))
 
@@ -178,24 +183,17 @@ class EnergyLearner:
         """λ of this step."""
         return self.state["contrastive_weight"].clone() if self.state else now["contrastive_weight"]
 
-    def contrast(
-        self, problem: MiningProblem, strategy: NegativeStrategy, noised: Tensor, e_pos: Tensor
-    ) -> Contrast:
-        """The strategy's negatives and their energies."""
-        return contrast_of(problem, strategy, noised, e_pos, self.config.probes)
-
     def contrastive_rows(self, contrast: Contrast) -> Float[Tensor, " b"]:
         """The contrastive loss of each pair, with hard or soft labels as configured."""
         if self.config.soft_label:
             return soft_info_nce(contrast.e_pos, contrast.e_neg, contrast.optimal_margin)
         return info_nce(contrast.e_pos, contrast.e_neg)
 
-    def measure(
-        self, step: int, now: Mapping[str, Tensor], averaged: Stack, losses: StepLosses
-    ) -> list[Measurement]:
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
         """The checklist's columns (sections A, B, D, J) before the update of this step."""
+        averaged = training.averaged
         answers = predict(averaged, self.task, self.dev, self.schedule, self.sampler, self.seeds).chunk(len(self.seeds))
-        margins = self.model.apart(self._dev_margin(averaged))
+        margins = self.model.apart(self.dev_margin(averaged))
         measured = []
         for place, (answer, margin) in enumerate(zip(answers, margins, strict=True)):
             scalars = self.task.metrics(answer, self._own_dev(place))
@@ -271,11 +269,11 @@ class EnergyLearner:
         return _rows(self.dev, slice(place * n, (place + 1) * n))
 
     @torch.no_grad()
-    def _dev_margin(self, averaged: Stack) -> Float[Tensor, " b"]:
-        """Margins of the EMA energy on the held-out pairs."""
+    def dev_margin(self, model: Stack) -> Float[Tensor, " b"]:
+        """Margins of an energy on the held-out pairs."""
         noise, x = self.dev_noise, self.dev.x
-        e_pos = averaged(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
-        return averaged(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
+        e_pos = model(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
+        return model(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
 
 
 def _rows(batch: Batch, rows: Any) -> Batch:

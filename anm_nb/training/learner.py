@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from anm_nb.config import ParameterError
 from anm_nb.runs import RunConfig
 from anm_nb.training.stack import Stack
+
+if TYPE_CHECKING:
+    from anm_nb.training.loop import Training
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -92,7 +95,7 @@ class ParameterGroup:
 
     name: str
     parameters: Sequence[nn.Parameter]  # of the stack's first member
-    optimiser: type[torch.optim.Adam] | type[torch.optim.AdamW]
+    optimiser: type[torch.optim.Optimizer]  # Adam, AdamW or SGD, whose updates of stacks are those of the parts
     lr: float
     clip_norm: float
     frozen_steps: int = 0
@@ -146,13 +149,8 @@ class Learner(Protocol):
     ) -> StepLosses:
         """Losses of a batch; `now` holds the schedules' values; `averaged` is the EMA, without gradients."""
 
-    def measure(
-        self, step: int, now: Mapping[str, Tensor], averaged: Stack, losses: StepLosses
-    ) -> list[Measurement]:
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
         """Measurements of every seed before the update of this step. Must leave `generators` as they are."""
 
     def evaluate(self, place: int, selected: nn.Module) -> Measurement:
         """A seed's final evaluation, on data that nothing was chosen by, with its selected or its averaged weights."""
-
-
-LearnerOf = Callable[[Sequence[Member], str], Learner]

@@ -15,7 +15,7 @@ from torch import Tensor
 from anm_nb.training.checkpoint import common_checkpoints, save_checkpoint
 from anm_nb.training.graph import StepGraphs, without_host
 from anm_nb.training.learner import Learner, Member, StepLosses
-from anm_nb.training.optimiser import StackOptimiser
+from anm_nb.training.optimiser import StackOptimiser, update
 from anm_nb.training.progress import OutOfTime, time_is_limited, time_is_up, watched
 from anm_nb.training.record import SeedRecord, by_prefix
 from anm_nb.training.stack import Stack
@@ -160,24 +160,20 @@ class Training:
 
     def update(self, losses: StepLosses, kind: Kind) -> None:
         """One step of every group that is not frozen, and of the average."""
-        active = [each for each in self.optimisers if each.group.name not in kind.frozen]
-        parameters = [parameter for each in active for parameter in each.parameters]
-        found = torch.autograd.grad(losses.total.sum(), parameters, allow_unused=True)
-        gradients = iter([None if each is None else each.contiguous() for each in found])  # as fused Adam reads them
-        factor = (
-            self.lr_factors.index_select(0, self.counter).squeeze(0)
-            if isinstance(self.lr_factors, Tensor)
-            else self.lr_factors[self.step]
-        )
+        update(losses.total, [each for each in self.optimisers if each.group.name not in kind.frozen], self.lr_factor())
         with torch.no_grad():
-            for each in active:
-                each.update([next(gradients) for _ in each.parameters], factor)
             average, now = self.averaged.tensors(), self.model.tensors()
             if kind.average == "copy":
                 torch._foreach_copy_(average, now)
             elif kind.average == "move":
                 torch._foreach_lerp_(average, now, 1 - self.config.averaging()[0])
             self.counter += 1
+
+    def lr_factor(self) -> Tensor | float:
+        """Factor on every learning rate at this step; on a GPU read by the step counter."""
+        if isinstance(self.lr_factors, Tensor):
+            return self.lr_factors.index_select(0, self.counter).squeeze(0)
+        return self.lr_factors[self.step]
 
     def _note_failures(self, losses: StepLosses) -> None:
         failing = ~losses.total.detach().isfinite() & (self.failed_at < 0)
@@ -207,7 +203,7 @@ class Training:
         self._drop_failed()
         parts = {name: values.tolist() for name, values in losses.parts.items()}
         norms = {f"grad_norm_{each.group.name}": each.norms.tolist() for each in self.optimisers}
-        measured = self.learner.measure(self.step, self.now, self.averaged, losses)
+        measured = self.learner.measure(self, losses)
         for place in self.running():
             row: dict[str, Any] = {"step": self.step}
             row |= {name: values[place] for name, values in (parts | norms).items()}

@@ -18,10 +18,12 @@ class StackOptimiser:
     def __init__(self, group: ParameterGroup, stack: Stack, device: str) -> None:
         self.group, self.stack, self.on_gpu = group, stack, device == "cuda"
         self.parameters = stack.stacks(group.parameters)
-        lr = torch.tensor(group.lr, device=device) if self.on_gpu else group.lr  # a graph reads it from the device
-        self.optimiser = group.optimiser(
-            self.parameters, lr=lr, fused=True, capturable=self.on_gpu, **group.options
-        )
+        options = dict(group.options)
+        lr: Tensor | float = group.lr
+        if self.on_gpu:
+            lr = torch.tensor(group.lr, device=device)  # where a graph reads it
+            options["capturable"] = True
+        self.optimiser = group.optimiser(self.parameters, lr=lr, fused=True, **options)  # type: ignore[call-arg]
         self.norms = torch.full((stack.size,), torch.nan, device=device)  # of the last gradient, before clipping
 
     def update(self, gradients: Sequence[Tensor | None], factor: Tensor | float) -> None:
@@ -54,6 +56,16 @@ class StackOptimiser:
                 name = key.split(".", 1)[1]
                 joined = values[0] if name == "step" or self.stack.size == 1 else torch.stack(values)
                 self.optimiser.state[parameter][name] = joined.clone()
+
+
+def update(total: Float[Tensor, " seeds"], optimisers: Sequence[StackOptimiser], factor: Tensor | float) -> None:
+    """One step of each optimiser down each seed's own loss, at `factor` times the learning rates."""
+    parameters = [parameter for each in optimisers for parameter in each.parameters]
+    found = torch.autograd.grad(total.sum(), parameters, allow_unused=True)
+    gradients = iter([None if each is None else each.contiguous() for each in found])  # as fused Adam reads them
+    with torch.no_grad():
+        for each in optimisers:
+            each.update([next(gradients) for _ in each.parameters], factor)
 
 
 def clip_(gradients: Sequence[Tensor], max_norm: float, seeds: int) -> Float[Tensor, " seeds"]:
