@@ -8,16 +8,18 @@ every update that is compared is taken for real, from copies of the same weights
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.contrast import Contrast, EnergyLosses
+from anm_nb.energy.contrast import Contrast
+from anm_nb.energy.learner import Detail, EnergyLearner
 from anm_nb.energy.losses import info_nce
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import (
@@ -29,10 +31,14 @@ from anm_nb.energy.negatives import (
     strategy_from,
     strategy_to_json,
 )
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.training.learner import Learner, Measurement, StepLosses
-from anm_nb.training.loop import SeedTraining
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.training.learner import Measurement, Member, StepLosses
+from anm_nb.training.optimiser import StackOptimiser, update
 from anm_nb.training.seeds import RowDraws, generator
+from anm_nb.training.stack import Stack
+
+if TYPE_CHECKING:
+    from anm_nb.training.loop import Training
 
 MIXED, NO_NEGATIVES = "mixed", "none"  # the updates that belong to neither kind
 EFFECTS = "within."  # prefix of the recorded arrays
@@ -59,10 +65,10 @@ class WithinRunConfig(EnergyConfig):
                 f"neither of them '{MIXED}'"
             )
         shares = [self.negatives.share(progress) for progress in (0.0, 1.0)]
-        if any(round(share * self.loop.batch) in (0, self.loop.batch) for share in shares):
+        if any(round(share * self.batch) in (0, self.batch) for share in shares):
             raise ParameterError(
                 f"negatives.fraction = {self.negatives.fraction}: leaves one kind without a row in a batch of "
-                f"{self.loop.batch}; between 0 and 1 are allowed, 0.5 is half of each"
+                f"{self.batch}; between 0 and 1 are allowed, 0.5 is half of each"
             )
         return self
 
@@ -80,9 +86,9 @@ class WithinRunConfig(EnergyConfig):
         """As of any energy run, with the strategies of both kinds."""
         return [*super().plugins(), type(self.negatives.first), type(self.negatives.second)]
 
-    def learner(self, seed: int, device: str) -> Learner:
-        """The learner of one seed."""
-        return WithinRunLearner(self, seed, device)
+    def make_learner(self, members: Sequence[Member], device: str) -> WithinRunLearner:
+        """The learner of several seeds."""
+        return WithinRunLearner(members, device)
 
 
 class _Given(NegativeStrategy):
@@ -99,42 +105,20 @@ class _Given(NegativeStrategy):
 
 
 class WithinRunLearner(EnergyLearner):
-    """One seed of a within-run comparison."""
+    """S seeds of a within-run comparison."""
 
     config: WithinRunConfig
 
-    def __init__(self, config: WithinRunConfig, seed: int, device: str) -> None:
-        super().__init__(config, seed, device)
-        self.given: _Given | None = None  # negatives that stand in for those the config would propose
-        self.given_weight: float | None = None  # a contrastive weight that stands in for the config's
-        self.records = set(config.loop.record_steps()) if config.compare_updates else set()
-
-    def losses(self, step: int, averaged: nn.Module) -> EnergyLosses:
-        """As of any energy run. Before a measurement, where the generators stood is kept, to draw the batch again."""
-        if step in self.records:
-            self.before_batch = {name: source.get_state() for name, source in self.generators.items()}
-        return super().losses(step, averaged)
-
-    def contrast(
-        self, problem: MiningProblem, strategy: NegativeStrategy, noised_pos: Tensor, e_pos: Tensor
-    ) -> Contrast:
-        """As of any energy run, but for negatives that stand in for the strategy's."""
-        return super().contrast(problem, self.given or strategy, noised_pos, e_pos)
-
-    def weight_at(self, progress: float) -> float:
-        """As of any energy run, but for a weight that stands in for it."""
-        return super().weight_at(progress) if self.given_weight is None else self.given_weight
-
-    def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
         """The columns of any energy run, and what each update would do to the pairs of each kind."""
-        measured = super().measure(step, averaged, losses)
-        if step in self.records:
-            assert isinstance(losses, EnergyLosses)
-            effects = self.effects(step, losses)
-            measured.arrays |= {f"{EFFECTS}{column}": values for column, values in effects.items()}
+        measured = super().measure(training, losses)
+        if self.config.compare_updates:
+            for column, values in self.effects(training, losses).items():
+                for place, each in enumerate(measured):
+                    each.arrays[f"{EFFECTS}{column}"] = values[place]
         return measured
 
-    def effects(self, step: int, losses: EnergyLosses) -> dict[str, Float[Tensor, "updates kinds"]]:
+    def effects(self, training: Training, losses: StepLosses) -> dict[str, Float[Tensor, "seeds updates kinds"]]:
         """What each update does to the pairs of each kind in the batch of `losses`, from the weights as they stand.
 
         Of the pairs before the update: margin, loss_con (nats), p_hard and illegitimate_fraction. Change by the update,
@@ -143,8 +127,8 @@ class WithinRunLearner(EnergyLearner):
         the same batch with the same noise) and delta_dev_margin (held-out pairs, legitimate and always the same; the
         energy in training, not its EMA).
         """
-        contrast = losses.contrast
-        assert contrast is not None
+        assert isinstance(losses.detail, Detail)
+        contrast, weight = losses.detail.contrast, losses.detail.weight
         margin, rows = _margin(contrast), self.rows_of_kinds(contrast)
         before = {
             "margin": margin,
@@ -152,27 +136,26 @@ class WithinRunLearner(EnergyLearner):
             "p_hard": (margin < 0).float(),
             "illegitimate_fraction": (contrast.optimal_margin < 0).float(),
         }
-        loss_mse, dev_margin = losses.parts["loss_mse"].detach(), self._dev_margin(self.model).mean()
+        loss_mse, dev_margin = losses.detail.loss_mse.detach(), self._dev_means(self.model)
         table: dict[str, list[Tensor]] = {}
-        for update, y_neg in self.negatives_of_updates(step, contrast).items():
-            forked, grad_norm = self.updated(step, y_neg, 0.0 if update == NO_NEGATIVES else losses.weight)
-            after = forked.again(step, contrast.mined.y_neg)
-            assert after.contrast is not None
+        for name, y_neg in self.negatives_of_updates(training.step, contrast).items():
+            model, grad_norm = self.updated(training, contrast, y_neg, weight * (name != NO_NEGATIVES))
+            after = self._again(model, contrast, contrast.mined.y_neg, weight)
             of_pairs = before | {
-                "delta_margin": _margin(after.contrast) - margin,
-                "delta_loss_con": _pair_loss(after.contrast) - before["loss_con"],
+                "delta_margin": _margin(after.detail.contrast) - margin,
+                "delta_loss_con": _pair_loss(after.detail.contrast) - before["loss_con"],
             }
             of_update = {
-                "update_norm": _distance(self.model, forked.model),
+                "update_norm": self._distance(model),
                 "grad_norm": grad_norm,
-                "delta_loss_mse": after.parts["loss_mse"].detach() - loss_mse,
-                "delta_dev_margin": self._dev_margin(forked.model).mean() - dev_margin,
+                "delta_loss_mse": after.detail.loss_mse.detach() - loss_mse,
+                "delta_dev_margin": self._dev_means(model) - dev_margin,
             }
             for column, values in of_pairs.items():
-                table.setdefault(column, []).append(torch.stack([values[chosen].mean() for chosen in rows.values()]))
+                table.setdefault(column, []).append(torch.stack([self._means(values, own) for own in rows.values()], 1))
             for column, value in of_update.items():
-                table.setdefault(column, []).append(value.expand(len(rows)))
-        return {column: torch.stack(values).as_subclass(Tensor) for column, values in table.items()}
+                table.setdefault(column, []).append(value.unsqueeze(1).expand(-1, len(rows)))
+        return {column: torch.stack(values, 1).as_subclass(Tensor) for column, values in table.items()}
 
     def rows_of_kinds(self, contrast: Contrast) -> dict[str, Bool[Tensor, " b"]]:
         """Which rows of a mixed batch have negatives of each kind."""
@@ -188,43 +171,45 @@ class WithinRunLearner(EnergyLearner):
         negatives = dict.fromkeys(self.config.updates, shown)
         strategies = (self.config.negatives.first, self.config.negatives.second)
         for strategy, (kind, own) in zip(strategies, self.rows_of_kinds(contrast).items(), strict=True):
-            source = generator(self.seed, f"counterfactual {kind} at {step}", self.device)
+            sources = [generator(seed, f"counterfactual {kind} at {step}", self.device) for seed in self.seeds]
             with torch.no_grad():
-                elsewhere = strategy.propose(replace(contrast.problem, draws=RowDraws([source], self.device))).y_neg
-            negatives[kind] = shown.clone()
-            negatives[kind][~own] = elsewhere[~own]
+                problem = replace(contrast.problem, draws=RowDraws(sources, self.device))
+                elsewhere = strategy.propose(problem).y_neg
+            negatives[kind] = torch.where(own.unsqueeze(1), shown, elsewhere)
         return negatives
 
     def updated(
-        self, step: int, y_neg: Float[Tensor, "b y_dim"], weight: float
-    ) -> tuple[WithinRunLearner, Float[Tensor, ""]]:
-        """A copy of this learner after the loop's own update with those negatives, and the norm of its gradient."""
-        forked = self.fork()
-        forked.given_weight = weight
-        losses = forked.again(step, y_neg)
-        training = SeedTraining(forked, self.config.loop, self.seed, self.device)
-        training.step = step
-        training.update(losses)
-        return forked, training.grad_norms[forked.groups[0].name]
+        self, training: Training, contrast: Contrast, y_neg: Float[Tensor, "b y_dim"], weight: Float[Tensor, " seeds"]
+    ) -> tuple[Stack, Float[Tensor, " seeds"]]:
+        """Copies of the networks after the loop's own update with those negatives, and the norms of its gradients."""
+        model = Stack([copy.deepcopy(member) for member in self.model.members])
+        group = replace(self.groups[0], parameters=list(model.members[0].parameters()))
+        optimiser = StackOptimiser(group, model, self.device)
+        optimiser.load([training.optimisers[0].state_of(place) for place in range(len(self.seeds))])
+        update(self._again(model, contrast, y_neg, weight).total, [optimiser], training.lr_factor())
+        return model, optimiser.norms
 
-    def again(self, step: int, y_neg: Float[Tensor, "b y_dim"]) -> EnergyLosses:
-        """The losses of the same batch with the same noise, and those negatives, by the weights as they stand."""
-        self.given = _Given(y_neg=y_neg)
-        for name, state in self.before_batch.items():
-            self.generators[name].set_state(state)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.loop.precision == "bfloat16"):
-            return super().losses(step, self.model)
+    def _again(
+        self, model: Stack, contrast: Contrast, y_neg: Float[Tensor, "b y_dim"], weight: Float[Tensor, " seeds"]
+    ) -> StepLosses:
+        """The losses of the same batch with the same noise, and those negatives, by other weights."""
+        bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.device, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+            return self.losses_of(replace(contrast.problem, model=model), _Given(y_neg=y_neg), weight)
 
-    def fork(self) -> WithinRunLearner:
-        """A learner with copies of everything that training changes: weights, optimiser state and generators."""
-        forked = copy.copy(self)
-        forked.model, forked.groups = copy.deepcopy((self.model, list(self.groups)))  # at once: groups hold weights
-        for group in forked.groups:
-            for settings in group.optimiser.param_groups:
-                settings["lr"] = group.optimiser.defaults["lr"]  # which the loop scales by the schedule
-        forked.state = {name: value.clone() for name, value in self.state.items()}
-        forked.generators = {name: torch.Generator(device=g.device) for name, g in self.generators.items()}
-        return forked
+    def _means(self, values: Float[Tensor, " b"], own: Bool[Tensor, " b"]) -> Float[Tensor, " seeds"]:
+        """Each seed's mean over some of its rows."""
+        chosen = self.model.apart(own)
+        return self.model.apart(values).masked_fill(~chosen, 0.0).sum(1) / chosen.sum(1)
+
+    def _dev_means(self, model: Stack) -> Float[Tensor, " seeds"]:
+        return self.model.apart(self.dev_margin(model)).mean(1)
+
+    def _distance(self, model: Stack) -> Float[Tensor, " seeds"]:
+        """‖θ′ − θ‖ of each seed, over all weights."""
+        pairs = zip(self.model.network.parameters(), model.network.parameters(), strict=True)
+        moved = [self.model.by_seed((a - b).detach()).flatten(1).norm(dim=1) for a, b in pairs]
+        return torch.stack(moved).norm(dim=0)
 
 
 def _margin(contrast: Contrast) -> Float[Tensor, " b"]:
@@ -233,9 +218,3 @@ def _margin(contrast: Contrast) -> Float[Tensor, " b"]:
 
 def _pair_loss(contrast: Contrast) -> Float[Tensor, " b"]:
     return info_nce(contrast.e_pos, contrast.e_neg).detach()
-
-
-def _distance(one: nn.Module, other: nn.Module) -> Float[Tensor, ""]:
-    """‖θ′ − θ‖ over all weights."""
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return torch.stack([(a - b).detach().norm() for a, b in pairs]).norm()
