@@ -6,7 +6,8 @@ import ast
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Set
-from typing import Any, Self
+from importlib import import_module
+from typing import Any, Generic, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +22,43 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
     known = sorted(allowed)
     nearest = difflib.get_close_matches(given, known, n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return f"unknown {kind} '{given}'{hint}; known: {', '.join(known)}"
+    return f"unknown {kind} '{given}'{hint}; known: {', '.join(known) or 'none'}"
+
+
+Entry = TypeVar("Entry")
+
+
+class Registry(Generic[Entry]):
+    """Classes of one kind by their `name`; built-ins may be given as "module:Class", imported when asked for."""
+
+    def __init__(self, kind: str, built_in: Mapping[str, str] | None = None) -> None:
+        self.kind = kind
+        self.entries: dict[str, str | type[Entry]] = dict(built_in or {})
+
+    def register(self, entry: type[Entry]) -> type[Entry]:
+        """Class decorator: makes a class known by its `name`. Defining it again replaces it, as notebooks do.
+
+        Raises `ParameterError` for a class whose `name` is missing, no text or empty.
+        """
+        name = getattr(entry, "name", None)
+        if not (isinstance(name, str) and name):
+            raise ParameterError(f'{entry.__qualname__}: every {self.kind} needs a name, as in name = "own"')
+        self.entries[name] = entry
+        return entry
+
+    def get(self, name: str) -> type[Entry]:
+        """The class of that name. Raises `ParameterError` with the nearest name for one that does not exist."""
+        entry = self.entries.get(name)
+        if entry is None:
+            raise ParameterError(unknown_name(self.kind, name, self.entries))
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(":")
+            self.entries[name] = entry = getattr(import_module(module), attribute)
+        return entry
+
+    def names(self) -> list[str]:
+        """All names, sorted; nothing is imported."""
+        return sorted(self.entries)
 
 
 class Parameters(BaseModel):

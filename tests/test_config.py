@@ -1,8 +1,10 @@
 """What a person or papermill hands over is refused by name, before any work."""
 
+import collections
+
 import pytest
 
-from anm_nb.config import ParameterError, assigned_parameters, plain_values, unknown_name
+from anm_nb.config import ParameterError, Registry, assigned_parameters, plain_values, unknown_name
 from anm_nb.studies.energy_settings import AnmVsCorruption
 
 
@@ -90,3 +92,48 @@ def test_without_a_history_of_cells_the_namespace_tells():
 def test_a_check_without_any_parameter_cell_is_refused():
     with pytest.raises(ParameterError, match=r"no cell with parameters was run before this one; known: batch, "):
         assigned_parameters(["import os", "a, b = 1, 2", "def f(): pass"], {"steps", "batch"}, {})
+
+
+class Animal:
+    name = ""
+
+
+def test_a_registry_finds_what_was_registered_and_imports_built_ins_when_asked_for():
+    animals = Registry("animal", {"counter": "collections:Counter", "missing": "no_such_module:Nothing"})
+
+    @animals.register
+    class Cat(Animal):
+        name = "cat"
+
+    assert animals.names() == ["cat", "counter", "missing"]  # nothing was imported for that
+    assert animals.get("cat") is Cat
+    assert animals.get("counter") is collections.Counter
+    with pytest.raises(ModuleNotFoundError):
+        animals.get("missing")
+    with pytest.raises(ParameterError, match=r"unknown animal 'cta' \(did you mean 'cat'\?\); known: cat, counter"):
+        animals.get("cta")
+
+
+def test_a_class_defined_again_replaces_the_one_before_as_a_cell_that_is_run_again_does():
+    animals = Registry("animal")
+    for _ in range(2):
+
+        @animals.register
+        class Cat(Animal):
+            name = "cat"
+
+    assert animals.get("cat") is Cat
+
+
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_a_class_without_a_name_is_refused_when_it_is_registered(name):
+    with pytest.raises(ParameterError, match='Dog: every animal needs a name, as in name = "own"'):
+        Registry("animal").register(type("Dog", (Animal,), {"name": name}))
+
+
+def test_registries_share_nothing():
+    cats, dogs = Registry("cat"), Registry("dog")
+    cats.register(type("Tom", (Animal,), {"name": "tom"}))
+    assert dogs.names() == []
+    with pytest.raises(ParameterError, match="unknown dog 'tom'; known: none"):
+        dogs.get("tom")

@@ -449,7 +449,7 @@ def test_a_strategy_whose_text_cannot_be_read_is_refused_before_training(decorat
 
 
 def test_a_task_of_your_own_is_in_the_key(monkeypatch):
-    monkeypatch.setattr("anm_nb.tasks._TASKS", {"inverse": Inverse})
+    monkeypatch.setattr("anm_nb.tasks.TASKS.entries", {"inverse": Inverse})
     keys = set()
     for factor in (1, 2):
         text = (

@@ -306,6 +306,6 @@ def test_a_batch_without_the_flat_target_the_family_needs_is_refused(monkeypatch
         def reference_scores(self, n, *, generator, harder=False):
             raise NotImplementedError
 
-    monkeypatch.setattr("anm_nb.tasks._TASKS", {"graph": Graph})
+    monkeypatch.setattr("anm_nb.tasks.TASKS.entries", {"graph": Graph})
     with pytest.raises(ParameterError, match="task = 'graph': the energy family needs a task with a flat target"):
         EnergyConfig(task="graph")

@@ -99,7 +99,7 @@ def test_names_and_options_are_checked():
 
 
 def test_a_task_of_your_own_is_found_by_name(monkeypatch):
-    monkeypatch.setattr("anm_nb.tasks._TASKS", {})
+    monkeypatch.setattr("anm_nb.tasks.TASKS.entries", {})
 
     @register_task
     class Transpose(type(get_task_class())):
