@@ -1,0 +1,61 @@
+"""Bounds of parameters: types of fields that refuse a slip of the keyboard, and memory that is not there.
+
+Bounds lie where no experiment of the field goes; what is large but may be meant is held against the machine's memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from anm_nb.config import ParameterError, shown
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("each may appear once")
+    return values
+
+
+def count(most: int, least: int = 1) -> Any:
+    """Field of a whole number from `least` to `most`."""
+    return Field(ge=least, le=most)
+
+
+Distinct = AfterValidator(_distinct)
+Seed = Annotated[int, count(2**32 - 1, least=0)]
+Seeds = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
+Steps = Annotated[int, count(10**8)]  # of the optimiser
+Epochs = Annotated[int, count(10**5)]  # each is measured and recorded
+Records = Annotated[int, count(10**4, least=3)]
+Iterations = Annotated[int, count(10**4)]  # of a block, a sampler or a miner
+Examples = Annotated[int, count(10**9)]  # what they take is held against the machine's memory (`require_memory`)
+Size = Annotated[int, count(10**5)]  # items, or the side of a matrix or board; memory as above
+Width = Annotated[int, count(10**5)]
+Threads = Annotated[int, count(1024)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
+Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(given: Mapping[str, Any], needed: float, available: int | None = None) -> None:
+    """Raise `ParameterError`, naming the parameters `given`, where `needed` bytes are more than `available`.
+
+    `needed` is a lower bound, so that nothing is refused that would run; `available` is the machine's where not given.
+    """
+    available = machine_memory() if available is None else available
+    if needed > available:
+        said = ", ".join(f"{name} = {shown(value)}" for name, value in given.items())
+        raise ParameterError(
+            f"{said}: needs at least {needed / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
+        )
