@@ -22,7 +22,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def count(most: int, least: int = 1) -> Any:
     """Field of a whole number from `least` to `most`."""
-    return Field(ge=least, le=most)
+    return Field(gt=least - 1, le=most) if least == 1 else Field(ge=least, le=most)
 
 
 Distinct = AfterValidator(_distinct)

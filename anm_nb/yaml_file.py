@@ -63,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         raise ParameterError(f"{path} is empty; write one `name: value` a line")
     if not isinstance(content, dict):
-        kind = {list: "a list", str: "a text"}.get(type(content), "a single value")
+        kind = "a list" if isinstance(content, list) else "a text" if isinstance(content, str) else "a single value"
         raise ParameterError(f"{path}, line 1: is {kind}; write one `name: value` a line")
     if strange := [key for key in content if not isinstance(key, str)]:
         raise ParameterError(f"{path}: {strange[0]!r} is no name; put it in quotes if it is meant as one")
