@@ -20,27 +20,30 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def count(most: int, least: int = 1) -> Any:
+def whole(most: int, least: int = 1) -> Any:
     """Field of a whole number from `least` to `most`."""
     return Field(gt=least - 1, le=most) if least == 1 else Field(ge=least, le=most)
 
 
 Distinct = AfterValidator(_distinct)
-Seed = Annotated[int, count(2**32 - 1, least=0)]
+Seed = Annotated[int, whole(2**32 - 1, least=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
-Steps = Annotated[int, count(10**8)]  # of the optimiser
-Epochs = Annotated[int, count(10**5)]  # each is measured and recorded
-Records = Annotated[int, count(10**4, least=3)]
-Iterations = Annotated[int, count(10**4)]  # of a block, a sampler or a miner
-Examples = Annotated[int, count(10**9)]  # what they take is held against the machine's memory (`require_memory`)
-Size = Annotated[int, count(10**5)]  # items, or the side of a matrix or board; memory as above
-Width = Annotated[int, count(10**5)]
-Threads = Annotated[int, count(1024)]
+Steps = Annotated[int, whole(10**8)]  # of the optimiser
+Epochs = Annotated[int, whole(10**5)]  # each is measured and recorded
+Records = Annotated[int, whole(10**4, least=3)]
+Count = Annotated[int, whole(10**4)]  # of iterations, heads, candidates
+Counts = Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
+Examples = Annotated[int, whole(10**9)]  # what they take is held against the machine's memory (`require_memory`)
+Size = Annotated[int, whole(10**5)]  # items, or the side of a matrix or board; memory as above
+Width = Annotated[int, whole(10**5)]
+Threads = Annotated[int, whole(1024)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Rates = Annotated[tuple[Rate, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, le=1000)]
 
 
 def machine_memory() -> int:
