@@ -51,14 +51,16 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def require_memory(given: Mapping[str, Any], needed: float, available: int | None = None) -> None:
-    """Raise `ParameterError`, naming the parameters `given`, where `needed` bytes are more than `available`.
+def require_memory(values: Mapping[str, Any], needed: Mapping[str, float], available: int | None = None) -> None:
+    """Raise `ParameterError` with the estimate where the bytes `needed` are more than `available`, else the machine's.
 
-    `needed` is a lower bound, so that nothing is refused that would run; `available` is the machine's where not given.
+    `needed` holds lower bounds, so that nothing is refused that would run, by the parameters they come from ("batch
+    size"); the message names those of the parts that matter, with their `values`.
     """
     available = machine_memory() if available is None else available
-    if needed > available:
-        said = ", ".join(f"{name} = {shown(value)}" for name, value in given.items())
-        raise ParameterError(
-            f"{said}: needs at least {needed / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
-        )
+    total = sum(needed.values())
+    if total > available:
+        names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
+        said = ", ".join(f"{name} = {shown(values[name])}" for name in names)
+        gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
+        raise ParameterError(f"{said}: needs at least {gib}")

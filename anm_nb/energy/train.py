@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from anm_nb.bounds import require_memory
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.contrast import (
     Contrast,
@@ -43,6 +44,7 @@ from anm_nb.tasks.base import Batch, DenoisingTask
 from anm_nb.training.epochs import batch_indices
 from anm_nb.training.learner import Learner, Measurement, ParameterGroup, StepLosses
 from anm_nb.training.loop import LoopConfig, Seeds, Trained, adam, resolve_device, train
+from anm_nb.training.memory import weight_bytes
 from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stacked import StackedLosses
 from anm_nb.training.stacked_network import StackedNetwork
@@ -126,7 +128,21 @@ class EnergyConfig(RunConfig):
         get_network(self.network or task.network)
         if self.balance is not None and self.contrastive_weight_end is not None:
             raise ParameterError("balance and contrastive_weight_end: either adapts the contrastive weight, not both")
+        require_memory(dict(self) | {"batch": self.loop.batch}, self.least_bytes(task))
         return self
+
+    def least_bytes(self, task: DenoisingTask) -> dict[str, int]:
+        """Bytes that training one seed needs at least, by the fields they come from."""
+        row = 4 * (task.x_dim + 4 * task.y_dim)  # with the target its noise, the noised point and its score
+        kept = len(self.loop.record_steps()) if self.loop.keep_weights else 0
+        large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
+        return {
+            "width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0,
+            "batch size": self.loop.batch * row,
+            "dev_examples size": self.dev_examples * row,
+            "training_examples size": (self.training_examples or 0) * 4 * (task.x_dim + task.y_dim),
+            "test size": (self.test.examples if self.test else 0) * row,
+        }
 
     def make_task(self) -> DenoisingTask:
         """The task, with its options."""
