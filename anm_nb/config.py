@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Set
+import reprlib
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any, Generic, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from anm_nb.document_names import DOCUMENT_NAMES
+from anm_nb.parameter_cells import Cell, executed_cells, parameter_cells, suspects
+
 
 class ParameterError(ValueError):
-    """A parameter that cannot be used; the message names it, its value and what is allowed."""
+    """A parameter that cannot be used; the message names it, its value and what is allowed, one line a problem."""
+
+    def within(self, place: str) -> ParameterError:
+        """The same problems, each line led by the place (a file, an outer parameter) that they are in."""
+        return ParameterError("\n".join(f"{place}: {line}" for line in str(self).split("\n")))
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
     """The sentence for a name that does not exist: the name, the nearest existing one, and all that exist."""
     known = sorted(allowed)
+    if kind == "parameter" and (said := DOCUMENT_NAMES.get(given.lower())):
+        return f"unknown parameter '{given}': {said}; known: {', '.join(known)}"
     nearest = difflib.get_close_matches(given, known, n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return f"unknown {kind} '{given}'{hint}; known: {', '.join(known) or 'none'}"
+    return f"unknown {kind} '{given[:80]}'{hint}; known: {', '.join(known) or 'none'}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is written, in at most about a hundred characters."""
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxdict = 8
+    short.maxstring = short.maxother = short.maxlong = 60
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"<{type(value).__name__} of more than 4000 digits>"
 
 
 Entry = TypeVar("Entry")
@@ -46,11 +69,15 @@ class Registry(Generic[Entry]):
         self.entries[name] = entry
         return entry
 
+    def known(self, name: str) -> str:
+        """The name itself, for fields. Raises `ParameterError` with the nearest name for one that does not exist."""
+        if name not in self.entries:
+            raise ParameterError(unknown_name(self.kind, name, self.entries))
+        return name
+
     def get(self, name: str) -> type[Entry]:
         """The class of that name. Raises `ParameterError` with the nearest name for one that does not exist."""
-        entry = self.entries.get(name)
-        if entry is None:
-            raise ParameterError(unknown_name(self.kind, name, self.entries))
+        entry = self.entries[self.known(name)]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
             self.entries[name] = entry = getattr(import_module(module), attribute)
@@ -73,7 +100,7 @@ class Parameters(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ParameterError("\n".join(_explain_all(error, type(self)))) from None
+            raise ParameterError(_explain_all(error, type(self))) from None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -82,125 +109,111 @@ class Parameters(BaseModel):
 
     @classmethod
     def from_notebook(cls) -> Self:
-        """Check the names assigned in the notebook's parameter cells (its own and papermill's), however they got there.
+        """Check the parameters as the kernel has them at this moment, however its cells came to set them.
 
-        Works in JupyterLab, under papermill and under nbval, also when the cell is run again after an edit.
-        Raises `ParameterError` for an unknown name, an unusable value, or when no parameter cell was run before.
+        The same in JupyterLab, under papermill and under nbval, and when a cell is run again after an edit. Raises
+        `ParameterError` for an unknown name, an unusable value, one that the kernel has lost, or none at all.
         """
         from IPython import get_ipython
 
         shell = get_ipython()
         if shell is None:
             raise RuntimeError("from_notebook() works inside a notebook; elsewhere construct the class directly")
-        cells = shell.user_ns["In"][:-1]
-        if not cells:  # nbval keeps no history of cells
-            return cls.from_mapping(plain_values(shell.user_ns, shell.user_ns_hidden))
-        return cls.from_mapping(assigned_parameters(cells, cls.model_fields.keys(), shell.user_ns))
+        return cls.from_mapping(kernel_values(cls.model_fields, shell.user_ns, executed_cells(shell)))
 
 
-def plain_values(namespace: Mapping[str, Any], hidden: Collection[str]) -> dict[str, Any]:
-    """The names of a fresh kernel that hold plain values: all that its parameter cell has assigned so far."""
-    plain = (int, float, str, list, tuple, dict, type(None))
-    return {
-        name: value
-        for name, value in namespace.items()
-        if isinstance(value, plain) and not name.startswith("_") and name not in hidden
-    }
+def kernel_values(fields: Iterable[str], namespace: Mapping[str, Any], cells: list[Cell]) -> dict[str, Any]:
+    """The fields that the kernel's namespace has; `cells` ran, the last of them asks.
 
-
-def assigned_parameters(cells: list[str], known: Set[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """What the nearest run of parameter cells, from the end, assigns; a later cell wins, as papermill's has to.
-
-    A parameter cell does nothing but assign to names (and import): literals alone, or at least one `known` name. What
-    is not a literal has its value in `namespace`. Raises `ParameterError` where there is no such cell.
+    Raises `ParameterError` where a parameter cell sets an unknown name, where the kernel has lost a value or something
+    that is no data in its place, and where there is no parameter at all.
     """
+    fields = list(fields)
+    setting = parameter_cells(cells, fields)
+    again = any(cell.checks for cell in cells[:-1])  # names of the cells below are no parameters
     values: dict[str, Any] = {}
-    for source in reversed(cells):
-        assigned = _assignments(source)
-        if assigned and (all(map(_is_literal, assigned.values())) or not known.isdisjoint(assigned)):
-            values = {name: _value(name, node, namespace) for name, node in assigned.items()} | values
-        elif values:
-            break
+    problems: list[str] = []
+    literals = {
+        name: (source, cell.place) for cell in cells for name, (source, plain) in cell.assigned.items() if plain
+    }
+    for name in fields:
+        value = _as_data(namespace.get(name))
+        source, place = literals.get(name, ("…", "a cell"))
+        if name not in namespace:
+            if any(name in cell.assigned for cell in setting):
+                problems.append(f"{name} = {source} in {place}, but the kernel has no '{name}': run that cell again")
+        elif not _is_data(value) and name in literals:
+            problems.append(f"{name} = {source} in {place}, but {shown(value)} in the kernel: run that cell again")
+        elif _is_data(value) or not (again or callable(value) or isinstance(value, ModuleType)):
+            values[name] = value
+    for cell in setting:
+        for name, certain in suspects(cell, fields):
+            if certain or name.lower() in DOCUMENT_NAMES or difflib.get_close_matches(name, fields, n=1):
+                said = unknown_name("parameter", name, fields)
+                problems.append(f"{said} ({cell.place}; begin a name of your own with _)")
+    if problems:
+        raise ParameterError("\n".join(problems))
     if not values:
-        raise ParameterError(f"no cell with parameters was run before this one; known: {', '.join(sorted(known))}")
+        raise ParameterError(f"no cell with parameters was run before this one; known: {', '.join(sorted(fields))}")
     return values
 
 
-def _assignments(source: str) -> dict[str, ast.expr] | None:
-    """Names and expressions of a cell that does nothing but assign to names and import; None for any other cell."""
-    assigned: dict[str, ast.expr] = {}
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:  # a magic, perhaps
-        return None
-    for statement in statements:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            continue
-        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-            target = statement.targets[0]
-        elif isinstance(statement, ast.AnnAssign):
-            target = statement.target
-        else:
-            return None
-        if not isinstance(target, ast.Name) or statement.value is None:
-            return None
-        assigned[target.id] = statement.value
-    return assigned
+def _as_data(value: Any) -> Any:
+    """Numbers and arrays of numpy, and ranges, as numbers and lists."""
+    if isinstance(value, range):
+        return list(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    return [_as_data(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _is_literal(node: ast.expr) -> bool:
-    try:
-        _literal(node)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def _value(name: str, node: ast.expr, namespace: Mapping[str, Any]) -> Any:
-    return _literal(node) if _is_literal(node) else namespace[name]
-
-
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "float" and node.args:
-        return float(ast.literal_eval(node.args[0]))  # papermill writes NaN as float('nan')
-    return ast.literal_eval(node)
+def _is_data(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_data, value))
+    return value is None or isinstance(value, int | float | str | dict | set)
 
 
 def _list_from_text(value: Any) -> Any:
-    if not (isinstance(value, str) and value.strip()[:1] in ("[", "{")):
-        return value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
+        for read in (json.loads, ast.literal_eval, yaml.safe_load):
+            try:
+                return read(value)
+            except (ValueError, SyntaxError, yaml.YAMLError):
+                continue
+    return value
 
 
-def _explain_all(error: ValidationError, owner: type[BaseModel]) -> list[str]:
+def _explain_all(error: ValidationError, owner: type[BaseModel]) -> str:
     """One line for each problem; a list is not called too short when it is its items that were refused."""
     problems = error.errors()
     with_bad_items = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}
-    return [
+    lines = [
         _explain(problem, owner)
         for problem in problems
         if not (problem["type"] == "too_short" and problem["loc"][0] in with_bad_items)
     ]
+    return "\n".join(lines[:8] + ([f"… and {len(lines) - 8} more"] if len(lines) > 8 else []))
 
 
 def _explain(problem: Any, owner: type[BaseModel]) -> str:
     """One line for one pydantic problem: which parameter, which value, what is allowed."""
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return unknown_name("parameter", where, owner.model_fields)
-    if problem["type"] == "missing":
-        return f"parameter '{where}' is required"
-    if problem["type"] == "too_short":
-        return f"{where} = {problem['input']!r}: needs at least {problem['ctx']['min_length']} item(s)"
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, ParameterError):
-        return "\n".join(f"{where}: {line}" if where else line for line in str(cause).split("\n"))
+    where, value, context = ".".join(map(str, problem["loc"])), problem["input"], problem.get("ctx", {})
+    cause = context.get("error")
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    value = problem["input"]
-    if problem["type"] == "literal_error" and isinstance(value, str):
-        nearest = difflib.get_close_matches(value, re.findall("'(.*?)'", problem["ctx"]["expected"]), n=1)
-        message += f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return f"{where} = {value!r}: {message}" if where else message
+    match problem["type"]:
+        case "extra_forbidden":
+            return unknown_name("parameter", where, owner.model_fields)
+        case "missing":
+            return f"parameter '{where}' is required"
+        case "too_short":
+            message = f"needs at least {context['min_length']} item(s)"
+        case "too_long":
+            message = f"at most {context['max_length']} items"
+        case "tuple_type" | "list_type" if isinstance(value, str) and (items := value.replace(",", " ").split()):
+            message = f"write a list: [{', '.join(items)[:60]}]"
+        case "literal_error" if isinstance(value, str):
+            nearest = difflib.get_close_matches(value, re.findall("'(.*?)'", context["expected"]), n=1)
+            message += f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    if isinstance(cause, ParameterError):
+        return str(cause.within(where) if where else cause)
+    return f"{where} = {shown(value)}: {message}" if where else message

@@ -5,11 +5,12 @@ Their runs are those of other notebooks where parameters are the same, so that w
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from anm_nb import runs
+from anm_nb.bounds import Examples, Records, Size, Width
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.discrete_study import PER_TASK, DiscreteFeasibility
 from anm_nb.studies.energy_settings import AnmVsCorruption
@@ -25,11 +26,11 @@ class ExploreMargins(AnmVsCorruption):
 
     notebook: ClassVar[str] = "40_explore_margins"
 
-    size: PositiveInt = 4
-    batch: PositiveInt = 64
-    width: PositiveInt = 64
-    records: Annotated[int, Field(ge=3)] = 5
-    dev_examples: PositiveInt = 48
+    size: Size = 4
+    batch: Examples = 64
+    width: Width = 64
+    records: Records = 5
+    dev_examples: Examples = 48
     board: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -45,7 +46,7 @@ class ExploreMargins(AnmVsCorruption):
         """The run of the Sudoku, trained with IRED's own negatives."""
         shared = {name: getattr(self, name) for name in ("seeds", "precision", "device", "threads")}
         values = {"sudoku": PER_TASK["sudoku"] | self.board}
-        study = DiscreteFeasibility(tasks=("sudoku",), strategies=("stock",), per_task=values, **shared)
+        study = DiscreteFeasibility(tasks=("sudoku",), per_task=values, **shared)
         return study.configs()["sudoku"]["stock"]
 
     def get_or_train_board(self) -> runs.Run:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
-import yaml
 
 from anm_nb import runs
 from anm_nb.analysis import hrm_grid
@@ -19,6 +18,7 @@ from anm_nb.studies.iteration_study import WhereIterationHelps
 from anm_nb.studies.ranking_settings import HrmVsBaseline, KendallForensics, RankingExperiment
 from anm_nb.sweep.files import find_sweep, plan
 from anm_nb.sweep.settings import settings_class
+from anm_nb.yaml_file import read_yaml
 
 FAMILIES = (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline, WhereIterationHelps)
 NOTEBOOKS = {each.notebook: each for each in FAMILIES}
@@ -84,7 +84,7 @@ def _of_notebook(name: str, profile: str) -> tuple[Mapping[str, RunConfig], Expe
     if not values.exists():
         raise ParameterError(unknown_name("profile", profile, [p.parent.name for p in params.glob(f"*/{name}.yaml")]))
     try:
-        settings = NOTEBOOKS[name].from_mapping(yaml.safe_load(values.read_text(encoding="utf-8")))
+        settings = NOTEBOOKS[name].from_mapping(read_yaml(values))
         return settings.configs(), settings
     except ParameterError as error:
         raise ParameterError(f"{values.name}: {error}") from None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from anm_nb import runs
 from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.anm_verdict_figures import forest
 from anm_nb.analysis.reference import place_in, write_between
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.studies.verdict_study import AnmVerdict, study
+from anm_nb.yaml_file import read_yaml
 
 
 def keep(profile: str, jobs: int | None) -> Path:
@@ -39,4 +38,4 @@ def read_settings(root: Path, profile: str) -> AnmVerdict:
         raise ParameterError(
             unknown_name("profile", profile, [p.parent.name for p in root.glob(f"params/*/{name}.yaml")])
         )
-    return AnmVerdict.from_mapping(yaml.safe_load(values.read_text(encoding="utf-8")))
+    return AnmVerdict.from_mapping(read_yaml(values))

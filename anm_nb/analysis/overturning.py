@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from anm_nb.analysis.anm_verdict import NAME as VERDICT
 from anm_nb.analysis.answers import PERCENT
@@ -21,6 +19,7 @@ from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS
 from anm_nb.runs import project_root
 from anm_nb.runs.finding import flat
+from anm_nb.yaml_file import read_yaml
 
 MOST_SEEDS = 10_000
 VERDICT_NOTEBOOK = "16_anm_verdict"
@@ -172,7 +171,7 @@ def not_run(kept: Iterable[Experiment]) -> pd.DataFrame:
     for path in sorted((project_root() / "params" / "paper").glob("*.yaml")):
         if not path.stem.startswith(TRAINING_TENS):
             continue
-        asked, own = _values(path), by_notebook.get(path.stem, [])
+        asked, own = read_yaml(path), by_notebook.get(path.stem, [])
         runs = [provenance for each in own for provenance in each.provenance.values()]
         most = {size: max(_kept_sizes(own, size), default=math.inf) for size in SIZES if size in asked}
         less = [
@@ -189,12 +188,7 @@ def _notebooks_of(name: str) -> list[str]:
     sweep = project_root() / "params" / "sweeps" / f"{name}.yaml"
     if not sweep.exists():
         return [VERDICT_NOTEBOOK if name == VERDICT else name]
-    return [_values(sweep.with_name(united))["notebook"] for united in _values(sweep)["union"]]
-
-
-def _values(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return values
+    return [read_yaml(sweep.with_name(united))["notebook"] for united in read_yaml(sweep)["union"]]
 
 
 def _amount(value: Any) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import yaml
 from torch import Tensor
 
 from anm_nb.bench.plain import plain_module
@@ -21,6 +20,7 @@ from anm_nb.studies.ranking_settings import (
 )
 from anm_nb.training.epochs import batch_indices
 from anm_nb.training.loop import SeedTraining
+from anm_nb.yaml_file import read_yaml
 
 TINY = {"size": 4, "width": 8, "n_heads": 2, "max_inner_iters": 4, "hrm_period": 2, "batch": 4, "train_samples": 12}
 EXPERIMENTS: tuple[type[RankingSettings], ...] = (HrmVsBaseline, HrmIterations, HrmPeriod, HrmEntropy, HrmTemperature)
@@ -29,7 +29,7 @@ EXPERIMENTS: tuple[type[RankingSettings], ...] = (HrmVsBaseline, HrmIterations, 
 def document_settings(experiment: type[RankingSettings]) -> RankingSettings:
     """One of the document's experiments at its setting, as `params/paper` has it."""
     path = project_root() / "params" / "paper" / f"{experiment.notebook}.yaml"  # type: ignore[attr-defined]
-    return experiment.from_mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return experiment.from_mapping(read_yaml(path))
 
 
 def document_config(tiny: bool = False, device: str = "cpu") -> RankingConfig:

@@ -7,17 +7,18 @@ from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import pandas as pd
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from anm_nb.bench.closed_forms import energy_operations, ranking_operations
 from anm_nb.bench.flops import counted_flops
 from anm_nb.bench.measure import timed
 from anm_nb.bench.saved_memory import step_bytes
+from anm_nb.bounds import Count, Examples, Seeds, Size, Threads, Width
 from anm_nb.config import Parameters
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.training.learner import Learner
-from anm_nb.training.loop import LoopConfig, Seeds, SeedTraining, cpu_threads, resolve_device
+from anm_nb.training.loop import LoopConfig, SeedTraining, cpu_threads, resolve_device
 from anm_nb.training.stacked import SeedStack, compiler
 from anm_nb.training.timing import step_seconds
 
@@ -30,7 +31,7 @@ def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-Sizes = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=3), AfterValidator(_ascending)]
+Sizes = Annotated[tuple[Size, ...], Field(strict=False, min_length=3), AfterValidator(_ascending)]
 
 
 class CostAndScaling(Parameters):
@@ -44,19 +45,19 @@ class CostAndScaling(Parameters):
     energy_batches: Sizes = (16, 64, 256, 1024)
     sides: Sizes = (4, 8, 16, 32, 64)
     seed_counts: Sizes = (1, 2, 4)
-    batch: PositiveInt = 32
-    size: PositiveInt = 16
-    max_inner_iters: PositiveInt = 4
-    hrm_period: PositiveInt = 2
-    width: PositiveInt = 64
-    n_heads: PositiveInt = 4
-    energy_batch: PositiveInt = 128
-    side: PositiveInt = 8
-    energy_width: PositiveInt = 128
-    rounds: Annotated[int, Field(ge=3)] = 8
+    batch: Examples = 32
+    size: Size = 16
+    max_inner_iters: Count = 4
+    hrm_period: Count = 2
+    width: Width = 64
+    n_heads: Count = 4
+    energy_batch: Examples = 128
+    side: Size = 8
+    energy_width: Width = 128
+    rounds: Annotated[Count, Field(ge=3)] = 8
     seeds: Seeds = (0, 1, 2)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
     @model_validator(mode="after")
     def _usable(self) -> CostAndScaling:

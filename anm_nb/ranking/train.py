@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from anm_nb.bounds import require_memory
 from anm_nb.config import ParameterError
 from anm_nb.ranking.evaluate import assess, routing_arrays
 from anm_nb.ranking.losses import RANKING_LOSSES, combined_ranking_loss, pointer_loss
@@ -23,6 +24,7 @@ from anm_nb.tasks.ranked import RankingTask
 from anm_nb.training.epochs import batch_indices, batches_per_epoch
 from anm_nb.training.learner import Learner, Measurement, ParameterGroup, StepLosses
 from anm_nb.training.loop import LoopConfig, Seeds, SeedsAtOnce, Trained, resolve_device, train
+from anm_nb.training.memory import weight_bytes
 from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stacked import StackedLosses
 from anm_nb.training.stacked_network import StackedNetwork
@@ -148,7 +150,22 @@ class RankingConfig(RunConfig, ModelConfig):
             raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
         if unknown := set(self.loss_weights) - set(RANKING_LOSSES):
             raise ParameterError(f"loss_weights: {sorted(unknown)} not among {', '.join(RANKING_LOSSES)}")
+        require_memory(dict(self), self.least_bytes())
         return self
+
+    def least_bytes(self) -> dict[str, int]:
+        """Bytes that training one seed needs at least, by the fields they come from."""
+        problem = 4 * self.size * self.make_task().x_dim
+        # states and attention weights of every iteration are kept for the backward pass
+        row = 4 * self.max_inner_iters * self.size * (self.width + self.n_heads * self.size)
+        large = self.width * max(self.width, self.max_inner_iters) > 10**5  # counting takes milliseconds
+        return {
+            "width": weight_bytes(self.make_model) if large else 0,
+            "batch max_inner_iters size width": min(self.batch, self.train_samples) * row,
+            "train_samples size": self.train_samples * problem,
+            "dev_samples size": self.dev_samples * problem,
+            "test_samples size": self.test_samples * problem,
+        }
 
     def changed(self, **values: Any) -> RankingConfig:
         """This config with other values, checked like any."""

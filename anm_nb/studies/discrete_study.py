@@ -14,10 +14,24 @@ from typing import Annotated, Any, ClassVar, Literal
 import pandas as pd
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
 from anm_nb import runs
+from anm_nb.bounds import (
+    Count,
+    Decay,
+    Examples,
+    Fraction,
+    LearningRate,
+    Records,
+    Seeds,
+    Size,
+    Steps,
+    Threads,
+    Weight,
+    Width,
+)
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.constraints import DiscreteSet
 from anm_nb.energy.evaluate import kept_steps, predict, trained_energy
@@ -27,9 +41,10 @@ from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.studies.discrete_rules import rules_of
+from anm_nb.studies.energy_settings import StrategyNames
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask, reference_table
 from anm_nb.tasks.references import TaskNames
-from anm_nb.training.loop import LoopConfig, Seeds
+from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import RowDraws, generator
 
 HELD_OUT = "held_out"  # the kind of the run's own dev negatives (`DEV_NEGATIVES`): random, and all of them legitimate
@@ -43,20 +58,20 @@ PER_TASK: dict[str, dict[str, Any]] = {
 class DiscreteTraining(Parameters):
     """How the energies of one task are trained."""
 
-    size: PositiveInt = 4
+    size: Size = 4
     task_options: dict[str, Any] = Field(default_factory=dict)
     network: str | None = "mlp"  # None: the task's published one
-    width: PositiveInt = 128
-    contrastive_weight: Annotated[float, Field(ge=0)] | None = None  # None: the task's published one
-    steps: PositiveInt = 50
-    batch: PositiveInt = 64
-    lr: PositiveFloat = 5e-3
-    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    ema_every: PositiveInt = 1
-    records: Annotated[int, Field(ge=3)] = 5
-    dev_examples: PositiveInt = 24
-    inner_steps: PositiveInt | None = 1  # the sampler's descent steps a level; None: the number published
+    width: Width = 128
+    contrastive_weight: Weight | None = None  # None: the task's published one
+    steps: Steps = 50
+    batch: Examples = 64
+    lr: LearningRate = 5e-3
+    lr_final: Fraction = 0.05
+    ema_decay: Decay = 0.9
+    ema_every: Steps = 1
+    records: Records = 5
+    dev_examples: Examples = 24
+    inner_steps: Count | None = 1  # the sampler's descent steps a level; None: the number published
 
 
 class DiscreteFeasibility(DiscreteTraining):
@@ -65,7 +80,7 @@ class DiscreteFeasibility(DiscreteTraining):
     notebook: ClassVar[str] = "14_discrete_feasibility"
 
     tasks: TaskNames = ("sudoku", "connectivity")
-    strategies: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = (
+    strategies: StrategyNames = (
         "stock",
         "anm_simplex",
         "anm_simplex_legitimate",
@@ -75,14 +90,16 @@ class DiscreteFeasibility(DiscreteTraining):
     seeds: Seeds = (0, 1, 2)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
     @model_validator(mode="after")
     def _usable(self) -> DiscreteFeasibility:
         for task in (*self.tasks, *self.per_task):
             rules_of(task)
-        if len(set(self.strategies)) != len(self.strategies):
-            raise ParameterError(f"strategies = {list(self.strategies)}: each may appear once")
+        if not any(isinstance(named_negatives(name), AnmSimplex) for name in self.strategies):
+            raise ParameterError(
+                f"strategies = {list(self.strategies)}: needs one that mines among relaxed answers, such as anm_simplex"
+            )
         configs = [next(iter(of_task.values())) for of_task in self.configs().values()]
         with torch.device("meta"):  # a size or a network that does not suit a task is refused before any training
             for config in configs:
@@ -95,7 +112,10 @@ class DiscreteFeasibility(DiscreteTraining):
     def training(self, task: str) -> DiscreteTraining:
         """The values for one task."""
         shared = {name: getattr(self, name) for name in DiscreteTraining.model_fields}
-        return DiscreteTraining(**shared | self.per_task.get(task, {}))
+        try:
+            return DiscreteTraining(**shared | self.per_task.get(task, {}))
+        except ParameterError as error:
+            raise error.within(f"per_task.{task}") from None
 
     def configs(self) -> dict[str, dict[str, EnergyConfig]]:
         """By task, one run for each strategy, alike in everything else, with the weights of every record."""

@@ -5,19 +5,46 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from anm_nb import runs
+from anm_nb.bounds import (
+    Count,
+    Counts,
+    Decay,
+    Distinct,
+    Examples,
+    Fraction,
+    LearningRate,
+    Records,
+    Seeds,
+    Size,
+    Steps,
+    Threads,
+    Weight,
+    Width,
+)
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.negatives import get_negatives, named_negatives
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.tasks import get_task, task_class
+from anm_nb.tasks import TASKS, get_task, task_class
 from anm_nb.tasks.base import MatrixTask
 from anm_nb.tasks.references import TaskNames, reference_scores
-from anm_nb.training.loop import LoopConfig, Seeds
+from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import generator
+
+
+def _strategy_name(name: str) -> str:
+    """The name itself. Raises `ParameterError` for one that neither is registered nor is "none"."""
+    named_negatives(name)
+    return name
+
+
+StrategyName = Annotated[str, AfterValidator(_strategy_name)]
+StrategyNames = Annotated[tuple[StrategyName, ...], Field(strict=False, min_length=1), Distinct]
+TaskName = Annotated[str, AfterValidator(TASKS.known)]
 
 
 class Sanity(Parameters):
@@ -25,10 +52,10 @@ class Sanity(Parameters):
 
     notebook: ClassVar[str] = "00_sanity"
 
-    task: str = "inverse"
-    size: PositiveInt = 5
-    width: PositiveInt = 64
-    batch: Annotated[int, Field(ge=2)] = 64
+    task: TaskName = "inverse"
+    size: Size = 5
+    width: Width = 64
+    batch: Annotated[Examples, Field(ge=2)] = 64
     seeds: Seeds = (0, 1, 2)
 
     @model_validator(mode="after")
@@ -53,9 +80,9 @@ class AnmVsCorruption(Parameters):
 
     notebook: ClassVar[str] = "10_anm_vs_corruption"
 
-    task: str = "inverse"
-    size: PositiveInt = 5
-    strategies: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = (
+    task: TaskName = "inverse"
+    size: Size = 5
+    strategies: StrategyNames = (
         "none",
         "stock",
         "random",
@@ -63,29 +90,27 @@ class AnmVsCorruption(Parameters):
         "anm_orthogonal",
     )
     seeds: Seeds = (0, 1, 2)
-    steps: PositiveInt = 80
-    batch: PositiveInt = 128
-    width: PositiveInt = 128
+    steps: Steps = 80
+    batch: Examples = 128
+    width: Width = 128
     head: Literal["squared_norm", "scalar"] = "squared_norm"
     network: str | None = None  # None: the task's published one
-    contrastive_weight: Annotated[float, Field(ge=0)] = 0.5
-    lr: PositiveFloat = 2e-3
-    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    ema_every: PositiveInt = 1
-    records: Annotated[int, Field(ge=3)] = 5
-    dev_examples: PositiveInt = 128
+    contrastive_weight: Weight = 0.5
+    lr: LearningRate = 2e-3
+    lr_final: Fraction = 0.05
+    ema_decay: Decay = 0.95
+    ema_every: Steps = 1
+    records: Records = 5
+    dev_examples: Examples = 128
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
     @model_validator(mode="after")
     def _usable(self) -> AnmVsCorruption:
-        if len(set(self.strategies)) != len(self.strategies):
-            raise ParameterError(f"strategies = {list(self.strategies)}: each may appear once")
         if not issubclass(task_class(self.task), MatrixTask):
             raise ParameterError(f"task = '{self.task}': this comparison is of mean squared errors of matrices")
-        self.configs()  # names of tasks and strategies, and their options, are refused here
+        self.configs()  # what no task or network can be made of is refused here
         return self
 
     def configs(self) -> dict[str, EnergyConfig]:
@@ -119,21 +144,21 @@ class AnmVsCorruption(Parameters):
 class IredTraining(Parameters):
     """How one task of IRED's table is trained and tested."""
 
-    size: PositiveInt = 8
+    size: Size = 8
     network: str | None = None  # None: the task's published one
-    width: PositiveInt = 128
+    width: Width = 128
     task_options: dict[str, Any] = Field(default_factory=dict)
-    steps: PositiveInt = 60
-    batch: PositiveInt = 128
-    lr: PositiveFloat = 2e-3
-    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    ema_every: PositiveInt = 1
-    records: Annotated[int, Field(ge=3)] = 3
-    dev_examples: PositiveInt = 64
-    inner_steps: PositiveInt | None = None  # the sampler's descent steps a level; None: the number published
-    test_examples: Annotated[int, Field(ge=2)] = 200
-    test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1, 5, 10)
+    steps: Steps = 60
+    batch: Examples = 128
+    lr: LearningRate = 2e-3
+    lr_final: Fraction = 0.05
+    ema_decay: Decay = 0.95
+    ema_every: Steps = 1
+    records: Records = 3
+    dev_examples: Examples = 64
+    inner_steps: Count | None = None  # the sampler's descent steps a level; None: the number published
+    test_examples: Annotated[Examples, Field(ge=2)] = 200
+    test_inner_steps: Counts = (1, 5, 10)
 
 
 SMALL: dict[str, Any] = {"inner_steps": 2, "dev_examples": 10, "test_examples": 10, "test_inner_steps": [1, 2]}
@@ -153,7 +178,7 @@ class IredTable(IredTraining):
     seeds: Seeds = (0, 1, 2)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
     @model_validator(mode="after")
     def _usable(self) -> IredTable:
@@ -165,7 +190,10 @@ class IredTable(IredTraining):
     def training(self, task: str) -> IredTraining:
         """The values for one task."""
         shared = {name: getattr(self, name) for name in IredTraining.model_fields}
-        return IredTraining(**shared | self.per_task.get(task, {}))
+        try:
+            return IredTraining(**shared | self.per_task.get(task, {}))
+        except ParameterError as error:
+            raise error.within(f"per_task.{task}") from None
 
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each task."""

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, model_validator
 
+from anm_nb.bounds import Count, Counts, Distinct, Epochs, Examples, Rate, Rates, Size, Width
 from anm_nb.config import ParameterError
 from anm_nb.ranking.comparators import comparators
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.studies.ranking_settings import RankingExperiment
+from anm_nb.studies.ranking_settings import RankingExperiment, TaskName
 
 # The models that are trained for every question; the others isolate parts of HRM once.
 MODELS = ("no iteration", "deep untied", "weight-tied", "HRM per token")
 
-Rate = Annotated[float, Field(ge=0, lt=1)]
+Length = Annotated[Size, Field(ge=2)]  # items
 Varied = tuple[str, float]  # the name of a setting and its value
 
 
@@ -32,23 +33,40 @@ class WhereIterationHelps(RankingExperiment):
 
     notebook: ClassVar[str] = "25_where_iteration_helps"
 
-    task: str = "hinted_sort"
-    code_width: PositiveInt = 8
-    size: Annotated[int, Field(ge=2)] = 8
+    task: TaskName = "hinted_sort"
+    code_width: Width = 8
+    size: Annotated[Size, Field(ge=2)] = 8
     mask_rate: Rate = 0.75
-    max_inner_iters: Annotated[int, Field(ge=2)] = 3
-    mask_rates: tuple[Rate, ...] = Field((0.5,), strict=False)
-    train_sizes: tuple[PositiveInt, ...] = Field((128,), strict=False)
-    train_length: Annotated[int, Field(ge=2)] = 6
-    test_lengths: tuple[Annotated[int, Field(ge=2)], ...] = Field((6, 8, 12), strict=False)
-    test_iterations: tuple[PositiveInt, ...] = Field((1, 2, 3, 4, 6, 8), strict=False)
-    chain_lengths: tuple[PositiveInt, ...] = Field((2, 4, 6), strict=False)
+    max_inner_iters: Annotated[Count, Field(ge=2)] = 3
+    mask_rates: Rates = (0.5,)
+    train_sizes: Annotated[tuple[Examples, ...], Field(strict=False, min_length=1), Distinct] = (128,)
+    train_length: Length = 6
+    test_lengths: Annotated[tuple[Length, ...], Field(strict=False, min_length=1), Distinct] = (6, 8, 12)
+    test_iterations: Counts = (1, 2, 3, 4, 6, 8)
+    chain_lengths: Counts = (2, 4, 6)
     train_wrong_rate: Rate = 0.2
-    wrong_rates: tuple[Rate, ...] = Field((0.0, 0.2, 0.4), strict=False)
-    patiences: tuple[PositiveInt, ...] = Field((1, 2), strict=False)
-    problems: PositiveInt = 100
-    epochs: PositiveInt = 2
-    train_samples: PositiveInt = 256
+    wrong_rates: Rates = (0.0, 0.2, 0.4)
+    patiences: Counts = (1, 2)
+    problems: Examples = 100
+    epochs: Epochs = 2
+    train_samples: Examples = 256
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> WhereIterationHelps:
+        """What the trained models will be asked has to exist before they are trained."""
+        hrm = self.hrm()
+        asked: dict[str, list[dict[str, Any]]] = {
+            "chain_lengths": [{"task_options": hrm.task_options | {"chain_length": n}} for n in self.chain_lengths],
+            "test_lengths": [{"size": length} for length in self.test_lengths],
+            "wrong_rates": [{"task_options": hrm.task_options | {"wrong_rate": rate}} for rate in self.wrong_rates],
+        }
+        for name, changes in asked.items():
+            for change in changes:
+                try:
+                    hrm.changed(**change)
+                except ParameterError as error:
+                    raise error.within(name) from None
+        return self
 
     def hrm(self) -> RankingConfig:
         """The HRM model with every fix on, on problems with codes of that width."""

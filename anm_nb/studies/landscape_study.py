@@ -14,9 +14,10 @@ from typing import Annotated, Any, ClassVar
 import pandas as pd
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
+from anm_nb.bounds import Examples, Records, Size, Steps, Width
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import (
@@ -50,12 +51,12 @@ class LandscapeScans(AnmVsCorruption):
 
     notebook: ClassVar[str] = "13_landscape_line_scans"
 
-    size: PositiveInt = 4
-    steps: PositiveInt = 80
-    batch: PositiveInt = 64
-    width: PositiveInt = 64
-    records: Annotated[int, Field(ge=3)] = 5
-    dev_examples: PositiveInt = 48
+    size: Size = 4
+    steps: Steps = 80
+    batch: Examples = 64
+    width: Width = 64
+    records: Records = 5
+    dev_examples: Examples = 48
     noise_levels: Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)] = (0, 3, 6)
     level: NonNegativeInt = 3  # the one of them that is shown in detail, and that verdicts are about
 

@@ -14,16 +14,32 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from anm_nb import runs
+from anm_nb.bounds import (
+    Count,
+    Counts,
+    Decay,
+    Distinct,
+    Examples,
+    Fraction,
+    LearningRate,
+    Rates,
+    Seeds,
+    Size,
+    Steps,
+    Threads,
+    Width,
+)
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, get_negatives, named_negatives
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
+from anm_nb.studies.energy_settings import TaskName
 from anm_nb.studies.miner_measurements import (
     RULES,
     armijo_check,
@@ -36,7 +52,7 @@ from anm_nb.studies.miner_measurements import (
 )
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import MatrixTask
-from anm_nb.training.loop import LoopConfig, Seeds
+from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import generator
 
 METHODS = ("anm", "anm_orthogonal")
@@ -44,8 +60,9 @@ BASELINES = ("none", "stock")
 
 SHARED = ("batch", "lr", "lr_final", "ema_decay", "device", "threads")  # of every training, unless it varies them
 
-Lengths = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=2)]
-Counts = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+Length = Annotated[float, Field(gt=0, le=1e6)]  # in units of ‖y⁺‖
+Lengths = Annotated[tuple[Length, ...], Field(strict=False, min_length=2), Distinct]
+Batches = Annotated[tuple[Examples, ...], Field(strict=False, min_length=1), Distinct]
 
 
 class MinerConvergence(Parameters):
@@ -53,36 +70,32 @@ class MinerConvergence(Parameters):
 
     notebook: ClassVar[str] = "12_miner_convergence"
 
-    task: str = "inverse"
-    size: PositiveInt = 4
-    width: PositiveInt = 64
+    task: TaskName = "inverse"
+    size: Size = 4
+    width: Width = 64
     head: Literal["squared_norm", "scalar"] = "squared_norm"
     seeds: Seeds = (0, 1, 2)
-    batch: PositiveInt = 128
-    lr: PositiveFloat = 2e-3
-    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    network_steps: PositiveInt = 200
-    problems: PositiveInt = 200
-    evaluations: Annotated[int, Field(ge=3)] = 20
+    batch: Examples = 128
+    lr: LearningRate = 2e-3
+    lr_final: Fraction = 0.05
+    ema_decay: Decay = 0.9
+    network_steps: Steps = 200
+    problems: Examples = 200
+    evaluations: Annotated[Count, Field(ge=3)] = 20
     step_sizes: Lengths = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     rule_step_sizes: Lengths = (0.1, 0.5, 5.0)
     inner_steps: Counts = (1, 2, 3, 4, 5, 6, 7, 8)
-    batches: Counts = (64, 128, 256, 512, 1024)
+    batches: Batches = (64, 128, 256, 512, 1024)
     strategy: Literal["anm", "anm_orthogonal"] = "anm_orthogonal"
-    train_steps: PositiveInt = 32
-    record_every: PositiveInt = 8
-    dev_examples: PositiveInt = 64
-    sampler_steps: PositiveInt = 2
+    train_steps: Steps = 32
+    record_every: Steps = 8
+    dev_examples: Examples = 64
+    sampler_steps: Count = 2
     trained_inner_steps: Counts = (1, 2, 3, 5, 8)
-    ema_decays: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(strict=False, min_length=1)] = (
-        0.0,
-        0.9,
-        0.99,
-    )
-    lr_divisors: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)] = (1.0, 1.5, 2.0)
+    ema_decays: Rates = (0.0, 0.9, 0.99)
+    lr_divisors: Annotated[tuple[Length, ...], Field(strict=False, min_length=1), Distinct] = (1.0, 1.5, 2.0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
     @model_validator(mode="after")
     def _usable(self) -> MinerConvergence:

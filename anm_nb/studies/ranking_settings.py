@@ -8,41 +8,58 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import pandas as pd
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from anm_nb import runs
+from anm_nb.bounds import (
+    Count,
+    Counts,
+    Distinct,
+    Epochs,
+    Examples,
+    LearningRate,
+    Rate,
+    Seeds,
+    Size,
+    Temperature,
+    Threads,
+    Weight,
+    Width,
+)
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.ranking.fixes import ablations, published
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.training.loop import Seeds
+from anm_nb.tasks import TASKS
 from anm_nb.training.seeds import generator
+
+TaskName = Annotated[str, AfterValidator(TASKS.known)]
 
 
 class RankingSettings(Parameters):
     """What all ranking notebooks can set: problems, architecture and training of the HRM model, and its seeds."""
 
-    size: Annotated[int, Field(ge=2)] = 10
-    mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    width: PositiveInt = 32
-    n_heads: PositiveInt = 4
-    max_inner_iters: PositiveInt = 3
-    hrm_period: PositiveInt = 2
-    temperature: PositiveFloat = 2.0
-    entropy_weight: NonNegativeFloat = 1e-3
-    entropy_every: PositiveInt = 1
-    warmup_epochs: NonNegativeInt = 1
-    encoder_lr: PositiveFloat = 5e-3
-    controller_lr: PositiveFloat = 2e-3
-    batch: PositiveInt = 32
-    epochs: PositiveInt = 3
+    size: Annotated[Size, Field(ge=2)] = 10
+    mask_rate: Rate = 0.5
+    width: Width = 32
+    n_heads: Count = 4
+    max_inner_iters: Count = 3
+    hrm_period: Count = 2
+    temperature: Temperature = 2.0
+    entropy_weight: Weight = 1e-3
+    entropy_every: Epochs = 1
+    warmup_epochs: Annotated[int, Field(ge=0, le=10**5)] = 1
+    encoder_lr: LearningRate = 5e-3
+    controller_lr: LearningRate = 2e-3
+    batch: Examples = 32
+    epochs: Epochs = 3
     stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None
-    train_samples: PositiveInt = 160
-    dev_samples: PositiveInt = 100
-    test_samples: PositiveInt = 200
+    train_samples: Examples = 160
+    dev_samples: Examples = 100
+    test_samples: Examples = 200
     seeds: Seeds = (1, 2, 3)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
     @model_validator(mode="after")
     def _usable(self) -> RankingSettings:
@@ -79,7 +96,7 @@ class KendallForensics(RankingSettings):
 class RankingExperiment(RankingSettings):
     """An experiment of the HRM document, on its own task or another one that is answered by an order."""
 
-    task: str = "partial_sort"
+    task: TaskName = "partial_sort"
 
 
 class HrmVsBaseline(RankingExperiment):
@@ -96,12 +113,10 @@ class Sweep(RankingExperiment):
 
     swept: ClassVar[str]
 
-    values: Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+    values: Annotated[tuple[float, ...], Field(strict=False, min_length=1), Distinct]
 
     def configs(self) -> dict[str, RankingConfig]:
         """The baseline, and the HRM model at each value in turn."""
-        if len(set(self.values)) != len(self.values):
-            raise ParameterError(f"values = {list(self.values)}: each may appear once")
         if getattr(self, self.swept) not in self.values:
             raise ParameterError(
                 f"values = {list(self.values)}: {self.swept} = {getattr(self, self.swept)} has to be among them, "
@@ -126,7 +141,7 @@ class HrmIterations(Sweep):
     notebook: ClassVar[str] = "21_hrm_iterations"
     swept: ClassVar[str] = "max_inner_iters"
 
-    values: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (2, 3, 4, 6)
+    values: Counts = (2, 3, 4, 6)
 
 
 class HrmPeriod(Sweep):
@@ -135,7 +150,7 @@ class HrmPeriod(Sweep):
     notebook: ClassVar[str] = "22_hrm_period"
     swept: ClassVar[str] = "hrm_period"
 
-    values: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (1, 2, 3)
+    values: Counts = (1, 2, 3)
 
 
 class HrmEntropy(Sweep):
@@ -144,7 +159,7 @@ class HrmEntropy(Sweep):
     notebook: ClassVar[str] = "23_hrm_entropy"
     swept: ClassVar[str] = "entropy_weight"
 
-    values: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=1)] = (5e-4, 1e-3, 2e-3)
+    values: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1), Distinct] = (5e-4, 1e-3, 2e-3)
 
 
 class HrmTemperature(Sweep):
@@ -153,4 +168,4 @@ class HrmTemperature(Sweep):
     notebook: ClassVar[str] = "24_hrm_temperature"
     swept: ClassVar[str] = "temperature"
 
-    values: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)] = (1.5, 2.0, 2.5)
+    values: Annotated[tuple[Temperature, ...], Field(strict=False, min_length=1), Distinct] = (1.5, 2.0, 2.5)

@@ -18,9 +18,23 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from anm_nb import runs
+from anm_nb.bounds import (
+    Count,
+    Counts,
+    Decay,
+    Examples,
+    Fraction,
+    LearningRate,
+    Records,
+    Seeds,
+    Size,
+    Steps,
+    Threads,
+    Width,
+)
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.train import EnergyConfig
@@ -29,7 +43,7 @@ from anm_nb.studies.search_space import Choice, Family, as_written, families
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.tasks.references import TaskNames
-from anm_nb.training.loop import LoopConfig, NonFiniteLoss, Seeds
+from anm_nb.training.loop import LoopConfig, NonFiniteLoss
 from anm_nb.training.seeds import generator
 from anm_nb.training.timing import step_seconds
 
@@ -42,15 +56,15 @@ COST_ROUNDS = 40
 class VerdictTraining(Parameters):
     """How one task of the study is trained and tested."""
 
-    size: PositiveInt = 3
+    size: Size = 3
     task_options: dict[str, Any] = Field(default_factory=dict)
     network: str | None = None  # None: the task's published one
-    width: PositiveInt = 32
-    batch: PositiveInt = 32
-    steps: PositiveInt = 20
-    training_examples: PositiveInt = 64  # of the fixed set
-    dev_examples: PositiveInt = 64
-    test_examples: Annotated[int, Field(ge=2)] = 100
+    width: Width = 32
+    batch: Examples = 32
+    steps: Steps = 20
+    training_examples: Examples = 64  # of the fixed set
+    dev_examples: Examples = 64
+    test_examples: Annotated[Examples, Field(ge=2)] = 100
 
 
 class AnmVerdict(VerdictTraining):
@@ -60,18 +74,18 @@ class AnmVerdict(VerdictTraining):
 
     tasks: TaskNames = ("inverse",)
     per_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    candidates: PositiveInt = 2
-    survivors: PositiveInt = 1
+    candidates: Count = 2
+    survivors: Count = 1
     tuning_seeds: Seeds = (100, 101)
     seeds: Seeds = (0, 1, 2)
-    lr: PositiveFloat = 2e-3
-    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    records: Annotated[int, Field(ge=3)] = 3
-    test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (1,)
+    lr: LearningRate = 2e-3
+    lr_final: Fraction = 0.05
+    ema_decay: Decay = 0.9
+    records: Records = 3
+    test_inner_steps: Counts = (1,)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = 1
-    jobs: PositiveInt = 2
+    threads: Threads = 1
+    jobs: Threads = 2
 
     @model_validator(mode="after")
     def _usable(self) -> AnmVerdict:
@@ -79,6 +93,8 @@ class AnmVerdict(VerdictTraining):
             task_class(task)
         if shared := set(self.seeds) & set(self.tuning_seeds):
             raise ParameterError(f"seeds and tuning_seeds share {sorted(shared)}: what confirms must not have chosen")
+        if self.survivors > self.candidates:
+            raise ParameterError(f"survivors = {self.survivors}: at most candidates = {self.candidates}")
         if len(self.tuning_seeds) < 2:
             raise ParameterError(f"tuning_seeds = {list(self.tuning_seeds)}: needs one to sift by and one to choose by")
         for task in self.tasks:
@@ -91,7 +107,10 @@ class AnmVerdict(VerdictTraining):
     def training(self, task: str) -> VerdictTraining:
         """The values for one task."""
         shared = {name: getattr(self, name) for name in VerdictTraining.model_fields}
-        return VerdictTraining(**shared | self.per_task.get(task, {}))
+        try:
+            return VerdictTraining(**shared | self.per_task.get(task, {}))
+        except ParameterError as error:
+            raise error.within(f"per_task.{task}") from None
 
     def families(self, task: str) -> dict[str, Family]:
         """What is tuned for a task."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import model_validator
 
 from anm_nb import runs
-from anm_nb.config import ParameterError, Parameters
+from anm_nb.bounds import Decay, Examples, Fraction, LearningRate, Seeds, Size, Steps, Threads, Weight, Width
+from anm_nb.config import Parameters
 from anm_nb.energy.negatives import Mixed, get_negatives
+from anm_nb.studies.energy_settings import StrategyName, StrategyNames, TaskName
 from anm_nb.studies.within_run import WithinRunConfig
-from anm_nb.training.loop import LoopConfig, Seeds
+from anm_nb.training.loop import LoopConfig
 
 
 class WithinRun(Parameters):
@@ -18,31 +20,29 @@ class WithinRun(Parameters):
 
     notebook: ClassVar[str] = "11_anm_within_run"
 
-    task: str = "inverse"
-    size: PositiveInt = 5
-    baseline: str = "stock"
-    miners: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("anm_orthogonal", "anm")
+    task: TaskName = "inverse"
+    size: Size = 5
+    baseline: StrategyName = "stock"
+    miners: StrategyNames = ("anm_orthogonal", "anm")
     seeds: Seeds = (0, 1, 2)
-    steps: PositiveInt = 80
-    batch: PositiveInt = 128
-    width: PositiveInt = 128
+    steps: Steps = 80
+    batch: Examples = 128
+    width: Width = 128
     head: Literal["squared_norm", "scalar"] = "squared_norm"
     network: str | None = None  # None: the task's published one
-    contrastive_weight: Annotated[float, Field(ge=0)] = 0.5
-    lr: PositiveFloat = 2e-3
-    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    ema_every: PositiveInt = 1
-    record_every: PositiveInt = 10
-    dev_examples: PositiveInt = 256
+    contrastive_weight: Weight = 0.5
+    lr: LearningRate = 2e-3
+    lr_final: Fraction = 0.05
+    ema_decay: Decay = 0.95
+    ema_every: Steps = 1
+    record_every: Steps = 10
+    dev_examples: Examples = 256
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
     @model_validator(mode="after")
     def _usable(self) -> WithinRun:
-        if len(set(self.miners)) != len(self.miners):
-            raise ParameterError(f"miners = {list(self.miners)}: each may appear once")
         self.configs()
         return self
 

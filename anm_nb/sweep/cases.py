@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from anm_nb.sweep.outcomes import Outcome
 from anm_nb.sweep.processes import Interrupted, case_process
+from anm_nb.yaml_file import read_yaml
 
 PARTIAL_PREFIX = ".partial-"  # of the folders in which cases grow
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -76,7 +75,7 @@ def _request(case: Case, partial: Path) -> dict[str, Any]:
     """What papermill is asked for; the values as they are, since YAML would read JSON's 1e-05 as text."""
     parameters = case.parameters or {}
     if isinstance(parameters, Path):
-        parameters = yaml.safe_load(parameters.read_text("utf-8")) or {}
+        parameters = read_yaml(parameters)
     notebook = case.notebook.resolve()
     return {
         "input_path": str(notebook),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +11,16 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from anm_nb import runs
-from anm_nb.config import ParameterError, Parameters, unknown_name
+from anm_nb.bounds import Seeds
+from anm_nb.config import ParameterError, Parameters, shown, unknown_name
 from anm_nb.sweep.settings import check_of
+from anm_nb.yaml_file import read_yaml
 
 Values = dict[str, Any]
+MOST_CASES = 10_000  # of a sweep file, each checked before the first one runs
 
 
 class SweepFile(Parameters):
@@ -37,7 +40,7 @@ class SweepFile(Parameters):
     base: Values = Field(default_factory=dict)
     grid: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = None
     cases: Annotated[list[Values], Field(min_length=1)] | None = None
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
+    seeds: Seeds | None = None
     union: Annotated[list[str], Field(min_length=1)] | None = None  # paths of other sweep files, from this one's folder
 
     @model_validator(mode="after")
@@ -52,10 +55,13 @@ class SweepFile(Parameters):
         for name, values in (self.grid or {}).items():
             if not values:
                 raise ParameterError(f"grid.{name} = []: needs at least 1 item")
-            texts = [as_text(value) for value in values]
-            repeated = [value for place, value in enumerate(values) if texts[place] in texts[:place]]
+            first: dict[str, int] = {}
+            repeated = [v for place, v in enumerate(values) if first.setdefault(as_text(v), place) != place]
             if repeated:
-                raise ParameterError(f"grid.{name} = {values}: {repeated[0]!r} appears more than once")
+                raise ParameterError(f"grid.{name} = {shown(values)}: {shown(repeated[0])} appears more than once")
+        count = math.prod(map(len, (self.grid or {}).values())) + len(self.cases or ())
+        if count > MOST_CASES:
+            raise ParameterError(f"grid: {count:,} cases; at most {MOST_CASES:,} in one sweep")
         return self
 
     def own_parameters(self) -> Iterator[Values]:
@@ -146,16 +152,11 @@ def _where(affected: Sequence[Values], count: int) -> str:
 
 
 def _read(path: Path) -> SweepFile:
+    content = read_yaml(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ParameterError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ParameterError(f"{path.name}: a sweep file is a mapping; known: {', '.join(SweepFile.model_fields)}")
-    try:
-        return SweepFile(**{str(name): value for name, value in content.items()})
+        return SweepFile(**content)
     except ParameterError as error:
-        raise ParameterError("\n".join(f"{path.name}: {line}" for line in str(error).split("\n"))) from None
+        raise error.within(path.name) from None
 
 
 def _notebook(named: str, file: Path) -> Path:
@@ -178,7 +179,7 @@ def _profile(profile: str | None, notebook: Path) -> Values:
     profiles = {path.parent.name: path for path in params.glob(f"*/{notebook.stem}.yaml")}
     if profile not in profiles:
         raise ParameterError(f"{notebook.stem}: {unknown_name('profile', profile, profiles)}")
-    return yaml.safe_load(profiles[profile].read_text(encoding="utf-8")) or {}
+    return read_yaml(profiles[profile])
 
 
 def as_text(value: Any) -> str:

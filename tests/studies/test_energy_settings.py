@@ -80,7 +80,7 @@ def test_references_are_the_task_s_own_and_the_same_every_time():
         (AnmVsCorruption, {"precision": "float16"}, "(did you mean 'bfloat16'?)"),
         (Sanity, {"task": "adition"}, "unknown task 'adition' (did you mean 'addition'?)"),
         (Sanity, {"batch": 1}, "batch = 1"),
-        (Sanity, {"seeds": [3, 3]}, "each seed may appear once"),
+        (Sanity, {"seeds": [3, 3]}, "seeds = [3, 3]: each may appear once"),
         (Sanity, {"steps": 3}, "unknown parameter 'steps'"),
     ],
 )

@@ -127,6 +127,9 @@ def test_a_whole_number_is_the_same_as_its_float_where_the_settings_say_so(tmp_p
         ({"notebook": None}, "needs a notebook, or a union"),
         ({"notebook": "20_hrm_vs_baseline", "profile": "papr"}, "unknown profile 'papr' (did you mean 'paper'?)"),
         ({"union": ["a.yaml"], "seeds": [1]}, "only base may stand beside union; seeds belongs into"),
+        ({"seeds": [2**64]}, "seeds.0 = 18446744073709551616: should be less than or equal to 4294967295"),
+        ({"grid": {"n": list(range(4000)), "x": [0.1, 0.2, 0.3]}}, "grid: 12,000 cases; at most 10,000 in one sweep"),
+        ({"grid": {name: list(range(1000)) for name in "abc"}}, "grid: 1,000,000,000 cases; at most 10,000"),
         ({"union": ["missing.yaml"]}, "missing.yaml cannot be read"),
         ({"union": ["union.yaml"]}, "union.yaml: a union of unions"),
         ({"grid": {"x": [yaml.safe_load("2020-01-01")]}}, "is no number, text, list or mapping"),
@@ -154,7 +157,7 @@ def test_all_problems_are_told_at_once_and_each_once(trivial):
     [
         ({"max_inner_iters": 0}, "max_inner_iters = 0: should be greater than 0"),
         ({"hrm_perod": 2}, "unknown parameter 'hrm_perod' (did you mean 'hrm_period'?)"),
-        ({"entropy_weight": "1e-3"}, "entropy_weight = '1e-3': should be a valid number"),
+        ({"entropy_weight": "much"}, "entropy_weight = 'much': should be a valid number"),
         ({"width": 30}, "width"),
     ],
 )
@@ -166,12 +169,20 @@ def test_a_notebook_s_own_settings_judge_its_cases(tmp_path, values, said):
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "notebook: [", ""])
-def test_what_is_no_mapping_is_no_sweep_file(tmp_path, text):
+@pytest.mark.parametrize(
+    "text", ["- a\n- b\n", "notebook: [", "", "notebook: a\nnotebook: b\n", "grid:\n\tn: [1]\n", "notebook: caf\xe9"]
+)
+def test_what_is_no_yaml_mapping_is_one_line_that_names_the_file(tmp_path, text):
     path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(ParameterError, match=r"bad\.yaml"):
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ParameterError, match=r"^.*bad\.yaml.*$"):
         plan(path)
+
+
+def test_numbers_of_sweep_files_and_profiles_may_be_in_scientific_notation(trivial):
+    path = trivial.folder / "trivial.yaml"
+    path.write_text(f"notebook: {trivial.notebook.name}\nbase: {{x: 1e-3}}\n")
+    assert [case.values["x"] for case in plan(path).cases] == [1e-3]
 
 
 def test_sweeps_are_found_by_name_and_unknown_ones_named(monkeypatch):
