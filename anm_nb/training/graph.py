@@ -48,9 +48,9 @@ class _Captured:
 class StepGraphs:
     """Takes steps of several kinds, each kind captured after it was taken `WARM_UP` times, and replayed from then on.
 
-    A kind is whatever the step's Python code branches on, and the shapes of its inputs. The step may read and write any
-    tensors that stay where they are; inputs are copied into buffers. All `generators` that it draws from are registered,
-    so that every replay draws anew. `suspects` names the user's own parts for `NotCapturable`.
+    A kind is whatever the step's Python code branches on, and the shapes of its inputs. The step may read and write
+    any tensors that stay where they are; inputs are copied into buffers. All `generators` that it draws from are
+    registered, so that every replay draws anew. `suspects` names the user's own parts for `NotCapturable`.
     """
 
     def __init__(self, step: Step, generators: Sequence[torch.Generator], suspects: str) -> None:
@@ -93,9 +93,9 @@ class StepGraphs:
             if "captur" not in str(error).lower():
                 raise
             raise NotCapturable(
-                f"the training step cannot be captured as a CUDA graph ({_first_line(error)}): something in it waits for "
-                f"the host. Look at {self.suspects} for .item(), float(), bool(), tolist(), nonzero or boolean-mask "
-                "indexing, and use torch.where and masks instead; or set graph = False"
+                f"the training step cannot be captured as a CUDA graph ({_first_line(error)}): something in it waits "
+                f"for the host. Look at {self.suspects} for .item(), float(), bool(), tolist(), nonzero or "
+                "boolean-mask indexing, and use torch.where and masks instead; or set graph = False"
             ) from error
         torch.cuda.synchronize()
         self.setup_seconds += time.perf_counter() - started
