@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -24,6 +23,7 @@ from anm_nb.energy.sampler import descend
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.simplex import DiscreteSet, MaskedSimplex, SignBox
 from anm_nb.tasks.base import Clues, DenoisingTask
+from anm_nb.training.seeds import RowDraws
 
 
 @dataclass(frozen=True)
@@ -204,17 +204,15 @@ class Stock(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives by the published recipe."""
-        y_neg = problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.generator)
+        y_neg = problem.task.corrupt(
+            problem.y_pos, lambda: self._settled(problem), RowDraws([problem.generator], problem.y_pos.device)
+        )
         return Mined(y_neg if problem.clues is None else problem.clues.impose(y_neg))
 
     def propose_stacked(self, problem: MiningProblem) -> Mined:
-        """Descent, where the task asks for it, is that of all parts together."""
-        settled = cache(lambda: self._settled(problem).chunk(len(problem.parts)))
-        corrupted = [
-            part.task.corrupt(part.y_pos, lambda place=place: settled()[place], part.generator)  # type: ignore[misc]
-            for place, part in enumerate(problem.parts)
-        ]
-        y_neg = torch.cat(corrupted)
+        """Corruption of all parts together, which draws from the generator of each."""
+        draws = RowDraws(problem.sources, problem.y_pos.device)
+        y_neg = problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), draws)
         return Mined(y_neg if problem.clues is None else problem.clues.impose(y_neg))
 
     def _settled(self, problem: MiningProblem) -> Tensor:

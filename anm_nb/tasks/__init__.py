@@ -14,12 +14,12 @@ __all__ = ["Batch", "Task", "get_task", "register_task", "task_class", "task_nam
 
 # Built-in tasks by name; imported when asked for, so that a list of names costs no torch import.
 _TASKS: dict[str, str | type[Task]] = {
-    "addition": "anm_nb.tasks.addition:Addition",
+    "addition": "anm_nb.tasks.matrices:Addition",
     "connectivity": "anm_nb.tasks.connectivity:Connectivity",
     "hinted_sort": "anm_nb.tasks.hinted_sort:HintedSort",
-    "inverse": "anm_nb.tasks.inverse:Inverse",
-    "lowrank": "anm_nb.tasks.lowrank:LowRank",
-    "partial_sort": "anm_nb.tasks.partial_sort:PartialSort",
+    "inverse": "anm_nb.tasks.matrices:Inverse",
+    "lowrank": "anm_nb.tasks.matrices:LowRank",
+    "partial_sort": "anm_nb.tasks.ordering:PartialSort",
     "sudoku": "anm_nb.tasks.sudoku:Sudoku",
 }
 

@@ -23,7 +23,7 @@ from anm_nb.energy.probes import count_of, grad_share, noisings
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.tasks.base import Clues
-from anm_nb.tasks.inverse import Inverse
+from anm_nb.tasks.matrices import Inverse
 from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import generator
 
