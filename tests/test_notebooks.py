@@ -24,19 +24,19 @@ from anm_nb.studies import (
     iteration_study,
     landscape_study,
     miner_study,
+    reference_settings,
     verdict_study,
     within_experiments,
 )
 from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import ranking_settings as ranking
-from anm_nb.tasks import references
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
-    references, scaling, energy, discrete_study, landscape_study, miner_study, verdict_study, within_experiments,
-    ranking, iteration_study, exploration, all_runs,
+    reference_settings, scaling, energy, discrete_study, landscape_study, miner_study, verdict_study,
+    within_experiments, ranking, iteration_study, exploration, all_runs,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value

@@ -27,7 +27,7 @@ from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.runs import RunConfig, finished_runs, get_or_train, run_key
 from anm_nb.tasks import register_task
-from anm_nb.tasks.inverse import Inverse
+from anm_nb.tasks.matrices import Inverse
 from anm_nb.training.loop import LoopConfig, Trained
 
 TRAINED: list[int] = []  # what `Toy` trained, in order

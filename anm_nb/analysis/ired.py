@@ -1,7 +1,7 @@
 """Base IRED on every task: its test scores beside trivial, classical and best-possible ones, and the published ones.
 
 `metrics` holds the runs of several tasks, the task's name in its `method` column; `references` is the table of
-`anm_nb.tasks.references.reference_scores`.
+`anm_nb.tasks.base.reference_scores`.
 """
 
 from __future__ import annotations

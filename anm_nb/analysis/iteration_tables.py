@@ -25,7 +25,7 @@ from anm_nb.studies.halting import halting_table
 from anm_nb.studies.iteration_study import MODELS, Varied, WhereIterationHelps
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
-from anm_nb.tasks.ranked import RankingTask
+from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.seeds import generator
 
 Runs = Mapping[str, Run]

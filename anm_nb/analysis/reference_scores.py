@@ -1,4 +1,4 @@
-"""What any score has to be read against: tables and verdicts over `anm_nb.tasks.references.reference_scores`.
+"""What any score has to be read against: tables and verdicts over `anm_nb.tasks.base.reference_scores`.
 
 `references` holds its rows throughout: task, split, seed, name, kind, metric, value, low, high.
 """

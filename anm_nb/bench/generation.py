@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anm_nb.bench.plain import plain_module
 from anm_nb.tasks import get_task
-from anm_nb.tasks.partial_sort import VALUES, PartialSort
+from anm_nb.tasks.ordering import VALUES, PartialSort
 from anm_nb.tasks.sudoku import Sudoku
 from anm_nb.tasks.sudoku_pool import shuffled, stored_pool
 from anm_nb.training.seeds import generator

@@ -20,7 +20,7 @@ from anm_nb.ranking.routing import routing_entropy
 from anm_nb.runs import RunConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Batch
-from anm_nb.tasks.ranked import RankingTask
+from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.epochs import batch_indices, batches_per_epoch
 from anm_nb.training.learner import Learner, Measurement, ParameterGroup, StepLosses
 from anm_nb.training.loop import LoopConfig, Seeds, SeedsAtOnce, Trained, resolve_device, train

@@ -42,8 +42,8 @@ from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.studies.discrete_rules import rules_of
 from anm_nb.studies.energy_settings import StrategyNames
+from anm_nb.studies.reference_settings import TaskNames
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask, reference_table
-from anm_nb.tasks.references import TaskNames
 from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import RowDraws, generator
 

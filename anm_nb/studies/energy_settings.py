@@ -29,9 +29,9 @@ from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.negatives import get_negatives, named_negatives
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
+from anm_nb.studies.reference_settings import TaskNames
 from anm_nb.tasks import TASKS, get_task, task_class
-from anm_nb.tasks.base import MatrixTask
-from anm_nb.tasks.references import TaskNames, reference_scores
+from anm_nb.tasks.base import MatrixTask, reference_scores
 from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import generator
 

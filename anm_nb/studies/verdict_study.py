@@ -39,10 +39,10 @@ from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.runs.files import replace_whole
+from anm_nb.studies.reference_settings import TaskNames
 from anm_nb.studies.search_space import Choice, Family, as_written, families
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
-from anm_nb.tasks.references import TaskNames
 from anm_nb.training.loop import LoopConfig, NonFiniteLoss
 from anm_nb.training.seeds import generator
 from anm_nb.training.timing import step_seconds

@@ -16,12 +16,12 @@ __all__ = ["Batch", "Task", "get_task", "register_task", "task_class", "task_nam
 TASKS: Registry[Task] = Registry(
     "task",
     {
-        "addition": "anm_nb.tasks.addition:Addition",
+        "addition": "anm_nb.tasks.matrices:Addition",
         "connectivity": "anm_nb.tasks.connectivity:Connectivity",
         "hinted_sort": "anm_nb.tasks.hinted_sort:HintedSort",
-        "inverse": "anm_nb.tasks.inverse:Inverse",
-        "lowrank": "anm_nb.tasks.lowrank:LowRank",
-        "partial_sort": "anm_nb.tasks.partial_sort:PartialSort",
+        "inverse": "anm_nb.tasks.matrices:Inverse",
+        "lowrank": "anm_nb.tasks.matrices:LowRank",
+        "partial_sort": "anm_nb.tasks.ordering:PartialSort",
         "sudoku": "anm_nb.tasks.sudoku:Sudoku",
     },
 )

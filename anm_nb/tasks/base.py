@@ -1,4 +1,4 @@
-"""What a task is: batches, metrics, reference scores, and the few constants a training recipe takes from it."""
+"""What a task is: batches, metrics, the constants a training recipe takes from it, and tables of reference scores."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from anm_nb.config import Parameters
 from anm_nb.training.seeds import RowDraws
+from anm_nb.training.seeds import generator as seeded
 
 Kind = Literal["trivial", "classical", "ceiling"]
 Stream = Literal["train", "dev", "test"]
+SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Batch:
     x: Float[Tensor, "n ..."]
     y: Num[Tensor, "n ..."]
     known: Tensor | None = None
+
+    @property
+    def given(self) -> Tensor:
+        """`known`, of a task that has it."""
+        assert self.known is not None
+        return self.known
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,10 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n fresh problems on `device`, drawn from `generator`, which lives there; `harder` shifts the distribution."""
+        """n fresh problems on `device`, drawn from `generator`, which lives there; `harder` shifts the distribution.
+
+        Generators of one seed give different problems on different devices: store the problems that are to be shown.
+        """
 
     @abstractmethod
     def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
@@ -82,10 +93,7 @@ class Task(ABC):
 
 
 class DenoisingTask(Task):
-    """A task that an energy diffusion can learn: x and y are flat, [n, x_dim] and [n, y_dim].
-
-    It brings all that IRED's recipe has a task decide, so that no code shared by tasks asks which one it serves.
-    """
+    """A task that an energy diffusion can learn, x [n, x_dim] and y [n, y_dim], with its part of IRED's recipe."""
 
     network: ClassVar[str] = "mlp"  # the published architecture, a name of `anm_nb.energy.networks`
     contrastive_weight: ClassVar[float]  # published weight of the contrastive loss
@@ -94,18 +102,15 @@ class DenoisingTask(Task):
     inner_steps: ClassVar[int] = 5  # published descent steps of the sampler at each level
 
     def clamp(self, harder: bool) -> float:
-        """Where samples of a kind of problems are clamped.
-
-        The published value has no room for the answers to harder problems: of addition, up to ±5, it would cut so much
-        that the truth itself scored 0.54. The public sampler notes that its threshold has to grow for them.
-        """
+        """Where samples are clamped: answers to harder problems may lie outside the published ±`sample_clamp`."""
         return self.harder_clamp if harder and self.harder_clamp is not None else self.sample_clamp
 
     @abstractmethod
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
-        """IRED's stock negatives for targets y, in y-space.
+        """IRED's stock negatives [rows, y_dim] for targets y of the same shape, the rows of several seeds in blocks.
 
-        `settle()` gives what the continuous tasks use: y noised threefold, after two descent steps on the energy.
+        `settle()` gives what continuous tasks use: y noised threefold, after two descent steps on the energy. Random
+        numbers come from `draws`. Called inside a captured step: must not wait for the host.
         """
 
     @abstractmethod
@@ -113,7 +118,7 @@ class DenoisingTask(Task):
         """Predictions for the test problems by (name, kind); what needs data takes it from the training problems."""
 
     def clues(self, batch: Batch) -> Clues | None:
-        """The entries of the answers that the problems give away, where the recipe keeps such entries fixed."""
+        """The entries of the answers that the recipe keeps fixed, as the problems give them away; no host waits."""
         return None
 
     def stream(self, name: Stream) -> DenoisingTask:
@@ -125,12 +130,12 @@ class DenoisingTask(Task):
         device = str(generator.device)
         training = self.stream("train").sample(n, generator=generator, device=device)
         test = self.stream("test").sample(n, generator=generator, device=device, harder=harder)
-        scores = {reference: self.scores(y_hat, test) for reference, y_hat in self.references(training, test).items()}
-        return reference_table(scores)
+        answers = self.references(training, test)
+        return reference_table({name: self.scores(y_hat, test) for name, y_hat in answers.items()})
 
 
 class MatrixTask(DenoisingTask):
-    """A regression onto a size × size matrix, flattened: IRED's continuous tasks (arXiv 2406.11179, section 4.1)."""
+    """A regression onto a flattened size × size matrix: IRED's continuous tasks (arXiv 2406.11179, section 4.1)."""
 
     contrastive_weight: ClassVar[float] = 0.5
     sample_clamp: ClassVar[float] = 2.0
@@ -138,7 +143,7 @@ class MatrixTask(DenoisingTask):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.y_dim = self.options.size**2
+        self.x_dim = self.y_dim = self.options.size**2
 
     @abstractmethod
     def solve(self, x: Float[Tensor, "n x_dim"]) -> Float[Tensor, "n y_dim"]:
@@ -153,10 +158,7 @@ class MatrixTask(DenoisingTask):
         return {"mse": (y_hat - batch.y).double().square().mean(1)}
 
     def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
-        """Constant predictors, the classical method, and 0.
-
-        No constant can score better on the test problems than their own mean target, which is therefore listed too.
-        """
+        """Constant predictors, the test problems' own mean (no constant scores better), the classical method, and 0."""
         return {
             ("zero", "trivial"): torch.zeros_like(test.y),
             ("mean target", "trivial"): training.y.mean(0).expand_as(test.y),
@@ -166,14 +168,33 @@ class MatrixTask(DenoisingTask):
         }
 
 
+def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.DataFrame:
+    """Reference scores of tasks on fresh problems, same and harder, with columns task, split and seed in front."""
+    columns = ["task", "split", "seed"]
+    tables = {
+        (name, split, seed): task.reference_scores(
+            problems, generator=seeded(seed, f"references/{split}"), harder=harder
+        )
+        for name, task in tasks.items()
+        for split, harder in SPLITS.items()
+    }
+    return pd.concat(tables, names=columns).reset_index(level=columns).reset_index(drop=True)
+
+
 def reference_table(scores: Mapping[tuple[str, Kind], Mapping[str, Float[Tensor, " n"]]]) -> pd.DataFrame:
     """Scores [problems] by (name, kind) and metric as a table of means with their 95 % intervals."""
-    rows = []
-    for (name, kind), by_metric in scores.items():
-        for metric, values in by_metric.items():
-            counted = values.double()[~values.isnan()]
-            mean = float(counted.mean())
-            spread = float(counted.std()) if len(counted) > 1 else float("nan")
-            half = NormalDist().inv_cdf(0.975) * spread / max(1, len(counted)) ** 0.5
-            rows.append((name, kind, metric, mean, mean - half, mean + half))
+    rows = [
+        (name, kind, metric, *mean_interval(values))
+        for (name, kind), by_metric in scores.items()
+        for metric, values in by_metric.items()
+    ]
     return pd.DataFrame(rows, columns=["name", "kind", "metric", "value", "low", "high"])
+
+
+def mean_interval(values: Float[Tensor, " n"]) -> tuple[float, float, float]:
+    """The mean over problems, those without a score (NaN) left out, and the ends of its 95 % interval."""
+    counted = values.double()[~values.isnan()]
+    mean = float(counted.mean())
+    spread = float(counted.std()) if len(counted) > 1 else float("nan")
+    half = NormalDist().inv_cdf(0.975) * spread / max(1, len(counted)) ** 0.5
+    return mean, mean - half, mean + half

@@ -15,13 +15,12 @@ never has one. So an interleaving has weight
 Blocks of one length are interchangeable. How many of each stand before a gap is the state of a Markov chain over gaps,
 and its forward-backward sums give P(block before block) for every two blocks.
 
-**What follows.** Expected τ is a sum over pairs, so no ranking can expect more than ∑ |2P − 1| over all of them: the
-*bound*. It needs the likelier orders of all pairs to be one order, and they need not be: three blocks can be preferred
-in a circle, as with intransitive dice. The best *attainable* τ is that of one ranking. It need not mix blocks: a
-mixture scores the average of the rankings that put each block where one of its items, drawn at random, stands. It needs
-no ties: these score the average of all their orders. And it may keep blocks of one length together, as what each gains
-from its place does not depend on the rest. That leaves orders of the lengths among the anchored blocks, of which
-dynamic programming over the lengths and the visible items already ranked finds the best.
+**What follows.** Expected τ is a sum over pairs, but the likelier orders of all pairs need not be one order: three
+blocks can be preferred in a circle, as with intransitive dice. The best ranking need not mix blocks: a mixture scores
+the average of the rankings that put each block where one of its items, drawn at random, stands. It needs no ties: these
+score the average of all their orders. And it may keep blocks of one length together, as what each gains from its place
+does not depend on the rest. That leaves orders of the lengths among the anchored blocks, of which dynamic programming
+over the lengths and the visible items already ranked finds the best.
 """
 
 from __future__ import annotations
@@ -30,12 +29,9 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 from math import comb, factorial, prod
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-
-IMPOSSIBLE = "no problem drawn with these options shows these blocks"
 
 
 @dataclass(frozen=True)
@@ -47,34 +43,23 @@ class Knowledge:
     loose: tuple[int, ...] = ()  # lengths of the chains that start at a hidden item
 
 
-class Ceiling(NamedTuple):
-    """The highest expected τ over all pairs, and the bound that the likelier order of every pair would give."""
-
-    attainable: float
-    bound: float
-
-
-def ceiling(known: Knowledge, *, hint_rate: float, chain_length: int | None = None) -> Ceiling:
-    """The ceiling of one problem, for a ranker that knows how problems are drawn.
+def ceiling(known: Knowledge, *, hint_rate: float, chain_length: int | None = None) -> float:
+    """The highest expected τ over all pairs of one problem, for a ranker that knows how problems are drawn.
 
     Raises `ValueError` for what no problem drawn so can show.
     """
+    if not known.loose:
+        return 1.0
     if hint_rate == 1 and len(known.loose) > 1:
-        raise ValueError(IMPOSSIBLE)
+        raise _impossible()
     anchored = np.array(known.tails, dtype=float) + 1
     items = int(anchored.sum()) + sum(known.loose)
     sure = comb(int(anchored.sum()), 2) + sum(comb(length, 2) for length in known.loose)
-    if not known.loose:
-        return Ceiling(1.0, 1.0)
-    counted = sorted(Counter(known.loose).items())
-    lengths, counts = np.array(counted).T
+    lengths, counts = np.array(sorted(Counter(known.loose).items())).T
     among_loose, to_anchored = _preferences(known, lengths, counts, hint_rate, chain_length)
     masses = (lengths * counts).astype(float)
-    among_loose = among_loose * np.outer(masses, masses)
-    to_anchored = to_anchored * np.outer(masses, anchored)
-    bound = sure + np.abs(among_loose).sum() / 2 + np.abs(to_anchored).sum()
-    attainable = sure + _best_order(among_loose, to_anchored)
-    return Ceiling(float(attainable / comb(items, 2)), float(bound / comb(items, 2)))
+    gained = _best_order(among_loose * np.outer(masses, masses), to_anchored * np.outer(masses, anchored))
+    return float((sure + gained) / comb(items, 2))
 
 
 def _preferences(
@@ -90,11 +75,10 @@ def _preferences(
     a ≠ b in one gap either may come first, so that P(a before b) = ½ + ∑_i (X_i − X_iᵀ)_ab/(2 c_a c_b).
     """
     used, steps = _steps(known, lengths, counts, hint_rate, chain_length)
-    forward = [_start(len(steps[0]))]
+    start, end = np.eye(len(used))[[0, -1]]  # no block used and no run long yet; all used
+    forward, backward = [start], [end]
     for step in steps:
         forward.append(_normalised(forward[-1] @ step))
-    backward = [np.zeros(len(steps[0]))]
-    backward[0][-1] = 1.0
     for step in reversed(steps):
         backward.insert(0, _normalised(step @ backward[0]))
     among = np.zeros((len(lengths), len(lengths)))
@@ -123,12 +107,11 @@ def _steps(
     possible = (placed >= 0).all(axis=2)
     which = np.where(possible, np.ravel_multi_index(tuple(np.maximum(placed, 0).T), tuple(counts + 1)).T, 0)
     orders = np.array([factorial(sum(row)) / prod(map(factorial, row)) for row in used.tolist()])
-    hidden = used @ lengths
-    steps = []
-    for gap, unseen in enumerate(known.unseen):
-        run = hidden + ((0, *known.tails)[gap])
+    steps: list[np.ndarray] = []
+    for unseen, tail in zip(known.unseen, (0, *known.tails), strict=True):
+        run = used @ lengths + tail
         weights = orders * np.array([float(comb(unseen, length)) for length in run.tolist()])
-        if gap == 0:
+        if not steps:
             weights[0] *= 1 - hint_rate  # nothing loose comes first, so that all the loose blocks are so by chance
         if chain_length is None:
             steps.append(_normalised(weights[which] * possible))
@@ -160,16 +143,13 @@ def _best_order(
     return float(best[-1, -1])
 
 
-def _start(states: int) -> Float[np.ndarray, " states"]:
-    """Certainty that no block is used and no run is long."""
-    start = np.zeros(states)
-    start[0] = 1.0
-    return start
-
-
 def _normalised(weights: np.ndarray) -> np.ndarray:
     """The weights, divided by their sum: only ratios count, and products over gaps would overflow."""
     total = float(weights.sum())
     if total == 0:
-        raise ValueError(IMPOSSIBLE)
+        raise _impossible()
     return weights / total
+
+
+def _impossible() -> ValueError:
+    return ValueError("no problem drawn with these options shows these blocks")

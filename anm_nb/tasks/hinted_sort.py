@@ -11,11 +11,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Kind, TaskOptions, reference_table
+from anm_nb.tasks.base import Batch, Kind, TaskOptions, mean_interval
 from anm_nb.tasks.hint_ceiling import Knowledge, ceiling
-from anm_nb.tasks.masked_runs import draw_longest_run, require_longest_run
-from anm_nb.tasks.partial_sort import LOWEST, VALUES, PartialSort, known_items, ranks_of
-from anm_nb.tasks.ranked import RankingOptions, permutation
+from anm_nb.tasks.ordering import LOWEST, VALUES, PartialSort, RankingOptions
 from anm_nb.training import seeds
 
 DISTINCT_BITS = 8  # of a code, which tell up to 256 items apart whatever the others are
@@ -52,19 +50,17 @@ class HintedSort(PartialSort):
     every problem and distinct within it: nothing can be learned about an item from them but who points at it.
 
     With `hint_rate=0` the extra columns are absent, and without `chain_length` this *is* partial_sort: a generator
-    gives the same x, y and known. All else is drawn from a generator derived from it, so that values, order and masks
-    are the same at any hint_rate, true or shuffled, and the pointers at a lower rate are among those at a higher one.
-    Streams are kept apart by the visible values, as partial_sort's, so that they do not overlap at any options either.
+    gives the same x, y and known. All else is drawn from a generator derived from it, so that values and order are the
+    same at any options, and the pointers at a lower rate are among those at a higher one. Streams are kept apart by the
+    visible values, as partial_sort's, so that they do not overlap at any options either.
 
-    With `chain_length` the longest run of hidden items in the true order has that length in every problem, and any
-    such mask is as likely as any other. (Exactly, not at most: most masks have no long run, so that problems with a
-    higher upper limit would soon be the same, and a curve over it flat whatever a model can do.) `hints="shuffled"` is
-    the control: pointers of the same form that follow an order drawn independently of the true one.
-
-    With `wrong_rate` each pointer leads, with that probability and looking like any other, to an item that is neither
-    its own nor the predecessor, all of them equally likely. What is best possible then is not known: in its place
-    stands what would be if somebody took out the wrong pointers. (Not quite a bound, as even a wrong pointer says of
-    its item that it is not the first; but who has to find out which are wrong will hardly do as well.)
+    `chain_length`: the longest run of hidden items in the true order has that length in every problem, any such mask
+    being as likely as any other. (Exactly, not at most: most masks have no long run, so that a curve over an upper
+    limit would soon be flat.) `hints="shuffled"` is the control: pointers of the same form that follow an order drawn
+    independently of the true one. `wrong_rate`: the share of pointers that lead to an item that is neither their own
+    nor the predecessor, all equally likely. What is best possible then is not known; in its place stands what would be
+    if the wrong pointers were taken out. (Even a wrong pointer says of its item that it is not the first, but finding
+    out which are wrong costs more.)
     """
 
     name = "hinted_sort"
@@ -84,15 +80,9 @@ class HintedSort(PartialSort):
         """The fraction of hidden items that have a true pointer: of `hint_rate`, what is neither wrong nor shuffled."""
         return self.options.hint_rate * (1 - self.options.wrong_rate) if self.options.hints == "true" else 0.0
 
-    @property
-    def has_closed_form(self) -> bool:
-        """Whether `all_pairs_ceiling` is known for these options."""
-        return self.informed_rate == 1 or (self.informed_rate == 0 and self.options.chain_length is None)
-
     def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
         """n problems."""
-        values, known = self._draw_values(n, generator=generator, device=device, harder=harder)
-        ranks = ranks_of(values)
+        values, ranks, known = self._draw_values(n, generator=generator, device=device, harder=harder)
         source = _derived(generator)
         if self.options.chain_length is not None:
             known = self._draw_visible_ranks(n, ranks.shape[1], source).gather(1, ranks)
@@ -108,58 +98,49 @@ class HintedSort(PartialSort):
         own, shown = batch.x[..., 3:].split(self.options.code_width, dim=-1)
         return torch.where(batch.x[..., 2] > 0, (shown @ own.mT).argmax(dim=-1), -1)  # signs agree most with themselves
 
-    def chains(self, batch: Batch) -> tuple[Int[Tensor, "n items"], Int[Tensor, "n items"]]:
-        """For each item the one at which the chain of pointers from it ends, and the number of pointers to there."""
-        return _followed(self.pointers(batch))
-
     def solve(self, batch: Batch) -> Float[Tensor, "n items"]:
         """Chains of pointers, each put right after the visible item where it ends.
 
         A chain that ends at a hidden one stands at the median of the values not seen, or first where every hidden item
         but that of rank 0 has a pointer. With hint_rate 1 these scores are the best possible; with less, not quite.
         """
-        ends, lengths = self.chains(batch)
+        ends, lengths = follow(self.pointers(batch))
         starts = super().solve(batch)
         if self.options.hint_rate == 1:
-            starts = torch.where(known_items(batch), starts, 1.0 - LOWEST)
+            starts = torch.where(batch.given, starts, 1.0 - LOWEST)
         return starts.gather(1, ends) - lengths / (lengths.shape[1] + 1)
 
     def all_pairs_ceiling(self, *, harder: bool = False) -> float:
-        """The highest expected τ over all pairs where it has a closed form.
+        """The highest expected τ over all pairs where it has a closed form, as partial_sort's has.
 
         With all hints it is 1: only the item of rank 0 can be hidden without a pointer, so that every chain is known to
         follow a visible item or to come first. Without information in pointers, and with any mask as likely as any
         other, it is partial_sort's. Raises `ParameterError` for other options: `ceilings` has them problem by problem.
         """
-        if not self.has_closed_form:
+        rate, longest = self.informed_rate, self.options.chain_length
+        if rate == 1:
+            return 1.0
+        if rate > 0 or longest is not None:
             raise ParameterError(
-                f"hint_rate = {self.options.hint_rate}, hints = '{self.options.hints}', "
-                f"wrong_rate = {self.options.wrong_rate}, chain_length = {self.options.chain_length}: "
-                "the mean ceiling has no closed form; average `ceilings` over problems. "
-                "Allowed: hint_rate = 1, or 0 (or shuffled hints) with chain_length = None"
+                f"hint_rate = {self.options.hint_rate}, wrong_rate = {self.options.wrong_rate}, chain_length = "
+                f"{longest}: the mean ceiling has no closed form; average `ceilings` over problems"
             )
-        return 1.0 if self.informed_rate == 1 else super().all_pairs_ceiling(harder=harder)
+        return super().all_pairs_ceiling(harder=harder)
 
-    def ceilings(self, batch: Batch) -> Float[Tensor, "n 2"]:
-        """Each problem's highest expected τ over all pairs, exact: that of the best ranking, and its upper bound.
-
-        The bound is what the likelier order of every single pair would give; see `hint_ceiling`. Wrong pointers are
-        taken out before.
-        """
-        rate, chain_length = self.informed_rate, self.options.chain_length
-        problems = self._knowledge(batch)
-        found = [ceiling(problem, hint_rate=rate, chain_length=chain_length) for problem in problems]
-        return torch.tensor(found, dtype=torch.float64, device=batch.y.device).reshape(-1, 2)
+    def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
+        """Each problem's highest expected τ over all pairs, exact (`hint_ceiling`); wrong pointers are taken out."""
+        rate, longest = self.informed_rate, self.options.chain_length
+        best = [ceiling(problem, hint_rate=rate, chain_length=longest) for problem in self._knowledge(batch)]
+        return torch.tensor(best, dtype=torch.float64, device=batch.y.device)
 
     def _knowledge(self, batch: Batch) -> list[Knowledge]:
         """What each problem shows; shuffled pointers show nothing, and wrong ones are none."""
-        known, values = known_items(batch), self.values(batch)
         pointers = self.pointers(batch)
         right = batch.y.gather(1, pointers.clamp(min=0)) == batch.y - 1
-        ends, _ = _followed(torch.where(right & (self.informed_rate > 0), pointers, -1))
-        lengths = torch.zeros_like(batch.y).scatter_add_(1, ends.to(batch.y.device), torch.ones_like(batch.y))
+        ends, _ = follow(torch.where(right & (self.informed_rate > 0), pointers, -1))
+        lengths = torch.zeros_like(batch.y).scatter_add_(1, ends, torch.ones_like(batch.y))
         shown = []
-        for seen, value, length in zip(known.cpu(), values.cpu(), lengths.cpu(), strict=True):
+        for seen, value, length in zip(batch.given.cpu(), self.values(batch).cpu(), lengths.cpu(), strict=True):
             order = value[seen].argsort()
             fence = [LOWEST - 1, *value[seen][order].tolist(), LOWEST + VALUES]
             unseen = tuple(above - below - 1 for below, above in pairwise(fence))
@@ -168,31 +149,27 @@ class HintedSort(PartialSort):
         return shown
 
     def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
-        predictions = super()._predictions(batch, generator)
-        predictions["value, hidden ones at the median", "classical"] = super().solve(batch)
-        predictions["chains of pointers", "classical"] = self.solve(batch)
-        return predictions
+        return super()._predictions(batch, generator) | {("chains of pointers", "classical"): self.solve(batch)}
 
-    def _ceilings(self, batch: Batch, harder: bool) -> dict[str, tuple[float, float, float]]:
-        """Over all pairs, where there is no closed form: the mean over the batch of exact values, with its interval."""
-        if self.has_closed_form:
-            return super()._ceilings(batch, harder)
-        table = reference_table({("best possible", "ceiling"): {"tau_all": self.ceilings(batch)[:, 0]}})
-        value, low, high = table[["value", "low", "high"]].to_numpy(dtype=float)[0].tolist()
-        return {"tau_obs": (1.0, 1.0, 1.0), "tau_all": (value, low, high)}
+    def _best_all_pairs(self, batch: Batch, harder: bool) -> tuple[float, float, float]:
+        try:
+            return super()._best_all_pairs(batch, harder)
+        except ParameterError:  # no closed form
+            return mean_interval(self.ceilings(batch))
 
-    def _require_items(self, size: int) -> None:
-        super()._require_items(size)
+    def _items(self, harder: bool) -> int:
+        size = super()._items(harder)
         if self.options.chain_length is not None:
             seen = self.visible(size)
             require_longest_run(self.options.chain_length, hidden=size - seen, visible=seen)
+        return size
 
     def _draw_visible_ranks(self, n: int, size: int, source: torch.Generator) -> Bool[Tensor, "n items"]:
         """Masks by rank (True = visible)."""
-        device, seen, longest = str(source.device), self.visible(size), self.options.chain_length
+        seen, longest = self.visible(size), self.options.chain_length
         if longest is None:
-            return torch.rand(n, size, generator=source, device=device).argsort(dim=1) < seen
-        return draw_longest_run(n, hidden=size - seen, visible=seen, longest=longest, generator=source, device=device)
+            return torch.rand(n, size, generator=source, device=source.device).argsort(dim=1) < seen
+        return draw_longest_run(n, hidden=size - seen, visible=seen, longest=longest, generator=source)
 
     def _draw_hints(
         self, ranks: Int[Tensor, "n items"], known: Bool[Tensor, "n items"], source: torch.Generator
@@ -205,20 +182,14 @@ class HintedSort(PartialSort):
             ranks = self._draw_other_ranks(known, source)
         points = chosen & ~known & (ranks > 0)
         targets = (ranks - 1).clamp(min=0)
-        if self.options.wrong_rate > 0:
-            targets = torch.where(*self._draw_wrong(ranks, source), targets)
-        led_to = permutation(ranks).gather(1, targets)
+        if self.options.wrong_rate > 0:  # leads to any rank but its own and the one before
+            wrong = torch.rand(ranks.shape, generator=source, device=ranks.device) < self.options.wrong_rate
+            others = torch.randint(max(items - 2, 1), ranks.shape, generator=source, device=ranks.device)
+            others = torch.where(others < ranks - 1, others, others + 2).clamp(max=items - 1)  # two items: none points
+            targets = torch.where(wrong, others, targets)
+        led_to = ranks.argsort(dim=1).gather(1, targets)
         shown = codes.gather(1, led_to.unsqueeze(-1).expand_as(codes)) * points.unsqueeze(-1)
         return torch.cat([points.unsqueeze(-1).float(), codes, shown], dim=-1)
-
-    def _draw_wrong(
-        self, ranks: Int[Tensor, "n items"], source: torch.Generator
-    ) -> tuple[Bool[Tensor, "n items"], Int[Tensor, "n items"]]:
-        """Which pointers are wrong, and the ranks of the items they lead to: any but its own and the one before."""
-        wrong = torch.rand(ranks.shape, generator=source, device=ranks.device) < self.options.wrong_rate
-        last = ranks.shape[1] - 1  # of two items both are visible, so that no pointer has to lead anywhere
-        others = torch.randint(max(last - 1, 1), ranks.shape, generator=source, device=ranks.device)
-        return wrong, torch.where(others < ranks - 1, others, others + 2).clamp(max=last)
 
     def _draw_other_ranks(self, known: Bool[Tensor, "n items"], source: torch.Generator) -> Int[Tensor, "n items"]:
         """Ranks in a random order that hides its items in runs of the same law, and is otherwise independent."""
@@ -229,9 +200,7 @@ class HintedSort(PartialSort):
         return torch.empty_like(places).scatter_(1, items, places)
 
 
-def _followed(
-    pointers: Int[Tensor, "n items"],
-) -> tuple[Int[Tensor, "n items"], Int[Tensor, "n items"]]:
+def follow(pointers: Int[Tensor, "n items"]) -> tuple[Int[Tensor, "n items"], Int[Tensor, "n items"]]:
     """Where the chain of pointers from each item ends, and its length; in a circle, somewhere in it, too long."""
     items = pointers.shape[1]
     ends = torch.where(pointers < 0, torch.arange(items, device=pointers.device), pointers)
@@ -239,6 +208,51 @@ def _followed(
     for _ in range(items.bit_length()):
         lengths, ends = lengths + lengths.gather(1, ends), ends.gather(1, ends)
     return ends, lengths
+
+
+def require_longest_run(longest: int, *, hidden: int, visible: int) -> None:
+    """Raise `ParameterError` where no mask has this longest run: it lies between ⌈hidden/(visible + 1)⌉ and hidden."""
+    least = -(-hidden // (visible + 1))
+    if hidden == 0:
+        raise ParameterError(f"chain_length = {longest}: none of the {visible} items is hidden; allowed: None")
+    if not least <= longest <= hidden:
+        raise ParameterError(
+            f"chain_length = {longest}: with {visible} of {visible + hidden} items visible the longest run of hidden "
+            f"ones has {least} to {hidden}; allowed: these or None, nearest: {min(max(longest, least), hidden)}"
+        )
+
+
+def draw_longest_run(
+    n: int, *, hidden: int, visible: int, longest: int, generator: torch.Generator
+) -> Bool[Tensor, "n items"]:
+    """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`.
+
+    A mask is a choice of run lengths for the visible + 1 gaps before, between and after visible ranks, that sum to
+    `hidden`. ways[g, h, r] counts how g gaps can hold h items with no run longer than `longest`, and at least one as
+    long unless one came before (r = 1); gap after gap is drawn in proportion to the ways that each length leaves. Exact
+    up to the rounding of counts in double precision. Raises `ParameterError` where there is no such mask.
+    """
+    require_longest_run(longest, hidden=hidden, visible=visible)
+    device = generator.device
+    ways = torch.zeros(visible + 2, hidden + 1, 2, dtype=torch.float64)
+    ways[0, 0, 1] = 1
+    for gap in range(1, visible + 2):
+        for length in range(longest + 1):
+            rest = ways[gap - 1, : hidden + 1 - length]
+            ways[gap, length:, 1] += rest[:, 1]
+            ways[gap, length:, 0] += rest[:, 1 if length == longest else 0]
+    ways, lengths = ways.to(device), torch.arange(longest + 1, device=device)
+    left = torch.full((n, 1), hidden, device=device)
+    reached = torch.zeros(n, 1, dtype=torch.bool, device=device)
+    runs = []
+    for gaps_after in range(visible, -1, -1):
+        reached_then = reached | (lengths == longest)
+        weights = ways[gaps_after, (left - lengths).clamp(min=0), reached_then.long()] * (lengths <= left)
+        run = torch.multinomial(weights / weights.sum(dim=1, keepdim=True), 1, generator=generator)
+        left, reached = left - run, reached | (run == longest)
+        runs.append(run)
+    places = torch.cat(runs, dim=1)[:, :visible].cumsum(dim=1) + torch.arange(visible, device=device)
+    return torch.zeros(n, hidden + visible, dtype=torch.bool, device=device).scatter(1, places, True)
 
 
 def _draw_codes(n: int, items: int, width: int, source: torch.Generator) -> Float[Tensor, "n items width"]:

@@ -1,9 +1,8 @@
 """Kendall's τ over the pairs that can be decided: how a ranking is scored.
 
-τ = (concordant − discordant)/(pairs decidable in the target). A pair is decidable when both items are observed and
-their target ranks differ; a tie in the prediction makes it neither concordant nor discordant, and still counts below
-the line (Somers' D of prediction given target). A row without a decidable pair has no τ: it gives NaN, which means
-skip, never 0.
+τ = (concordant − discordant)/(pairs decidable in the target): Somers' D of prediction given target. A pair is decidable
+when both items are observed and their target ranks differ; a tie in the prediction makes it neither concordant nor
+discordant. A row without a decidable pair gives NaN, which means skip, never 0.
 """
 
 from __future__ import annotations
@@ -68,6 +67,4 @@ def index_space_tau(pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) 
     item out of place shifts every later index, so a good order scores near 0. It does not measure ranking quality.
     """
     require_items("target", tuple(target.shape), pred.shape[-1] if pred.ndim else 0)
-    predicted_order = (-pred).argsort(dim=-1, stable=True)
-    true_order = target.argsort(dim=-1, stable=True)
-    return kendall_tau(-predicted_order, true_order)
+    return kendall_tau(-(-pred).argsort(dim=-1, stable=True), target.argsort(dim=-1, stable=True))

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Integer, Num
+from jaxtyping import Bool, Float, Int, Integer
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.config import ParameterError
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Kind, Stream, TaskOptions
-from anm_nb.tasks.sudoku_pool import Pool, Range, first_rows, shuffled, stored_pool
-from anm_nb.tasks.sudoku_solver import board_size, deduced, solve
-from anm_nb.tasks.sudoku_text import read_puzzles
+from anm_nb.tasks.sudoku_pool import Pool, PuzzleSource, Range, first_rows, read_puzzles, shuffled, stored_pool
+from anm_nb.tasks.sudoku_solver import board_size, broken, deduced, solve
 from anm_nb.training.seeds import RowDraws
 
 CORRUPTED = 0.05  # share of cells that the published negatives draw anew
@@ -54,14 +52,12 @@ class SudokuOptions(TaskOptions):
     @model_validator(mode="after")
     def _within_reach(self) -> SudokuOptions:
         fewest, most = POSSIBLE[self.size]
-        allowed = f"should be (lowest, highest) with {fewest} <= lowest <= highest <= {most} at size {self.size}"
-        refused = [
-            f"{name} = {given}: {allowed}; fewer givens never suffice"
-            for name, given in (("givens", self.givens), ("harder_givens", self.harder_givens))
-            if not fewest <= given[0] <= given[1] <= most
-        ]
-        if refused:
-            raise ParameterError("\n".join(refused))
+        for name, (low, high) in (("givens", self.givens), ("harder_givens", self.harder_givens)):
+            if not fewest <= low <= high <= most:
+                raise ParameterError(
+                    f"{name} = ({low}, {high}): should be (lowest, highest) with {fewest} <= lowest <= highest <= "
+                    f"{most} at size {self.size}; fewer givens never suffice"
+                )
         return self
 
 
@@ -73,10 +69,9 @@ class Sudoku(DenoisingTask):
     and the `harder` one with fewer givens, are loaded or built when a puzzle is first asked for.
 
     There are only 288 grids of 4×4, so at that size a pool of more puzzles repeats their solutions, though not the
-    puzzles (`build_pool`): 2,000 puzzles are 6 or 7 of every grid, and 232, 28 and 28 grids are in the three streams.
-    These share no solution, yet a stream's puzzles are not as many independent ones, which makes intervals too narrow;
-    and as all grids but for symmetry are two, each held-out grid has its like in training. Size 4 is for quick looks:
-    singles, without a guess, solve every puzzle of its default pools.
+    puzzles: 2,000 puzzles are 6 or 7 of every grid, and 232, 28 and 28 grids are in the three streams. A stream's
+    puzzles are not as many independent ones, which makes intervals too narrow; and as all grids but for symmetry are
+    two, each held-out grid has its like in training. Size 4 is for quick looks: singles, without a guess, solve it.
     """
 
     name = "sudoku"
@@ -87,27 +82,24 @@ class Sudoku(DenoisingTask):
     inner_steps: ClassVar[int] = 20
     options: SudokuOptions
     options_class: ClassVar[type[TaskOptions]] = SudokuOptions
-    classes: int  # entries of one cell: one of them is 1
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.classes = self.options.size
+        self.classes = self.options.size  # entries of one cell: one of them is 1
         self.x_dim = self.y_dim = self.options.size**3
-        self._pools: dict[bool, Pool] = {}  # whole pools on the CPU by harder, shared with the streams of this task
-        self._at_hand: dict[tuple[bool, str], Pool] = {}  # what is drawn from, by harder and device
+        self._pools: dict[tuple[bool, str, Stream | None], Pool] = {}  # by harder, device, stream; shared with streams
         self._own = False
         self._stream: Stream | None = None
 
     @classmethod
-    def from_puzzles(cls, lines: Iterable[str] | str, **options: Any) -> Sudoku:
-        """A task whose problems are given puzzles, one a line, with 0 or . for an empty cell.
+    def from_puzzles(cls, puzzles: PuzzleSource, **options: Any) -> Sudoku:
+        """A task whose problems are given puzzles: the path of a file, its text or bytes, or an iterable of lines.
 
-        A line has 81 characters and digits 1–9, or with `size=4` 16 and 1–4; blank lines are skipped. All are checked
-        at once: raises `ParameterError` naming every line that is not a puzzle with exactly one solution, and why
-        (`sudoku_text.read_puzzles`).
+        A line has 81 characters and digits 1–9, or with `size=4` 16 and 1–4, and 0 or . for an empty cell; CSV with a
+        header is read too. All are checked at once, see `sudoku_pool.read_puzzles`, which raises `ParameterError`.
         """
         task = cls(**options)
-        task._pools[False] = read_puzzles(lines, task.options.size)
+        task._pools[False, "cpu", None] = read_puzzles(puzzles, task.options.size)
         task._own = True
         return task
 
@@ -120,11 +112,11 @@ class Sudoku(DenoisingTask):
         has the same few grids in another order. Raises `ParameterError` where there are fewer than 3 puzzles, and,
         when one is asked for, where they have fewer than 3 solutions.
         """
-        count = len(self._pools[False].puzzles) if self._own else self.options.pool
+        count = len(self._pool(harder=False).puzzles) if self._own else self.options.pool
         if count < len(get_args(Stream)):
             raise ParameterError(f"{count} puzzle(s): at least 3 are needed for the streams train, dev and test")
         part = copy.copy(self)
-        part._stream, part._at_hand = name, {}
+        part._stream = name
         return part
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
@@ -132,13 +124,13 @@ class Sudoku(DenoisingTask):
 
         Raises `ParameterError` for harder ones of a task of given puzzles.
         """
-        pool = self._pool(harder, device)
+        pool = self._pool(harder, device, self._stream)
         rows = shuffled(len(pool.puzzles), n, generator)
         return _batch(pool.puzzles[rows], pool.solutions[rows])
 
     def puzzles(self, *, device: str = "cpu", harder: bool = False) -> Batch:
         """Every puzzle of the task, or of the stream it is restricted to, once and in order."""
-        return _batch(*self._pool(harder, device))
+        return _batch(*self._pool(harder, device, self._stream))
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
         """References on n test puzzles, or all there are: a repeated one would only make the intervals too narrow."""
@@ -147,14 +139,14 @@ class Sudoku(DenoisingTask):
 
     def clues(self, batch: Batch) -> Clues:
         """The given cells."""
-        return Clues(_known(batch), batch.x)
+        return Clues(batch.given, batch.x)
 
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
         """Each cell with probability 5 % replaced by a random digit, which may be the one it had."""
         cells = _cells(y)
         drawn = draws.integers(self.classes, cells.shape[:2]) + 1
         replaced = draws.uniform(cells.shape[:2]) < CORRUPTED
-        return torch.where(replaced.unsqueeze(2), one_hot_boards(drawn).view_as(cells), cells).flatten(1)
+        return torch.where(replaced.unsqueeze(2), _cells(one_hot_boards(drawn)), cells).flatten(1)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
         """Scores of the digits with the highest entries; shares per puzzle, of
@@ -164,9 +156,9 @@ class Sudoku(DenoisingTask):
         apart as violation_rows, _columns and _boxes; violation_clues: given cells that hold another digit (NaN
         without given cells).
         """
-        filled, given = digits(y_hat), _given(batch)
-        right, kept = filled == digits(batch.y), filled == digits(batch.x)
-        rows, columns, boxes = (_broken(unit) for unit in _units(filled))
+        filled, clues = digits(y_hat), clue_digits(batch)
+        right, given = filled == digits(batch.y), clues > 0
+        rows, columns, boxes = broken(filled).double().mean(2)
         return {
             "cell_accuracy": (right & ~given).sum(1).double() / (~given).sum(1),
             "board_accuracy": right.all(1).double(),
@@ -174,7 +166,7 @@ class Sudoku(DenoisingTask):
             "violation_rows": rows,
             "violation_columns": columns,
             "violation_boxes": boxes,
-            "violation_clues": (given & ~kept).sum(1).double() / given.sum(1),
+            "violation_clues": (given & (filled != clues)).sum(1).double() / given.sum(1),
         }
 
     def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
@@ -189,21 +181,19 @@ class Sudoku(DenoisingTask):
             ("truth", "ceiling"): test.y,
         }
 
-    def _pool(self, harder: bool, device: str) -> Pool:
-        """The puzzles to draw from, on the device."""
-        if (harder, device) not in self._at_hand:
-            pool = self._whole_pool(harder)
-            chosen = slice(None) if self._stream is None else _stream_rows(pool.solutions, self._stream)
-            self._at_hand[harder, device] = Pool(*(boards[chosen].to(device) for boards in pool))
-        return self._at_hand[harder, device]
-
-    def _whole_pool(self, harder: bool) -> Pool:
+    def _pool(self, harder: bool, device: str = "cpu", stream: Stream | None = None) -> Pool:
+        """The puzzles of a stream, or all, on the device; kept, as they are drawn from again and again."""
         if harder and self._own:
             raise ParameterError("harder = True: a task of given puzzles has no harder ones")
-        if harder not in self._pools:
-            givens = self.options.harder_givens if harder else self.options.givens
-            self._pools[harder] = stored_pool(self.options.pool, self.options.pool_seed, givens, self.options.size)
-        return self._pools[harder]
+        options, place = self.options, (harder, device, stream)
+        if place not in self._pools and place == (harder, "cpu", None):
+            givens = options.harder_givens if harder else options.givens
+            self._pools[place] = stored_pool(options.pool, options.pool_seed, givens, options.size)
+        elif place not in self._pools:
+            whole = self._pool(harder)
+            rows = slice(None) if stream is None else _stream_rows(whole.solutions, stream)
+            self._pools[place] = Pool(*(boards[rows].to(device) for boards in whole))
+        return self._pools[place]
 
 
 def one_hot_boards(boards: Integer[Tensor, "n cells"]) -> Float[Tensor, "n entries"]:
@@ -219,11 +209,11 @@ def digits(y: Float[Tensor, "n entries"]) -> Int[Tensor, "n cells"]:
 
 def clue_digits(batch: Batch) -> Int[Tensor, "n cells"]:
     """The given digits of a batch's puzzles, 0 in empty cells."""
-    return torch.where(_given(batch), digits(batch.x), 0)
+    return torch.where(_cells(batch.given)[:, :, 0], digits(batch.x), 0)
 
 
-def _cells(entries: Num[Tensor, "n entries"] | Bool[Tensor, "n entries"]) -> Tensor:
-    """The entries cell by cell, [n, size², size]."""
+def _cells(entries: Tensor) -> Tensor:
+    """Entries [n, size³] cell by cell, [n, size², size]."""
     return entries.unflatten(1, (-1, round(entries.shape[1] ** (1 / 3))))
 
 
@@ -232,37 +222,13 @@ def _batch(puzzles: Integer[Tensor, "n cells"], solutions: Integer[Tensor, "n ce
     return Batch(one_hot_boards(puzzles), one_hot_boards(solutions), known)
 
 
-def _known(batch: Batch) -> Bool[Tensor, "n entries"]:
-    assert batch.known is not None
-    return batch.known
-
-
-def _given(batch: Batch) -> Bool[Tensor, "n cells"]:
-    """Which cells are given."""
-    return _cells(_known(batch))[:, :, 0]
-
-
-def _units(boards: Int[Tensor, "n cells"]) -> tuple[Tensor, Tensor, Tensor]:
-    """The digits of the rows, columns and boxes, each [n, size units, size cells]."""
-    size = board_size(boards)
-    rows = boards.unflatten(1, (size, size))
-    boxes = boards.unflatten(1, 4 * [math.isqrt(size)]).transpose(2, 3).reshape_as(rows)
-    return rows, rows.mT, boxes
-
-
-def _broken(units: Int[Tensor, "n size size"]) -> Float[Tensor, " n"]:
-    """The share of units that are not a permutation of 1 … size."""
-    ordered = units.sort(2).values
-    return (ordered != torch.arange(1, units.shape[2] + 1, device=units.device)).any(2).double().mean(1)
-
-
 def _stream_rows(solutions: Integer[Tensor, "n cells"], name: Stream) -> Bool[Tensor, " n"]:
     """Which puzzles are in a stream: by the place of their solution in the order of first occurrence."""
     distinct, place = torch.unique(first_rows(solutions), return_inverse=True)
-    n = len(distinct)
-    if n < len(get_args(Stream)):
+    n, names = len(distinct), get_args(Stream)
+    if n < len(names):
         raise ParameterError(f"{len(solutions)} puzzles with {n} solution(s): the streams train, dev and test need 3")
     held_out = max(1, n // 10)
-    bounds = {"train": (0, n - 2 * held_out), "dev": (n - 2 * held_out, n - held_out), "test": (n - held_out, n)}
-    low, high = bounds[name]
+    bounds = [0, n - 2 * held_out, n - held_out, n]
+    low, high = bounds[names.index(name)], bounds[names.index(name) + 1]
     return (low <= place) & (place < high)

@@ -1,11 +1,11 @@
-"""Pools of Sudoku puzzles, each proven to have one solution: dug out of random grids, built once and kept on disk."""
+"""Sudoku puzzles proven to have one solution: pools dug out of random grids and kept on disk, and a user's own."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 import os
+import re
+from collections.abc import Iterable
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,16 +15,22 @@ from jaxtyping import Int, Integer, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
+from tqdm.auto import tqdm
 
+from anm_nb.config import ParameterError
 from anm_nb.runs import outputs_root
-from anm_nb.tasks import sudoku_solver
-from anm_nb.tasks.sudoku_solver import has_other_solution, random_grids, solve
+from anm_nb.tasks.sudoku_solver import SIZES, broken, has_other_solution, random_grids, solve, units
 from anm_nb.training.seeds import generator
 
 Range = tuple[int, int]
+PuzzleSource = str | bytes | os.PathLike[str] | Iterable[str | bytes]
 
+VERSION = 1  # of what `build_pool` makes of its arguments
 REDIGS = 20  # times that puzzles which came out like another are dug anew
+COLUMNS = ("question", "puzzle", "puzzles", "quiz", "quizzes")  # of puzzles in CSV: Sudoku-Extreme's, Kaggle's
+AROUND = "\ufeff \t\r\n"  # what may stand around a line: white space, a byte-order mark
+SHOWN = 5  # problems of a file that an error lists
+CHECKED = 512  # puzzles between two updates of the progress bar
 
 
 class Pool(NamedTuple):
@@ -35,31 +41,23 @@ class Pool(NamedTuple):
 
 
 def stored_pool(count: int, seed: int, givens: Range, size: int = 9) -> Pool:
-    """`build_pool`'s, on the CPU; built where `outputs/pools/` does not have it yet.
+    """`build_pool`'s, on the CPU; built where `outputs/pools/` does not have it, or not readably.
 
-    A second process asking for it waits for the first. The file is put in its place when all of it is written, and
-    its name covers the text of the modules that made it; one that cannot be read is built again.
+    Atomic writes; a second process asking for it waits for the first.
     """
     folder = outputs_root() / "pools"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"sudoku-{pool_key(count, seed, givens, size)}.safetensors"
+    name = f"sudoku-{size}x{size}-{count}-seed{seed}-givens{givens[0]}-{givens[1]}-v{VERSION}"
+    path = folder / f"{name}.safetensors"
     with FileLock(path.with_suffix(".lock")):
-        pool = _read(path)
-        if pool is None:
+        try:
+            return Pool(**load_file(path))
+        except (FileNotFoundError, SafetensorError):
             pool = build_pool(count, seed, givens, size)
-            partial = path.with_suffix(".partial")
-            save_file(pool._asdict(), partial)
-            os.replace(partial, path)
+        partial = path.with_suffix(".partial")
+        save_file(pool._asdict(), partial)
+        os.replace(partial, path)
     return pool
-
-
-def pool_key(count: int, seed: int, givens: Range, size: int = 9) -> str:
-    """16 hexadecimal digits over everything a pool depends on."""
-    identity = {"count": count, "seed": seed, "givens": list(givens), "size": size}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    for source in (__file__, sudoku_solver.__file__):
-        digest.update(Path(source).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def build_pool(count: int, seed: int, givens: Range, size: int = 9) -> Pool:
@@ -73,7 +71,12 @@ def build_pool(count: int, seed: int, givens: Range, size: int = 9) -> Pool:
     There are only 288 solutions of 4×4: they come in random order, and again, in another, when all have come. Their
     puzzles differ as long as there are others: one that came out like another is dug anew, up to `REDIGS` times.
     """
-    solutions = _solutions(count, generator(seed, "sudoku grids"), size)
+    source = generator(seed, "sudoku grids")
+    if size == 9:
+        solutions = random_grids(count, generator=source)
+    else:
+        grids = every_small_grid()
+        solutions = grids[shuffled(len(grids), count, source)]
     low, high = givens
     source = generator(seed, f"sudoku givens {low} to {high}")
     target = torch.randint(low, high + 1, (count,), generator=source)
@@ -86,22 +89,11 @@ def build_pool(count: int, seed: int, givens: Range, size: int = 9) -> Pool:
     return Pool(puzzles.to(torch.uint8), solutions.to(torch.uint8))
 
 
-def _solutions(count: int, source: torch.Generator, size: int) -> Int[Tensor, "n cells"]:
-    if size == 9:
-        return random_grids(count, generator=source)
-    grids = every_small_grid()
-    return grids[shuffled(len(grids), count, source)]
-
-
 def every_small_grid() -> Int[Tensor, "288 16"]:
-    """All complete grids of 4×4: pairs of rows that make bands, then pairs of bands, as the solver allows them."""
-    lines = torch.tensor(list(itertools.permutations(range(1, 5))))
-    for _ in ("bands", "grids"):
-        n = len(lines)
-        lines = torch.cat([lines.repeat_interleave(n, dim=0), lines.repeat(n, 1)], dim=1)
-        boards = F.pad(lines, (0, 16 - lines.shape[1]))
-        lines = lines[solve(boards, limit=1).found > 0]
-    return lines
+    """All complete grids of 4×4."""
+    lines = torch.tensor(list(permutations(range(1, 5))))
+    boards = lines[torch.cartesian_prod(*4 * [torch.arange(len(lines))])].flatten(1)
+    return boards[~broken(boards).any(2).any(0)]
 
 
 def shuffled(rows: int, n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
@@ -139,10 +131,87 @@ def dig(
     return puzzles
 
 
-def _read(path: Path) -> Pool | None:
-    """The pool in a file; None where there is none or it cannot be read."""
-    try:
-        tensors = load_file(path)
-    except (FileNotFoundError, SafetensorError):
-        return None
-    return Pool(**tensors)
+def read_puzzles(source: PuzzleSource, size: int = 9) -> Pool:
+    """The puzzles of size × size in a file, its text or its lines, in order, with their solutions.
+
+    One a line, 0 or . for an empty cell, blank lines skipped; or CSV with a header, of which the column named as in
+    `COLUMNS` is read. Shows progress when it takes more than a second. Raises `ParameterError` naming the first lines
+    that are too short or long, hold another character, contradict themselves, or have no or more than one solution, and
+    their number; and for a file that cannot be read or has no puzzle.
+    """
+    texts = _puzzle_texts(_lines(source, size))
+    if not texts:
+        raise ParameterError("no puzzles: every line is blank")
+    written_right = re.compile(f"[.0-{size}]{{{size**2}}}")
+    sound = [number for number, text in texts.items() if written_right.fullmatch(text)]
+    digits = "".join(texts[number] for number in sound).replace(".", "0").encode()
+    puzzles = torch.tensor(list(digits), dtype=torch.uint8).reshape(len(sound), size**2) - ord("0")
+    parts = [solve(part) for part in tqdm(puzzles.split(CHECKED), desc="checking puzzles", delay=1, leave=False)]
+    found = dict(zip(sound, torch.cat([part.found for part in parts]).tolist(), strict=True))
+    wrong = [number for number in texts if found.get(number) != 1]
+    if wrong:
+        problems = [f"line {number}: {_problem(texts[number], size, found.get(number))}" for number in wrong[:SHOWN]]
+        if len(wrong) > SHOWN:
+            problems.append(f"… and {len(wrong) - SHOWN} more of {len(texts)} lines")
+        if not sound:
+            problems.append(f"should be a puzzle a line, or CSV with a column named {', '.join(COLUMNS)}")
+        raise ParameterError("\n".join(problems))
+    return Pool(puzzles, torch.cat([part.grids for part in parts]).to(torch.uint8))
+
+
+def _lines(source: PuzzleSource, size: int) -> list[str]:
+    """The lines of a source, stripped. A text of one line that cannot be meant as a puzzle names a file."""
+    if isinstance(source, str) and len(source.splitlines()) == 1:
+        line = source.strip(AROUND)
+        if os.path.isfile(source) or not (re.fullmatch(r"[\d.]*", line) or len(line) == size**2):
+            source = Path(source)
+    if isinstance(source, os.PathLike):
+        try:
+            source = Path(source).read_bytes()
+        except OSError as error:
+            raise ParameterError(f"puzzles = '{str(source)[:200]}': {error.strerror}") from None
+    if isinstance(source, bytes):
+        source = source.decode("utf-16" if source[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", errors="replace")
+    lines = source.splitlines() if isinstance(source, str) else source
+    return [_text(line).strip(AROUND) for line in lines]
+
+
+def _text(line: object) -> str:
+    if not isinstance(line, str | bytes):
+        raise ParameterError(f"puzzles: a line of type {type(line).__name__}; should be text, as in '530070000…'")
+    return line.decode(errors="replace") if isinstance(line, bytes) else line
+
+
+def _puzzle_texts(lines: list[str]) -> dict[int, str]:
+    """The puzzles by line number, counted from 1; in CSV those of the column that holds them."""
+    texts = {number: line for number, line in enumerate(lines, start=1) if line}
+    header = next(iter(texts.values()), "")
+    separator = next((mark for mark in ",;\t" if mark in header), None)
+    if separator is None:
+        return texts
+    names = [name.strip('" ').lower() for name in header.split(separator)]
+    column = next((place for place, name in enumerate(names) if name in COLUMNS), None)
+    if column is None:
+        raise ParameterError(f"CSV with the header '{header[:60]}': a column should be named {', '.join(COLUMNS)}")
+    rows = {number: line.split(separator) for number, line in list(texts.items())[1:]}
+    return {number: row[column].strip('" ') if column < len(row) else "" for number, row in rows.items()}
+
+
+def _problem(text: str, size: int, found: int | None) -> str:
+    """What is wrong with a puzzle, which has `found` solutions where it is written right."""
+    if len(text) != size**2:
+        hint = "".join(f"; it could be a puzzle of size = {other}" for other in SIZES if len(text) == other**2)
+        return f"{len(text)} characters, should be {size**2}{hint}"
+    for position, character in enumerate(text):
+        if character not in ".0123456789"[: size + 2]:
+            place = f"{character!r} in row {position // size + 1}, column {position % size + 1}"
+            return f"{place}: should be a digit from 1 to {size}, 0 or . for an empty cell"
+    if found:
+        return "has more than one solution"
+    puzzle = torch.tensor([[int(character) for character in text.replace(".", "0")]])
+    for kind, cells in zip(("row", "column", "box"), units(puzzle).tolist(), strict=True):
+        for number, held in enumerate(cells[0], start=1):
+            twice = [digit for digit in range(1, size + 1) if held.count(digit) > 1]
+            if twice:
+                return f"contradicts itself: {twice[0]} more than once in {kind} {number}"
+    return "has no solution"

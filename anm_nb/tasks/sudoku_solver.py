@@ -13,7 +13,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Int, Integer
 from torch import Tensor
 
 from anm_nb.config import ParameterError
@@ -25,6 +25,7 @@ ONES = 0x1_1111_1111  # 1 in every nibble
 WIDTH = 1024
 
 BoardMasks = Int[Tensor, "n side side side side"]
+Nodes = tuple[Tensor, Tensor]  # board masks met in the search, and the row of the board that each belongs to
 
 
 class Solutions(NamedTuple):
@@ -37,21 +38,19 @@ class Solutions(NamedTuple):
 def solve(
     puzzles: Integer[Tensor, "n cells"], limit: int = 2, *, generator: torch.Generator | None = None
 ) -> Solutions:
-    """A solution of each puzzle and how many it has, counted up to `limit`: 2 proves whether there is just one.
+    """A solution of each puzzle and how many it has, counted exactly up to `limit`: 2 proves whether there is just one.
 
-    Puzzles of 16 cells hold digits 1 … 4 row by row, those of 81 cells 1 … 9, and 0 for empty; the work is done where
-    they live. The search is exhaustive, so a number below `limit` is exact. Which of several solutions is given is
-    arbitrary, and random with a `generator` (on the same device). Raises `ParameterError` for another number of cells,
-    for other digits and for a limit below 1.
+    Puzzles hold digits row by row and 0 for empty; the work is done where they live. Which of several solutions is
+    given is arbitrary, and random with a `generator` (on the same device). Raises `ParameterError` for a number of
+    cells that is not 16 or 81, for other digits and for a limit below 1.
     """
     if limit < 1:
         raise ParameterError(f"limit = {limit}: should be at least 1")
     size = board_size(puzzles)
-    illegal = puzzles[(puzzles < 0) | (puzzles > size)]
-    if len(illegal):
+    if len(illegal := puzzles[(puzzles < 0) | (puzzles > size)]):
         raise ParameterError(f"{int(illegal[0])} in a puzzle: should be from 0 (empty) to {size}")
-    parts = [_search(part, limit, generator) for part in candidates(puzzles).split(4 * WIDTH)]
-    return Solutions(torch.cat([part.grids for part in parts]), torch.cat([part.found for part in parts]))
+    parts = [_search(part, limit, generator) for part in _candidates(puzzles).split(4 * WIDTH)]
+    return Solutions(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def has_other_solution(
@@ -61,14 +60,13 @@ def has_other_solution(
 
     A puzzle with one solution that loses the clue of a cell still has one just if no solution has another digit there.
     """
-    masks = candidates(puzzles)
-    rows = torch.arange(len(masks), device=masks.device)
-    masks.flatten(1)[rows, cells] &= ~_bit(digits)
+    masks = _candidates(puzzles)
+    masks.flatten(1)[torch.arange(len(masks), device=masks.device), cells] &= ~_bit(digits)
     return torch.cat([_search(part, 1, None).found for part in masks.split(4 * WIDTH)]) > 0
 
 
 def random_grids(n: int, *, generator: torch.Generator) -> Int[Tensor, "n 81"]:
-    """n random complete 9×9 grids on the generator's device: the solver, run from empty boards and guessing at random.
+    """n random complete 9×9 grids on the generator's device: empty boards, solved by guessing at random.
 
     Every grid can come up, and no symmetry relates one to the next, but they are not uniform over all 6.67·10²¹: a
     grid reached through few and narrow guesses is more likely than one reached through many and wide ones.
@@ -79,7 +77,7 @@ def random_grids(n: int, *, generator: torch.Generator) -> Int[Tensor, "n 81"]:
 
 def deduced(puzzles: Integer[Tensor, "n cells"]) -> Int[Tensor, "n cells"]:
     """Digits that follow by naked and hidden singles alone, without a guess, clues included; 0 where none does."""
-    masks = candidates(puzzles)
+    masks = _candidates(puzzles)
     while True:
         further, _ = _propagate(masks)
         if torch.equal(further, masks):
@@ -87,28 +85,26 @@ def deduced(puzzles: Integer[Tensor, "n cells"]) -> Int[Tensor, "n cells"]:
         masks = further
 
 
-def candidates(puzzles: Integer[Tensor, "n cells"]) -> BoardMasks:
-    """Masks of what the cells may hold before any deduction: the clue, or every digit."""
-    size = board_size(puzzles)
-    return torch.where(puzzles == 0, _all_digits(size), _bit(puzzles)).unflatten(1, 4 * [math.isqrt(size)])
-
-
 def board_size(boards: Integer[Tensor, "n cells"]) -> int:
     """4 or 9, the rows of boards given as 16 or 81 cells. Raises `ParameterError` for another number of cells."""
-    sizes = {size**2: size for size in SIZES}
-    if boards.shape[1] not in sizes:
-        raise ParameterError(f"{boards.shape[1]} cells in a board: should be {' or '.join(map(str, sizes))}")
-    return sizes[boards.shape[1]]
+    size = math.isqrt(boards.shape[1])
+    if size not in SIZES or size**2 != boards.shape[1]:
+        raise ParameterError(f"{boards.shape[1]} cells in a board: should be {' or '.join(str(s**2) for s in SIZES)}")
+    return size
 
 
-class _Nodes(NamedTuple):
-    """Nodes of the search, each with the row of the board it belongs to."""
+def units(boards: Integer[Tensor, "n cells"]) -> Integer[Tensor, "3 n size size"]:
+    """The digits of the rows, of the columns and of the boxes."""
+    size = board_size(boards)
+    rows = boards.unflatten(1, (size, size))
+    boxes = boards.unflatten(1, 4 * [math.isqrt(size)]).transpose(2, 3).reshape_as(rows)
+    return torch.stack([rows, rows.mT, boxes])
 
-    masks: BoardMasks
-    owner: Int[Tensor, " n"]
 
-    def where(self, chosen: Bool[Tensor, " n"]) -> _Nodes:
-        return _Nodes(self.masks[chosen], self.owner[chosen])
+def broken(boards: Integer[Tensor, "n cells"]) -> Bool[Tensor, "3 n size"]:
+    """Which rows, columns and boxes do not hold every digit once."""
+    each = torch.arange(1, board_size(boards) + 1, device=boards.device)
+    return (units(boards).sort(3).values != each).any(3)
 
 
 def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) -> Solutions:
@@ -120,38 +116,36 @@ def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) ->
     rows = torch.arange(len(masks), device=masks.device)
     grids = torch.zeros_like(masks).flatten(1)
     count = torch.zeros_like(rows)
-    waiting = [_Nodes(masks, rows)]
-    active = _Nodes(masks[:0], rows[:0])
+    waiting: list[Nodes] = [(masks, rows)]
     for spare in itertools.count():
         unfinished = count < limit
-        active = _refill(active, waiting, unfinished, min(WIDTH, int(unfinished.sum()) + spare))
-        if not len(active.masks):
+        masks, owner = _from_top(waiting, unfinished, min(WIDTH, int(unfinished.sum()) + spare))
+        if not len(owner):
             break
-        further, dead = _propagate(active.masks)
-        solved = ~dead & _single(active.masks).flatten(1).all(1)
+        further, dead = _propagate(masks)
+        solved = ~dead & _single(masks).flatten(1).all(1)
         if solved.any():
-            _record(active.where(solved), grids, count)
+            _record(masks[solved], owner[solved], grids, count)
         going = ~dead & ~solved
-        stuck = going & (further == active.masks).flatten(1).all(1)
+        stuck = going & (further == masks).flatten(1).all(1)
         if stuck.any():
             further[stuck], alternatives = _branch(further[stuck], generator)
-            waiting.append(_Nodes(alternatives, active.owner[stuck]))
-        active = _Nodes(further, active.owner).where(going)
+            waiting.append((alternatives, owner[stuck]))
+        waiting.append((further[going], owner[going]))
     return Solutions(grids, count.clamp(max=limit))
 
 
-def _refill(active: _Nodes, waiting: list[_Nodes], unfinished: Bool[Tensor, " boards"], width: int) -> _Nodes:
-    """The active nodes of unfinished boards, filled up to a width from the top of the stack of those waiting."""
-    parts = [active.where(unfinished[active.owner])]
-    room = width - len(parts[0].masks)
-    while waiting and room > 0:
-        block = waiting.pop()
-        block = block.where(unfinished[block.owner])
-        if len(block.masks) > room:
-            waiting.append(_Nodes(block.masks[room:], block.owner[room:]))
-        parts.append(_Nodes(block.masks[:room], block.owner[:room]))
-        room -= len(parts[-1].masks)
-    return _Nodes(torch.cat([part.masks for part in parts]), torch.cat([part.owner for part in parts]))
+def _from_top(waiting: list[Nodes], unfinished: Bool[Tensor, " boards"], width: int) -> Nodes:
+    """Up to `width` nodes of unfinished boards, taken from the top of the stack of those waiting."""
+    masks, owner = waiting.pop()
+    kept = unfinished[owner]
+    masks, owner = masks[kept], owner[kept]
+    if len(owner) > width:
+        waiting.append((masks[width:], owner[width:]))
+    elif waiting and len(owner) < width:
+        more, their_owner = _from_top(waiting, unfinished, width - len(owner))
+        return torch.cat([masks, more]), torch.cat([owner, their_owner])
+    return masks[:width], owner[:width]
 
 
 def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
@@ -162,37 +156,16 @@ def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
     """
     fixed = torch.where(_single(masks), masks, 0)
     taken = _counts(fixed)
-    clash = [_nibbles_above_one(unit) for unit in taken]
-    every = _all_digits(masks.shape[1] ** 2)
     rows, columns, boxes = taken
     masks = torch.where(fixed != 0, fixed, masks & ~((rows | boxes) | columns))
     places = _counts(masks)
-    several = [_nibbles_above_one(unit) for unit in places]
+    several = [_above_one(unit) for unit in places]
+    every = _all_digits(masks.shape[1] ** 2)
     missing = [every & ~(unit | more) for unit, more in zip(places, several, strict=True)]
     rows, columns, boxes = (unit & ~more for unit, more in zip(places, several, strict=True))
     lone = masks & ((rows | boxes) | columns)
-    dead = [(bad != 0).flatten(1).any(1) for bad in (*clash, *missing)]
+    dead = [(bad != 0).flatten(1).any(1) for bad in (*map(_above_one, taken), *missing)]
     return torch.where(lone != 0, lone, masks), torch.stack(dead).any(0)
-
-
-def _counts(masks: BoardMasks) -> tuple[Tensor, Tensor, Tensor]:
-    """Nibble by nibble, how often each digit occurs in each row, column and box; shaped to broadcast over cells."""
-    in_stack = masks.sum(4, keepdim=True)
-    return in_stack.sum(3, keepdim=True), masks.sum((1, 2), keepdim=True), in_stack.sum(2, keepdim=True)
-
-
-def _all_digits(size: int) -> int:
-    """The mask of a cell that may hold every digit."""
-    return ONES >> 4 * (NIBBLES - size)
-
-
-def _nibbles_above_one(counts: Tensor) -> Tensor:
-    return (counts >> 1 | counts >> 2 | counts >> 3) & ONES
-
-
-def _single(masks: Tensor) -> Tensor:
-    """Where at most one candidate is left."""
-    return masks & (masks - 1) == 0
 
 
 def _branch(masks: BoardMasks, generator: torch.Generator | None) -> tuple[BoardMasks, BoardMasks]:
@@ -202,11 +175,12 @@ def _branch(masks: BoardMasks, generator: torch.Generator | None) -> tuple[Board
     possible = _spread(cells)
     choices = possible.sum(2).float()
     choices[choices <= 1] = NIBBLES + 1
-    chance = torch.zeros_like(choices) if generator is None else _uniform(choices, generator)
-    cell = (choices + chance).argmin(1)
+    if generator is not None:
+        choices += torch.rand(choices.shape, generator=generator, device=cells.device)
+    cell = choices.argmin(1)
     weight = possible[rows, cell].float()
     if generator is not None:
-        weight *= 1 - _uniform(weight, generator)
+        weight *= 1 - torch.rand(weight.shape, generator=generator, device=cells.device)
     guess = _bit(weight.argmax(1) + 1)
     guesses, alternatives = cells.clone(), cells.clone()
     guesses[rows, cell] = guess
@@ -214,18 +188,38 @@ def _branch(masks: BoardMasks, generator: torch.Generator | None) -> tuple[Board
     return guesses.view_as(masks), alternatives.view_as(masks)
 
 
-def _uniform(like: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
-    return torch.rand(like.shape, generator=generator, device=like.device)
-
-
-def _record(solved: _Nodes, grids: Tensor, count: Tensor) -> None:
+def _record(masks: BoardMasks, owner: Int[Tensor, " n"], grids: Tensor, count: Tensor) -> None:
     """Enter solved boards; of several with one owner the first is kept, lest the order of writes decide."""
-    masks, owner = solved
     rows = torch.arange(len(owner), device=owner.device)
     lowest = torch.full_like(count, len(owner)).scatter_reduce(0, owner, rows, "amin")
     first = (lowest[owner] == rows) & (count[owner] == 0)
     grids[owner[first]] = _digits(masks[first]).flatten(1)
     count.index_add_(0, owner, torch.ones_like(owner))
+
+
+def _candidates(puzzles: Integer[Tensor, "n cells"]) -> BoardMasks:
+    """Masks of what the cells may hold before any deduction: the clue, or every digit."""
+    size = board_size(puzzles)
+    return torch.where(puzzles == 0, _all_digits(size), _bit(puzzles)).unflatten(1, 4 * [math.isqrt(size)])
+
+
+def _all_digits(size: int) -> int:
+    return ONES >> 4 * (NIBBLES - size)
+
+
+def _counts(masks: BoardMasks) -> tuple[Tensor, Tensor, Tensor]:
+    """Nibble by nibble, how often each digit occurs in each row, column and box; shaped to broadcast over cells."""
+    in_stack = masks.sum(4, keepdim=True)
+    return in_stack.sum(3, keepdim=True), masks.sum((1, 2), keepdim=True), in_stack.sum(2, keepdim=True)
+
+
+def _above_one(counts: Tensor) -> Tensor:
+    return (counts >> 1 | counts >> 2 | counts >> 3) & ONES
+
+
+def _single(masks: Tensor) -> Tensor:
+    """Where at most one candidate is left."""
+    return masks & (masks - 1) == 0
 
 
 def _bit(digits: Integer[Tensor, "*n"]) -> Int[Tensor, "*n"]:

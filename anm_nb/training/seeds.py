@@ -64,6 +64,8 @@ class RowDraws:
         return self._blocks(partial(torch.randint, high), shape)
 
     def _blocks(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
-        block = (shape[0] // len(self.generators), *shape[1:])
-        drawn = [draw(block, generator=source, device=self.device) for source in self.generators]
+        rows, rest = divmod(shape[0], len(self.generators))
+        if rest:
+            raise ValueError(f"{shape[0]} rows: should be a multiple of the {len(self.generators)} seeds")
+        drawn = [draw((rows, *shape[1:]), generator=source, device=self.device) for source in self.generators]
         return drawn[0] if len(drawn) == 1 else torch.cat(drawn)

@@ -30,7 +30,7 @@ from anm_nb.energy.networks import get_network
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Clues
-from anm_nb.tasks.inverse import Inverse
+from anm_nb.tasks.matrices import Inverse
 from anm_nb.training.graph import without_host
 from anm_nb.training.seeds import RowDraws, generator, initialise
 from anm_nb.training.stack import Stack

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import RowDraws, generator
 
 sizes = st.integers(2, 12)
 probabilities = st.floats(0.01, 0.99)
@@ -101,14 +101,14 @@ def test_stock_negatives_have_a_twentieth_of_their_entries_flipped_either_way():
     def never():
         raise AssertionError("no descent on the energy is needed")
 
-    negatives = task.corrupt(batch.y, never, generator(1, "negatives"))
+    negatives = task.corrupt(batch.y, never, RowDraws([generator(1, "negatives")], "cpu"))
     flipped = negatives != batch.y
     assert torch.equal(negatives[flipped], -batch.y[flipped])
     for start in (-1, 1):
         of = batch.y == start
         rate = float(flipped[of].double().mean())
         assert rate == pytest.approx(0.05, abs=5 * (0.05 * 0.95 / int(of.sum())) ** 0.5)
-    assert torch.equal(negatives, task.corrupt(batch.y, never, generator(1, "negatives")))
+    assert torch.equal(negatives, task.corrupt(batch.y, never, RowDraws([generator(1, "negatives")], "cpu")))
 
 
 @given(size=sizes, probability=probabilities, noise=st.floats(0, 3), seed=seeds)

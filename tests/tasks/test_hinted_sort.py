@@ -7,13 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from tasks.hint_reference import ceilings_by_enumeration, longest_run
 
 from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
+from anm_nb.tasks.hinted_sort import draw_longest_run, follow
 from anm_nb.tasks.kendall import kendall_tau
-from anm_nb.tasks.ranked import STREAMS
+from anm_nb.tasks.ordering import STREAMS
 from anm_nb.training.seeds import generator
 
 seeds = st.integers(0, 10**6)
@@ -197,7 +199,7 @@ def test_shuffled_pointers_look_like_true_ones_and_are_independent_of_the_order(
         task = hinted(**options, hints=hints)
         batch = batches[hints] = task.sample(20_000, generator=generator(0, hints))
         pointers = task.pointers(batch)
-        ends, lengths = task.chains(batch)
+        ends, lengths = follow(task.pointers(batch))
         at_visible = batch.known.gather(1, pointers.clamp(min=0))[pointers >= 0]
         shapes[hints] = torch.tensor(
             [
@@ -294,7 +296,7 @@ def observation(task, batch: Batch, row: int):
 @pytest.mark.parametrize(("rate", "chain_length"), [(0.3, None), (0.8, None), (0.6, 1), (0.6, 3), (1.0, 2)])
 def test_ceilings_of_drawn_problems_are_those_of_an_enumeration(rate, chain_length, monkeypatch):
     """Also their mean over drawn problems is the enumeration's, so that problems are drawn as they are there."""
-    for module in ("partial_sort", "hinted_sort"):
+    for module in ("ordering", "hinted_sort"):
         monkeypatch.setattr(f"anm_nb.tasks.{module}.VALUES", 7)
         monkeypatch.setattr(f"anm_nb.tasks.{module}.LOWEST", 0)
     task = hinted(size=5, mask_rate=0.6, hint_rate=rate, chain_length=chain_length)
@@ -302,10 +304,10 @@ def test_ceilings_of_drawn_problems_are_those_of_an_enumeration(rate, chain_leng
     batch = task.sample(3000, generator=generator(0, "test"))
     ceilings = task.ceilings(batch)
     for row in range(300):
-        assert ceilings[row].tolist() == pytest.approx(found[observation(task, batch, row)][:2], abs=1e-9)
+        assert float(ceilings[row]) == pytest.approx(found[observation(task, batch, row)][0], abs=1e-9)
     mean = sum(best * weight for best, _, weight in found.values())
-    error = float(ceilings[:, 0].std()) / math.sqrt(3000)
-    assert float(ceilings[:, 0].mean()) == pytest.approx(mean, abs=4 * error + 1e-12)
+    error = float(ceilings.std()) / math.sqrt(3000)
+    assert float(ceilings.mean()) == pytest.approx(mean, abs=4 * error + 1e-12)
     reached = kendall_tau(task.solve(batch), batch.y)
     assert float(reached.mean()) <= mean + 4 * float(reached.std()) / math.sqrt(3000) + 1e-12
 
@@ -314,9 +316,8 @@ def test_ceilings_of_drawn_problems_are_those_of_an_enumeration(rate, chain_leng
 def test_without_information_the_mean_of_ceilings_is_the_closed_form(size, mask_rate):
     task = hinted(size=size, mask_rate=mask_rate, hints="shuffled")
     ceilings = task.ceilings(task.sample(1500, generator=generator(0, "test")))
-    error = float(ceilings[:, 0].std()) / math.sqrt(1500)
-    assert float(ceilings[:, 0].mean()) == pytest.approx(task.all_pairs_ceiling(), abs=4 * error)
-    assert torch.allclose(ceilings[:, 0], ceilings[:, 1])
+    error = float(ceilings.std()) / math.sqrt(1500)
+    assert float(ceilings.mean()) == pytest.approx(task.all_pairs_ceiling(), abs=4 * error)
 
 
 def test_chains_of_pointers_score_between_no_pointers_and_the_ceiling():
@@ -324,9 +325,8 @@ def test_chains_of_pointers_score_between_no_pointers_and_the_ceiling():
     batch = task.sample(1000, generator=generator(0, "test"))
     best = task.ceilings(batch)
     tau = kendall_tau(task.solve(batch), batch.y)
-    error = float((tau - best[:, 0]).std()) / math.sqrt(1000)
-    assert 0.35 < float(tau.mean()) < float(best[:, 0].mean()) + 3 * error
-    assert (best[:, 0] <= best[:, 1] + 1e-12).all()
+    error = float((tau - best).std()) / math.sqrt(1000)
+    assert 0.35 < float(tau.mean()) < float(best.mean()) + 3 * error
     assert (kendall_tau(task.solve(batch), batch.y, batch.known) == 1).all()
 
 
@@ -334,7 +334,7 @@ def test_more_hints_never_lower_the_mean_ceiling():
     means = []
     for rate in (0.0, 0.25, 0.5, 0.75, 1.0):
         task = hinted(size=12, mask_rate=0.75, hint_rate=rate)
-        means.append(float(task.ceilings(task.sample(300, generator=generator(0, "test")))[:, 0].mean()))
+        means.append(float(task.ceilings(task.sample(300, generator=generator(0, "test"))).mean()))
     assert means == sorted(means)
     assert means[-1] == 1
 
@@ -356,7 +356,7 @@ def test_reference_scores_give_an_averaged_ceiling_its_interval():
     task = hinted(size=8, mask_rate=0.75, hint_rate=0.5)
     rows = task.reference_scores(200, generator=generator(0, "test")).set_index(["name", "metric"])
     value, low, high = rows.loc[("best possible", "tau_all"), ["value", "low", "high"]]
-    more = float(task.ceilings(task.sample(3000, generator=generator(1, "test")))[:, 0].mean())
+    more = float(task.ceilings(task.sample(3000, generator=generator(1, "test"))).mean())
     assert low < value < high
     assert value - 2 * (value - low) < more < value + 2 * (high - value)
 
@@ -394,3 +394,45 @@ def test_a_mean_ceiling_without_a_closed_form_is_not_made_up():
         hinted(hint_rate=0.5).all_pairs_ceiling()
     with pytest.raises(ParameterError, match="chain_length = 4"):
         hinted(hint_rate=0.0, chain_length=4).all_pairs_ceiling()
+
+
+# Masks with a given longest run
+
+
+@pytest.mark.parametrize(("hidden", "visible", "longest"), [(5, 4, 2), (5, 4, 3), (4, 4, 1), (5, 2, 2), (5, 3, 5)])
+def test_every_mask_is_as_likely_as_any_other(hidden, visible, longest):
+    size = hidden + visible
+    possible = [
+        places for places in itertools.combinations(range(size), visible) if longest_run(places, size) == longest
+    ]
+    drawn = draw_longest_run(
+        400 * len(possible), hidden=hidden, visible=visible, longest=longest, generator=generator(0, "masks")
+    )
+    index = {places: place for place, places in enumerate(possible)}
+    counts = torch.zeros(len(possible))
+    for row in drawn:
+        counts[index[tuple(row.nonzero().flatten().tolist())]] += 1
+    assert chisquare(counts.numpy()).pvalue > 0.001
+
+
+@given(visible=st.integers(0, 30), hidden=st.integers(1, 60), data=st.data(), seed=st.integers(0, 10**6))
+def test_the_longest_run_is_what_was_asked_for(visible, hidden, data, seed):
+    longest = data.draw(st.integers(-(-hidden // (visible + 1)), hidden))
+    drawn = draw_longest_run(5, hidden=hidden, visible=visible, longest=longest, generator=generator(seed, "masks"))
+    for row in drawn:
+        places = tuple(row.nonzero().flatten().tolist())
+        assert len(places) == visible
+        assert longest_run(places, hidden + visible) == longest
+
+
+@pytest.mark.parametrize(
+    ("hidden", "visible", "longest", "message"),
+    [
+        (18, 2, 5, "chain_length = 5: with 2 of 20 items visible .* has 6 to 18; .* nearest: 6"),
+        (10, 10, 11, "chain_length = 11: .* has 1 to 10; .* nearest: 10"),
+        (0, 10, 1, "chain_length = 1: none of the 10 items is hidden"),
+    ],
+)
+def test_lengths_that_no_mask_has_are_refused(hidden, visible, longest, message):
+    with pytest.raises(ParameterError, match=message):
+        draw_longest_run(1, hidden=hidden, visible=visible, longest=longest, generator=generator(0, "masks"))

@@ -1,7 +1,9 @@
 """The Sudoku task: its pool, its streams, a user's own puzzles, and its metrics against boards made by hand."""
 
+import hashlib
 import itertools
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from tasks.sudoku_reference import BY_SIZE, KNOWN, SMALL, board, count_solutions
 from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task, sudoku_pool
 from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits, one_hot_boards
-from anm_nb.tasks.sudoku_pool import build_pool, every_small_grid, pool_key, stored_pool
+from anm_nb.tasks.sudoku_pool import build_pool, every_small_grid, stored_pool
 from anm_nb.tasks.sudoku_solver import deduced, solve
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import RowDraws, generator
 
 PUZZLE, SOLUTION = KNOWN[0][1:]
+THREE = [puzzle.replace("0", ".") for _, puzzle, _ in KNOWN[:3]]
 USUAL, HARDER = {4: (6, 10), 9: (31, 42)}, {4: (4, 6), 9: (17, 34)}
 COUNT = {4: 40, 9: 12}  # puzzles of a pool
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sudoku-easy50.txt"
@@ -131,7 +134,6 @@ def test_puzzles_repeat_only_where_others_run_out(count, different):
 def test_a_pool_is_built_once_and_read_from_then_on(outputs, monkeypatch):
     first = stored_pool(5, 0, (6, 10), 4)
     (file,) = (outputs / "pools").glob("*.safetensors")
-    assert file.name == f"sudoku-{pool_key(5, 0, (6, 10), 4)}.safetensors"
     written = file.stat().st_mtime_ns
     monkeypatch.setattr(sudoku_pool, "build_pool", None)
     again = stored_pool(5, 0, (6, 10), 4)
@@ -140,13 +142,23 @@ def test_a_pool_is_built_once_and_read_from_then_on(outputs, monkeypatch):
     assert file.stat().st_mtime_ns == written
 
 
-def test_keys_cover_what_a_pool_depends_on(tmp_path, monkeypatch):
+def test_every_argument_has_a_file_of_its_own(outputs, monkeypatch):
+    pool = build_pool(5, 0, (6, 10), 4)
+    monkeypatch.setattr(sudoku_pool, "build_pool", lambda *given: pool)
     given = [(5, 0, (9, 10), 9), (6, 0, (9, 10), 9), (5, 1, (9, 10), 9), (5, 0, (9, 11), 9), (5, 0, (9, 10), 4)]
-    keys = {pool_key(*each) for each in given}
-    source = tmp_path / "solver.py"
-    source.write_text("another solver")
-    monkeypatch.setattr(sudoku_pool.sudoku_solver, "__file__", str(source))
-    assert len(keys | {pool_key(*given[0])}) == 6
+    for each in given:
+        stored_pool(*each)
+    assert len(list((outputs / "pools").glob("*.safetensors"))) == len(given)
+    monkeypatch.setattr(sudoku_pool, "VERSION", -1)
+    stored_pool(*given[0])
+    assert len(list((outputs / "pools").glob("*.safetensors"))) == len(given) + 1
+
+
+def test_pools_are_what_their_version_says(pools):
+    """Stored pools are known by their arguments: raise `sudoku_pool.VERSION` where this digest changes."""
+    digest = hashlib.sha256(b"".join(boards.numpy().tobytes() for key in sorted(pools) for boards in pools[key]))
+    assert digest.hexdigest()[:16] == "caa2b02a904cbd85"
+    assert sudoku_pool.VERSION == 1
 
 
 def test_nothing_half_written_is_read(outputs, monkeypatch):
@@ -395,6 +407,66 @@ def test_all_lines_that_cannot_be_used_are_named_at_once():
         Sudoku.from_puzzles("12")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + "\n".join(THREE),
+        "\r\n".join(THREE) + "\r\n",
+        "source,question,answer,rating\n" + "\n".join(f"kaggle,{puzzle},{SOLUTION},3" for puzzle in THREE),
+        "\ufeffquizzes,solutions\n" + "\n".join(f"{puzzle.replace('.', '0')},{SOLUTION}" for puzzle in THREE),
+        'id;"Puzzle"\n' + "\n".join(f'{row};"{puzzle}"' for row, puzzle in enumerate(THREE)),
+    ],
+)
+def test_files_of_public_collections_are_read(text, tmp_path):
+    """As text, bytes, a path in a string, a Path, an open file and lines of bytes; in UTF-8 and in UTF-16."""
+    path = tmp_path / "my puzzles.csv"
+    path.write_bytes(text.encode())
+    with path.open(encoding="utf-8") as opened:
+        sources = [text, text.encode(), text.encode("utf-16"), str(path), path, opened, text.encode().splitlines()]
+        for source in sources:
+            assert clue_digits(Sudoku.from_puzzles(source).puzzles()).tolist() == [board(puzzle) for puzzle in THREE]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("no such file.txt", "^puzzles = 'no such file.txt': No such file or directory$"),
+        (Path("nowhere") / "puzzles.csv", "^puzzles = 'nowhere/puzzles.csv': No such file"),
+        ("x" + PUZZLE[1:], "^line 1: 'x' in row 1, column 1"),
+        (2 * f"{PUZZLE},{SOLUTION}\n", "^CSV with the header '530070.*': a column should be named question, puzzle"),
+        ("level,board\n3,0000\n", "CSV with the header 'level,board': a column should be named question"),
+        (f"quizzes,solutions\n{PUZZLE},{SOLUTION}\n\n{SOLUTION[:9]}\n", "^line 4: 9 characters, should be 81$"),
+        ("id,puzzle\n1\n", "^line 2: 0 characters"),
+        (iter([[5, 3, 0]]), "^puzzles: a line of type list; should be text"),
+        (b"\xff\xff\xff\n", "^line 1: 3 characters"),
+    ],
+)
+def test_what_is_no_puzzle_file_is_refused_by_name(source, message):
+    with pytest.raises(ParameterError, match=message):
+        Sudoku.from_puzzles(source)
+
+
+def test_of_ten_thousand_wrong_lines_the_first_few_and_their_number_are_named():
+    with pytest.raises(ParameterError) as error:
+        Sudoku.from_puzzles([PUZZLE, *10_000 * ["123456 " + PUZZLE]])
+    first, *_, last = str(error.value).split("\n")
+    assert first == "line 2: 88 characters, should be 81"
+    assert last == "… and 9995 more of 10001 lines"
+    assert len(str(error.value)) < 500
+    with pytest.raises(ParameterError, match="should be a puzzle a line, or CSV with a column named question"):
+        Sudoku.from_puzzles(10 * ["123456 " + PUZZLE])
+
+
+def test_a_long_check_shows_its_progress(capsys, monkeypatch):
+    monkeypatch.setattr(sudoku_pool, "solve", lambda boards: time.sleep(0.7) or solve(boards))
+    monkeypatch.setattr(sudoku_pool, "CHECKED", 1)
+    Sudoku.from_puzzles(THREE)
+    assert "checking puzzles" in capsys.readouterr().err
+    monkeypatch.undo()
+    Sudoku.from_puzzles(THREE)
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="the 50 published puzzles are not beside this checkout")
 def test_fifty_published_puzzles_load_and_are_solved():
     lines = SHARED.read_text().splitlines()
@@ -461,13 +533,13 @@ def test_a_complete_grid_given_has_no_cell_accuracy(size):
 
 def test_corruption_draws_five_percent_of_cells_anew(task, size):
     y = task.puzzles().y.repeat(100, 1)
-    corrupted = task.corrupt(y, lambda: pytest.fail("settles nothing"), generator(0, "test"))
+    corrupted = task.corrupt(y, lambda: pytest.fail("settles nothing"), RowDraws([generator(0, "test")], "cpu"))
     assert set(corrupted.unique().tolist()) == {-1.0, 1.0}
     assert (corrupted.unflatten(1, (size**2, size)).sum(2) == 2 - size).all()
     changed = (digits(corrupted) != digits(y)).double().mean()
     share = 0.05 * (1 - 1 / size)
     assert changed == pytest.approx(share, abs=4 * (share / digits(y).numel()) ** 0.5)
-    assert torch.equal(corrupted, task.corrupt(y, lambda: y, generator(0, "test")))
+    assert torch.equal(corrupted, task.corrupt(y, lambda: y, RowDraws([generator(0, "test")], "cpu")))
 
 
 def test_references_bracket_any_score(task):

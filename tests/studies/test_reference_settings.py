@@ -1,11 +1,9 @@
-"""Reference scores of several tasks: one table, a function of the seed, with what cannot be meant refused."""
+"""Notebook 01's settings: one table of every task's reference scores, with what cannot be scored refused."""
 
-import numpy as np
 import pytest
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks import get_task
-from anm_nb.tasks.references import ReferenceScores, reference_scores
+from anm_nb.studies.reference_settings import ReferenceScores
 
 
 def test_every_task_is_scored_on_both_kinds_of_problems():
@@ -18,29 +16,6 @@ def test_every_task_is_scored_on_both_kinds_of_problems():
     addition = scores[scores["task"] == "addition"].set_index(["name", "split", "seed"])["value"]
     assert addition["zero", "harder", 0] == pytest.approx(2 * 2.5**2 / 3, rel=0.15)
     assert addition["zero", "same", 0] != addition["zero", "same", 3]
-
-
-def test_scores_are_a_function_of_the_seed():
-    tasks = {"inverse": get_task("inverse", size=3)}
-    first, again, other = (reference_scores(tasks, 20, seed) for seed in (1, 1, 2))
-    assert first.equals(again)
-    assert not np.allclose(first["value"], other["value"])
-
-
-def test_intervals_narrow_with_the_number_of_problems_and_hold_the_mean():
-    tasks = {"addition": get_task("addition", size=3)}
-    widths = []
-    for problems in (100, 10_000):
-        zero = reference_scores(tasks, problems, 0).set_index(["name", "split"]).loc[("zero", "same")]
-        assert zero["low"] < zero["value"] < zero["high"]
-        widths.append(zero["high"] - zero["low"])
-    assert widths[0] / widths[1] == pytest.approx(10, rel=0.3)
-
-
-def test_no_constant_beats_the_best_one():
-    scores = reference_scores({"inverse": get_task("inverse", size=4)}, 300, 0)
-    values = scores[scores["split"] == "harder"].set_index("name")["value"]
-    assert values["best constant"] <= min(values["zero"], values["mean target"])
 
 
 @pytest.mark.parametrize(

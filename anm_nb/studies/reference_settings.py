@@ -1,8 +1,7 @@
-"""Reference scores of several tasks in one table: what to read any other score against."""
+"""The settings of notebook 01: which tasks are scored without training a model, at which size, for which seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import pandas as pd
@@ -10,11 +9,8 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from anm_nb.config import Parameters
 from anm_nb.tasks import get_task, task_class
-from anm_nb.tasks.base import Task
-from anm_nb.training.learner import Seeds
-from anm_nb.training.seeds import generator
-
-SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
+from anm_nb.bounds import Seeds
+from anm_nb.tasks.base import Task, reference_scores
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -27,7 +23,7 @@ TaskNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterV
 
 
 class ReferenceScores(Parameters):
-    """Which tasks are scored, at which size, on how many problems a seed; no model is trained."""
+    """Which tasks are scored, at which size, on how many problems a seed."""
 
     notebook: ClassVar[str] = "01_reference_scores"
 
@@ -61,15 +57,3 @@ class ReferenceScores(Parameters):
     def scores(self) -> pd.DataFrame:
         """The table of `reference_scores` for every seed."""
         return pd.concat([reference_scores(self.made(), self.problems, seed) for seed in self.seeds], ignore_index=True)
-
-
-def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.DataFrame:
-    """Every task's reference scores on fresh problems, same and harder: its columns after task, split and seed."""
-    tables = []
-    for task, made in tasks.items():
-        for split, harder in SPLITS.items():
-            source = generator(seed, f"references/{split}")
-            table = made.reference_scores(problems, generator=source, harder=harder)
-            tables.append(table.assign(task=task, split=split, seed=seed))
-    columns = ["task", "split", "seed", "name", "kind", "metric", "value", "low", "high"]
-    return pd.concat(tables, ignore_index=True)[columns]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import kendall_tau
-from anm_nb.tasks.ranked import STREAMS, hashed, permutation
+from anm_nb.tasks.ordering import STREAMS, hashed
 from anm_nb.training.seeds import generator
 
 mask_rates = st.floats(0, 0.99)
@@ -51,12 +51,6 @@ def test_values_and_places_of_visible_ones_are_uniform():
     assert (batch.y.double().mean(0) - 1.5).abs().max() < 0.05
     known = get_task("partial_sort", size=4).sample(20_000, generator=generator(0, "test")).known
     assert (known.double().mean(0) - 0.5).abs().max() < 0.02
-
-
-def test_permutation_names_the_item_at_each_rank():
-    ranks = torch.tensor([[2, 0, 1], [0, 2, 1]])
-    assert permutation(ranks).tolist() == [[1, 2, 0], [0, 2, 1]]
-    assert torch.equal(permutation(permutation(ranks)), ranks)
 
 
 @settings(max_examples=15)
@@ -134,7 +128,7 @@ def agreement_by_enumeration(values: int, seen: int) -> float:
 
 @pytest.mark.parametrize("values", [5, 6, 7, 8, 9])
 def test_the_closed_form_of_mixed_pairs_is_exact(values, monkeypatch):
-    monkeypatch.setattr("anm_nb.tasks.partial_sort.VALUES", values)
+    monkeypatch.setattr("anm_nb.tasks.ordering.VALUES", values)
     for seen in range(2, values):
         mask_rate = 1 - (seen + 0.5) / values
         task = get_task("partial_sort", size=values, mask_rate=mask_rate)

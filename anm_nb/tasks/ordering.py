@@ -1,0 +1,205 @@
+"""Tasks whose answer is an order, with streams of problems that never overlap, and partial-observation sorting."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from math import comb
+from typing import Annotated, Any, ClassVar, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from anm_nb.config import ParameterError
+from anm_nb.tasks.base import Batch, Kind, Stream, Task, TaskOptions, reference_table
+from anm_nb.tasks.kendall import index_space_tau, kendall_tau
+
+# Fingerprints modulo 4: half of all problems train, a quarter each are for dev and test.
+STREAMS: dict[Stream, tuple[int, ...]] = {"train": (0, 1), "dev": (2,), "test": (3,)}
+MAX_ROUNDS = 100
+LOWEST, VALUES = -100, 200  # the values that are sorted: −100 … 99
+HIDDEN_RAW = -999.0  # what stands for a hidden value in the published encoding
+
+
+class RankingOptions(TaskOptions):
+    """Options of every ranking task; `size` is the number of items."""
+
+    size: Annotated[int, Field(ge=2)] = 20
+    mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5  # fraction of items whose value is hidden
+    encoding: Literal["scaled", "raw"] = "scaled"  # raw: as published, values as they are and −999 for hidden ones
+
+
+class RankingTask(Task):
+    """Items to put in order. x is [n, items, features]; y holds ranks (0 = first); `known` marks the visible items.
+
+    Every problem belongs to one stream for good, by its fingerprint: whatever seeds and generators are used, no problem
+    drawn from one stream turns up in another.
+    """
+
+    metric: ClassVar[str] = "tau_obs"
+    options: RankingOptions
+    options_class: ClassVar[type[TaskOptions]] = RankingOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.y_dim = self.options.size
+
+    @abstractmethod
+    def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
+        """n fresh problems, of any stream."""
+
+    @abstractmethod
+    def fingerprint(self, batch: Batch) -> Int[Tensor, " n"]:
+        """A hash of each problem that does not depend on the order in which its items are given."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator,
+        device: str = "cpu",
+        harder: bool = False,
+        stream: Stream | None = None,
+    ) -> Batch:
+        """n fresh problems, of one stream where it is named. Raises `ParameterError` where too few are distinct."""
+        if stream is None:
+            return self.draw(n, generator=generator, device=device, harder=harder)
+        buckets = torch.tensor(STREAMS[stream], device=device)
+        kept: list[tuple[Tensor, ...]] = []
+        for _ in range(MAX_ROUNDS):
+            batch = self.draw(4 * n, generator=generator, device=device, harder=harder)
+            rows = torch.isin(self.fingerprint(batch) % 4, buckets)
+            kept.append(tuple(part[rows] for part in (batch.x, batch.y, batch.known) if part is not None))
+            if sum(len(x) for x, *_ in kept) >= n:
+                return Batch(*(torch.cat(parts)[:n] for parts in zip(*kept, strict=True)))
+        raise ParameterError(f"{self.name}: too few distinct problems at {self.options} to keep streams apart")
+
+    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+        """{"tau_obs", "tau_all"}: τ of scores y_hat over observed and over all pairs."""
+        return {"tau_obs": kendall_tau(y_hat, batch.y, batch.known), "tau_all": kendall_tau(y_hat, batch.y)}
+
+
+class PartialSort(RankingTask):
+    """`size` distinct integers in random order, max(2, int(size·(1 − mask_rate))) visible; y ranks all, smallest first.
+
+    x is [n, size, 2]: the value scaled to [−1, 1] (0 where hidden) and a flag (1 = hidden); with `encoding="raw"` it is
+    [n, size, 1] as the HRM document has it. `harder` doubles the number of items.
+    """
+
+    name = "partial_sort"
+    ceiling_name = "best possible"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.x_dim = 2 if self.options.encoding == "scaled" else 1
+        self._items(harder=False)
+
+    def visible(self, size: int) -> int:
+        """How many of `size` values are visible."""
+        return max(2, int(size * (1 - self.options.mask_rate)))
+
+    def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
+        """n arrays."""
+        values, ranks, known = self._draw_values(n, generator=generator, device=device, harder=harder)
+        return Batch(self._encoded(values, known), ranks, known)
+
+    def values(self, batch: Batch) -> Int[Tensor, "n items"]:
+        """The visible integers of a batch; 0 in the places of hidden ones."""
+        seen = batch.x[..., 0]
+        if self.options.encoding == "scaled":
+            seen = seen * (VALUES - 1) / 2 - 0.5
+        return torch.where(batch.given, seen.round().long(), 0)
+
+    def fingerprint(self, batch: Batch) -> Int[Tensor, " n"]:
+        """A hash of the set of visible values, so that not even a re-ordered or re-hidden array leaves its stream."""
+        return hashed((hashed(self.values(batch)) * batch.given).sum(dim=1))
+
+    def solve(self, batch: Batch) -> Float[Tensor, "n items"]:
+        """The best possible scores: visible values, and for hidden ones the median of the values not seen.
+
+        A hidden value is equally likely to be any that is not seen, so no order agrees better with it in expectation.
+        """
+        values = self.values(batch)
+        unseen = torch.ones(len(values), VALUES, dtype=torch.long, device=values.device)
+        unseen.scatter_add_(1, (values - LOWEST), -batch.given.long())
+        up_to = unseen.cumsum(dim=1)
+        count = up_to[:, -1:]
+        middle = torch.cat([(count + 1) // 2, count // 2 + 1], dim=1)
+        median = torch.searchsorted(up_to, middle).double().mean(dim=1, keepdim=True) + LOWEST
+        return -torch.where(batch.given, values.double(), median)
+
+    def all_pairs_ceiling(self, *, harder: bool = False) -> float:
+        """The highest expected τ over all pairs, exact for any size and mask rate.
+
+        Two visible values: 1. Two hidden ones: 0, as they cannot be told apart. A visible value v against a hidden one:
+        of the M = 200 − visible values not seen, K lie below v, and the better guess agrees |M − 2K|/M in expectation.
+        Given the other visible values, v is equally likely to stand in any of the M + 1 gaps, so K is uniform on 0 … M
+        and the mean is (M + 2)/(2(M + 1)) for even M, (M + 1)/(2M) for odd. `solve` attains all of these at once.
+        """
+        size = self._items(harder)
+        seen = self.visible(size)
+        unseen = VALUES - seen
+        mixed = (unseen + 2) / (2 * (unseen + 1)) if unseen % 2 == 0 else (unseen + 1) / (2 * unseen)
+        return (comb(seen, 2) + seen * (size - seen) * mixed) / comb(size, 2)
+
+    def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
+        """Random scores, the input's order, the best possible ranking measured on n arrays, and the exact ceilings.
+
+        `tau_index` (the published, index-space τ) has no ceiling row: no order is known to be best in it. What the
+        best ranking scores there stands in its row.
+        """
+        batch = self.sample(n, generator=generator, device=str(generator.device), harder=harder)
+        table = reference_table(
+            {
+                reference: self.scores(scores, batch) | {"tau_index": index_space_tau(scores, batch.y)}
+                for reference, scores in self._predictions(batch, generator).items()
+            }
+        )
+        best = {"tau_obs": (1.0, 1.0, 1.0), "tau_all": self._best_all_pairs(batch, harder)}
+        rows = [(self.ceiling_name, "ceiling", metric, *row) for metric, row in best.items()]
+        return pd.concat([table, pd.DataFrame(rows, columns=table.columns)], ignore_index=True)
+
+    def _best_all_pairs(self, batch: Batch, harder: bool) -> tuple[float, float, float]:
+        """The ceiling over all pairs and its interval, which is the value itself where that is exact."""
+        ceiling = self.all_pairs_ceiling(harder=harder)
+        return ceiling, ceiling, ceiling
+
+    def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
+        """Reference scores of a batch's items, by name and kind."""
+        n, items = batch.y.shape
+        return {
+            ("random scores", "trivial"): torch.rand(n, items, generator=generator, device=batch.y.device),
+            ("input order", "trivial"): -torch.arange(items, device=batch.y.device).double().expand(n, items),
+            ("value, hidden ones at the median", "classical"): PartialSort.solve(self, batch),
+        }
+
+    def _items(self, harder: bool) -> int:
+        """The number of items. Raises `ParameterError` for one that arrays cannot have."""
+        size = self.options.size * (2 if harder else 1)
+        if size > VALUES:
+            raise ParameterError(f"size = {size}: there are only {VALUES} distinct values, so at most {VALUES}")
+        return size
+
+    def _draw_values(
+        self, n: int, *, generator: torch.Generator, device: str, harder: bool
+    ) -> tuple[Int[Tensor, "n items"], Int[Tensor, "n items"], Bool[Tensor, "n items"]]:
+        """Distinct values in random order, their ranks, and which of them are visible."""
+        size = self._items(harder)
+        values = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)[:, :size] + LOWEST
+        turns = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
+        return values, values.argsort(dim=1).argsort(dim=1), turns < self.visible(size)
+
+    def _encoded(self, values: Int[Tensor, "n items"], known: Bool[Tensor, "n items"]) -> Tensor:
+        if self.options.encoding == "raw":
+            return torch.where(known, values.float(), HIDDEN_RAW).unsqueeze(-1)
+        scaled = (values.float() + 0.5) * (2 / (VALUES - 1))
+        return torch.stack([torch.where(known, scaled, 0.0), (~known).float()], dim=-1)
+
+
+def hashed(keys: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Well-mixed 63-bit hashes of integers: the finaliser of MurmurHash3 in int64, its logical shifts written out."""
+    for factor in (-0x00AE502812AA7333, -0x3B314601E57A13AD):
+        keys = (keys ^ (keys >> 33 & 0x7FFF_FFFF)) * factor
+    return (keys ^ (keys >> 33 & 0x7FFF_FFFF)) & 0x7FFF_FFFF_FFFF_FFFF

@@ -1,0 +1,39 @@
+"""Draws for stacked batches: one seed's are torch's own, several seeds' are their own, block after block."""
+
+import pytest
+import torch
+
+from anm_nb.training.seeds import RowDraws, generator
+
+
+def sources(*seeds):
+    return [generator(seed, "draws") for seed in seeds]
+
+
+def drawn(draws, rows):
+    """Uniform, normal and integer numbers of a batch, one after the other as in a step."""
+    return [draws.uniform((rows, 3)), draws.normal((rows, 2, 2)), draws.integers(9, (rows,)), draws.uniform((rows,))]
+
+
+def test_one_seed_draws_what_torch_draws():
+    (source,) = sources(5)
+    expected = [
+        torch.rand((6, 3), generator=source),
+        torch.randn((6, 2, 2), generator=source),
+        torch.randint(9, (6,), generator=source),
+        torch.rand((6,), generator=source),
+    ]
+    for found, plain in zip(drawn(RowDraws(sources(5), "cpu"), 6), expected, strict=True):
+        assert torch.equal(found, plain)
+
+
+def test_each_seed_draws_its_own_block_of_rows():
+    together = drawn(RowDraws(sources(5, 6, 7), "cpu"), 12)
+    for place, seed in enumerate((5, 6, 7)):
+        for stacked, alone in zip(together, drawn(RowDraws(sources(seed), "cpu"), 4), strict=True):
+            assert torch.equal(stacked[4 * place : 4 * place + 4], alone)
+
+
+def test_rows_that_seeds_cannot_share_evenly_are_refused():
+    with pytest.raises(ValueError, match="7 rows: should be a multiple of the 3 seeds"):
+        RowDraws(sources(0, 1, 2), "cpu").uniform((7, 2))
