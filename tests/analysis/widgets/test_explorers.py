@@ -5,7 +5,9 @@ import subprocess
 import sys
 from base64 import b64decode
 from html.parser import HTMLParser
+from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from ipywidgets import Widget
 
@@ -13,6 +15,7 @@ from anm_nb.analysis.widgets import LandscapeExplorer, MarginExplorer, RoutingEx
 from anm_nb.config import ParameterError
 from anm_nb.runs import Run, store_root
 
+HOSTILE = Path(__file__).resolve().parents[2] / "hostile.matplotlibrc"
 EXPLORERS = [MarginExplorer, LandscapeExplorer, RoutingExplorer, SamplerExplorer]
 every_explorer = pytest.mark.parametrize("kind", EXPLORERS, ids=lambda kind: kind.name)
 
@@ -159,6 +162,20 @@ def test_a_still_picture_and_its_words_stand_in_where_widgets_cannot_run(stored,
     assert metadata["image/png"]["alt"] == explorer.picture.alt
     for name, value in explorer.readouts.items():
         assert f"{name}: {value}" in data["text/plain"]
+
+
+@every_explorer
+def test_a_person_s_own_matplotlib_settings_change_no_picture(stored, kind):
+    def pictures():
+        explorer = kind()
+        opened = explorer.picture.widget.value
+        control = explorer.controls[-1]
+        control.value = control.values[1]
+        return opened, explorer.picture.widget.value, explorer._repr_mimebundle_()[0]["image/png"]
+
+    expected = pictures()
+    with mpl.rc_context(fname=HOSTILE):
+        assert pictures() == expected
 
 
 def test_what_a_run_is_called_is_text_in_the_page(stored, monkeypatch):
