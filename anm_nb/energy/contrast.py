@@ -13,7 +13,7 @@ from anm_nb.energy.losses import denoising_mse
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import MiningProblem
 from anm_nb.energy.networks import energy_given, gradient_and_value
-from anm_nb.energy.recorder import energy_columns, noising_columns
+from anm_nb.energy.probes import energy_columns, noising_columns
 from anm_nb.training.learner import StepLosses
 from anm_nb.training.stacked import StackedLosses
 
