@@ -26,9 +26,10 @@ class Explorer(ABC):
 
     Shows itself as the last expression of a notebook's cell, as widgets where these run and as a still picture where
     they do not. `chosen` is the run to open with, by default the newest in the store; what the store holds is listed
-    when the explorer is made. Of a run that cannot be read, or drawn, there is no picture, and the reason. Raises `ParameterError` for a chosen run that is not in the store, or that this explorer
-    cannot show. In the page everything is found by class: `anm-explorer` and `anm-<name>-explorer` for the whole,
-    `anm-control-<control>`, `anm-play-<control>`, `anm-picture`, and `anm-readout`, whose values carry `data-readout`.
+    when the explorer is made. Of a run that cannot be read or drawn there is no picture, but the reason. Raises
+    `ParameterError` for a chosen run that is not in the store, or that this explorer cannot show. In the page
+    everything is found by class: `anm-explorer` and `anm-<name>-explorer` for the whole, `anm-control-<control>`,
+    `anm-play-<control>`, `anm-picture`, and `anm-readout`, whose values carry `data-readout`.
     """
 
     name: ClassVar[str]  # of the kind of explorer, for its class in the page

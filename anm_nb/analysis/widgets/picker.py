@@ -95,8 +95,9 @@ def _finished(run: Stored) -> str:
 class RunPicker:
     """A labelled list of the finished runs that an explorer can open, the newest first; `runs` is empty where none is.
 
-    `unreadable` says by key why a run is left out. `run` is the list; `strategy` has the picked run and those that differ from it in their negatives alone. Opens at
-    `chosen`, or at the newest. Raises `ParameterError` where `chosen` is not among them.
+    `unreadable` says by key why a run is left out. `run` is the list; `strategy` has the picked run and those that
+    differ from it in their negatives alone. Opens at `chosen`, or at the newest. Raises `ParameterError` where `chosen`
+    is not among them.
     """
 
     def __init__(self, suits: Callable[[Stored], bool], chosen: Run | None = None) -> None:

@@ -289,6 +289,16 @@ def test_a_config_that_cannot_be_read_is_named_beside_the_others(stored, copied)
         MarginExplorer(bad)
 
 
+@every_explorer
+def test_a_run_of_a_gpu_is_read_where_there_is_none(stored, monkeypatch, kind):
+    """Shown as far as its files tell, or refused in words; numbers that no trace holds are those of a CPU."""
+    provenance = stored.energies["anm"].provenance | {"device": "NVIDIA H100 80GB HBM3"}
+    monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))
+    explorer = kind()
+    assert bool(explorer.readouts) == (kind is not RoutingExplorer)
+    assert not explorer.unshown or "was trained on NVIDIA H100" in explorer.unshown
+
+
 ERRORS = [KeyError("margins"), AssertionError(), MemoryError("too large"), RuntimeError("size mismatch"), EOFError()]
 
 
