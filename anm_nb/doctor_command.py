@@ -90,12 +90,11 @@ def _shown(finding: Finding) -> Table:
     grid.title_justify = "left"
     grid.add_column(style="dim")
     grid.add_column()
-    changes = ", ".join(f"{name} = {value}" for name, value in finding.change.items())
     rows = {
         "found in": f"section {finding.section}; confidence {finding.confidence}",
         "evidence": finding.evidence,
         "remedy": finding.remedy,
-        "change": changes or "no parameter of this run mends it",
+        "change": finding.changes or "no parameter of this run mends it",
     }
     for label, text in rows.items():
         grid.add_row(label, Text(text))

@@ -23,15 +23,6 @@ from anm_nb.publication import Exhibit, Source, Venue
 from anm_nb.runs.files import full_disk_named, replace_whole, sha256_of
 
 MANIFEST = "manifest.json"
-DPI = 300
-SAVING: dict[Any, Any] = {
-    "savefig.dpi": DPI,
-    "savefig.facecolor": "white",  # also on a page that is dark
-    "savefig.transparent": False,
-    "pdf.fonttype": 42,  # TrueType, which publishers take; matplotlib's default of Type 3 they do not
-    "svg.fonttype": "path",  # the outlines of letters: a browser has not the font that they were laid out with
-    "svg.hashsalt": "anm-nb",
-}
 UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 
 
@@ -80,11 +71,9 @@ def drawn(exhibit: Exhibit, source: Source, venue: Venue) -> dict[str, bytes]:
 
 @contextmanager
 def settings(exhibit: Exhibit, venue: Venue) -> Iterator[None]:
-    """Matplotlib as an exhibit is drawn with, whatever the machine's or the person's own settings file says."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        with layout(width_of(exhibit, venue), venue.points), house_style(), mpl.rc_context(SAVING):
-            yield
+    """Matplotlib and the layout as an exhibit is drawn with."""
+    with layout(width_of(exhibit, venue), venue.points), house_style():
+        yield
 
 
 def width_of(exhibit: Exhibit, venue: Venue) -> float:

@@ -45,6 +45,8 @@ class OwnTrainer:
         def across(v):
             return v - (v * noise).sum(1, keepdim=True) / noise.square().sum(1, keepdim=True) * noise
 
+        if self.bug == "negatives equal to the truth":
+            return y
         delta = across((5.0 if self.bug == "mined far off" else 0.5) * self.randn())
         for _ in range(steps):
             delta.requires_grad_()
@@ -79,7 +81,9 @@ class OwnTrainer:
         e_neg = critic(x, noised_neg, t)
         loss_mse = (score - noise).square().mean()
         logits = torch.cat([-e_pos, -e_neg], dim=1)
-        loss_con = 0.5 * nn.functional.cross_entropy(logits, torch.zeros(len(x), dtype=torch.long))
+        label = 1 if self.bug == "labels flipped" else 0
+        weight = float(self.bug.split()[1]) if self.bug and self.bug.startswith("weight") else 0.5
+        loss_con = weight * nn.functional.cross_entropy(logits, torch.full((len(x),), label))
         if self.bug == "energies rewarded":
             loss_con = loss_con - 0.1 * (e_pos + e_neg).mean()
         if self.recorder:

@@ -187,15 +187,15 @@ def test_the_doctor_says_what_it_found_with_its_evidence_and_what_to_change(stor
     assert "confidence high" in said
     assert "illegitimate_fraction 0.90" in said
     assert "change negatives.orthogonal_to_noise = True" in said
-    assert "1 found: 2 signatures examined, 9 could not be (missing columns" in said
+    assert "1 found: 4 signatures examined, 11 could not be (missing columns" in said
     assert not list(store.glob("*.yaml"))
 
 
 def test_the_doctor_tells_healthy_from_not_judged(store):
-    assert "healthy: 2 signatures examined, 9 could not be (missing columns" in flowing(anm_nb("doctor", "aab").stdout)
+    assert "healthy: 4 signatures examined, 11 could not be (missing columns" in flowing(anm_nb("doctor", "aab").stdout)
     result = anm_nb("doctor", str(store / "runs" / "cccc"))
     assert result.exit_code == 0
-    assert "not judged: none of 11 signatures could be examined" in flowing(result.stdout)
+    assert "not judged: none of 15 signatures could be examined" in flowing(result.stdout)
     assert "healthy" not in result.stdout
 
 

@@ -93,16 +93,12 @@ def test_files_are_as_wide_as_the_venue_s_page(venue, few, every, tmp_path):
 
 def test_another_process_elsewhere_writes_the_same_bytes(few, tmp_path):
     """Another hash seed, time zone, locale, clock and personal matplotlib settings change nothing."""
-    settings = tmp_path / "matplotlibrc"
-    settings.write_text(
-        "font.size: 20\nfont.family: monospace\nsvg.fonttype: none\npdf.compression: 0\nsavefig.dpi: 50\n"
-    )
     elsewhere = {
         "PYTHONHASHSEED": "4711",
         "TZ": "Asia/Kathmandu",
         "LC_ALL": "C",
         "SOURCE_DATE_EPOCH": "86400",
-        "MATPLOTLIBRC": str(settings),
+        "MATPLOTLIBRC": str(Path(__file__).with_name("hostile.matplotlibrc")),
     }
     out = tmp_path / "again"
     command = [sys.executable, "-m", "anm_nb.cli", "figures", "--venue", "icml", "--out", str(out)]

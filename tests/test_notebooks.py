@@ -135,7 +135,9 @@ SMALL = {
 }  # fmt: skip
 
 
-def papermill(notebook: Path, folder: Path, **parameters: object) -> subprocess.CompletedProcess[str]:
+def papermill(
+    notebook: Path, folder: Path, matplotlibrc: str = "", **parameters: object
+) -> subprocess.CompletedProcess[str]:
     """Run by the command line, from a folder that has nothing to do with the project."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "--no-progress-bar"]
@@ -143,6 +145,7 @@ def papermill(notebook: Path, folder: Path, **parameters: object) -> subprocess.
         command += ["-p", parameter, str(value)]
     env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     env["ANM_NB_OUTPUTS"] = str(folder / "outputs")
+    env["MATPLOTLIBRC"] = matplotlibrc
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 
@@ -156,20 +159,23 @@ def stored_runs(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("[!.]*/*")}
 
 
+def pictures(notebook: Path) -> list[str]:
+    """All pictures of an executed notebook, in base64."""
+    data = [output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs]
+    return [each["image/png"] for each in data if "image/png" in each]
+
+
 def test_the_same_command_twice_runs_anywhere_and_trains_once(tmp_path):
     first = papermill(EXPERIMENT, tmp_path, **SMALL)
     assert first.returncode == 0, first.stderr[-3000:]
     stored = stored_runs(tmp_path)
     assert len({path.split("/")[0] for path in stored}) == 2  # one run for each strategy
-    figures = [
-        output
-        for cell in code_cells(tmp_path / "out.ipynb")
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    ]
-    assert len(figures) >= 5
-    assert papermill(EXPERIMENT, tmp_path, **SMALL).returncode == 0
+    drawn = pictures(tmp_path / "out.ipynb")
+    assert len(drawn) >= 5
+    again = papermill(EXPERIMENT, tmp_path, str(Path(__file__).with_name("hostile.matplotlibrc")), **SMALL)
+    assert again.returncode == 0, again.stderr[-3000:]
     assert stored_runs(tmp_path) == stored
+    assert pictures(tmp_path / "out.ipynb") == drawn  # whatever a person has set up for matplotlib
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.ipynb", "outputs"]
 
 

@@ -102,9 +102,12 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.3,
     "legend.frameon": False,
     "figure.dpi": 110,
-    "savefig.dpi": 200,
     "figure.facecolor": "white",
-    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+    "savefig.facecolor": "white",  # also on a page that is dark
+    "pdf.fonttype": 42,  # TrueType, which publishers take; matplotlib's default of Type 3 they do not
+    "svg.fonttype": "path",  # the outlines of letters: a browser has not the font that they were laid out with
+    "svg.hashsalt": "anm-nb",
 }
 
 
@@ -121,19 +124,36 @@ def label(method: str) -> str:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib settings of every figure of the project, with the text of the current layout."""
-    sizes: dict[Any, Any] = {name: points(size) for name, size in TEXT_SIZES.items()}
-    with mpl.rc_context(STYLE | sizes):
+    """Matplotlib's own defaults with the project's style over them, and the text of the current layout.
+
+    Nothing of a person's matplotlibrc is left (TeX, dark axes, fonts), and all of it is there again afterwards. Figures
+    are made, drawn and saved within: some settings count when an artist is made, others when it is drawn.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE | {name: points(size) for name, size in TEXT_SIZES.items()})
         yield
 
 
 class PaperFigure(Figure):
-    """A figure that shows itself in a notebook without pyplot, its global state and its import time."""
+    """A figure that shows itself in a notebook without pyplot, its global state and its import time.
+
+    Drawn, shown or saved it is in the project's style, whatever matplotlib is set to then.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        """As for any figure; tick labels are written only now."""
+        with house_style():
+            super().draw(renderer)
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+        """As for any figure."""
+        with house_style():
+            super().savefig(*args, **options)
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
-        with house_style():
-            self.savefig(buffer, format="png", dpi=130)
+        self.savefig(buffer, format="png", dpi=130)
         return buffer.getvalue()
 
 

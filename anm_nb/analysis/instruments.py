@@ -170,7 +170,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     ),
     *_of_section(
         "D",
-        ("gradient norm of a loss", "check", "anm_nb.energy.recorder.gradient_norm"),
+        ("gradient norm of a loss", "check", "anm_nb.energy.probes.gradient_norm"),
         ("signal ratio r", "column", "grad_share_contrast"),
         ("r is that of two plain backward passes", "check",
          f"{TRAIN}::test_the_gradient_share_is_that_of_two_plain_backward_passes"),

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from anm_nb.analysis.stats import paired_difference
+from anm_nb.config import ParameterError
 from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.runs import Run
@@ -128,16 +130,39 @@ class Probe:
 
 def probe(run: Run, example: int = 0) -> Probe:
     """The routing weights of a kept dev problem of the run's first seed, after its last epoch."""
-    config = run.config
-    assert isinstance(config, RankingConfig)
-    # The trace keeps the weights of the first dev problems; the problems themselves are drawn again as they were.
-    problems = config.make_task().sample(config.dev_samples, generator=generator(config.seeds[0], "dev"), stream="dev")
-    ranks = problems.y[example].numpy()
-    known = np.ones(len(ranks), bool) if problems.known is None else problems.known[example].numpy()
+    ranks, known = (each[example] for each in probe_problems(run, 0))
     order = np.lexsort((ranks, ~known))
-    last = (run.metrics["seed"] == config.seeds[0]).sum() - 1  # the trace goes on where another seed trained longer
+    first_seed = run.settings["seeds"][0]
+    last = (run.metrics["seed"] == first_seed).sum() - 1  # the trace goes on where another seed trained longer
     alphas = run.trace["alphas"][0, last, example].numpy()
     return Probe(alphas[:, order], ranks[order], known[order])
+
+
+def probe_problems(run: Run, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """True ranks, and which are visible, of the dev problems of a seed, by its place: both [problems, items].
+
+    At least of those whose routing the trace keeps. Where it lacks the problems they are drawn again, which gives the
+    same ones on the same kind of device alone: raises `ParameterError` for a run trained on a GPU.
+    """
+    if "probe_ranks" in run.trace:
+        ranks, known = (run.trace[f"probe_{name}"][place] for name in ("ranks", "known"))
+        return ranks.flatten(0, -2).numpy(), known.flatten(0, -2).bool().numpy()
+    require_cpu(run, "the problems that its routing belongs to")
+    config = run.config
+    assert isinstance(config, RankingConfig)
+    source = generator(config.seeds[place], "dev")
+    problems = config.make_task().sample(config.dev_samples, generator=source, stream="dev")
+    known = torch.ones_like(problems.y, dtype=torch.bool) if problems.known is None else problems.known
+    return problems.y.numpy(), known.numpy()
+
+
+def require_cpu(run: Run, what: str) -> None:
+    """Raises `ParameterError` for a run trained on a GPU, of which `what` cannot be drawn again from its seeds."""
+    device = str(run.provenance.get("device", "an unknown device"))
+    if not device.startswith("cpu"):
+        raise ParameterError(
+            f"run {run.key} was trained on {device} and does not keep {what}; no CPU draws the same: train it anew"
+        )
 
 
 def _test_predictions(run: Run) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:

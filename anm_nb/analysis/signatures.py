@@ -29,6 +29,11 @@ FEW_ROWS = 10  # a record of nine rows cannot tell 90 % from all
 MOSTLY_ILLEGITIMATE = 0.5  # beyond it the contrastive loss contradicts the score more often than not
 TINY_SHARE = 0.05  # r = 0.05: the contrastive gradient turns the sum of both by at most 3 degrees
 BAND = (0.3, 0.7)  # section D's healthy r
+LASTING_LOSS = 1.05 * log(2)  # nats; a tossed coin costs ln 2 a pair, and means of small batches scatter …
+MINED_LOSS = 2 * log(2)  # … and negatives mined against the network keep it somewhat above
+ROUNDED = 1e-4  # relative; what float32 makes of a loss is far below it
+NO_DISTANCE = 1e-4  # of y⁻ from y⁺, in the targets' units; what rounding leaves is far below it
+LARGEST_FACTOR = 1000.0  # on a weight, at a time: a share beyond it has another cause than the weight
 FLAT_GROWTH = 0.5  # nats; σ(0.5) = 0.62, still close to the tossed coin that an untrained energy is
 MANY_REFUSED = 0.5  # more trials refused than taken; a first step of the right length is refused now and then
 MANY_HITS = 0.25  # every fourth example ends for having been refused too often in a row
@@ -49,8 +54,8 @@ class Finding:
     """A failure signature seen in a run.
 
     `evidence` names columns, steps and values; `remedy` is the document's; `change` maps dotted names of parameters to
-    values, or to a `Times` where the present value is unknown; empty where no parameter can mend it. `section` is that
-    of the ANM checklist, or of these notebooks' own additions to it.
+    values (None: the task's own), or to a `Times` where the present value is unknown; empty where no parameter can mend
+    it. `section` is that of the ANM checklist, or of these notebooks' own additions to it.
     """
 
     signature: str
@@ -61,10 +66,15 @@ class Finding:
     section: str
 
     def __str__(self) -> str:
-        change = ", ".join(f"{name} = {value}" for name, value in self.change.items())
         lines = [f"{self.signature.upper()} (section {self.section}, confidence {self.confidence})"]
         lines += [f"  evidence: {self.evidence}", f"  remedy: {self.remedy}"]
-        return "\n".join(lines + ([f"  change: {change}"] if change else []))
+        return "\n".join(lines + ([f"  change: {self.changes}"] if self.changes else []))
+
+    @property
+    def changes(self) -> str:
+        """The change in words."""
+        said = {name: "the task's own" if value is None else value for name, value in self.change.items()}
+        return ", ".join(f"{name} = {value}" for name, value in said.items())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(self)}
@@ -177,6 +187,87 @@ def ema_gradient(metrics: pd.DataFrame) -> Finding | None:
     )
 
 
+def no_distance(metrics: pd.DataFrame) -> Finding | None:
+    """Negatives that are their positives: every margin is 0, and the loss ln 2, whatever is learnt."""
+    seen = _seen(metrics, ["wrongness"], lambda m: m["wrongness"] < NO_DISTANCE)
+    if seen is None:
+        return None
+    return seen.finding(
+        "negatives equal to the truth",
+        "see that the loss is given the mined tensor, and not the positive or a copy of it that clues or a projection "
+        "have taken back; then a larger eps and start",
+        {"negatives.miner.eps": 1.0, "negatives.miner.start": 0.5, "negatives.eps": 1.0},
+        "B, K",
+        also=("margin_mean", "loss_con"),
+    )
+
+
+def contrast_off(metrics: pd.DataFrame) -> Finding | None:
+    """The contrastive loss is computed and counts for nothing: its weight, or all of its gradient, is 0."""
+
+    def zero(column: str) -> Seen | None:
+        return _seen(metrics, [column], lambda m: m[column] == 0, start=RISE_FROM)
+
+    seen = zero("loss_con_weighted") or zero("contrastive_weight") or zero("grad_share_contrast")
+    if seen is None or no_distance(metrics) is not None:
+        return None
+    return seen.finding(
+        "contrastive loss switched off",
+        "a weight above 0 (0.5 in IRED for matrices, 0.05 for boards and graphs) if it is to count; with one, see that "
+        "both energies of the loss carry gradients to the network that is trained",
+        {"contrastive_weight": None},
+        "D, K",
+        also=("loss_con",),
+    )
+
+
+def wrong_way_round(metrics: pd.DataFrame) -> Finding | None:
+    """Truth and negative change places in the loss, or are told apart worse than by a tossed coin.
+
+    Illegitimate negatives, which make the same of a right loss, are a finding of their own.
+    """
+    seen = _swapped_labels(metrics) or _lasting_loss(metrics)
+    if seen is None or contrast_off(metrics) is not None:
+        return None
+    return seen.finding(
+        "pairs ranked the wrong way round",
+        "see the labels and signs of the loss: low energy is for the truth, so the logits are (−E⁺, −E⁻) and the first "
+        "is right; if they are, the negatives are too hard: fewer inner steps, or a smaller eps",
+        {},
+        "A, K",
+        also=("p_hard", "margin_mean"),
+    )
+
+
+def _swapped_labels(metrics: pd.DataFrame) -> Seen | None:
+    """The loss trained on is a multiple of log(1 + e^m) = m + log(1 + e^−m), and not of log(1 + e^−m)."""
+    columns = ["loss_con_weighted", "loss_con", "margin_mean"]
+    if not set(columns) <= set(metrics):
+        return None
+
+    def misfit(m: pd.DataFrame, loss: pd.Series) -> pd.Series:
+        weight = (m["loss_con_weighted"] / loss).groupby(m["seed"]).transform("median")
+        return (m["loss_con_weighted"] - weight * loss).abs() / m["loss_con_weighted"].abs().clip(lower=1e-12)
+
+    def shows(m: pd.DataFrame) -> pd.Series:
+        swapped = misfit(m, m["loss_con"] + m["margin_mean"])
+        return (swapped < ROUNDED) & (misfit(m, m["loss_con"]) > 10 * ROUNDED)
+
+    return _seen(metrics, columns, shows)
+
+
+def _lasting_loss(metrics: pd.DataFrame) -> Seen | None:
+    """A loss above ln 2 in the second half; mining against the network keeps it a little above by itself."""
+    mined = any((metrics[name] > 0).any() for name in ("miner_accepted", "mined_drop") if name in metrics)
+
+    def shows(m: pd.DataFrame) -> pd.Series:
+        worse = m["loss_con"] > (MINED_LOSS if mined else LASTING_LOSS)
+        worse &= (m["p_hard"] > 0.5) if "p_hard" in m else True
+        return worse & ~(m["illegitimate_fraction"] > MOSTLY_ILLEGITIMATE) if "illegitimate_fraction" in m else worse
+
+    return _seen(metrics, ["loss_con"], shows, start=LATE)
+
+
 def mined_upward(metrics: pd.DataFrame) -> Finding | None:
     """Mining ends at a higher energy than it started from."""
     seen = _seen(metrics, ["mined_drop"], _upward, settled=False)
@@ -233,9 +324,31 @@ def collapse(metrics: pd.DataFrame) -> Finding | None:
     )
 
 
+def dominance(metrics: pd.DataFrame) -> Finding | None:
+    """The contrastive loss drowns the score's, which is learnt all the same, or not seen."""
+
+    def shows(m: pd.DataFrame) -> pd.Series:
+        return m["grad_share_contrast"] > BAND[1]
+
+    seen = _seen(metrics, ["grad_share_contrast"], shows, start=LATE)
+    if seen is None or collapse(metrics) is not None:
+        return None
+    return seen.finding(
+        "contrastive loss dominates",
+        "a lower weight of the contrastive loss, here the most that brings r to the upper end of 0.3 to 0.7 at the "
+        "gradients seen",
+        {"contrastive_weight": Times(_to_share(seen, BAND[1]))},
+        "D, K",
+        also=("loss_mse", "loss_con_weighted"),
+    )
+
+
 def flat_margins(metrics: pd.DataFrame) -> Finding | None:
-    """The contrastive loss contributes next to nothing to the gradient, and margins stay where they began."""
-    if "margin_mean" not in metrics:
+    """The contrastive loss contributes next to nothing to the gradient, and margins stay where they began.
+
+    A finding of its own says so where its weight is 0, or the negatives are the positives.
+    """
+    if "margin_mean" not in metrics or contrast_off(metrics) is not None or no_distance(metrics) is not None:
         return None
     began = metrics["seed"].map(metrics.groupby("seed")["margin_mean"].first())
     grown = metrics.assign(margin_growth=metrics["margin_mean"] - began)
@@ -359,6 +472,15 @@ SIGNATURES: tuple[Signature, ...] = (
         "shared_noise_residual shared_noise_rounding",
     ),
     _signature("gradient in the EMA weights", ema_gradient, "ema_gradient"),
+    _signature("negatives equal to the truth", no_distance, "wrongness"),
+    _signature(
+        "contrastive loss switched off",
+        contrast_off,
+        "loss_con_weighted",
+        "contrastive_weight",
+        "grad_share_contrast",
+    ),
+    _signature("pairs ranked the wrong way round", wrong_way_round, "loss_con"),
     _signature("mined toward higher energy", mined_upward, "mined_drop"),
     _signature(
         "unstable miner",
@@ -369,6 +491,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "miner_non_finite",
     ),
     _signature("gradient collapse", collapse, "loss_mse grad_share_contrast"),
+    _signature("contrastive loss dominates", dominance, "grad_share_contrast"),
     _signature("miner off the data scale", off_scale, "negative_scale", "wrongness"),
     _signature("too-easy negatives", too_easy, "margin_mean e_pos e_neg"),
     _signature("contrastive loss saturated", saturation, "margin_q25 loss_con"),
@@ -397,4 +520,4 @@ def _to_share(seen: Seen, target: float) -> float:
     """The factor on the contrastive weight that would make the gradient share `target`; r/(1 − r) grows with it."""
     share = float(seen.rows["grad_share_contrast"].median())
     wanted = target / (1 - target) * (1 - share) / max(share, 1e-12)
-    return float(f"{wanted:.1e}")
+    return float(f"{min(max(wanted, 1 / LARGEST_FACTOR), LARGEST_FACTOR):.1e}")

@@ -14,8 +14,7 @@ from anm_nb.energy.losses import denoising_mse
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy
 from anm_nb.energy.networks import gradient_and_value
-from anm_nb.energy.probes import count_of, noisings
-from anm_nb.energy.recorder import energy_columns, noising_columns
+from anm_nb.energy.probes import count_of, energy_columns, noising_columns, noisings
 from anm_nb.training.graph import host_may_wait
 
 

@@ -152,7 +152,7 @@ class EnergyLearner:
         problem, weight = self.problem(inputs, now, averaged), self.weight(now)
         losses = self.losses_of(problem, self.config.negatives if branch.contrasted else None, weight)
         if branch.balanced and self.config.balance is not None:
-            share = grad_shares(losses.detail.weighted, losses.detail.loss_mse, self.model)
+            share = grad_shares(losses.detail.weighted, losses.detail.loss_mse, list(self.model.parameters()))
             self.state["contrastive_weight"].copy_(self.config.balance.adapted(weight, share))
         return losses
 
@@ -207,7 +207,7 @@ class EnergyLearner:
     def _measure_contrast(self, detail: Detail, measured: Sequence[Measurement]) -> None:
         """Add the columns of the contrast to every seed's."""
         contrast = detail.contrast
-        shares = grad_shares(detail.weighted, detail.loss_mse, self.model)
+        shares = grad_shares(detail.weighted, detail.loss_mse, list(self.model.parameters()))
         size = len(contrast.e_pos) // len(self.seeds)
         for place, each in enumerate(measured):
             rows = slice(place * size, (place + 1) * size)

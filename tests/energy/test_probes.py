@@ -1,9 +1,19 @@
 """The probes of our own trainer: the noise is shared, negatives are noised once, and shares are those of the losses."""
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from anm_nb.energy.probes import count_of, grad_share, noisings, shared_noise_residual
+from anm_nb.energy.probes import (
+    count_of,
+    energy_columns,
+    grad_share,
+    grad_shares,
+    noising_columns,
+    noisings,
+    shared_noise_residual,
+)
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 
 
@@ -38,3 +48,64 @@ def test_the_share_of_known_gradients():
     assert grad_share(torch.tensor(2.0), mse, [weights]) == 0
     assert weights.grad is None
     (con + mse).backward()  # both graphs are still there
+
+
+def stacked(seeds):
+    """A network of as many members, its parameters stacked, and both losses of every member on rows of its own."""
+    source = torch.Generator().manual_seed(seeds)
+    first, second = (torch.randn(seeds, *shape, generator=source).requires_grad_() for shape in ((4, 6), (6,)))
+    x = torch.randn(seeds, 9, 4, generator=source)
+    hidden = torch.tanh(torch.einsum("sbi,sij->sbj", x, first))
+    out = torch.einsum("sbj,sj->sb", hidden, second)
+    return (first, second), out.square().mean(1), torch.nn.functional.softplus(out - hidden.sum(2)).mean(1)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_shares_of_stacked_seeds_are_those_of_each_seed_alone(seeds):
+    stacks, con, mse = stacked(seeds)
+    unused = torch.ones(seeds, 2, requires_grad=True)
+    shares = grad_shares(con, mse, [*stacks, unused])
+    assert shares.shape == (seeds,)
+    for seed in range(seeds):
+        norms = [
+            torch.cat([g[seed].flatten() for g in torch.autograd.grad(loss[seed], stacks, retain_graph=True)]).norm()
+            for loss in (con, mse)
+        ]
+        assert float(shares[seed]) == pytest.approx(float(norms[0] / sum(norms)), rel=1e-5)
+    if seeds == 1:
+        assert float(shares) == pytest.approx(grad_share(con[0], mse[0], stacks), rel=1e-6)
+    assert all(each.grad is None for each in (*stacks, unused))
+    assert grad_shares(torch.ones(seeds), mse, stacks).tolist() == [0] * seeds
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses what makes a host wait for its device."""
+
+    WAITS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in self.WAITS, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_columns_and_shares_never_wait_for_a_device():
+    y, y_neg, noise, _ = pair()
+    stacks, con, mse = stacked(2)
+    signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
+    with NoWaits():
+        energy_columns(y[:, 0], y_neg)
+        noising_columns(noise.noised(y), noise.noised(y_neg), y, y_neg, signal, sigma)
+        noising_columns(y, y_neg, y, y_neg, 0.8, 0.6)
+        grad_shares(con, mse, stacks)
+        with pytest.raises(AssertionError):
+            y.sum().item()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64])
+def test_quartiles_are_those_of_numpy_and_not_a_number_where_an_energy_is_not(n):
+    margin = torch.randn(n, generator=torch.Generator().manual_seed(n))
+    columns = energy_columns(torch.zeros(n), margin)
+    for share in (25, 50, 75):
+        assert float(columns[f"margin_q{share}"]) == pytest.approx(np.percentile(margin.numpy(), share), rel=1e-6)
+    margin[0] = torch.nan
+    assert energy_columns(torch.zeros(n), margin)["margin_q25"].isnan()

@@ -16,6 +16,7 @@ def rand(*shape, seed=0):
 
 
 def only_row(recorder):
+    recorder.next_step()
     frame = recorder.frame()
     assert len(frame) == 1
     return frame.iloc[0]
@@ -156,7 +157,50 @@ def test_trials_of_those_still_being_mined_count_per_example():
     assert only_row(recorder)["mined_drop"] == 6 / 4
 
 
+@pytest.mark.parametrize("shape", [(5,), (5, 1)])
+def test_steps_energies_and_slopes_may_be_columns(shape):
+    """As networks and line searches hand them over: [b, 1]."""
+    before, after, step, slope = (rand(5, seed=i).abs() for i in range(4))
+    took = torch.tensor([True, False, True, True, False])
+    plain, other = Recorder(), Recorder()
+    plain.trial(before, after, step, slope, took)
+    other.trial(*(each.reshape(shape) for each in (before, after, step, slope, took)))
+    assert only_row(other).to_dict() == pytest.approx(only_row(plain).to_dict())
+
+
 # rows
+
+
+def mined(recorder, energy):
+    recorder.trial(energy, energy - 1, 0.1, 1.0, True)
+
+
+def test_mining_in_an_evaluation_is_not_recorded():
+    recorder = Recorder(every=1)
+    mined(recorder, torch.ones(3))
+    recorder.losses(torch.tensor(1.0), torch.tensor(0.5), [])
+    recorder.next_step()
+    recorder.training = False
+    for _ in range(4):
+        mined(recorder, torch.full((9,), 50.0))
+        recorder.energies(torch.ones(3), torch.zeros(3))
+    recorder.score("accuracy", 0.5)
+    recorder.training = True
+    mined(recorder, torch.ones(3))
+    recorder.losses(torch.tensor(1.0), torch.tensor(0.5), [])
+    recorder.next_step()
+    frame = recorder.frame()
+    assert frame["miner_accepted"].tolist() == [1, 1]
+    assert frame["accuracy"].dropna().tolist() == [0.5]
+    assert "e_pos" not in frame
+
+
+def test_mining_after_the_last_step_makes_no_row():
+    recorder = Recorder(every=1)
+    recorder.losses(torch.tensor(1.0), torch.tensor(0.5), [])
+    recorder.next_step()
+    mined(recorder, torch.ones(3))
+    assert len(recorder.frame()) == 1
 
 
 def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
@@ -215,6 +259,7 @@ def test_no_generator_is_drawn_from():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: Recorder().trial(*[torch.ones(4)] * 2, torch.ones(4, 3), 1.0, True), "step has shape (4, 3)"),
         (lambda: Recorder(every=0), "every = 0"),
         (lambda: Recorder(gradients_every=-1), "gradients_every = -1"),
         (lambda: Recorder(armijo_c=1.0), "armijo_c = 1.0"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any, ClassVar
@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from anm_nb.analysis.figures import house_style
 from anm_nb.analysis.widgets.controls import Choice
-from anm_nb.analysis.widgets.picker import RunPicker, Stored
+from anm_nb.analysis.widgets.picker import RunPicker, Stored, reason
 from anm_nb.analysis.widgets.picture import Picture
-from anm_nb.config import ParameterError
 from anm_nb.runs import Run, store_root
-from anm_nb.runs.manifest import CorruptRun
+
+NAMED = 3  # unreadable runs that are named; of more, how many there are
 
 
 class Explorer(ABC):
@@ -26,9 +26,10 @@ class Explorer(ABC):
 
     Shows itself as the last expression of a notebook's cell, as widgets where these run and as a still picture where
     they do not. `chosen` is the run to open with, by default the newest in the store; what the store holds is listed
-    when the explorer is made. Raises `ParameterError` for a chosen run that is not in the store, or that this explorer
-    cannot show. In the page everything is found by class: `anm-explorer` and `anm-<name>-explorer` for the whole,
-    `anm-control-<control>`, `anm-play-<control>`, `anm-picture`, and `anm-readout`, whose values carry `data-readout`.
+    when the explorer is made. Of a run that cannot be read or drawn there is no picture, but the reason. Raises
+    `ParameterError` for a chosen run that is not in the store, or that this explorer cannot show. In the page
+    everything is found by class: `anm-explorer` and `anm-<name>-explorer` for the whole, `anm-control-<control>`,
+    `anm-play-<control>`, `anm-picture`, and `anm-readout`, whose values carry `data-readout`.
     """
 
     name: ClassVar[str]  # of the kind of explorer, for its class in the page
@@ -41,9 +42,11 @@ class Explorer(ABC):
         self.readout.add_class("anm-readout")
         self.root = VBox(layout=Layout(width="100%", max_width="1000px"))
         self.root.add_class("anm-explorer").add_class(f"anm-{self.name}-explorer")
-        self._settling = self._failed = False
+        self.unshown = ""  # why there is no picture
+        self._settling = self._opened = False
         if not self.picker.runs:
-            self.readout.value = f'<p role="status">{escape(self._nothing())}</p>'
+            self.unshown = self._nothing()
+            self.readout.value = f'<p role="status">{escape(self.unshown)}</p>'
             self.root.children = [self.readout]
             return
         self.controls = self.make_controls()
@@ -51,7 +54,8 @@ class Explorer(ABC):
             self.picture = Picture(*self.make_figure())
         controls = [control.widget for control in (self.picker.strategy, *self.controls)]
         rows = Box(controls, layout=Layout(flex_flow="row wrap"))
-        self.root.children = [self.picker.run.widget, rows, self.picture.widget, self.readout]
+        notes = [HTML(f'<p role="status">{escape(note)}</p>') for note in self._left_out()]
+        self.root.children = [self.picker.run.widget, *notes, rows, self.picture.widget, self.readout]
         self.picker.run.input.observe(self._pick, "index")
         for control in self.controls:
             control.input.observe(self._redraw, "index")
@@ -88,26 +92,32 @@ class Explorer(ABC):
         self.picker.run.value = run.key
 
     def _pick(self, change: Any = None) -> None:
-        """Open the picked run; where that fails, its reason stands for the read-outs until another is picked."""
+        """Open the picked run; its controls are out of sight where that fails."""
         with self._moved_by_us():
             self.picker.offer_siblings()
-            try:
-                with house_style():
-                    self.open(self.run)
-                    shown = self.draw()
-                self._failed = False
-            except (ParameterError, CorruptRun, OSError) as error:
-                self._failed = True
-                self.readout.value = f'<p role="alert">This run cannot be shown: {escape(str(error))}</p>'
-                return
-        self.picture.refresh()
-        self._present(*shown)
+            self._opened = self._succeeds(lambda: self.open(self.run))
+        for control in self.controls:
+            control.widget.layout.visibility = "visible" if self._opened else "hidden"
+        if self._opened:
+            self.picture.refresh()
+            self._redraw()
 
     def _redraw(self, change: Any = None) -> None:
-        if not (self._settling or self._failed):
+        if self._opened and not self._settling:
+            self._succeeds(lambda: self._present(*self.draw()))
+
+    def _succeeds(self, step: Callable[[], None]) -> bool:
+        """Do it; where that fails, the picture is blank and the reason stands for the read-outs."""
+        try:
             with house_style():
-                shown = self.draw()
-            self._present(*shown)
+                step()
+        except Exception as error:  # of any kind: a file, a user's own class or another version's network raises it
+            self.unshown, self.readouts = f"This run cannot be shown: {reason(error)}", {}
+            self.picture.blank()
+            self.readout.value = f'<p role="alert">{escape(self.unshown)}</p>'
+            return False
+        self.unshown = ""
+        return True
 
     def _present(self, alt: str, readouts: Mapping[str, str]) -> None:
         self.picture.show(alt)
@@ -127,14 +137,21 @@ class Explorer(ABC):
             self._settling = before
 
     def _nothing(self) -> str:
-        return (
-            f"There is no finished run in {store_root()} that this explorer can show. {self.needs} "
-            "Then run this cell again."
-        )
+        nothing = f"There is no finished run in {store_root()} that this explorer can show. {self.needs}"
+        return " ".join([nothing, "Then run this cell again.", *self._left_out()])
+
+    def _left_out(self) -> list[str]:
+        """The runs that are in the store and not in the list, where there are any."""
+        unreadable = self.picker.unreadable
+        if not unreadable:
+            return []
+        named = "; ".join(f"{key}: {reason}" for key, reason in list(unreadable.items())[:NAMED])
+        rest = f"; and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        return [f"Not in the list, as they cannot be read: {named}{rest}."]
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle = dict(self.root._repr_mimebundle_())
-        if not self.picker.runs:
-            return bundle | {"text/plain": self._nothing()}, {}
+        if self.unshown:
+            return bundle | {"text/plain": self.unshown}, {}
         words = "\n".join([self.picture.alt, *(f"{name}: {value}" for name, value in self.readouts.items())])
         return bundle | {"text/plain": words, "image/png": self.picture.png()}, {"image/png": {"alt": self.picture.alt}}

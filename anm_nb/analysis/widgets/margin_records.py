@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-import torch
 
 from anm_nb.analysis.widgets.answers import AnswerPictures
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
@@ -31,9 +30,7 @@ class MarginRecords:
         self.levels: int = run.settings["levels"]
         self.margins = {kind: run.trace[array].numpy() for kind, array in ARRAYS.items() if array in run.trace}
         # each kind of device draws other random numbers from a seed
-        on_cpu = run.provenance["device"].startswith("cpu")
-        self.drawn_again = on_cpu or torch.cuda.is_available()
-        self._device = "cpu" if on_cpu else "cuda"
+        self.drawn_again = str(run.provenance.get("device")).startswith("cpu")
         self.answers = AnswerPictures(_config(run).make_task())
         self.learner = cache(self._learner)
         self.edges = cache(self._edges)
@@ -73,7 +70,7 @@ class MarginRecords:
         """Title, truth and negative of a held-out pair."""
         learner = self.learner(seed)
         level = int(learner.dev_problem.noise.k[example])
-        truth, negative = (self.answers.array(y[example].cpu()) for y in (learner.dev.y, learner.dev_negatives))
+        truth, negative = (self.answers.array(y[example]) for y in (learner.dev.y, learner.dev_negatives))
         return f"k = {level}\nm = {margin:.3g}", truth, negative
 
     def _mask(self, kind: str, seed: int | None, level: int | None) -> np.ndarray:
@@ -84,7 +81,7 @@ class MarginRecords:
             if seed not in (None, each)
             else np.ones(count, bool)
             if level is None
-            else self.learner(each).dev_problem.noise.k.cpu().numpy() == level
+            else self.learner(each).dev_problem.noise.k.numpy() == level
             for each in self.seeds
         ]
         return np.stack(rows)
@@ -96,7 +93,7 @@ class MarginRecords:
 
     def _learner(self, seed: int) -> EnergyLearner:
         """Made for the held-out pairs it draws, levels and negatives among them; nothing is trained."""
-        learner = _config(self.run).learner(seed, self._device)
+        learner = _config(self.run).learner(seed, "cpu")
         assert isinstance(learner, EnergyLearner)
         return learner
 

@@ -130,5 +130,5 @@ class MarginExplorer(Explorer):
         if self.source.value == BATCH:
             return f"{len(behind)} pairs in the bar; a batch's pairs are not kept"
         if not self.records.drawn_again:
-            return f"{len(behind)} pairs in the bar; trained on another kind of device, they cannot be drawn again here"
+            return f"{len(behind)} pairs in the bar; trained on a GPU, they cannot be drawn again"
         return f"{min(EXAMPLES, len(behind))} of the {len(behind)} pairs in the bar"

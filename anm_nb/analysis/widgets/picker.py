@@ -14,6 +14,7 @@ from anm_nb.config import ParameterError
 from anm_nb.runs import Run
 from anm_nb.runs.finding import flat
 from anm_nb.runs.listing import Listed, scan
+from anm_nb.runs.manifest import CorruptRun
 
 NAMED = 3  # config values named where runs are alike in all that a label says
 
@@ -36,10 +37,23 @@ class Stored:
         return self.listed.summary["class"] == other.listed.summary["class"] and mine == others
 
 
-def stored_runs(suits: Callable[[Stored], bool]) -> list[Stored]:
-    """The finished runs that suit, newest first, from manifests and configs alone: no weights, no arrays."""
-    found = [Stored(listed, Run(listed.path).settings) for listed in reversed(scan()[0])]
-    return [each for each in found if suits(each)]
+def stored_runs(suits: Callable[[Stored], bool]) -> tuple[list[Stored], dict[str, str]]:
+    """The finished runs that suit, newest first, and why others, by key, cannot be read; no weights, no arrays."""
+    found, unreadable = [], {}
+    for listed in reversed(scan()[0]):
+        try:
+            stored = Stored(listed, Run(listed.path).settings)
+            if suits(stored):
+                labels_of([stored])
+                found.append(stored)
+        except Exception as error:  # of any kind: what is in a file may be anything
+            unreadable[listed.key] = reason(error)
+    return found, unreadable
+
+
+def reason(error: Exception) -> str:
+    """What an error says, after its kind where it was not written to be read."""
+    return str(error) if isinstance(error, ParameterError | CorruptRun) else f"{type(error).__name__}: {error}"
 
 
 def labels_of(runs: Sequence[Stored]) -> list[str]:
@@ -81,15 +95,19 @@ def _finished(run: Stored) -> str:
 class RunPicker:
     """A labelled list of the finished runs that an explorer can open, the newest first; `runs` is empty where none is.
 
-    `run` is that list; `strategy` has the picked run and those that differ from it in their negatives alone. Opens at
-    `chosen`, or at the newest. Raises `ParameterError` where `chosen` is not among them.
+    `unreadable` says by key why a run is left out. `run` is the list; `strategy` has the picked run and those that
+    differ from it in their negatives alone. Opens at `chosen`, or at the newest. Raises `ParameterError` where `chosen`
+    is not among them.
     """
 
     def __init__(self, suits: Callable[[Stored], bool], chosen: Run | None = None) -> None:
-        self.runs = {stored.listed.key: stored for stored in stored_runs(suits)}
+        found, self.unreadable = stored_runs(suits)
+        self.runs = {stored.listed.key: stored for stored in found}
         self.run = Choice("run", "Run", "The finished run that is shown; the newest come first", width="auto")
         self.strategy = Choice("strategy", "Strategy", "Negatives of a run that is alike in everything else")
         if chosen and chosen.key not in self.runs:
+            if chosen.key in self.unreadable:
+                raise ParameterError(f"run {chosen.key} cannot be read: {self.unreadable[chosen.key]}")
             raise ParameterError(f"run {chosen.key}: not among the {len(self.runs)} in the store that can be shown")
         if self.runs:
             labels = labels_of(list(self.runs.values()))

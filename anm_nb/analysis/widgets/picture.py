@@ -89,6 +89,11 @@ class Picture:
         """Draw anew what does not move, too, the next time."""
         self._still = None
 
+    def blank(self) -> None:
+        """Show nothing, until the next picture."""
+        self.alt = self.widget.value = ""
+        self.refresh()
+
     def show(self, alt: str) -> None:
         """Draw the figure as its artists are now. `alt` is plain text; what HTML would take for its own is escaped."""
         self.alt = alt

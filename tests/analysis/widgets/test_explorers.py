@@ -1,11 +1,14 @@
 """What all explorers have in common: the list of runs, labels, words for those who cannot see, an empty store."""
 
 import json
+import shutil
 import subprocess
 import sys
 from base64 import b64decode
 from html.parser import HTMLParser
+from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from ipywidgets import Widget
 
@@ -13,6 +16,7 @@ from anm_nb.analysis.widgets import LandscapeExplorer, MarginExplorer, RoutingEx
 from anm_nb.config import ParameterError
 from anm_nb.runs import Run, store_root
 
+HOSTILE = Path(__file__).resolve().parents[2] / "hostile.matplotlibrc"
 EXPLORERS = [MarginExplorer, LandscapeExplorer, RoutingExplorer, SamplerExplorer]
 every_explorer = pytest.mark.parametrize("kind", EXPLORERS, ids=lambda kind: kind.name)
 
@@ -161,6 +165,20 @@ def test_a_still_picture_and_its_words_stand_in_where_widgets_cannot_run(stored,
         assert f"{name}: {value}" in data["text/plain"]
 
 
+@every_explorer
+def test_a_person_s_own_matplotlib_settings_change_no_picture(stored, kind):
+    def pictures():
+        explorer = kind()
+        opened = explorer.picture.widget.value
+        control = explorer.controls[-1]
+        control.value = control.values[1]
+        return opened, explorer.picture.widget.value, explorer._repr_mimebundle_()[0]["image/png"]
+
+    expected = pictures()
+    with mpl.rc_context(fname=HOSTILE):
+        assert pictures() == expected
+
+
 def test_what_a_run_is_called_is_text_in_the_page(stored, monkeypatch):
     """A strategy's name is a user's own, and may be anything."""
     explorer = MarginExplorer()
@@ -173,21 +191,137 @@ def test_what_a_run_is_called_is_text_in_the_page(stored, monkeypatch):
     assert [tag for tag, _ in Tags(explorer.readout.value).tags] == ["div", "b"]
 
 
-def test_a_run_that_has_changed_on_disk_says_so_in_place_of_its_numbers(stored, store, tmp_path, monkeypatch):
-    import shutil
+# runs that cannot be shown
 
+
+def check_blank(explorer, *words):
+    """No picture, no numbers and no controls of another run; the reason in their place, in the page and outside it."""
+    alert = Tags(explorer.readout.value)
+    assert alert.tags == [("p", {"role": "alert"})]
+    assert all(word in alert.text for word in words)
+    assert explorer.picture.widget.value == explorer.picture.alt == ""
+    assert explorer.readouts == {}
+    data, _ = explorer._repr_mimebundle_()
+    assert data["text/plain"] == alert.text
+    assert "image/png" not in data
+
+
+def in_sight(explorer):
+    return [control.widget.layout.visibility != "hidden" for control in explorer.controls]
+
+
+@pytest.fixture
+def copied(stored, store, tmp_path, monkeypatch):
+    """A store of one's own, to be damaged."""
     shutil.copytree(store[0] / "runs", tmp_path / "runs")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    changed = tmp_path / "runs" / stored.energies["anm"].key / "trace.safetensors"
-    data = bytearray(changed.read_bytes())
-    data[-1] ^= 1
-    changed.write_bytes(data)
-    explorer = MarginExplorer(Run(tmp_path / "runs" / stored.energies["none"].key))
-    explorer.pick(Run(changed.parent))
-    assert '<p role="alert">' in explorer.readout.value
-    assert "expected sha256" in explorer.readout.value
-    explorer.pick(stored.energies["none"])
+    return {run.key: Run(tmp_path / "runs" / run.key) for run in (*stored.energies.values(), stored.board)}
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_run_that_has_changed_on_disk_says_so_in_place_of_its_picture_and_numbers(stored, copied):
+    good, bad = (copied[stored.energies[name].key] for name in ("none", "anm"))
+    flip(bad.path / "trace.safetensors")
+    explorer = MarginExplorer(good)
+    before = explorer.picture.png()
+    explorer.pick(bad)
+    check_blank(explorer, "trace.safetensors", "expected sha256")
+    assert not any(in_sight(explorer))
+    explorer.step.value = explorer.step.values[0]  # a slider that plays on
+    check_blank(explorer, "expected sha256")
+    explorer.pick(good)
     assert "aria-live" in explorer.readout.value
+    assert all(in_sight(explorer))
+    explorer.step.value = explorer.step.values[-1]
+    assert explorer.picture.png() == before
+
+
+FAULTS = ["shortened", "missing", "a folder"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [*((kind, "flipped") for kind in EXPLORERS), *((MarginExplorer, fault) for fault in FAULTS)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_whatever_befell_the_newest_run_an_explorer_opens(stored, store, tmp_path, monkeypatch, kind, fault):
+    """File by file; either another run is shown, or none and the reason."""
+    newest = kind().run.key
+    for file in sorted(path.name for path in (store[0] / "runs" / newest).iterdir()):
+        if (fault, file) == ("a folder", "manifest.json"):
+            continue  # which stops the store's own list
+        outputs = tmp_path / file
+        folder = outputs / "runs" / newest
+        shutil.copytree(store[0] / "runs", outputs / "runs")
+        monkeypatch.setenv("ANM_NB_OUTPUTS", str(outputs))
+        if fault == "flipped":
+            flip(folder / file)
+        elif fault == "shortened":
+            (folder / file).write_bytes((folder / file).read_bytes()[:-7])
+        else:
+            (folder / file).unlink()
+            if fault == "a folder":
+                (folder / file).mkdir()
+        explorer = kind()
+        data, _ = explorer._repr_mimebundle_()
+        shown = "image/png" in data
+        assert shown == bool(explorer.readouts)
+        if shown and explorer.run.key != newest:  # the damaged one is not in the list
+            assert newest not in explorer.picker.runs
+        if not shown:
+            assert file in data["text/plain"] or "no finished run" in data["text/plain"]
+
+
+def test_a_config_that_cannot_be_read_is_named_beside_the_others(stored, copied):
+    bad = copied[stored.energies["anm"].key]
+    flip(bad.path / "config.json")
+    explorer = MarginExplorer()
+    assert bad.key not in explorer.picker.run.values
+    notes = [widget.value for widget in below(explorer.root) if "cannot be read" in str(getattr(widget, "value", ""))]
+    assert len(notes) == 1
+    assert bad.key in notes[0]
+    with pytest.raises(ParameterError, match=f"{bad.key} cannot be read"):
+        MarginExplorer(bad)
+
+
+@every_explorer
+def test_a_run_of_a_gpu_is_read_where_there_is_none(stored, monkeypatch, kind):
+    """Shown as far as its files tell, or refused in words; numbers that no trace holds are those of a CPU."""
+    provenance = stored.energies["anm"].provenance | {"device": "NVIDIA H100 80GB HBM3"}
+    monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))
+    explorer = kind()
+    assert bool(explorer.readouts) == (kind is not RoutingExplorer)
+    assert not explorer.unshown or "was trained on NVIDIA H100" in explorer.unshown
+
+
+ERRORS = [KeyError("margins"), AssertionError(), MemoryError("too large"), RuntimeError("size mismatch"), EOFError()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [*((MarginExplorer, error) for error in ERRORS), *((kind, ERRORS[0]) for kind in EXPLORERS[1:])],
+    ids=lambda value: getattr(value, "name", type(value).__name__),
+)
+@pytest.mark.parametrize("step", ["open", "draw"])
+def test_an_error_of_any_kind_blanks_the_picture(stored, monkeypatch, kind, step, error):
+    explorer = kind()
+    before = explorer.picture.png()
+
+    def fails(*args):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, step, fails)
+        explorer._pick()
+        check_blank(explorer, type(error).__name__, str(error))
+        check_blank(kind(), type(error).__name__)  # the newest when it is made
+    explorer._pick()
+    assert explorer.picture.png() == before
 
 
 @every_explorer

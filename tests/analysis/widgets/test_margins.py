@@ -124,7 +124,6 @@ def test_pairs_that_cannot_be_drawn_again_have_no_levels(stored, monkeypatch):
 
     provenance = stored.energies["anm"].provenance | {"device": "an accelerator"}
     monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     explorer = MarginExplorer(stored.energies["anm"])
     assert explorer.level.values == [None]
     explorer.bar.value = 20

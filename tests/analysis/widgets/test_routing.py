@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from stored_files import files
 
 from anm_nb.analysis.ranking_tables import probe
 from anm_nb.analysis.widgets import RoutingExplorer
+from anm_nb.config import ParameterError
+from anm_nb.runs import Run
 
 
 @pytest.fixture
@@ -40,6 +43,50 @@ def test_items_stand_in_true_order_visible_ones_first(explorer):
     assert [int(name.strip("()")) - 1 for name in shown.names] == expected.ranks.tolist()
     assert [name.startswith("(") for name in shown.names] == (~expected.known).tolist()
     assert explorer.border.get_ydata()[0] == expected.known.sum() - 0.5
+
+
+@pytest.fixture
+def on_gpu(stored, monkeypatch):
+    """A run as one trained on a GPU is read elsewhere; what is set in the dict is in its trace."""
+    run, extra = stored.rankings["hrm"], {}
+    provenance, trace = run.provenance | {"device": "NVIDIA H100 80GB HBM3"}, run.trace
+    monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))
+    monkeypatch.setattr(Run, "trace", property(lambda run: trace | extra))
+    return run, extra
+
+
+def test_problems_of_another_kind_of_device_are_not_made_up(on_gpu):
+    """A CPU draws other problems from the seed: their ranks would stand beside weights that are not theirs."""
+    run, _ = on_gpu
+    explorer = RoutingExplorer(run)
+    assert "trained on NVIDIA H100 80GB HBM3 and does not keep the problems" in explorer.readout.value
+    assert explorer.picture.widget.value == ""
+    with pytest.raises(ParameterError, match=f"run {run.key} was trained on NVIDIA H100"):
+        probe(run)
+
+
+@pytest.mark.parametrize("records", [(), (1,)])
+def test_problems_in_the_trace_are_those_that_are_shown(on_gpu, records):
+    run, extra = on_gpu
+    alphas = run.trace["alphas"]
+    seeds, _, samples, _, items, _ = alphas.shape
+    source = torch.Generator().manual_seed(0)
+    ranks = torch.stack([torch.randperm(items, generator=source) for _ in range(seeds * samples)])
+    known = torch.rand(seeds * samples, items, generator=source) < 0.5
+    shape = (seeds, *records, samples, items)
+    extra |= {"probe_ranks": ranks.reshape(shape), "probe_known": known.reshape(shape)}
+    explorer = RoutingExplorer(run)
+    for place in range(seeds):
+        explorer.seed.value = place
+        for sample in range(samples):
+            explorer.sample.value = sample
+            own = ranks[place * samples + sample], known[place * samples + sample]
+            order = sorted(range(items), key=lambda item, own=own: (not own[1][item], own[0][item]))
+            shown = explorer.shown()
+            assert [int(name.strip("()")) - 1 for name in shown.names] == own[0][order].tolist()
+            expected = alphas[place, explorer.epoch.value, sample][:, order]
+            np.testing.assert_array_equal(shown.alphas, expected.float().numpy())
+    np.testing.assert_array_equal(probe(run, example=1).known, sorted(known[1].tolist(), reverse=True))
 
 
 def test_curves_are_the_stored_entropies_and_taus(explorer):
