@@ -24,7 +24,7 @@ def connected(scheduler: str | None, jobs: int | None) -> Iterator[Client]:
     try:
         from distributed import Client, LocalCluster
     except ModuleNotFoundError:
-        raise ParameterError("--backend dask: Dask is not installed; pip install 'anm-nb[cluster]'") from None
+        raise ParameterError("--backend dask: Dask is missing; in the clone, pip install -e '.[cluster]'") from None
     if scheduler is None:
         # Threads are enough: a worker only waits for the process of its case.
         with (
