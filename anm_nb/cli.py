@@ -70,10 +70,10 @@ def demo(
 
     if jobs is not None and jobs < 1:
         refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
-    folder = out or runs.outputs_root() / "quick"
+    folder = (out or runs.outputs_root() / "quick").absolute()
     cases = _quick_cases(runs.project_root(), folder, only or [])
     names = {case.name for case in cases}
-    kept = [outcome for outcome in sweep.read_outcomes(folder) if only and outcome.name not in names]
+    kept = [outcome for outcome in sweep.read_outcomes(folder)[0] if only and outcome.name not in names]
     console = terminal.console()
     with batch.folder_of_results(folder):
         outcomes = batch.run_into(folder, cases, kept, jobs or _cores(len(cases)), console)
@@ -184,6 +184,7 @@ def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
     """The numbered notebooks, or those asked for, with the values of params/quick/ where there are any."""
     from anm_nb.config import unknown_name
     from anm_nb.sweep import Case
+    from anm_nb.sweep.restart import check_folder
 
     notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}
     if not notebooks:
@@ -191,8 +192,7 @@ def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
     for name in only:
         if name not in notebooks:
             refuse(unknown_name("notebook", name, notebooks))
-    if folder.resolve() == (root / "notebooks").resolve():
-        refuse(f"--out {folder} holds the notebooks themselves; choose another folder")
+    check_folder(folder, notebooks.values())
     chosen = [name for name in notebooks if not only or name in only]
     params = {name: root / "params" / "quick" / f"{name}.yaml" for name in chosen}
     return [
