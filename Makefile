@@ -12,6 +12,9 @@ CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 # Beyond eight workers starting them costs more than they save.
 JOBS ?= $(shell echo $$(( $(CORES) < 8 ? $(CORES) : 8 )))
 
+# Jupyter refuses to start as root, as whoever works in a container is, unless it is told to.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
 # How stored outputs are made and checked: one thread a process, one instruction set (so that machines differ in
 # last digits only), and runs kept apart from those trained with other settings.
 CHECK_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
@@ -53,7 +56,7 @@ test: lint types  ## lint, types, unit tests and all notebooks against their sto
 
 .PHONY: lab
 lab: $(STAMP)  ## open JupyterLab on the notebooks
-	@$(BIN)/python -m jupyter lab notebooks
+	@$(BIN)/python -m jupyter lab $(AS_ROOT) notebooks
 
 .PHONY: lint
 lint: $(STAMP)  ## ruff only

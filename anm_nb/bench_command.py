@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anm_nb.terminal import refuse, say
+
 if TYPE_CHECKING:
     from anm_nb.bench.results import Bench
 
@@ -32,33 +34,22 @@ def bench(
     operations, and how many times as fast the package is. Medians over rounds in which both take turns.
     """
     from anm_nb.bench import report, results
-    from anm_nb.config import ParameterError
 
-    try:
-        if keep and (tiny or only):
-            raise ParameterError("--keep keeps a whole bench at full size; leave out --only and --tiny")
-        found = results.run_bench(
-            only or (), tiny, seconds, lambda title: typer.echo(f"measuring {title} …", err=True), keep
-        )
-        kept = keep_and_quote(found) if keep else None
-    except ParameterError as error:
-        typer.echo(f"anm-nb: {error}", err=True)
-        raise typer.Exit(2) from None
+    if keep and (tiny or only):
+        refuse("--keep keeps a whole bench at full size; leave out --only and --tiny")
+    found = results.run_bench(only or (), tiny, seconds, lambda title: say(f"measuring {title} …", err=True), keep)
+    kept = keep_and_quote(found) if keep else None
     if as_json:
         shown = asdict(found) | {"targets": [asdict(target) for target in report.targets(found)]}
-        typer.echo(json.dumps(shown, indent=1))
+        say(json.dumps(shown, indent=1))
     else:
         show(found)
     if kept is not None:
-        typer.echo(f"kept: {kept}", err=True)
+        say(f"kept: {kept}", err=True)
     if found.failed:
         for name in found.failed:
-            typer.echo(f"anm-nb: {name} {found.results[name]['not_measured']}", err=True)
+            say(f"anm-nb: {name} {found.results[name]['not_measured']}", err=True)
         raise typer.Exit(1)
-
-
-def _tell(title: str) -> None:
-    typer.echo(f"measuring {title} …", err=True)
 
 
 def keep_and_quote(found: Bench) -> Path:
@@ -76,12 +67,12 @@ def keep_and_quote(found: Bench) -> Path:
 
 def show(found: Bench) -> None:
     """Print both tables."""
-    from rich.console import Console
     from rich.table import Table
 
+    from anm_nb import terminal
     from anm_nb.bench import report
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = terminal.console(width=None if sys.stdout.isatty() else 160)
     for title, columns, rows in (
         ("Workloads", report.WORKLOAD_COLUMNS, report.workload_rows(found)),
         ("Targets", report.TARGET_COLUMNS, [target.cells() for target in report.targets(found)]),

@@ -4,20 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from anm_nb import bench_command, runs_command
 from anm_nb.sweep import command as sweep_command
+from anm_nb.terminal import refuse, replace_what_cannot_be_shown, say
 
 if TYPE_CHECKING:
     from anm_nb.sweep import Case
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
 
+
+class Commands(TyperGroup):
+    """Commands that end with one line on stderr and exit code 2 where what they are asked for cannot be done."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        replace_what_cannot_be_shown()
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            from anm_nb import runs
+            from anm_nb.config import ParameterError
+
+            if isinstance(error, ParameterError | runs.CorruptRun | runs.DiskFull):
+                refuse(error)
+            raise
+
+
 # Plain help and errors: a person sees one line, a log no boxes.
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 app.add_typer(runs_command.app, name="runs")
 
 
@@ -43,33 +65,26 @@ def demo(
     ] = None,
 ) -> None:
     """Run every notebook's quick profile and write a gallery."""
-    from rich.console import Console
-
-    from anm_nb import gallery, runs, sweep
-    from anm_nb.config import ParameterError
+    from anm_nb import gallery, runs, sweep, terminal
     from anm_nb.sweep import batch, display
 
     if jobs is not None and jobs < 1:
-        _refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
-    folder = out or runs.outputs_root() / "quick"
+        refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
+    folder = (out or runs.outputs_root() / "quick").absolute()
     cases = _quick_cases(runs.project_root(), folder, only or [])
     names = {case.name for case in cases}
-    kept = [outcome for outcome in sweep.read_outcomes(folder) if only and outcome.name not in names]
-    console = Console()
-    try:
-        with batch.folder_of_results(folder):
-            outcomes = batch.run_into(folder, cases, kept, jobs or _cores(len(cases)), console)
-    except ParameterError as error:
-        _refuse(str(error))
+    kept = [outcome for outcome in sweep.read_outcomes(folder)[0] if only and outcome.name not in names]
+    console = terminal.console()
+    with batch.folder_of_results(folder):
+        outcomes = batch.run_into(folder, cases, kept, jobs or _cores(len(cases)), console)
     cards = gallery.read_cards(folder)
     page = gallery.write_index(folder, cards)
     verdicts = {card.name: gallery.tally(card.verdicts) for card in cards}
     display.summary(console, outcomes, verdicts.__getitem__, "notebook")
-    console.print(f"Gallery: {page}", soft_wrap=True, highlight=False)
+    console.print(f"Gallery: {page}", soft_wrap=True)
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
-        typer.echo(f"anm-nb: {len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", err=True)
-        raise typer.Exit(1)
+        refuse(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", 1)
 
 
 @app.command()
@@ -78,13 +93,11 @@ def index(
 ) -> None:
     """Build the gallery of executed notebooks anew."""
     from anm_nb import gallery
-    from anm_nb.config import ParameterError
 
     try:
-        page = gallery.write_index(folder, gallery.read_cards(folder))
-    except (gallery.NothingToShow, ParameterError) as error:
-        _refuse(str(error))
-    typer.echo(page)
+        say(gallery.write_index(folder, gallery.read_cards(folder)))
+    except gallery.NothingToShow as error:
+        refuse(error)
 
 
 @app.command()
@@ -107,12 +120,8 @@ def reference(
     What the store has is not trained again: after `anm-nb sweep hrm_hinted` this only keeps what that trained.
     """
     from anm_nb import reference_command
-    from anm_nb.config import ParameterError
 
-    try:
-        typer.echo(reference_command.keep(name, profile, run or (), add))
-    except ParameterError as error:
-        _refuse(str(error))
+    say(reference_command.keep(name, profile, run or (), add))
 
 
 @app.command()
@@ -124,12 +133,8 @@ def verdict(
 ) -> None:
     """Tune and confirm the best honest case for mined negatives, keep the runs' tables, and quote them in README."""
     from anm_nb import verdict_command
-    from anm_nb.config import ParameterError
 
-    try:
-        typer.echo(verdict_command.keep(profile, jobs))
-    except ParameterError as error:
-        _refuse(str(error))
+    say(verdict_command.keep(profile, jobs))
 
 
 @app.command()
@@ -144,14 +149,10 @@ def figures(
 ) -> None:
     """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
     from anm_nb import figures_command, runs
-    from anm_nb.config import ParameterError
 
-    try:
-        folder = out or runs.outputs_root() / "figures" / venue
-        for path in figures_command.export(venue, folder, only or []):
-            typer.echo(path)
-    except (ParameterError, runs.DiskFull) as error:
-        _refuse(str(error))
+    folder = out or runs.outputs_root() / "figures" / venue
+    for path in figures_command.export(venue, folder, only or []):
+        say(path)
 
 
 @app.command()
@@ -166,20 +167,11 @@ def doctor(
 ) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
     from anm_nb import doctor_command
-    from anm_nb.config import ParameterError
     from anm_nb.runs.finding import find_run
 
     if apply is not None and apply.exists() and not overwrite:
-        _refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
-    try:
-        doctor_command.visit(find_run(run), apply)
-    except ParameterError as error:
-        _refuse(str(error))
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"anm-nb: {message}", err=True)
-    raise typer.Exit(2)
+        refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
+    doctor_command.visit(find_run(run), apply)
 
 
 def _cores(at_most: int) -> int:
@@ -192,15 +184,15 @@ def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
     """The numbered notebooks, or those asked for, with the values of params/quick/ where there are any."""
     from anm_nb.config import unknown_name
     from anm_nb.sweep import Case
+    from anm_nb.sweep.restart import check_folder
 
     notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}
     if not notebooks:
-        _refuse(f"no notebooks named {NUMBERED} in {root / 'notebooks'}")
+        refuse(f"no notebooks named {NUMBERED} in {root / 'notebooks'}")
     for name in only:
         if name not in notebooks:
-            _refuse(unknown_name("notebook", name, notebooks))
-    if folder.resolve() == (root / "notebooks").resolve():
-        _refuse(f"--out {folder} holds the notebooks themselves; choose another folder")
+            refuse(unknown_name("notebook", name, notebooks))
+    check_folder(folder, notebooks.values())
     chosen = [name for name in notebooks if not only or name in only]
     params = {name: root / "params" / "quick" / f"{name}.yaml" for name in chosen}
     return [

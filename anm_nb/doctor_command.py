@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anm_nb import terminal
 from anm_nb.analysis.doctor import Finding, apply, examine, unexamined
 from anm_nb.analysis.prescription import differences
 from anm_nb.analysis.signatures import SIGNATURES
@@ -29,7 +30,7 @@ WHOLE = "the whole config", "EnergyConfig.model_validate_json(json.dumps(yaml.sa
 
 def visit(run: Run, write_to: Path | None = None, console: Console | None = None) -> None:
     """Print the findings of a run, and write its changed parameters where asked to."""
-    console = console or Console(highlight=False)
+    console = console or terminal.console()
     metrics, settings = run.metrics, run.settings
     findings = examine(metrics, settings)
     steps, count = metrics["step"].max(), metrics["seed"].nunique()
@@ -97,7 +98,7 @@ def _shown(finding: Finding) -> Table:
         "change": finding.changes or "no parameter of this run mends it",
     }
     for label, text in rows.items():
-        grid.add_row(label, Text(text))
+        grid.add_row(label, text)
     return grid
 
 
@@ -124,4 +125,4 @@ def _write_changed(findings: Sequence[Finding], settings: Mapping[str, Any], pat
     text = yaml.safe_dump(changed if flat is None else flat, sort_keys=False, allow_unicode=True)
     path.write_text(f"# {kind}: {use.format(path.name)}\n{text}", encoding="utf-8")
     lines = [f"{verb} {path}, {kind}, with", *(f"  {name}: {old} → {new}" for name, (old, new) in changes.items())]
-    console.print("\n".join([*lines, f"to be used by {use.format(path)}"]), soft_wrap=True, markup=False)
+    console.print("\n".join([*lines, f"to be used by {use.format(path)}"]), soft_wrap=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from anm_nb import terminal
+from anm_nb.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,16 +44,15 @@ def ls(
     from anm_nb.runs.finding import Filter, moment_from
     from anm_nb.runs.listing import scan
 
-    with _refusing():
-        runs, broken = scan()
-        found = Filter(family, task, method, where or (), moment_from(since) if since else None).of(runs)
+    runs, broken = scan()
+    found = Filter(family, task, method, where or (), moment_from(since) if since else None).of(runs)
     if as_json:
-        typer.echo(json.dumps([_plain(run) for run in found], indent=1))
+        say(json.dumps([_plain(run) for run in found], indent=1))
     else:
         _print_list(found, len(runs), limit)
     if broken:
         several = "folders are no finished runs" if len(broken) > 1 else "folder is no finished run"
-        typer.echo(f"anm-nb: {len(broken)} {several}; anm-nb runs verify says why", err=True)
+        say(f"anm-nb: {len(broken)} {several}; anm-nb runs verify says why", err=True)
 
 
 @app.command()
@@ -63,20 +64,19 @@ def show(
 
     from anm_nb.runs.finding import described, find_run
 
-    with _refusing():
-        found = find_run(run)
-        settings, provenance, metrics = found.settings, found.provenance, found.metrics
+    found = find_run(run)
+    settings, provenance, metrics = found.settings, found.provenance, found.metrics
     console = _console()
-    console.print(f"run {found.key}: {described(found.manifest.summary)}\n{found.path}\n", soft_wrap=True, markup=False)
+    console.print(f"run {found.key}: {described(found.manifest.summary)}\n{found.path}\n", soft_wrap=True)
     for title, values in (("config", settings), ("provenance", provenance)):
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-        console.print(f"{title}\n{_indented(text)}", soft_wrap=True, markup=False)
+        console.print(f"{title}\n{_indented(text)}", soft_wrap=True)
     files = _table("file", "size", "sha256", right=("size",))
     for name, file in found.manifest.files.items():
         files.add_row(name, _size(file.size), file.sha256)
     console.print(files)
     last = metrics.loc[metrics.groupby("seed")["step"].idxmax()].set_index("seed").T
-    console.print(f"\nlast row of metrics, by seed\n{_indented(last.to_string())}", soft_wrap=True, markup=False)
+    console.print(f"\nlast row of metrics, by seed\n{_indented(last.to_string())}", soft_wrap=True)
 
 
 @app.command()
@@ -86,17 +86,16 @@ def verify(runs: Keys = None) -> None:
     from anm_nb.runs.listing import run_folders
     from anm_nb.runs.manifest import faults, strangers
 
-    with _refusing():
-        folders = list(dict.fromkeys(find_folder(each) for each in runs)) if runs else run_folders()
+    folders = list(dict.fromkeys(find_folder(each) for each in runs)) if runs else run_folders()
     spoiled = 0
     for folder in folders:
         wrong = faults(folder)
         if not wrong:
             wrong = [f"{folder / name} is not in the run's manifest" for name in strangers(folder)]
         for fault in wrong:
-            typer.echo(f"{folder.name}  {fault}")
+            say(f"{folder.name}  {fault}")
         spoiled += bool(wrong)
-    typer.echo(f"{len(folders) - spoiled} of {len(folders)} runs are as they were written")
+    say(f"{len(folders) - spoiled} of {len(folders)} runs are as they were written")
     if spoiled:
         raise typer.Exit(1)
 
@@ -112,8 +111,7 @@ def gc(
     from anm_nb.runs.cleaning import candidates, remove
     from anm_nb.runs.finding import duration_from
 
-    with _refusing():
-        found = candidates(duration_from(older_than) if older_than else None)
+    found = candidates(duration_from(older_than) if older_than else None)
     gone = []
     for each in found:
         kept = each.kept or (None if dry_run else remove(each))
@@ -121,9 +119,9 @@ def gc(
             gone.append(each)
         verb = "kept" if kept else "would remove" if dry_run else "removed"
         because = f"{each.reason}, but {kept}" if kept else each.reason
-        typer.echo(f"{verb} {each.kind} {each.path.name} ({_size(each.size)}): {because}")
+        say(f"{verb} {each.kind} {each.path.name} ({_size(each.size)}): {because}")
     verb = "would free" if dry_run else "freed"
-    typer.echo(
+    say(
         f"{verb} {_size(sum(each.size for each in gone))}: {len(gone)} folders; kept {len(found) - len(gone)} named"
     )
 
@@ -138,25 +136,10 @@ def export(
     from anm_nb.runs.exporting import export as copy
     from anm_nb.runs.finding import find_run
 
-    with _refusing():
-        found = {run.path: run for run in map(find_run, runs)}
-        written = copy(list(found.values()), out, overwrite)
+    found = {run.path: run for run in map(find_run, runs)}
+    written = copy(list(found.values()), out, overwrite)
     for path in written:
-        typer.echo(path)
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn what is asked wrongly, or cannot be read or written, into a line on stderr and exit code 2."""
-    from anm_nb.config import ParameterError
-    from anm_nb.runs.files import DiskFull
-    from anm_nb.runs.manifest import CorruptRun
-
-    try:
-        yield
-    except (ParameterError, CorruptRun, DiskFull) as error:
-        typer.echo(f"anm-nb: {error}", err=True)
-        raise typer.Exit(2) from None
+        say(path)
 
 
 def _plain(run: Listed) -> dict[str, Any]:
@@ -192,10 +175,8 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 def _console() -> Console:
     """Where people look, as wide as they have it; where nobody does, wide enough to cut nothing off."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    console = terminal.console()
+    return console if console.is_terminal else terminal.console(width=200)
 
 
 def _indented(text: str) -> str:

@@ -73,7 +73,7 @@ def test_demo_of_one_notebook_keeps_what_the_others_left(project, instant):
     out = project / "elsewhere"
     assert anm_nb("demo", "--out", str(out), "--jobs", "1").exit_code == 0
     assert anm_nb("demo", "--out", str(out), "--jobs", "7", "--only", "10_fails").exit_code == 0
-    seconds = {outcome.name: outcome.seconds for outcome in sweep.read_outcomes(out)}
+    seconds = {outcome.name: outcome.seconds for outcome in sweep.read_outcomes(out)[0]}
     assert seconds == {"00_fine": 1.0, "10_fails": 7.0}
 
 
@@ -81,7 +81,7 @@ def test_demo_of_all_forgets_notebooks_that_are_gone(project, instant):
     anm_nb("demo")
     (project / "notebooks" / "10_fails.ipynb").unlink()
     anm_nb("demo")
-    assert [outcome.name for outcome in sweep.read_outcomes(project / "outputs" / "quick")] == ["00_fine"]
+    assert [outcome.name for outcome in sweep.read_outcomes(project / "outputs" / "quick")[0]] == ["00_fine"]
 
 
 @pytest.mark.parametrize(

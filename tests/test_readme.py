@@ -179,3 +179,12 @@ def test_every_file_it_points_to_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (project_root() / target).exists(), target
+
+
+def test_no_text_sets_two_processes_beside_one_of_the_public_implementation():
+    """Paired, one process and one thread each, it is 1.05 [0.99, 1.11]; whoever quotes a ratio quotes that."""
+    texts = [README, *(path.read_text("utf-8") for path in (project_root() / "notebooks").glob("*.ipynb"))]
+    sentences = [line for text in texts for line in text.split("\n\n") if "public implementation" in line]
+    assert sentences
+    assert not [each for each in sentences if "[0.99, 1.11]" not in each or "scaled by the rate" in each]
+    assert not re.search(r"2[.]20?× the public|public reference scaled", "".join(texts))

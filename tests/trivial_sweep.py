@@ -11,8 +11,10 @@ from pathlib import Path
 import nbformat
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from typer.testing import CliRunner, Result
 
 from anm_nb.analysis import VERDICT_MIME
+from anm_nb.cli import app
 
 PARAMETERS = "n = 1      # 0 …\nx = 0.5    # > 0\npause = 0.0  # s"
 WORK = """
@@ -73,6 +75,11 @@ class TrivialSweep:
         process = self.start(*arguments, out=out)
         said = process.communicate(timeout=600)[0]
         return process.returncode, said
+
+    def invoke(self, *arguments: str) -> Result:
+        """The same in this process."""
+        command = ["sweep", str(self.folder / "trivial.yaml"), "--out", str(self.out), *arguments]
+        return CliRunner().invoke(app, command)
 
     def ran(self) -> list[int]:
         """The n of every run of the notebook so far, in order."""

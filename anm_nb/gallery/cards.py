@@ -11,10 +11,10 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from anm_nb.analysis import VERDICT_MIME
+from anm_nb.config import ParameterError
 from anm_nb.gallery.rendering import render
 from anm_nb.gallery.used_runs import UsedRun, used_runs
 from anm_nb.sweep import Outcome, read_outcomes
-from anm_nb.sweep.outcomes import OUTCOMES_FILE
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -102,7 +102,10 @@ def read_cards(folder: Path) -> list[Card]:
 
     Raises NothingToShow where there is neither, and ParameterError where the outcomes cannot be read.
     """
-    outcomes = _outcomes(folder)
+    stored, problems = read_outcomes(folder)
+    if problems:
+        raise ParameterError("\n".join(f"{problem}; run the cases again" for problem in problems))
+    outcomes = {outcome.name: outcome for outcome in stored}
     names = {path.stem for path in folder.glob("[!.]*.ipynb")} | set(outcomes)
     if not names:
         raise NothingToShow(f"no executed notebooks in {folder}")
@@ -121,16 +124,6 @@ def png_size(png: str) -> tuple[int, int] | None:
     if len(header) < 24 or header[:8] != PNG_HEADER or header[12:16] != b"IHDR":
         return None
     return int.from_bytes(header[16:20]), int.from_bytes(header[20:24])
-
-
-def _outcomes(folder: Path) -> dict[str, Outcome]:
-    try:
-        return {outcome.name: outcome for outcome in read_outcomes(folder)}
-    except (ValueError, TypeError, AttributeError) as error:  # not JSON, or of another version
-        from anm_nb.config import ParameterError
-
-        file = folder / OUTCOMES_FILE
-        raise ParameterError(f"{file} cannot be read ({error}); without it, the page has no times and runs") from None
 
 
 def _read_card(folder: Path, name: str, outcome: Outcome | None) -> Card:

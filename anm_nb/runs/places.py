@@ -5,16 +5,35 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from anm_nb.config import ParameterError
+
+
+def clone() -> Path | None:
+    """The clone of this project that the package lies in, else the one around the current directory, else None."""
+    here = Path.cwd()
+    for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
+        named = folder / "pyproject.toml"
+        if named.is_file() and 'name = "anm-nb"' in named.read_text(encoding="utf-8", errors="replace"):
+            return folder
+    return None
+
 
 def project_root() -> Path:
-    """The checkout this package lies in; the current directory when it was installed without one."""
-    checkout = Path(__file__).resolve().parents[2]
-    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+    """The clone, which has what a package does not: notebooks, params, kept results.
+
+    Raises ParameterError where there is none.
+    """
+    if (root := clone()) is not None:
+        return root
+    raise ParameterError(
+        f"no clone of anm-nb holds this package or the folder {Path.cwd()}: notebooks, params and kept results are in "
+        "its git repository only. Clone it, run `pip install -e .` in the clone, or work from inside the clone"
+    )
 
 
 def outputs_root() -> Path:
     """The folder for everything that running makes: $ANM_NB_OUTPUTS, else `outputs/` of the project."""
-    return Path(os.environ.get("ANM_NB_OUTPUTS") or project_root() / "outputs").resolve()
+    return Path(os.environ.get("ANM_NB_OUTPUTS") or (clone() or Path.cwd()) / "outputs").resolve()
 
 
 def store_root() -> Path:
@@ -48,4 +67,4 @@ def sweeps_elsewhere() -> list[Path]:
 
 def results_roots() -> list[Path]:
     """The folders of results: the project's own, and the one asked for where that is another."""
-    return list(dict.fromkeys((project_root() / "outputs", outputs_root())))
+    return list(dict.fromkeys(((clone() or Path.cwd()) / "outputs", outputs_root())))

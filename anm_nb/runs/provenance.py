@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anm_nb.runs.keys import RunConfig, source_digest
-from anm_nb.runs.places import project_root
+from anm_nb.runs.places import clone
 
 PROVENANCE_PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors")
 
@@ -64,7 +64,7 @@ def _threads(config: RunConfig) -> int:
 
 
 def _git(*arguments: str) -> str | None:
-    answer = subprocess.run(["git", *arguments], cwd=project_root(), capture_output=True, text=True, check=False)
+    answer = subprocess.run(["git", *arguments], cwd=clone() or Path.cwd(), capture_output=True, text=True, check=False)
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 

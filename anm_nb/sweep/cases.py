@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
+import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,27 +19,34 @@ from pathlib import Path
 from typing import Any
 
 from anm_nb.sweep.outcomes import Outcome
-from anm_nb.sweep.processes import Interrupted, case_process
+from anm_nb.sweep.process import DISK_FULL, STOP_SECONDS
+from anm_nb.terminal import plain
 from anm_nb.yaml_file import read_yaml
 
 PARTIAL_PREFIX = ".partial-"  # of the folders in which cases grow
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ERROR_LINES = 4  # of a failure's message that are kept
-ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+POLL_SECONDS = 0.02
+
+
+class Interrupted(Exception):
+    """A case did not run to its end because it is no longer wanted."""
 
 
 @dataclass(frozen=True)
 class Case:
     """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
 
-    `parameters` is a YAML file, a mapping from names to values, or None for the notebook's own defaults; `digest`,
-    where there is one, stands for all that the result depends on, and is kept with the outcome.
+    `parameters` is a YAML file, a mapping from names to values, or None for the notebook's own defaults. Where there is
+    one, `digest` stands for all that the result depends on and is kept with the outcome, and `code` is the part of it
+    (`code_digest`) that must still hold when the case has run.
     """
 
     notebook: Path
     output: Path
     parameters: Path | Mapping[str, Any] | None = None
     digest: str | None = None
+    code: str | None = None
 
     @property
     def name(self) -> str:
@@ -43,32 +54,93 @@ class Case:
         return self.output.name.removesuffix(".ipynb")
 
 
-def run_case(case: Case, threads: int, env: Mapping[str, str], stopped: Callable[[], bool]) -> Outcome:
-    """Run the case with so many threads, and `env` over this process's environment, until `stopped` says otherwise.
+def run_case(case: Case, threads: int | None, env: Mapping[str, str], stopped: Callable[[], bool]) -> Outcome:
+    """Run the case, with `env` over this process's environment, until `stopped` says otherwise.
 
-    The case grows in a folder of its own beside its output, which appears in one step or, where papermill failed before
-    its first cell, disappears. Raises Interrupted when stopped, and OSError where there is no room for the results.
+    Without `threads` it has as many as OMP_NUM_THREADS says here. The case grows in a folder of its own beside its
+    output, which appears in one step or, where papermill left no whole notebook, disappears. Raises Interrupted when
+    stopped, DiskFull, and ParameterError where the code it depends on is not, or does not stay, what it was.
     """
-    from anm_nb.runs.files import put_in_place
+    from anm_nb.runs.files import DiskFull, put_in_place, sha256_of
     from anm_nb.runs.store import RUNS_USED
 
-    case.output.parent.mkdir(parents=True, exist_ok=True)
+    output = Path(os.path.abspath(case.output))
+    output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=case.output.parent) as folder:
+    _check_code(case)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=output.parent) as folder:
         partial, log, used = (Path(folder, name) for name in ("notebook.ipynb", "log", "runs-used"))
-        surroundings = os.environ | env | _surroundings(Path(folder), threads) | {RUNS_USED: str(used)}
-        if stopped():
-            raise Interrupted
-        with case_process(log) as process:
-            ended = process.run(_request(case, partial), surroundings, log, stopped)
-        if partial.exists():
-            put_in_place(partial, case.output)
+        surroundings = os.environ | env | _surroundings(Path(folder), threads or threads_here())
+        status, peak = _papermill(_request(case, partial), surroundings | {RUNS_USED: str(used)}, log, stopped)
+        if status == DISK_FULL:
+            raise DiskFull(errno.ENOSPC, f"no space left on the device while writing {output}")
+        _check_code(case)
+        executed = _whole(partial)
+        if executed is not None:
+            put_in_place(partial, output)
         else:  # an older result must not stand for this run
-            case.output.unlink(missing_ok=True)
-        error = _why_failed(ended.status, case.output, log) if ended.status else None
+            output.unlink(missing_ok=True)
+        error = None if status == 0 and executed is not None else _why_failed(status, executed, log)
         keys = sorted(set(used.read_text("utf-8").split())) if used.exists() else ()
-    seconds = time.monotonic() - start
-    return Outcome(case.name, "failed" if error else "done", seconds, ended.peak_mib, error, case.digest, tuple(keys))
+    checksum = None if executed is None else sha256_of(output)
+    seconds, rest = time.monotonic() - start, (case.digest, tuple(keys), checksum, status < 0)
+    return Outcome(case.name, "failed" if error else "done", seconds, peak, error, *rest)
+
+
+def threads_here() -> int:
+    """The threads that OMP_NUM_THREADS gives this process, the first of its list (one for each nesting level), or 1."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(first)) if first.isdecimal() else 1
+
+
+def _check_code(case: Case) -> None:
+    from anm_nb.config import ParameterError
+    from anm_nb.sweep.digests import code_digest
+
+    if case.code is not None and case.code != code_digest(case.notebook):
+        raise ParameterError(
+            f"{case.notebook}, or the sources of anm_nb, changed while the sweep ran; {case.name} is not kept: "
+            "start the sweep again, with what is there now"
+        )
+
+
+def _papermill(
+    request: Mapping[str, Any], env: Mapping[str, str], log: Path, stopped: Callable[[], bool]
+) -> tuple[int, float]:
+    """Exit status and peak memory, in MiB, of a process that does what is requested; what it says goes to the log."""
+    with log.open("ab") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "anm_nb.sweep.process"],
+            stdin=subprocess.PIPE,  # stays open as long as this process lives: the other one ends with it
+            stdout=said,
+            stderr=said,
+            env=env,
+            start_new_session=True,  # a Ctrl-C reaches this program alone, which then ends its processes in order
+        )
+    assert process.stdin is not None
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it has died, as its status will tell
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+        while not stopped():
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return process.returncode, _mebibytes(usage)
+            time.sleep(POLL_SECONDS)
+        raise Interrupted
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # a case that still runs closes its kernel and ends
+        try:
+            process.wait(STOP_SECONDS + 1)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _mebibytes(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _request(case: Case, partial: Path) -> dict[str, Any]:
@@ -79,7 +151,7 @@ def _request(case: Case, partial: Path) -> dict[str, Any]:
     notebook = case.notebook.resolve()
     return {
         "input_path": str(notebook),
-        "output_path": str(partial.resolve()),
+        "output_path": str(partial),
         "parameters": dict(parameters),
         "cwd": str(notebook.parent),
     }
@@ -92,35 +164,27 @@ def _surroundings(folder: Path, threads: int) -> dict[str, str]:
     spec.parent.mkdir(parents=True)
     launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec.write_text(json.dumps({"argv": launch, "display_name": "Python 3", "language": "python"}))
-    path = os.pathsep.join(filter(None, [str(folder.resolve()), os.environ.get("JUPYTER_PATH")]))
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
     backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # not one chosen for scripts
     return dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"JUPYTER_PATH": path} | backend
 
 
-def _why_failed(status: int, notebook: Path, log: Path) -> str:
-    """The words of the failing cell, or else of papermill, or else how the process ended."""
-    if said := _error_in_notebook(notebook):
-        return said
-    if status < 0:
-        return f"its process was ended by {signal.Signals(-status).name}, as happens where memory runs out"
-    return _last_line(log.read_text("utf-8", errors="replace")) or f"papermill ended with status {status}"
-
-
-def _error_in_notebook(path: Path) -> str | None:
-    """What the failing cell of an executed notebook says, as `Name: message`."""
-    if not path.exists():
+def _whole(notebook: Path) -> Any:
+    """The content of a notebook; None where there is none, or half of one."""
+    try:
+        return json.loads(notebook.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+
+
+def _why_failed(status: int, executed: Any, log: Path) -> str:
+    """The words of the failing cell, or else of papermill, or else how the process ended."""
+    for cell in executed["cells"] if executed else []:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
-                return _first_lines(f"{output['ename']}: {output['evalue']}")
-    return None
-
-
-def _first_lines(said: str) -> str:
-    return "\n".join(ANSI_COLOUR.sub("", said).strip().splitlines()[:ERROR_LINES])
-
-
-def _last_line(log: str) -> str:
-    lines = [line for line in ANSI_COLOUR.sub("", log).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+                said = plain(f"{output['ename']}: {output['evalue']}").strip().splitlines()
+                return "\n".join(line for line in said[:ERROR_LINES])
+    if status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}, as happens where memory runs out"
+    lines = re.findall(r"\S.*", plain(log.read_text("utf-8", errors="replace")))
+    return lines[-1].strip() if lines else f"papermill ended with status {status} and left no whole notebook"

@@ -6,9 +6,11 @@ from collections import Counter
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from anm_nb.terminal import refuse, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,23 +52,20 @@ def sweep(
     ] = None,
 ) -> None:
     """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
-    from rich.console import Console
-
-    from anm_nb.config import ParameterError
+    from anm_nb import terminal
     from anm_nb.sweep.files import find_sweep
     from anm_nb.sweep.restart import open_sweep
 
-    console = Console(highlight=False, soft_wrap=True)
-    try:
-        needed = _resources(resource or [])
-        _check_backend(backend, scheduler, jobs, needed)
-        opened = open_sweep(find_sweep(file), profile, out)
-        chosen = opened.only(only or [])
-        _say_what_there_is(console, opened, chosen, retry_failed, dry_run)
-        if not dry_run:
-            _run(console, opened, chosen, retry_failed, jobs, backend, scheduler, needed)
-    except ParameterError as error:
-        _end(str(error), 2)
+    console = terminal.console(soft_wrap=True)
+    needed = _resources(resource or [])
+    _check_backend(backend, scheduler, jobs, needed)
+    opened = open_sweep(find_sweep(file), profile, out)
+    chosen = opened.only(only or [])
+    for problem in opened.problems:
+        say(f"anm-nb: {problem}; its case runs again", err=True)
+    _say_what_there_is(console, opened, chosen, retry_failed, dry_run)
+    if not dry_run:
+        _run(console, opened, chosen, retry_failed, jobs, backend, scheduler, needed)
 
 
 def _check_backend(backend: Backend, scheduler: str | None, jobs: int | None, needed: dict[str, float]) -> None:
@@ -76,6 +75,10 @@ def _check_backend(backend: Backend, scheduler: str | None, jobs: int | None, ne
         raise ParameterError(f"--{'scheduler' if scheduler else 'resource'} needs --backend dask")
     if scheduler and jobs:
         raise ParameterError("--jobs is for cases on this machine; with --scheduler its workers say how many they run")
+    if scheduler:
+        from anm_nb.sweep.cluster import check_address
+
+        check_address(scheduler)
 
 
 def _resources(given: list[str]) -> dict[str, float]:
@@ -102,10 +105,10 @@ def _say_what_there_is(console: Console, opened: Sweep, chosen: list[Case], retr
     waiting = {case.name for case in _waiting(opened, chosen, retry_failed)}
     states = {case.name: "to run" if case.name in waiting else opened.status(case) for case in chosen}
     for name, state in states.items() if each else ():
-        console.print(f"{state:6} {name}", markup=False)
+        console.print(f"{state:6} {name}")
     counts = Counter(states.values())
     named = {"to run": counts["to run"], "done before": counts["done"], "failed before": counts["failed"]}
-    console.print(f"{len(chosen)} cases: {counted(named)}; results in {opened.folder}", markup=False)
+    console.print(f"{len(chosen)} cases: {counted(named)}; results in {opened.folder}")
     if opened.plan.folded:
         console.print(f"{opened.plan.folded} more in the file are the same as one of its cases, and run once")
     if counts["failed"]:
@@ -130,7 +133,7 @@ def _run(
 
     try:
         with batch.folder_of_results(opened.folder):
-            opened.__dict__.pop("outcomes", None)  # read again, now that nobody else writes them
+            opened.read_again()  # read again, now that nobody else writes them
             waiting = _waiting(opened, chosen, retry_failed)
             names = {case.name for case in waiting}
             kept = [outcome for name, outcome in opened.outcomes.items() if name not in names]
@@ -145,12 +148,12 @@ def _run(
                 batch.wait_for_workers_to_stop(opened.folder)
                 raise
             finally:
-                opened.__dict__.pop("outcomes", None)
+                opened.read_again()
             _conclude(console, opened, chosen)
     except KeyboardInterrupt:
-        _end(f"stopped: {_told(opened, chosen)}; the same command goes on from there", INTERRUPTED)
+        refuse(f"stopped: {_told(opened, chosen)}; the same command goes on from there", INTERRUPTED)
     except OSError as error:
-        _end(f"{error}; {_told(opened, chosen)}, which are kept; the same command goes on from there", 1)
+        refuse(f"{error}; {_told(opened, chosen)}, which are kept; the same command goes on from there", 1)
 
 
 def _conclude(console: Console, opened: Sweep, chosen: list[Case]) -> None:
@@ -159,12 +162,12 @@ def _conclude(console: Console, opened: Sweep, chosen: list[Case]) -> None:
 
     outcomes: dict[str, Outcome] = opened.outcomes
     outputs = {case.name: case.output for case in chosen}
-    summary(console, [outcomes[name] for name in outputs], lambda name: tally(outputs[name]), "case")
     table = write_table(verdict_table(opened.plan.cases, opened.cases, outcomes), opened.folder)
-    console.print(f"{_told(opened, chosen)}. Table: {table}; a page: anm-nb index {opened.folder}", markup=False)
+    summary(console, [outcomes[name] for name in outputs], lambda name: tally(outputs[name]), "case")
+    console.print(f"{_told(opened, chosen)}. Table: {table}; a page: anm-nb index {opened.folder}")
     failed = [name for name in outputs if outcomes[name].status == "failed"]
     if failed:
-        _end(f"{len(failed)} of {len(chosen)} cases failed: {', '.join(failed)}", 1)
+        refuse(f"{len(failed)} of {len(chosen)} cases failed: {', '.join(failed)}", 1)
 
 
 def _told(opened: Sweep, chosen: list[Case]) -> str:
@@ -172,8 +175,3 @@ def _told(opened: Sweep, chosen: list[Case]) -> str:
 
     counts = Counter(opened.status(case) for case in chosen)
     return counted({"done": counts["done"], "failed": counts["failed"], "not finished": counts["new"]})
-
-
-def _end(message: str, code: int) -> NoReturn:
-    typer.echo(f"anm-nb: {message}", err=True)
-    raise typer.Exit(code)

@@ -47,7 +47,7 @@ class Progress:
         """A case came to its end."""
         self.finished[outcome.name] = outcome
         self.running.pop(outcome.name, None)
-        self._console.print(_line(outcome), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(_line(outcome), soft_wrap=True)
 
     def seconds_left(self) -> float | None:
         """What the cases not yet finished will take if they are like the others; None before any is finished."""
@@ -83,8 +83,8 @@ def summary(console: Console, outcomes: Sequence[Outcome], verdicts: Callable[[s
     table.add_column("peak memory", justify="right")
     for outcome in outcomes:
         status = Text(outcome.status, style="red" if outcome.status == "failed" else "")
-        cells = (Text(verdicts(outcome.name) or "–"), duration(outcome.seconds), memory(outcome.peak_mib))
-        table.add_row(Text(outcome.name), status, *cells)
+        cells = (verdicts(outcome.name) or "–", duration(outcome.seconds), memory(outcome.peak_mib))
+        table.add_row(outcome.name, status, *cells)
     console.print()
     console.print(table)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +13,14 @@ import yaml
 
 from anm_nb import runs
 from anm_nb.config import ParameterError, unknown_name
+from anm_nb.runs.files import sha256_of
 from anm_nb.sweep.cases import Case
-from anm_nb.sweep.digests import case_digest, sources_digest
+from anm_nb.sweep.digests import case_digest, code_digest
 from anm_nb.sweep.files import Plan, plan
 from anm_nb.sweep.naming import case_names
 from anm_nb.sweep.outcomes import Outcome, read_outcomes
+
+OTHERS_FOLDERS = ("check", "figures", "quick", "reference", "runs")  # in outputs/
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,34 @@ class Sweep:
     folder: Path
     cases: tuple[Case, ...]
 
-    @cached_property
+    @property
     def outcomes(self) -> dict[str, Outcome]:
-        """The stored outcomes, by case, that still hold: of the same parameters, notebook and sources."""
-        stored = {outcome.name: outcome for outcome in read_outcomes(self.folder)}
-        return {
-            case.name: stored[case.name]
-            for case in self.cases
-            if case.name in stored
-            and stored[case.name].digest == case.digest
-            and (case.output.exists() or stored[case.name].status == "failed")
-        }
+        """The stored outcomes, by case, that still hold: of the same parameters, notebook, sources and result."""
+        return self._stored[0]
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each stored outcome, or executed notebook, that is not as it was written."""
+        return self._stored[1]
+
+    @cached_property
+    def _stored(self) -> tuple[dict[str, Outcome], list[str]]:
+        found, problems = read_outcomes(self.folder)
+        stored = {outcome.name: outcome for outcome in found}
+        holding = {}
+        for case in self.cases:
+            outcome = stored.get(case.name)
+            if outcome is None or outcome.digest != case.digest:
+                continue
+            if outcome.notebook == (sha256_of(case.output) if case.output.is_file() else None):
+                holding[case.name] = outcome
+            else:
+                problems.append(f"{case.output} is not the notebook that was written")
+        return holding, problems
+
+    def read_again(self) -> None:
+        """Forget what was stored when it was last looked at."""
+        self.__dict__.pop("_stored", None)
 
     def status(self, case: Case) -> Literal["done", "failed", "new"]:
         """How a case ended, if it did as it is now."""
@@ -72,16 +93,34 @@ def open_sweep(file: Path, profile: str | None = None, folder: Path | None = Non
     """The sweep of a file, checked, with its results in a folder: `outputs/<sweep>` if none is given.
 
     Another profile than the file's own has a folder of its own, `outputs/<sweep>-<profile>`, so that a quick look costs
-    nobody a long result. Raises ParameterError as `plan` does.
+    nobody a long result. Raises ParameterError as `plan` and `check_folder` do.
     """
     planned = plan(file, profile)
-    folder = folder or runs.outputs_root() / (f"{planned.name}-{profile}" if profile else planned.name)
-    sources = sources_digest()
+    if folder is None:
+        if planned.name.startswith(".") or planned.name in OTHERS_FOLDERS:
+            raise ParameterError(
+                f"{file}: a sweep of the name '{planned.name}' would write into outputs/{planned.name}, which is not "
+                "its to fill; give the file another name, or the results a folder with --out"
+            )
+        folder = runs.outputs_root() / (f"{planned.name}-{profile}" if profile else planned.name)
+    folder = Path(os.path.abspath(folder))
+    check_folder(folder, {case.notebook for case in planned.cases})
+    codes = {notebook: code_digest(notebook) for notebook in {case.notebook for case in planned.cases}}
     cases = [
-        Case(case.notebook, folder / f"{name}.ipynb", case.given, case_digest(case, sources))
+        Case(case.notebook, folder / f"{name}.ipynb", case.given, case_digest(case, code), code)
         for name, case in zip(case_names(planned.cases), planned.cases, strict=True)
+        for code in [codes[case.notebook]]
     ]
     return Sweep(planned, folder, tuple(cases))
+
+
+def check_folder(folder: Path, notebooks: Iterable[Path]) -> None:
+    """Refuse, by ParameterError, a folder of results that holds the notebooks themselves or lies in the run store."""
+    where = folder.resolve()
+    if any(where == notebook.resolve().parent for notebook in notebooks):
+        raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
+    if where.is_relative_to(runs.store_root()):
+        raise ParameterError(f"--out {folder} is the run store's; choose another folder")
 
 
 def _means(text: str, value: Any) -> bool:

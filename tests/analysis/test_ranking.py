@@ -31,7 +31,7 @@ from anm_nb.analysis.ranking_tables import (
     waterfall,
 )
 from anm_nb.analysis.tables import collect, score_table
-from anm_nb.ranking.cost import public_epoch_ratio
+from anm_nb.ranking.cost import epoch_seconds
 from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingLearner
 from anm_nb.runs import get_or_train
@@ -239,10 +239,10 @@ def test_other_verdicts_are_about_what_they_say():
     ]
 
 
-def test_an_epoch_is_timed_against_the_public_reference():
-    timed = public_epoch_ratio(HrmVsBaseline(**TINY).hrm(), rounds=1)
-    assert timed["ratio"] == pytest.approx(timed["epoch"] / timed["public_epoch"])
-    assert all(math.isfinite(value) and value > 0 for value in timed.values())
+def test_an_epoch_is_timed_from_its_steps():
+    seconds = epoch_seconds(HrmVsBaseline(**TINY).hrm(), rounds=1)
+    assert math.isfinite(seconds)
+    assert seconds > 0
 
 
 # ---- figures -----------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def remade(run, key, config=None, **facts):
 def store(tmp_path, monkeypatch):
     """Three runs: a line, and two that look like energy runs; nothing is named by the checkout's own references."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setattr("anm_nb.runs.places.project_root", lambda: tmp_path)
+    monkeypatch.setattr("anm_nb.runs.places.clone", lambda: tmp_path)
     line = get_or_train(Line())
     facts = {"family": "energy", "task": "inverse"}
     old = {"finished": "2020-01-02T03:04:05Z", "finished_ns": 1}

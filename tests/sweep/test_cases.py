@@ -121,37 +121,17 @@ def test_a_case_ends_with_the_program_that_runs_it_however_that_ended(tmp_path):
     assert not (tmp_path / "out" / "a.ipynb").exists()
 
 
-ANCESTORS = """
+DEADLY = """
 import os, psutil, signal
-case = psutil.Process().parent()
-print(case.pid, case.parent().pid, os.environ.get("LEFT_BEHIND"))
-os.environ["LEFT_BEHIND"] = "1"
 if deadly:
-    os.kill(case.parent().pid, signal.SIGKILL)
+    os.kill(psutil.Process().parent().pid, signal.SIGKILL)
     while True:
         pass
 """
 
 
-def ancestors(case):
-    """What a case printed of itself: its process, and the one that forked it."""
-    printed = nbformat.read(case.output, as_version=4).cells[-1].outputs[0].text.split()
-    return int(printed[0]), int(printed[1]), printed[2]
-
-
-def test_cases_share_a_process_with_papermill_loaded_and_each_has_one_of_its_own(tmp_path):
-    notebook = write_notebook(tmp_path / "01_ancestors.ipynb", "deadly = False\nn = 0", ANCESTORS)
-    cases = [Case(notebook, tmp_path / "out" / f"n={n}.ipynb", {"n": n}) for n in range(2)]
-    assert [outcome.error for outcome in run_cases(cases, 1)] == [None, None]
-    first, second = map(ancestors, cases)
-    assert first[0] != second[0]
-    assert first[1] == second[1]
-    assert first[2] == second[2] == "None"
-    wait_until(lambda: ended(first[1]), 10)
-
-
-def test_where_that_process_dies_its_case_fails_and_the_others_run(tmp_path):
-    notebook = write_notebook(tmp_path / "01_deadly.ipynb", "deadly = False", ANCESTORS)
+def test_where_the_process_of_a_case_is_killed_it_fails_and_the_others_run(tmp_path):
+    notebook = write_notebook(tmp_path / "01_deadly.ipynb", "deadly = False", DEADLY)
     cases = [Case(notebook, tmp_path / f"deadly={deadly}.ipynb", {"deadly": deadly}) for deadly in (True, False)]
     died, ran_on = run_cases(cases, 1)
     assert (died.status, died.error) == ("failed", "its process was ended by SIGKILL, as happens where memory runs out")
@@ -159,17 +139,11 @@ def test_where_that_process_dies_its_case_fails_and_the_others_run(tmp_path):
 
 
 def test_outcomes_are_stored_and_read_back(tmp_path):
-    outcomes = [Outcome("a", "done", 1.5, 80.0), Outcome("b", "failed", 2.0, 90.0, "ValueError: é")]
-    assert read_outcomes(tmp_path) == []
+    outcomes = [Outcome("a", "done", 1.5, 80.0, notebook="0f"), Outcome("b", "failed", 2.0, 90.0, "ValueError: é")]
+    assert read_outcomes(tmp_path) == ([], [])
     write_outcomes(outcomes, tmp_path / "new")
-    assert read_outcomes(tmp_path / "new") == outcomes
+    assert read_outcomes(tmp_path / "new") == (outcomes, [])
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["outcomes.json"]
-
-
-def test_outcomes_of_an_earlier_version_are_read(tmp_path):
-    row = {"name": "a", "status": "done", "seconds": 1.5, "peak_mib": 80.0, "error": None}
-    (tmp_path / "outcomes.json").write_text(json.dumps([row]))
-    assert read_outcomes(tmp_path) == [Outcome("a", "done", 1.5, 80.0)]
 
 
 SERVED = """

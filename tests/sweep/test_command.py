@@ -30,9 +30,10 @@ def fake(trivial, monkeypatch):
             on_start(case.name)
             verdict = {"claim": "n is n", "measured": f"{n}", "state": "refuted", "estimate": n, "interval": [0, None]}
             outputs = [new_output("display_data", {VERDICT_MIME: verdict})] if n != 13 else []
-            nbformat.write(new_notebook(cells=[new_code_cell("n", outputs=outputs)]), case.output)
+            nbformat.write(new_notebook(cells=[new_code_cell("n", outputs=outputs, id="n")]), case.output)
             end = ("failed", 2.0, 64.0, "ValueError: 13") if n == 13 else ("done", 2.0, 64.0, None)
-            outcomes.append(sweep.Outcome(case.name, *end, case.digest, (f"run{n}",)))
+            checksum = files.sha256_of(case.output)
+            outcomes.append(sweep.Outcome(case.name, *end, case.digest, (f"run{n}",), checksum))
             on_done(outcomes[-1])
         return outcomes
 
@@ -66,7 +67,7 @@ def test_a_finished_case_runs_again_when_what_it_depends_on_changed(trivial, fak
     elif change == "notebook":
         trivial.notebook.write_text(trivial.notebook.read_text().replace("is small", "is smaller"))
     elif change == "sources":
-        monkeypatch.setattr("anm_nb.sweep.restart.sources_digest", lambda: "other")
+        monkeypatch.setattr("anm_nb.sweep.restart.code_digest", lambda notebook: "other")
     else:
         (trivial.out / "n=2.ipynb").unlink()
     assert anm_nb(trivial).exit_code == 0

@@ -1,7 +1,6 @@
 """Which cases a sweep file means, and what it may not say."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from trivial_sweep import write_notebook
 
 from anm_nb.config import ParameterError
 from anm_nb.studies.ranking_settings import HrmVsBaseline
-from anm_nb.sweep.digests import case_digest
+from anm_nb.sweep.digests import case_digest, code_digest
 from anm_nb.sweep.files import PlannedCase, find_sweep, plan
 from anm_nb.sweep.naming import LONGEST, case_names, differing
 from anm_nb.sweep.restart import open_sweep
@@ -266,18 +265,21 @@ def test_a_name_says_what_differs_and_no_more():
 
 
 def test_a_digest_covers_parameters_code_and_sources_but_no_outputs(trivial):
-    case = plan(trivial.write(cases=[{"n": 2}])).cases[0]
-    digests = [case_digest(case, "sources"), case_digest(case, "other sources")]
-    digests.append(case_digest(plan(trivial.write(cases=[{"n": 3}])).cases[0], "sources"))
+    def digests() -> tuple[str, str]:
+        case = plan(trivial.write(cases=[{"n": 2}])).cases[0]
+        return code_digest(case.notebook), case_digest(case, code_digest(case.notebook))
+
+    code, digest = digests()
+    case = plan(trivial.write(cases=[{"n": 3}])).cases[0]
+    assert len({digest, case_digest(case, code), case_digest(case, "other sources")}) == 3
     executed = json.loads(trivial.notebook.read_text())
     executed["cells"][1] |= {
         "outputs": [{"output_type": "stream", "name": "stdout", "text": "!"}],
         "execution_count": 3,
     }
     trivial.notebook.write_text(json.dumps(executed))
-    assert case_digest(case, "sources") == digests[0]
+    assert digests() == (code, digest)
     executed["cells"][2]["source"] = "changed = True"
     trivial.notebook.write_text(json.dumps(executed))
-    digests.append(case_digest(case, "sources"))
-    assert all(a != b for a, b in pairwise(digests))
-    assert len(set(digests)) == 4
+    assert code not in digests()
+    assert digest not in digests()
