@@ -29,8 +29,8 @@ from anm_nb.training.seeds import RowDraws
 class MiningProblem:
     """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
 
-    Rows do not see one another, so that a strategy need not know how many seeds there are. On a GPU it is captured: it
-    may look at no value of a tensor (`.item()`, `if`, `x[mask]`), and chooses by `torch.where`.
+    A strategy need not know how many seeds there are. On a GPU it is captured: it may look at no value of a tensor
+    (`.item()`, `if`, `x[mask]`), and chooses by `torch.where`.
     """
 
     task: DenoisingTask
@@ -54,10 +54,7 @@ class MiningProblem:
 
     @cached_property
     def noised_energy(self) -> Energy:
-        """Energies of noised points under the network in training.
-
-        What does not depend on the points is computed once, with gradients if it is first asked for with them.
-        """
+        """Energies of noised points under the network in training; with gradients if first asked for with them."""
         return energy_given(self.model, self.x, self.noise.k)
 
     def impose(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, "b y_dim"]:
@@ -121,9 +118,8 @@ class Stock(NegativeStrategy):
     """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
 
     For continuous tasks that is the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped.
-    `form` "released" descends as the released code does, which differs from the paper in two ways: from the second
-    step on a step is as much longer as the clamp is wide (2 for continuous tasks), and all points are clamped as if
-    they had the noise level of the first example of their batch.
+    `form` "released" descends as the released code does: steps from the second on are as much longer as the clamp is
+    wide (2 for continuous tasks), and all points are clamped by the noise level of the first example of their batch.
     """
 
     name = "stock"
@@ -133,9 +129,8 @@ class Stock(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives by the published recipe."""
-        return Mined(
-            problem.impose(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws))
-        )
+        y_neg = problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws)
+        return Mined(problem.impose(y_neg))
 
     def _settled(self, problem: MiningProblem) -> Tensor:
         """Noised targets after a few descent steps on the energy, back in y-space."""
