@@ -131,6 +131,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("1: accepted steps", "column", "miner_accepted"),
         ("1: backtracks", "column", "miner_backtracks"),
         ("1: hits of the backtrack limit", "column", "miner_limit_hits"),
+        ("1: cut before they ended", "column", "miner_cut"),
         ("1: the limit hit often", "finding", "unstable miner"),
         ("1: energy at the start", "column", "e_start"),
         ("1: energy of the mined negative", "column", "e_mined"),

@@ -18,8 +18,7 @@ from anm_nb.config import ParameterError
 from anm_nb.tasks.base import Clues
 from anm_nb.training.graph import host_may_wait
 
-# The checklist's "middle band" (section G), as shares of the largest entropy that the allowed classes permit.
-ENTROPY_BAND = (0.05, 0.95)
+ENTROPY_BAND = (0.05, 0.95)  # the checklist's "middle band" (section G), shares of the largest entropy allowed
 _MASS_TOLERANCE = 1e-4
 
 
@@ -151,11 +150,9 @@ class MaskedSimplex(Constraint):
         mass, free = self._mass_left(), self._free()
         refused = (mass < -_MASS_TOLERANCE) | (~free.any(2) & (mass.abs() > _MASS_TOLERANCE))
         if host_may_wait() and bool(refused.any()):
-            example, group = refused.nonzero()[0].tolist()
-            left = float(mass[example, group])
-            raise ParameterError(
-                f"example {example}, group {group}: no allowed class is left for a probability of {left:.4g}"
-            )
+            where = "example {}, group {}".format(*refused.nonzero()[0].tolist())
+            left = float(mass[refused][0])
+            raise ParameterError(f"{where}: no allowed class is left for a probability of {left:.4g}")
 
     def project(self, y: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         """The nearest point of the set, by sorting (Held, Wolfe & Crowder 1974; Duchi et al. 2008, figure 1).

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.networks import EnergyNetwork, Head, LevelEmbedding, energy_of, gain_and_bias, register_network
+from anm_nb.energy.networks import EnergyNetwork, Head, LevelEmbedding, energy_of, register_network, scale_and_bias
 from anm_nb.tasks.base import DenoisingTask
 
 GRIDS = {size**3: size for size in (4, 9)}  # rows, columns and digits by the number of one-hot entries
@@ -48,11 +48,11 @@ class GraphLayer(nn.Module):
     def forward(
         self, h: Float[Tensor, "b n n width"], embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
     ) -> Float[Tensor, "b n n width"]:
-        gain, bias = (each[:, None, None] for each in gain_and_bias(self.modulation, embedded, k))
+        scale, bias = (each[:, None, None] for each in scale_and_bias(self.modulation, embedded, k))
         paths = self.left(h).permute(0, 3, 1, 2) @ self.right(h).permute(0, 3, 1, 2)
         g = self.own(h) + self.reverse(h).transpose(1, 2) + self.triangle(paths.tanh().permute(0, 2, 3, 1))
         g = g + self.row(h.mean(2)).unsqueeze(2) + self.column(h.mean(1)).unsqueeze(1)
-        return h + F.silu(g * (1 + gain) + bias)
+        return h + F.silu(g * scale + bias)
 
 
 @register_network
@@ -116,8 +116,8 @@ class SudokuBlock(nn.Module):
     def forward(
         self, h: Float[Tensor, "b width size size"], embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
     ) -> Float[Tensor, "b width size size"]:
-        gain, bias = (each[:, :, None, None] for each in gain_and_bias(self.modulation, embedded, k))
-        return h + F.silu(self.second(F.silu(self.first(h))) * (1 + gain) + bias)
+        scale, bias = (each[:, :, None, None] for each in scale_and_bias(self.modulation, embedded, k))
+        return h + F.silu(self.second(F.silu(self.first(h))) * scale + bias)
 
 
 @register_network

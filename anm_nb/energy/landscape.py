@@ -21,14 +21,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.networks import gradient_and_value
+from anm_nb.energy.networks import Model, gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule
 
 Energy = Callable[[Tensor], Tensor]  # noised points [b, d] to energies [b]
-Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b], as an `EnergyMLP`
 
 SCAN_GRID = torch.arange(-10, 31, dtype=torch.float64) / 20  # −0.5 … 1.5, the truth at 0 and the negative at 1 exactly
-BARRIER_GRID = SCAN_GRID[(SCAN_GRID >= 0) & (SCAN_GRID <= 1)]
 
 
 @torch.no_grad()
@@ -147,13 +145,10 @@ def _segment(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _length(shift: Tensor) -> Tensor:
     """‖shift‖ [b], checked to give a direction."""
     length = shift.norm(dim=1)
-    unusable = ~((length > 0) & length.isfinite())
-    if bool(unusable.any()):
-        example = _first(unusable)
-        raise ParameterError(
-            f"truth and negative are {float(length[example])} apart at example {example}; "
-            "a direction needs a distance that is finite and greater than 0"
-        )
+    refused = ~((length > 0) & length.isfinite())
+    if bool(refused.any()):
+        where = f"truth and negative are {float(length[refused][0])} apart at example {_first(refused)}"
+        raise ParameterError(f"{where}; a direction needs a distance that is finite and greater than 0")
     return length
 
 
@@ -174,11 +169,10 @@ def _place_on(grid: Tensor, value: int) -> int:
 
 def _finite(name: str, values: Tensor) -> Tensor:
     """The values [b, …], unless some are not finite: then an error naming the first example that has one."""
-    finite = values.isfinite()
-    if not bool(finite.all()):
-        example = _first((~finite).flatten(1).any(1) if values.ndim > 1 else ~finite)
-        value = float(values[example][~finite[example]].flatten()[0])
-        raise ParameterError(f"{name} = {value} at example {example}: should be finite")
+    refused = ~values.isfinite()
+    if bool(refused.any()):
+        example = _first(refused.reshape(len(values), -1).any(1))
+        raise ParameterError(f"{name} = {float(values[refused][0])} at example {example}: should be finite")
     return values
 
 

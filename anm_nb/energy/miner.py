@@ -114,12 +114,16 @@ def mine(
     sources = [generator] if isinstance(generator, torch.Generator) else generator
 
     def objective(point: Tensor) -> Tensor:
-        return _one_each(energy(point), point) - config.distance_weight * (point - y_pos).square().sum(1)
+        value = energy(point)
+        if value.shape != point.shape[:1]:
+            shape = tuple(value.shape)
+            raise ParameterError(f"energy of {len(point)} points has shape {shape}: should be one number for each")
+        return value - config.distance_weight * (point - y_pos).square().sum(1)
 
     now, may_wait = _Descents(y_pos, constraint, config, near), host_may_wait()
-    # Start, steps and one more turn: under 1 % of examples need more on params/mid. Answers that round to the truth start
-    # anew more often, and Barzilai–Borwein's steps grow again: three more for the same share.
-    spare = 2 if near is None and config.rule != "barzilai_borwein" else 5
+    # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid. Answers that
+    # round to the truth start anew most often, and Barzilai–Borwein's steps grow again.
+    spare = 7 if near is not None else 5 if config.rule == "barzilai_borwein" else 2
     for turn in range(config.turns or config.steps + spare):
         if may_wait and bool(now.done.all()):
             break
@@ -237,14 +241,6 @@ class _Descents:
 
 def _where(condition: Bool[Tensor, " b"], yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.unsqueeze(1), yes, no)
-
-
-def _one_each(energies: Tensor, points: Tensor) -> Tensor:
-    if energies.shape != points.shape[:1]:
-        raise ParameterError(
-            f"energy of {len(points)} points has shape {tuple(energies.shape)}: should be one number for each"
-        )
-    return energies
 
 
 def _require_finite(value: Float[Tensor, " b"], active: Bool[Tensor, " b"]) -> None:

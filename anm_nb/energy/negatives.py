@@ -29,8 +29,8 @@ from anm_nb.training.seeds import RowDraws
 class MiningProblem:
     """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
 
-    Rows do not see one another, so that a strategy need not know how many seeds there are. On a GPU it is captured: it
-    may look at no value of a tensor (`.item()`, `if`, `x[mask]`), and chooses by `torch.where`.
+    A strategy need not know of the seeds. On a GPU it is captured: it chooses by `torch.where`, and may look at no
+    value of a tensor (`.item()`, `if`, `x[mask]`).
     """
 
     task: DenoisingTask
@@ -45,19 +45,13 @@ class MiningProblem:
 
     @property
     def energy(self) -> Energy:
-        """EMA energies of clean points y, noised with the batch's own noise: what a mined negative should have low.
-
-        What does not depend on y is computed here, with the weights of the moment: take it once for many points.
-        """
+        """EMA energies of clean points under the batch's own noise, low for a good negative; take it once for many."""
         noise, of_noised = self.noise, energy_given(self.averaged, self.x, self.noise.k)
         return lambda y: of_noised(noise.schedule.q_sample(self.impose(y), noise.k, noise.eps).as_subclass(Tensor))
 
     @cached_property
     def noised_energy(self) -> Energy:
-        """Energies of noised points under the network in training.
-
-        What does not depend on the points is computed once, with gradients if it is first asked for with them.
-        """
+        """Energies of noised points under the network in training; with gradients if first asked for with them."""
         return energy_given(self.model, self.x, self.noise.k)
 
     def impose(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, "b y_dim"]:
@@ -96,8 +90,8 @@ def get_negatives(name: str, **options: Any) -> NegativeStrategy:
 
 def named_negatives(name: str) -> NegativeStrategy | None:
     """The strategy of that name with its default options; None for "none", training without a contrastive loss."""
-    if name != "none" and name not in STRATEGIES.entries:
-        raise ParameterError(unknown_name(STRATEGIES.kind, name, [*STRATEGIES.names(), "none"]))
+    if name not in (known := [*STRATEGIES.names(), "none"]):
+        raise ParameterError(unknown_name(STRATEGIES.kind, name, known))
     return None if name == "none" else get_negatives(name)
 
 
@@ -121,9 +115,8 @@ class Stock(NegativeStrategy):
     """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
 
     For continuous tasks that is the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped.
-    `form` "released" descends as the released code does, which differs from the paper in two ways: from the second
-    step on a step is as much longer as the clamp is wide (2 for continuous tasks), and all points are clamped as if
-    they had the noise level of the first example of their batch.
+    `form` "released" descends as the released code does: steps from the second on are as much longer as the clamp is
+    wide (2 for continuous tasks), and all points are clamped by the noise level of the first example of their batch.
     """
 
     name = "stock"
@@ -133,19 +126,16 @@ class Stock(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives by the published recipe."""
-        return Mined(
-            problem.impose(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws))
-        )
+        return Mined(problem.impose(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws)))
 
     def _settled(self, problem: MiningProblem) -> Tensor:
         """Noised targets after a few descent steps on the energy, back in y-space."""
         schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
         start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps).as_subclass(Tensor)
-        bound, later = schedule.signal(k) * clamp, 1.0
+        size, steps, bound, later = schedule.step_size(k), self.descent_steps, schedule.signal(k) * clamp, 1.0
         if self.form == "released":
-            of_first = bound.unflatten(0, (problem.seeds, -1))[:, :1]
-            bound, later = of_first.expand(-1, len(k) // problem.seeds, -1).flatten(0, 1), clamp
-        size, steps = schedule.step_size(k), self.descent_steps
+            by_seed = bound.unflatten(0, (problem.seeds, -1))
+            bound, later = by_seed[:, :1].expand_as(by_seed).flatten(0, 1), clamp
         return schedule.to_clean(descend(problem.noised_energy, start, size, bound, steps, later=later), k)
 
 
@@ -176,9 +166,8 @@ class Anm(NegativeStrategy):
     """Adversarial negative mining: low EMA energy within a ball around the truth (ANM checklist, section B).
 
     `ball` "l2" has radius `miner.eps`·‖y⁺‖; "linf" is the box inscribed in it, of half-width `miner.eps`·‖y⁺‖/√y_dim.
-    Clues stay in place. `orthogonal_to_noise` keeps y⁻ − y⁺ orthogonal to the shared ε, which makes every negative
-    legitimate (`SharedNoise.optimal_margin`); without it the miner removes the noise of the positive instead of
-    finding an error.
+    Clues stay in place. `orthogonal_to_noise` keeps y⁻ − y⁺ ⟂ ε, which makes every negative legitimate
+    (`SharedNoise.optimal_margin`); without it the miner removes the positive's noise instead of finding an error.
     """
 
     name = "anm"
@@ -218,12 +207,11 @@ class DiscreteTask(Protocol):
 class AnmSimplex(NegativeStrategy):
     """Adversarial mining over the relaxed answers of a discrete task (ANM checklist, sections B and G).
 
-    The set is the whole of the relaxation, clues fixed, so the miner's `eps` bounds only where descent starts; its
-    `delta` gives way to "at least one decision differs". `round` returns the nearest answer instead of the relaxed
-    point: the truth is always one-hot, so a network can tell a relaxed negative from it without looking at the problem
-    at all, and the contrastive loss saturates on that. `legitimate` forbids each decision that alone would have
-    m* ≤ 0 (`SharedNoise.optimal_margin`): as m* is a sum over decisions, every rounded negative then has m* > 0.
-    Raises `ParameterError` for a task whose answers are not discrete.
+    The set is the whole relaxation, clues fixed: the miner's `eps` bounds only where descent starts, and its `delta`
+    gives way to "at least one decision differs". `round` returns the nearest answer instead of the relaxed point, which
+    a network could tell from a truth without looking at the problem, so that the contrastive loss would saturate.
+    `legitimate` forbids each decision that alone would have m* ≤ 0 (`SharedNoise.optimal_margin`): as m* is a sum over
+    decisions, every rounded negative then has m* > 0. Raises `ParameterError` for a task that is not discrete.
     """
 
     name = "anm_simplex"
@@ -235,22 +223,21 @@ class AnmSimplex(NegativeStrategy):
         """Negatives mined against the EMA energy; entropy and invalid mass are those of the relaxed points."""
         y_pos, answers = problem.y_pos, self.answers(problem)
 
-        def is_truth(y: Tensor) -> Tensor:
-            return answers.decisions_changed(answers.nearest_vertex(y), y_pos) == 0
+        def changed(y: Tensor) -> Tensor:
+            return answers.decisions_changed(answers.nearest_vertex(y), y_pos)
 
-        mined = mine(problem.energy, y_pos, answers, self.miner, problem.draws.generators, near=is_truth)
-        vertex = answers.nearest_vertex(mined.y_neg)
-        log = answers.log(mined.y_neg) | {"decisions_changed": answers.decisions_changed(vertex, y_pos)}
-        return Mined(vertex if self.round else mined.y_neg, mined.log | log)
+        sources = problem.draws.generators
+        mined = mine(problem.energy, y_pos, answers, self.miner, sources, near=lambda y: changed(y) == 0)
+        log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
+        return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
 
     def answers(self, problem: MiningProblem) -> DiscreteSet:
         """The relaxed answers that the problem's clues (and the wish for legitimate ones) leave."""
         task, y_pos = problem.task, problem.y_pos
         if not isinstance(task, DiscreteTask):
             raise ParameterError(f"negatives '{self.name}': task '{task.name}' is continuous; use 'anm' for it")
-        allowed = torch.ones_like(y_pos, dtype=torch.bool)
-        if self.legitimate:
-            allowed = change_margin(problem, task.classes) > 0
+        everything = torch.ones_like(y_pos, dtype=torch.bool)
+        allowed = change_margin(problem, task.classes) > 0 if self.legitimate else everything
         if task.classes > 1:
             return MaskedSimplex(allowed | (y_pos > 0), task.classes, problem.clues)
         return SignBox.around(y_pos, ~allowed if problem.given is None else ~allowed | problem.given)
@@ -267,8 +254,8 @@ class AnmSimplexLegitimate(AnmSimplex):
 def change_margin(problem: MiningProblem, classes: int) -> Float[Tensor, "b y_dim"]:
     """m* of changing one decision of the truth: to each class, or, when each entry is a sign, to the other sign.
 
-    Zero at the true classes, where nothing changes. Elsewhere the shift Δ is 2 at the new class and −2 at the true one,
-    so ‖Δ‖² = 8 and Δ·ε = 2(ε_new − ε_true); for a sign it is −2y⁺, so ‖Δ‖² = 4 and Δ·ε = −2y⁺ε.
+    Zero at the true classes. Elsewhere the shift Δ is 2 at the new class and −2 at the true one, so ‖Δ‖² = 8 and
+    Δ·ε = 2(ε_new − ε_true); for a sign it is −2y⁺, so ‖Δ‖² = 4 and Δ·ε = −2y⁺ε.
     """
     y_pos, noise = problem.y_pos, problem.noise
     signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)

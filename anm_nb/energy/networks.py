@@ -87,15 +87,15 @@ class LevelEmbedding(nn.Module):
         return self.mlp(self.sinusoids)
 
 
-def gain_and_bias(
+def scale_and_bias(
     modulation: nn.Linear, embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
 ) -> tuple[Float[Tensor, "b channels"], Float[Tensor, "b channels"]]:
-    """gain_k and bias_k of a layer h ↦ h·(1 + gain_k) + bias_k; `modulation` maps dim to 2·channels.
+    """1 + gain_k and bias_k of a layer h ↦ h·(1 + gain_k) + bias_k; `modulation` maps dim to 2·channels.
 
     They are computed once for each level and looked up, not once for each example of the batch.
     """
     gain, bias = F.embedding(k, modulation(embedded)).chunk(2, dim=1)
-    return gain, bias
+    return 1 + gain, bias
 
 
 def energy_of(output: Float[Tensor, "b ..."], head: Head) -> Float[Tensor, " b"]:
@@ -115,16 +115,7 @@ class FiLMLayer(nn.Module):
         self.linear = nn.Linear(width, width)
         self.modulation = nn.Linear(level_dim, 2 * width)
 
-    def prepare(
-        self, embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b width"], Float[Tensor, "b width"]]:
-        """1 + gain_k and bias_k."""
-        gain, bias = gain_and_bias(self.modulation, embedded, k)
-        return 1 + gain, bias
-
-    def forward(
-        self, h: Float[Tensor, "b width"], scale: Float[Tensor, "b width"], bias: Float[Tensor, "b width"]
-    ) -> Float[Tensor, "b width"]:
+    def forward(self, h: Float[Tensor, "b width"], scale: Tensor, bias: Tensor) -> Float[Tensor, "b width"]:
         return F.silu(torch.addcmul(bias, self.linear(h), scale))
 
 
@@ -158,8 +149,8 @@ class EnergyMLP(EnergyNetwork):
         """W₁'s product with x and its part for ỹ, then gains and biases of both layers at levels k."""
         of_x, of_y = self.input.weight.split([x.shape[1], self.input.in_features - x.shape[1]], dim=1)
         from_x = F.linear(x, of_x, self.input.bias)
-        embedded = self.level()
-        return from_x, of_y, *self.first.prepare(embedded, k), *self.second.prepare(embedded, k)
+        of_levels, layers = self.level(), (self.first, self.second)
+        return from_x, of_y, *(part for each in layers for part in scale_and_bias(each.modulation, of_levels, k))
 
     def energy(self, prepared: tuple[Tensor, ...], y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
         """Energies [batch] of noised targets y."""

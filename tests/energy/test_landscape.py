@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.landscape import (
-    BARRIER_GRID,
     SCAN_GRID,
     barrier,
     curvature,
@@ -187,7 +186,6 @@ def test_directional_derivative_is_the_slope_of_the_scan():
 
 def test_the_grids_hold_truth_and_negative_exactly():
     assert SCAN_GRID[[0, 10, 30, 40]].tolist() == [-0.5, 0.0, 1.0, 1.5]
-    assert BARRIER_GRID[[0, -1]].tolist() == [0.0, 1.0]
     for dtype in (torch.float16, torch.float32):
         assert (SCAN_GRID.to(dtype) == 0).sum() == (SCAN_GRID.to(dtype) == 1).sum() == 1
 

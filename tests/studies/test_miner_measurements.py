@@ -127,10 +127,11 @@ def test_rows_of_a_mining_are_its_log_in_the_units_said(method):
     assert rows["p_hard"].mean() == (1 if method == "anm" else 0)
 
 
-def test_barzilai_borwein_needs_two_steps_on_a_quadratic_with_one_curvature():
+def test_barzilai_borwein_needs_two_steps_on_a_quadratic_with_one_curvature(monkeypatch):
     """E* has the Hessian ᾱ/σ·I, so the second step is exact; the others are compared with the same lowest energy."""
     problem = mining_problem(CONFIG, None, 30, 5)
-    wide = MinerConfig(eps=1e4, start=1.0, step_size=0.1, bb_range=1e9)
+    monkeypatch.setattr("anm_nb.energy.miner.BB_RANGE", 1e9)
+    wide = MinerConfig(eps=1e4, start=1.0, step_size=0.1)
     frame = rule_frame(problem, "anm", wide, 5, 6).pivot(index="evaluations", columns="rule", values="energy_left")
     assert (frame.loc[1] == 1).all()
     assert frame.loc[3, "barzilai_borwein"] < 1e-9
