@@ -31,7 +31,7 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
     """The sentence for a name that does not exist: the name, the nearest existing one, and all that exist."""
     known = sorted(allowed)
     if kind == "parameter" and (said := DOCUMENT_NAMES.get(given.lower())):
-        return f"unknown parameter '{given}': {said}; known: {', '.join(known)}"
+        return f"unknown parameter '{given}': {given} {said}; known: {', '.join(known)}"
     nearest = difflib.get_close_matches(given, known, n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
     return f"unknown {kind} '{given[:80]}'{hint}; known: {', '.join(known) or 'none'}"

@@ -1,13 +1,19 @@
 """What a person or papermill hands over is refused by name, before any work."""
 
 import collections
+import re
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 from pydantic import Field
 
 from anm_nb.config import ParameterError, Parameters, Registry, shown, unknown_name
+from anm_nb.document_names import DOCUMENT_NAMES, SAME_NAMES
 from anm_nb.studies.energy_settings import AnmVsCorruption
+from anm_nb.studies.ranking_settings import HrmVsBaseline
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,29 @@ def test_an_error_of_a_part_can_say_where_the_part_is():
 
 def test_unknown_name_without_a_near_one_lists_what_is_known():
     assert unknown_name("task", "zzz", ["b", "a"]) == "unknown task 'zzz'; known: a, b"
+
+
+@pytest.mark.parametrize("name", DOCUMENT_NAMES)
+def test_names_of_the_plan_are_refused_with_the_name_used_here(name):
+    with pytest.raises(ParameterError) as refusal:
+        HrmVsBaseline.from_mapping({name: 1})
+    assert f"unknown parameter '{name}': {name} {DOCUMENT_NAMES[name]}; known: batch, " in str(refusal.value)
+    with pytest.raises(ParameterError, match=DOCUMENT_NAMES[name].split(";")[0]):
+        HrmVsBaseline.from_mapping({name.upper(): 1})
+
+
+def test_names_that_the_sentences_give_are_parameters():
+    fields = set(HrmVsBaseline.model_fields)
+    assert fields.issuperset(SAME_NAMES)
+    assert fields.isdisjoint(DOCUMENT_NAMES)
+    for said in DOCUMENT_NAMES.values():
+        assert "no parameter" in said or fields & set(said.split())
+
+
+def test_the_page_of_names_and_the_table_agree():
+    page = (ROOT / "docs" / "names.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE)) == DOCUMENT_NAMES
+    assert all(f"`{name}`" in page for name in SAME_NAMES)
 
 
 class Animal:
