@@ -1,0 +1,121 @@
+"""Where files lie, and files that are whole or absent: atomic writes, checksums, a full disk that names the file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFull(OSError):
+    """No room for a file; the message names it, and says what happens once there is room."""
+
+
+def project_root() -> Path:
+    """The checkout that holds this package; the current directory where the package is installed without one."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def outputs_root() -> Path:
+    """The folder of all results: $ANM_NB_OUTPUTS, else `outputs/` of the project."""
+    return Path(os.environ.get("ANM_NB_OUTPUTS") or project_root() / "outputs").resolve()
+
+
+def results_roots() -> list[Path]:
+    """The project's own folder of results, and $ANM_NB_OUTPUTS where that is another."""
+    return list(dict.fromkeys((project_root() / "outputs", outputs_root())))
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Write a file and return when the disk has it. Raises OSError naming the file, which may then be cut off."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def replace_whole(path: Path, data: bytes) -> None:
+    """Write a file atomically: readers see the old one or the new one, also after a crash."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write_through(partial, data)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a finished file to its name, atomically, once it is on the disk."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    flush_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to write into; it replaces `path` when the block ends without an error.
+
+    Killed between the two renames at the end, both folders stay beside `path`, under names that begin with a dot.
+    """
+    partial, replaced = (path.with_name(f".{path.name}.{role}") for role in ("partial", "replaced"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(path, replaced)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Return when the disk knows of every rename in a folder; where a file system cannot say, go on."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def full_disk_named(path: Path, then: str) -> Iterator[None]:
+    """Raise `DiskFull`, saying what happens `then`, where a write has no room; `path` where the error names no file."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = error.filename2 or error.filename or path
+        raise DiskFull(error.errno, f"no space left on the device while writing {where}; {then}") from error
