@@ -45,14 +45,14 @@ def demo(
     """Run every notebook's quick profile and write a gallery."""
     from rich.console import Console
 
-    from anm_nb import gallery, runs, sweep
+    from anm_nb import files, gallery, sweep
     from anm_nb.config import ParameterError
     from anm_nb.sweep import batch, display
 
     if jobs is not None and jobs < 1:
         _refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
-    folder = out or runs.outputs_root() / "quick"
-    cases = _quick_cases(runs.project_root(), folder, only or [])
+    folder = out or files.outputs_root() / "quick"
+    cases = _quick_cases(files.project_root(), folder, only or [])
     names = {case.name for case in cases}
     kept = [outcome for outcome in sweep.read_outcomes(folder) if only and outcome.name not in names]
     console = Console()
@@ -143,14 +143,14 @@ def figures(
     ] = None,
 ) -> None:
     """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
-    from anm_nb import figures_command, runs
+    from anm_nb import figures_command, files
     from anm_nb.config import ParameterError
 
     try:
-        folder = out or runs.outputs_root() / "figures" / venue
+        folder = out or files.outputs_root() / "figures" / venue
         for path in figures_command.export(venue, folder, only or []):
             typer.echo(path)
-    except (ParameterError, runs.DiskFull) as error:
+    except (ParameterError, files.DiskFull) as error:
         _refuse(str(error))
 
 
@@ -165,14 +165,13 @@ def doctor(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --apply replace a file.")] = False,
 ) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
-    from anm_nb import doctor_command
+    from anm_nb import doctor_command, store
     from anm_nb.config import ParameterError
-    from anm_nb.runs.finding import find_run
 
     if apply is not None and apply.exists() and not overwrite:
         _refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
     try:
-        doctor_command.visit(find_run(run), apply)
+        doctor_command.visit(store.find(run), apply)
     except ParameterError as error:
         _refuse(str(error))
 

@@ -18,8 +18,7 @@ from anm_nb.analysis.signatures import SIGNATURES
 from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import NegativeStrategy, named_negatives
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.runs import Run
-from anm_nb.runs.finding import described
+from anm_nb.store import Run, described
 from anm_nb.studies.energy_settings import AnmVsCorruption
 
 # what is written, and how it is used

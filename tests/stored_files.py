@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from safetensors.numpy import load_file
 
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from anm_nb import sweep
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.runs import Manifest
+from anm_nb.manifest import Manifest
 from anm_nb.studies.energy_settings import AnmVsCorruption
 
 
@@ -31,7 +31,7 @@ def project(tmp_path, monkeypatch):
     write_notebook(tmp_path / "notebooks" / "00_fine.ipynb", "print('n is', n)")
     write_notebook(tmp_path / "notebooks" / "10_fails.ipynb", "raise ValueError('no luck')")
     write_notebook(tmp_path / "notebooks" / "draft.ipynb", "raise ValueError('not numbered')")
-    monkeypatch.setattr("anm_nb.runs.project_root", lambda: tmp_path)
+    monkeypatch.setattr("anm_nb.files.project_root", lambda: tmp_path)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path
 

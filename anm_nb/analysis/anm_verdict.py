@@ -21,7 +21,7 @@ from anm_nb.analysis.stats import holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS, Verdict, judge
 from anm_nb.config import ParameterError
-from anm_nb.runs.files import replace_whole
+from anm_nb.files import replace_whole
 from anm_nb.tasks import task_class
 from anm_nb.training.seeds import generator
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from anm_nb.analysis.stats import paired_difference
 from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.training.seeds import generator
 

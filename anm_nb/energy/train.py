@@ -37,7 +37,7 @@ from anm_nb.energy.networks import EnergyNetwork, Head, get_network
 from anm_nb.energy.probes import count_of, grad_share, noisings
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.runs import RunConfig
+from anm_nb.store import RunConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Batch, DenoisingTask
 from anm_nb.training.epochs import batch_indices
@@ -90,12 +90,8 @@ class EnergyConfig(RunConfig):
     What is None follows the recipe published for the task.
     """
 
-    sources: ClassVar[tuple[str, ...]] = (
-        "anm_nb.config",
-        "anm_nb.tasks",
-        "anm_nb.training",
-        "anm_nb.energy",
-    )
+    family: ClassVar[str] = "energy"
+    version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
 
     task: str = "inverse"
     size: PositiveInt = 5

@@ -50,8 +50,8 @@ def run_case(case: Case, threads: int, env: Mapping[str, str], stopped: Callable
     The case grows in a folder of its own beside its output, which appears in one step or, where papermill failed before
     its first cell, disappears. Raises Interrupted when stopped, and OSError where there is no room for the results.
     """
-    from anm_nb.runs.files import put_in_place
-    from anm_nb.runs.store import RUNS_USED
+    from anm_nb.files import put_in_place
+    from anm_nb.store import RUNS_USED
 
     case.output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()

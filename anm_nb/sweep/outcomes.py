@@ -33,7 +33,7 @@ def write_outcomes(outcomes: Iterable[Outcome], folder: Path) -> None:
 
     Raises OSError where there is no room; the table that was there before stays.
     """
-    from anm_nb.runs.files import replace_whole
+    from anm_nb.files import replace_whole
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = [asdict(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.name)]

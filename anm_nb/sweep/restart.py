@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from anm_nb import runs
+from anm_nb import files
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.sweep.cases import Case
 from anm_nb.sweep.digests import case_digest, sources_digest
@@ -75,7 +75,7 @@ def open_sweep(file: Path, profile: str | None = None, folder: Path | None = Non
     nobody a long result. Raises ParameterError as `plan` does.
     """
     planned = plan(file, profile)
-    folder = folder or runs.outputs_root() / (f"{planned.name}-{profile}" if profile else planned.name)
+    folder = folder or files.outputs_root() / (f"{planned.name}-{profile}" if profile else planned.name)
     sources = sources_digest()
     cases = [
         Case(case.notebook, folder / f"{name}.ipynb", case.given, case_digest(case, sources))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from anm_nb.runs import outputs_root
+from anm_nb.files import outputs_root
 from anm_nb.tasks import sudoku_solver
 from anm_nb.tasks.sudoku_solver import has_other_solution, random_grids, solve
 from anm_nb.training.seeds import generator

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from anm_nb.runs.keys import RunConfig, users_classes
+from anm_nb.store import RunConfig
+from anm_nb.user_code import classes_of_the_user
 
 if TYPE_CHECKING:
     from anm_nb.training.learner import Learner
@@ -74,7 +75,7 @@ def can_be_sent(make_learner: Callable[[int, str], Learner]) -> bool:
     config = getattr(make_learner, "__self__", None)
     if not isinstance(config, RunConfig) or type(config).__module__.partition(".")[0] != "anm_nb":
         return False
-    return not users_classes(config)
+    return not classes_of_the_user(config.plugins())
 
 
 def available_cores() -> int:

@@ -10,7 +10,7 @@ import torch
 
 from anm_nb.analysis.widgets.answers import AnswerPictures
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 HELD_OUT, BATCH = "held-out pairs", "the batch's own pairs"
 ARRAYS = {HELD_OUT: "dev_margins", BATCH: "margins"}  # in the trace, each [seeds, records, pairs]

@@ -11,9 +11,7 @@ from typing import Any
 from anm_nb.analysis.figures import label
 from anm_nb.analysis.widgets.controls import Choice
 from anm_nb.config import ParameterError
-from anm_nb.runs import Run
-from anm_nb.runs.finding import flat
-from anm_nb.runs.listing import Listed, scan
+from anm_nb.store import Run, flat, scan
 
 NAMED = 3  # config values named where runs are alike in all that a label says
 
@@ -22,7 +20,7 @@ NAMED = 3  # config values named where runs are alike in all that a label says
 class Stored:
     """A run in the store as the picker knows it: its manifest's summary and its config as plain data."""
 
-    listed: Listed
+    listed: Run
     settings: dict[str, Any]
 
     @property
@@ -38,7 +36,7 @@ class Stored:
 
 def stored_runs(suits: Callable[[Stored], bool]) -> list[Stored]:
     """The finished runs that suit, newest first, from manifests and configs alone: no weights, no arrays."""
-    found = [Stored(listed, Run(listed.path).settings) for listed in reversed(scan()[0])]
+    found = [Stored(listed, listed.settings) for listed in reversed(scan()[0])]
     return [each for each in found if suits(each)]
 
 

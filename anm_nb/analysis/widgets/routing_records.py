@@ -10,7 +10,7 @@ import torch
 
 from anm_nb.ranking.routing import routing_entropy
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.tasks.base import Batch
 from anm_nb.training.seeds import generator
 

@@ -11,7 +11,7 @@ from ipywidgets import Widget
 
 from anm_nb.analysis.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
 from anm_nb.config import ParameterError
-from anm_nb.runs import Run, store_root
+from anm_nb.store import Run, store_root
 
 EXPLORERS = [MarginExplorer, LandscapeExplorer, RoutingExplorer, SamplerExplorer]
 every_explorer = pytest.mark.parametrize("kind", EXPLORERS, ids=lambda kind: kind.name)
