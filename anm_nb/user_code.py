@@ -112,14 +112,20 @@ class _Reader:
         return self._object(value, name)
 
     def _function(self, function: FunctionType, name: str) -> Any:
-        """A user's function by number, another by name; what either wraps."""
-        code, home = function.__code__, function.__globals__.get("__name__")
-        wrapped = getattr(function, "__wrapped__", None)
-        generated = wrapped and not linecache.getlines(code.co_filename)
-        if is_the_users(home) and not generated:
+        """A user's function by number, a library's by name and what it was made with; and what either wraps."""
+        home, wrapped = function.__globals__.get("__name__"), getattr(function, "__wrapped__", None)
+        known = getattr(sys.modules.get(function.__module__), function.__name__, None)
+        if known is function and not is_the_users(function.__module__):
+            return f"{function.__module__}:{function.__name__}"
+        if is_the_users(home) and not (wrapped and _is_generated(function)):
             own: Any = self._reach(function)
         else:
-            own = [f"{home}:{code.co_qualname}", [] if generated else self.describe(_closure(function), name)]
+            own = [f"{home}:{function.__code__.co_qualname}"]
+            try:
+                own.append(self.describe(_closure(function), name))
+            except ParameterError:
+                if not wrapped:  # a decorator may hold what it likes, such as caches
+                    raise
         return [own, self.describe(wrapped, name)] if wrapped else own
 
     def _object(self, value: Any, name: str) -> Any:
@@ -184,6 +190,11 @@ def _references(code: CodeType, function: FunctionType) -> set[tuple[str, ...]]:
                 importlib.import_module(module)
                 found.add((module,))
     return found.union(*(_references(each, function) for each in code.co_consts if isinstance(each, CodeType)))
+
+
+def _is_generated(function: FunctionType) -> bool:
+    """Whether a function has no text, as wrappers that a decorator compiles: their names hold memory addresses."""
+    return not linecache.getlines(function.__code__.co_filename)
 
 
 def _closure(function: FunctionType) -> dict[str, Any]:
