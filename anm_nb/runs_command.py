@@ -77,7 +77,7 @@ def show(
         found = store.find(run)
         settings, provenance, metrics = found.settings, found.provenance, found.metrics
     console = _console()
-    console.print(f"run {found.key}: {store.described(found.summary)}\n{found.path}\n", soft_wrap=True, markup=False)
+    console.print(f"run {found.key}: {found.title}\n{found.path}\n", soft_wrap=True, markup=False)
     for title, values in (("config", settings), ("provenance", provenance)):
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
         console.print(f"{title}\n{_indented(text)}", soft_wrap=True, markup=False)
@@ -92,14 +92,14 @@ def show(
 @app.command()
 def verify(runs: Keys = None) -> None:
     """Read every byte of stored runs, and name what is corrupted, missing or not theirs. Exit code 1 if anything is."""
-    from anm_nb import store
+    from anm_nb import run, store
 
     with _refusing():
         places = {path.name: path for path in store.run_folders()}
         names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else places
     spoiled = 0
     for name in sorted(names):
-        wrong = store.verify(places[name])
+        wrong = run.verify(places[name])
         for fault in wrong:
             typer.echo(f"{name}  {fault}")
         spoiled += bool(wrong)
@@ -127,11 +127,11 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Copy runs with their manifests, for `anm-nb runs import` on another machine."""
-    from anm_nb import store
+    from anm_nb import archive, store
 
     with _refusing():
         found = {run.path: run for run in map(store.find, runs)}
-        written = store.export(list(found.values()), out, overwrite)
+        written = archive.export(list(found.values()), out, overwrite)
     for path in written:
         typer.echo(path)
 
@@ -141,10 +141,10 @@ def import_(
     source: Annotated[Path, typer.Argument(metavar="DIR|FILE.zip", help="What `anm-nb runs export` has written.")],
 ) -> None:
     """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
-    from anm_nb import store
+    from anm_nb import archive
 
     with _refusing():
-        for run in store.import_runs(source):
+        for run in archive.import_runs(source):
             typer.echo(run.path)
 
 
@@ -153,7 +153,7 @@ def _refusing() -> Iterator[None]:
     """Turn what is asked wrongly, or cannot be read or written, into a line on stderr and exit code 2."""
     from anm_nb.config import ParameterError
     from anm_nb.files import DiskFull
-    from anm_nb.manifest import CorruptRun
+    from anm_nb.run import CorruptRun
 
     try:
         yield
@@ -164,8 +164,8 @@ def _refusing() -> Iterator[None]:
 
 def _named(runs: Sequence[Run], asked: Mapping[str, str | None]) -> list[Run]:
     """The runs of these names. Raises `ParameterError` for a name that neither a run nor the package has."""
-    from anm_nb import store
     from anm_nb.config import ParameterError, unknown_name
+    from anm_nb.run import FAMILIES
 
     for kind, name in asked.items():
         if name is None:
@@ -175,7 +175,7 @@ def _named(runs: Sequence[Run], asked: Mapping[str, str | None]) -> list[Run]:
             from anm_nb.tasks import task_names  # not before it is needed: it may bring torch along
 
             known |= set(task_names())
-        known |= set(store.FAMILIES) if kind == "family" else set()
+        known |= set(FAMILIES) if kind == "family" else set()
         if name not in known:
             raise ParameterError(unknown_name(kind, name, known))
         runs = [run for run in runs if run.summary[kind] == name]
@@ -185,7 +185,7 @@ def _named(runs: Sequence[Run], asked: Mapping[str, str | None]) -> list[Run]:
 def _where(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
     """Runs whose config has these values. Raises `ParameterError` for a name that no config has."""
     from anm_nb.config import ParameterError, unknown_name
-    from anm_nb.store import flat
+    from anm_nb.run import flat
 
     settings = {run.key: flat(run.settings) for run in runs} if conditions else {}
     for condition in conditions:

@@ -9,7 +9,7 @@ import torch
 from stored_training import Line
 
 from anm_nb.files import DiskFull
-from anm_nb.manifest import faults
+from anm_nb.run import faults
 from anm_nb.store import finished_runs, get_or_train, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")

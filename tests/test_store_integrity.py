@@ -16,8 +16,8 @@ from stored_training import Line
 
 import anm_nb
 from anm_nb.config import ParameterError
-from anm_nb.manifest import MANIFEST, CorruptRun, Manifest, faults, key_of
-from anm_nb.store import Run, finished_runs, get_or_train, scan, store_root, verify
+from anm_nb.run import MANIFEST, CorruptRun, Manifest, faults, key_of, verify
+from anm_nb.store import Run, finished_runs, get_or_train, scan, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -190,7 +190,7 @@ def with_table(run, data: bytes) -> Run:
 
 
 def test_a_table_that_would_fill_the_memory_is_refused(run, monkeypatch):
-    monkeypatch.setattr("anm_nb.store.CELLS", 10**6)
+    monkeypatch.setattr("anm_nb.run.CELLS", 10**6)
     with_rows = pd.DataFrame({"seed": [0] * 2_000_000}).to_parquet(path=None)
     assert len(with_rows) < 100_000
     with pytest.raises(CorruptRun, match="2000000 rows of 1 columns are no run's metrics"):

@@ -12,7 +12,7 @@ import pytest
 import stored_training
 from stored_training import CONFIGS
 
-from anm_nb.manifest import faults
+from anm_nb.run import faults
 from anm_nb.store import Run, finished_runs, run_key
 
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -15,7 +15,7 @@ from anm_nb.analysis.experiment import Experiment, Finished, experiments_of, tas
 from anm_nb.analysis.grouping import family_of
 from anm_nb.analysis.reference import Reference, reference_root, references_in
 from anm_nb.config import ParameterError
-from anm_nb.manifest import CorruptRun
+from anm_nb.run import CorruptRun
 from anm_nb.store import Run, partial_root, scan, store_root
 from anm_nb.tasks import task_class
 

@@ -20,7 +20,7 @@ from anm_nb.analysis.stats import POWER, detection_power, paired_tests
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS
 from anm_nb.files import project_root
-from anm_nb.store import flat
+from anm_nb.run import flat
 
 MOST_SEEDS = 10_000
 VERDICT_NOTEBOOK = "16_anm_verdict"

@@ -61,7 +61,7 @@ def used_runs(keys: Iterable[str], folder: Path) -> tuple[UsedRun, ...]:
 
 
 def _used_run(key: str, stores: list[Path], folder: Path) -> UsedRun:
-    from anm_nb.manifest import CorruptRun, read_manifest
+    from anm_nb.run import CorruptRun, read_manifest
 
     if not RUN_KEY.fullmatch(key):  # it becomes a path
         return UsedRun(key, problem="not a run's key")

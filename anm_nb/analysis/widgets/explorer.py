@@ -17,7 +17,7 @@ from anm_nb.analysis.widgets.controls import Choice
 from anm_nb.analysis.widgets.picker import RunPicker, Stored
 from anm_nb.analysis.widgets.picture import Picture
 from anm_nb.config import ParameterError
-from anm_nb.manifest import CorruptRun
+from anm_nb.run import CorruptRun
 from anm_nb.store import Run, store_root
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from anm_nb.analysis.figures import label
 from anm_nb.analysis.widgets.controls import Choice
 from anm_nb.config import ParameterError
-from anm_nb.store import Run, flat, scan
+from anm_nb.run import Run, flat
+from anm_nb.store import scan
 
 NAMED = 3  # config values named where runs are alike in all that a label says
 
