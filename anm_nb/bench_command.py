@@ -56,7 +56,7 @@ def keep_and_quote(found: Bench) -> Path:
     """Store a bench and put its tables into README. Raises `ParameterError` where README has no place for them."""
     from anm_nb.analysis.reference import place_in, write_between
     from anm_nb.bench import report, results
-    from anm_nb.runs import project_root
+    from anm_nb.files import project_root
 
     readme = project_root() / "README.md"
     place_in(readme, results.NAME)

@@ -65,13 +65,13 @@ def demo(
     ] = None,
 ) -> None:
     """Run every notebook's quick profile and write a gallery."""
-    from anm_nb import gallery, runs, sweep, terminal
+    from anm_nb import files, gallery, sweep, terminal
     from anm_nb.sweep import batch, display
 
     if jobs is not None and jobs < 1:
         refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
-    folder = (out or runs.outputs_root() / "quick").absolute()
-    cases = _quick_cases(runs.project_root(), folder, only or [])
+    folder = (out or files.outputs_root() / "quick").absolute()
+    cases = _quick_cases(files.project_root(), folder, only or [])
     names = {case.name for case in cases}
     kept = [outcome for outcome in sweep.read_outcomes(folder)[0] if only and outcome.name not in names]
     console = terminal.console()
@@ -148,9 +148,9 @@ def figures(
     ] = None,
 ) -> None:
     """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
-    from anm_nb import figures_command, runs
+    from anm_nb import figures_command, files
 
-    folder = out or runs.outputs_root() / "figures" / venue
+    folder = out or files.outputs_root() / "figures" / venue
     for path in figures_command.export(venue, folder, only or []):
         say(path)
 
@@ -166,12 +166,11 @@ def doctor(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --apply replace a file.")] = False,
 ) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
-    from anm_nb import doctor_command
-    from anm_nb.runs.finding import find_run
+    from anm_nb import doctor_command, store
 
     if apply is not None and apply.exists() and not overwrite:
         refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
-    doctor_command.visit(find_run(run), apply)
+    doctor_command.visit(store.find(run), apply)
 
 
 def _cores(at_most: int) -> int:

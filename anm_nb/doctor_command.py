@@ -19,8 +19,7 @@ from anm_nb.analysis.signatures import SIGNATURES
 from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import NegativeStrategy, named_negatives
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.runs import Run
-from anm_nb.runs.finding import described
+from anm_nb.store import Run
 from anm_nb.studies.energy_settings import AnmVsCorruption
 
 # what is written, and how it is used
@@ -35,9 +34,7 @@ def visit(run: Run, write_to: Path | None = None, console: Console | None = None
     findings = examine(metrics, settings)
     steps, count = metrics["step"].max(), metrics["seed"].nunique()
     seeds = f"{count} seed" if count == 1 else f"{count} seeds"
-    console.print(
-        f"run {run.key}: {described(run.manifest.summary)}, {seeds}, {steps:g} steps", soft_wrap=True, markup=False
-    )
+    console.print(f"run {run.key}: {run.title}, {seeds}, {steps:g} steps", soft_wrap=True, markup=False)
     for finding in findings:
         console.print()
         console.print(_shown(finding))

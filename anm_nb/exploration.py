@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.bounds import Examples, Records, Size, Width
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.discrete_study import PER_TASK, DiscreteFeasibility
@@ -49,9 +49,9 @@ class ExploreMargins(AnmVsCorruption):
         study = DiscreteFeasibility(tasks=("sudoku",), per_task=values, **shared)
         return study.configs()["sudoku"]["stock"]
 
-    def get_or_train_board(self) -> runs.Run:
+    def get_or_train_board(self) -> store.Run:
         """The finished run of the Sudoku, trained where the store has none."""
-        return runs.get_or_train(self.board_config())
+        return store.get_or_train(self.board_config())
 
 
 class ExploreRouting(HrmVsBaseline):

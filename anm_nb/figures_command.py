@@ -19,8 +19,8 @@ from anm_nb.analysis.figures import house_style
 from anm_nb.analysis.fitting import fit
 from anm_nb.analysis.layout import layout
 from anm_nb.config import ParameterError
+from anm_nb.files import full_disk_named, replace_whole, sha256_of
 from anm_nb.publication import Exhibit, Source, Venue
-from anm_nb.runs.files import full_disk_named, replace_whole, sha256_of
 
 MANIFEST = "manifest.json"
 UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}

@@ -8,11 +8,11 @@ from typing import Protocol
 
 import pandas as pd
 
-from anm_nb import runs
+from anm_nb import files, store
 from anm_nb.analysis import hrm_grid
 from anm_nb.analysis import reference as kept_results
 from anm_nb.config import ParameterError, unknown_name
-from anm_nb.runs.keys import RunConfig
+from anm_nb.store import RunConfig
 from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable
 from anm_nb.studies.iteration_study import WhereIterationHelps
 from anm_nb.studies.ranking_settings import HrmVsBaseline, KendallForensics, RankingExperiment
@@ -41,7 +41,7 @@ def keep(name: str, profile: str | None, only: Sequence[str] = (), add: bool = F
     Raises `ParameterError` for a name, profile or run that does not exist, for values that cannot be used, and for kept
     runs that are not those of the present configs and sources, before any work starts.
     """
-    readme = runs.project_root() / "README.md"
+    readme = files.project_root() / "README.md"
     configs, experiment = _of_sweep(name, profile) if name in SWEEPS else _of_notebook(name, profile or PROFILE)
     for one in only:
         if one not in configs:
@@ -52,9 +52,9 @@ def keep(name: str, profile: str | None, only: Sequence[str] = (), add: bool = F
         raise ParameterError(f"{asked}: what is kept of {name} is made of all its runs together")
     kept_results.place_in(readme, name)
     already = _kept_runs(name, configs) if add else {}
-    trained = {one: runs.get_or_train(configs[one]) for one in only or configs if one not in already}
+    trained = {one: store.get_or_train(configs[one]) for one in only or configs if one not in already}
     tables = make_tables(experiment, trained) if make_tables else {}
-    every: dict[str, runs.Run | kept_results.KeptRun] = {**already, **trained}
+    every: dict[str, store.Run | kept_results.KeptRun] = {**already, **trained}
     in_order = {one: every[one] for one in configs if one in every}
     kept = kept_results.keep_reference(name, in_order, experiment.reference_scores(), tables)
     kept_results.quote(kept, readme)
@@ -66,7 +66,7 @@ def _kept_runs(name: str, configs: Mapping[str, RunConfig]) -> Mapping[str, kept
     folder = kept_results.reference_root() / name
     kept = kept_results.Reference(folder).runs if (folder / "provenance.json").exists() else {}
     for one, run in kept.items():
-        now = runs.run_key(configs[one]) if one in configs else "none of that name"
+        now = store.run_key(configs[one]) if one in configs else "none of that name"
         if run.key != now:
             raise ParameterError(
                 f"--add: '{one}' is kept of run {run.key}, and with the present config and sources it is {now}; "
@@ -77,7 +77,7 @@ def _kept_runs(name: str, configs: Mapping[str, RunConfig]) -> Mapping[str, kept
 
 def _of_notebook(name: str, profile: str) -> tuple[Mapping[str, RunConfig], Experiment]:
     """A notebook's runs at a profile."""
-    params = runs.project_root() / "params"
+    params = files.project_root() / "params"
     if name not in NOTEBOOKS:
         raise ParameterError(unknown_name("result to keep", name, [*NOTEBOOKS, *SWEEPS]))
     values = params / profile / f"{name}.yaml"

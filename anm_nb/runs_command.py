@@ -1,9 +1,11 @@
-"""`anm-nb runs`: what is in the run store, whether it is as it was written, and what may go."""
+"""`anm-nb runs`: list, show, verify, remove, export and import stored runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from anm_nb.runs.listing import Listed
+    from anm_nb.store import Run
 
+FAULTS = 5  # named by a list; `verify` names all
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 COLUMNS = ("key", "family", "task", "method", "seeds", "steps", "size", "when", "wall time", "commit")
 
-app = typer.Typer(no_args_is_help=True, help="List, show, verify, clean and export stored runs.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, help="List, show, verify, remove, export and import stored runs.", rich_markup_mode=None
+)
 
 Keys = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Keys or beginnings of keys; all if none.")]
 
@@ -41,18 +47,22 @@ def ls(
     as_json: Annotated[bool, typer.Option("--json", help="All of them as JSON instead.")] = False,
 ) -> None:
     """List finished runs, the newest last."""
-    from anm_nb.runs.finding import Filter, moment_from
-    from anm_nb.runs.listing import scan
+    from anm_nb import store
 
-    runs, broken = scan()
-    found = Filter(family, task, method, where or (), moment_from(since) if since else None).of(runs)
+    runs, broken = store.scan()
+    found = _named(runs, {"family": family, "task": task, "method": method})
+    if since:
+        earliest = _moment(since).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        found = [run for run in found if run.summary["finished"] >= earliest]
+    found = _where(found, where or [])
     if as_json:
         say(json.dumps([_plain(run) for run in found], indent=1))
     else:
         _print_list(found, len(runs), limit)
-    if broken:
-        several = "folders are no finished runs" if len(broken) > 1 else "folder is no finished run"
-        say(f"anm-nb: {len(broken)} {several}; anm-nb runs verify says why", err=True)
+    for path, reason in list(broken.items())[:FAULTS]:
+        say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}", err=True)
+    if len(broken) > FAULTS:
+        say(f"anm-nb: {len(broken) - FAULTS} more are none; anm-nb runs verify names them all", err=True)
 
 
 @app.command()
@@ -62,12 +72,12 @@ def show(
     """Print a run's config, provenance, files and last row of metrics."""
     import yaml
 
-    from anm_nb.runs.finding import described, find_run
+    from anm_nb import store
 
-    found = find_run(run)
+    found = store.find(run)
     settings, provenance, metrics = found.settings, found.provenance, found.metrics
     console = _console()
-    console.print(f"run {found.key}: {described(found.manifest.summary)}\n{found.path}\n", soft_wrap=True)
+    console.print(f"run {found.key}: {found.title}\n{found.path}\n", soft_wrap=True)
     for title, values in (("config", settings), ("provenance", provenance)):
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
         console.print(f"{title}\n{_indented(text)}", soft_wrap=True)
@@ -82,48 +92,30 @@ def show(
 @app.command()
 def verify(runs: Keys = None) -> None:
     """Read every byte of stored runs, and name what is corrupted, missing or not theirs. Exit code 1 if anything is."""
-    from anm_nb.runs.finding import find_folder
-    from anm_nb.runs.listing import run_folders
-    from anm_nb.runs.manifest import faults, strangers
+    from anm_nb import run, store
 
-    folders = list(dict.fromkeys(find_folder(each) for each in runs)) if runs else run_folders()
+    places = {path.name: path for path in store.run_folders()}
+    names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else places
     spoiled = 0
-    for folder in folders:
-        wrong = faults(folder)
-        if not wrong:
-            wrong = [f"{folder / name} is not in the run's manifest" for name in strangers(folder)]
+    for name in sorted(names):
+        wrong = run.verify(places[name])
         for fault in wrong:
-            say(f"{folder.name}  {fault}")
+            say(f"{name}  {fault}")
         spoiled += bool(wrong)
-    say(f"{len(folders) - spoiled} of {len(folders)} runs are as they were written")
+    say(f"{len(names) - spoiled} of {len(names)} runs are as they were written")
     if spoiled:
         raise typer.Exit(1)
 
 
 @app.command()
-def gc(
-    older_than: Annotated[
-        str | None, typer.Option(metavar="SPAN", help="Also whatever is older, such as 30d, 12h or 2w.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+def rm(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")],
 ) -> None:
-    """Remove runs whose training sources have changed, and remains; never what a reference or a sweep names."""
-    from anm_nb.runs.cleaning import candidates, remove
-    from anm_nb.runs.finding import duration_from
+    """Remove runs and unfinished trainings; never one that a kept result or a sweep names, or that is being trained."""
+    from anm_nb import store
 
-    found = candidates(duration_from(older_than) if older_than else None)
-    gone = []
-    for each in found:
-        kept = each.kept or (None if dry_run else remove(each))
-        if kept is None:
-            gone.append(each)
-        verb = "kept" if kept else "would remove" if dry_run else "removed"
-        because = f"{each.reason}, but {kept}" if kept else each.reason
-        say(f"{verb} {each.kind} {each.path.name} ({_size(each.size)}): {because}")
-    verb = "would free" if dry_run else "freed"
-    say(
-        f"{verb} {_size(sum(each.size for each in gone))}: {len(gone)} folders; kept {len(found) - len(gone)} named"
-    )
+    for each in runs:
+        say(f"removed {store.remove(each)}")
 
 
 @app.command()
@@ -132,30 +124,103 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR|FILE.zip", help="A folder for theirs, or one zip file.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
-    """Copy runs with their manifests: what is put into outputs/runs of another machine is read there."""
-    from anm_nb.runs.exporting import export as copy
-    from anm_nb.runs.finding import find_run
+    """Copy runs with their manifests, for `anm-nb runs import` on another machine."""
+    from anm_nb import archive, store
 
-    found = {run.path: run for run in map(find_run, runs)}
-    written = copy(list(found.values()), out, overwrite)
-    for path in written:
+    found = {run.path: run for run in map(store.find, runs)}
+    for path in archive.export(list(found.values()), out, overwrite):
         say(path)
 
 
-def _plain(run: Listed) -> dict[str, Any]:
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="DIR|FILE.zip", help="What `anm-nb runs export` has written.")],
+) -> None:
+    """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
+    from anm_nb import archive
+
+    for run in archive.import_runs(source):
+        say(run.path)
+
+
+def _named(runs: Sequence[Run], asked: Mapping[str, str | None]) -> list[Run]:
+    """The runs of these names. Raises `ParameterError` for a name that neither a run nor the package has."""
+    from anm_nb.config import ParameterError, unknown_name
+    from anm_nb.run import FAMILIES
+
+    for kind, name in asked.items():
+        if name is None:
+            continue
+        known = {run.summary[kind] for run in runs if run.summary[kind]}
+        if name not in known and kind == "task":
+            from anm_nb.tasks import task_names  # not before it is needed: it may bring torch along
+
+            known |= set(task_names())
+        known |= set(FAMILIES) if kind == "family" else set()
+        if name not in known:
+            raise ParameterError(unknown_name(kind, name, known))
+        runs = [run for run in runs if run.summary[kind] == name]
+    return list(runs)
+
+
+def _where(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
+    """Runs whose config has these values. Raises `ParameterError` for a name that no config has."""
+    from anm_nb.config import ParameterError, unknown_name
+    from anm_nb.run import flat
+
+    settings = {run.key: flat(run.settings) for run in runs} if conditions else {}
+    for condition in conditions:
+        name, equals, text = condition.partition("=")
+        if not equals:
+            raise ParameterError(f"--where {condition}: needs name=value, such as width=128")
+        names = {each for values in settings.values() for each in values}
+        if runs and name not in names:
+            raise ParameterError(unknown_name("config value", name, names))
+        runs = [run for run in runs if name in settings[run.key] and _is_written(settings[run.key][name], text)]
+    return list(runs)
+
+
+def _is_written(value: Any, text: str) -> bool:
+    """Whether a text stands for a value: a number however written, true and false, null, or the text itself."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return value == float(text)
+        except ValueError:
+            return False
+    return text in (value, json.dumps(value))
+
+
+def _moment(text: str) -> datetime:
+    """A date (`2026-11-01`, with a time of day or without) or a span of time before now. Raises `ParameterError`."""
+    from anm_nb.config import ParameterError
+
+    if span := re.fullmatch(r"(\d{1,6})\s*([mhdw])", text.strip()):
+        return datetime.now(UTC) - timedelta(**{UNITS[span[2]]: int(span[1])})
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise ParameterError(
+            f"--since '{text}' is neither a date, such as 2026-11-01, nor a span of time, such as 7d"
+        ) from None
+
+
+def _plain(run: Run) -> dict[str, Any]:
     return {"key": run.key, "path": str(run.path), "bytes": run.size, **run.summary}
 
 
-def _print_list(found: Sequence[Listed], of: int, limit: int) -> None:
+def _print_list(found: Sequence[Run], of: int, limit: int) -> None:
+    from rich.text import Text
+
     from anm_nb.gallery import duration
-    from anm_nb.runs.listing import shown
+    from anm_nb.gallery.used_runs import shown
 
     table = _table(*COLUMNS, right=("steps", "size", "wall time"))
     for run in found[-limit:]:
         facts, texts = run.summary, shown(run.summary)
         wall = ("≥ " if facts["resumed"] else "") + duration(facts["wall_seconds"])
         named = (texts[name] for name in ("family", "task", "method", "seeds"))
-        table.add_row(run.key, *named, f"{facts['steps']}", _size(run.size), facts["finished"], wall, texts["commit"])
+        cells = (run.key, *named, f"{facts['steps']}", _size(run.size), facts["finished"], wall, texts["commit"])
+        table.add_row(*map(Text, cells))  # as text, no markup: a method's name may be anything
     console = _console()
     if found:
         console.print(table)

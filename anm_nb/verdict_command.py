@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anm_nb import runs
+from anm_nb import files
 from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.anm_verdict_figures import forest
 from anm_nb.analysis.reference import place_in, write_between
@@ -18,7 +18,7 @@ def keep(profile: str, jobs: int | None) -> Path:
 
     Raises `ParameterError` for a profile that does not exist or values that cannot be used, before any work starts.
     """
-    root = runs.project_root()
+    root = files.project_root()
     settings = read_settings(root, profile)
     if jobs is not None:
         settings = settings.model_copy(update={"jobs": jobs})

@@ -1,5 +1,6 @@
 """Tests run with the shapes in signatures checked on every call, and the same examples every time."""
 
+import os
 import signal
 from importlib.util import find_spec
 
@@ -47,3 +48,12 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 def _told_by(report) -> list[tuple[str, str]]:
     return [each for each in report.user_properties if each[0] == "browser"] if report.when == "call" else []
+
+
+@pytest.fixture(scope="module")
+def quick_disk():
+    """Tests that are not about the disk or git do not wait for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr("anm_nb.store.checkout_state", lambda: {"commit": None, "dirty": None})
+        yield

@@ -15,7 +15,7 @@ from pathlib import Path
 from shutil import copy
 from urllib.request import urlopen
 
-from anm_nb.runs import project_root
+from anm_nb.files import project_root
 
 STARTED_WITHIN = 300  # seconds, on a machine with much else to do
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}

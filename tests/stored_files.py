@@ -1,12 +1,14 @@
 """The files of a run as they lie on disk, read without the package's own reader."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 from safetensors.numpy import load_file
 
-from anm_nb.runs import Run
+from anm_nb.run import Manifest
+from anm_nb.store import Run
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,20 @@ class Files:
     @property
     def metrics(self):
         return pd.read_parquet(self.folder / "metrics.parquet")
+
+
+SUMMARY = {
+    "family": "energy", "task": "inverse", "method": "anm", "seeds": [0], "steps": 20,
+    "finished": "2026-01-02T03:04:05Z", "finished_ns": 0, "wall_seconds": 1.0,
+    "resumed": False, "commit": None, "dirty": None,
+}  # fmt: skip
+
+
+def write_manifest(folder: Path, **facts) -> None:
+    """Make a run of a folder's files, under any name, as stores of before keys were in manifests have them."""
+    contents = {file.name: file.read_bytes() for file in folder.iterdir()}
+    files = {name: {"sha256": sha256(data).hexdigest(), "size": len(data)} for name, data in contents.items()}
+    Manifest.model_validate({"format": 1, "summary": SUMMARY | facts, "files": files}).write(folder)
 
 
 def files(run: Run) -> Files:

@@ -10,7 +10,7 @@ import torch
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.runs import RunConfig, get_or_train
+from anm_nb.store import RunConfig, get_or_train
 from anm_nb.training.learner import Measurement, ParameterGroup, StepLosses
 from anm_nb.training.loop import LoopConfig, train
 
@@ -18,7 +18,7 @@ from anm_nb.training.loop import LoopConfig, train
 class Line(RunConfig):
     """A straight line through noisy points, by the loop that trains everything: a moment's work."""
 
-    sources: ClassVar[tuple[str, ...]] = ("anm_nb.training",)
+    family: ClassVar[str] = "line"
 
     steps: int = 6
 

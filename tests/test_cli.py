@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from stored_files import write_manifest
 from typer.testing import CliRunner
 
 from anm_nb import sweep
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.runs import Manifest
 from anm_nb.studies.energy_settings import AnmVsCorruption
 
 
@@ -31,7 +31,7 @@ def project(tmp_path, monkeypatch):
     write_notebook(tmp_path / "notebooks" / "00_fine.ipynb", "print('n is', n)")
     write_notebook(tmp_path / "notebooks" / "10_fails.ipynb", "raise ValueError('no luck')")
     write_notebook(tmp_path / "notebooks" / "draft.ipynb", "raise ValueError('not numbered')")
-    monkeypatch.setattr("anm_nb.runs.project_root", lambda: tmp_path)
+    monkeypatch.setattr("anm_nb.files.project_root", lambda: tmp_path)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path
 
@@ -157,8 +157,7 @@ def store_run(root: Path, key: str, config: EnergyConfig, columns: dict[str, flo
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "provenance.json").write_text("{}")
     pd.DataFrame({"seed": 0, "step": range(21)}).assign(**columns).to_parquet(folder / "metrics.parquet")
-    summary = {"family": "energy", "task": config.task, "method": config.method, "finished_ns": 0}
-    Manifest.of({file.name: file.read_bytes() for file in folder.iterdir()}, summary).write(folder)
+    write_manifest(folder, task=config.task, method=config.method)
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from stored_files import write_manifest
 
 from anm_nb.gallery import Card, Verdict, read_cards, write_index
 from anm_nb.gallery.cards import Figure
 from anm_nb.gallery.used_runs import UsedRun, used_runs
-from anm_nb.runs import Manifest
 from anm_nb.sweep import Outcome, write_outcomes
 
 PAYLOAD = "<b>&\"'><script>alert(1)</script><img src=x onerror=alert(1)>https://example.org/x.js {{ 7 * 6 }}"
@@ -281,7 +281,7 @@ def write(path: Path) -> Path:
 def store_run(folder: Path, **facts) -> None:
     folder.mkdir(parents=True)
     summary = {"task": "lowrank", "method": "anm", "seeds": [0, 1], "commit": "97cc278aabbccdd", "dirty": False}
-    Manifest.of({}, summary | facts).write(folder)
+    write_manifest(folder, **summary | facts)
 
 
 def test_runs_are_told_by_their_manifests(tmp_path, monkeypatch):

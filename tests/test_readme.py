@@ -16,7 +16,7 @@ from anm_nb.analysis import anm_verdict
 from anm_nb.analysis.doctor import Finding, examine, unexamined
 from anm_nb.analysis.ranking_tables import on_test
 from anm_nb.analysis.reference import DISPLAYS, load_reference, summary
-from anm_nb.runs import project_root
+from anm_nb.files import project_root
 
 README = (project_root() / "README.md").read_text(encoding="utf-8")
 SNIPPETS = {

@@ -31,7 +31,7 @@ seeds: [1, 2]
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project of a README and one profile, with a store and kept results of its own."""
-    monkeypatch.setattr("anm_nb.runs.project_root", lambda: tmp_path)
+    monkeypatch.setattr("anm_nb.files.project_root", lambda: tmp_path)
     monkeypatch.setattr("anm_nb.analysis.reference.reference_root", lambda: tmp_path / "reference")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     (tmp_path / "params" / "tiny").mkdir(parents=True)

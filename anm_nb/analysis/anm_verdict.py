@@ -21,7 +21,7 @@ from anm_nb.analysis.stats import holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS, Verdict, judge
 from anm_nb.config import ParameterError
-from anm_nb.runs.files import replace_whole
+from anm_nb.files import replace_whole
 from anm_nb.tasks import task_class
 from anm_nb.training.seeds import generator
 
@@ -211,7 +211,7 @@ def reference_errors(confirmed: pd.DataFrame, kinds: Mapping[str, str], task: st
 def reference_kinds(study: Study) -> dict[str, dict[str, str]]:
     """The kind of each reference of each task, by task and name."""
     kinds = {}
-    for task in {name: run.config.make_task() for (name, _, _), run in study.confirmed.items()}.values():  # type: ignore[attr-defined]
+    for task in {name: run.config.make_task() for (name, _, _), run in study.confirmed.items()}.values():
         few = task.stream("test").sample(4, generator=generator(0, "references"))
         kinds[task.name] = {name: kind for name, kind in task.references(few, few)}
     return kinds

@@ -15,9 +15,8 @@ from anm_nb.analysis.experiment import Experiment, Finished, experiments_of, tas
 from anm_nb.analysis.grouping import family_of
 from anm_nb.analysis.reference import Reference, reference_root, references_in
 from anm_nb.config import ParameterError
-from anm_nb.runs import CorruptRun, Run, store_root
-from anm_nb.runs.listing import scan
-from anm_nb.runs.places import partial_root
+from anm_nb.run import CorruptRun
+from anm_nb.store import Run, partial_root, scan, store_root
 from anm_nb.tasks import task_class
 
 Source = Literal["reference", "store"]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from anm_nb.analysis.figures import label
 from anm_nb.analysis.verdicts import Verdict, judge
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 
 def median_margins(run: Run) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import ITERATED_FIELDS
-from anm_nb.runs.finding import flat
+from anm_nb.run import flat
 
 Settings = Mapping[str, Any]
 Family = Literal["energy", "ranking"]

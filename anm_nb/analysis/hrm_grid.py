@@ -18,7 +18,7 @@ from anm_nb.analysis.stats import CONFIDENCE, holm, mean_interval, paired_differ
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.tiers import at_ceiling, evaluate_tiers
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.runs import run_key
+from anm_nb.store import run_key
 from anm_nb.studies.ranking_settings import RankingExperiment
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Literal
 import pandas as pd
 
 from anm_nb.analysis.signatures import SIGNATURES
-from anm_nb.runs import project_root
+from anm_nb.files import project_root
 
 Kind = Literal["column", "figure", "check", "finding"]
 

@@ -20,7 +20,7 @@ from anm_nb.config import ParameterError
 from anm_nb.ranking.evaluate import assess, trained_ranking
 from anm_nb.ranking.networks import RankingModel
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.studies.halting import halting_table
 from anm_nb.studies.iteration_study import MODELS, Varied, WhereIterationHelps
 from anm_nb.tasks import get_task

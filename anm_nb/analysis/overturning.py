@@ -17,8 +17,8 @@ from anm_nb.analysis.resampling import paired_bootstrap
 from anm_nb.analysis.stats import POWER, detection_power, paired_tests
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS
-from anm_nb.runs import project_root
-from anm_nb.runs.finding import flat
+from anm_nb.files import project_root
+from anm_nb.run import flat
 from anm_nb.yaml_file import read_yaml
 
 MOST_SEEDS = 10_000

@@ -14,7 +14,7 @@ from anm_nb.analysis.stats import paired_difference
 from anm_nb.config import ParameterError
 from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.training.seeds import generator
 

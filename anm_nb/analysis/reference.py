@@ -32,8 +32,8 @@ from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import collect, final, rounded, score_table
 from anm_nb.analysis.verdicts import judge
 from anm_nb.config import ParameterError, unknown_name
-from anm_nb.runs import Run, project_root
-from anm_nb.runs.files import whole_folder
+from anm_nb.files import project_root, whole_folder
+from anm_nb.store import Run
 
 
 def reference_root() -> Path:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from anm_nb.analysis.verdicts import Verdict, judge, judge_band
 from anm_nb.config import ParameterError
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 MIXED, NO_NEGATIVES = "mixed", "none"
 PREFIX = "within."  # of the arrays in a run's trace

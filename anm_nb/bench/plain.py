@@ -6,7 +6,7 @@ import importlib.util
 from types import ModuleType
 
 from anm_nb.config import ParameterError
-from anm_nb.runs import project_root
+from anm_nb.files import project_root
 
 
 def plain_module(name: str) -> ModuleType:

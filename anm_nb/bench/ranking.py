@@ -8,8 +8,8 @@ from torch import Tensor
 
 from anm_nb.bench.plain import plain_module
 from anm_nb.bench.training_step import TrainingStep
+from anm_nb.files import project_root
 from anm_nb.ranking.train import RankingConfig, RankingLearner
-from anm_nb.runs import project_root
 from anm_nb.studies.ranking_settings import (
     HrmEntropy,
     HrmIterations,

@@ -18,8 +18,8 @@ from anm_nb.bench.measure import Measured, measured
 from anm_nb.bench.ranking import document_config
 from anm_nb.bench.workloads import WORKLOADS, chosen
 from anm_nb.config import ParameterError
-from anm_nb.runs import project_root
-from anm_nb.runs.provenance import describe_environment
+from anm_nb.files import project_root
+from anm_nb.provenance import checkout_state, describe_environment
 
 NAME = "bench_cpu"
 TITLES = {name: workload.title for name, workload in WORKLOADS.items()} | {
@@ -111,7 +111,7 @@ def _result(name: str, tiny: bool, seconds: float, so_far: dict[str, dict[str, A
 
 def environment() -> dict[str, Any]:
     """Versions, commit, machine, and its load before the bench adds its own: the first thing to know of a time."""
-    described = describe_environment(document_config())
+    described = describe_environment("cpu") | checkout_state()
     kept = {name: described[name] for name in ("versions", "commit", "dirty", "cpu_count", "platform", "command")}
     return kept | {"started": described["finished"], "cpu": _cpu_model(), "load_average": list(os.getloadavg())}
 

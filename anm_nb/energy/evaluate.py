@@ -12,7 +12,7 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.networks import EnergyNetwork
 from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.tasks.base import SPLITS, Batch, DenoisingTask
 from anm_nb.training.seeds import generator
 

@@ -63,7 +63,7 @@ def write_index(folder: Path, cards: Sequence[Card]) -> Path:
     """Write the page over the cards into the folder, in one step; returns its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from anm_nb.runs.files import replace_whole
+    from anm_nb.files import replace_whole
 
     templates = Environment(
         loader=PackageLoader("anm_nb"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

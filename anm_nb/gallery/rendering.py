@@ -24,7 +24,7 @@ def render(path: Path, notebook: NotebookNode) -> str:
     if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
         from nbconvert import HTMLExporter
 
-        from anm_nb.runs.files import replace_whole
+        from anm_nb.files import replace_whole
 
         notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
         for cell in notebook.cells:

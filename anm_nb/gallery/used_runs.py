@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 RUN_KEY = re.compile(r"[0-9a-f]{16}")
+SEEDS_NAMED = 4  # of more, how many there are
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,38 @@ class UsedRun:
     problem: str | None = None
 
 
+def shown(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Family, task, method, seeds and commit of a run's summary as lists show them; a dash where there is none.
+
+    Few seeds are named and more are counted; a commit has 8 digits, and says if files were changed since.
+    """
+    names = {name: _printable(summary[name]) for name in ("family", "task", "method")}
+    seeds = summary["seeds"]
+    commit = _printable(summary["commit"])[:8]
+    return names | {
+        "seeds": ", ".join(map(str, seeds)) if len(seeds) <= SEEDS_NAMED else f"{len(seeds)} of them",
+        "commit": f"{commit}, dirty" if summary["dirty"] else commit,
+    }
+
+
+def _printable(name: str | None) -> str:
+    """A name out of a file, short and without control characters, which a terminal would obey."""
+    return "".join(each if each.isprintable() else "�" for each in (name or "–")[:60])
+
+
 def used_runs(keys: Iterable[str], folder: Path) -> tuple[UsedRun, ...]:
     """The runs of these keys for a page in `folder`, in the keys' order.
 
     A run is sought in the store beside the folder, so that copied outputs hold together, then in the project's stores.
     """
-    from anm_nb.runs.places import results_roots
+    from anm_nb.files import results_roots
 
     stores = [root / "runs" for root in (Path(os.path.abspath(folder)).parent, *results_roots())]
     return tuple(_used_run(key, stores, folder) for key in keys)
 
 
 def _used_run(key: str, stores: list[Path], folder: Path) -> UsedRun:
-    from anm_nb.runs.listing import shown
-    from anm_nb.runs.manifest import CorruptRun, Manifest
+    from anm_nb.run import CorruptRun, read_manifest
 
     if not RUN_KEY.fullmatch(key):  # it becomes a path
         return UsedRun(key, problem="not a run's key")
@@ -50,7 +70,7 @@ def _used_run(key: str, stores: list[Path], folder: Path) -> UsedRun:
         return UsedRun(key, problem="not in the store any more")
     link = quote(Path(os.path.relpath(path, os.path.abspath(folder))).as_posix()) + "/"
     try:
-        facts = shown(Manifest.read(path).summary)
+        facts = shown(read_manifest(path).summary)
     except CorruptRun:
         return UsedRun(key, link, problem="not as it was written; anm-nb runs verify says why")
     return UsedRun(key, link, *(facts[name] for name in ("task", "method", "seeds", "commit")))

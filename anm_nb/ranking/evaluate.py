@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anm_nb.config import ParameterError
 from anm_nb.ranking.networks import SCORE_DECIMALS, RankingModel
 from anm_nb.ranking.routing import herfindahl, routing_entropy
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.bounds import (
     Count,
     Decay,
@@ -121,10 +121,10 @@ class DiscreteFeasibility(DiscreteTraining):
         """By task, one run for each strategy, alike in everything else, with the weights of every record."""
         return {task: {name: self._config(task, name) for name in self.strategies} for task in self.tasks}
 
-    def get_or_train(self) -> dict[str, dict[str, runs.Run]]:
+    def get_or_train(self) -> dict[str, dict[str, store.Run]]:
         """The finished run of each task and strategy, trained where the store has none."""
         return {
-            task: {name: runs.get_or_train(config) for name, config in of_task.items()}
+            task: {name: store.get_or_train(config) for name, config in of_task.items()}
             for task, of_task in self.configs().items()
         }
 
@@ -338,7 +338,7 @@ def all_answers(problem: MiningProblem) -> DiscreteSet:
     return AnmSimplex().answers(problem)
 
 
-def _learner(run: runs.Run, seed: int) -> EnergyLearner:
+def _learner(run: store.Run, seed: int) -> EnergyLearner:
     """The learner of a seed as it was at the start: it has the held-out problems."""
     assert isinstance(run.config, EnergyConfig)
     learner = run.config.learner(seed, "cpu")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pandas as pd
 from pydantic import AfterValidator, Field, model_validator
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.bounds import (
     Count,
     Counts,
@@ -132,9 +132,9 @@ class AnmVsCorruption(Parameters):
             for strategy in self.strategies
         }
 
-    def get_or_train(self) -> dict[str, runs.Run]:
+    def get_or_train(self) -> dict[str, store.Run]:
         """The finished run of each strategy, trained where the store has none."""
-        return {strategy: runs.get_or_train(config) for strategy, config in self.configs().items()}
+        return {strategy: store.get_or_train(config) for strategy, config in self.configs().items()}
 
     def reference_scores(self, n: int = 2000) -> pd.DataFrame:
         """The task's trivial, classical and best-possible scores on n problems."""
@@ -199,9 +199,9 @@ class IredTable(IredTraining):
         """One run for each task."""
         return {task: self._config(task, self.training(task)) for task in self.tasks}
 
-    def get_or_train(self) -> dict[str, runs.Run]:
+    def get_or_train(self) -> dict[str, store.Run]:
         """The finished run of each task, trained where the store has none."""
-        return {task: runs.get_or_train(config) for task, config in self.configs().items()}
+        return {task: store.get_or_train(config) for task, config in self.configs().items()}
 
     def reference_scores(self) -> pd.DataFrame:
         """Every task's references on problems like those it is tested on, with `task` and `split` columns."""

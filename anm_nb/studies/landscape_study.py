@@ -34,7 +34,7 @@ from anm_nb.energy.negatives import MiningProblem, get_negatives
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.seeds import RowDraws, generator

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 from torch import nn
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.bounds import (
     Count,
     Counts,
@@ -154,7 +154,7 @@ def oscillation(values: ArrayLike) -> float:
     return float(np.abs(np.diff(curve)).sum() / reach - 1) if reach else float("nan")
 
 
-def training_rows(run: runs.Run) -> pd.DataFrame:
+def training_rows(run: store.Run) -> pd.DataFrame:
     """What section H asks of one run, a row per seed: final `mse`, `dev_margin`, `dev_p_hard`, and two oscillations.
 
     `dev_oscillation` is of the mean margin of the held-out pairs under the EMA weights, `oscillation` of that of the
@@ -188,7 +188,7 @@ class MinerStudy:
     @cached_property
     def networks(self) -> dict[int, nn.Module]:
         """The trained EMA network of each seed."""
-        run = runs.get_or_train(self.config)
+        run = store.get_or_train(self.config)
         return {seed: trained_energy(run, seed) for seed in self.settings.seeds}
 
     def paths(self) -> pd.DataFrame:
@@ -239,7 +239,7 @@ class MinerStudy:
         """
         parts = []
         for (factor, value), config in self.settings.trainings().items():
-            run = runs.get_or_train(config)
+            run = store.get_or_train(config)
             parts.append(training_rows(run).assign(factor=factor, value=value, method=config.method))
         table = pd.concat(parts, ignore_index=True)
         first = next(iter(self.settings.trainings().values()))

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import pandas as pd
 from pydantic import AfterValidator, Field, model_validator
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.bounds import (
     Count,
     Counts,
@@ -74,9 +74,9 @@ class RankingSettings(Parameters):
         """The runs of the notebook by name."""
         return {"baseline": self.hrm().baseline(), "hrm": self.hrm()}
 
-    def get_or_train(self) -> dict[str, runs.Run]:
+    def get_or_train(self) -> dict[str, store.Run]:
         """The finished runs by name, trained where the store has none."""
-        return {name: runs.get_or_train(config) for name, config in self.configs().items()}
+        return {name: store.get_or_train(config) for name, config in self.configs().items()}
 
     def reference_scores(self, n: int = 2000) -> pd.DataFrame:
         """The task's trivial, classical and best-possible τ; what is measured of it, on n arrays."""

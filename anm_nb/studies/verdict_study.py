@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from anm_nb import runs
+from anm_nb import files, store
 from anm_nb.bounds import (
     Count,
     Counts,
@@ -38,7 +38,7 @@ from anm_nb.bounds import (
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.runs.files import replace_whole
+from anm_nb.files import replace_whole
 from anm_nb.studies.reference_settings import TaskNames
 from anm_nb.studies.search_space import Choice, Family, as_written, families
 from anm_nb.tasks import task_class
@@ -170,7 +170,7 @@ class Study:
 
     tuning: pd.DataFrame  # a row for each (task, training, family, candidate, seed): dev error and choice
     plans: list[Plan]
-    confirmed: dict[tuple[str, Training, str], runs.Run]  # by (task, training, method)
+    confirmed: dict[tuple[str, Training, str], store.Run]  # by (task, training, method)
 
 
 def study(settings: AnmVerdict) -> Study:
@@ -196,7 +196,7 @@ def study(settings: AnmVerdict) -> Study:
     return Study(tuning, plans, _confirm(settings, plans))
 
 
-def dev_error(run: runs.Run) -> pd.Series:
+def dev_error(run: store.Run) -> pd.Series:
     """The dev error at the end of training, by seed: the mean squared error, or 1 − balanced accuracy or the like."""
     assert isinstance(run.config, EnergyConfig)
     metric = task_class(run.config.task).metric
@@ -237,7 +237,7 @@ def _tune(
     trained = train_all(configs.values(), settings.jobs)
     rows = []
     for ((task, family, i), config), done in zip(configs.items(), trained, strict=True):
-        errors = dev_error(runs.get_or_train(config)) if done else pd.Series(math.inf, index=list(seeds))
+        errors = dev_error(store.get_or_train(config)) if done else pd.Series(math.inf, index=list(seeds))
         errors = errors.fillna(math.inf)
         choice = json.dumps(candidates[task, family][i])
         rows += [(task, training, family, i, seed, error, choice) for seed, error in errors.items()]
@@ -311,13 +311,13 @@ def _step_ms(settings: AnmVerdict, task: str, training: Training, chosen: Mappin
 
 def _plan_path(settings: AnmVerdict, task: str, training: Training, chosen: Mapping[str, Choice]) -> Path:
     key = "-".join(
-        runs.run_key(settings.config(task, training, family, choice, settings.tuning_seeds))[:6]
+        store.run_key(settings.config(task, training, family, choice, settings.tuning_seeds))[:6]
         for family, choice in chosen.items()
     )
-    return runs.outputs_root() / AnmVerdict.notebook / "plans" / f"{task}-{training}-{key}.json"
+    return files.outputs_root() / AnmVerdict.notebook / "plans" / f"{task}-{training}-{key}.json"
 
 
-def _confirm(settings: AnmVerdict, plans: Iterable[Plan]) -> dict[tuple[str, Training, str], runs.Run]:
+def _confirm(settings: AnmVerdict, plans: Iterable[Plan]) -> dict[tuple[str, Training, str], store.Run]:
     """The confirmatory runs of all plans, the longest first. Raises `NonFiniteLoss` where one diverges."""
     configs = {
         (plan.task, plan.training, method): config
@@ -325,7 +325,7 @@ def _confirm(settings: AnmVerdict, plans: Iterable[Plan]) -> dict[tuple[str, Tra
         for method, config in methods(settings, plan).items()
     }
     train_all(configs.values(), settings.jobs)
-    return {key: runs.get_or_train(config) for key, config in configs.items()}
+    return {key: store.get_or_train(config) for key, config in configs.items()}
 
 
 def train_all(configs: Iterable[EnergyConfig], jobs: int) -> list[bool]:
@@ -337,7 +337,7 @@ def train_all(configs: Iterable[EnergyConfig], jobs: int) -> list[bool]:
 
 def _trained(config: EnergyConfig) -> bool:
     try:
-        runs.get_or_train(config)
+        store.get_or_train(config)
     except NonFiniteLoss:
         return False
     return True

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.bounds import Decay, Examples, Fraction, LearningRate, Seeds, Size, Steps, Threads, Weight, Width
 from anm_nb.config import Parameters
 from anm_nb.energy.negatives import Mixed, get_negatives
@@ -65,6 +65,6 @@ class WithinRun(Parameters):
             for miner in self.miners
         }
 
-    def get_or_train(self) -> dict[str, runs.Run]:
+    def get_or_train(self) -> dict[str, store.Run]:
         """The finished run of each comparison, trained where the store has none."""
-        return {miner: runs.get_or_train(config) for miner, config in self.configs().items()}
+        return {miner: store.get_or_train(config) for miner, config in self.configs().items()}

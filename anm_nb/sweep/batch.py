@@ -14,7 +14,6 @@ from rich.console import Console
 
 from anm_nb import sweep
 from anm_nb.config import ParameterError
-from anm_nb.runs.places import remember_sweep
 from anm_nb.sweep.cases import PARTIAL_PREFIX, Case
 from anm_nb.sweep.display import Progress
 from anm_nb.sweep.outcomes import Outcome
@@ -39,7 +38,6 @@ def folder_of_results(folder: Path) -> Iterator[None]:
         raise ParameterError(f"{folder}: another process is running cases into it") from None
     with lock:
         _remove_partial(folder)
-        remember_sweep(folder)
         try:
             yield
         finally:

@@ -61,8 +61,8 @@ def run_case(case: Case, threads: int | None, env: Mapping[str, str], stopped: C
     output, which appears in one step or, where papermill left no whole notebook, disappears. Raises Interrupted when
     stopped, DiskFull, and ParameterError where the code it depends on is not, or does not stay, what it was.
     """
-    from anm_nb.runs.files import DiskFull, put_in_place, sha256_of
-    from anm_nb.runs.store import RUNS_USED
+    from anm_nb.files import DiskFull, put_in_place, sha256_of
+    from anm_nb.store import RUNS_USED
 
     output = Path(os.path.abspath(case.output))
     output.parent.mkdir(parents=True, exist_ok=True)

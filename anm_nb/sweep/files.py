@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from anm_nb import runs
+from anm_nb import files
 from anm_nb.bounds import Seeds
 from anm_nb.config import ParameterError, Parameters, shown, unknown_name
 from anm_nb.sweep.settings import check_of
@@ -93,7 +93,7 @@ class Plan:
 
 def find_sweep(asked: str) -> Path:
     """A sweep file by its path, or by its name in `params/sweeps`. Raises ParameterError where there is none."""
-    path, folder = Path(asked), runs.project_root() / "params" / "sweeps"
+    path, folder = Path(asked), files.project_root() / "params" / "sweeps"
     if path.is_file():
         return path
     named = folder / f"{asked}.yaml"
@@ -165,7 +165,7 @@ def _notebook(named: str, file: Path) -> Path:
         if not path.is_file():
             raise ParameterError(f"{file.name}: notebook = '{named}': {path} does not exist")
         return path
-    folder = runs.project_root() / "notebooks"
+    folder = files.project_root() / "notebooks"
     known = {path.stem: path for path in folder.glob("*.ipynb")}
     if named not in known:
         raise ParameterError(f"{file.name}: {unknown_name('notebook', named, known)}")
@@ -175,7 +175,7 @@ def _notebook(named: str, file: Path) -> Path:
 def _profile(profile: str | None, notebook: Path) -> Values:
     if profile is None:
         return {}
-    params = runs.project_root() / "params"
+    params = files.project_root() / "params"
     profiles = {path.parent.name: path for path in params.glob(f"*/{notebook.stem}.yaml")}
     if profile not in profiles:
         raise ParameterError(f"{notebook.stem}: {unknown_name('profile', profile, profiles)}")

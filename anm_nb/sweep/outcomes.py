@@ -37,7 +37,7 @@ def write_outcomes(outcomes: Iterable[Outcome], folder: Path) -> None:
 
     In one step: raises OSError where there is no room, and the table that was there before stays.
     """
-    from anm_nb.runs.files import replace_whole
+    from anm_nb.files import replace_whole
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(json.dumps(asdict(each))) for each in sorted(outcomes, key=lambda each: each.name)]

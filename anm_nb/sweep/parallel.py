@@ -32,9 +32,9 @@ def run_cases(
     """
     from joblib import cpu_count
 
-    from anm_nb import runs
+    from anm_nb import files
 
-    env = {"ANM_NB_OUTPUTS": str(runs.outputs_root())}  # a relative one would mean another place beside the notebook
+    env = {"ANM_NB_OUTPUTS": str(files.outputs_root())}  # a relative one would mean another place beside the notebook
     announce = on_start or (lambda name: None)
     threads = max(1, cpu_count() // jobs) if jobs else None
     if cluster:

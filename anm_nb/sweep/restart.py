@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from anm_nb import runs
+from anm_nb import files
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.runs.files import sha256_of
 from anm_nb.sweep.cases import Case
@@ -102,7 +102,7 @@ def open_sweep(file: Path, profile: str | None = None, folder: Path | None = Non
                 f"{file}: a sweep of the name '{planned.name}' would write into outputs/{planned.name}, which is not "
                 "its to fill; give the file another name, or the results a folder with --out"
             )
-        folder = runs.outputs_root() / (f"{planned.name}-{profile}" if profile else planned.name)
+        folder = files.outputs_root() / (f"{planned.name}-{profile}" if profile else planned.name)
     folder = Path(os.path.abspath(folder))
     check_folder(folder, {case.notebook for case in planned.cases})
     codes = {notebook: code_digest(notebook) for notebook in {case.notebook for case in planned.cases}}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anm_nb.analysis import VERDICT_MIME
-from anm_nb.runs.files import replace_whole
+from anm_nb.files import replace_whole
 from anm_nb.sweep.cases import Case
 from anm_nb.sweep.files import PlannedCase
 from anm_nb.sweep.naming import differing

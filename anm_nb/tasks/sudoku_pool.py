@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from anm_nb.config import ParameterError
-from anm_nb.runs import outputs_root
+from anm_nb.files import outputs_root
 from anm_nb.tasks.sudoku_solver import SIZES, broken, has_other_solution, random_grids, solve, units
 from anm_nb.training.seeds import generator
 

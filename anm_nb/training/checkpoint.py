@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from anm_nb.runs.files import flush_folder, full_disk_named, write_through
+from anm_nb.files import flush_folder, full_disk_named, write_through
 
 
 class CorruptCheckpoint(RuntimeError):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 
-from anm_nb.runs.keys import users_classes
+from anm_nb.user_code import classes_of_the_user
 from anm_nb.training.checkpoint import last_good_checkpoint
 from anm_nb.training.learner import Member
 from anm_nb.training.loop import Training, checkpoint_of
@@ -67,7 +67,7 @@ def can_be_sent(config: TrainingConfig) -> bool:
 
     Another process would not know a class that a notebook has defined and registered.
     """
-    return type(config).__module__.partition(".")[0] == "anm_nb" and not users_classes(config)
+    return type(config).__module__.partition(".")[0] == "anm_nb" and not classes_of_the_user(config.plugins())
 
 
 def available_cores() -> int:

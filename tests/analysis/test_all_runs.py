@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from stored_training import CONFIGS, Line, energy
 
-from anm_nb import runs
 from anm_nb.analysis import anm_verdict, answers, answers_figures, overturning, overview
 from anm_nb.analysis.collecting import collect_experiments, kept_experiments, stored_experiments
 from anm_nb.analysis.experiment import Comparison, Finished, experiments_of
@@ -23,6 +22,7 @@ from anm_nb.analysis.tables import final
 from anm_nb.config import ParameterError
 from anm_nb.ranking.comparators import comparators
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.store import get_or_train
 
 HRM = RankingConfig(routing="token", hrm_period=2, max_inner_iters=4)
 RANKING = HRM.model_dump(mode="json")
@@ -360,7 +360,7 @@ def test_an_empty_store_beside_nothing_kept_says_what_keeps(store, monkeypatch, 
 
 def test_corrupt_and_unfinished_runs_are_named_and_the_others_read(store):
     good, changed, torn, other = (
-        runs.get_or_train(config) for config in (energy("none"), energy("stock"), CONFIGS["ranking"], Line())
+        get_or_train(config) for config in (energy("none"), energy("stock"), CONFIGS["ranking"], Line())
     )
     metrics = changed.path / "metrics.parquet"
     data = bytearray(metrics.read_bytes())
@@ -405,7 +405,7 @@ def printed(folder: Path) -> str:
 def test_the_notebook_runs_on_an_empty_store_and_on_trained_runs(store):
     assert "No finished runs in" in printed(store)
     for negatives in ("none", "anm"):
-        runs.get_or_train(energy(negatives, seeds=[0, 1, 2]))
+        get_or_train(energy(negatives, seeds=[0, 1, 2]))
     text = printed(store)
     assert "1 experiments; could not be read: 0" in text
     assert "inverse 2: anm is better than none" in text

@@ -34,7 +34,7 @@ from anm_nb.analysis.tables import collect, score_table
 from anm_nb.ranking.cost import epoch_seconds
 from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingLearner
-from anm_nb.runs import get_or_train
+from anm_nb.store import get_or_train
 from anm_nb.studies.ranking_settings import HrmVsBaseline
 
 TINY = {

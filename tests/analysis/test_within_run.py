@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.analysis.figures import PALETTE
 from anm_nb.analysis.within_figures import before_the_update, elsewhere, on_the_pairs
 from anm_nb.analysis.within_run import beyond, effects, of_seed, reading, within_run_verdicts
@@ -58,7 +58,7 @@ def test_a_run_of_the_store_reads_as_a_tidy_table(tmp_path, monkeypatch):
     small |= {"sampler": SamplerConfig(inner_steps=1)}
     loop = LoopConfig(steps=4, batch=8, record_every=3)
     mixed = Mixed(first=get_negatives("random"), second=get_negatives("stock"))
-    run = runs.get_or_train(WithinRunConfig(**small, loop=loop, negatives=mixed))
+    run = store.get_or_train(WithinRunConfig(**small, loop=loop, negatives=mixed))
     found = effects(run)
     assert len(found) == 2 * 3 * 4 * 2
     assert not found.duplicated(["seed", "step", "update", "pairs"]).any()
@@ -69,7 +69,7 @@ def test_a_run_of_the_store_reads_as_a_tidy_table(tmp_path, monkeypatch):
         row = by_place.loc[tuple(names[i] for names, i in zip(places, at, strict=True))]
         for column in ("margin", "delta_margin", "delta_dev_margin", "update_norm"):
             assert row[column] == pytest.approx(float(run.trace[f"within.{column}"][at]))
-    without = runs.get_or_train(EnergyConfig(**small, loop=loop))
+    without = store.get_or_train(EnergyConfig(**small, loop=loop))
     with pytest.raises(ParameterError, match="no updates were compared"):
         effects(without)
 

@@ -10,7 +10,7 @@ from anm_nb.bench import report, results
 from anm_nb.bench.results import Bench, keep, load_bench, run_bench
 from anm_nb.cli import app
 from anm_nb.config import ParameterError
-from anm_nb.runs import project_root
+from anm_nb.files import project_root
 
 KEPT = load_bench()
 

@@ -12,7 +12,8 @@ from stored_files import files
 
 from anm_nb.analysis.widgets import LandscapeExplorer, SamplerExplorer
 from anm_nb.exploration import ExploreMargins, ExploreRouting
-from anm_nb.runs import get_or_train, project_root
+from anm_nb.files import project_root
+from anm_nb.store import get_or_train
 
 pytestmark = pytest.mark.browser
 

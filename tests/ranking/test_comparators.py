@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.ranking.comparators import (
     comparator_table,
@@ -123,10 +123,10 @@ def test_all_train_on_the_same_data_for_as_many_iterations(name):
 def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
     variants = [config(), config(entropy_weight=0.1), config(warmup_epochs=0, controller_lr=1e-3)]
     for name in ("no iteration", "deep untied", "weight-tied", "random α", "untrained controller"):
-        assert len({runs.run_key(comparators(each)[name]) for each in variants}) == 1
+        assert len({store.run_key(comparators(each)[name]) for each in variants}) == 1
     variants = [config(), config(hrm_period=3)]
-    assert len({runs.run_key(comparators(each)["one timescale"]) for each in variants}) == 1
-    assert len({runs.run_key(each) for each in comparators(config()).values()}) == len(NAMES)
+    assert len({store.run_key(comparators(each)["one timescale"]) for each in variants}) == 1
+    assert len({store.run_key(each) for each in comparators(config()).values()}) == len(NAMES)
 
 
 @pytest.mark.parametrize(

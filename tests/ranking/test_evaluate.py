@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.evaluate import assess, trained_ranking
@@ -20,7 +20,7 @@ CONFIG = RankingConfig(
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    return runs.get_or_train(CONFIG)
+    return store.get_or_train(CONFIG)
 
 
 def test_a_trained_model_scores_on_test_what_its_run_says(run):

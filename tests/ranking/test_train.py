@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.ranking.cost import model_cost
 from anm_nb.ranking.fixes import FIXES, ablations, only_fix, published, without_fix
@@ -150,10 +150,10 @@ def test_models_of_one_seed_see_the_same_data():
 def test_runs_enter_the_store_and_come_back(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     settings = config(epochs=1, seeds=(0,))
-    run = runs.get_or_train(settings)
-    stored = runs.Run(run.path)
+    run = store.get_or_train(settings)
+    stored = store.Run(run.path)
     assert stored.config == settings
-    assert runs.get_or_train(settings).path == run.path
+    assert store.get_or_train(settings).path == run.path
     assert stored.trace["test_known"].dtype == torch.bool
     assert stored.metrics["tau_obs"].notna().all()
 
@@ -285,13 +285,13 @@ def test_the_fifteen_configs_of_the_document_are_eleven_runs():
     listed += [hrm.changed(entropy_weight=weight) for weight in (5e-4, 1e-3, 2e-3)]
     listed += [hrm.changed(temperature=temperature) for temperature in (1.5, 2.0, 2.5)]
     assert len(listed) == 15
-    assert len({runs.run_key(each) for each in listed}) == 11
+    assert len({store.run_key(each) for each in listed}) == 11
 
 
 def test_the_baselines_of_configs_that_differ_in_routing_alone_are_one_run():
     variants = [config(), config(entropy_weight=0.1), config(temperature=2.5), config(warmup_epochs=0), config(top_k=1)]
-    assert len({runs.run_key(each.baseline()) for each in variants}) == 1
-    assert runs.run_key(config(encoder_lr=1e-3).baseline()) != runs.run_key(config().baseline())
+    assert len({store.run_key(each.baseline()) for each in variants}) == 1
+    assert store.run_key(config(encoder_lr=1e-3).baseline()) != store.run_key(config().baseline())
 
 
 def test_ablations_change_one_fix_at_a_time():
@@ -303,7 +303,7 @@ def test_ablations_change_one_fix_at_a_time():
     for fix, replaced in FIXES.items():
         assert changed_fields(full, without_fix(full, fix)) == set(replaced)
         assert changed_fields(raw, only_fix(full, fix)) == set(replaced)
-    assert len({runs.run_key(each) for each in ablations(full).values()}) == 2 + 2 * len(FIXES)
+    assert len({store.run_key(each) for each in ablations(full).values()}) == 2 + 2 * len(FIXES)
 
 
 def changed_fields(first, second):

@@ -3,7 +3,7 @@
 import pytest
 
 from anm_nb.config import ParameterError
-from anm_nb.runs import run_key
+from anm_nb.store import run_key
 from anm_nb.studies import energy_settings as experiments
 from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable, Sanity
 

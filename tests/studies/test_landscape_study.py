@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 import torch
 
-from anm_nb import runs
 from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import SCAN_GRID, barrier, curvature, directional_derivative, line_scan
 from anm_nb.energy.train import EnergyLearner
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.store import Run, get_or_train
 from anm_nb.studies.landscape_study import (
     DIRECTIONS,
     PLANE,
@@ -57,7 +57,7 @@ def test_a_loaded_energy_is_the_ema_that_was_measured_at_its_step(monkeypatch, s
         return measure(self, step, averaged, losses)
 
     monkeypatch.setattr(EnergyLearner, "measure", watched)
-    run = runs.get_or_train(LandscapeScans(**SMALL | {"steps": 7}, strategies=["anm"]).configs()["anm"])
+    run = get_or_train(LandscapeScans(**SMALL | {"steps": 7}, strategies=["anm"]).configs()["anm"])
     assert kept_steps(run) == sorted(run.metrics["step"].unique())
     assert len(seen) == 2 * len(kept_steps(run))
     for (seed, step), (expected, learner) in seen.items():
@@ -78,9 +78,7 @@ def test_weights_that_a_run_does_not_have_are_refused(trained):
     with pytest.raises(ParameterError, match=r"seed = 2: run \w+ has 0, 1"):
         trained_energy(trained["anm"], 2)
     config = SETTINGS.configs()["none"]
-    plain = runs.get_or_train(
-        config.model_copy(update={"loop": config.loop.model_copy(update={"keep_weights": False})})
-    )
+    plain = get_or_train(config.model_copy(update={"loop": config.loop.model_copy(update={"keep_weights": False})}))
     assert kept_steps(plain) == []
     assert trained_energy(plain, 1) is not None
     with pytest.raises(ParameterError, match=r"steps kept: none; train with loop\.keep_weights"):
@@ -90,7 +88,7 @@ def test_weights_that_a_run_does_not_have_are_refused(trained):
 
 
 def test_a_run_of_another_family_is_refused(tmp_path):
-    run = runs.Run(tmp_path)
+    run = Run(tmp_path)
     run.__dict__["config"] = RankingConfig()
     with pytest.raises(ParameterError, match="its config is RankingConfig, which trains no energy"):
         trained_energy(run, 0)

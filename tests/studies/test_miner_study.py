@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.energy.landscape import optimal_energy
 from anm_nb.energy.train import EnergyLearner
@@ -70,10 +70,10 @@ def test_trainings_differ_in_one_thing_each_and_meet_in_what_they_share():
     settings = MinerConvergence()
     configs = settings.trainings()
     usual = configs["inner_steps", 3.0]
-    assert {runs.run_key(config) for config in configs.values()} == {
-        runs.run_key(config) for key, config in configs.items() if key not in [("ema_decay", 0.9), ("lr_divisor", 1.0)]
+    assert {store.run_key(config) for config in configs.values()} == {
+        store.run_key(config) for key, config in configs.items() if key not in [("ema_decay", 0.9), ("lr_divisor", 1.0)]
     }
-    assert runs.run_key(configs["ema_decay", 0.9]) == runs.run_key(usual) == runs.run_key(configs["lr_divisor", 1.0])
+    assert store.run_key(configs["ema_decay", 0.9]) == store.run_key(usual) == store.run_key(configs["lr_divisor", 1.0])
     for (factor, value), config in configs.items():
         ours, theirs = config.model_dump(mode="json"), usual.model_dump(mode="json")
         if factor == "inner_steps":
@@ -101,9 +101,9 @@ CHANGED = {
 @pytest.mark.parametrize("name", CHANGED)
 def test_every_setting_changes_what_is_trained(name):
     plain, changed = MinerConvergence(device="cpu"), MinerConvergence(device="cpu", **{name: CHANGED[name]})
-    assert runs.run_key(plain.network()) != runs.run_key(changed.network())
+    assert store.run_key(plain.network()) != store.run_key(changed.network())
     key = ("inner_steps", 1.0)
-    assert runs.run_key(plain.trainings()[key]) != runs.run_key(changed.trainings()[key])
+    assert store.run_key(plain.trainings()[key]) != store.run_key(changed.trainings()[key])
 
 
 def test_the_two_kinds_of_training_have_lengths_of_their_own():
@@ -136,7 +136,7 @@ def test_unusable_settings_are_refused_when_they_are_made(given_, message):
 
 def test_networks_are_the_averaged_ones_of_their_seeds(study):
     """The margins that training recorded at its end are those of the network read back."""
-    run = runs.get_or_train(study.config)
+    run = store.get_or_train(study.config)
     assert list(study.networks) == [1, 0]
     for seed, network in study.networks.items():
         learner = EnergyLearner(study.config, seed, "cpu")
@@ -157,7 +157,7 @@ def test_the_optimal_margin_is_that_of_the_optimal_energy_on_the_held_out_pairs(
 
 def test_rows_of_a_training_are_its_last_records(study):
     config = study.settings.trainings()["inner_steps", 3.0]
-    run = runs.get_or_train(config)
+    run = store.get_or_train(config)
     rows = training_rows(run).set_index("seed")
     for seed, records in run.metrics.groupby("seed"):
         assert records["step"].tolist() == [0, 2, 3]

@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from anm_nb.config import ParameterError
+from anm_nb.files import project_root
 from anm_nb.ranking.fixes import FIXES
-from anm_nb.runs import project_root, run_key
+from anm_nb.store import run_key
 from anm_nb.studies.ranking_settings import (
     HrmEntropy,
     HrmIterations,

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from anm_nb import runs
+from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies import verdict_study
@@ -27,9 +27,9 @@ def finished(tmp_path_factory):
         patch.setattr(verdict_study, "COST_ROUNDS", 2)
         settings = AnmVerdict.from_mapping(TINY)
         done = study(settings)
-        trained = len(runs.finished_runs())
+        trained = len(store.finished_runs())
         again = study(settings)
-        yield settings, done, again, trained, len(runs.finished_runs())
+        yield settings, done, again, trained, len(store.finished_runs())
 
 
 def test_every_family_is_tuned_with_as_many_candidates_and_seeds(finished):

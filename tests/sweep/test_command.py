@@ -11,10 +11,9 @@ from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from anm_nb import sweep
+from anm_nb import files, sweep
 from anm_nb.analysis import VERDICT_MIME
 from anm_nb.cli import app
-from anm_nb.runs import files
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_without_grid_or_cases_there_is_one_case(trivial):
 
 @pytest.fixture
 def profiles(trivial, monkeypatch):
-    monkeypatch.setattr("anm_nb.runs.project_root", lambda: trivial.folder)
+    monkeypatch.setattr("anm_nb.files.project_root", lambda: trivial.folder)
     for profile, values in {"quick": "n: 5\nx: 5.0\npause: 5.0\n", "paper": "n: 7\n"}.items():
         path = trivial.folder / "params" / profile / "square.yaml"
         path.parent.mkdir(parents=True)

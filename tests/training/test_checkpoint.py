@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from anm_nb.runs import DiskFull
+from anm_nb.files import DiskFull
 from anm_nb.training import checkpoint
 from anm_nb.training.checkpoint import CorruptCheckpoint, before, last_good_checkpoint, load_checkpoint, save_checkpoint
 

@@ -16,7 +16,7 @@ from filelock import FileLock
 from stored_training import CONFIGS, long_training
 
 from anm_nb.energy.negatives import Random, register_negatives
-from anm_nb.runs import get_or_train
+from anm_nb.store import get_or_train
 from anm_nb.training import processes
 from anm_nb.training.loop import NonFiniteLoss, train
 

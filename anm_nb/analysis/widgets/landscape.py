@@ -16,7 +16,7 @@ from anm_nb.analysis.widgets.explorer import Explorer
 from anm_nb.analysis.widgets.landscape_figure import LandscapeFigure
 from anm_nb.analysis.widgets.landscape_scans import PROBLEMS, LandscapeScan, RunScans
 from anm_nb.analysis.widgets.picker import Stored
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.studies.landscape_study import DIRECTIONS
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import MatrixTask

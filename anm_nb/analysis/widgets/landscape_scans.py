@@ -13,7 +13,7 @@ from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import SCAN_GRID, barrier, curvature, directional_derivative, line_scan, plane_scan
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.studies.landscape_study import PLANE, HeldOut, PerfectDenoiser
 from anm_nb.training.seeds import generator
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from anm_nb.analysis.widgets.answers import AnswerPictures
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 HELD_OUT, BATCH = "held-out pairs", "the batch's own pairs"
 ARRAYS = {HELD_OUT: "dev_margins", BATCH: "margins"}  # in the trace, each [seeds, records, pairs]

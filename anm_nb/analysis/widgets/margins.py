@@ -17,7 +17,7 @@ from anm_nb.analysis.widgets.explorer import Explorer
 from anm_nb.analysis.widgets.margin_figure import EXAMPLES, MarginFigure
 from anm_nb.analysis.widgets.margin_records import BARS, BATCH, HELD_OUT, MarginRecords
 from anm_nb.analysis.widgets.picker import Stored
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 
 class MarginExplorer(Explorer):

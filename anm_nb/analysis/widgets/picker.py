@@ -11,10 +11,8 @@ from typing import Any
 from anm_nb.analysis.figures import label
 from anm_nb.analysis.widgets.controls import Choice
 from anm_nb.config import ParameterError
-from anm_nb.runs import Run
-from anm_nb.runs.finding import flat
-from anm_nb.runs.listing import Listed, scan
-from anm_nb.runs.manifest import CorruptRun
+from anm_nb.run import CorruptRun, Run, flat
+from anm_nb.store import Listed, scan
 
 NAMED = 3  # config values named where runs are alike in all that a label says
 
@@ -23,7 +21,7 @@ NAMED = 3  # config values named where runs are alike in all that a label says
 class Stored:
     """A run in the store as the picker knows it: its manifest's summary and its config as plain data."""
 
-    listed: Listed
+    listed: Run
     settings: dict[str, Any]
 
     @property

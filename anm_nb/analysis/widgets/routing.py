@@ -16,7 +16,7 @@ from anm_nb.analysis.widgets.explorer import Explorer
 from anm_nb.analysis.widgets.picker import Stored
 from anm_nb.analysis.widgets.picture import WIDTH, panels, still_label
 from anm_nb.analysis.widgets.routing_records import RoutingRecords, Sample
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 HEIGHT = 3.9  # inches
 TAU_COLOURS = {"tau_obs": PALETTE["baseline"], "tau_all": PALETTE["hrm"]}

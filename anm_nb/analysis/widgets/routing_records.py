@@ -10,7 +10,7 @@ import torch
 
 from anm_nb.analysis.ranking_tables import probe_problems
 from anm_nb.ranking.routing import routing_entropy
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from anm_nb.analysis.widgets.explorer import Explorer
 from anm_nb.analysis.widgets.picker import Stored
 from anm_nb.analysis.widgets.sampler_figure import SamplerFigure
 from anm_nb.analysis.widgets.sampler_records import PROBLEMS, Solution, Solutions
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 
 class SamplerExplorer(Explorer):

@@ -15,7 +15,7 @@ from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.sampler import SamplerConfig, SamplerState, sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.runs import Run
+from anm_nb.store import Run
 from anm_nb.tasks.base import Batch
 from anm_nb.training.seeds import generator
 

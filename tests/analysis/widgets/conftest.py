@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from anm_nb.exploration import ExploreMargins, ExploreRouting
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 6, "records": 3, "dev_examples": 12, "seeds": [0, 1]}
 BOARD = {"width": 8, "batch": 8, "steps": 4, "records": 3, "dev_examples": 4, "task_options": {"pool": 30}}

@@ -14,7 +14,7 @@ from ipywidgets import Widget
 
 from anm_nb.analysis.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
 from anm_nb.config import ParameterError
-from anm_nb.runs import Run, store_root
+from anm_nb.store import Run, store_root
 
 HOSTILE = Path(__file__).resolve().parents[2] / "hostile.matplotlibrc"
 EXPLORERS = [MarginExplorer, LandscapeExplorer, RoutingExplorer, SamplerExplorer]

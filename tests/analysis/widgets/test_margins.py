@@ -120,7 +120,7 @@ def test_a_run_without_negatives_has_held_out_pairs_alone(stored):
 
 def test_pairs_that_cannot_be_drawn_again_have_no_levels(stored, monkeypatch):
     """Another kind of device draws other random numbers."""
-    from anm_nb.runs import Run
+    from anm_nb.store import Run
 
     provenance = stored.energies["anm"].provenance | {"device": "an accelerator"}
     monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))

@@ -118,10 +118,10 @@ def test_colours_mean_the_same_in_every_picture_of_a_run(explorer):
 
 
 def test_a_seed_that_stopped_early_has_the_epochs_it_trained(stored):
-    from anm_nb import runs
+    from anm_nb import store
 
     config = stored.rankings["hrm"].config.changed(epochs=4, patience=1)
-    run = runs.get_or_train(config)
+    run = store.get_or_train(config)
     explorer = RoutingExplorer(run)
     for place, (_, rows) in enumerate(files(run).metrics.groupby("seed", sort=False)):
         explorer.seed.value = place

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, written through to the disk, and a full disk called by its name."""
+"""Where files lie, and files that are whole or absent: atomic writes, checksums, a full disk that names the file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,27 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFull(OSError):
-    """There was no room for a file; the message names it, and says what goes on from where once there is room."""
+    """No room for a file; the message names it, and says what happens once there is room."""
+
+
+def project_root() -> Path:
+    """The checkout that holds this package; the current directory where the package is installed without one."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def outputs_root() -> Path:
+    """The folder of all results: $ANM_NB_OUTPUTS, else `outputs/` of the project."""
+    return Path(os.environ.get("ANM_NB_OUTPUTS") or project_root() / "outputs").resolve()
+
+
+def results_roots() -> list[Path]:
+    """The project's own folder of results, and $ANM_NB_OUTPUTS where that is another."""
+    return list(dict.fromkeys((project_root() / "outputs", outputs_root())))
 
 
 def write_through(path: Path, data: bytes) -> None:
-    """Write a file and return when the disk has it. Raises OSError naming the file; what is there then is no use."""
+    """Write a file and return when the disk has it. Raises OSError naming the file, which may then be cut off."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
@@ -33,7 +49,7 @@ def write_through(path: Path, data: bytes) -> None:
 
 
 def replace_whole(path: Path, data: bytes) -> None:
-    """Write a file in one step: a reader sees the old one or the new one, never half of one, also after a crash."""
+    """Write a file atomically: readers see the old one or the new one, also after a crash."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         write_through(partial, data)
@@ -45,7 +61,7 @@ def replace_whole(path: Path, data: bytes) -> None:
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Let a whole file appear under its name in one step, once it is on the disk."""
+    """Rename a finished file to its name, atomically, once it is on the disk."""
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -54,10 +70,9 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to write into, which takes its place, and that of a folder there, if all goes well.
+    """A new folder beside `path` to write into; it replaces `path` when the block ends without an error.
 
-    Until then what was in the place stays there, whole, also where the process is killed; only between the two renames
-    at the end do both stand beside it, under names that begin with a dot, as does what is not finished.
+    Killed between the two renames at the end, both folders stay beside `path`, under names that begin with a dot.
     """
     partial, replaced = (path.with_name(f".{path.name}.{role}") for role in ("partial", "replaced"))
     shutil.rmtree(partial, ignore_errors=True)
@@ -75,10 +90,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Return when the disk knows of every rename in a folder."""
+    """Return when the disk knows of every rename in a folder; where a file system cannot say, go on."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 from stored_training import Line
 
-from anm_nb.runs import DiskFull, finished_runs, get_or_train, store_root
-from anm_nb.runs.manifest import faults
+from anm_nb.files import DiskFull
+from anm_nb.run import faults
+from anm_nb.store import finished_runs, get_or_train, store_root
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 CONFIG = Line()
 CALLS = ("open", "write", "fsync", "replace", "mkdir")  # whatever of the system's calls the store makes room by

@@ -12,8 +12,8 @@ import pytest
 import stored_training
 from stored_training import CONFIGS
 
-from anm_nb.runs import Run, finished_runs, run_key
-from anm_nb.runs.manifest import faults
+from anm_nb.run import faults
+from anm_nb.store import Run, finished_runs, run_key
 
 PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, and every process is forked from that.

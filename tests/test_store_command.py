@@ -1,0 +1,228 @@
+"""`anm-nb runs`: what it lists, names, removes and copies, and what it refuses."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+
+import pytest
+from stored_training import Line, energy
+from typer.testing import CliRunner
+
+from anm_nb.cli import app
+from anm_nb.run import MANIFEST, Manifest, key_of
+from anm_nb.store import Run, get_or_train, store_root, training_lock
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+
+def runs(*arguments):
+    return CliRunner().invoke(app, ["runs", *map(str, arguments)])
+
+
+def remade(run, config=None, **facts):
+    """The same files as the run of another config, with other facts in the summary; `version` tells keys apart."""
+    identity = run.manifest.identity | {"version": facts.pop("version", 9)}
+    if config:
+        identity |= {"class": "anm_nb.energy.train:EnergyConfig", "config": config.model_dump(mode="json")}
+    identity = json.loads(json.dumps(identity))
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
+    path = run.path.with_name(key_of(identity))
+    path.mkdir()
+    for name, data in contents.items():
+        (path / name).write_bytes(data)
+    Manifest.of(contents, identity, run.summary | facts).write(path)
+    return Run(path)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """Three runs: a line, and two that look like energy runs; nothing is named by the checkout's own references."""
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setattr("anm_nb.files.project_root", lambda: tmp_path)
+    line = get_or_train(Line())
+    facts = {"family": "energy", "task": "inverse"}
+    old = {"finished": "2020-01-02T03:04:05Z", "finished_ns": 1}
+    anm = remade(line, energy("anm"), method="anm", **facts, **old)
+    stock = remade(line, energy("stock", size=3), method="stock", **facts)
+    return Stored(line, anm, stock)
+
+
+@dataclass(frozen=True)
+class Stored:
+    line: Run
+    anm: Run
+    stock: Run
+
+
+def listed(*filters):
+    result = runs("ls", "--json", *filters)
+    assert result.exit_code == 0, result.output
+    return [row["key"] for row in json.loads(result.stdout)]
+
+
+def test_runs_are_listed_oldest_first_and_filtered(store):
+    line, anm, stock = store.line.key, store.anm.key, store.stock.key
+    assert listed()[0] == anm
+    assert sorted(listed()) == sorted([anm, line, stock])
+    assert listed("--family", "energy") == [anm, stock]
+    assert listed("--task", "inverse", "--method", "stock") == [stock]
+    assert listed("--where", "negatives.name=anm") == [anm]
+    assert listed("--where", "loop.steps=12", "--where", "size=3") == [stock]
+    assert listed("--where", "loop.lr=1e-3", "--since", "2021-01-01") == [stock]
+    assert listed("--where", "probes=false", "--where", "sampler.inner_steps=1") == [anm, stock]
+    assert listed("--family", "energy", "--since", "1h") == [stock]
+    assert listed("--task", "sudoku") == []
+    table = runs("ls", "--limit", "1").stdout
+    assert anm not in table
+    assert "3 of 3 runs" in table
+
+
+def test_names_out_of_files_are_neither_markup_nor_sent_to_the_terminal(store):
+    remade(store.line, method="[/bold]\x1b[31mred", task="[red]x[/red]", version=3)
+    table = runs("ls").stdout
+    assert "[/bold]�[31mred" in table
+    assert "[red]x[/red]" in table
+    assert "\x1b" not in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ls", "--family", "enrgy"), "unknown family 'enrgy' (did you mean 'energy'?)"),
+        (("ls", "--task", "invrse"), "unknown task 'invrse' (did you mean 'inverse'?)"),
+        (("ls", "--method", "amn"), "unknown method 'amn' (did you mean 'anm'?)"),
+        (("ls", "--where", "loop.step=3"), "unknown config value 'loop.step' (did you mean 'loop.steps'?)"),
+        (("ls", "--where", "loop"), "--where loop: needs name=value"),
+        (("ls", "--since", "soon"), "'soon' is neither a date"),
+        (("show", "aacb"), "unknown run 'aacb'"),
+        (("verify", "aacb"), "unknown run 'aacb'"),
+        (("rm", "aacb"), "unknown run 'aacb'"),
+        (("import", "nowhere.zip"), "nowhere.zip cannot be read as a zip file or a folder"),
+        (("export", "zz", "--out", "x.zip"), "unknown run 'zz'"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_the_nearest(arguments, said, store):
+    result = runs(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+def test_a_key_is_found_by_its_beginning_and_named_where_there_are_two(store):
+    said = runs("show", store.line.key[:6]).stdout
+    for part in ("steps: 6", "peak_memory_mib", "checkpoint.safetensors", "error", store.line.key):
+        assert part in said
+    assert runs("show", str(store.line.path)).stdout.splitlines()[0] == said.splitlines()[0]
+    nearly = store.stock.key[:-1] + ("0" if store.stock.key[-1] != "0" else "1")
+    assert f"nearest: {store.stock.key} (energy, inverse, stock)" in runs("show", nearly).stderr
+    begins = {}
+    for version in range(20, 60):
+        key = remade(store.line, version=version).key
+        if begins.setdefault(key[0], key) != key:
+            break
+    said = runs("show", key[0])
+    assert said.exit_code == 2
+    assert f"'{key[0]}' begins" in said.stderr
+    assert key in said.stderr
+
+
+def test_verify_names_every_fault(store):
+    assert runs("verify").exit_code == 0
+    (store.anm.path / "trace.safetensors").unlink()
+    (store.stock.path / "notes.txt").touch()
+    (store.line.path / MANIFEST).write_text("{}")
+    result = runs("verify")
+    assert result.exit_code == 1
+    assert f"{store.anm.key}/trace.safetensors is missing" in result.stdout
+    assert f"{store.stock.key}/notes.txt is not in the run's manifest" in result.stdout
+    assert f"{store.line.key}/{MANIFEST} is no manifest" in result.stdout
+    assert "0 of 3 runs" in result.stdout
+    assert runs("verify", store.anm.key[:9]).stdout.count("\n") == 2
+    listed = runs("ls")
+    assert store.stock.key in listed.stdout
+    assert f"'{store.line.key}' is no finished run: " in listed.stderr
+
+
+def keys():
+    return {path.name for path in store_root().glob("[!.]*")}
+
+
+def test_a_run_is_removed_by_name_unless_it_is_named_or_trained(store, tmp_path):
+    reference = tmp_path / "outputs" / "reference" / "10_anm" / "provenance.json"
+    reference.parent.mkdir(parents=True)
+    reference.write_text(json.dumps({"anm": {"key": store.anm.key}, "runs": 55}))
+    sweep = tmp_path / "outputs" / "grid" / "outcomes.json"
+    sweep.parent.mkdir()
+    sweep.write_text(f'[{{"name": "a", "runs": ["{store.stock.key}"]}}, [{{')  # cut off, and still a warning
+    for run, file in ((store.anm, reference), (store.stock, sweep)):
+        result = runs("rm", run.key)
+        assert result.exit_code == 2
+        assert f"run {run.key} is named by {file}, and stays" in result.stderr
+    with training_lock(store.line.key):
+        assert (
+            f"run {store.line.key} is being trained by another process, and stays" in runs("rm", store.line.key).stderr
+        )
+    assert len(keys()) == 3
+    assert runs("rm", store.line.key[:8]).stdout == f"removed {store.line.path}\n"
+    assert keys() == {store.anm.key, store.stock.key}
+    assert not list((store_root() / ".removed").iterdir())
+
+
+def test_what_is_no_run_is_removed_by_name_too(store):
+    (store_root() / ".partial" / "feed").mkdir()
+    (store_root() / ".corrupt" / "dead-1").mkdir(parents=True)
+    (store_root() / "link").symlink_to(store.line.path)
+    (store_root() / "notes.txt").touch()
+    assert runs("rm", "feed", "dead", "link", "notes").exit_code == 0
+    assert keys() == {store.line.key, store.anm.key, store.stock.key}
+    assert (store.line.path / MANIFEST).exists()
+    assert not list((store_root() / ".corrupt").iterdir())
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "import folder", "import zip"])
+def test_exported_runs_are_read_by_another_store(form, store, tmp_path, monkeypatch):
+    out = tmp_path / "there" / "runs"
+    target = tmp_path / "runs.zip" if "zip" in form else tmp_path / "copy" if "import" in form else out
+    both = (store.line.key, store.anm.key)
+    assert runs("export", *both, "--out", target).exit_code == 0
+    again = runs("export", store.line.key, "--out", target)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+    assert runs("export", *both, "--out", target, "--overwrite").exit_code == 0
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
+    if "import" in form:
+        assert runs("import", target).exit_code == 0
+        assert runs("import", target).exit_code == 0  # what is there stays
+    elif form == "zip":
+        with zipfile.ZipFile(target) as file:
+            file.extractall(out)
+    monkeypatch.setattr(Line, "train", lambda self, workdir: pytest.fail("trained"))
+    assert Run(out / store.line.key).config == Line()
+    assert runs("verify").exit_code == 0
+    assert listed() == [store.anm.key, store.line.key]
+
+
+def test_a_corrupted_run_is_neither_exported_nor_imported(store, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    assert runs("export", store.line.key, "--out", copy).exit_code == 0
+    for file in (store.line.path / "metrics.parquet", copy / store.line.key / "metrics.parquet"):
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    result = runs("export", store.line.key, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "metrics.parquet: expected sha256" in result.stderr
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
+    result = runs("import", copy)
+    assert result.exit_code == 2
+    assert "metrics.parquet: expected sha256" in result.stderr
+    assert keys() == set()
+
+
+def test_a_zip_file_writes_nothing_outside_the_store(store, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as file:
+        for name in ("../evil", "/evil", f"{store.line.key}/../../evil", "0" * 16 + "/big"):
+            file.writestr(name, b"x")
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
+    before = sorted(tmp_path.rglob("*evil*"))
+    assert "holds no exported runs" in runs("import", tmp_path / "evil.zip").stderr
+    assert sorted(tmp_path.rglob("*evil*")) == before
+    assert keys() == set()

@@ -1,0 +1,264 @@
+"""A user's plugin is in the key with all of the user's own code that it reaches, and with nothing else."""
+
+import importlib
+import itertools
+import linecache
+import os
+import subprocess
+import sys
+import textwrap
+from types import ModuleType
+
+import pytest
+
+from anm_nb.config import ParameterError
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.store import Run, finished_runs, get_or_train, run_key
+from anm_nb.tasks import register_task
+from anm_nb.tasks.inverse import Inverse
+from anm_nb.user_code import code_digest
+
+HEADER = """
+from typing import ClassVar
+import functools
+import torch
+from anm_nb.energy.miner import Mined
+from anm_nb.energy.negatives import NegativeStrategy, Random, register_negatives
+"""
+STRATEGY = """
+def factor():
+    return 1.0
+
+@register_negatives
+class Own(NegativeStrategy):
+    name = "own"
+
+    def propose(self, problem):
+        return Mined(problem.y_pos * factor() + 1)
+"""
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def strategies(monkeypatch, tmp_path):
+    """Strategies registered by a test are forgotten after it; `__main__` has no file, as in a notebook's kernel."""
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    monkeypatch.setattr("anm_nb.energy.negatives._STRATEGIES", {})
+
+
+def own_config(**options):
+    return EnergyConfig(size=2, width=8, levels=4, dev_examples=4, seeds=[0], negatives="own", **options)
+
+
+class Notebook:
+    """Cells as IPython runs them: compiled one by one into one namespace."""
+
+    def __init__(self, *cells):
+        self.names = {"__name__": "__main__"}
+        self.run(HEADER, *cells)
+
+    def run(self, *cells):
+        for text in map(textwrap.dedent, cells):
+            name = f"<cell {next(NUMBERS)}>"
+            linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+            exec(compile(text, name, "exec"), self.names)
+        return self
+
+    def key(self):
+        return run_key(own_config())
+
+
+def key_from_files(folder, monkeypatch, **files):
+    """The key with a strategy defined by the file `own_strategy.py`, all of them imported afresh."""
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(HEADER + textwrap.dedent(text))
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(folder)
+        for name in files:
+            sys.modules.pop(name, None)
+        importlib.import_module("own_strategy")
+        return run_key(own_config())
+
+
+OWN = """
+@register_negatives
+class Own(NegativeStrategy):
+    name = "own"
+
+    def propose(self, problem):
+        return Mined(problem.y_pos + {})
+"""
+DECORATOR = """
+def adding(x):
+    def decorate(function):
+        @functools.wraps(function)
+        def added(*arguments):
+            return function(*arguments) + x
+        return added
+    return decorate
+"""
+# What a strategy may reach, with a number that decides the result: cells, or files but for the strategy's own.
+REACHED = {
+    "method": ("", OWN.format("1.5")),
+    "function of another cell": ("def shift():\n    return 1.5", OWN.format("shift()")),
+    "function behind a function": (
+        "def inner():\n    return 1.5\ndef shift():\n    return inner()",
+        OWN.format("shift()"),
+    ),
+    "constant": ("SHIFT = 1.5", OWN.format("SHIFT")),
+    "nested constant": ("SHIFT = {'a': (0, [1.5])}", OWN.format("SHIFT['a'][1][0]")),
+    "tensor": ("SHIFT = torch.tensor([0.0, 1.5])", OWN.format("SHIFT[1]")),
+    "object": ("class Box:\n    def __init__(self): self.shift = 1.5\nBOX = Box()", OWN.format("BOX.shift")),
+    "class": ("class Box:\n    shift = 1.5", OWN.format("Box().shift")),
+    "class's method": ("class Box:\n    def shift(self): return 1.5", OWN.format("Box().shift()")),
+    "property": ("class Box:\n    @property\n    def shift(self): return 1.5", OWN.format("Box().shift")),
+    "lambda": ("shift = lambda: 1.5", OWN.format("shift()")),
+    "lambda in a method": ("", OWN.format("(lambda: 1.5)()")),
+    "partial": ("shift = functools.partial(float, 1.5)", OWN.format("shift()")),
+    "closure": ("def make(x):\n    return lambda: x\nshift = make(1.5)", OWN.format("shift()")),
+    "default": ("SHIFT = 1.5\ndef shift(x=SHIFT):\n    return x", OWN.format("shift()")),
+    "cached": ("@functools.cache\ndef shift():\n    return 1.5", OWN.format("shift()")),
+    "decorator": (DECORATOR + "@adding(1.5)\ndef shift():\n    return 0", OWN.format("shift()")),
+    "base": (
+        "class Base(NegativeStrategy):\n    def propose(self, problem):\n        return Mined(problem.y_pos + 1.5)",
+        "@register_negatives\nclass Own(Base):\n    name = 'own'",
+    ),
+    "decorated method": ("", OWN.format("1.5").replace("    def", "    @torch.no_grad()\n    def")),
+    "decorator's option": ("", OWN.format("1").replace("def", "@torch.autocast('cpu', enabled=1.5 > 1.6)\n    def")),
+    "class attribute": ("", "@register_negatives\nclass Own(Random):\n    name = 'own'\n    gain: ClassVar = 1.5"),
+    "option's default": ("", OWN.format("1").replace("    def", "    gain: float = 1.5\n\n    def")),
+    "static method": ("", OWN.format("self.f()").replace("def", "@staticmethod\n    def f(): return 1.5\n\n    def")),
+    "import in a method": (None, OWN.format("1").replace("return", "from elsewhere import shift; return")),
+    "module": (None, "import elsewhere\n" + OWN.format("elsewhere.shift()")),
+    "module's constant": (None, "import elsewhere\n" + OWN.format("elsewhere.SHIFT")),
+    "imported function": (None, "from elsewhere import shift\n" + OWN.format("shift()")),
+    "renamed import": (None, "from elsewhere import shift as other\n" + OWN.format("other()")),
+    "module by getattr": (None, "import elsewhere\n" + OWN.format("getattr(elsewhere, 'sh' + 'ift')()")),
+}
+ELSEWHERE = "SHIFT = 1.5\n\ndef shift():\n    return SHIFT\n"
+
+
+@pytest.mark.parametrize("kind", REACHED)
+def test_a_change_of_anything_reached_changes_the_key(kind, tmp_path, monkeypatch):
+    other, own = REACHED[kind]
+
+    def key(number, place):
+        if other is None:
+            files = {"elsewhere": ELSEWHERE.replace("1.5", number), "own_strategy": own}
+            return key_from_files(tmp_path / place, monkeypatch, **files)
+        return Notebook(other.replace("1.5", number), own.replace("1.5", number)).key()
+
+    assert key("1.5", "a") == key("1.5", "b")
+    assert key("1.5", "c") != key("1.75", "d")
+
+
+def test_only_the_other_cell_is_run_again():
+    notebook = Notebook("SHIFT = 1", "def shift():\n    return SHIFT", OWN.format("shift()"))
+    first = notebook.key()
+    second = notebook.run("SHIFT = 2").key()
+    third = notebook.run("def shift():\n    return 2 * SHIFT").key()
+    assert len({first, second, third}) == 3
+    assert notebook.run("SHIFT = 1", "def shift():\n    return SHIFT").key() == first
+
+
+def test_comments_moves_and_what_is_not_reached_change_nothing(tmp_path, monkeypatch):
+    key = Notebook(STRATEGY).key()
+    assert Notebook("# more\n\n\n" + STRATEGY.replace("+ 1)", "+ 1)  # why")).key() == key
+    assert Notebook("OTHER = 3\ndef unused():\n    return OTHER", STRATEGY).key() == key
+    assert Notebook(*STRATEGY.split("@register")[:1], "@register" + STRATEGY.split("@register")[1]).key() == key
+
+
+def test_another_name_for_a_librarys_function_changes_the_key():
+    keys = {
+        Notebook(f"from torch.nn.functional import {name} as shape", OWN.format("shape(problem.y_pos)")).key()
+        for name in ("relu", "gelu", "max_pool1d")
+    }
+    assert len(keys) == 3
+
+
+def test_an_edited_file_counts_when_it_is_loaded(tmp_path, monkeypatch):
+    """As JupyterLab's autoreload does, in one process; until then the code that runs is the old one."""
+    one = key_from_files(tmp_path, monkeypatch, own_strategy=STRATEGY)
+    (tmp_path / "own_strategy.py").write_text(HEADER + STRATEGY.replace("+ 1", "+ 10"))
+    linecache.checkcache()
+    assert run_key(own_config()) == one
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.reload(sys.modules["own_strategy"])
+    assert run_key(own_config()) != one
+
+
+def test_code_without_a_text_is_in_the_key_too():
+    keys = set()
+    for number in (1, 2):
+        names = {"__name__": "__main__"}
+        exec(HEADER + OWN.format(number), names)
+        keys.add(run_key(own_config()))
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("(x for x in 'ab')", "SHIFT, which Own.propose refers to, is a generator"),
+        ("__import__('threading').Lock()", "is a lock"),
+        ("open('/dev/null')", "is a TextIOWrapper"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_refused_before_training(value, said, tmp_path):
+    Notebook(f"SHIFT = {value}", OWN.format("SHIFT"))
+    with pytest.raises(ParameterError, match="could be served a stale run") as caught:
+        get_or_train(own_config())
+    assert said in str(caught.value)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_values_that_refer_to_themselves_are_read():
+    notebook = Notebook("LOOP = [1]\nLOOP.append(LOOP)\nclass A: pass\nA.B = A", OWN.format("LOOP[0]"))
+    first = notebook.key()
+    assert notebook.key() == first
+    assert notebook.run("LOOP[0] = 2").key() != first
+
+
+def test_the_digest_is_the_same_in_every_process(tmp_path):
+    """Sets and hashes of texts are ordered anew in each."""
+    text = HEADER + "NAMES = {'a', 'b', 'c', 'd'}\n" + OWN.format("len(NAMES & {'e', 'f', 'a', 'g'})")
+    (tmp_path / "own_strategy.py").write_text(text)
+    program = "import own_strategy; from anm_nb.user_code import code_digest; print(code_digest([own_strategy.Own]))"
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    found = set()
+    for seed in ("1", "2"):
+        env = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", program]
+        found.add(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert len(found) == 1
+
+
+def test_the_packages_own_classes_need_no_digest():
+    assert code_digest([Inverse, EnergyConfig]) is None
+
+
+def test_a_task_of_your_own_is_in_the_key(monkeypatch):
+    monkeypatch.setattr("anm_nb.tasks._TASKS", {"inverse": Inverse})
+    keys = set()
+    for factor in (1, 2):
+        text = (
+            "@register_task\nclass Own(Inverse):\n    name = 'own'\n"
+            f"    def solve(self, x):\n        return {factor} * Inverse.solve(self, x)\n"
+        )
+        exec(text, {"__name__": "__main__", "Inverse": Inverse, "register_task": register_task})
+        keys.add(run_key(EnergyConfig(task="own")))
+    assert len(keys) == 2
+
+
+def test_a_strategy_of_your_own_is_trained_stored_and_read(monkeypatch):
+    Notebook(STRATEGY)
+    run = get_or_train(own_config())
+    (stored,) = finished_runs()
+    assert stored.settings["negatives"] == {"name": "own"}
+    assert stored.config == run.config
+    monkeypatch.setattr("anm_nb.energy.negatives._STRATEGIES", {})
+    assert Run(stored.path).settings["negatives"] == {"name": "own"}  # readable without the class
+    with pytest.raises(ValueError, match="unknown negative strategy 'own'"):
+        _ = Run(stored.path).config
