@@ -28,10 +28,11 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            from anm_nb import runs
             from anm_nb.config import ParameterError
+            from anm_nb.files import DiskFull
+            from anm_nb.run import CorruptRun
 
-            if isinstance(error, ParameterError | runs.CorruptRun | runs.DiskFull):
+            if isinstance(error, ParameterError | CorruptRun | DiskFull):
                 refuse(error)
             raise
 

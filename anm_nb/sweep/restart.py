@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import yaml
 
-from anm_nb import files
+from anm_nb import files, store
 from anm_nb.config import ParameterError, unknown_name
-from anm_nb.runs.files import sha256_of
+from anm_nb.files import sha256_of
 from anm_nb.sweep.cases import Case
 from anm_nb.sweep.digests import case_digest, code_digest
 from anm_nb.sweep.files import Plan, plan
@@ -119,7 +119,7 @@ def check_folder(folder: Path, notebooks: Iterable[Path]) -> None:
     where = folder.resolve()
     if any(where == notebook.resolve().parent for notebook in notebooks):
         raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
-    if where.is_relative_to(runs.store_root()):
+    if where.is_relative_to(store.store_root()):
         raise ParameterError(f"--out {folder} is the run store's; choose another folder")
 
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from anm_nb.config import ParameterError
-from anm_nb.runs import RunConfig
+from anm_nb.store import RunConfig
 from anm_nb.training.stack import Stack
 
 if TYPE_CHECKING:

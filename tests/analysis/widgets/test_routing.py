@@ -8,7 +8,7 @@ from stored_files import files
 from anm_nb.analysis.ranking_tables import probe
 from anm_nb.analysis.widgets import RoutingExplorer
 from anm_nb.config import ParameterError
-from anm_nb.runs import Run
+from anm_nb.store import Run
 
 
 @pytest.fixture
