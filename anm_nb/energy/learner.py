@@ -117,7 +117,7 @@ class EnergyLearner:
         numbers = self.config.batch * (self.task.x_dim + self.task.y_dim)
         self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" and self.fixed is None else 1
         self.drawn: list[Batch] = []  # the fresh problems of the present block of steps, of each seed
-        self.dev, self.dev_noise, self.dev_negatives = self._dev_set()
+        self.dev, self.dev_problem, self.dev_negatives = self._dev_set()
 
     def inputs(self, step: int) -> dict[str, Tensor]:
         """The problems of a step, rows of all seeds: fresh ones, or the next of the fixed sets."""
@@ -201,10 +201,10 @@ class EnergyLearner:
             scalars["dev_p_hard"] = float((margin < 0).float().mean())
             measured.append(Measurement(scalars, {"dev_margins": margin}))
         if isinstance(losses.detail, Detail):
-            self._measure_contrast(losses.detail, measured)
+            self.measure_contrast(losses.detail, measured)
         return measured
 
-    def _measure_contrast(self, detail: Detail, measured: Sequence[Measurement]) -> None:
+    def measure_contrast(self, detail: Detail, measured: Sequence[Measurement]) -> None:
         """Add the columns of the contrast to every seed's."""
         contrast = detail.contrast
         shares = grad_shares(detail.weighted, detail.loss_mse, list(self.model.parameters()))
@@ -246,7 +246,7 @@ class EnergyLearner:
         assert n is not None
         return self.training.sample(n, generator=source, device=self.device)
 
-    def _dev_set(self) -> tuple[Batch, SharedNoise, Tensor]:
+    def _dev_set(self) -> tuple[Batch, MiningProblem, Tensor]:
         """Held-out problems, and negatives for them with levels and noise that no training step sees."""
         problems = []
         for seed, network in zip(self.seeds, self.model.members, strict=True):
@@ -261,7 +261,9 @@ class EnergyLearner:
         batches, noises, negatives = zip(*problems, strict=True)
         dev = _joined(batches)
         noise = SharedNoise(self.schedule, *(torch.cat([getattr(n, name) for n in noises]) for name in ("k", "eps")))
-        return dev, noise, torch.cat(negatives)
+        draws = RowDraws([generator(seed, "dev", self.device) for seed in self.seeds], self.device)
+        problem = MiningProblem(self.task, dev.x, dev.y, noise, self.model, self.model, draws, self.task.clues(dev))
+        return dev, problem, torch.cat(negatives)
 
     def _own_dev(self, place: int) -> Batch:
         """One seed's held-out problems."""
@@ -271,7 +273,7 @@ class EnergyLearner:
     @torch.no_grad()
     def dev_margin(self, model: Stack) -> Float[Tensor, " b"]:
         """Margins of an energy on the held-out pairs."""
-        noise, x = self.dev_noise, self.dev.x
+        noise, x = self.dev_problem.noise, self.dev.x
         e_pos = model(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
         return model(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
 

@@ -35,16 +35,15 @@ from anm_nb.bounds import (
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.constraints import DiscreteSet
 from anm_nb.energy.evaluate import kept_steps, predict, trained_energy
+from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.negatives import AnmSimplex, DiscreteTask, MiningProblem, NegativeStrategy, named_negatives
 from anm_nb.energy.networks import energy_given, gradient_and_value
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import SharedNoise
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.discrete_rules import rules_of
 from anm_nb.studies.energy_settings import StrategyNames
 from anm_nb.studies.reference_settings import TaskNames
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask, reference_table
-from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import RowDraws, generator
 
 HELD_OUT = "held_out"  # the kind of the run's own dev negatives (`DEV_NEGATIVES`): random, and all of them legitimate
@@ -130,19 +129,7 @@ class DiscreteFeasibility(DiscreteTraining):
 
     def _config(self, task: str, strategy: str) -> EnergyConfig:
         values = self.training(task)
-        return EnergyConfig(
-            task=task,
-            size=values.size,
-            task_options=values.task_options,
-            network=values.network,
-            width=values.width,
-            negatives=named_negatives(strategy),
-            contrastive_weight=values.contrastive_weight,
-            sampler=SamplerConfig(inner_steps=values.inner_steps) if values.inner_steps else None,
-            dev_examples=values.dev_examples,
-            loop=LoopConfig.of(self, values).model_copy(update={"keep_weights": True}),
-            seeds=self.seeds,
-        )
+        return EnergyConfig.of(self, values, task=task, negatives=named_negatives(strategy), keep_weights=True)
 
 
 class DiscreteStudy:
@@ -189,7 +176,7 @@ class DiscreteStudy:
         """The violation rate of the sampler's answers to the held-out problems at each kept step."""
 
         def rows(learner: EnergyLearner, model: nn.Module) -> pd.DataFrame:
-            y_hat = predict(model, learner.task, learner.dev, learner.schedule, learner.sampler, learner.seed)
+            y_hat = predict(model, learner.task, learner.dev, learner.schedule, learner.sampler, learner.seeds)
             return pd.DataFrame({"violation_rate": [float(_scores(learner, y_hat)["violation_rate"].mean())]})
 
         return self._each(rows)

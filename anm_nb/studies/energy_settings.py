@@ -25,14 +25,11 @@ from anm_nb.bounds import (
     Width,
 )
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.negatives import get_negatives, named_negatives
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.reference_settings import TaskNames
 from anm_nb.tasks import TASKS, get_task, task_class
 from anm_nb.tasks.base import MatrixTask, reference_scores
-from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import generator
 
 
@@ -65,14 +62,7 @@ class Sanity(Parameters):
 
     def config(self) -> EnergyConfig:
         """A run with mined negatives at this size."""
-        return EnergyConfig(
-            task=self.task,
-            size=self.size,
-            width=self.width,
-            negatives=get_negatives("anm"),
-            loop=LoopConfig(batch=self.batch),
-            seeds=self.seeds,
-        )
+        return EnergyConfig.of(self, negatives=get_negatives("anm"))
 
 
 class AnmVsCorruption(Parameters):
@@ -115,21 +105,8 @@ class AnmVsCorruption(Parameters):
 
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each strategy, alike in everything else."""
-        loop = LoopConfig.of(self)
         return {
-            strategy: EnergyConfig(
-                task=self.task,
-                size=self.size,
-                width=self.width,
-                head=self.head,
-                network=self.network,
-                negatives=named_negatives(strategy),
-                contrastive_weight=self.contrastive_weight,
-                dev_examples=self.dev_examples,
-                loop=loop,
-                seeds=self.seeds,
-            )
-            for strategy in self.strategies
+            strategy: EnergyConfig.of(self, negatives=named_negatives(strategy)) for strategy in self.strategies
         }
 
     def get_or_train(self) -> dict[str, store.Run]:
@@ -213,16 +190,4 @@ class IredTable(IredTraining):
         return pd.concat(tables, ignore_index=True)
 
     def _config(self, task: str, values: IredTraining) -> EnergyConfig:
-        return EnergyConfig(
-            task=task,
-            size=values.size,
-            task_options=values.task_options,
-            network=values.network,
-            width=values.width,
-            negatives=named_negatives("stock"),
-            sampler=SamplerConfig(inner_steps=values.inner_steps) if values.inner_steps else None,
-            dev_examples=values.dev_examples,
-            test=FinalTest(examples=values.test_examples, inner_steps=values.test_inner_steps),
-            loop=LoopConfig.of(self, values),
-            seeds=self.seeds,
-        )
+        return EnergyConfig.of(self, values, task=task, negatives=named_negatives("stock"))

@@ -7,10 +7,11 @@ import time
 import pandas as pd
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.contrast import EnergyLosses, contrast_scalars, illegitimate_by_level
-from anm_nb.energy.probes import grad_share
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
-from anm_nb.training.loop import SeedTraining, cpu_threads, resolve_device
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.training.learner import Measurement, resolve_device
+from anm_nb.training.loop import Training
+from anm_nb.training.run import arithmetic
+from anm_nb.training.timing import one_seed
 
 
 def instrument_seconds(config: EnergyConfig, rounds: int = 10) -> pd.DataFrame:
@@ -21,25 +22,25 @@ def instrument_seconds(config: EnergyConfig, rounds: int = 10) -> pd.DataFrame:
     """
     if config.negatives is None:
         raise ParameterError("negatives = none: there is nothing for the instruments of a contrast to read")
-    device = resolve_device(config.loop.device)
-    with cpu_threads(config.loop.threads):
+    device = resolve_device(config.device)
+    with arithmetic(config):
         plain, probed = (
-            SeedTraining(EnergyLearner(each, config.seeds[0], device), config.loop, config.seeds[0], device)
-            for each in (config, config.model_copy(update={"probes": True}))
+            one_seed(config.model_copy(update={"probes": probes, "graph": False}), device) for probes in (False, True)
         )
         rows = [_round(plain, probed) for _ in range(rounds + 3)]
     return pd.DataFrame(rows[3:])
 
 
-def _round(plain: SeedTraining, probed: SeedTraining) -> dict[str, float]:
+def _round(plain: Training, probed: Training) -> dict[str, float]:
+    kind, inputs = plain.kind(1, recorded=False), [each.learner.inputs(0) for each in (plain, probed)]
     started = time.perf_counter()
-    plain.update(plain.losses())
+    plain.take(inputs[0], kind)
     stepped = time.perf_counter()
-    losses = probed.losses()
+    losses = probed.losses(inputs[1], kind)
     computed = time.perf_counter()
-    _read(losses, probed)
+    probed.learner.measure_contrast(losses.detail, [Measurement({})])
     read = time.perf_counter()
-    probed.update(losses)
+    probed.update(losses, kind)
     updated = time.perf_counter()
     return {
         "step": stepped - started,
@@ -48,20 +49,10 @@ def _round(plain: SeedTraining, probed: SeedTraining) -> dict[str, float]:
     }
 
 
-def _read(losses: object, training: SeedTraining) -> None:
-    """What `EnergyLearner.measure` reads off a step, without its evaluation."""
-    assert isinstance(losses, EnergyLosses)
-    assert losses.contrast is not None
-    assert losses.weighted is not None
-    contrast_scalars(losses.contrast)
-    grad_share(*losses.weighted, list(training.learner.model.parameters()))
-    illegitimate_by_level(losses.contrast)
-
-
 def overhead(seconds: pd.DataFrame, config: EnergyConfig) -> float:
     """What all instruments together add to a step, as a share of it, at the frequency of the config's records."""
     medians = seconds.median()
-    records = len(config.loop.record_steps()) / config.loop.steps
+    records = len(config.record_steps()) / config.steps
     return float(
         (seconds["probed_step"] / seconds["step"]).median() - 1 + records * medians["record"] / medians["step"]
     )

@@ -30,10 +30,11 @@ from anm_nb.energy.landscape import (
     optimal_energy,
     plane_scan,
 )
+from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.negatives import MiningProblem, get_negatives
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import SharedNoise
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.store import Run
 from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.tasks.base import DenoisingTask
@@ -73,7 +74,7 @@ class LandscapeScans(AnmVsCorruption):
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each strategy, alike in everything else, with the weights of every record."""
         return {
-            name: config.model_copy(update={"loop": config.loop.model_copy(update={"keep_weights": True})})
+            name: config.model_copy(update={"keep_weights": True})
             for name, config in super().configs().items()
         }
 
@@ -252,7 +253,7 @@ def _energies(
     assert isinstance(first.config, EnergyConfig)
     steps = [] if at_end else kept_steps(first)
     if not (at_end or steps):
-        raise ParameterError(f"run {first.key} kept no weights; train with loop.keep_weights")
+        raise ParameterError(f"run {first.key} kept no weights; train with keep_weights")
     for seed in first.config.seeds:
         pairs = HeldOut.of(first.config, seed, levels)
         for method, run in runs.items():

@@ -37,7 +37,6 @@ from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, get_negatives, named_negatives
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.studies.energy_settings import TaskName
 from anm_nb.studies.miner_measurements import (
@@ -52,13 +51,10 @@ from anm_nb.studies.miner_measurements import (
 )
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import MatrixTask
-from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import generator
 
 METHODS = ("anm", "anm_orthogonal")
 BASELINES = ("none", "stock")
-
-SHARED = ("batch", "lr", "lr_final", "ema_decay", "device", "threads")  # of every training, unless it varies them
 
 Length = Annotated[float, Field(gt=0, le=1e6)]  # in units of ‖y⁺‖
 Lengths = Annotated[tuple[Length, ...], Field(strict=False, min_length=2), Distinct]
@@ -127,19 +123,8 @@ class MinerConvergence(Parameters):
         configs |= {("lr_divisor", divisor): short(usual, lr=self.lr / divisor) for divisor in self.lr_divisors}
         return configs | {(name, float("nan")): short(named_negatives(name)) for name in BASELINES}
 
-    def _config(self, negatives: NegativeStrategy | None, **loop: Any) -> EnergyConfig:
-        shared = {name: getattr(self, name) for name in SHARED}
-        return EnergyConfig(
-            task=self.task,
-            size=self.size,
-            width=self.width,
-            head=self.head,
-            negatives=negatives,
-            sampler=SamplerConfig(inner_steps=self.sampler_steps),
-            dev_examples=self.dev_examples,
-            loop=LoopConfig(**shared | loop),
-            seeds=self.seeds,
-        )
+    def _config(self, negatives: NegativeStrategy | None, **values: Any) -> EnergyConfig:
+        return EnergyConfig.of(self, negatives=negatives, inner_steps=self.sampler_steps, **values)
 
 
 def oscillation(values: ArrayLike) -> float:
@@ -250,8 +235,8 @@ class MinerStudy:
 
     def timed_config(self) -> EnergyConfig:
         """A training of `strategy` of default length and records, whose instruments are timed; it is never run."""
-        steady = LoopConfig(batch=self.settings.batch, device=self.settings.device, threads=self.settings.threads)
-        return self.config.model_copy(update={"negatives": get_negatives(self.settings.strategy), "loop": steady})
+        steady = {"steps": 300, "lr_final": 1.0}
+        return self.config.model_copy(update={"negatives": get_negatives(self.settings.strategy), **steady})
 
     def seconds(self) -> pd.DataFrame:
         """`mining_seconds` of the first seed's network."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 import pandas as pd
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from anm_nb.bounds import Seeds
 from anm_nb.config import Parameters
 from anm_nb.tasks import get_task, task_class
-from anm_nb.bounds import Seeds
 from anm_nb.tasks.base import Task, reference_scores
 
 

@@ -36,14 +36,13 @@ from anm_nb.bounds import (
     Width,
 )
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.energy.evaluate import FinalTest
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.files import replace_whole
 from anm_nb.studies.reference_settings import TaskNames
 from anm_nb.studies.search_space import Choice, Family, as_written, families
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
-from anm_nb.training.loop import LoopConfig, NonFiniteLoss
+from anm_nb.training.loop import NonFiniteLoss
 from anm_nb.training.seeds import generator
 from anm_nb.training.timing import step_seconds
 
@@ -122,34 +121,23 @@ class AnmVerdict(VerdictTraining):
     def config(
         self, task: str, training: Training, family: str, choice: Choice, seeds: Sequence[int], **changes: Any
     ) -> EnergyConfig:
-        """The run of one choice; `changes` are of the loop (steps, batch), and `test` for a final evaluation."""
+        """The run of one choice; `changes` replace single values, and `tested` asks for a final evaluation."""
         values = self.training(task)
-        test = changes.pop("test", None)
-        loop = LoopConfig.of(self, values).model_copy(update={"lr": choice["lr_factor"] * self.lr} | changes)
+        if not changes.pop("tested", False):
+            changes |= {"test_examples": None, "test_inner_steps": ()}
         weight = choice.get("weight", 1.0) * task_class(task).contrastive_weight  # type: ignore[attr-defined]
         share = choice.get("weight_end", 1.0)
-        return EnergyConfig(
-            task=task,
-            size=values.size,
-            task_options=values.task_options,
-            network=values.network,
-            width=values.width,
-            head=choice["head"],
-            negatives=self.families(task)[family].negatives(choice),
-            contrastive_weight=weight,
-            contrastive_weight_end=None if share == 1 else share * weight,
-            contrast_from=choice.get("contrast_from", 0.0),
-            soft_label=choice.get("soft_label", False) or choice.get("legitimacy") == "soft_label",
-            training_examples=values.training_examples if training == "fixed" else None,
-            dev_examples=values.dev_examples,
-            test=test,
-            loop=loop,
-            seeds=tuple(seeds),
-        )
-
-    def final_test(self, task: str) -> FinalTest:
-        """How the confirmed runs of a task are tested."""
-        return FinalTest(examples=self.training(task).test_examples, inner_steps=self.test_inner_steps)
+        chosen: dict[str, Any] = {
+            "lr": choice["lr_factor"] * self.lr,
+            "head": choice["head"],
+            "negatives": self.families(task)[family].negatives(choice),
+            "contrastive_weight": weight,
+            "contrastive_weight_end": None if share == 1 else share * weight,
+            "contrast_from": choice.get("contrast_from", 0.0),
+            "soft_label": choice.get("soft_label", False) or choice.get("legitimacy") == "soft_label",
+            "training_examples": values.training_examples if training == "fixed" else None,
+        }
+        return EnergyConfig.of(self, values, task=task, seeds=tuple(seeds), **chosen | changes)
 
 
 @dataclass(frozen=True)
@@ -207,10 +195,10 @@ def dev_error(run: store.Run) -> pd.Series:
 def methods(settings: AnmVerdict, plan: Plan) -> dict[str, EnergyConfig]:
     """The confirmatory runs of a plan by method; those as published only where problems never run out."""
     task, training = plan.task, plan.training
-    test, known = settings.final_test(task), settings.families(task)
+    known = settings.families(task)
 
     def run(family: str, choice: Choice, **changes: Any) -> EnergyConfig:
-        return settings.config(task, training, family, choice, settings.seeds, test=test, **changes)
+        return settings.config(task, training, family, choice, settings.seeds, tested=True, **changes)
 
     configs = {f"{family}_tuned": run(family, choice) for family, choice in plan.chosen.items()}
     for family, steps in plan.longer.items():
@@ -291,17 +279,17 @@ def _step_ms(settings: AnmVerdict, task: str, training: Training, chosen: Mappin
     """Median milliseconds of a training step, methods taken in turn; averaged over what changes during training."""
     values = settings.training(task)
 
-    def learner(family: str, choice: Choice, **changes: Any) -> Any:
-        return settings.config(task, training, family, choice, settings.tuning_seeds[:1], **changes).learner
+    def config(family: str, choice: Choice, **changes: Any) -> EnergyConfig:
+        return settings.config(task, training, family, choice, settings.tuning_seeds[:1], **changes)
 
     steady = {family: dict(choice) for family, choice in chosen.items()}
     for each in steady.values():
         each["contrast_from"] = 0.0
         if each.get("mined_share") == "rising":
             each["mined_share"] = "half"
-    learners = {family: learner(family, choice) for family, choice in steady.items()}
-    learners |= {f"none×{factor}": learner("none", steady["none"], batch=factor * values.batch) for factor in LARGER}
-    seconds = step_seconds(learners, LoopConfig.of(settings, values), COST_ROUNDS).median() * 1000
+    configs = {family: config(family, choice) for family, choice in steady.items()}
+    configs |= {f"none×{factor}": config("none", steady["none"], batch=factor * values.batch) for factor in LARGER}
+    seconds = step_seconds(configs, COST_ROUNDS).median() * 1000
     step_ms = {str(name): float(value) for name, value in seconds.items()}
     for family, choice in chosen.items():  # the warm-up is as cheap as plain denoising
         warm = choice.get("contrast_from", 0.0)

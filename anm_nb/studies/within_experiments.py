@@ -12,7 +12,6 @@ from anm_nb.config import Parameters
 from anm_nb.energy.negatives import Mixed, get_negatives
 from anm_nb.studies.energy_settings import StrategyName, StrategyNames, TaskName
 from anm_nb.studies.within_run import WithinRunConfig
-from anm_nb.training.loop import LoopConfig
 
 
 class WithinRun(Parameters):
@@ -48,20 +47,9 @@ class WithinRun(Parameters):
 
     def configs(self) -> dict[str, WithinRunConfig]:
         """One run for each way to mine: batches half of it, half of the baseline."""
-        loop = LoopConfig.of(self)
+        baseline = get_negatives(self.baseline)
         return {
-            miner: WithinRunConfig(
-                task=self.task,
-                size=self.size,
-                width=self.width,
-                head=self.head,
-                network=self.network,
-                negatives=Mixed(first=get_negatives(miner), second=get_negatives(self.baseline)),
-                contrastive_weight=self.contrastive_weight,
-                dev_examples=self.dev_examples,
-                loop=loop,
-                seeds=self.seeds,
-            )
+            miner: WithinRunConfig.of(self, negatives=Mixed(first=get_negatives(miner), second=baseline))
             for miner in self.miners
         }
 

@@ -5,28 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.config import ParameterError
+from anm_nb.bounds import Seeds, Threads
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.store import RunConfig
 from anm_nb.training.stack import Stack
 
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training
-
-
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) != len(seeds):
-        raise ValueError("each seed may appear once")
-    return seeds
-
-
-Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
 
 
 class TrainingConfig(RunConfig):
@@ -40,7 +32,7 @@ class TrainingConfig(RunConfig):
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     graph: bool = True  # on a GPU the whole step is captured as a CUDA graph
-    threads: PositiveInt = 1  # CPU threads of one training; part of the config, as it changes the last bits
+    threads: Threads = 1  # CPU threads of one training; part of the config, as it changes the last bits
     seeds: Seeds = (0, 1, 2)
 
     @abstractmethod
@@ -58,6 +50,16 @@ class TrainingConfig(RunConfig):
     @abstractmethod
     def stack_key(self) -> str:
         """Configs of equal keys can be trained as one stack: they differ in seeds and in scheduled numbers only."""
+
+    @classmethod
+    def of(cls, *settings: Parameters, **values: Any) -> Self:
+        """What settings ask for by fields of this config's names, and values; of several, the last to have one decides."""
+        given = {name: value for each in settings for name, value in each if name in cls.model_fields}
+        return cls(**(given | values))
+
+    def learner(self, seed: int, device: str = "cpu") -> Any:
+        """The learner of one seed."""
+        return self.make_learner([Member(self, seed)], device)
 
     def lr_factor(self, step: int) -> float:
         """Factor on every learning rate at a step; constant where a family does not say otherwise."""

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 
-from anm_nb.user_code import classes_of_the_user
 from anm_nb.training.checkpoint import last_good_checkpoint
 from anm_nb.training.learner import Member
 from anm_nb.training.loop import Training, checkpoint_of
 from anm_nb.training.progress import time_is_limited, watched
+from anm_nb.user_code import classes_of_the_user
 
 if TYPE_CHECKING:
     from anm_nb.training.learner import TrainingConfig

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 import torch
 
-from anm_nb.training.learner import Learner
-from anm_nb.training.loop import LoopConfig, SeedTraining, cpu_threads, resolve_device
+from anm_nb.training.learner import Member, TrainingConfig, resolve_device
+from anm_nb.training.loop import Training
+from anm_nb.training.run import arithmetic, cpu_threads
 
 
-def step_seconds(
-    learners: Mapping[str, Callable[[int, str], Learner]], config: LoopConfig, rounds: int = 10
-) -> pd.DataFrame:
-    """Seconds of one training step: a row per round, a column per learner, taken in turn after three warm-up rounds."""
-    device = resolve_device(config.device)
-    with cpu_threads(config.threads):
-        trainings = {name: SeedTraining(make(0, device), config, 0, device) for name, make in learners.items()}
+def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:
+    """Seconds of one training step of each config's first seed: a row per round, taken in turn after warm-up rounds."""
+    first = next(iter(configs.values()))
+    device = resolve_device(first.device)
+    with arithmetic(first):
+        trainings = {name: one_seed(config, device) for name, config in configs.items()}
         rows = [
-            {name: _timed_step(training, device) for name, training in trainings.items()} for _ in range(rounds + 3)
+            {name: _timed_step(training, device) for name, training in trainings.items()} for _ in range(rounds + 6)
         ]
-    return pd.DataFrame(rows[3:])
+    return pd.DataFrame(rows[6:])  # by then a GPU's steps are graphs
 
 
-def _timed_step(training: SeedTraining, device: str) -> float:
-    settle(device)
-    started = time.perf_counter()
-    training.update(training.losses())
-    settle(device)
+def one_seed(config: TrainingConfig, device: str) -> Training:
+    """The training of a config's first seed, as it begins; nothing of it is saved."""
+    member = Member(config, config.seeds[0])
+    return Training(config.make_learner([member], device), [member], [Path()], device)
+
+
+def _timed_step(training: Training, device: str) -> float:
+    step = training.step = training.step % (training.config.total_steps() - 1) + 1
+    with training.on_stream():
+        inputs = training.learner.inputs(step if training.step > 1 else 0)
+        settle(device)
+        started = time.perf_counter()
+        training.take(inputs, training.kind(step, recorded=False))
+        settle(device)
     return time.perf_counter() - started
 
 

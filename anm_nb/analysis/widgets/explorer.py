@@ -16,8 +16,6 @@ from anm_nb.analysis.figures import house_style
 from anm_nb.analysis.widgets.controls import Choice
 from anm_nb.analysis.widgets.picker import RunPicker, Stored, reason
 from anm_nb.analysis.widgets.picture import Picture
-from anm_nb.config import ParameterError
-from anm_nb.run import CorruptRun
 from anm_nb.store import Run, store_root
 
 NAMED = 3  # unreadable runs that are named; of more, how many there are

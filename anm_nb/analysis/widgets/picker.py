@@ -12,7 +12,7 @@ from anm_nb.analysis.figures import label
 from anm_nb.analysis.widgets.controls import Choice
 from anm_nb.config import ParameterError
 from anm_nb.run import CorruptRun, Run, flat
-from anm_nb.store import Listed, scan
+from anm_nb.store import scan
 
 NAMED = 3  # config values named where runs are alike in all that a label says
 
