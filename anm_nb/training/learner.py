@@ -53,7 +53,7 @@ class TrainingConfig(RunConfig):
 
     @classmethod
     def of(cls, *settings: Parameters, **values: Any) -> Self:
-        """What settings ask for by fields of this config's names, and values; of several, the last to have one decides."""
+        """The fields that settings have too, and values; of several settings the last to have one decides."""
         given = {name: value for each in settings for name, value in each if name in cls.model_fields}
         return cls(**(given | values))
 
