@@ -18,7 +18,7 @@ from anm_nb.config import Parameters
 from anm_nb.training.seeds import RowDraws
 from anm_nb.training.seeds import generator as seeded
 
-Kind = Literal["trivial", "classical", "ceiling"]
+Kind = Literal["trivial", "classical", "ceiling"]  # no learning; the best known method; the best possible
 Stream = Literal["train", "dev", "test"]
 SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
 
@@ -40,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Clues:
-    """Entries of an answer that the problem gives away: never noised, never moved, never scored."""
+    """Entries of an answer that the problem gives away: never noised, moved or scored."""
 
     mask: Bool[Tensor, "n y_dim"]
     values: Float[Tensor, "n y_dim"]
@@ -83,7 +83,6 @@ class Task(ABC):
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
         """Scores on n fresh problems to read any other score against: columns name, kind, metric, value, low, high.
 
-        `kind` is trivial (needs no learning), classical (the best known exact or statistical method) or ceiling;
         `low` and `high` bound the 95 % interval over problems, and are the value itself where that is exact.
         """
 
@@ -107,10 +106,9 @@ class DenoisingTask(Task):
 
     @abstractmethod
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
-        """IRED's stock negatives [rows, y_dim] for targets y of the same shape, the rows of several seeds in blocks.
+        """IRED's stock negatives for targets y, both [rows, y_dim], the rows of several seeds in blocks; no host waits.
 
-        `settle()` gives what continuous tasks use: y noised threefold, after two descent steps on the energy. Random
-        numbers come from `draws`. Called inside a captured step: must not wait for the host.
+        `settle()` gives what continuous tasks use: y noised threefold, after two descent steps on the energy.
         """
 
     @abstractmethod
@@ -158,7 +156,7 @@ class MatrixTask(DenoisingTask):
         return {"mse": (y_hat - batch.y).double().square().mean(1)}
 
     def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
-        """Constant predictors, the test problems' own mean (no constant scores better), the classical method, and 0."""
+        """Constants, among them the best for the test problems, the classical method, and the truth."""
         return {
             ("zero", "trivial"): torch.zeros_like(test.y),
             ("mean target", "trivial"): training.y.mean(0).expand_as(test.y),
@@ -170,14 +168,12 @@ class MatrixTask(DenoisingTask):
 
 def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.DataFrame:
     """Reference scores of tasks on fresh problems, same and harder, with columns task, split and seed in front."""
+    tables = {}
+    for name, task in tasks.items():
+        for split, harder in SPLITS.items():
+            source = seeded(seed, f"references/{split}")
+            tables[name, split, seed] = task.reference_scores(problems, generator=source, harder=harder)
     columns = ["task", "split", "seed"]
-    tables = {
-        (name, split, seed): task.reference_scores(
-            problems, generator=seeded(seed, f"references/{split}"), harder=harder
-        )
-        for name, task in tasks.items()
-        for split, harder in SPLITS.items()
-    }
     return pd.concat(tables, names=columns).reset_index(level=columns).reset_index(drop=True)
 
 

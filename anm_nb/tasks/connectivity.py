@@ -6,11 +6,9 @@ from collections.abc import Callable
 from math import isqrt
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
-from scipy import sparse
 from torch import Tensor
 
 from anm_nb.tasks.base import Batch, DenoisingTask, Kind, TaskOptions
@@ -29,9 +27,8 @@ class ConnectivityOptions(TaskOptions):
 class Connectivity(DenoisingTask):
     """Undirected graphs of `size` nodes in which each pair is joined with `edge_probability`, independently.
 
-    x [n, nodes²] is the adjacency matrix, flattened: 1 for an edge, −1 for none and on the diagonal. y [n, nodes²] is 1
-    where a path leads from one node to the other, as from each node to itself, and −1 elsewhere. `harder` has
-    3·size/2 nodes, a half rounded up, at the same edge probability; `x_dim` and `y_dim` are those of `size`.
+    x [n, nodes²]: adjacency, 1 for an edge, −1 for none and on the diagonal; y [n, nodes²]: 1 where a path leads from
+    one node to the other, as to itself, −1 elsewhere. `harder` has ⌈3·size/2⌉ nodes; `x_dim` is that of `size`.
     """
 
     name = "connectivity"
@@ -53,24 +50,18 @@ class Connectivity(DenoisingTask):
         nodes = (3 * size + 1) // 2 if harder else size
         draws = torch.rand(n, nodes, nodes, generator=generator, device=device)
         above = (draws < self.options.edge_probability).triu(diagonal=1)
-        edges = above | above.mT
-        return Batch(_signs(edges), _signs(_same_component(edges)))
+        x = _signs(above | above.mT)
+        return Batch(x, self.solve(x))
 
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
-        """Each entry flipped with probability 0.05, whatever its mirror image and the diagonal do.
-
-        The public code means the same but draws the new value with randint(0, 1), which is always 0 and so writes −1:
-        its negatives lack connections, and never have one too many.
-        """
+        """Each entry flipped with probability 0.05; the public code, whose randint(0, 1) is always 0, only to −1."""
         return torch.where(draws.uniform(y.shape) < FLIPPED, -y, y)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
         """{"accuracy", "balanced_accuracy"} of the answers y_hat > 0, over ordered pairs of different nodes.
 
-        Accuracy is each graph's own. Balanced accuracy is that of all pairs of the batch together, (TPR + TNR)/2, since
-        a connected graph has no negatives to be right about: the numbers given for single graphs are the parts whose
-        mean it is, see `pooled_rate`, and not scores of those graphs. Where a batch has pairs of one class only, it is
-        the rate of that class.
+        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph has no negatives, or the
+        rate of the only class there is: single graphs have the parts whose mean it is (`pooled_rate`), not scores.
         """
         nodes = isqrt(batch.y.shape[1])
         pairs = ~torch.eye(nodes, dtype=torch.bool, device=batch.y.device).flatten()
@@ -102,25 +93,13 @@ class Connectivity(DenoisingTask):
 
 
 def pooled_rate(right: Tensor, count: Tensor) -> Float[Tensor, " n"]:
-    """Parts of the rate Σ right/Σ count, both [n] by problem: their mean is the rate, their spread gives its error.
+    """Parts of the rate Σ right/Σ count over problems: their mean is the rate, its standard error that of their mean.
 
-    rate + (rightᵢ − rate·countᵢ)/mean(count), the rate's linearisation around the means (delta method), so that the
-    usual standard error of a mean of n parts is that of the rate over problems. NaN where no problem counts anything.
+    rate + (rightᵢ − rate·countᵢ)/mean(count), by the delta method. NaN where no problem counts anything.
     """
     right, count = right.double(), count.double()
     rate = right.sum() / count.sum()
     return rate + (right - rate * count) / count.mean()
-
-
-def _same_component(edges: Bool[Tensor, "n nodes nodes"]) -> Bool[Tensor, "n nodes nodes"]:
-    """Which nodes of each graph lie in one connected component; all graphs are parts of one large one."""
-    n, nodes, _ = edges.shape
-    graph, i, j = edges.nonzero().T.cpu().numpy()
-    rows, columns = graph * nodes + i, graph * nodes + j
-    whole = sparse.coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(n * nodes, n * nodes))
-    _, labels = sparse.csgraph.connected_components(whole, directed=False)
-    component = torch.as_tensor(labels, device=edges.device).unflatten(0, (n, nodes))
-    return component.unsqueeze(2) == component.unsqueeze(1)
 
 
 def _signs(flags: Bool[Tensor, "n nodes nodes"]) -> Float[Tensor, "n nodes_squared"]:

@@ -1,26 +1,22 @@
 """The best that any ranker can expect on hinted sorting, problem by problem, given all that it is shown.
 
-**What it knows.** The visible values, which leave g_0 … g_s unseen values below, between and above them; and chains of
-pointers. A chain that starts at a visible item follows it without a gap: both are one *anchored* block. Any other chain
-starts at a hidden item without a pointer: a *loose* block, whose place is unknown. Within a block the order is known.
+It knows the visible values, which leave g_0 … g_s unseen values below, between and above them, and chains of pointers.
+A chain from a visible item follows it without a gap: both are one *anchored* block. Any other chain starts at a hidden
+item without a pointer: a *loose* block, whose place is unknown. Within a block the order is known.
 
-**What is likely.** A true order is an interleaving of blocks: loose ones, in any order, in the gaps after anchored
-ones. With n_i hidden items in the i-th gap, ∏ C(g_i, n_i) choices of their values lead to it. Masks do not depend on
-values, and all that `chain_length` allows are alike, so that nothing leads to it where max n_i is not `chain_length`.
-The first item of a loose block has no pointer by chance, of probability 1 − hint_rate, unless its rank is 0, which
-never has one. So an interleaving has weight
+A true order puts loose blocks, in any order, into the gaps after anchored ones. With n_i hidden items in the i-th gap,
+∏ C(g_i, n_i) choices of their values lead to it; masks do not depend on values, and all that `chain_length` allows are
+alike. The first item of a loose block has no pointer by chance, unless its rank is 0. So an order has weight
 
     ∏_i C(g_i, n_i) · [max n_i = chain_length] · (1 − hint_rate)^(loose blocks, less one if a loose block comes first).
 
 Blocks of one length are interchangeable. How many of each stand before a gap is the state of a Markov chain over gaps,
 and its forward-backward sums give P(block before block) for every two blocks.
 
-**What follows.** Expected τ is a sum over pairs, but the likelier orders of all pairs need not be one order: three
-blocks can be preferred in a circle, as with intransitive dice. The best ranking need not mix blocks: a mixture scores
-the average of the rankings that put each block where one of its items, drawn at random, stands. It needs no ties: these
-score the average of all their orders. And it may keep blocks of one length together, as what each gains from its place
-does not depend on the rest. That leaves orders of the lengths among the anchored blocks, of which dynamic programming
-over the lengths and the visible items already ranked finds the best.
+Expected τ is a sum over pairs, but three blocks can be preferred in a circle, as with intransitive dice. The best
+ranking need not mix blocks (a mixture scores the average of rankings that do not), needs no ties (these score the
+average of their orders), and may keep blocks of one length together. That leaves orders of the lengths among the
+anchored blocks: dynamic programming over the lengths and the visible items already ranked finds the best.
 """
 
 from __future__ import annotations
@@ -31,7 +27,9 @@ from itertools import product
 from math import comb, factorial, prod
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
+
+IMPOSSIBLE = "no problem drawn with these options shows these blocks"
 
 
 @dataclass(frozen=True)
@@ -46,41 +44,23 @@ class Knowledge:
 def ceiling(known: Knowledge, *, hint_rate: float, chain_length: int | None = None) -> float:
     """The highest expected τ over all pairs of one problem, for a ranker that knows how problems are drawn.
 
+    With X_i = ∑ P(u before gap i, w after it) u wᵀ over states u, w (blocks of each length used), of two lengths
+    a ≠ b in one gap either may come first, so that P(a before b) = ½ + ∑_i (X_i − X_iᵀ)_ab/(2 c_a c_b) for counts c.
     Raises `ValueError` for what no problem drawn so can show.
     """
     if not known.loose:
         return 1.0
     if hint_rate == 1 and len(known.loose) > 1:
-        raise _impossible()
-    anchored = np.array(known.tails, dtype=float) + 1
-    items = int(anchored.sum()) + sum(known.loose)
-    sure = comb(int(anchored.sum()), 2) + sum(comb(length, 2) for length in known.loose)
-    lengths, counts = np.array(sorted(Counter(known.loose).items())).T
-    among_loose, to_anchored = _preferences(known, lengths, counts, hint_rate, chain_length)
-    masses = (lengths * counts).astype(float)
-    gained = _best_order(among_loose * np.outer(masses, masses), to_anchored * np.outer(masses, anchored))
-    return float((sure + gained) / comb(items, 2))
-
-
-def _preferences(
-    known: Knowledge,
-    lengths: Int[np.ndarray, " kinds"],
-    counts: Int[np.ndarray, " kinds"],
-    hint_rate: float,
-    chain_length: int | None,
-) -> tuple[Float[np.ndarray, "kinds kinds"], Float[np.ndarray, "kinds visible"]]:
-    """2P − 1 that a loose block, by its length, precedes a loose block of another, and each visible item.
-
-    With X_i = ∑ P(u before gap i, w after it) u wᵀ over states u, w (blocks of each length used), of two lengths
-    a ≠ b in one gap either may come first, so that P(a before b) = ½ + ∑_i (X_i − X_iᵀ)_ab/(2 c_a c_b).
-    """
-    used, steps = _steps(known, lengths, counts, hint_rate, chain_length)
+        raise ValueError(IMPOSSIBLE)
+    blocks = Counter(known.loose)
+    used, steps = _steps(known, blocks, hint_rate, chain_length)
     start, end = np.eye(len(used))[[0, -1]]  # no block used and no run long yet; all used
     forward, backward = [start], [end]
     for step in steps:
         forward.append(_normalised(forward[-1] @ step))
     for step in reversed(steps):
         backward.insert(0, _normalised(step @ backward[0]))
+    lengths, counts = np.array(sorted(blocks.items())).T
     among = np.zeros((len(lengths), len(lengths)))
     before = []
     for gap, step in enumerate(steps):
@@ -88,20 +68,23 @@ def _preferences(
         before.append(joint.sum(axis=0) @ used / counts)
         products = used.T @ joint @ used
         among += products - products.T
-    return among / np.outer(counts, counts), 2 * np.array(before[:-1]).reshape(-1, len(lengths)).T - 1
+    to_anchored = 2 * np.array(before[:-1]).reshape(-1, len(lengths)).T - 1
+    anchored, masses = np.array(known.tails, dtype=float) + 1, (lengths * counts).astype(float)
+    gained = _best_order(
+        among / np.outer(counts, counts) * np.outer(masses, masses), to_anchored * np.outer(masses, anchored)
+    )
+    sure = comb(int(anchored.sum()), 2) + sum(comb(length, 2) for length in known.loose)
+    return float((sure + gained) / comb(int(anchored.sum()) + sum(known.loose), 2))
 
 
 def _steps(
-    known: Knowledge,
-    lengths: Int[np.ndarray, " kinds"],
-    counts: Int[np.ndarray, " kinds"],
-    hint_rate: float,
-    chain_length: int | None,
+    known: Knowledge, blocks: Counter[int], hint_rate: float, chain_length: int | None
 ) -> tuple[Float[np.ndarray, "states kinds"], list[Float[np.ndarray, "states states"]]]:
-    """Blocks used in each state, and one matrix of weights for each gap, from the state before it to that after it.
+    """Blocks of each length used in each state, and the weights of steps from the states before a gap to those after.
 
     With a `chain_length` there are twice the states: first those in which no run has been as long yet.
     """
+    lengths, counts = np.array(sorted(blocks.items())).T
     used = np.array(list(product(*(range(count + 1) for count in counts))))
     placed = used[None] - used[:, None]
     possible = (placed >= 0).all(axis=2)
@@ -147,9 +130,5 @@ def _normalised(weights: np.ndarray) -> np.ndarray:
     """The weights, divided by their sum: only ratios count, and products over gaps would overflow."""
     total = float(weights.sum())
     if total == 0:
-        raise _impossible()
+        raise ValueError(IMPOSSIBLE)
     return weights / total
-
-
-def _impossible() -> ValueError:
-    return ValueError("no problem drawn with these options shows these blocks")

@@ -43,24 +43,18 @@ class HintedSortOptions(RankingOptions):
 
 
 class HintedSort(PartialSort):
-    """Partial-observation sorting where each hidden item points, with probability `hint_rate`, at its predecessor.
+    """Partial-observation sorting where each hidden item but the first points, with `hint_rate`, at its predecessor.
 
-    The item of rank 0 has none. x is [n, size, 3 + 2·code_width]: partial_sort's two columns, a flag (1 = points), the
-    item's code, and the code of the item it points at (0 where it points at none). Codes are random signs, fresh in
-    every problem and distinct within it: nothing can be learned about an item from them but who points at it.
+    x is [n, size, 3 + 2·code_width]: partial_sort's two columns, a flag (1 = points), the item's code, and the code of
+    the item it points at (0 where it points at none). Codes are random signs, fresh in every problem and distinct
+    within it. With `hint_rate=0` the extra columns are absent, and without `chain_length` this *is* partial_sort: a
+    generator gives the same x, y and known. All else is drawn from a generator derived from it: values and order are
+    the same at any options, and the pointers at a lower rate are among those at a higher one.
 
-    With `hint_rate=0` the extra columns are absent, and without `chain_length` this *is* partial_sort: a generator
-    gives the same x, y and known. All else is drawn from a generator derived from it, so that values and order are the
-    same at any options, and the pointers at a lower rate are among those at a higher one. Streams are kept apart by the
-    visible values, as partial_sort's, so that they do not overlap at any options either.
-
-    `chain_length`: the longest run of hidden items in the true order has that length in every problem, any such mask
-    being as likely as any other. (Exactly, not at most: most masks have no long run, so that a curve over an upper
-    limit would soon be flat.) `hints="shuffled"` is the control: pointers of the same form that follow an order drawn
-    independently of the true one. `wrong_rate`: the share of pointers that lead to an item that is neither their own
-    nor the predecessor, all equally likely. What is best possible then is not known; in its place stands what would be
-    if the wrong pointers were taken out. (Even a wrong pointer says of its item that it is not the first, but finding
-    out which are wrong costs more.)
+    `chain_length` is exactly, not at most, the longest run of hidden items in the true order, any such mask being as
+    likely as any other. Pointers that `hints="shuffled"` follow an independent order. A share `wrong_rate` of pointers
+    lead to an item that is neither their own nor the predecessor, all equally likely. What is best possible then is
+    not known; in its place stands what would be if the wrong pointers were taken out.
     """
 
     name = "hinted_sort"
@@ -99,10 +93,9 @@ class HintedSort(PartialSort):
         return torch.where(batch.x[..., 2] > 0, (shown @ own.mT).argmax(dim=-1), -1)  # signs agree most with themselves
 
     def solve(self, batch: Batch) -> Float[Tensor, "n items"]:
-        """Chains of pointers, each put right after the visible item where it ends.
+        """Chains of pointers right after the visible item where they end: the best possible scores with hint_rate 1.
 
-        A chain that ends at a hidden one stands at the median of the values not seen, or first where every hidden item
-        but that of rank 0 has a pointer. With hint_rate 1 these scores are the best possible; with less, not quite.
+        A chain that ends at a hidden item stands at the median of the values not seen, with hint_rate 1 first.
         """
         ends, lengths = follow(self.pointers(batch))
         starts = super().solve(batch)
@@ -111,11 +104,10 @@ class HintedSort(PartialSort):
         return starts.gather(1, ends) - lengths / (lengths.shape[1] + 1)
 
     def all_pairs_ceiling(self, *, harder: bool = False) -> float:
-        """The highest expected τ over all pairs where it has a closed form, as partial_sort's has.
+        """The highest expected τ over all pairs where it has a closed form: 1 with all hints, partial_sort's with none.
 
-        With all hints it is 1: only the item of rank 0 can be hidden without a pointer, so that every chain is known to
-        follow a visible item or to come first. Without information in pointers, and with any mask as likely as any
-        other, it is partial_sort's. Raises `ParameterError` for other options: `ceilings` has them problem by problem.
+        With all hints only the item of rank 0 can be hidden without a pointer, so every chain has a known place.
+        Raises `ParameterError` for other options: `ceilings` has them problem by problem.
         """
         rate, longest = self.informed_rate, self.options.chain_length
         if rate == 1:
@@ -130,23 +122,18 @@ class HintedSort(PartialSort):
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
         """Each problem's highest expected τ over all pairs, exact (`hint_ceiling`); wrong pointers are taken out."""
         rate, longest = self.informed_rate, self.options.chain_length
-        best = [ceiling(problem, hint_rate=rate, chain_length=longest) for problem in self._knowledge(batch)]
-        return torch.tensor(best, dtype=torch.float64, device=batch.y.device)
-
-    def _knowledge(self, batch: Batch) -> list[Knowledge]:
-        """What each problem shows; shuffled pointers show nothing, and wrong ones are none."""
         pointers = self.pointers(batch)
         right = batch.y.gather(1, pointers.clamp(min=0)) == batch.y - 1
-        ends, _ = follow(torch.where(right & (self.informed_rate > 0), pointers, -1))
+        ends, _ = follow(torch.where(right & (rate > 0), pointers, -1))  # shuffled pointers show nothing
         lengths = torch.zeros_like(batch.y).scatter_add_(1, ends, torch.ones_like(batch.y))
-        shown = []
+        best = []
         for seen, value, length in zip(batch.given.cpu(), self.values(batch).cpu(), lengths.cpu(), strict=True):
             order = value[seen].argsort()
             fence = [LOWEST - 1, *value[seen][order].tolist(), LOWEST + VALUES]
             unseen = tuple(above - below - 1 for below, above in pairwise(fence))
-            tails = (length[seen][order] - 1).tolist()
-            shown.append(Knowledge(unseen, tuple(tails), tuple(length[~seen & (length > 0)].tolist())))
-        return shown
+            tails, loose = (length[seen][order] - 1).tolist(), length[~seen & (length > 0)].tolist()
+            best.append(ceiling(Knowledge(unseen, tuple(tails), tuple(loose)), hint_rate=rate, chain_length=longest))
+        return torch.tensor(best, dtype=torch.float64, device=batch.y.device)
 
     def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
         return super()._predictions(batch, generator) | {("chains of pointers", "classical"): self.solve(batch)}
@@ -227,10 +214,9 @@ def draw_longest_run(
 ) -> Bool[Tensor, "n items"]:
     """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`.
 
-    A mask is a choice of run lengths for the visible + 1 gaps before, between and after visible ranks, that sum to
-    `hidden`. ways[g, h, r] counts how g gaps can hold h items with no run longer than `longest`, and at least one as
-    long unless one came before (r = 1); gap after gap is drawn in proportion to the ways that each length leaves. Exact
-    up to the rounding of counts in double precision. Raises `ParameterError` where there is no such mask.
+    A mask is a choice of run lengths for the visible + 1 gaps around visible ranks, that sum to `hidden`. ways[g, h, r]
+    counts how g gaps can hold h items with no run longer than `longest`, and at least one as long unless one came
+    before (r = 1); gap after gap is drawn in proportion to the ways that each length leaves.
     """
     require_longest_run(longest, hidden=hidden, visible=visible)
     device = generator.device

@@ -27,9 +27,8 @@ def kendall_tau(
 ) -> Float[Tensor, "..."]:
     """τ [batch], in double precision, of scores `pred` (higher = ranked earlier) against ranks `target` (0 = first).
 
-    All are [batch, items], with any leading dimensions, which broadcast; `obs_mask` marks the observed items (all,
-    where None). A score that is not a number is in no order with any other, so its pairs count as ties. Raises
-    `ParameterError` for another number of items.
+    All are [batch, items], with any leading dimensions, which broadcast; `obs_mask` marks the observed items (None:
+    all). Pairs with a NaN score count as ties. Raises `ParameterError` for another number of items.
     """
     items = pred.shape[-1] if pred.ndim else 0
     require_items("target", tuple(target.shape), items)
@@ -63,8 +62,7 @@ def kendall_tau_numpy(pred: Any, target: Any, obs_mask: Any = None) -> np.ndarra
 def index_space_tau(pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
     """For forensics only: τ between the *index arrays* argsort(prediction) and argsort(target), as was published.
 
-    It correlates which item stands at a rank, as a number, with which should: a perfect order gives 1, but one early
-    item out of place shifts every later index, so a good order scores near 0. It does not measure ranking quality.
+    It does not measure ranking quality: one early item out of place shifts every later index, to a score near 0.
     """
     require_items("target", tuple(target.shape), pred.shape[-1] if pred.ndim else 0)
     return kendall_tau(-(-pred).argsort(dim=-1, stable=True), target.argsort(dim=-1, stable=True))

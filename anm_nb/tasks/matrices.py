@@ -75,8 +75,8 @@ class LowRankBatch(Batch):
 class LowRank(MatrixTask):
     """y = U Vᵀ/size + N(0, 0.1²), entries of U, V [size, max(1, size // 2)] from N(0, 1); divisor size/4 when harder.
 
-    Each entry is observed with probability 1/2 (`known`); x holds the observed entries of y, and 0 elsewhere. As
-    published, they are no clues: methods have to predict them too.
+    x holds the entries of y that are observed, each with probability 1/2 (`known`), and 0 elsewhere. As published,
+    they are no clues: methods have to predict them too.
     """
 
     name = "lowrank"
@@ -104,8 +104,7 @@ class LowRank(MatrixTask):
     def tuned_shrinkage(self, training: Batch) -> float:
         """The one of `SHRINKAGES` that predicts the hidden entries of the first training problems best.
 
-        One for all problems, as their noise is the same. A fraction of each matrix's spectral norm is no better at
-        20 × 20, and 0.17 instead of 0.16 on harder problems, whose entries are larger and whose noise is not.
+        One for all problems, as their noise is the same: fractions of each spectral norm were no better, harder worse.
         """
         x, y = training.x[:TUNING_MATRICES], training.y[:TUNING_MATRICES]
         errors: dict[float, float] = {}
@@ -116,10 +115,7 @@ class LowRank(MatrixTask):
         return min(errors, key=errors.__getitem__)
 
     def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
-        """The zero and the mean predictor, the input, soft-impute, and the floor: all known but the hidden noise.
-
-        Its mean squared error NOISE²·(1 − SEEN) = 0.005 is the least that any method can expect.
-        """
+        """Zero, the mean, the input, soft-impute, and the floor, mean squared error NOISE²·(1 − SEEN): hidden noise."""
         assert isinstance(test, LowRankBatch)
         return {
             ("zero", "trivial"): torch.zeros_like(test.y),
@@ -169,8 +165,8 @@ def soft_impute(
 def shrunk(matrices: Float[Tensor, "n rows columns"], by: float) -> Float[Tensor, "n rows columns"]:
     """Matrices with every singular value lowered by `by` > 0, to no less than 0: the proximal map of by·‖·‖_*.
 
-    From the eigenvectors V of MᵀM, as M V diag((σ − by)₊/σ) Vᵀ: half the time of a batched decomposition into singular
-    values, with the relative error of σ multiplied by (σ_max/σ)²; `by` should be at least about σ_max/100 in float32.
+    M V diag((σ − by)₊/σ) Vᵀ with the eigenvectors V of MᵀM: twice as fast as a batched singular value decomposition,
+    but the relative error of σ grows by (σ_max/σ)²: in float32, `by` should be at least about σ_max/100.
     """
     squares, vectors = torch.linalg.eigh(matrices.mT @ matrices)
     values = squares.clamp(min=0).sqrt()  # rounding can make a square negative

@@ -34,8 +34,7 @@ class RankingOptions(TaskOptions):
 class RankingTask(Task):
     """Items to put in order. x is [n, items, features]; y holds ranks (0 = first); `known` marks the visible items.
 
-    Every problem belongs to one stream for good, by its fingerprint: whatever seeds and generators are used, no problem
-    drawn from one stream turns up in another.
+    Every problem belongs to one stream, by its fingerprint: whatever the generators, none turns up in two streams.
     """
 
     metric: ClassVar[str] = "tau_obs"
@@ -131,12 +130,11 @@ class PartialSort(RankingTask):
         return -torch.where(batch.given, values.double(), median)
 
     def all_pairs_ceiling(self, *, harder: bool = False) -> float:
-        """The highest expected τ over all pairs, exact for any size and mask rate.
+        """The highest expected τ over all pairs, exact for any size and mask rate; `solve` attains it.
 
-        Two visible values: 1. Two hidden ones: 0, as they cannot be told apart. A visible value v against a hidden one:
-        of the M = 200 − visible values not seen, K lie below v, and the better guess agrees |M − 2K|/M in expectation.
-        Given the other visible values, v is equally likely to stand in any of the M + 1 gaps, so K is uniform on 0 … M
-        and the mean is (M + 2)/(2(M + 1)) for even M, (M + 1)/(2M) for odd. `solve` attains all of these at once.
+        Two visible values: 1. Two hidden ones: 0. A visible value v against a hidden one: of the M values not seen K
+        lie below v, and the better guess agrees |M − 2K|/M in expectation. v is equally likely to stand in any of the
+        M + 1 gaps, so K is uniform on 0 … M and the mean is (M + 2)/(2(M + 1)) for even M, (M + 1)/(2M) for odd.
         """
         size = self._items(harder)
         seen = self.visible(size)
@@ -147,8 +145,7 @@ class PartialSort(RankingTask):
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
         """Random scores, the input's order, the best possible ranking measured on n arrays, and the exact ceilings.
 
-        `tau_index` (the published, index-space τ) has no ceiling row: no order is known to be best in it. What the
-        best ranking scores there stands in its row.
+        `tau_index` (the published, index-space τ) has no ceiling row: no order is known to be best in it.
         """
         batch = self.sample(n, generator=generator, device=str(generator.device), harder=harder)
         table = reference_table(

@@ -31,9 +31,7 @@ Givens = Annotated[Range, Field(strict=False)]
 class SudokuOptions(TaskOptions):
     """Options of `Sudoku`; `size` is the number of rows, columns, boxes and digits.
 
-    Numbers of givens are drawn uniformly from a range, both ends included, for each puzzle. The defaults are those of
-    the size: 31–42 and 17–34 at 9, 6–10 and 4–6 at 4. Raises `ParameterError` for a range that goes below the fewest
-    givens that ever suffice, 17 and 4, or leaves no cell empty.
+    The givens of each puzzle are uniform on a range, both ends included, by default `USUAL` and `HARDER` of the size.
     """
 
     size: Literal[4, 9] = 9
@@ -52,12 +50,10 @@ class SudokuOptions(TaskOptions):
     @model_validator(mode="after")
     def _within_reach(self) -> SudokuOptions:
         fewest, most = POSSIBLE[self.size]
+        allowed = f"(lowest, highest) with {fewest} <= lowest <= highest <= {most} at size {self.size}"
         for name, (low, high) in (("givens", self.givens), ("harder_givens", self.harder_givens)):
             if not fewest <= low <= high <= most:
-                raise ParameterError(
-                    f"{name} = ({low}, {high}): should be (lowest, highest) with {fewest} <= lowest <= highest <= "
-                    f"{most} at size {self.size}; fewer givens never suffice"
-                )
+                raise ParameterError(f"{name} = ({low}, {high}): should be {allowed}; fewer never suffice")
         return self
 
 
@@ -68,10 +64,8 @@ class Sudoku(DenoisingTask):
     empty cell of x is −1 throughout. `known` [n, size³] is true for all entries of a given cell. The pools, the usual
     and the `harder` one with fewer givens, are loaded or built when a puzzle is first asked for.
 
-    There are only 288 grids of 4×4, so at that size a pool of more puzzles repeats their solutions, though not the
-    puzzles: 2,000 puzzles are 6 or 7 of every grid, and 232, 28 and 28 grids are in the three streams. A stream's
-    puzzles are not as many independent ones, which makes intervals too narrow; and as all grids but for symmetry are
-    two, each held-out grid has its like in training. Size 4 is for quick looks: singles, without a guess, solve it.
+    Size 4 is for quick looks: singles, without a guess, solve it. There are only 288 grids, two but for symmetry, so
+    that 2,000 puzzles are 6 or 7 of each (intervals are too narrow), and each held-out grid has its like in training.
     """
 
     name = "sudoku"
@@ -95,8 +89,7 @@ class Sudoku(DenoisingTask):
     def from_puzzles(cls, puzzles: PuzzleSource, **options: Any) -> Sudoku:
         """A task whose problems are given puzzles: the path of a file, its text or bytes, or an iterable of lines.
 
-        A line has 81 characters and digits 1–9, or with `size=4` 16 and 1–4, and 0 or . for an empty cell; CSV with a
-        header is read too. All are checked at once, see `sudoku_pool.read_puzzles`, which raises `ParameterError`.
+        A line is a puzzle, 0 or . for an empty cell, or CSV. Raises `ParameterError` as `read_puzzles` does.
         """
         task = cls(**options)
         task._pools[False, "cpu", None] = read_puzzles(puzzles, task.options.size)
@@ -104,13 +97,11 @@ class Sudoku(DenoisingTask):
         return task
 
     def stream(self, name: Stream) -> Sudoku:
-        """The task restricted to its puzzles for training, dev or test.
+        """The task restricted to its puzzles for training, dev or test, which share neither puzzles nor solutions.
 
-        Solutions are divided in the order in which they first occur: the first 80 % are for training, 10 % each, at
-        least one, for dev and test, and their puzzles go with them. So nothing is in two streams, neither a puzzle nor
-        a solution, the harder puzzles included; this holds within one pool and `pool_seed`, as at size 4 another seed
-        has the same few grids in another order. Raises `ParameterError` where there are fewer than 3 puzzles, and,
-        when one is asked for, where they have fewer than 3 solutions.
+        Solutions are divided in the order in which they first occur: the first 80 % for training, 10 % each, at least
+        one, for dev and test, harder puzzles included. It holds within one `pool_seed`: at size 4 another has the same
+        grids in another order. Raises `ParameterError` for fewer than 3 puzzles and, later, fewer than 3 solutions.
         """
         count = len(self._pool(harder=False).puzzles) if self._own else self.options.pool
         if count < len(get_args(Stream)):
@@ -149,12 +140,10 @@ class Sudoku(DenoisingTask):
         return torch.where(replaced.unsqueeze(2), _cells(one_hot_boards(drawn)), cells).flatten(1)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
-        """Scores of the digits with the highest entries; shares per puzzle, of
+        """Shares per puzzle of the digits with the highest entries (NaN where there are no such cells).
 
-        cell_accuracy: empty cells filled with the right digit (NaN without empty cells); board_accuracy: 1 where the
-        whole grid is right; violation_rate: the rows, columns and boxes that do not hold every digit once, also
-        apart as violation_rows, _columns and _boxes; violation_clues: given cells that hold another digit (NaN
-        without given cells).
+        cell_accuracy: empty cells with the right digit; board_accuracy: 1 for a right grid; violation_rate: rows,
+        columns and boxes that lack a digit, also apart; violation_clues: given cells that hold another digit.
         """
         filled, clues = digits(y_hat), clue_digits(batch)
         right, given = filled == digits(batch.y), clues > 0

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root
-from anm_nb.tasks.sudoku_solver import SIZES, broken, has_other_solution, random_grids, solve, units
+from anm_nb.tasks.sudoku_solver import SIZES, broken, has_other_solution, solve, units
 from anm_nb.training.seeds import generator
 
 Range = tuple[int, int]
@@ -63,17 +63,14 @@ def stored_pool(count: int, seed: int, givens: Range, size: int = 9) -> Pool:
 def build_pool(count: int, seed: int, givens: Range, size: int = 9) -> Pool:
     """`count` random puzzles of 4×4 or 9×9, with one solution each and a number of givens uniform on low … high.
 
-    Row i of every pool of one board size, count and seed has the same solution, whatever its givens. A puzzle from
-    which no clue can be taken any more before it is down to its number keeps what it has. At 9×9 below 23 givens most
-    are such: of 2,000 puzzles asked for 17 … 34 the fewest givens are 21, and the mean is 27.1 instead of 25.5. At 4×4
-    the fewest that suffice, 4, are reached by 64 in 100 of those asked for them.
-
-    There are only 288 solutions of 4×4: they come in random order, and again, in another, when all have come. Their
-    puzzles differ as long as there are others: one that came out like another is dug anew, up to `REDIGS` times.
+    Row i of every pool of one size, count and seed has the same solution, whatever its givens. A puzzle that becomes
+    minimal before keeps what it has: of 2,000 asked for 17 … 34 the fewest givens are 21, and their mean is 27.1.
+    Solutions of 9×9 are empty boards solved by guessing at random: every grid can come up, those reached through few
+    and narrow guesses more often. Those of 4×4 come in random order, all 288 before any again; like puzzles are redug.
     """
     source = generator(seed, "sudoku grids")
     if size == 9:
-        solutions = random_grids(count, generator=source)
+        solutions = solve(torch.zeros(count, 81, dtype=torch.long), limit=1, generator=source).grids
     else:
         grids = every_small_grid()
         solutions = grids[shuffled(len(grids), count, source)]
@@ -112,10 +109,9 @@ def first_rows(boards: Integer[Tensor, "n cells"]) -> Int[Tensor, " n"]:
 def dig(
     solutions: Int[Tensor, "n cells"], target: Int[Tensor, " n"], source: torch.Generator
 ) -> Int[Tensor, "n cells"]:
-    """Puzzles left when clues are taken out of complete grids in random order, down to `target` clues where possible.
+    """Puzzles left when clues are taken out of complete grids in random order, down to `target` clues or minimal.
 
-    A clue without which a second solution appears stays. It would have to stay later too, as fewer clues never have
-    fewer solutions; so one pass over all cells leaves a puzzle at its target or minimal.
+    A clue without which a second solution appears would have to stay later too, so one pass over all cells is enough.
     """
     puzzles = solutions.clone()
     order = torch.rand(solutions.shape, generator=source, device=solutions.device).argsort(1)
@@ -132,12 +128,11 @@ def dig(
 
 
 def read_puzzles(source: PuzzleSource, size: int = 9) -> Pool:
-    """The puzzles of size × size in a file, its text or its lines, in order, with their solutions.
+    """The puzzles of size × size in a file, its text or its lines, in order, with their solutions; with progress.
 
-    One a line, 0 or . for an empty cell, blank lines skipped; or CSV with a header, of which the column named as in
-    `COLUMNS` is read. Shows progress when it takes more than a second. Raises `ParameterError` naming the first lines
-    that are too short or long, hold another character, contradict themselves, or have no or more than one solution, and
-    their number; and for a file that cannot be read or has no puzzle.
+    One a line, 0 or . for an empty cell, blank lines skipped; or CSV with a header that names a column as in `COLUMNS`.
+    Raises `ParameterError` for a file without puzzles, and with the first lines, and the number of all, that are
+    written wrong, contradict themselves, or have no or more than one solution.
     """
     texts = _puzzle_texts(_lines(source, size))
     if not texts:
@@ -173,13 +168,7 @@ def _lines(source: PuzzleSource, size: int) -> list[str]:
     if isinstance(source, bytes):
         source = source.decode("utf-16" if source[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", errors="replace")
     lines = source.splitlines() if isinstance(source, str) else source
-    return [_text(line).strip(AROUND) for line in lines]
-
-
-def _text(line: object) -> str:
-    if not isinstance(line, str | bytes):
-        raise ParameterError(f"puzzles: a line of type {type(line).__name__}; should be text, as in '530070000…'")
-    return line.decode(errors="replace") if isinstance(line, bytes) else line
+    return [(line if isinstance(line, str) else line.decode(errors="replace")).strip(AROUND) for line in lines]
 
 
 def _puzzle_texts(lines: list[str]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""An exact solver of 4×4 and 9×9 Sudoku, batched on any device, and random complete 9×9 grids made with it.
+"""An exact solver of 4×4 and 9×9 Sudoku, batched on any device.
 
 A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible; of a 4×4 board the upper
 five stay empty. The sum over a row, column or box then counts all digits at once, as no count exceeds 9. Cells are laid
@@ -38,11 +38,10 @@ class Solutions(NamedTuple):
 def solve(
     puzzles: Integer[Tensor, "n cells"], limit: int = 2, *, generator: torch.Generator | None = None
 ) -> Solutions:
-    """A solution of each puzzle and how many it has, counted exactly up to `limit`: 2 proves whether there is just one.
+    """A solution of each puzzle (0 = empty) and how many it has, counted up to `limit`: 2 proves whether just one.
 
-    Puzzles hold digits row by row and 0 for empty; the work is done where they live. Which of several solutions is
-    given is arbitrary, and random with a `generator` (on the same device). Raises `ParameterError` for a number of
-    cells that is not 16 or 81, for other digits and for a limit below 1.
+    Which of several is given is arbitrary, and random with a `generator` on the puzzles' device. Raises
+    `ParameterError` for a number of cells that is not 16 or 81, for other digits and for a limit below 1.
     """
     if limit < 1:
         raise ParameterError(f"limit = {limit}: should be at least 1")
@@ -63,16 +62,6 @@ def has_other_solution(
     masks = _candidates(puzzles)
     masks.flatten(1)[torch.arange(len(masks), device=masks.device), cells] &= ~_bit(digits)
     return torch.cat([_search(part, 1, None).found for part in masks.split(4 * WIDTH)]) > 0
-
-
-def random_grids(n: int, *, generator: torch.Generator) -> Int[Tensor, "n 81"]:
-    """n random complete 9×9 grids on the generator's device: empty boards, solved by guessing at random.
-
-    Every grid can come up, and no symmetry relates one to the next, but they are not uniform over all 6.67·10²¹: a
-    grid reached through few and narrow guesses is more likely than one reached through many and wide ones.
-    """
-    empty = torch.zeros(n, 81, dtype=torch.long, device=generator.device)
-    return solve(empty, limit=1, generator=generator).grids
 
 
 def deduced(puzzles: Integer[Tensor, "n cells"]) -> Int[Tensor, "n cells"]:
@@ -108,10 +97,9 @@ def broken(boards: Integer[Tensor, "n cells"]) -> Bool[Tensor, "3 n size"]:
 
 
 def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) -> Solutions:
-    """Depth-first search from all boards at once.
+    """Depth-first search from all boards at once; the longer it takes, the more alternatives go side by side.
 
-    Each round takes up to WIDTH nodes one step further and stacks the alternatives of those that had to guess. A
-    board is searched depth first at the start; the longer it takes, the more of its alternatives go side by side.
+    Each round takes up to WIDTH nodes one step further and stacks the alternatives of those that had to guess.
     """
     rows = torch.arange(len(masks), device=masks.device)
     grids = torch.zeros_like(masks).flatten(1)

@@ -437,7 +437,6 @@ def test_files_of_public_collections_are_read(text, tmp_path):
         ("level,board\n3,0000\n", "CSV with the header 'level,board': a column should be named question"),
         (f"quizzes,solutions\n{PUZZLE},{SOLUTION}\n\n{SOLUTION[:9]}\n", "^line 4: 9 characters, should be 81$"),
         ("id,puzzle\n1\n", "^line 2: 0 characters"),
-        (iter([[5, 3, 0]]), "^puzzles: a line of type list; should be text"),
         (b"\xff\xff\xff\n", "^line 1: 3 characters"),
     ],
 )
