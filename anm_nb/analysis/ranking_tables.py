@@ -10,15 +10,28 @@ import pandas as pd
 from torch import Tensor
 
 from anm_nb.analysis.stats import paired_difference
-from anm_nb.ranking.fixes import FIXES
-from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import FIXES
 from anm_nb.runs import Run
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
-from anm_nb.training.seeds import generator
 
 # Where τ can be measured, from the published mistake to what the task asks for, and its name in metrics.
 SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": "tau_obs"}
+# The document's healthy bands, as open intervals ("Validation checks", 3).
+BANDS = {"entropy": (0.5, 2.0), "herfindahl": (float("-inf"), 0.5), "max_alpha": (0.3, 0.6)}
 MILESTONES = (0.25, 0.9, 0.99)  # of τ over observed pairs on dev
+
+
+def check_bands(measured: Mapping[str, float]) -> pd.DataFrame:
+    """Whether mean entropy, Herfindahl index and largest α lie in the document's bands: a report, never an exception.
+
+    `measured` maps those three names to numbers (a row of a run's metrics will do). Columns: quantity, value, low,
+    high, inside; a quantity that is missing or not a number is not inside.
+    """
+    rows = []
+    for quantity, (low, high) in BANDS.items():
+        value = float(measured.get(quantity, float("nan")))
+        rows.append((quantity, value, low, high, low < value < high))
+    return pd.DataFrame(rows, columns=["quantity", "value", "low", "high", "inside"])
 
 
 def on_test(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -128,14 +141,10 @@ class Probe:
 
 def probe(run: Run, example: int = 0) -> Probe:
     """The routing weights of a kept dev problem of the run's first seed, after its last epoch."""
-    config = run.config
-    assert isinstance(config, RankingConfig)
-    # The trace keeps the weights of the first dev problems; the problems themselves are drawn again as they were.
-    problems = config.make_task().sample(config.dev_samples, generator=generator(config.seeds[0], "dev"), stream="dev")
-    ranks = problems.y[example].numpy()
-    known = np.ones(len(ranks), bool) if problems.known is None else problems.known[example].numpy()
+    ranks, known = (run.trace[f"probe_{name}"][0, 0, example].numpy() for name in ("ranks", "known"))
     order = np.lexsort((ranks, ~known))
-    last = (run.metrics["seed"] == config.seeds[0]).sum() - 1  # the trace goes on where another seed trained longer
+    first = run.settings["seeds"][0]
+    last = (run.metrics["seed"] == first).sum() - 1  # the trace goes on where another seed trained longer
     alphas = run.trace["alphas"][0, last, example].numpy()
     return Probe(alphas[:, order], ranks[order], known[order])
 

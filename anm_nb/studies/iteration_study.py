@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.comparators import comparators
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import comparators
 from anm_nb.studies.ranking_settings import RankingExperiment
 
 # The models that are trained for every question; the others isolate parts of HRM once.

@@ -12,8 +12,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from anm_nb import runs
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.ranking.fixes import ablations, published
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import ablations, published
 from anm_nb.training.loop import Seeds
 from anm_nb.training.seeds import generator
 
@@ -72,7 +72,7 @@ class KendallForensics(RankingSettings):
     notebook: ClassVar[str] = "02_kendall_forensics"
 
     def configs(self) -> dict[str, RankingConfig]:
-        """The ablation of `fixes.ablations`, and the published set-up without iteration."""
+        """The ablation of `variants.ablations`, and the published set-up without iteration."""
         return {"published baseline": published(self.hrm()).baseline(), **ablations(self.hrm())}
 
 

@@ -21,8 +21,8 @@ from anm_nb.analysis.grouping import comparable, method_names, method_of
 from anm_nb.analysis.reference import load_reference
 from anm_nb.analysis.tables import final
 from anm_nb.config import ParameterError
-from anm_nb.ranking.comparators import comparators
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import comparators
 
 HRM = RankingConfig(routing="token", hrm_period=2, max_inner_iters=4)
 RANKING = HRM.model_dump(mode="json")

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.comparators import comparators
+from anm_nb.ranking.variants import comparators
 from anm_nb.runs import project_root, run_key
 from anm_nb.studies.iteration_study import MODELS, WhereIterationHelps
 

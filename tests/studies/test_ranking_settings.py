@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.fixes import FIXES
+from anm_nb.ranking.variants import FIXES
 from anm_nb.runs import project_root, run_key
 from anm_nb.studies.ranking_settings import (
     HrmEntropy,

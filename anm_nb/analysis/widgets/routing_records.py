@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 
 from anm_nb.ranking.routing import routing_entropy
-from anm_nb.ranking.train import RankingConfig
 from anm_nb.runs import Run
-from anm_nb.tasks.base import Batch
-from anm_nb.training.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,6 @@ class RoutingRecords:
         self.alphas = run.trace["alphas"].float().numpy()
         self.samples, self.iterations, _, self.heads = self.alphas.shape[2:]
         self.largest = float(np.nanmax(self.alphas))
-        self.problems = cache(self._problems)
 
     def epochs(self, seed_place: int) -> list[int]:
         """The recorded epochs of a seed, by its place among the seeds."""
@@ -51,23 +46,8 @@ class RoutingRecords:
             name: self.run.trace[name][seed_place, record].double().numpy()
             for name in ("entropies", "tau_obs", "tau_all")
         }
-        ranks, known = self._items(seed_place, sample)
+        ranks, known = (self.run.trace[f"probe_{name}"][seed_place, 0, sample].numpy() for name in ("ranks", "known"))
         order = np.lexsort((ranks, ~known))
         names = [str(rank + 1) if visible else f"({rank + 1})" for rank, visible in zip(ranks, known, strict=True)]
         taus = {name: curves[name] for name in ("tau_obs", "tau_all")}
         return Sample(alphas[:, order], entropy, curves["entropies"], taus, [names[i] for i in order], known[order])
-
-    def _items(self, seed_place: int, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        """True rank of each item, and whether it is visible."""
-        batch = self.problems(self.seeds[seed_place])
-        ranks = batch.y[sample].cpu().numpy()
-        known = np.ones(len(ranks), bool) if batch.known is None else batch.known[sample].cpu().numpy()
-        return ranks, known
-
-    def _problems(self, seed: int) -> Batch:
-        """The dev problems of a seed, which the trace does not keep, drawn again as they were."""
-        config = self.run.config
-        assert isinstance(config, RankingConfig)
-        device = "cpu" if self.run.provenance["device"].startswith("cpu") else "cuda"
-        source = generator(seed, "dev", device)
-        return config.make_task().sample(config.dev_samples, generator=source, device=device, stream="dev")
