@@ -130,11 +130,11 @@ class PlainTraining:
 
 def translated(weights: dict[str, Tensor], n_heads: int) -> dict[str, Tensor]:
     """A `RankingModel`'s weights, or gradients, under the names that `PlainRanking` has for them."""
-    renamed = {"value.0.": "small.", "value.2.": "large.", "decoder.score.": "score.", "controller.logits.": "logits."}
+    renamed = {"value.0.": "small.", "value.2.": "large.", "decoder.0.": "score.", "controller.logits.": "logits."}
     for cell in ("fast", "slow"):
         for part, suffix in (("input", "ih"), ("recurrent", "hh")):
             renamed |= {f"controller.{cell}.{part}.{kind}": f"{cell}.{kind}_{suffix}" for kind in ("weight", "bias")}
-    for ours, plain in (("encoder.0.", "encoder."), ("block.", "block.")):
+    for ours, plain in (("encoder.", "encoder."), ("block.", "block.")):
         renamed |= {f"{ours}feedforward.0.": f"{plain}grow.", f"{ours}feedforward.2.": f"{plain}shrink."}
         renamed |= {f"{ours}{part}": f"{plain}{part}" for part in ("out.", "after_attention.", "after_feedforward.")}
     plain_weights = {"hidden": weights["hidden.weight"][0]}

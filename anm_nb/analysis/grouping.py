@@ -49,7 +49,7 @@ def comparable(settings: Settings) -> str:
 
 
 def method_of(settings: Settings) -> str:
-    """What a run is of: the name of its negatives, or the comparator (`ranking.comparators`) that it is."""
+    """What a run is of: the name of its negatives, or the comparator (`ranking.variants`) that it is."""
     if family_of(settings) == "energy":
         negatives = settings["negatives"]
         return str(negatives["name"] if isinstance(negatives, Mapping) else negatives or NO_NEGATIVES)

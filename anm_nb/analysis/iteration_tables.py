@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.evaluate import assess, trained_ranking
+from anm_nb.ranking.evaluate import assess
 from anm_nb.ranking.networks import RankingModel
-from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.train import RankingConfig, trained_ranking
 from anm_nb.store import Run
 from anm_nb.studies.halting import halting_table
 from anm_nb.studies.iteration_study import MODELS, Varied, WhereIterationHelps
@@ -214,7 +214,7 @@ def tau_after_each(model: RankingModel, batch: Batch, iterations: int) -> Float[
     total = torch.zeros(iterations, dtype=torch.float64)
     for rows in torch.arange(len(batch.x)).split(TOGETHER):
         part = Batch(batch.x[rows], batch.y[rows])
-        total += len(rows) * assess(model, part, iterations).tau_all
+        total += len(rows) * assess(model(part.x, iterations), part).tau_all
     return total / len(batch.x)
 
 

@@ -11,12 +11,11 @@ from dataclasses import replace
 
 import pandas as pd
 
-from anm_nb.analysis.ranking_tables import SPACES, on_test
+from anm_nb.analysis.ranking_tables import BANDS, SPACES, on_test
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import final, rounded
 from anm_nb.analysis.tiers import TIERS, TierReport, at_ceiling, evaluate_tiers
 from anm_nb.analysis.verdicts import Verdict, judge, judge_band
-from anm_nb.ranking.routing import BANDS
 
 # What the document says each fix adds to τ ("Implementation Status").
 EXPECTED_EFFECTS = {

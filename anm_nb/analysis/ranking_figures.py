@@ -14,10 +14,9 @@ from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.figures import PALETTE, colours, house_style, interval_line, label, legend_below, new_figure
 from anm_nb.analysis.layout import NOTEBOOK, figure_width, points
-from anm_nb.analysis.ranking_tables import SPACES, Probe
+from anm_nb.analysis.ranking_tables import BANDS, SPACES, Probe
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tiers import Space
-from anm_nb.ranking.routing import BANDS
 
 DASHED = (0, (4, 3))
 TAU_TITLES: dict[str, Space] = {"tau_obs": "observed pairs", "tau_all": "all pairs", "tau_index": "index space"}

@@ -12,15 +12,29 @@ from torch import Tensor
 
 from anm_nb.analysis.stats import paired_difference
 from anm_nb.config import ParameterError
-from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import FIXES
 from anm_nb.store import Run
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
-from anm_nb.training.seeds import generator
 
 # Where τ can be measured, from the published mistake to what the task asks for, and its name in metrics.
 SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": "tau_obs"}
+# The document's healthy bands, as open intervals ("Validation checks", 3).
+BANDS = {"entropy": (0.5, 2.0), "herfindahl": (float("-inf"), 0.5), "max_alpha": (0.3, 0.6)}
 MILESTONES = (0.25, 0.9, 0.99)  # of τ over observed pairs on dev
+
+
+def check_bands(measured: Mapping[str, float]) -> pd.DataFrame:
+    """Whether mean entropy, Herfindahl index and largest α lie in the document's bands: a report, never an exception.
+
+    `measured` maps those three names to numbers (a row of a run's metrics will do). Columns: quantity, value, low,
+    high, inside; a quantity that is missing or not a number is not inside.
+    """
+    rows = []
+    for quantity, (low, high) in BANDS.items():
+        value = float(measured.get(quantity, float("nan")))
+        rows.append((quantity, value, low, high, low < value < high))
+    return pd.DataFrame(rows, columns=["quantity", "value", "low", "high", "inside"])
 
 
 def on_test(metrics: pd.DataFrame, column: str) -> pd.DataFrame:

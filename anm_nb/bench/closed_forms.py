@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
+from anm_nb.ranking.networks import FEEDFORWARD
 from anm_nb.ranking.train import RankingConfig
 
 LEVEL_DIM = 128  # of the level embedding's sinusoids and of its two layers, as published
@@ -19,7 +20,7 @@ def ranking_operations(config: RankingConfig) -> int:
 
     Per array of L items at width w, with feed-forward layers f·w wide, a block is 2L·(4 + 2f)·w² in its linear layers
     (queries, keys and values 3w², output w², feed-forward 2f·w²) and 2·2L²·w in attention (QKᵀ and its product with
-    V): linear in L where L ≪ (2 + f)·w, quadratic beyond. The encoder applies one a layer, the iteration one T times.
+    V): linear in L where L ≪ (2 + f)·w, quadratic beyond. The encoder applies one, the iteration one T times.
     A controller of state c reads L tokens (or one mean): its fast cell is a product of 3c·(w + 2c) and its
     logits one of 2c·heads every iteration, its slow cell one of 3c·2c every `hrm_period` iterations; without a slow
     state it is 3c·(w + c) and c·heads. Features beyond the hidden flag are one product with their map to w.
@@ -27,19 +28,19 @@ def ranking_operations(config: RankingConfig) -> int:
     gradient by the values that enter, and by the controller's states before the first iteration with a gradient.
     Raises `ParameterError` for the pointer decoder and for a controller that is not trained, whose costs are others.
     """
-    if config.decoder == "pointer":
+    if config.loss == "cross_entropy":
         raise ParameterError(f"loss = '{config.loss}': the closed form is that of a score decoder, not of pointers")
     if config.has_controller and not config.learns_routing:
         raise ParameterError("trained_routing = False: the closed form is that of a controller that is trained")
     items, width, state, iterations = config.size, config.width, config.controller_width, config.max_inner_iters
     half, slow_state = width // 2 or 1, state if config.slow_state else 0
     read = {"uniform": 0, "random": 0, "sequence": 1, "token": items}[config.routing]
-    block = linear(items, width, (4 + 2 * config.feedforward) * width) + 2 * linear(items, width, items)
+    block = linear(items, width, (4 + 2 * FEEDFORWARD) * width) + 2 * linear(items, width, items)
     fast = linear(read, width + slow_state, 3 * state) + linear(read, state, 3 * state)
     slow = 2 * linear(read, slow_state, 3 * slow_state)
     iteration = block + fast + linear(read, state + slow_state, config.n_heads)
     entering = linear(items, 1, half) + linear(items, max(0, config.make_task().x_dim - 2), width)
-    encoder = entering + linear(items, half, width) + config.encoder_layers * block
+    encoder = entering + linear(items, half, width) + block
     supervised = (iterations if config.deep_supervision else 1) * linear(items, width, 1)
     updates = iterations // config.hrm_period
     forward = encoder + iterations * iteration + updates * slow + supervised

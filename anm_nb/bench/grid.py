@@ -11,8 +11,8 @@ from typing import Any
 from anm_nb.bench.measure import timed
 from anm_nb.bench.ranking import document_config, grid
 from anm_nb.bench.scaling import stacked_step
-from anm_nb.ranking.cost import model_cost
 from anm_nb.ranking.train import RankingConfig, RankingLearner
+from anm_nb.studies.ranking_cost import model_cost
 from anm_nb.training.epochs import batches_per_epoch
 from anm_nb.training.loop import cpu_threads
 

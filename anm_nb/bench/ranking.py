@@ -9,6 +9,7 @@ from torch import Tensor
 from anm_nb.bench.plain import plain_module
 from anm_nb.bench.training_step import TrainingStep
 from anm_nb.files import project_root
+from anm_nb.ranking.networks import FEEDFORWARD
 from anm_nb.ranking.train import RankingConfig, RankingLearner
 from anm_nb.studies.ranking_settings import (
     HrmEntropy,
@@ -62,7 +63,7 @@ class RankingStep(TrainingStep):
         self.reference = self.functions.PlainRanking(
             config.width,
             config.n_heads,
-            config.feedforward,
+            FEEDFORWARD,
             config.max_inner_iters,
             config.hrm_period,
             config.controller_width,

@@ -1,13 +1,13 @@
 """Losses over rankings: all see observed pairs only, and are 0, with gradient 0, where there is none.
 
 `scores` [batch, items]: higher = ranked earlier. `ranks` [batch, items]: 0 = first. `obs_mask` [batch, items] marks
-the observed items (all, where None). There may be any leading dimensions, and those of ranks and mask broadcast against
-those of the scores. `reduction` is "mean" (over the rows that have a pair) or "none" (one loss for each row).
+the observed items (all, where None). Any leading dimensions broadcast. `reduction` is "mean" (over the rows that have
+a pair) or "none" (one loss for each row). No loss waits for the host: what does not count is masked, never selected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,116 +15,84 @@ from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from anm_nb.config import ParameterError, unknown_name
 from anm_nb.tasks.kendall import require_items
 
 Reduction = Literal["mean", "none"]
+Scores = Float[Tensor, "..."]
+Ranks = Num[Tensor, "..."]
+Mask = Shaped[Tensor, "..."]
 
 
 def ranknet_loss(
-    scores: Float[Tensor, "..."],
-    ranks: Num[Tensor, "..."],
-    obs_mask: Shaped[Tensor, "..."] | None = None,
-    *,
-    margin: float = 0.0,
-    reduction: Reduction = "mean",
+    scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
-    """Cross-entropy of pairwise order: softplus(margin − (sᵢ − sⱼ)) for i before j (RankNet, Burges et al. 2005)."""
-    pairs = _pairs(scores, ranks, obs_mask)
-    wrongness = F.softplus(margin - (scores.unsqueeze(-1) - scores.unsqueeze(-2)))
-    return _row_mean(wrongness, pairs, reduction)
+    """Cross-entropy of pairwise order: softplus(sⱼ − sᵢ) for i before j (RankNet, Burges et al. 2005)."""
+    pairs, _ = _comparable(scores, ranks, obs_mask)
+    wrongness = F.softplus(scores.unsqueeze(-2) - scores.unsqueeze(-1))
+    total = torch.where(pairs, wrongness, 0.0).sum((-2, -1))
+    return _reduced(total / pairs.sum((-2, -1)).clamp_min(1), pairs, reduction)
 
 
 def listnet_loss(
-    scores: Float[Tensor, "..."],
-    ranks: Num[Tensor, "..."],
-    obs_mask: Shaped[Tensor, "..."] | None = None,
-    *,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
+    scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
     """Cross-entropy of top-one probabilities (ListNet, Cao et al. 2007).
 
-    True ones are softmax(−rank/temperature), ranked among the observed items; predicted ones softmax(s/temperature).
+    True ones are softmax(−rank), ranked among the observed items; predicted ones softmax(s).
     """
-    pairs = _pairs(scores, ranks, obs_mask)
-    observed = _observed(scores, obs_mask)
+    pairs, observed = _comparable(scores, ranks, obs_mask)
     lowest = torch.finfo(scores.dtype).min
-    target = (-_observed_ranks(pairs, scores.dtype) / temperature).masked_fill(~observed, lowest).softmax(-1)
-    log_p = (scores / temperature).masked_fill(~observed, lowest).log_softmax(-1).masked_fill(~observed, 0.0)
-    return _reduced(-(target * log_p).sum(-1), pairs.any(-1).any(-1), reduction)
+    target = (-_observed_ranks(pairs, scores.dtype)).masked_fill(~observed, lowest).softmax(-1)
+    log_p = scores.masked_fill(~observed, lowest).log_softmax(-1).masked_fill(~observed, 0.0)
+    return _reduced(-(target * log_p).sum(-1), pairs, reduction)
 
 
 def soft_sort_loss(
-    scores: Float[Tensor, "..."],
-    ranks: Num[Tensor, "..."],
-    obs_mask: Shaped[Tensor, "..."] | None = None,
-    *,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
+    scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
-    """Mean square of soft ranks Σⱼ σ((sⱼ − sᵢ)/temperature) minus true ones (SoftRank, Taylor et al. 2008).
+    """Mean square of soft ranks Σⱼ σ(sⱼ − sᵢ) minus true ones (SoftRank, Taylor et al. 2008).
 
     Both are ranks among the observed items, divided by the last one, so that the loss lies in [0, 1] for any length.
     """
-    pairs = _pairs(scores, ranks, obs_mask)
-    observed = _observed(scores, obs_mask)
+    pairs, observed = _comparable(scores, ranks, obs_mask)
     others = observed.unsqueeze(-2) & ~torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    ahead = torch.sigmoid((scores.unsqueeze(-2) - scores.unsqueeze(-1)) / temperature)
+    ahead = torch.sigmoid(scores.unsqueeze(-2) - scores.unsqueeze(-1))
     soft_ranks = torch.where(others, ahead, 0.0).sum(-1)
     last = (observed.sum(-1, keepdim=True) - 1).clamp_min(1)
     error = ((soft_ranks - _observed_ranks(pairs, scores.dtype)) / last).square()
     mean = torch.where(observed, error, 0.0).sum(-1) / observed.sum(-1).clamp_min(1)
-    return _reduced(mean, pairs.any(-1).any(-1), reduction)
+    return _reduced(mean, pairs, reduction)
+
+
+def combined_ranking_loss(
+    scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
+) -> Float[Tensor, "..."]:
+    """The sum of `ranknet_loss`, `listnet_loss` and `soft_sort_loss`."""
+    parts = (ranknet_loss, listnet_loss, soft_sort_loss)
+    return torch.stack([loss(scores, ranks, obs_mask, reduction=reduction) for loss in parts]).sum(0)
 
 
 RANKING_LOSSES: dict[str, Callable[..., Tensor]] = {
     "ranknet": ranknet_loss,
     "listnet": listnet_loss,
     "soft_sort": soft_sort_loss,
+    "combined": combined_ranking_loss,
 }
 
 
-def combined_ranking_loss(
-    scores: Float[Tensor, "..."],
-    ranks: Num[Tensor, "..."],
-    obs_mask: Shaped[Tensor, "..."] | None = None,
-    *,
-    weights: Mapping[str, float] | None = None,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Weighted sum of `ranknet`, `listnet` and `soft_sort`; weight 1 each where None.
-
-    Raises `ParameterError` for a loss that does not exist.
-    """
-    weights = dict.fromkeys(RANKING_LOSSES, 1.0) if weights is None else weights
-    for name in weights:
-        if name not in RANKING_LOSSES:
-            raise ParameterError(unknown_name("ranking loss", name, RANKING_LOSSES))
-    terms = [
-        weight * RANKING_LOSSES[name](scores, ranks, obs_mask, reduction=reduction) for name, weight in weights.items()
-    ]
-    if not terms:
-        raise ParameterError("weights = {}: at least one ranking loss is needed")
-    return torch.stack(terms).sum(0)
-
-
 def pointer_loss(
-    logits: Float[Tensor, "*batch ranks items"],
-    ranks: Num[Tensor, "..."],
-    obs_mask: Shaped[Tensor, "..."] | None = None,
-    *,
-    reduction: Reduction = "mean",
+    logits: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
-    """Cross-entropy of the item chosen at each rank, as published; a mask leaves out ranks of hidden items."""
+    """Cross-entropy of the item chosen at each rank, as published; a mask leaves out ranks of hidden items.
+
+    logits [batch, ranks, items].
+    """
     require_items("ranks", tuple(ranks.shape), logits.shape[-1])
-    order = ranks.argsort(-1)
-    observed = _observed(logits.select(-1, 0), obs_mask)
-    counted = observed.expand(logits.shape[:-1]).gather(-1, order.expand(logits.shape[:-1]))
-    chosen = order.expand(logits.shape[:-1]).unsqueeze(-1)
-    surprise = -logits.log_softmax(-1).gather(-1, chosen).squeeze(-1)
+    order = ranks.argsort(-1).expand(logits.shape[:-1])
+    counted = _observed(logits.select(-1, 0), obs_mask).expand(logits.shape[:-1]).gather(-1, order)
+    surprise = -logits.log_softmax(-1).gather(-1, order.unsqueeze(-1)).squeeze(-1)
     mean = torch.where(counted, surprise, 0.0).sum(-1) / counted.sum(-1).clamp_min(1)
-    return _reduced(mean, counted.any(-1), reduction)
+    return _reduced(mean, counted.unsqueeze(-1), reduction)
 
 
 def _observed(scores: Tensor, obs_mask: Tensor | None) -> Bool[Tensor, "..."]:
@@ -134,11 +102,12 @@ def _observed(scores: Tensor, obs_mask: Tensor | None) -> Bool[Tensor, "..."]:
     return obs_mask.bool()
 
 
-def _pairs(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> Bool[Tensor, "..."]:
-    """Ordered pairs (i, j) of observed items with i truly before j."""
+def _comparable(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ordered pairs (i, j) of observed items with i truly before j, and the observed items."""
     require_items("ranks", tuple(ranks.shape), scores.shape[-1])
     observed = _observed(scores, obs_mask)
-    return (ranks.unsqueeze(-1) < ranks.unsqueeze(-2)) & observed.unsqueeze(-1) & observed.unsqueeze(-2)
+    pairs = (ranks.unsqueeze(-1) < ranks.unsqueeze(-2)) & observed.unsqueeze(-1) & observed.unsqueeze(-2)
+    return pairs, observed
 
 
 def _observed_ranks(pairs: Tensor, dtype: torch.dtype) -> Float[Tensor, "..."]:
@@ -146,14 +115,8 @@ def _observed_ranks(pairs: Tensor, dtype: torch.dtype) -> Float[Tensor, "..."]:
     return pairs.sum(-2).to(dtype)
 
 
-def _row_mean(values: Tensor, chosen: Tensor, reduction: Reduction) -> Tensor:
-    """Mean of the chosen values of each row's last two dimensions."""
-    total = torch.where(chosen, values, 0.0).sum((-2, -1))
-    return _reduced(total / chosen.sum((-2, -1)).clamp_min(1), chosen.any(-1).any(-1), reduction)
-
-
-def _reduced(rows: Tensor, counts: Tensor, reduction: Reduction) -> Tensor:
-    """The rows that count, 0 for the others; their mean, 0 where none counts."""
-    counts = counts.expand(rows.shape)
+def _reduced(rows: Tensor, compared: Tensor, reduction: Reduction) -> Tensor:
+    """Losses of the rows in which anything was `compared` [..., i, j], 0 for the others; or their mean."""
+    counts = compared.any(-1).any(-1).expand(rows.shape)
     rows = torch.where(counts, rows, 0.0)
     return rows if reduction == "none" else rows.sum() / counts.sum().clamp_min(1)

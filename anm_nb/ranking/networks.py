@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.ranking.routing import Controller, ControllerState, RandomRouting, routing_entropy
 
 Decoder = Literal["score", "pointer"]
+Inputs = Float[Tensor, "batch items features"]
+Tokens = Float[Tensor, "batch items width"]
+Alphas = Float[Tensor, "batch items heads"]
 
 # A task's own features enter so many times wider than a linear layer's start would have them. Attention has to match
 # codes of signs from the first steps on: at the usual width their products are lost among the rest, and seeds stall.
 OWN_FEATURES_GAIN = 3.0
+FEEDFORWARD = 2  # inner width of the feed-forward layers, in widths
 SCORE_DECIMALS = 4  # of what items are ranked by; differences beyond are rounding errors
 
 
@@ -26,7 +29,6 @@ class ModelConfig(Parameters):
 
     width: PositiveInt = 32
     n_heads: PositiveInt = 4
-    encoder_layers: PositiveInt = 1
     max_inner_iters: PositiveInt = 4  # applications of the Pointer-over-Heads block
     tied: bool = True  # all of them with the same weights; else each iteration has a block of its own
     # By a controller for each token or for the sequence; uniform: none, every head alike; random: see `RandomRouting`.
@@ -34,17 +36,13 @@ class ModelConfig(Parameters):
     trained_routing: bool = True  # else the controller stays as it was drawn
     slow_state: bool = True  # else the controller has one timescale, that of its fast state
     hrm_period: PositiveInt = 2  # iterations between updates of the controller's slow state
-    top_k: PositiveInt | None = None  # heads a token may use; None: all
     controller_width: PositiveInt = 32
     gradient: Literal["full", "last"] = "full"  # last: all iterations but the last are cut off
-    feedforward: Annotated[int, Field(ge=1)] = 2  # inner width of the feed-forward layers, in widths
 
     @model_validator(mode="after")
     def _fits(self) -> ModelConfig:
         if self.width % self.n_heads:
             raise ParameterError(f"n_heads = {self.n_heads}: has to divide width = {self.width}")
-        if self.top_k is not None and self.top_k > self.n_heads:
-            raise ParameterError(f"top_k = {self.top_k}: there are n_heads = {self.n_heads} heads to choose from")
         if self.has_controller and self.slow_state and self.hrm_period > self.max_inner_iters:
             raise ParameterError(
                 f"hrm_period = {self.hrm_period}: with max_inner_iters = {self.max_inner_iters} the slow state "
@@ -64,21 +62,16 @@ class ModelConfig(Parameters):
 
 
 class Refinement(NamedTuple):
-    """What one iteration hands to the next."""
+    """What an iteration hands to the next."""
 
-    encoded: Float[Tensor, "batch items width"]
-    z: Float[Tensor, "batch items width"]
-    alpha: Float[Tensor, "batch items heads"]
+    encoded: Tokens
+    z: Tokens
+    alpha: Alphas
     state: ControllerState | None
-
-    def rows(self, chosen: Int[Tensor, " chosen"]) -> Refinement:
-        """That of some of the problems."""
-        state = None if self.state is None else ControllerState(*(part[chosen] for part in self.state))
-        return Refinement(self.encoded[chosen], self.z[chosen], self.alpha[chosen], state)
 
 
 class RankingOutput(NamedTuple):
-    """What the model says after every iteration; the last one is its answer."""
+    """What the model says after every iteration; the last is its answer."""
 
     scores: Float[Tensor, "batch iters items"]  # higher = ranked earlier
     alphas: Float[Tensor, "batch iters items heads"]
@@ -92,37 +85,25 @@ class AttentionBlock(nn.Module):
     They are scaled by heads·α, so that uniform routing is plain multi-head attention.
     """
 
-    def __init__(self, width: int, n_heads: int, feedforward: int) -> None:
+    def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward * width), nn.GELU(), nn.Linear(feedforward * width, width)
-        )
+        inner = FEEDFORWARD * width
+        self.feedforward = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
         self.after_attention = nn.LayerNorm(width)
         self.after_feedforward = nn.LayerNorm(width)
 
-    def forward(
-        self, z: Float[Tensor, "batch items width"], alpha: Float[Tensor, "batch items heads"] | None = None
-    ) -> Float[Tensor, "batch items width"]:
+    def forward(self, z: Tokens, alpha: Alphas | None = None) -> Tokens:
         q, k, v = self.qkv(z).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
-        heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        # written out: the fused kernel fails under vmap on a GPU, and for items this few gains nothing on a CPU
+        attention = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(dim=-1)
+        heads = (attention @ v).transpose(1, 2)
         if alpha is not None:
             heads = heads * (self.n_heads * alpha).unsqueeze(-1)
         z = self.after_attention(z + self.out(heads.flatten(-2)))
         return self.after_feedforward(z + self.feedforward(z))
-
-
-class ScoreDecoder(nn.Module):
-    """One score for each item, from its own state."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(width, 1)
-
-    def forward(self, z: Float[Tensor, "*batch items width"]) -> Float[Tensor, "*batch items"]:
-        return self.score(z).squeeze(-1)
 
 
 class PointerDecoder(nn.Module):
@@ -149,24 +130,20 @@ class PointerDecoder(nn.Module):
     def forward(self, z: Float[Tensor, "*batch items width"]) -> Float[Tensor, "*batch items"]:
         """Greedy decoding: an item's score is the number of ranks after its own."""
         affinities = self.affinities(z).float().round(decimals=SCORE_DECIMALS)  # of items alike, the first is taken
-        ranks = affinities.shape[-2]
-        scores = torch.zeros_like(affinities[..., 0, :])
-        free = torch.ones_like(scores, dtype=torch.bool)
-        for rank in range(ranks):
-            chosen = affinities[..., rank, :].masked_fill(~free, -torch.inf).argmax(dim=-1, keepdim=True)
-            scores = scores.scatter(-1, chosen, float(ranks - 1 - rank))
-            free = free.scatter(-1, chosen, False)
+        scores = torch.full_like(affinities[..., 0, :], -1)  # of those still free
+        for rank in range(last := affinities.shape[-2] - 1, -1, -1):
+            fit = affinities[..., last - rank, :].masked_fill(scores >= 0, -torch.inf)
+            scores = scores.scatter(-1, fit.argmax(dim=-1, keepdim=True), float(rank))
         return scores
 
 
 class RankingModel(nn.Module):
     """x [batch, items, features] to a ranking, refined `max_inner_iters` times.
 
-    Features are the value and, from two on, a flag that marks hidden items, which then enter as a learned embedding
-    instead. Any others are a task's own: a linear map of them is added to the item's state, from which queries and keys
-    are linear too, so that an item can look for those whose features match some of its own. Nothing tells the items'
-    positions or number: re-ordering the input re-orders the scores. Each iteration applies a block to its last state
-    plus the encoded input, so that the input reaches even a truncated gradient.
+    Features are the value, from two on a flag (hidden items enter as a learned embedding), and any more of a task's
+    own, added to the item's state by a linear map. Nothing tells the items' positions or number: re-ordering the input
+    re-orders the scores. Each iteration applies a block to its last state plus the encoded input, so that the input
+    reaches even a truncated gradient.
     """
 
     def __init__(
@@ -174,129 +151,89 @@ class RankingModel(nn.Module):
     ) -> None:
         super().__init__()
         if features < 1:
-            raise ParameterError(
-                f"features = {features}: allowed: 1 (value), 2 (value and hidden flag), or more (a task's own)"
-            )
+            raise ParameterError(f"features = {features}: allowed: 1 (value), 2 (and hidden flag), more (a task's own)")
         width = config.width
         self.config, self.features, self.size = config, features, size
         self.value = nn.Sequential(nn.Linear(1, width // 2 or 1), nn.GELU(), nn.Linear(width // 2 or 1, width))
         self.hidden = nn.Embedding(1, width) if features >= 2 else None
         self.own_features = nn.Linear(features - 2, width, bias=False) if features > 2 else None
-        self.encoder = nn.ModuleList(
-            AttentionBlock(width, config.n_heads, config.feedforward) for _ in range(config.encoder_layers)
-        )
-        self.block = AttentionBlock(width, config.n_heads, config.feedforward)
+        self.encoder = AttentionBlock(width, config.n_heads)
+        self.block = AttentionBlock(width, config.n_heads)
         self.later_blocks = nn.ModuleList(
-            AttentionBlock(width, config.n_heads, config.feedforward)
-            for _ in range(0 if config.tied else config.max_inner_iters - 1)
+            AttentionBlock(width, config.n_heads) for _ in range(0 if config.tied else config.max_inner_iters - 1)
         )
-        self.controller = _controller(config)
-        self.decoder: ScoreDecoder | PointerDecoder = ScoreDecoder(width)
+        self.controller: Controller | RandomRouting | None = None
+        if config.routing == "random":
+            self.controller = RandomRouting(config.n_heads, config.max_inner_iters).requires_grad_(False)
+        elif config.has_controller:
+            sizes = (width, config.n_heads, config.controller_width, config.hrm_period)
+            self.controller = Controller(*sizes, config.routing == "sequence", config.slow_state)
+            self.controller.requires_grad_(config.trained_routing)
+        self.decoder: nn.Module = nn.Sequential(nn.Linear(width, 1), nn.Flatten(-2))  # a score from each item's state
         if decoder == "pointer":
             if size is None:
                 raise ParameterError("size = None: a pointer decoder needs the number of items")
             self.decoder = PointerDecoder(width, size)
 
-    def set_temperature(self, temperature: float) -> None:
-        """Set the routing temperature; without a controller there is none to set."""
-        if isinstance(self.controller, Controller):
-            self.controller.temperature.fill_(temperature)
-
     def controller_parameters(self) -> list[nn.Parameter]:
         """The controller's parameters, or the logits of random routing; none without either."""
         return [] if self.controller is None else list(self.controller.parameters())
 
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the controller's."""
-        routed = {id(parameter) for parameter in self.controller_parameters()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in routed]
-
-    def forward(self, x: Float[Tensor, "batch items features"], iterations: int | None = None) -> RankingOutput:
-        """Scores, routing and states after each iteration; with the pointer decoder, scores of greedy decoding.
-
-        `iterations` as for `refine`.
-        """
+    def forward(self, x: Inputs, iterations: int | None = None) -> RankingOutput:
+        """Scores (of greedy decoding where the decoder points), routing and states after each of `iterations`."""
         z_per_iter, alphas = self.refine(x, iterations)
-        entropies = routing_entropy(alphas).mean((0, 2))
-        return RankingOutput(self.decoder(z_per_iter), alphas, entropies, z_per_iter)
+        return RankingOutput(self.decoder(z_per_iter), alphas, routing_entropy(alphas).mean((0, 2)), z_per_iter)
 
     def refine(
-        self, x: Float[Tensor, "batch items features"], iterations: int | None = None
+        self, x: Inputs, iterations: int | None = None
     ) -> tuple[Float[Tensor, "batch iters items width"], Float[Tensor, "batch iters items heads"]]:
-        """States and routing weights of every iteration.
+        """States and routing weights of every iteration: the config's number, or as many as are asked for.
 
-        There are as many `iterations` as the config has, or as are asked for: fewer, or, where weights are tied, more.
-        Raises `ParameterError` for more of them than there are blocks.
+        Raises `ParameterError` for none, and for more `iterations` than there are blocks, where they are not tied.
         """
         iterations = self.require_iterations(iterations)
         differentiable = torch.is_grad_enabled()
-        now = self.begin(x)
-        states, alphas = [], []
+        now, after = self.begin(x), []
         for iteration in range(iterations):
             contributes = self.config.gradient == "full" or iteration == iterations - 1
             with torch.set_grad_enabled(differentiable and contributes):
                 now = self.advance(now, iteration)
-            states.append(now.z)
-            alphas.append(now.alpha)
-        return torch.stack(states, dim=1), torch.stack(alphas, dim=1)
+            after.append(now)
+        return torch.stack([each.z for each in after], dim=1), torch.stack([each.alpha for each in after], dim=1)
 
-    def begin(self, x: Float[Tensor, "batch items features"]) -> Refinement:
-        """What the first iteration starts from."""
-        self._require_shape(x)
-        encoded = self._encode(x)
+    def begin(self, x: Inputs) -> Refinement:
+        """What the first iteration starts from. Raises `ParameterError` for x of another shape."""
+        items = self.size if isinstance(self.decoder, PointerDecoder) else None
+        if x.ndim != 3 or x.shape[2] != self.features or (items is not None and x.shape[1] != items):
+            allowed = f"[batch, {items or 'items'}, {self.features}]"
+            raise ParameterError(f"x has shape {tuple(x.shape)}; this model takes {allowed}")
+        encoded = self.encoder(self._embed(x))
         alpha = encoded.new_full((*encoded.shape[:2], self.config.n_heads), 1 / self.config.n_heads)
         state = None if self.controller is None else self.controller.start(encoded)
         return Refinement(encoded, torch.zeros_like(encoded), alpha, state)
 
     def advance(self, now: Refinement, iteration: int) -> Refinement:
         """What an iteration (0 = first) makes of what the one before it left."""
-        entering, alpha, state = now.z + now.encoded, now.alpha, now.state
-        if self.controller is not None and state is not None:
-            alpha, state = self.controller(entering, state, iteration)
+        entering = now.z + now.encoded
         block = self.block if self.config.tied or iteration == 0 else self.later_blocks[iteration - 1]
+        if self.controller is None or now.state is None:
+            return now._replace(z=block(entering))
+        alpha, state = self.controller(entering, now.state, iteration)
         return Refinement(now.encoded, block(entering, alpha), alpha, state)
 
     def require_iterations(self, iterations: int | None) -> int:
         """How many iterations are meant. Raises `ParameterError` for none, or more than there are blocks for."""
-        most = None if self.config.tied else self.config.max_inner_iters
-        if iterations is None:
-            return self.config.max_inner_iters
-        if iterations < 1 or (most is not None and iterations > most):
-            allowed = "at least 1" if most is None else f"1 to {most}, as each has a block of its own"
+        most, tied = self.config.max_inner_iters, self.config.tied
+        iterations = most if iterations is None else iterations
+        if iterations < 1 or (iterations > most and not tied):
+            allowed = "at least 1" if tied else f"1 to {most}, as each has a block of its own"
             raise ParameterError(f"iterations = {iterations}: allowed: {allowed}")
         return iterations
 
-    def _encode(self, x: Float[Tensor, "batch items features"]) -> Float[Tensor, "batch items width"]:
+    def _embed(self, x: Inputs) -> Tokens:
         z = self.value(x[..., :1])
         if self.hidden is not None:
             z = torch.where(x[..., 1:2] > 0.5, self.hidden.weight, z)
         if self.own_features is not None:
             z = z + self.own_features(OWN_FEATURES_GAIN * x[..., 2:])
-        for layer in self.encoder:
-            z = layer(z)
         return z
-
-    def _require_shape(self, x: Tensor) -> None:
-        items = self.size if isinstance(self.decoder, PointerDecoder) else None
-        if x.ndim != 3 or x.shape[2] != self.features or (items is not None and x.shape[1] != items):
-            raise ParameterError(
-                f"x has shape {tuple(x.shape)}; this model takes [batch, {items or 'items'}, {self.features}]"
-            )
-
-
-def _controller(config: ModelConfig) -> Controller | RandomRouting | None:
-    """What routes, its parameters frozen where nothing of it is learned."""
-    routing: Controller | RandomRouting | None = None
-    if config.routing == "random":
-        routing = RandomRouting(config.n_heads, config.max_inner_iters)
-    elif config.has_controller:
-        routing = Controller(
-            config.width,
-            config.n_heads,
-            config.controller_width,
-            config.hrm_period,
-            config.top_k,
-            per_sequence=config.routing == "sequence",
-            slow_state=config.slow_state,
-        )
-    return routing if routing is None else routing.requires_grad_(config.learns_routing)

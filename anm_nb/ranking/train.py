@@ -1,80 +1,44 @@
-"""Training a ranking model: the config of a run, with every fix of the document a switch, and one seed's learner."""
+"""Training a ranking model: the config of a run, one flat table of what a person sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
-from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor, nn
 
 from anm_nb.bounds import require_memory
 from anm_nb.config import ParameterError
-from anm_nb.ranking.evaluate import assess, routing_arrays
-from anm_nb.ranking.losses import RANKING_LOSSES, combined_ranking_loss, pointer_loss
-from anm_nb.ranking.networks import Decoder, ModelConfig, PointerDecoder, RankingModel, ScoreDecoder
-from anm_nb.ranking.routing import routing_entropy
-from anm_nb.store import RunConfig
+from anm_nb.ranking.learner import RankingLearner
+from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel
+from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
-from anm_nb.tasks.base import Batch
 from anm_nb.tasks.ordering import RankingTask
-from anm_nb.training.epochs import batch_indices, batches_per_epoch
-from anm_nb.training.learner import Learner, Measurement, ParameterGroup, StepLosses
-from anm_nb.training.loop import LoopConfig, Seeds, SeedsAtOnce, Trained, resolve_device, train
+from anm_nb.training.epochs import batches_per_epoch
+from anm_nb.training.learner import Member, TrainingConfig
 from anm_nb.training.memory import weight_bytes
-from anm_nb.training.seeds import generator, initialise
-from anm_nb.training.stacked import StackedLosses
-from anm_nb.training.stacked_network import StackedNetwork
+from anm_nb.training.run import Trained, train
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
+# What each config of a stack may have of its own: numbers that enter a step as tensors.
+SCHEDULED = ("temperature", "temperature_min", "temperature_decay", "entropy_weight", "entropy_decay", "entropy_every")
 # What only a model whose controller is trained makes use of …
 LEARNED_ROUTING_FIELDS = (
-    "entropy_weight",
-    "entropy_decay",
-    "entropy_every",
-    "two_optimisers",
-    "controller_lr",
-    "controller_clip",
-    "warmup_epochs",
+    *("entropy_weight", "entropy_decay", "entropy_every", "warmup_epochs"),
+    *("two_optimisers", "controller_lr", "controller_clip"),
 )
 # … only one that has a controller …
 ROUTED_FIELDS = (
-    "trained_routing",
-    "slow_state",
-    "hrm_period",
-    "top_k",
-    "controller_width",
-    "temperature",
-    "temperature_min",
-    "temperature_decay",
-    *LEARNED_ROUTING_FIELDS,
+    *("trained_routing", "slow_state", "hrm_period", "controller_width"),
+    *("temperature", "temperature_min", "temperature_decay", *LEARNED_ROUTING_FIELDS),
 )
 # … and only one with a controller, or with several iterations.
-ITERATED_FIELDS = (*ROUTED_FIELDS, "tied", "gradient", "deep_supervision", "supervision_power")
-
-# What each of several stacked learners may have of its own: numbers that enter a step as tensors or after its losses.
-SCHEDULED = (
-    "temperature",
-    "temperature_min",
-    "temperature_decay",
-    "entropy_weight",
-    "entropy_decay",
-    "entropy_every",
-)
+ITERATED_FIELDS = (*ROUTED_FIELDS, "tied", "gradient", "deep_supervision")
 
 
-# Which items of a batch a metric compares; None: all.
-COMPARED: dict[str, Callable[[Batch], Tensor | None]] = {
-    "tau_obs": lambda batch: batch.known,
-    "tau_all": lambda batch: None,
-}
-
-
-class RankingConfig(RunConfig, ModelConfig):
+class RankingConfig(TrainingConfig, ModelConfig):
     """One ranking run: a task, an architecture, and how to train it, for several seeds.
 
     The document's setting is size 20, mask_rate 0.5, width 128, n_heads 4, batch 32, train_samples 1000, epochs 100,
@@ -99,12 +63,7 @@ class RankingConfig(RunConfig, ModelConfig):
     # On dev; None: the task's metric; tau_index: as published.
     selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
-    margin: NonNegativeFloat = 0.0  # of RankNet, in units of the score
-    loss_temperature: PositiveFloat = 1.0  # of ListNet and soft sorting
-    # Of the three parts of the combined loss.
-    loss_weights: dict[str, NonNegativeFloat] = Field(default_factory=lambda: dict.fromkeys(RANKING_LOSSES, 1.0))
-    deep_supervision: bool = True  # a loss after every iteration; else after the last only
-    supervision_power: NonNegativeFloat = 1.0  # iteration t = 1, 2, … weighs t to this power; 0: all alike
+    deep_supervision: bool = True  # a loss after every iteration t = 1, 2, …, weighing t; else after the last only
     temperature: PositiveFloat = 2.0  # of routing in epoch 0 …
     temperature_decay: Fraction = 0.95  # … times this in every epoch …
     temperature_min: PositiveFloat = 0.8  # … but never less
@@ -119,24 +78,16 @@ class RankingConfig(RunConfig, ModelConfig):
     controller_clip: PositiveFloat = 0.5
     warmup_epochs: NonNegativeInt = 5  # epochs for which the controller stays frozen
 
-    probe_examples: PositiveInt = 4  # dev problems whose routing weights are kept at every epoch
-    patience: PositiveInt | None = None  # epochs without a better dev score before stopping; None: never
     # Dev score at which a seed stops, as with the ceiling's nothing is left to gain; None: never.
     stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None
-    checkpoint_every: PositiveInt = 1000  # steps
-    precision: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    seeds_at_once: SeedsAtOnce = "auto"
-    compiled: bool = False  # the step of stacked seeds through torch.compile
-    threads: PositiveInt = 1
     seeds: Seeds = (1, 2, 3)
 
     @model_validator(mode="after")
     def _usable(self) -> RankingConfig:
         if not issubclass(task_class(self.task), RankingTask):
             raise ParameterError(f"task = '{self.task}': the ranking family needs a task whose answer is an order")
-        if (metric := self.make_task().metric) not in COMPARED:
-            raise ParameterError(f"task = '{self.task}': its metric is '{metric}'; allowed: {', '.join(COMPARED)}")
+        if (metric := self.make_task().metric) not in ("tau_obs", "tau_all"):
+            raise ParameterError(f"task = '{self.task}': its metric is '{metric}'; allowed: tau_obs, tau_all")
         if self.deep_supervision and self.gradient == "last":
             raise ParameterError(
                 "gradient = 'last': it cuts off the iterations that deep_supervision = True would supervise; "
@@ -144,8 +95,6 @@ class RankingConfig(RunConfig, ModelConfig):
             )
         if self.temperature_min > self.temperature:
             raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
-        if unknown := set(self.loss_weights) - set(RANKING_LOSSES):
-            raise ParameterError(f"loss_weights: {sorted(unknown)} not among {', '.join(RANKING_LOSSES)}")
         require_memory(dict(self), self.least_bytes())
         return self
 
@@ -168,41 +117,17 @@ class RankingConfig(RunConfig, ModelConfig):
         return type(self)(**(dict(self) | values))
 
     def baseline(self) -> RankingConfig:
-        """The same model without iteration: one pass, every head alike.
+        """The same model without iteration: one pass, every head alike."""
+        return self.changed(routing="uniform", max_inner_iters=1).reduced()
 
-        What only iteration makes use of is set to its default, so that configs that differ in nothing else share a run.
-        """
-        return self.without(ITERATED_FIELDS, routing="uniform", max_inner_iters=1)
-
-    def without(self, unused: Sequence[str], **values: Any) -> RankingConfig:
-        """This config with other values, and what it then makes no use of set to its default."""
-        return self.changed(**{name: type(self).model_fields[name].default for name in unused}, **values)
-
-    @property
-    def decoder(self) -> Decoder:
-        """A pointer for each rank under the published cross-entropy, a score for each item under a ranking loss."""
-        return "pointer" if self.loss == "cross_entropy" else "score"
-
-    @property
-    def loop(self) -> LoopConfig:
-        """Epochs as steps: constant learning rates, no weight averaging, a measurement after every epoch."""
-        per_epoch = batches_per_epoch(self.train_samples, self.batch)
-        return LoopConfig(
-            steps=self.epochs * per_epoch,
-            batch=self.batch,
-            lr=self.encoder_lr,
-            lr_final=1.0,
-            ema_decay=0.0,
-            record_every=per_epoch,
-            patience=self.patience,
-            stop_at_score=self.stop_at_score,
-            checkpoint_every=self.checkpoint_every,
-            precision=self.precision,
-            device=self.device,
-            seeds_at_once=self.seeds_at_once,
-            compiled=self.compiled,
-            threads=self.threads,
-        )
+    def reduced(self) -> RankingConfig:
+        """The same run with every field that it makes no use of at its default, so that it has one key."""
+        unused: tuple[str, ...] = () if self.slow_state else ("hrm_period",)
+        if not self.learns_routing:
+            unused += LEARNED_ROUTING_FIELDS
+        if not self.has_controller:
+            unused += ROUTED_FIELDS if self.max_inner_iters > 1 or self.routing == "random" else ITERATED_FIELDS
+        return self.changed(**{name: type(self).model_fields[name].default for name in unused})
 
     def temperature_at(self, epoch: int) -> float:
         """max(T_min, T₀·decay^epoch)."""
@@ -224,12 +149,9 @@ class RankingConfig(RunConfig, ModelConfig):
         return task
 
     def make_model(self) -> RankingModel:
-        """The model, its weights not yet drawn from a seed."""
-        return RankingModel(self, features=self.make_task().x_dim, decoder=self.decoder, size=self.size)
-
-    def device_kind(self) -> str:
-        """cpu or cuda, as `device` resolves here."""
-        return resolve_device(self.device)
+        """The model, its weights not yet drawn from a seed; under the published cross-entropy its decoder points."""
+        decoder: Decoder = "pointer" if self.loss == "cross_entropy" else "score"
+        return RankingModel(self, features=self.make_task().x_dim, decoder=decoder, size=self.size)
 
     def plugins(self) -> list[type]:
         """The task's class."""
@@ -237,160 +159,41 @@ class RankingConfig(RunConfig, ModelConfig):
 
     def train(self, workdir: Path) -> Trained:
         """Train every seed."""
-        return train(self.learner, self.loop, self.seeds, workdir)
+        return train(self, workdir)
 
-    def learner(self, seed: int, device: str) -> Learner:
-        """The learner of one seed."""
-        return RankingLearner(self, seed, device)
-
-
-class RankingLearner:
-    """One seed of a ranking run.
-
-    Data and initial weights come from generators of their own: runs of one seed that differ only in model or fixes see
-    the same training set in the same order, and are tested on the same problems.
-    """
-
-    def __init__(self, config: RankingConfig, seed: int, device: str) -> None:
-        self.config, self.seed, self.device = config, seed, device
-        task = config.make_task()
-        sizes = {"train": config.train_samples, "dev": config.dev_samples, "test": config.test_samples}
-        self.training, self.dev, self.test = (
-            task.sample(n, generator=generator(seed, stream, device), device=device, stream=stream)  # type: ignore[arg-type]
-            for stream, n in sizes.items()
-        )
-        self.selection = config.selection or task.metric
-        self.compared = COMPARED[task.metric](self.training) if config.mask_aware else None
-        self.network = config.make_model()
-        initialise(self.network, generator(seed, "weights"))
-        self.network.set_temperature(config.temperature_at(0))
-        self.model: nn.Module = self.network.to(device)
-        self.groups: Sequence[ParameterGroup] = parameter_groups(config, self.network)
-        self.generators: Mapping[str, torch.Generator] = {}  # every draw is made above, or derived from seed and epoch
-        self.supervision = supervision_weights(config).to(device)
-
-    def epoch(self, step: int) -> int:
-        """Whole epochs before a step."""
-        return step // batches_per_epoch(self.config.train_samples, self.config.batch)
-
-    def losses(self, step: int, averaged: nn.Module) -> StepLosses:
-        """Ranking loss over the supervised iterations and weighted routing entropy of the next batch."""
-        batch = self.prepared(step, averaged)
-        loss_rank, entropy = self.objective(self.network, *batch)
-        loss_entropy = self.config.entropy_weight_at(self.epoch(step)) * entropy
-        parts = {"loss_rank": loss_rank, "loss_entropy": loss_entropy}
-        return StepLosses(loss_rank + loss_entropy, parts)
+    def make_learner(self, members: Sequence[Member], device: str) -> RankingLearner:
+        """The learner of several seeds."""
+        return RankingLearner(members, device)
 
     def stack_key(self) -> str:
-        """Learners of equal keys have the same task, shapes and objective; `SCHEDULED` numbers are each one's own."""
-        return self.config.model_dump_json(exclude={"seeds", *SCHEDULED})
+        """Configs of equal keys differ in seeds and in schedules of temperature and entropy weight only."""
+        return self.model_dump_json(exclude={"seeds", *SCHEDULED})
 
-    def stacked_losses(
-        self,
-        learners: Sequence[RankingLearner],
-        step: int,
-        model: StackedNetwork,
-        averaged: StackedNetwork,
-        compiled: Callable[[Any], Any],
-    ) -> StackedLosses:
-        """The losses of every learner's next batch, by `model`, their networks stacked."""
-        batches = [learner.prepared(step, own) for learner, own in zip(learners, averaged.members, strict=True)]
-        each = compiled(StackedNetwork.each)
-        loss_rank, entropies = each(model, self.objective, *(torch.stack(part) for part in zip(*batches, strict=True)))
-        epoch = self.epoch(step)
-        weighted = zip(learners, entropies, strict=True)
-        loss_entropy = torch.stack([learner.config.entropy_weight_at(epoch) * entropy for learner, entropy in weighted])
-        parts = {"loss_rank": loss_rank, "loss_entropy": loss_entropy}
-        return StackedLosses(loss_rank + loss_entropy, parts)
+    def steps_per_epoch(self) -> int:
+        """Steps in which every training problem is taken once; the last batch may be smaller."""
+        return batches_per_epoch(self.train_samples, self.batch)
 
-    def prepared(self, step: int, averaged: nn.Module) -> tuple[Tensor, ...]:
-        """Inputs, ranks and, where not all are, compared items of the next batch; its epoch's temperature is set."""
-        for model in (self.network, averaged):
-            assert isinstance(model, RankingModel)
-            model.set_temperature(self.config.temperature_at(self.epoch(step)))
-        rows = batch_indices(self.config.train_samples, self.config.batch, step, self.seed, self.device)
-        parts = (self.training.x, self.training.y, self.compared)
-        return tuple(part[rows] for part in parts if part is not None)
+    def total_steps(self) -> int:
+        """Updates in all."""
+        return self.epochs * self.steps_per_epoch()
 
-    def objective(
-        self, network: nn.Module, x: Tensor, ranks: Tensor, compared: Tensor | None = None
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Ranking loss and mean routing entropy (nats) of a batch by a network of the learner's kind."""
-        assert isinstance(network, RankingModel)
-        z_per_iter, alphas = network.refine(x)
-        return self.ranking_loss(network.decoder, z_per_iter, ranks, compared), routing_entropy(alphas).mean()
-
-    def ranking_loss(
-        self, decoder: ScoreDecoder | PointerDecoder, z_per_iter: Tensor, ranks: Tensor, compared: Tensor | None
-    ) -> Float[Tensor, ""]:
-        """Mean loss of the supervised iterations, the later ones weighing more."""
-        config = self.config
-        z = z_per_iter[:, -len(self.supervision) :]
-        ranks = ranks.unsqueeze(1)
-        compared = None if compared is None else compared.unsqueeze(1)
-        if isinstance(decoder, PointerDecoder):
-            rows = pointer_loss(decoder.logits(z, ranks), ranks, compared, reduction="none")
-        elif config.loss == "combined":
-            rows = combined_ranking_loss(decoder(z), ranks, compared, weights=config.loss_weights, reduction="none")
-        else:
-            option = "margin" if config.loss == "ranknet" else "temperature"
-            value = config.margin if config.loss == "ranknet" else config.loss_temperature
-            rows = RANKING_LOSSES[config.loss](decoder(z), ranks, compared, reduction="none", **{option: value})
-        return rows.mean(0) @ self.supervision
-
-    def measure(self, step: int, averaged: nn.Module, losses: StepLosses) -> Measurement:
-        """τ on dev and routing, over all and for every iteration."""
-        epoch = self.epoch(step)
-        dev = assess(averaged, self.dev)
-        arrays = routing_arrays(dev.alphas) | {"tau_obs": dev.tau_obs, "tau_all": dev.tau_all}
-        scalars = {
-            "epoch": float(epoch),
-            **dev.last(),
-            "entropy": float(arrays["entropies"].mean()),
-            "herfindahl": float(arrays["herfindahl"].mean()),
-            "max_alpha": float(arrays["max_alpha"].mean()),
-            "temperature": self.config.temperature_at(epoch),
-            "entropy_weight": self.config.entropy_weight_at(epoch),
-        }
-        arrays["alphas"] = dev.alphas[: self.config.probe_examples]
-        return Measurement(scalars, arrays, scalars[self.selection])
-
-    def evaluate(self, selected: nn.Module) -> Measurement:
-        """τ on test, and the scores, ranks and masks it comes from, for other metrics of the same predictions."""
-        test = assess(selected, self.test)
-        scalars = {f"test_{name}": value for name, value in test.last().items()}
-        arrays = {"test_scores": test.scores, "test_ranks": self.test.y}
-        if self.test.known is not None:
-            arrays["test_known"] = self.test.known
-        return Measurement(scalars, arrays)
+    def record_steps(self) -> list[int]:
+        """Steps at which an epoch begins, and the last."""
+        return list(range(0, self.total_steps() + 1, self.steps_per_epoch()))
 
 
-def supervision_weights(config: RankingConfig) -> Float[Tensor, " supervised"]:
-    """Weights, summing to 1, of the last iterations that carry a loss: all of them, or the very last."""
-    iterations = config.max_inner_iters if config.deep_supervision else 1
-    weights = torch.arange(1.0, iterations + 1) ** config.supervision_power
-    return weights / weights.sum()
+def trained_ranking(run: Run, seed: int) -> RankingModel:
+    """The model of a finished run with the weights selected on dev, the temperature among them; on the CPU, frozen.
 
-
-def parameter_groups(config: RankingConfig, network: RankingModel) -> list[ParameterGroup]:
-    """The encoder's group (all but the controller), and the controller's where one is trained, each with its AdamW."""
-    two = config.two_optimisers
-    controller_lr = config.controller_lr if two else config.encoder_lr
-    controller_clip = config.controller_clip if two else config.encoder_clip
-    routed = network.controller_parameters() if config.learns_routing else []
-    frozen = config.warmup_epochs * batches_per_epoch(config.train_samples, config.batch)
-    wanted = [
-        ("encoder", network.encoder_parameters(), config.encoder_lr, config.encoder_clip, 0),
-        ("controller", routed, controller_lr, controller_clip, frozen),
-    ]
-    return [
-        ParameterGroup(
-            name,
-            parameters,
-            torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, fused=True),
-            clip,
-            frozen_steps,
-        )
-        for name, parameters, lr, clip, frozen_steps in wanted
-        if parameters
-    ]
+    Raises `ParameterError` for a run that is not of this family, and for a seed that it does not have.
+    """
+    config = run.config
+    if not isinstance(config, RankingConfig):
+        raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no ranking")
+    if seed not in config.seeds:
+        raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
+    prefix = f"seed{seed}.selected."
+    weights = {name.removeprefix(prefix): tensor for name, tensor in run.weights.items() if name.startswith(prefix)}
+    model = config.make_model()
+    model.load_state_dict(weights)
+    return model.requires_grad_(False).eval()

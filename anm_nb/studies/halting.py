@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.cost import forward_flops
-from anm_nb.ranking.networks import SCORE_DECIMALS, RankingModel
+from anm_nb.ranking.networks import SCORE_DECIMALS, RankingModel, Refinement
+from anm_nb.ranking.routing import ControllerState
+from anm_nb.studies.ranking_cost import forward_flops
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.kendall import kendall_tau
 
@@ -51,10 +52,15 @@ def refine_until_stable(
         unchanged = torch.where((ranking == before).all(-1), unchanged + 1, 0)
         answers[going], used[going] = scores, iteration + 1
         kept = (unchanged < patience).nonzero().squeeze(1)
-        going, ranking, unchanged, now = going[kept], ranking[kept], unchanged[kept], now.rows(kept)
+        going, ranking, unchanged, now = going[kept], ranking[kept], unchanged[kept], _rows(now, kept)
         if not len(going):
             break
     return Halted(answers, used)
+
+
+def _rows(now: Refinement, chosen: Int[Tensor, " chosen"]) -> Refinement:
+    state = None if now.state is None else ControllerState(*(part[chosen] for part in now.state))
+    return Refinement(now.encoded[chosen], now.z[chosen], now.alpha[chosen], state)
 
 
 def ranking_of(scores: Float[Tensor, "*batch items"]) -> Int[Tensor, "*batch items"]:

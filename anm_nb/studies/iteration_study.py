@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from anm_nb.bounds import Count, Counts, Distinct, Epochs, Examples, Rate, Rates, Size, Width
 from anm_nb.config import ParameterError
-from anm_nb.ranking.comparators import comparators
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import comparators
 from anm_nb.studies.ranking_settings import RankingExperiment, TaskName
 
 # The models that are trained for every question; the others isolate parts of HRM once.

@@ -27,8 +27,8 @@ from anm_nb.bounds import (
     Width,
 )
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.ranking.fixes import ablations, published
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import ablations, published
 from anm_nb.tasks import TASKS
 from anm_nb.training.seeds import generator
 
@@ -89,7 +89,7 @@ class KendallForensics(RankingSettings):
     notebook: ClassVar[str] = "02_kendall_forensics"
 
     def configs(self) -> dict[str, RankingConfig]:
-        """The ablation of `fixes.ablations`, and the published set-up without iteration."""
+        """The ablation of `variants.ablations`, and the published set-up without iteration."""
         return {"published baseline": published(self.hrm()).baseline(), **ablations(self.hrm())}
 
 

@@ -20,8 +20,8 @@ from anm_nb.analysis.grouping import comparable, method_names, method_of
 from anm_nb.analysis.reference import load_reference
 from anm_nb.analysis.tables import final
 from anm_nb.config import ParameterError
-from anm_nb.ranking.comparators import comparators
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import comparators
 from anm_nb.store import get_or_train
 
 HRM = RankingConfig(routing="token", hrm_period=2, max_inner_iters=4)

@@ -22,6 +22,7 @@ from anm_nb.analysis.ranking_checklist import (
 from anm_nb.analysis.ranking_tables import (
     SPACES,
     Probe,
+    check_bands,
     fix_effects,
     on_test,
     probe,
@@ -31,10 +32,10 @@ from anm_nb.analysis.ranking_tables import (
     waterfall,
 )
 from anm_nb.analysis.tables import collect, score_table
-from anm_nb.ranking.cost import epoch_seconds
-from anm_nb.ranking.fixes import FIXES
 from anm_nb.ranking.train import RankingLearner
+from anm_nb.ranking.variants import FIXES
 from anm_nb.store import get_or_train
+from anm_nb.studies.public_epoch import public_epoch_ratio
 from anm_nb.studies.ranking_settings import HrmVsBaseline
 
 TINY = {
@@ -291,3 +292,15 @@ def test_values_of_a_sweep_get_shades_of_their_own():
     assert given["baseline"] == figures.PALETTE["baseline"]
     assert len(set(given.values())) == len(SWEPT)
     assert not set(given.values()) & (set(figures.PALETTE.values()) - {figures.PALETTE["baseline"]})
+
+
+def test_bands_report_and_never_raise():
+    healthy = check_bands({"entropy": 1.2, "herfindahl": 0.3, "max_alpha": 0.45}).set_index("quantity")
+    assert healthy["inside"].all()
+    collapsed = check_bands({"entropy": 0.1, "herfindahl": 0.9, "max_alpha": 0.97}).set_index("quantity")
+    assert not collapsed["inside"].any()
+    uniform = check_bands({"entropy": math.log(4), "herfindahl": 0.25, "max_alpha": 0.25}).set_index("quantity")
+    assert uniform["inside"].to_dict() == {"entropy": True, "herfindahl": True, "max_alpha": False}
+    assert not check_bands({"entropy": float("nan")})["inside"].any()
+    edges = check_bands({"entropy": 2.0, "herfindahl": 0.5, "max_alpha": 0.6})
+    assert not edges["inside"].any()  # the document's bands are open

@@ -29,7 +29,7 @@ def test_operations_under_func_s_gradient_are_those_counted_by_hand():
 
 
 def test_attention_counts_its_two_products():
-    block, z = AttentionBlock(8, 2, 2), torch.ones(3, 5, 8)
+    block, z = AttentionBlock(8, 2), torch.ones(3, 5, 8)
     projections = 3 * 5 * (8 * 24 + 8 * 8 + 2 * 8 * 16)
     with torch.no_grad():
         assert counted_flops(lambda: block(z)) == 2 * (projections + 2 * 3 * 5 * 5 * 8)

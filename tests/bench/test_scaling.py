@@ -29,8 +29,6 @@ SMALL = {
     width=st.sampled_from([1, 4, 12]),
     iterations=st.integers(1, 7),
     period=st.integers(1, 4),
-    layers=st.integers(1, 3),
-    feedforward=st.integers(1, 3),
     controller=st.integers(1, 9),
     routing=st.sampled_from(["token", "sequence", "uniform", "random"]),
     gradient=st.sampled_from(["full", "last"]),
@@ -40,7 +38,7 @@ SMALL = {
     hinted=st.booleans(),
 )
 def test_the_ranking_step_s_closed_form_is_what_torch_counts(
-    size, width, iterations, period, layers, feedforward, controller, routing, gradient, deep, slow_state, tied, hinted
+    size, width, iterations, period, controller, routing, gradient, deep, slow_state, tied, hinted
 ):
     config = RankingConfig(
         **FEW,
@@ -49,8 +47,6 @@ def test_the_ranking_step_s_closed_form_is_what_torch_counts(
         n_heads=1 if width == 1 else 4,
         max_inner_iters=iterations,
         hrm_period=min(period, iterations),
-        encoder_layers=layers,
-        feedforward=feedforward,
         controller_width=controller,
         routing=routing,
         gradient=gradient,

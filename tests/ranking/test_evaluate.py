@@ -6,8 +6,8 @@ import torch
 from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.ranking.evaluate import assess, trained_ranking
-from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.evaluate import assess
+from anm_nb.ranking.train import RankingConfig, trained_ranking
 from anm_nb.tasks.kendall import kendall_tau
 from anm_nb.training.seeds import generator
 
@@ -28,7 +28,7 @@ def test_a_trained_model_scores_on_test_what_its_run_says(run):
         model = trained_ranking(run, seed)
         test = CONFIG.make_task().sample(30, generator=generator(seed, "test"), stream="test")
         row = run.metrics[run.metrics["seed"] == seed].iloc[-1]
-        assert assess(model, test).last()["tau_all"] == pytest.approx(row["test_tau_all"])
+        assert assess(model(test.x), test).last()["tau_all"] == pytest.approx(row["test_tau_all"])
         selected = run.metrics[(run.metrics["seed"] == seed) & (run.metrics["step"] == row["selected_step"])].iloc[0]
         assert float(model.controller.temperature) == pytest.approx(selected["temperature"])
     with pytest.raises(ParameterError, match=r"seed = 7: run \w+ has 0, 3"):
@@ -38,12 +38,12 @@ def test_a_trained_model_scores_on_test_what_its_run_says(run):
 def test_more_iterations_and_more_items_are_assessed_alike(run):
     model = trained_ranking(run, 0)
     longer = CONFIG.changed(size=9).make_task().sample(20, generator=generator(0, "longer"))
-    assessed = assess(model, longer, 8)
+    assessed = assess(model(longer.x, 8), longer)
     assert assessed.tau_all.shape == (8,)
     for t in range(8):
         alone = model(longer.x, t + 1).scores[:, -1].round(decimals=4)
         assert float(assessed.tau_all[t]) == pytest.approx(float(kendall_tau(alone, longer.y).mean()))
-    assert torch.equal(assess(model, longer).tau_all, assessed.tau_all[:3])
+    assert torch.equal(assess(model(longer.x), longer).tau_all, assessed.tau_all[:3])
 
 
 def test_runs_of_another_family_are_refused(run, monkeypatch):

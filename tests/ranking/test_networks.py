@@ -1,15 +1,13 @@
 """The ranking model: what iterates, what routes, what gets a gradient, and that no position leaks."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn import functional as F
 
 from anm_nb.config import ParameterError
 from anm_nb.ranking.losses import ranknet_loss
@@ -61,7 +59,7 @@ def test_output_has_the_shapes_of_the_contract():
 
 
 def test_uniform_routing_is_torchs_transformer_layer():
-    block = AttentionBlock(8, 2, 2).double()
+    block = AttentionBlock(8, 2).double()
     reference = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
     initialise(block, generator(0, "weights"))
     theirs = {
@@ -81,8 +79,26 @@ def test_uniform_routing_is_torchs_transformer_layer():
     torch.testing.assert_close(block(z, torch.full((3, 5, 2), 0.5, dtype=torch.float64)), expected)
 
 
+def test_written_out_attention_is_torchs_fused_attention():
+    block = AttentionBlock(128, 4)
+    initialise(block, generator(0, "weights"))
+    z = torch.randn(32, 20, 128, generator=generator(0, "z"))
+
+    def fused(z):
+        q, k, v = block.qkv(z).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        after = block.after_attention(z + block.out(heads))
+        return block.after_feedforward(after + block.feedforward(after))
+
+    torch.testing.assert_close(block(z), fused(z))  # to fp32's tolerances
+    exact = copy.deepcopy(block).double()(z.double()).detach()
+    assert float((block(z).detach() - exact).abs().max()) < 1e-5
+    block.double()
+    torch.testing.assert_close(block(z.double()), fused(z.double()), atol=1e-12, rtol=1e-12)
+
+
 def test_alpha_scales_each_tokens_head_outputs():
-    block = AttentionBlock(8, 2, 2).double()
+    block = AttentionBlock(8, 2).double()
     initialise(block, generator(0, "weights"))
     z = torch.randn(1, 5, 8, dtype=torch.float64, generator=generator(0, "z"))
     first_head = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(1, 5, 2)
@@ -112,13 +128,6 @@ def test_the_baseline_is_the_same_model_without_iteration():
     routed = {name for name, _ in model().named_parameters()}
     assert {name for name, _ in once.named_parameters()} == {n for n in routed if not n.startswith("controller.")}
     assert once.controller_parameters() == []
-
-
-def test_both_groups_together_are_all_parameters():
-    module = model()
-    together = [*module.encoder_parameters(), *module.controller_parameters()]
-    assert {id(p) for p in together} == {id(p) for p in module.parameters()}
-    assert len(together) == len(list(module.parameters()))
 
 
 @settings(max_examples=30)
@@ -172,7 +181,7 @@ def test_with_full_gradient_a_loss_on_one_iteration_reaches_exactly_those_up_to_
 def test_the_truncated_gradient_still_reaches_the_encoder():
     module = model(gradient="last")
     ranknet_loss(module(inputs()).scores[:, -1], torch.arange(5).expand(3, 5)).backward()
-    assert all(float(p.grad.abs().max()) > 0 for p in module.encoder[0].out.parameters())
+    assert all(float(p.grad.abs().max()) > 0 for p in module.encoder.out.parameters())
     assert float(module.hidden.weight.grad.abs().max()) > 0
 
 
@@ -235,25 +244,8 @@ def test_models_run_stacked_under_vmap():
     def scores(parameters, buffers, x):
         return torch.func.functional_call(models[0], (parameters, buffers), (x,)).scores
 
-    with sdpa_kernel(SDPBackend.MATH):  # the CPU's flash kernel has no batching rule; those of a GPU have
-        stacked = torch.vmap(scores, in_dims=(0, 0, None))(parameters, buffers, inputs())
+    stacked = torch.vmap(scores, in_dims=(0, 0, None))(parameters, buffers, inputs())
     torch.testing.assert_close(stacked, torch.stack([module(inputs()).scores for module in models]))
-
-
-COMPILE = """
-import torch
-from anm_nb.ranking.networks import ModelConfig, RankingModel
-x = torch.rand(3, 5, 2)
-for gradient in ("full", "last"):
-    model = RankingModel(ModelConfig(width=8, n_heads=2, max_inner_iters=2, gradient=gradient))
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x).scores, model(x).scores)
-"""
-
-
-def test_models_compile_as_one_graph():
-    """In a process of its own, as torch.compile cannot look through the tests' shape checks."""
-    subprocess.run([sys.executable, "-c", COMPILE], check=True)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +255,6 @@ def test_models_compile_as_one_graph():
         ({"hrm_period": 5}, "hrm_period = 5: with max_inner_iters = 4.*allowed: 1 to 4"),
         ({"hrm_period": 0}, "hrm_period = 0"),
         ({"n_heads": 3}, "n_heads = 3: has to divide width = 8"),
-        ({"top_k": 3}, "top_k = 3: there are n_heads = 2"),
-        ({"top_k": 0}, "top_k = 0"),
         ({"routing": "tokens"}, "routing = 'tokens'.*did you mean 'token'"),
         ({"gradient": "first"}, "gradient = 'first'"),
         ({"heads": 2}, "unknown parameter 'heads'"),

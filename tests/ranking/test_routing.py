@@ -1,4 +1,4 @@
-"""The HRM controller's arithmetic and timescales, the measures of routing, and the document's bands."""
+"""The HRM controller's arithmetic and timescales, and the measures of routing."""
 
 import math
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from anm_nb.ranking.routing import Controller, GatedCell, check_bands, herfindahl, routing_entropy
+from anm_nb.ranking.routing import Controller, GatedCell, herfindahl, routing_entropy
 from anm_nb.training.seeds import generator, initialise
 
 
 def controller(**options):
-    settings = {"width": 6, "n_heads": 4, "state": 5, "period": 2, "top_k": None, "per_sequence": False} | options
+    settings = {"width": 6, "n_heads": 4, "state": 5, "period": 2, "per_sequence": False} | options
     module = Controller(**settings).double()
     initialise(module, generator(0, "weights"))
     return module
@@ -56,19 +56,6 @@ def test_weights_are_a_distribution_over_heads_and_temperature_flattens_it():
     assert entropies[-1] == pytest.approx(math.log(4), abs=1e-3)
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 4])
-def test_top_k_leaves_that_many_heads_and_keeps_their_proportions(top_k):
-    module, z = controller(top_k=top_k), tokens()
-    everything = controller()
-    alpha, full = module(z, module.start(z), 0)[0], everything(z, everything.start(z), 0)[0]
-    assert ((alpha > 0).sum(-1) == top_k).all()
-    kept = torch.where(alpha > 0, full, 0.0)
-    torch.testing.assert_close(alpha, kept / kept.sum(-1, keepdim=True))
-    assert (full.masked_fill(alpha == 0, torch.inf).amin(-1) >= full.masked_fill(alpha > 0, 0.0).amax(-1)).all()
-    gradients = torch.autograd.grad(routing_entropy(alpha).sum(), list(module.fast.parameters()))
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
-
-
 def test_per_sequence_routing_treats_tokens_alike_and_sees_them_all():
     module, z = controller(per_sequence=True), tokens()
     alpha, state = module(z, module.start(z), 0)
@@ -95,15 +82,3 @@ def test_measures_of_known_distributions():
     assert float(herfindahl(one)) == 1
     assert float(herfindahl(uniform)) == pytest.approx(0.25)
     assert float(routing_entropy(torch.tensor([0.5, 0.25, 0.25]))) == pytest.approx(1.5 * math.log(2))
-
-
-def test_bands_report_and_never_raise():
-    healthy = check_bands({"entropy": 1.2, "herfindahl": 0.3, "max_alpha": 0.45}).set_index("quantity")
-    assert healthy["inside"].all()
-    collapsed = check_bands({"entropy": 0.1, "herfindahl": 0.9, "max_alpha": 0.97}).set_index("quantity")
-    assert not collapsed["inside"].any()
-    uniform = check_bands({"entropy": math.log(4), "herfindahl": 0.25, "max_alpha": 0.25}).set_index("quantity")
-    assert uniform["inside"].to_dict() == {"entropy": True, "herfindahl": True, "max_alpha": False}
-    assert not check_bands({"entropy": float("nan")})["inside"].any()
-    edges = check_bands({"entropy": 2.0, "herfindahl": 0.5, "max_alpha": 0.6})
-    assert not edges["inside"].any()  # the document's bands are open

@@ -1,22 +1,23 @@
 """Training a ranking model: every fix does what it says, and a run is a function of its config."""
 
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anm_nb import store
 from anm_nb.config import ParameterError
-from anm_nb.ranking.cost import model_cost
-from anm_nb.ranking.fixes import FIXES, ablations, only_fix, published, without_fix
+from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.losses import ranknet_loss
-from anm_nb.ranking.train import RankingConfig, RankingLearner, supervision_weights
+from anm_nb.ranking.train import RankingConfig
 from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.training.epochs import batch_indices
-from anm_nb.training.loop import SeedTraining
+from anm_nb.training.learner import Member
+from anm_nb.training.loop import Training
+from anm_nb.training.run import train_together
 from anm_nb.training.seeds import generator
 
 SMALL = {
@@ -32,7 +33,6 @@ SMALL = {
     "batch": 16,
     "epochs": 2,
     "seeds": (0, 1),
-    "seeds_at_once": "loop",
 }
 
 
@@ -40,16 +40,25 @@ def config(**options):
     return RankingConfig(**(SMALL | options))
 
 
-def training(settings, seed=0):
-    learner = settings.learner(seed, "cpu")
+def training(settings, folder, seeds=(0,)):
+    members = [Member(settings, seed) for seed in seeds]
+    learner = settings.make_learner(members, "cpu")
     assert isinstance(learner, RankingLearner)
-    return learner, SeedTraining(learner, settings.loop, seed, "cpu")
+    return learner, Training(learner, members, [folder] * len(members), "cpu")
+
+
+def losses(state):
+    return state.losses(state.learner.inputs(state.step), state.kind(state.step, recorded=True))
 
 
 def step(state, count=1):
     for _ in range(count):
-        state.update(state.losses())
+        state.take(state.learner.inputs(state.step), state.kind(state.step, recorded=False))
         state.step += 1
+
+
+def network_of(learner):
+    return learner.model.members[0]
 
 
 def snapshot(parameters):
@@ -81,6 +90,9 @@ def test_a_run_records_the_documents_diagnostics_at_every_epoch(small_run):
         "test_scores": (2, 1, 30, 3, 6),
         "test_ranks": (2, 1, 30, 6),
         "test_known": (2, 1, 30, 6),
+        "probe_x": (2, 1, 4, 6, 2),
+        "probe_ranks": (2, 1, 4, 6),
+        "probe_known": (2, 1, 4, 6),
     }
     alphas = small_run.trace["alphas"]
     torch.testing.assert_close(alphas.sum(-1), torch.ones_like(alphas[..., 0]))
@@ -122,27 +134,59 @@ def test_training_is_bit_identical_whatever_the_global_generator(small_run, tmp_
 def test_a_resumed_training_is_bit_identical(small_run, tmp_path, monkeypatch):
     """Killed in the middle of an epoch, after a checkpoint that does not lie at its beginning."""
     settings = config(checkpoint_every=2)
-    losses = RankingLearner.losses
+    inputs = RankingLearner.inputs
 
-    def killed(self, step, averaged):
-        if step == 5 and self.seed == 1:
+    def killed(self, step):
+        if step == 5 and self.members[0].seed == 1:
             raise KeyboardInterrupt
-        return losses(self, step, averaged)
+        return inputs(self, step)
 
-    monkeypatch.setattr(RankingLearner, "losses", killed)
+    monkeypatch.setattr(RankingLearner, "inputs", killed)
     with pytest.raises(KeyboardInterrupt):
         settings.train(tmp_path)
-    monkeypatch.setattr(RankingLearner, "losses", losses)
+    monkeypatch.setattr(RankingLearner, "inputs", inputs)
     resumed = settings.train(tmp_path)
     assert resumed.metrics.equals(small_run.metrics)
     assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in small_run.weights.items())
     assert all(torch.equal(resumed.trace[name], tensor) for name, tensor in small_run.trace.items())
 
 
+def test_seeds_and_scheduled_numbers_in_one_stack_are_trainings_of_their_own(small_run, tmp_path):
+    settings = [config(), config(temperature=1.2, entropy_weight=0.1)]
+    folders = [tmp_path / "first", tmp_path / "second", tmp_path / "alone"]
+    for folder in folders:
+        folder.mkdir()
+    first, second = train_together(settings, folders[:2])
+    for together, alone in ((first, small_run), (second, settings[1].train(folders[2]))):
+        assert together.metrics.columns.tolist() == alone.metrics.columns.tolist()
+        for column in together.metrics:
+            np.testing.assert_allclose(together.metrics[column], alone.metrics[column], rtol=1e-4, atol=1e-6)
+        first, other = (each.trace["test_scores"] for each in (together, alone))
+        # up to a constant: nothing but rounding moves the decoder's bias, as losses see differences of scores
+        np.testing.assert_allclose(first - first.mean(-1, True), other - other.mean(-1, True), atol=2e-4)
+    with pytest.raises(ParameterError, match="configs differ in more than seeds and scheduled numbers"):
+        train_together([config(), config(encoder_lr=1e-3)], folders[:2])
+
+
+def test_the_problems_of_the_kept_routing_weights_are_kept_with_them(small_run):
+    settings = config()
+    for index, seed in enumerate(settings.seeds):
+        dev = settings.make_task().sample(20, generator=generator(seed, "dev"), stream="dev")
+        for name, expected in {"x": dev.x, "ranks": dev.y, "known": dev.known}.items():
+            assert torch.equal(small_run.trace[f"probe_{name}"][index, 0], expected[:4])
+        model = settings.make_model()
+        prefix = f"seed{seed}.averaged."
+        model.load_state_dict({n.removeprefix(prefix): t for n, t in small_run.weights.items() if n.startswith(prefix)})
+        shown = model(small_run.trace["probe_x"][index, 0]).alphas.detach()
+        torch.testing.assert_close(small_run.trace["alphas"][index, -1], shown)
+
+
 def test_models_of_one_seed_see_the_same_data():
-    hrm, baseline = (settings.learner(3, "cpu") for settings in (config(), config().baseline()))
-    for name in ("training", "dev", "test"):
-        first, second = getattr(hrm, name), getattr(baseline, name)
+    hrm, baseline = (each.make_learner([Member(each, 3)], "cpu") for each in (config(), config().baseline()))
+    assert torch.equal(hrm.x, baseline.x)
+    assert torch.equal(hrm.ranks, baseline.ranks)
+    for name in ("dev", "test"):
+        (first,), (second,) = getattr(hrm, name), getattr(baseline, name)
         assert torch.equal(first.x, second.x)
         assert torch.equal(first.y, second.y)
 
@@ -159,48 +203,42 @@ def test_runs_enter_the_store_and_come_back(tmp_path, monkeypatch):
 
 
 # ---- the fixes ---------------------------------------------------------------------------------------------------
-def test_a_frozen_controller_stays_for_five_epochs_and_then_moves():
-    learner, state = training(config(epochs=7, warmup_epochs=5))
-    controller, encoder = learner.network.controller_parameters(), learner.network.encoder_parameters()
-    start = snapshot(controller)
+def test_a_frozen_controller_stays_for_five_epochs_and_then_moves(tmp_path):
+    learner, state = training(config(epochs=7, warmup_epochs=5), tmp_path)
+    groups = {group.name: group.parameters for group in learner.groups}
+    start = snapshot(groups["controller"])
     for epoch in range(7):
-        before, encoder_before = snapshot(controller), snapshot(encoder)
+        before, encoder_before = snapshot(groups["controller"]), snapshot(groups["encoder"])
         step(state, count=3)
-        assert same(before, controller) == (epoch < 5)
-        assert not same(encoder_before, encoder)
-    assert not same(start, controller)
+        assert same(before, groups["controller"]) == (epoch < 5)
+        assert not same(encoder_before, groups["encoder"])
+    assert not same(start, groups["controller"])
 
 
 @pytest.mark.parametrize("two", [True, False])
 def test_each_group_has_the_learning_rate_and_clipping_of_the_document(two):
-    learner, state = training(config(two_optimisers=two, warmup_epochs=0))
-    step(state)
-    settings = {group.name: (group.optimiser.param_groups[0], group.clip_norm) for group in learner.groups}
-    assert settings["encoder"][0]["lr"] == 3e-4
-    assert settings["encoder"][1] == 1.0
-    assert settings["controller"][0]["lr"] == (1e-4 if two else 3e-4)
-    assert settings["controller"][1] == (0.5 if two else 1.0)
-    assert all(isinstance(group.optimiser, torch.optim.AdamW) for group in learner.groups)
-    assert all(group["weight_decay"] == 0.01 for group, _ in settings.values())
+    settings = config(two_optimisers=two, warmup_epochs=0)
+    learner = settings.make_learner([Member(settings, 0)], "cpu")
+    groups = {group.name: (group.lr, group.clip_norm) for group in learner.groups}
+    assert groups == {"encoder": (3e-4, 1.0), "controller": (1e-4, 0.5) if two else (3e-4, 1.0)}
+    assert all(group.optimiser is torch.optim.AdamW for group in learner.groups)
+    assert all(group.options == {"weight_decay": 0.01} for group in learner.groups)
+    assert {settings.lr_factor(step) for step in range(settings.total_steps() + 1)} == {1.0}
+    together = [id(parameter) for group in learner.groups for parameter in group.parameters]
+    assert sorted(together) == sorted(id(parameter) for parameter in network_of(learner).parameters())
 
 
-def test_learning_rates_stay_constant():
-    learner, state = training(config(warmup_epochs=0))
-    step(state, count=6)
-    assert [group.optimiser.param_groups[0]["lr"] for group in learner.groups] == [3e-4, 1e-4]
-
-
-def test_the_temperature_falls_as_scheduled_in_model_and_average():
+def test_the_temperature_falls_as_scheduled_in_model_and_average(tmp_path):
     settings = config(epochs=30)
     assert [settings.temperature_at(epoch) for epoch in (0, 1, 10, 17, 18, 99)] == pytest.approx(
         [2.0, 1.9, 2 * 0.95**10, 2 * 0.95**17, 0.8, 0.8]
     )
-    learner, state = training(settings)
+    _, state = training(settings, tmp_path, seeds=(0, 1))
     for epoch in range(3):
         for _ in range(3):
-            state.losses()
-            for model in (learner.network, state.averaged.module):
-                assert float(model.controller.temperature) == pytest.approx(2 * 0.95**epoch)
+            losses(state)
+            for member in (*state.model.members, *state.averaged.members):
+                assert float(member.controller.temperature) == pytest.approx(2 * 0.95**epoch)
             step(state)
 
 
@@ -210,64 +248,98 @@ def test_the_entropy_weight_halves_every_five_epochs():
     assert config().baseline().entropy_weight_at(0) == 0
 
 
-def test_entropy_regularisation_has_a_gradient_and_lowers_the_entropy():
+def test_entropy_regularisation_has_a_gradient_and_lowers_the_entropy(tmp_path):
     def entropy_after(weight):
-        learner, state = training(config(entropy_weight=weight, warmup_epochs=0, controller_lr=1e-2))
+        settings = config(entropy_weight=weight, warmup_epochs=0, controller_lr=1e-2, epochs=14)
+        learner, state = training(settings, tmp_path)
         step(state, count=40)
-        return float(learner.network(learner.dev.x).entropies.mean().detach())
+        return float(network_of(learner)(learner.dev[0].x).entropies.mean().detach())
 
     assert entropy_after(10.0) < entropy_after(0.0) - 0.01
-    learner, state = training(config(warmup_epochs=0))
-    losses = state.losses()
-    gradients = torch.autograd.grad(losses.parts["loss_entropy"], learner.network.controller.logits.parameters())
+    learner, state = training(config(warmup_epochs=0), tmp_path)
+    part = losses(state).parts["loss_entropy"].sum()
+    gradients = torch.autograd.grad(part, list(network_of(learner).controller.logits.parameters()))
     assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
 
 
-def test_deep_supervision_weighs_later_iterations_more():
-    assert supervision_weights(config()).tolist() == pytest.approx([1 / 6, 2 / 6, 3 / 6])
-    assert supervision_weights(config(supervision_power=0.0)).tolist() == pytest.approx([1 / 3] * 3)
-    assert supervision_weights(config(deep_supervision=False)).tolist() == [1.0]
-
-
 @pytest.mark.parametrize("deep", [True, False])
-def test_the_loss_is_the_weighted_mean_over_supervised_iterations(deep):
-    learner, state = training(config(deep_supervision=deep))
-    loss = state.losses().parts["loss_rank"]
-    batch = learner.training
+def test_the_loss_is_the_weighted_mean_over_supervised_iterations(deep, tmp_path):
+    learner, state = training(config(deep_supervision=deep), tmp_path)
+    loss = losses(state).parts["loss_rank"]
     rows = batch_indices(40, 16, 0, 0)
-    scores = learner.network(batch.x[rows]).scores
-    by_iteration = [ranknet_loss(scores[:, t], batch.y[rows], batch.known[rows]) for t in range(3)]
+    x, ranks, known = (part[0, rows] for part in (learner.x, learner.ranks, learner.compared))
+    scores = network_of(learner)(x).scores
+    by_iteration = [ranknet_loss(scores[:, t], ranks, known) for t in range(3)]
     weights = [1 / 6, 2 / 6, 3 / 6] if deep else [0, 0, 1]
     expected = sum(weight * part for weight, part in zip(weights, by_iteration, strict=True))
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss, expected.unsqueeze(0))
 
 
-def test_an_unaware_loss_sees_hidden_items():
-    def loss(mask_aware):
-        return float(training(config(mask_aware=mask_aware))[1].losses().parts["loss_rank"].detach())
+def test_an_unaware_loss_sees_hidden_items(tmp_path):
+    def loss(mask_aware, moved):
+        learner, state = training(config(mask_aware=mask_aware), tmp_path)
+        if moved:  # the hidden items to the end of the true order
+            hidden = learner.x[..., 1] > 0.5
+            learner.ranks.copy_((learner.ranks + learner.ranks.shape[-1] * hidden).argsort(-1).argsort(-1))
+        return float(losses(state).parts["loss_rank"].detach())
 
-    learner, _ = training(config())
-    hidden_swapped = copy.deepcopy(learner)
-    ranks = learner.training.y.clone()
-    for row, known in zip(ranks, learner.training.known, strict=True):
-        hidden = (~known).nonzero().flatten()[:2]
-        row[hidden] = row[hidden.flip(0)]
-    object.__setattr__(hidden_swapped.training, "y", ranks)
-    before = float(learner.losses(0, learner.network).total.detach())
-    assert float(hidden_swapped.losses(0, hidden_swapped.network).total.detach()) == before
-    assert loss(True) != loss(False)
+    assert loss(True, moved=True) == loss(True, moved=False)
+    assert loss(False, moved=True) != loss(False, moved=False)
 
 
 @pytest.mark.parametrize("loss", ["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"])
 @pytest.mark.parametrize("encoding", ["scaled", "raw"])
-def test_every_loss_trains_on_both_encodings(loss, encoding):
-    learner, state = training(config(loss=loss, encoding=encoding, warmup_epochs=0, encoder_lr=3e-3))
-    first = float(state.losses().parts["loss_rank"].detach())
+def test_every_loss_trains_on_both_encodings(loss, encoding, tmp_path):
+    settings = config(loss=loss, encoding=encoding, warmup_epochs=0, encoder_lr=3e-3, epochs=11)
+    learner, state = training(settings, tmp_path)
+    first = losses(state)
+    decoder = [p for p in network_of(learner).decoder.parameters() if p.dim() > 1]
+    gradients = torch.autograd.grad(first.total.sum(), decoder)
+    assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
     step(state, count=30)
     state.step = 0
-    assert float(state.losses().parts["loss_rank"].detach()) < first
-    assert learner.network.features == (2 if encoding == "scaled" else 1)
-    assert all(float(p.grad.abs().max()) > 0 for p in learner.network.decoder.parameters() if p.dim() > 1)
+    state.counter.zero_()
+    assert float(losses(state).parts["loss_rank"].detach()) < float(first.parts["loss_rank"].detach())
+    assert network_of(learner).features == (2 if encoding == "scaled" else 1)
+
+
+class WaitsForTheHost(AssertionError):
+    """A step looked at a value, or at a shape that depends on values."""
+
+
+class NoHost(TorchDispatchMode):
+    """Raises where a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique_dim", "_unique2"):
+            raise WaitsForTheHost(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"loss": loss} for loss in ("ranknet", "listnet", "soft_sort", "combined", "cross_entropy")),
+        {"loss": "cross_entropy", "gradient": "last", "deep_supervision": False, "mask_aware": False},
+        {"routing": "sequence"},
+        {"routing": "random"},
+        {"routing": "uniform", "tied": False},
+        {"slow_state": False},
+        {"task": "hinted_sort"},
+    ],
+)
+def test_no_step_waits_for_the_host(options, seeds, tmp_path):
+    _, state = training(config(**options, warmup_epochs=0), tmp_path, seeds)
+    step(state)
+    state.host = False
+    inputs, kind = state.learner.inputs(1), state.kind(1, recorded=False)
+    with NoHost():
+        found = state.losses(inputs, kind)
+        torch.autograd.grad(found.total.sum(), state.optimisers[0].parameters, allow_unused=True)
+    with pytest.raises(WaitsForTheHost), NoHost():
+        found.total[0].item()
 
 
 @pytest.mark.parametrize("loss", ["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"])
@@ -285,45 +357,14 @@ def test_the_fifteen_configs_of_the_document_are_eleven_runs():
     listed += [hrm.changed(entropy_weight=weight) for weight in (5e-4, 1e-3, 2e-3)]
     listed += [hrm.changed(temperature=temperature) for temperature in (1.5, 2.0, 2.5)]
     assert len(listed) == 15
-    assert len({store.run_key(each) for each in listed}) == 11
+    assert len({each.model_dump_json() for each in listed}) == 11
+    assert len({each.stack_key() for each in listed}) == 7  # what differs in schedules only trains as one stack
 
 
 def test_the_baselines_of_configs_that_differ_in_routing_alone_are_one_run():
-    variants = [config(), config(entropy_weight=0.1), config(temperature=2.5), config(warmup_epochs=0), config(top_k=1)]
-    assert len({store.run_key(each.baseline()) for each in variants}) == 1
-    assert store.run_key(config(encoder_lr=1e-3).baseline()) != store.run_key(config().baseline())
-
-
-def test_ablations_change_one_fix_at_a_time():
-    full = config()
-    raw = published(full)
-    assert (raw.encoding, raw.loss, raw.decoder) == ("raw", "cross_entropy", "pointer")
-    assert (raw.gradient, raw.deep_supervision, raw.warmup_epochs, raw.entropy_weight) == ("last", False, 0, 0)
-    assert {raw.temperature_at(epoch) for epoch in range(50)} == {1.0}
-    for fix, replaced in FIXES.items():
-        assert changed_fields(full, without_fix(full, fix)) == set(replaced)
-        assert changed_fields(raw, only_fix(full, fix)) == set(replaced)
-    assert len({store.run_key(each) for each in ablations(full).values()}) == 2 + 2 * len(FIXES)
-
-
-def changed_fields(first, second):
-    return {name for name, value in dict(first).items() if getattr(second, name) != value}
-
-
-def test_costs_are_those_counted_by_hand():
-    settings = config(width=8, controller_width=4, max_inner_iters=3, hrm_period=2)
-    cost, baseline = model_cost(settings), model_cost(settings.baseline())
-    controller = (3 * 4 * (8 + 4) + 12) + (3 * 4 * 4 + 12) + 2 * (3 * 4 * 4 + 12) + (2 * 4 * 2 + 2)
-    assert cost.controller_parameters == controller
-    assert baseline.controller_parameters == 0
-    assert cost.parameters == baseline.parameters + controller
-    assert cost.parameters == sum(p.numel() for p in settings.make_model().parameters())
-    block = 6 * 2 * (3 + 1 + 2 + 2) * 8 * 8 + 2 * 2 * 6 * 6 * 8  # linear layers, and attention's two products
-    embedding, decoder = 6 * 2 * (4 + 4 * 8), 6 * 2 * 8
-    assert baseline.forward_flops == embedding + 2 * block + decoder
-    fast, slow, logits = 6 * 2 * 12 * (12 + 4), 6 * 2 * 12 * 8, 6 * 2 * 8 * 2
-    assert cost.forward_flops == embedding + 4 * block + 3 * (fast + logits) + slow + 3 * decoder
-    assert 2 < cost.training_flops / cost.forward_flops < 3.5
+    variants = [config(), config(entropy_weight=0.1), config(temperature=2.5), config(warmup_epochs=0)]
+    assert all(each.baseline() == config().baseline() for each in variants)
+    assert config(encoder_lr=1e-3).baseline() != config().baseline()
 
 
 @pytest.mark.parametrize(
@@ -335,11 +376,9 @@ def test_costs_are_those_counted_by_hand():
         ({"max_inner_iters": 0}, "max_inner_iters = 0"),
         ({"hrm_period": 4}, "hrm_period = 4: with max_inner_iters = 3"),
         ({"n_heads": 3}, "n_heads = 3: has to divide width = 8"),
-        ({"top_k": 3}, "top_k = 3: there are n_heads = 2"),
         ({"gradient": "last"}, "gradient = 'last': .*deep_supervision"),
         ({"temperature_min": 3.0}, "temperature_min = 3.0: at most temperature = 2.0"),
         ({"loss": "ranknett"}, "loss = 'ranknett'.*did you mean 'ranknet'"),
-        ({"loss_weights": {"rank": 1.0}}, "loss_weights.*'rank'.*ranknet, listnet, soft_sort"),
         ({"task": "inverse"}, "task = 'inverse': the ranking family needs"),
         ({"task": "partial_sorting"}, "unknown task 'partial_sorting'.*did you mean 'partial_sort'"),
         ({"seeds": (1, 1)}, r"seeds = \(1, 1\): each seed may appear once"),

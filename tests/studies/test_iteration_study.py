@@ -5,7 +5,7 @@ import yaml
 
 from anm_nb.config import ParameterError
 from anm_nb.files import project_root
-from anm_nb.ranking.comparators import comparators
+from anm_nb.ranking.variants import comparators
 from anm_nb.store import run_key
 from anm_nb.studies.iteration_study import MODELS, WhereIterationHelps
 

@@ -5,7 +5,7 @@ import yaml
 
 from anm_nb.config import ParameterError
 from anm_nb.files import project_root
-from anm_nb.ranking.fixes import FIXES
+from anm_nb.ranking.variants import FIXES
 from anm_nb.store import run_key
 from anm_nb.studies.ranking_settings import (
     HrmEntropy,

@@ -36,7 +36,7 @@ class RoutingExplorer(Explorer):
     @classmethod
     def suits(cls, stored: Stored) -> bool:
         """Whether it is a ranking run that keeps the routing of some problems."""
-        return stored.listed.summary["family"] == "ranking" and "probe_examples" in stored.settings
+        return stored.listed.summary["family"] == "ranking" and "routing" in stored.settings
 
     def make_controls(self) -> Sequence[Choice]:
         """Seed, epoch, problem and iteration."""

@@ -1,6 +1,5 @@
-"""Comparators: each lacks what it says and nothing else, and counts match as nearly as they can."""
+"""Variants: each changes what it says and nothing else, and counts match as nearly as they can."""
 
-import copy
 import math
 
 import pytest
@@ -9,24 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from anm_nb import store
 from anm_nb.config import ParameterError
-from anm_nb.ranking.comparators import (
-    comparator_table,
-    comparators,
-    matched,
-    parameter_count,
-    trained_parameter_count,
-    training_operations,
-)
-from anm_nb.ranking.cost import model_cost
 from anm_nb.ranking.losses import ranknet_loss
 from anm_nb.ranking.networks import OWN_FEATURES_GAIN, ModelConfig, RankingModel
 from anm_nb.ranking.routing import Controller, RandomRouting, routing_entropy
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import FIXES, ablations, comparators, published
 from anm_nb.tasks import get_task
 from anm_nb.training.epochs import batch_indices
-from anm_nb.training.loop import SeedTraining
+from anm_nb.training.learner import Member
+from anm_nb.training.loop import Training
 from anm_nb.training.seeds import generator, initialise
 
 ITEMS, WIDTH, HEADS, STATE, ITERATIONS, CODE = 6, 8, 2, 4, 3, 9
@@ -57,64 +48,35 @@ def inputs(batch=3, items=5, features=2, seed=0):
     return x
 
 
-def trained(settings, steps):
-    learner = settings.learner(0, "cpu")
-    before = {name: weight.clone() for name, weight in learner.network.state_dict().items()}
-    state = SeedTraining(learner, settings.loop, 0, "cpu")
-    for _ in range(steps):
-        state.update(state.losses())
-        state.step += 1
-    return learner.network, before
+def trained(settings, steps, folder):
+    members = [Member(settings, 0)]
+    state = Training(settings.make_learner(members, "cpu"), members, [folder], "cpu")
+    network = state.model.members[0]
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    for state.step in range(steps):
+        state.take(state.learner.inputs(state.step), state.kind(state.step, recorded=False))
+    return network, before
+
+
+def learner_of(settings):
+    return settings.make_learner([Member(settings, 0)], "cpu")
+
+
+def key(settings):
+    """What the store tells configs apart by."""
+    return settings.model_dump_json()
 
 
 # ---- what they are -----------------------------------------------------------------------------------------------
-def test_parameters_are_those_counted_by_hand():
-    w, c, heads = WIDTH, STATE, HEADS
-    block = (3 * w * w + 3 * w) + (w * w + w) + (2 * w * w + 2 * w) + (2 * w * w + w) + 2 * 2 * w
-    embedding = (w // 2 + w // 2) + (w // 2 * w + w) + w + (1 + 2 * CODE) * w  # value, hidden, and what hints add
-    plain = embedding + block + (w + 1)
-    cell = 3 * c * c + 3 * c  # of a gated cell, by each of what it reads
-    fast_alone = (3 * c * w + 3 * c) + cell
-    full = fast_alone + 3 * c * c + 2 * cell + (2 * c * heads + heads)
-    expected = {
-        "no iteration": plain + block,
-        "deep untied": plain + ITERATIONS * block,
-        "weight-tied": plain + block,
-        "random α": plain + block + ITERATIONS * heads,
-        "untrained controller": plain + block + full,
-        "one timescale": plain + block + fast_alone + (c * heads + heads),
-        "equal timescales": plain + block + full,
-        "HRM per token": plain + block + full,
-        "HRM per sequence": plain + block + full,
-    }
-    counted = {name: parameter_count(each) for name, each in comparators(config()).items()}
-    assert counted == expected
-    assert counted == {name: model_cost(each).parameters for name, each in comparators(config()).items()}
-    untrained = {"random α": ITERATIONS * heads, "untrained controller": full}
-    assert {name: trained_parameter_count(each) for name, each in comparators(config()).items()} == {
-        name: count - untrained.get(name, 0) for name, count in expected.items()
-    }
-
-
-def test_weights_of_their_own_cost_no_operation():
-    costs = {name: model_cost(each) for name, each in comparators(config()).items()}
-    for name in ("deep untied", "random α"):
-        assert costs[name].forward_flops == costs["weight-tied"].forward_flops
-        assert costs[name].training_flops == costs["weight-tied"].training_flops
-    assert costs["untrained controller"].forward_flops == costs["HRM per token"].forward_flops
-    growing = [costs[name].forward_flops for name in ("no iteration", "weight-tied", "one timescale", "HRM per token")]
-    assert growing == sorted(set(growing))
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_all_train_on_the_same_data_for_as_many_iterations(name):
+def test_all_train_on_the_same_data_for_as_many_iterations(name, tmp_path):
     derived = comparators(config())[name]
-    learner, full = derived.learner(0, "cpu"), config().learner(0, "cpu")
-    for part in ("training", "dev", "test"):
-        assert torch.equal(getattr(learner, part).x, getattr(full, part).x)
-    scores = learner.network(learner.dev.x).scores
+    learner, full = (learner_of(each) for each in (derived, config()))
+    for ours, theirs in ((learner.x, full.x), (learner.dev[0].x, full.dev[0].x), (learner.test[0].x, full.test[0].x)):
+        assert torch.equal(ours, theirs)
+    scores = learner.model(learner.dev[0].x).scores
     assert scores.shape == (20, 1 if name == "no iteration" else ITERATIONS, ITEMS)
-    network, before = trained(derived, 4)  # of which three with the controller frozen
+    network, before = trained(derived, 4, tmp_path)  # of which three with the controller frozen
     after = network.state_dict()
     blocks = [key for key in before if key.startswith(("block.", "later_blocks."))]
     assert not any(torch.equal(before[key], after[key]) for key in blocks)
@@ -123,10 +85,10 @@ def test_all_train_on_the_same_data_for_as_many_iterations(name):
 def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
     variants = [config(), config(entropy_weight=0.1), config(warmup_epochs=0, controller_lr=1e-3)]
     for name in ("no iteration", "deep untied", "weight-tied", "random α", "untrained controller"):
-        assert len({store.run_key(comparators(each)[name]) for each in variants}) == 1
+        assert len({key(comparators(each)[name]) for each in variants}) == 1
     variants = [config(), config(hrm_period=3)]
-    assert len({store.run_key(comparators(each)["one timescale"]) for each in variants}) == 1
-    assert len({store.run_key(each) for each in comparators(config()).values()}) == len(NAMES)
+    assert len({key(comparators(each)["one timescale"]) for each in variants}) == 1
+    assert len({key(each) for each in comparators(config()).values()}) == len(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +127,14 @@ def test_untied_blocks_that_are_alike_are_the_tied_model():
 
 # ---- routing that is not learned ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["random α", "untrained controller"])
-def test_frozen_routing_stays_as_it_was_drawn(name):
+def test_frozen_routing_stays_as_it_was_drawn(name, tmp_path):
     derived = comparators(config(entropy_weight=10.0))[name]
-    network, before = trained(derived, 7)
+    network, before = trained(derived, 7, tmp_path)
     after = network.state_dict()
     routing = [key for key in before if key.startswith("controller.") and not key.endswith("temperature")]
     assert routing
     assert all(torch.equal(before[key], after[key]) for key in routing)
-    assert [group.name for group in derived.learner(0, "cpu").groups] == ["encoder"]
+    assert [group.name for group in learner_of(derived).groups] == ["encoder"]
     assert derived.entropy_weight_at(0) == 0  # or the encoder would learn to please the entropy term
 
 
@@ -196,7 +158,7 @@ def test_random_routing_is_as_uneven_as_the_documents_bands_allow():
 
 
 def test_without_a_slow_state_the_controller_is_one_gated_cell():
-    module = Controller(8, 2, 6, 2, None, per_sequence=False, slow_state=False).double()
+    module = Controller(8, 2, 6, 2, per_sequence=False, slow_state=False).double()
     initialise(module, generator(0, "weights"))
     assert not [name for name, _ in module.named_parameters() if "slow" in name]
     cell = nn.GRUCell(8, 6).double()
@@ -217,54 +179,6 @@ def test_one_timescale_has_no_period_to_fit():
     assert config(slow_state=False, hrm_period=99).make_model().controller.slow is None
     with pytest.raises(ParameterError, match="hrm_period = 99"):
         config(hrm_period=99)
-
-
-# ---- matching ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("by", "count"), [("parameters", parameter_count), ("operations", training_operations)])
-@pytest.mark.parametrize("name", ["no iteration", "deep untied", "weight-tied", "one timescale"])
-def test_no_other_width_is_nearer(name, by, count):
-    derived = comparators(config())[name]
-    match = matched(derived, to=config(), by=by)
-    assert match.wanted == count(config())
-    assert match.counted == count(match.config)
-    assert match.ratio == match.counted / match.wanted
-    assert match.config == derived.changed(width=match.config.width)
-    others = [count(derived.changed(width=width)) for width in range(HEADS, 31, HEADS) if width != match.config.width]
-    assert all(abs(match.counted - match.wanted) <= abs(other - match.wanted) for other in others)
-
-
-def test_matching_a_model_to_itself_changes_nothing():
-    count = parameter_count(config())
-    assert matched(config(), to=config(), by="parameters") == (config(), count, count)
-
-
-def test_other_fields_can_be_varied():
-    derived = comparators(config(max_inner_iters=6))
-    deeper = matched(derived["no iteration"], to=derived["weight-tied"], by="operations", vary="encoder_layers")
-    assert deeper.config.encoder_layers == 6  # one of the six blocks is the iteration's own …
-    assert 1 - deeper.ratio < 0.03  # … and only decoding differs
-    fewer = matched(derived["deep untied"], to=derived["weight-tied"], by="parameters", vary="max_inner_iters")
-    assert (fewer.config.max_inner_iters, fewer.ratio) == (1, 1)
-    longer = matched(config(), to=config(max_inner_iters=12), by="operations", vary="max_inner_iters")
-    assert (longer.config.max_inner_iters, longer.ratio) == (12, 1)
-
-
-def test_what_a_count_does_not_depend_on_cannot_match_it():
-    with pytest.raises(ParameterError, match="vary = 'max_inner_iters': the parameters of this model do not depend"):
-        matched(config(), to=config(width=32), by="parameters", vary="max_inner_iters")
-
-
-def test_the_table_shows_what_remains_of_a_difference():
-    plain = comparator_table(config()).set_index("comparator")
-    assert plain.index.tolist() == NAMES
-    assert plain.loc["HRM per token", ["parameters_ratio", "forward_ratio", "training_ratio"]].tolist() == [1, 1, 1]
-    assert (plain["forward_flops"] / plain["forward_ratio"]).round(6).nunique() == 1
-    assert plain["parameters_ratio"].max() == plain.loc["deep untied", "parameters_ratio"] > 1.4
-    level = comparator_table(config(), by="parameters").set_index("comparator")
-    matches = {name: matched(each, to=config(), by="parameters") for name, each in comparators(config()).items()}
-    assert level["width"].to_dict() == {name: match.config.width for name, match in matches.items()}
-    assert level["parameters_ratio"].to_dict() == {name: match.ratio for name, match in matches.items()}
-    assert not level["width"].equals(plain["width"])
 
 
 # ---- iterations and lengths beyond training ----------------------------------------------------------------------
@@ -319,10 +233,8 @@ def test_own_features_are_added_to_the_items_state_by_a_linear_map():
     without = x.clone()
     without[..., 2:] = 0
     assert torch.equal(module(without).scores, plain(x[..., :2]).scores)
-    shifted = copy.deepcopy(plain)
-    shifted.encoder = nn.ModuleList()
-    module.encoder = nn.ModuleList()
-    added = module._encode(x) - shifted._encode(x[..., :2])
+    plain.encoder = module.encoder = nn.Identity()
+    added = module.begin(x).encoded - plain.begin(x[..., :2]).encoded
     torch.testing.assert_close(added, OWN_FEATURES_GAIN * x[..., 2:] @ module.own_features.weight.T)
 
 
@@ -343,15 +255,18 @@ def test_the_tasks_options_reach_the_task():
 def test_the_loss_compares_and_dev_selects_by_what_the_tasks_metric_does():
     hinted, sorting = config(), config(task="partial_sort", task_options={})
     for each, observed_only, aware in ((hinted, False, True), (sorting, True, True), (sorting, False, False)):
-        learner = each.changed(mask_aware=aware).learner(0, "cpu")
-        batch, rows = learner.training, batch_indices(40, 16, 0, 0)
-        scores = learner.network(batch.x[rows]).scores
-        mask = batch.known[rows] if observed_only else None
-        losses = [ranknet_loss(scores[:, t], batch.y[rows], mask) for t in range(3)]
+        learner = learner_of(each.changed(mask_aware=aware))
+        training = learner.task.sample(40, generator=generator(0, "train"), stream="train")
+        rows = batch_indices(40, 16, 0, 0)
+        ranks, known = training.y, training.known
+        scores = learner.model.members[0](training.x[rows]).scores
+        losses = [ranknet_loss(scores[:, t], ranks[rows], known[rows] if observed_only else None) for t in range(3)]
         expected = sum((t + 1) * loss for t, loss in enumerate(losses)) / 6
-        torch.testing.assert_close(learner.losses(0, learner.network).parts["loss_rank"], expected)
-    assert (hinted.learner(0, "cpu").selection, sorting.learner(0, "cpu").selection) == ("tau_all", "tau_obs")
-    assert hinted.changed(selection="tau_obs").learner(0, "cpu").selection == "tau_obs"
+        now = {name: values[0] for name, values in learner.schedules.items()}
+        found = learner.losses(learner.inputs(0), now, None, learner.model)
+        torch.testing.assert_close(found.parts["loss_rank"], expected.unsqueeze(0))
+    assert (learner_of(hinted).selection, learner_of(sorting).selection) == ("tau_all", "tau_obs")
+    assert learner_of(hinted.changed(selection="tau_obs")).selection == "tau_obs"
 
 
 def test_hints_are_learned_from_and_shuffled_ones_are_not(tmp_path):
@@ -374,3 +289,21 @@ def test_hints_are_learned_from_and_shuffled_ones_are_not(tmp_path):
     assert reached["true"] > ceiling + 0.1
     assert reached["shuffled"] < ceiling + 3 * errors["shuffled"]
     assert reached["shuffled"] > ceiling - 0.1  # it has learned all the rest
+
+
+# ---- the document's fixes ----------------------------------------------------------------------------------------
+def test_ablations_change_one_fix_at_a_time():
+    full = config(task="partial_sort", task_options={})
+    configs, raw = ablations(full), published(full)
+    assert (raw.encoding, raw.loss) == ("raw", "cross_entropy")
+    assert (raw.gradient, raw.deep_supervision, raw.warmup_epochs, raw.entropy_weight) == ("last", False, 0, 0)
+    assert {raw.temperature_at(epoch) for epoch in range(50)} == {1.0}
+    assert (configs["published"], configs["all"]) == (raw, full)
+    for fix, replaced in FIXES.items():
+        assert changed_fields(full, configs[f"all but {fix}"]) == set(replaced)
+        assert changed_fields(raw, configs[f"only {fix}"]) == set(replaced)
+    assert len({key(each) for each in configs.values()}) == 2 + 2 * len(FIXES)
+
+
+def changed_fields(first, second):
+    return {name for name, value in dict(first).items() if getattr(second, name) != value}
