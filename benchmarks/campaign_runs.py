@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,42 +13,14 @@ from typing import Any
 
 import yaml
 from campaign_log import Log
-from campaign_steps import CONFIGS, config_class
+from campaign_steps import CONFIGS, clear_memory, config_class
 
+from anm_nb import store
 from anm_nb.training.loop import NonFiniteLoss
 from anm_nb.training.progress import OutOfTime, time_limit
 from anm_nb.training.run import train_together
 
-try:
-    from anm_nb import store
-    from anm_nb.manifest import Manifest
-
-    def manifest_of(run: Any, contents: Mapping[str, bytes]) -> Manifest:
-        """The manifest of a run with other files."""
-        return Manifest.of(contents, run.manifest.identity, run.manifest.summary)
-
-except ImportError:  # until the store is one module
-    from types import SimpleNamespace
-
-    from anm_nb.runs import Run, get_or_train, run_key, store_root
-    from anm_nb.runs.manifest import Manifest
-    from anm_nb.runs.places import partial_root
-    from anm_nb.runs.store import training_lock
-
-    store = SimpleNamespace(  # type: ignore[assignment]
-        Run=Run,
-        get_or_train=get_or_train,
-        run_key=run_key,
-        store_root=store_root,
-        partial_root=partial_root,
-        training_lock=training_lock,
-    )
-
-    def manifest_of(run: Any, contents: Mapping[str, bytes]) -> Manifest:
-        """The manifest of a run with other files."""
-        return Manifest.of(contents, run.manifest.summary)
-
-
+LEAST_S = 2.0  # seconds that are worth beginning a stack for
 ENTRY = {"name", "family", "base", "grid", "cases", "tiny"}
 
 
@@ -95,8 +68,9 @@ def _configs(entry: dict[str, Any], tiny: bool) -> Iterator[tuple[str, Any]]:
             values = entry.get("base", {}) | chosen | (entry.get("tiny", {}) if tiny else {})
             config = made(**values)
             said = " ".join(f"{name}={value}" for name, value in chosen.items())
-            yield " ".join(filter(None, (entry["name"], "baseline" if baseline else "", said))), (
-                config.baseline() if baseline else config
+            yield (
+                " ".join(filter(None, (entry["name"], "baseline" if baseline else "", said))),
+                (config.baseline() if baseline else config),
             )
 
 
@@ -135,32 +109,33 @@ def train_stack(stack: Stack, seconds: float) -> list[Any]:
     return runs
 
 
-def train_all(stacks: Sequence[Stack], left: Any, attempt: Any, log: Log) -> bool:
-    """Train stacks until none of the seconds that `left()` says are left; False where one failed otherwise."""
-    for stack in stacks:
-        if all(is_finished(config) for config in stack.configs.values()):
+def train(stack: Stack, left: float, attempt: Callable[[str], bool], log: Log) -> str:
+    """Train a stack for at most `left` seconds: "kept" as it was, "trained", or "failed".
+
+    Failed means otherwise than by time or by losses that are not finite, which are an answer too.
+    """
+    try:
+        if all(map(is_finished, stack.configs.values())):
             log(f"finished before: {stack.name}")
-            continue
-        if left() < 2:
+            return "kept"
+        if left < LEAST_S:
             log(f"no time left for: {stack.name}")
-            continue
+            return "kept"
         if not attempt(stack.name):
-            continue
-        log(f"trains for at most {left():.0f} s: {stack.name}")
-        try:
-            runs = train_stack(stack, left())
-        except OutOfTime as error:
-            log(f"goes on next time: {error}")
-            continue
-        except NonFiniteLoss as error:
-            log(f"NOT FINITE {stack.name}: {error}")
-            continue
-        except Exception:
-            log.failure(stack.name)
-            return False
-        for run in runs:
+            return "kept"
+        log(f"trains for at most {left:.0f} s: {stack.name}")
+        for run in train_stack(stack, left):
             log(f"finished {run.key}: {_result(run)}")
-    return True
+    except OutOfTime as error:
+        log(f"goes on next time: {error}")
+    except NonFiniteLoss as error:
+        log(f"NOT FINITE {stack.name}: {error}")
+    except Exception:
+        log.failure(stack.name)
+        return "failed"
+    finally:
+        clear_memory()
+    return "trained"
 
 
 def _result(run: Any) -> str:
@@ -172,14 +147,15 @@ def _result(run: Any) -> str:
 
 
 def unpack(archives: Sequence[Path], log: Log) -> None:
-    """Runs of an earlier campaign into the store, where it does not have them."""
+    """Runs of an earlier campaign into the store, where it does not have them; what is in it is checked when read."""
     for archive in archives:
         try:
             with zipfile.ZipFile(archive) as file:
-                keys = sorted({name.partition("/")[0] for name in file.namelist()})
-                for key in (key for key in keys if key.isalnum() and not (store.store_root() / key).exists()):
-                    members = [name for name in file.namelist() if name.startswith(f"{key}/")]
-                    file.extractall(store.store_root(), members)
-                    log(f"taken from {archive.name}: run {key}")
+                names = [name for name in file.namelist() if re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]*", name)]
+                keys = {name.partition("/")[0] for name in names}
+                missing = sorted(key for key in keys if not (store.store_root() / key).exists())
+                file.extractall(store.store_root(), [name for name in names if name.partition("/")[0] in missing])
+            if missing:
+                log(f"{archive.name}: runs {', '.join(missing)} are taken from it")
         except Exception:
             log.failure(f"to read {archive.name}")

@@ -12,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 from campaign_log import Log
-from campaign_runs import Stack, is_finished, manifest_of, store
+from campaign_runs import Stack, is_finished
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from anm_nb import store
 
 ARCHIVES = 4  # beside log.txt, steps.csv, runs.csv and curves.parquet: 8 files in all
 ARCHIVE_BYTES = 14 * 2**20
@@ -31,28 +33,33 @@ def labels(name: str, config: Any) -> dict[str, Any]:
     return values | {field: getattr(config, field, None) for field in FIELDS} | {"steps": config.total_steps()}
 
 
-def write_tables(stacks: Sequence[Stack], out: Path, commit: str | None) -> None:
+def write_tables(stacks: Sequence[Stack], out: Path, commit: str, log: Log) -> None:
     """`runs.csv`, a row for each seed of the finished runs, and `curves.parquet`, all records, of the others too."""
     finals, curves = [], []
     for name, config in ((name, config) for stack in stacks for name, config in stack.configs.items()):
-        key = store.run_key(config)
-        told = {"key": key} | labels(name, config)
-        if is_finished(config):
-            run = store.Run(store.store_root() / key)
-            finals.append(_finals(run, told, commit))
-            curves.append(run.metrics.assign(**told, finished=True))
-        elif rows := _unfinished(store.partial_root() / key):
-            curves.append(pd.DataFrame(rows).assign(**told, finished=False))
+        try:
+            key = store.run_key(config)
+            told = {"key": key} | labels(name, config)
+            if is_finished(config):
+                run = store.Run(store.store_root() / key)
+                finals.append(_finals(run, told, commit))
+                curves.append(run.metrics.assign(**told, finished=True))
+            elif rows := _unfinished(store.partial_root() / key):
+                curves.append(pd.DataFrame(rows).assign(**told, finished=False))
+        except Exception:
+            log.failure(f"to tabulate {name}")
     if finals:
         _replace(out / "runs.csv", pd.concat(finals, ignore_index=True).to_csv(index=False).encode())
     if curves:
         _replace(out / "curves.parquet", pd.concat(curves, ignore_index=True).to_parquet(index=False))
 
 
-def _finals(run: Any, told: Mapping[str, Any], commit: str | None) -> pd.DataFrame:
+def _finals(run: Any, told: Mapping[str, Any], commit: str) -> pd.DataFrame:
     """The last row of each seed: final scores beside those of the references, seconds, and where it comes from."""
     last = run.metrics.groupby("seed").last().reset_index()
-    shown = [name for name in last if "/" in name or name.startswith(("test_", "tau_", "mse", "selected_step", "loss_"))]
+    shown = [
+        name for name in last if "/" in name or name.startswith(("test_", "tau_", "mse", "selected_step", "loss_"))
+    ]
     seconds = run.provenance.get("training_seconds") or {}
     table = last[["seed"]].assign(**told, seconds=[(seconds.get(str(seed)) or [None])[-1] for seed in last["seed"]])
     environment = {"card": run.provenance["device"], "torch": run.provenance["versions"]["torch"]}
@@ -78,9 +85,13 @@ def write_archives(stacks: Sequence[Stack], out: Path, weights: bool, log: Log) 
     configs = [config for stack in stacks for config in stack.configs.values() if is_finished(config)]
     runs = [store.Run(store.store_root() / store.run_key(config)) for config in configs]
     kept: dict[str, dict[str, Tensor]] = {run.key: {} for run in runs}
-    place, used = {}, [0] * ARCHIVES
+    sizes = {run.key: sum(map(len, _contents(run, {}).values())) for run in runs}
+    full = sum(sizes.values()) + sum(
+        _size(_half(run.weights, seed)) for run in runs for seed in run.config.seeds if weights
+    )
+    place, used = {}, [0] * min(ARCHIVES, 1 + full // ARCHIVE_BYTES)
     for run in runs:
-        size, emptiest = len(b"".join(_contents(run, {}).values())), used.index(min(used))
+        size, emptiest = sizes[run.key], used.index(min(used))
         if used[emptiest] + size > ARCHIVE_BYTES:
             log(f"no room in the archives for run {run.key}")
             continue
@@ -89,10 +100,9 @@ def write_archives(stacks: Sequence[Stack], out: Path, weights: bool, log: Log) 
     for turn in range(max((len(run.config.seeds) for run in runs), default=0) if weights else 0):
         for run in (run for run in runs if turn < len(run.config.seeds)):
             own = _half(run.weights, run.config.seeds[turn])
-            size = sum(tensor.nbytes + 256 for tensor in own.values())
-            if used[place[run.key]] + size <= ARCHIVE_BYTES:
+            if used[place[run.key]] + _size(own) <= ARCHIVE_BYTES:
                 kept[run.key] |= own
-                used[place[run.key]] += size
+                used[place[run.key]] += _size(own)
     for archive in range(ARCHIVES):
         inside = [run for run in runs if place[run.key] == archive]
         path = out / f"runs_{archive + 1}.zip"
@@ -110,6 +120,10 @@ def _half(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
         if own := {name: each for name, each in weights.items() if name.startswith(f"seed{seed}.{kind}.")}:
             return {name: each.half() if each.is_floating_point() else each for name, each in own.items()}
     return {}
+
+
+def _size(weights: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes + 256 for tensor in weights.values())  # with what the file says of each
 
 
 def _contents(run: Any, weights: Mapping[str, Tensor]) -> dict[str, bytes]:
@@ -137,7 +151,7 @@ def _write_archive(path: Path, runs: Mapping[Any, Mapping[str, bytes]]) -> None:
 def _manifest(run: Any, contents: Mapping[str, bytes]) -> bytes:
     """The run's manifest with the sizes and checksums of these files."""
     with tempfile.TemporaryDirectory() as folder:
-        manifest_of(run, contents).write(Path(folder))
+        type(run.manifest).of(contents, run.manifest.identity, run.manifest.summary).write(Path(folder))
         return Path(folder, "manifest.json").read_bytes()
 
 

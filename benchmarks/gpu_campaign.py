@@ -56,12 +56,12 @@ def main() -> int:
     parts, exported = [part for part in ("steps", "runs", "export") if part in asked.parts], False
     while parts and not exported and time.time() < until - reserve:
         before = attempted.stat().st_size if attempted.exists() else 0
-        status = _worker(asked, parts, until - reserve, until + 10, log)
+        status = _worker(asked, parts, until - reserve, until + 5, log)
         exported = status == 0
         if not exported and (attempted.stat().st_size if attempted.exists() else 0) == before:
             break  # it failed before anything was begun, and would again
     if "export" in parts and not exported:
-        exported = _worker(asked, ["export"], until, until + 60, log) == 0
+        exported = _worker(asked, ["export"], until, until + 45, log) == 0
     log(f"campaign ended after {time.time() - started:.0f} s")
     return 0 if exported or "export" not in parts else 1
 
@@ -75,7 +75,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-weights", action="store_true", help="leave weights out of the archives")
     parser.add_argument("--commit", default="", help="of the code, where there is no git history to ask")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, as without a GPU")
-    parser.add_argument("--parts", type=_parts, default=("tests", "steps", "runs", "export"), help="only some, by comma")
+    parser.add_argument(
+        "--parts", type=_parts, default=("tests", "steps", "runs", "export"), help="only some, by comma"
+    )
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # seconds since 1970: the process that works
     asked = parser.parse_args()
     if asked.until is None and (asked.budget is None or not asked.budget > 0):
@@ -106,7 +108,9 @@ def gpu_tests(asked: argparse.Namespace, seconds: float, log: Log) -> None:
     if asked.commit and note.exists() and json.loads(note.read_text()) == {"passed": asked.commit}:
         log("tests: passed before at this commit")
         return
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text("utf-8")]
+    files = [
+        path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text("utf-8")
+    ]
     if not files:
         log("tests: none is marked gpu")
         return
@@ -152,29 +156,38 @@ def _worker(asked: argparse.Namespace, parts: list[str], until: float, killed_at
 def work(asked: argparse.Namespace) -> int:
     """Steps, runs and export in this process; returns `FAILED` where a failure may have spoiled the GPU."""
     log = Log(asked.out / "log.txt")
-    import torch
-    from campaign_runs import plan, train_all, unpack
+    try:
+        import torch
+
+        tiny = asked.tiny or not torch.cuda.is_available()
+        card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        log(f"{', '.join(asked.parts)}: {card}, torch {torch.__version__}{', tiny' if tiny else ''}")
+        until = min(asked.until, time.time() + STEPS_SHARE * asked.budget)
+        if "steps" in asked.parts and not measure_steps(asked, tiny, card, until, log):
+            return FAILED
+        return train_and_export(asked, tiny, log)
+    except Exception:
+        log.failure(", ".join(asked.parts))
+        return FAILED
+
+
+def train_and_export(asked: argparse.Namespace, tiny: bool, log: Log) -> int:
+    """Runs by priority, their tables after each stack, and the archives."""
+    from campaign_runs import plan, train, unpack
     from campaign_tables import write_archives, write_tables
 
-    tiny = asked.tiny or not torch.cuda.is_available()
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    log(f"{', '.join(asked.parts)}: {card}, torch {torch.__version__}{', tiny' if tiny else ''}")
-
-    def left() -> float:
-        return asked.until - time.time()
-
-    if "steps" in asked.parts and not measure_steps(asked, tiny, card, min(left(), STEPS_SHARE * asked.budget), log):
-        return FAILED
     unpack(sorted(asked.out.glob("runs_*.zip")), log)
     stacks = plan(asked.list, tiny, log)
-    whole = True
-    if "runs" in asked.parts:
-        whole = train_all(stacks, left, lambda name: _attempt(asked, name), log)
-        write_tables(stacks, asked.out, asked.commit)
-    if whole and "export" in asked.parts:
-        write_tables(stacks, asked.out, asked.commit)
+    for stack in stacks if "runs" in asked.parts else ():
+        outcome = train(stack, asked.until - time.time(), lambda name: _attempt(asked, name), log)
+        if outcome != "kept":
+            write_tables(stacks, asked.out, asked.commit, log)
+        if outcome == "failed":
+            return FAILED
+    if "export" in asked.parts:
+        write_tables(stacks, asked.out, asked.commit, log)
         write_archives(stacks, asked.out, not asked.no_weights, log)
-    return 0 if whole else FAILED
+    return 0
 
 
 def _attempt(asked: argparse.Namespace, name: str) -> bool:
@@ -187,13 +200,13 @@ def _attempt(asked: argparse.Namespace, name: str) -> bool:
     return True
 
 
-def measure_steps(asked: argparse.Namespace, tiny: bool, card: str, seconds: float, log: Log) -> bool:
-    """The missing rows of steps.csv, for so many seconds; False where one failed."""
+def measure_steps(asked: argparse.Namespace, tiny: bool, card: str, until: float, log: Log) -> bool:
+    """The missing rows of steps.csv, begun before the time `until`; False where one failed."""
     import pandas as pd
     import torch
-    from campaign_steps import cases, clear_memory, measure, with_targets
+    from campaign_steps import TINY_WINDOW_S, WINDOW_S, cases, clear_memory, measure, with_targets
 
-    path, until = asked.out / "steps.csv", time.time() + seconds
+    path = asked.out / "steps.csv"
     rows: list[dict[str, Any]] = []
     if path.exists():
         rows = pd.read_csv(path, dtype={"commit": str}, keep_default_na=True).fillna({"commit": ""}).to_dict("records")
@@ -213,7 +226,7 @@ def measure_steps(asked: argparse.Namespace, tiny: bool, card: str, seconds: flo
             log(f"skipped step {case.name}: {type(error).__name__}: {error}")
             continue
         try:
-            row |= measure(config)
+            row |= measure(config, TINY_WINDOW_S if tiny else WINDOW_S)
         except Exception:
             log.failure(f"step {case.name}")
             return False
