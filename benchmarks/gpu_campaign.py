@@ -1,0 +1,245 @@
+"""One command for a GPU that is at hand for a limited time: its tests, a table of steps, runs by priority, tables.
+
+    python benchmarks/gpu_campaign.py --budget SECONDS --out FOLDER [--no-weights] [--commit ID]
+
+In order: (a) `pytest -m gpu`; (b) steps.csv, what a training step costs; (c) the runs of params/sweeps/gpu.yaml, as
+many as there is time for; (d) runs.csv, curves.parquet and the finished runs in runs_1.zip … runs_4.zip, each under
+15 MiB. FOLDER gets 8 files at most, log.txt among them. What an earlier campaign left there is not done again: rows of
+steps.csv from the same card, torch and commit; finished runs, from the archives too; and the checkpoints of unfinished
+runs, as long as the folder of --work (FOLDER/work if not given) is still there.
+
+Without a GPU everything is tiny: it shows that the campaign works, and nothing else. Only torch and the package's light
+dependencies are needed. The work is done in a process of its own, which is started anew after a failure, as an error
+can leave a GPU in a state that nothing else would survive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from campaign_log import Log
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST = ROOT / "params" / "sweeps" / "gpu.yaml"
+TESTS_SHARE, TESTS_MOST = 0.2, 150.0  # of the budget, and seconds
+STEPS_SHARE = 0.35
+EXPORT_SHARE, EXPORT_LEAST, EXPORT_MOST = 0.08, 6.0, 30.0  # kept back for the export
+FAILED = 3  # exit status of the process that works after a failure
+
+
+def main() -> int:
+    """Run the campaign, or, with --parts, some of it in this process."""
+    asked = _arguments()
+    if asked.until is not None:
+        return work(asked)
+    started = time.time()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    asked.work = (asked.work or asked.out / "work").resolve()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"ANM_NB_OUTPUTS": str(asked.work), "ANM_NB_SHAPES": "off", "PYTHONUNBUFFERED": "1"}
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    asked.commit = asked.commit or _commit()
+    log, until = Log(asked.out / "log.txt"), started + asked.budget
+    log(f"campaign of {asked.budget:g} s, commit {asked.commit or 'unknown'}, Python {sys.version.split()[0]}")
+    if "tests" in asked.parts:
+        gpu_tests(asked, min(TESTS_MOST, TESTS_SHARE * asked.budget), log)
+    attempted = asked.work / "attempted.txt"
+    attempted.unlink(missing_ok=True)
+    reserve = min(EXPORT_MOST, max(EXPORT_LEAST, EXPORT_SHARE * asked.budget))
+    parts, exported = [part for part in ("steps", "runs", "export") if part in asked.parts], False
+    while parts and not exported and time.time() < until - reserve:
+        before = attempted.stat().st_size if attempted.exists() else 0
+        status = _worker(asked, parts, until - reserve, until + 5, log)
+        exported = status == 0
+        if not exported and (attempted.stat().st_size if attempted.exists() else 0) == before:
+            break  # it failed before anything was begun, and would again
+    if "export" in parts and not exported:
+        exported = _worker(asked, ["export"], until, until + 45, log) == 0
+    log(f"campaign ended after {time.time() - started:.0f} s")
+    return 0 if exported or "export" not in parts else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, help="seconds in all")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the log, the tables and the archives")
+    parser.add_argument("--work", type=Path, help="folder of the run store and the checkpoints; default: OUT/work")
+    parser.add_argument("--list", type=Path, default=LIST, help="runs by priority; default: params/sweeps/gpu.yaml")
+    parser.add_argument("--no-weights", action="store_true", help="leave weights out of the archives")
+    parser.add_argument("--commit", default="", help="of the code, where there is no git history to ask")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, as without a GPU")
+    parser.add_argument(
+        "--parts", type=_parts, default=("tests", "steps", "runs", "export"), help="only some, by comma"
+    )
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # seconds since 1970: the process that works
+    asked = parser.parse_args()
+    if asked.until is None and (asked.budget is None or not asked.budget > 0):
+        parser.error(f"--budget {asked.budget}: seconds, more than 0")
+    if not asked.list.is_file():
+        parser.error(f"--list {asked.list}: there is no such file")
+    return asked
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    known, parts = ("tests", "steps", "runs", "export"), tuple(text.split(","))
+    if unknown := [part for part in parts if part not in known]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: allowed are {', '.join(known)}")
+    return parts
+
+
+def _commit() -> str:
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def gpu_tests(asked: argparse.Namespace, seconds: float, log: Log) -> None:
+    """The tests that need a GPU, their result and the end of what they print in the log."""
+    note = asked.work / "tests.json"
+    if asked.commit and note.exists() and json.loads(note.read_text()) == {"passed": asked.commit}:
+        log("tests: passed before at this commit")
+        return
+    files = [
+        path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text("utf-8")
+    ]
+    if not files:
+        log("tests: none is marked gpu")
+        return
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--durations=5"]
+    log(f"tests: {len(files)} files, for at most {seconds:.0f} s")
+    began = time.time()
+    try:
+        answer = subprocess.run(
+            [*command, *map(str, files)],
+            cwd=ROOT,
+            timeout=seconds,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        status, said = str(answer.returncode), answer.stdout
+    except subprocess.TimeoutExpired as error:
+        status, said = "out of time", (error.stdout or b"").decode(errors="replace")
+    except OSError as error:
+        status, said = "not started", str(error)
+    log(f"tests: status {status} after {time.time() - began:.0f} s\n" + "\n".join(said.splitlines()[-60:]))
+    if status == "0" and " passed" in said and asked.commit:
+        note.write_text(json.dumps({"passed": asked.commit}))
+
+
+def _worker(asked: argparse.Namespace, parts: list[str], until: float, killed_at: float, log: Log) -> int:
+    """Do some parts in another process; its exit status, that of a failure where it had to be killed."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--out", str(asked.out), "--work", str(asked.work)]
+    command += ["--list", str(asked.list), "--parts", ",".join(parts), "--until", str(until), "--commit", asked.commit]
+    command += [option for option, on in (("--no-weights", asked.no_weights), ("--tiny", asked.tiny)) if on]
+    command += ["--budget", str(asked.budget)]
+    try:
+        status = subprocess.run(command, timeout=max(1.0, killed_at - time.time()), check=False).returncode
+    except subprocess.TimeoutExpired:
+        log(f"{', '.join(parts)}: killed, as it did not end in time")
+        return FAILED
+    if status:
+        log(f"{', '.join(parts)}: ended with status {status}")
+    return status
+
+
+def work(asked: argparse.Namespace) -> int:
+    """Steps, runs and export in this process; returns `FAILED` where a failure may have spoiled the GPU."""
+    log = Log(asked.out / "log.txt")
+    try:
+        import torch
+
+        tiny = asked.tiny or not torch.cuda.is_available()
+        card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        log(f"{', '.join(asked.parts)}: {card}, torch {torch.__version__}{', tiny' if tiny else ''}")
+        until = min(asked.until, time.time() + STEPS_SHARE * asked.budget)
+        if "steps" in asked.parts and not measure_steps(asked, tiny, card, until, log):
+            return FAILED
+        return train_and_export(asked, tiny, log)
+    except Exception:
+        log.failure(", ".join(asked.parts))
+        return FAILED
+
+
+def train_and_export(asked: argparse.Namespace, tiny: bool, log: Log) -> int:
+    """Runs by priority, their tables after each stack, and the archives."""
+    from campaign_runs import plan, train, unpack
+    from campaign_tables import write_archives, write_tables
+
+    unpack(sorted(asked.out.glob("runs_*.zip")), log)
+    stacks = plan(asked.list, tiny, log)
+    for stack in stacks if "runs" in asked.parts else ():
+        outcome = train(stack, asked.until - time.time(), lambda name: _attempt(asked, name), log)
+        if outcome != "kept":
+            write_tables(stacks, asked.out, asked.commit, log)
+        if outcome == "failed":
+            return FAILED
+    if "export" in asked.parts:
+        write_tables(stacks, asked.out, asked.commit, log)
+        write_archives(stacks, asked.out, not asked.no_weights, log)
+    return 0
+
+
+def _attempt(asked: argparse.Namespace, name: str) -> bool:
+    """Whether something was not begun before in this campaign; noted as begun, so that no failure comes twice."""
+    attempted = asked.work / "attempted.txt"
+    if attempted.exists() and name in attempted.read_text("utf-8").splitlines():
+        return False
+    with attempted.open("a", encoding="utf-8") as file:
+        file.write(f"{name}\n")
+    return True
+
+
+def measure_steps(asked: argparse.Namespace, tiny: bool, card: str, until: float, log: Log) -> bool:
+    """The missing rows of steps.csv, begun before the time `until`; False where one failed."""
+    import pandas as pd
+    import torch
+    from campaign_steps import TINY_WINDOW_S, WINDOW_S, cases, clear_memory, measure, with_targets
+
+    path = asked.out / "steps.csv"
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        rows = pd.read_csv(path, dtype={"commit": str}, keep_default_na=True).fillna({"commit": ""}).to_dict("records")
+    where = {"card": card, "torch": torch.__version__, "commit": asked.commit, "tiny": tiny}
+    known = {row["case"] for row in rows if all(row[name] == value for name, value in where.items())}
+    for case in cases(tiny):
+        if case.name in known or not _attempt(asked, case.name):
+            continue
+        if time.time() > until:
+            log(f"no time left for step {case.name}")
+            continue
+        row = {"case": case.name, "family": case.family, "method": case.method, "seeds": case.seeds}
+        row |= {"precision": case.precision, "graph": case.graph}
+        try:
+            config = case.config(tiny)
+        except Exception as error:
+            log(f"skipped step {case.name}: {type(error).__name__}: {error}")
+            continue
+        try:
+            row |= measure(config, TINY_WINDOW_S if tiny else WINDOW_S)
+        except Exception:
+            log.failure(f"step {case.name}")
+            return False
+        finally:
+            clear_memory()
+        rows.append(row | where | {"measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        table = with_targets(rows)
+        table.to_csv(path, index=False, float_format="%.5g")
+        shown = ("ms", "replay_ms", "wall_ms", "share", "setup_s", "start_s", "peak_mib")
+        said = ", ".join(f"{name} {row[name]:.3g}" for name in shown)
+        log(f"step {case.name}: {said}, target {table['target_ms'].iloc[-1]:.3g}, met {table['met'].iloc[-1]}")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

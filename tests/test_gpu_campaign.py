@@ -1,0 +1,166 @@
+"""The GPU campaign at tiny sizes: what it leaves, that nothing is done twice, and that failures end nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from safetensors.torch import load
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "benchmarks" / "gpu_campaign.py"
+TINY = {"size": 3, "width": 8, "batch": 8, "steps": 4, "records": 3, "dev_examples": 4, "test_examples": 4}
+LIST = [
+    {"name": "unknown", "family": "energy", "base": {"tusk": "inverse"}},
+    {"name": "one", "family": "energy", "base": TINY | {"task": "inverse", "seeds": [0, 1]}, "cases": [{"lr": 1e-3}]},
+    {
+        "name": "weights",
+        "family": "energy",
+        "base": TINY | {"task": "addition", "negatives": "stock", "seeds": [3]},
+        "grid": {"contrastive_weight": [0.5, 0.1]},
+    },
+]
+
+
+@pytest.fixture
+def campaign(tmp_path, monkeypatch):
+    """Runs the command and returns what it printed; `path` is a list of runs."""
+    path = tmp_path / "list.yaml"
+    path.write_text(yaml.safe_dump(LIST))
+
+    def run(*options: str, budget: int = 300) -> str:
+        command = [sys.executable, str(SCRIPT), "--budget", str(budget), "--out", str(tmp_path / "out"), *options]
+        if "--list" not in options:
+            command += ["--list", str(path)]
+        answer = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": ""}, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    return run
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """The campaign's modules, imported as the script imports them."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import campaign_log
+    import campaign_runs
+    import campaign_steps
+
+    return campaign_log, campaign_runs, campaign_steps
+
+
+def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path):
+    out = tmp_path / "out"
+    said = campaign("--parts", "runs,export", "--commit", "abc")
+    assert "FAILED to plan 'unknown'" in said
+    assert "did you mean 'task'" in said
+    assert "weights contrastive_weight=0.5; weights contrastive_weight=0.1" in said  # one stack
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
+        "curves.parquet",
+        "log.txt",
+        "runs.csv",
+        "runs_1.zip",
+    ]
+    runs = pd.read_csv(out / "runs.csv")
+    assert runs[["task", "method", "seed", "steps"]].values.tolist() == [
+        ["inverse", "none", 0, 4],
+        ["inverse", "none", 1, 4],
+        ["addition", "stock", 3, 4],
+        ["addition", "stock", 3, 4],
+    ]
+    scores = ["same/mse/model", "harder/mse/model", "same/mse/zero", "seconds"]
+    assert runs[[*scores, "card", "torch", "finished"]].notna().all(axis=None)
+    curves = pd.read_parquet(out / "curves.parquet")
+    assert set(curves["key"]) == set(runs["key"])
+    assert curves["finished"].all()
+    with zipfile.ZipFile(out / "runs_1.zip") as archive:
+        key = runs["key"].iloc[0]
+        weights = load(archive.read(f"{key}/checkpoint.safetensors"))
+        provenance = json.loads(archive.read(f"{key}/provenance.json"))
+    assert {name.split(".")[0] for name in weights} == {"seed0", "seed1"}
+    assert {str(each.dtype) for each in weights.values()} == {"torch.float16"}
+    assert provenance["export"] == {"weights": "float16", "left_out": []}
+
+    # On another machine, where only the files above are left.
+    work = out / "work"
+    work.rename(tmp_path / "elsewhere")
+    said = campaign("--parts", "runs,export", "--no-weights")
+    assert said.count("finished before: ") == 2
+    assert "trains" not in said
+    assert pd.read_csv(out / "runs.csv").equals(runs)
+    with zipfile.ZipFile(out / "runs_1.zip") as archive:
+        assert load(archive.read(f"{key}/checkpoint.safetensors")) == {}
+
+
+def test_a_run_that_time_is_too_short_for_goes_on_next_time(parts, tmp_path, monkeypatch):
+    log, runs, _ = parts
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    path = tmp_path / "list.yaml"
+    path.write_text(yaml.safe_dump(LIST[1:2]))
+    noted = log.Log(tmp_path / "log.txt")
+    (stack,) = runs.plan(path, False, noted)
+    monkeypatch.setattr(runs, "LEAST_S", -1.0)
+    assert runs.train(stack, 0.0, lambda name: True, noted) == "trained"
+    assert "goes on next time: seeds 0, 1: time is up at step 0 of 4" in noted.path.read_text()
+    assert runs.train(stack, 600.0, lambda name: True, noted) == "trained"
+    assert "same/mse/model" in noted.path.read_text()
+    assert runs.train(stack, 600.0, lambda name: True, noted) == "kept"
+
+
+def test_the_list_is_what_the_design_asks_for(parts, tmp_path):
+    log, runs, _ = parts
+    noted = log.Log(tmp_path / "log.txt")
+    stacks = runs.plan(ROOT / "params" / "sweeps" / "gpu.yaml", False, noted)
+    assert not noted.path.exists(), noted.path.read_text()
+    first = [name for stack in stacks for name in stack.configs][:4]
+    assert first == [f"continuous task=inverse negatives={each}" for each in ("none", "stock", "anm", "anm_orthogonal")]
+    grid = [stack for stack in stacks if "hinted sorting" in stack.name]
+    assert [len(stack.configs) for stack in grid] == [5, 1, 1, 1, 1, 1, 1]
+    assert {len(config.seeds) for stack in grid for config in stack.configs.values()} == {10}
+    assert stacks[-1].name.startswith("as published")
+
+
+def test_a_step_is_measured_and_judged(parts):
+    *_, steps = parts
+    case = steps.Case("energy", "anm", 2, "tf32")
+    row = steps.measure(case.config(tiny=True), 0.01)
+    assert row["ms"] > 0
+    assert row["timed"] >= steps.FEWEST
+    told = {"family": "energy", "precision": "tf32", "graph": True, "tiny": False, "seeds": 1}
+    told |= {"card": "a", "torch": "2", "commit": ""}
+    seen = [
+        told | {"method": "anm", "ms": 4.4, "setup_s": 6.0, "share": 0.9},
+        told | {"method": "stock", "ms": 3.1, "setup_s": 1.0, "share": 0.7},
+        told | {"method": "stock", "ms": 20.0, "setup_s": float("nan"), "share": 0.9, "graph": False},
+    ]
+    table = steps.with_targets(seen)
+    assert table["target_ms"].round(9).tolist()[:2] == [4.65, 3.0]
+    assert table["met"].tolist() == [True, False, None]
+    assert table["setup_met"].tolist() == [False, True, None]
+    assert table["share_met"].tolist() == [True, False, None]
+
+
+@pytest.mark.slow
+def test_the_whole_campaign_within_a_minute(campaign, tmp_path):
+    said = campaign("--list", str(ROOT / "params" / "sweeps" / "gpu.yaml"), budget=60)
+    assert "tests: status" in said
+    assert "campaign ended" in said
+    steps = pd.read_csv(tmp_path / "out" / "steps.csv")
+    assert steps["ms"].notna().all()
+    assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) >= 2
+    assert len([path for path in (tmp_path / "out").iterdir() if path.is_file()]) <= 8
+
+
+def test_unknown_parts_are_refused(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--budget", "60", "--out", str(tmp_path), "--parts", "tests,walks"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert "walks: allowed are tests, steps, runs, export" in answer.stderr
