@@ -8,8 +8,6 @@ from typing import Any
 
 from anm_nb.bench.results import GPU, NO_GPU, TITLES, Bench
 from anm_nb.bench.workloads import WORKLOADS
-from anm_nb.studies.public_epoch import PUBLIC_EPOCH_SECONDS, PUBLIC_RATE
-from anm_nb.training.epochs import batches_per_epoch
 
 WORKLOAD_COLUMNS = ("workload", "time", "GFLOP", "share of the machine's rate", "peak memory", "plain", "speed-up")
 TARGET_COLUMNS = ("workload", "target", "measured", "met")

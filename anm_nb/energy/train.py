@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt, model_validator
 
+from anm_nb.bounds import Decay, Examples, Fraction, LearningRate, Records, Size, Steps, Weight, Width, require_memory
 from anm_nb.config import ParameterError
 from anm_nb.energy.learner import Balance, EnergyLearner
 from anm_nb.energy.negatives import NegativeStrategy, strategy_from, strategy_to_json
@@ -17,6 +18,7 @@ from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.memory import weight_bytes
 from anm_nb.training.run import Trained, train
 
 WEIGHTS = ("contrastive_weight", "contrastive_weight_end")  # each of several stacked seeds may have its own
@@ -41,34 +43,34 @@ class EnergyConfig(TrainingConfig):
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
 
     task: str = "inverse"
-    size: PositiveInt = 5
+    size: Size = 5
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside its size
     network: str | None = None
     levels: Annotated[int, Field(ge=2)] = 10
-    width: PositiveInt = 128
+    width: Width = 128
     head: Head = "squared_norm"
     negatives: Annotated[NegativeStrategy | None, BeforeValidator(_strategy), PlainSerializer(_strategy_to_json)] = None
-    contrastive_weight: Annotated[float, Field(ge=0)] | None = None
-    contrastive_weight_end: Annotated[float, Field(ge=0)] | None = None  # where the weight moves to, linearly
+    contrastive_weight: Weight | None = None
+    contrastive_weight_end: Weight | None = None  # where the weight moves to, linearly
     contrast_from: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps before which there is no contrast
     soft_label: bool = False  # label each pair σ(m*) instead of 1 (`soft_info_nce`)
     balance: Balance | None = None  # None: the contrastive weight stays as it is
     probes: bool = False  # on a CPU, prove in every step that the negative is noised once (checklist, section C)
     inner_steps: PositiveInt | None = None  # the sampler's descent steps a level
-    training_examples: PositiveInt | None = None  # a fixed set of so many, in epochs; None: fresh ones in every step
-    dev_examples: PositiveInt = 256
-    test_examples: PositiveInt | None = None  # None: no final evaluation on test problems
+    training_examples: Examples | None = None  # a fixed set of so many, in epochs; None: fresh ones in every step
+    dev_examples: Examples = 256
+    test_examples: Examples | None = None  # None: no final evaluation on test problems
     # Numbers of descent steps a level to test at, beside the sampler's own.
     test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
-    steps: PositiveInt = 300
-    batch: PositiveInt = 128
-    lr: PositiveFloat = 1e-3
-    lr_final: Annotated[float, Field(gt=0, le=1)] = 0.05  # cosine decay to this fraction of lr; 1 = constant
+    steps: Steps = 300
+    batch: Examples = 128
+    lr: LearningRate = 1e-3
+    lr_final: Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
     clip_norm: PositiveFloat = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    ema_every: PositiveInt = 1
-    records: Annotated[int, Field(ge=3)] = 10  # measurements, half of them in the first 20 % of steps
-    record_every: PositiveInt | None = None  # measure every so many steps, and at the last, instead
+    ema_decay: Decay = 0.99
+    ema_every: Steps = 1
+    records: Records = 10  # measurements, half of them in the first 20 % of steps
+    record_every: Steps | None = None  # measure every so many steps, and at the last, instead
 
     @model_validator(mode="after")
     def _usable(self) -> EnergyConfig:
@@ -78,7 +80,21 @@ class EnergyConfig(TrainingConfig):
         get_network(self.network or task.network)
         if self.balance is not None and self.contrastive_weight_end is not None:
             raise ParameterError("balance and contrastive_weight_end: either adapts the contrastive weight, not both")
+        require_memory(dict(self), self.least_bytes(task))
         return self
+
+    def least_bytes(self, task: DenoisingTask) -> dict[str, int]:
+        """Bytes that training one seed needs at least, by the fields they come from."""
+        row = 4 * (task.x_dim + 4 * task.y_dim)  # with the target its noise, the noised point and its score
+        kept = len(self.record_steps()) if self.keep_weights else 0
+        large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
+        return {
+            "width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0,
+            "batch size": self.batch * row,
+            "dev_examples size": self.dev_examples * row,
+            "training_examples size": (self.training_examples or 0) * 4 * (task.x_dim + task.y_dim),
+            "test_examples size": (self.test_examples or 0) * row,
+        }
 
     def make_task(self) -> DenoisingTask:
         """The task, with its options."""
