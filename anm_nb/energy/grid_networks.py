@@ -29,9 +29,8 @@ class GraphLayer(nn.Module):
 
     g_ij = W₁h_ij + W₂h_ji + W₃ tanh(Σ_m (A h_im) ∘ (B h_mj)) + W₄ mean_m h_im + W₅ mean_m h_mj.
 
-    The sum runs over the nodes m that may connect i with j. It is a sum with a bound, not a mean, because what it has
-    to find is whether there is such a node: one counts as much among 18 nodes as among 12, where a mean would dilute
-    it, and many count little more than one, so that sums over more nodes stay in range.
+    The sum runs over the nodes m that may connect i with j. A bounded sum finds whether there is such a node: one
+    counts as much among 18 as among 12, where a mean would dilute it, and many count little more than one.
     """
 
     def __init__(self, width: int, level_dim: int) -> None:
@@ -61,11 +60,10 @@ class GraphEnergy(EnergyNetwork):
 
     Each pair starts from (x_ij, ỹ_ij, [i = j]); `GraphLayer`s then let it see all pairs that share a node with it, so
     that L layers can join paths of 2ᴸ edges. One output a pair; `squared_norm` sums their squares, `scalar` sums them,
-    unbounded below. A sum over pairs, as the energy that denoising asks for is one over entries: scores keep their
-    scale as n grows. Relabelling the nodes leaves the energy as it is.
+    unbounded below, so that scores keep their scale as n grows. Relabelling the nodes leaves the energy as it is.
 
-    This is a network of the project's own. The published runs (IRED, arXiv 2406.11179, appendix A) used a neural logic
-    machine of breadth 3 with 32 channels, which carries vectors of ordered triples too.
+    A network of the project's own: the published runs (IRED, arXiv 2406.11179, appendix A) used a neural logic machine
+    of breadth 3 with 32 channels, which carries vectors of ordered triples too.
     """
 
     name = "graph"

@@ -1,15 +1,13 @@
 """The energy's shape around the truth, towards a negative (ANM checklist, section E).
 
-An energy here is a function of noised points [b, d] with values [b], whose x, k and noise the caller has fixed;
-`start` is the noised positive ỹ⁺ and `end` the noised negative ỹ⁻, with the same noise. Rows must not see one another,
-and the function has to allow torch.func's vmap, grad and jvp, as plain PyTorch code does. Energies are in nats, as the
-contrastive loss reads them. No graph is kept, no weight gets a gradient and nothing is drawn at random.
+An energy here is a function of noised points [b, d] with values [b] in nats, whose x, k and noise the caller has fixed,
+and which allows torch.func's vmap, grad and jvp; `start` is the noised positive ỹ⁺ and `end` the noised negative ỹ⁻,
+with the same noise. No graph is kept, no weight gets a gradient and nothing is drawn at random.
 
 Where x has one right answer, the energy that the denoising loss asks for (`optimal_energy`) gives known numbers, Δ̃
-being ỹ⁻ − ỹ⁺: the barrier is max(0, m*), m* from `SharedNoise.optimal_margin`; φ''(0) is ‖Δ̃‖²/σ_k, whatever the
-direction; the directional derivative is ε·Δ̃/‖Δ̃‖. There the document's wishes end, that barrier and curvature rise and
-the derivative turn positive: a landscape steeper than that has a wrong score, and towards a negative that removes the
-noise (Δ̃ ∝ −ε) the derivative is −‖ε‖ for a perfect denoiser.
+being ỹ⁻ − ỹ⁺: the barrier is max(0, m*) (`SharedNoise.optimal_margin`), φ''(0) is ‖Δ̃‖²/σ_k and the directional
+derivative ε·Δ̃/‖Δ̃‖, −‖ε‖ towards a negative that removes the noise. There end the document's wishes that barrier and
+curvature rise and the derivative turn positive: a landscape steeper than that has a wrong score.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class Linear(nn.Module):
 def test_effects_of_sgd_updates_of_a_linear_energy_are_those_of_the_closed_form():
     """With d = ỹ⁻ − ỹ⁺: m = w·d, and one step of η moves w by −η((2/D)(w − mean ε) − λ mean σ(−m) d)."""
     rate, weight = 0.2, 3.0
-    learner = config(Random(eps=2.0), FAR, task="addition", contrastive_weight=weight).learner(0, "cpu")
+    learner = config(Random(eps=2.0), FAR, task="addition", contrastive_weight=weight).learner(1, "cpu")
     learner.model = model = Linear(4)
     learner.groups = [ParameterGroup("energy", [model.w], torch.optim.SGD([model.w], lr=rate), clip_norm=1e9)]
     losses = learner.losses(0, model)
