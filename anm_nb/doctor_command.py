@@ -55,7 +55,7 @@ def notebook_parameters(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     except ParameterError:  # another family's run, or a user's own strategy
         return None
     strategy = _name_of(config.negatives)
-    values = config.loop.model_dump(mode="json") | dict(settings)
+    values = config.model_dump(mode="json")
     values |= {"strategies": [strategy], "seeds": list(config.seeds)}
     weight = config.make_task().contrastive_weight if config.contrastive_weight is None else config.contrastive_weight
     flat = {name: values[name] for name in AnmVsCorruption.model_fields if name in values}

@@ -35,7 +35,7 @@ from anm_nb.run import CONFIGS, CorruptRun, Manifest, Run, faults, key_of, read_
 from anm_nb.user_code import classes_of_the_user, code_digest
 
 if TYPE_CHECKING:
-    from anm_nb.training.loop import Trained
+    from anm_nb.training.run import Trained
 
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from anm_nb.analysis.stats import paired_difference
 from anm_nb.config import ParameterError
-from anm_nb.ranking.train import RankingConfig
 from anm_nb.ranking.variants import FIXES
 from anm_nb.store import Run
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
@@ -155,19 +153,13 @@ def probe(run: Run, example: int = 0) -> Probe:
 def probe_problems(run: Run, place: int) -> tuple[np.ndarray, np.ndarray]:
     """True ranks, and which are visible, of the dev problems of a seed, by its place: both [problems, items].
 
-    At least of those whose routing the trace keeps. Where it lacks the problems they are drawn again, which gives the
-    same ones on the same kind of device alone: raises `ParameterError` for a run trained on a GPU.
+    Those whose routing the trace keeps. Raises `ParameterError` for a run of an older version, whose trace lacks them.
     """
-    if "probe_ranks" in run.trace:
-        ranks, known = (run.trace[f"probe_{name}"][place] for name in ("ranks", "known"))
-        return ranks.flatten(0, -2).numpy(), known.flatten(0, -2).bool().numpy()
-    require_cpu(run, "the problems that its routing belongs to")
-    config = run.config
-    assert isinstance(config, RankingConfig)
-    source = generator(config.seeds[place], "dev")
-    problems = config.make_task().sample(config.dev_samples, generator=source, stream="dev")
-    known = torch.ones_like(problems.y, dtype=torch.bool) if problems.known is None else problems.known
-    return problems.y.numpy(), known.numpy()
+    if "probe_ranks" not in run.trace:
+        raise ParameterError(f"run {run.key}: its trace lacks the problems that its routing belongs to; train it again")
+    ranks, known = (run.trace[f"probe_{name}"][place] for name in ("ranks", "known"))
+    return ranks.flatten(0, -2).numpy(), known.flatten(0, -2).bool().numpy()
+
 
 
 def require_cpu(run: Run, what: str) -> None:

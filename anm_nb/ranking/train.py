@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from anm_nb.bounds import require_memory
+from anm_nb.bounds import Seeds, require_memory
 from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel

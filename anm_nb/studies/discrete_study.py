@@ -229,7 +229,7 @@ def at_every_level(learner: EnergyLearner, model: nn.Module, purpose: str) -> Mi
         noise=SharedNoise(schedule, torch.arange(levels).repeat_interleave(n), problem.noise.eps.repeat(levels, 1)),
         model=model,
         averaged=model,
-        draws=RowDraws([generator(learner.seed, f"discrete/{purpose}")], "cpu"),
+        draws=RowDraws([generator(learner.seeds[0], f"discrete/{purpose}")], "cpu"),
         clues=None if clues is None else Clues(clues.mask.repeat(levels, 1), clues.values.repeat(levels, 1)),
     )
 

@@ -38,7 +38,7 @@ def _round(plain: Training, probed: Training) -> dict[str, float]:
     stepped = time.perf_counter()
     losses = probed.losses(inputs[1], kind)
     computed = time.perf_counter()
-    probed.learner.measure_contrast(losses.detail, [Measurement({})])
+    probed.learner.measure_contrast(losses.detail, [Measurement({})])  # type: ignore[attr-defined]
     read = time.perf_counter()
     probed.update(losses, kind)
     updated = time.perf_counter()

@@ -23,7 +23,7 @@ from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
 from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.training.loop import cpu_threads
+from anm_nb.training.run import cpu_threads
 from anm_nb.training.seeds import RowDraws, generator
 
 RULES: tuple[Rule, ...] = ("fixed", "armijo", "barzilai_borwein")

@@ -37,7 +37,7 @@ from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, get_negatives, named_negatives
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.energy_settings import TaskName
 from anm_nb.studies.miner_measurements import (
     RULES,
@@ -159,7 +159,7 @@ def training_rows(run: store.Run) -> pd.DataFrame:
 
 def optimal_dev_margin(config: EnergyConfig, seed: int) -> float:
     """The mean margin that E* gives the held-out pairs of a run: more than that is no better score, but a worse one."""
-    learner = EnergyLearner(config, seed, "cpu")
+    learner = config.learner(seed)
     problem = learner.dev_problem
     return float(problem.noise.optimal_margin(problem.y_pos, learner.dev_negatives).mean())
 

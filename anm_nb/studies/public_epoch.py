@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.training.epochs import batches_per_epoch
-from anm_nb.training.loop import resolve_device
+from anm_nb.training.learner import resolve_device
 from anm_nb.training.timing import matmul_rate, step_seconds
 
 # One epoch of the public reference implementation at the document's setting with 12 iterations, and the rate of the
@@ -20,7 +20,7 @@ def public_epoch_ratio(config: RankingConfig, rounds: int = 3) -> dict[str, floa
     below 1 is faster than the reference.
     """
     steps = batches_per_epoch(config.train_samples, config.batch)
-    timed = step_seconds({"model": config.learner}, config.loop, rounds=rounds)
+    timed = step_seconds({"model": config}, rounds=rounds)
     rate = matmul_rate(config.threads, resolve_device(config.device))
     epoch = float(timed["model"].median()) * steps
     public = PUBLIC_EPOCH_SECONDS * PUBLIC_RATE / rate

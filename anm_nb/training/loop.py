@@ -282,8 +282,8 @@ class Training:
             self.step, self.seconds = facts["step"], facts["spent"]
             self.model.members[place].load_state_dict(by_prefix(tensors, "model."))
             self.averaged.members[place].load_state_dict(by_prefix(tensors, "averaged."))
-            for name, each in self.learner.state.items():
-                each[place] = tensors[f"state.{name}"]
+            for name, state in self.learner.state.items():
+                state[place] = tensors[f"state.{name}"]
             for purpose, sources in self.learner.generators.items():
                 sources[place].set_state(tensors[f"generator.{purpose}"].cpu())
             for each in self.optimisers:

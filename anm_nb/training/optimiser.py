@@ -68,7 +68,7 @@ def update(total: Float[Tensor, " seeds"], optimisers: Sequence[StackOptimiser],
             each.update([next(gradients) for _ in each.parameters], factor)
 
 
-def clip_(gradients: Sequence[Tensor], max_norm: float, seeds: int) -> Float[Tensor, " seeds"]:
+def clip_(gradients: list[Tensor], max_norm: float, seeds: int) -> Float[Tensor, " seeds"]:
     """Scale each seed's gradient, over all stacks [S, …] together, to at most `max_norm`; the norms before that.
 
     For each seed it is what `nn.utils.clip_grad_norm_` does; stacks of one seed have no axis of seeds.

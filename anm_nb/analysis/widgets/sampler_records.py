@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anm_nb.analysis.widgets.answers import AnswerPictures
 from anm_nb.energy.evaluate import trained_energy
-from anm_nb.energy.sampler import SamplerConfig, SamplerState, sample
+from anm_nb.energy.sampler import SamplerState, sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.store import Run
@@ -46,7 +46,7 @@ class Solutions:
         self.run, self.config = run, run.config
         self.task = self.config.make_task()
         self.answers = AnswerPictures(self.task)
-        self.sampler = self.config.sampler or SamplerConfig(inner_steps=self.task.inner_steps)
+        self.sampler = self.config.make_sampler(self.task)
         self.problems, self._energy = cache(self._problems), cache(self._trained)
         self._solved: dict[tuple[int, int], Solution] = {}
 
