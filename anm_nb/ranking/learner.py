@@ -22,6 +22,7 @@ from anm_nb.training.stack import Stack
 
 if TYPE_CHECKING:
     from anm_nb.ranking.train import RankingConfig
+    from anm_nb.training.loop import Training
 
 PROBES = 4  # dev problems of which x, ranks, mask and, at every record, routing weights are kept
 
@@ -107,10 +108,10 @@ class RankingLearner:
         return StepLosses(loss_rank + loss_entropy, {"loss_rank": loss_rank, "loss_entropy": loss_entropy})
 
     @torch.no_grad()
-    def measure(self, step: int, now: Mapping[str, Tensor], averaged: Stack, losses: StepLosses) -> list[Measurement]:
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
         """τ on dev and routing of every seed, over all and for every iteration."""
-        output = averaged.each(RankingModel.__call__, torch.stack([batch.x for batch in self.dev]))
-        epoch = self.epoch(step)
+        output = training.averaged.each(RankingModel.__call__, torch.stack([batch.x for batch in self.dev]))
+        epoch = self.epoch(training.step)
         measured = []
         for place, member in enumerate(self.members):
             dev = assess(RankingOutput(*(each[place] for each in output)), self.dev[place])
