@@ -16,8 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.energy.constraints import Constraint
-from anm_nb.energy.constraints import L2Ball
+from anm_nb.energy.constraints import Constraint, L2Ball
 from anm_nb.energy.networks import gradient_and_value
 from anm_nb.training.graph import host_may_wait
 

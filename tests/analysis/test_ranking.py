@@ -35,7 +35,6 @@ from anm_nb.analysis.tables import collect, score_table
 from anm_nb.ranking.train import RankingLearner
 from anm_nb.ranking.variants import FIXES
 from anm_nb.store import get_or_train
-from anm_nb.studies.public_epoch import public_epoch_ratio
 from anm_nb.studies.ranking_settings import HrmVsBaseline
 
 TINY = {

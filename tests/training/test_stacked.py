@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anm_nb.training.stacked import StackedLosses, StackedTraining
+from anm_nb.training.stacked_network import StackedNetwork
+from anm_nb.training.stacked_optimiser import clip_each_
 from torch import nn
 
 from anm_nb.config import ParameterError
@@ -19,9 +22,6 @@ from anm_nb.ranking.train import RankingConfig, RankingLearner
 from anm_nb.training.learner import Measurement, ParameterGroup, StepLosses
 from anm_nb.training.loop import LoopConfig, NonFiniteLoss, SeedTraining, train
 from anm_nb.training.seeds import generator
-from anm_nb.training.stacked import StackedLosses, StackedTraining
-from anm_nb.training.stacked_network import StackedNetwork
-from anm_nb.training.stacked_optimiser import clip_each_
 
 SEEDS = (3, 0, 1)
 
