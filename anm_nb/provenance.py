@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from anm_nb.training.loop import Trained
+    from anm_nb.training.run import Trained
 
 MANIFEST = "manifest.json"
 FORMAT: Literal[2] = 2  # 1 had neither key nor identity
