@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -125,6 +125,7 @@ class Measurement:
     selection: float | None = None
 
 
+@runtime_checkable
 class Learner(Protocol):
     """S seeds of a family: networks, optimisers' groups, every generator drawn from, losses and measurements.
 

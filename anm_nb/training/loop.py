@@ -107,6 +107,7 @@ class Training:
             if step not in recorded:
                 self.take(inputs, kind)
                 continue
+            self._count_time()
             losses = self.losses(inputs, kind)
             self._measure(losses)
             if not self.running():
@@ -199,8 +200,8 @@ class Training:
 
     def _measure(self, losses: StepLosses) -> None:
         """Every running seed's own row of metrics; those that stop here are ended."""
-        self._count_time()
         self._drop_failed()
+        spent = time.perf_counter() - self.began  # in this step's losses
         parts = {name: values.tolist() for name, values in losses.parts.items()}
         norms = {f"grad_norm_{each.group.name}": each.norms.tolist() for each in self.optimisers}
         measured = self.learner.measure(self, losses)
@@ -214,6 +215,7 @@ class Training:
                 record.kept |= {f"step{self.step}.averaged.{n}": t.to("cpu", copy=True) for n, t in averaged.items()}
             if record.stops(self.config):
                 self._end(place)
+        self.seconds += spent
         self.began = time.perf_counter()
 
     def _end(self, place: int) -> None:
