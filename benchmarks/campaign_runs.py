@@ -114,16 +114,16 @@ def train(stack: Stack, left: float, attempt: Callable[[str], bool], log: Log) -
 
     Failed means otherwise than by time or by losses that are not finite, which are an answer too.
     """
+    if all(map(is_finished, stack.configs.values())):
+        log(f"finished before: {stack.name}")
+        return "kept"
+    if left < LEAST_S:
+        log(f"no time left for: {stack.name}")
+        return "kept"
+    if not attempt(stack.name):
+        return "kept"
+    log(f"trains for at most {left:.0f} s: {stack.name}")
     try:
-        if all(map(is_finished, stack.configs.values())):
-            log(f"finished before: {stack.name}")
-            return "kept"
-        if left < LEAST_S:
-            log(f"no time left for: {stack.name}")
-            return "kept"
-        if not attempt(stack.name):
-            return "kept"
-        log(f"trains for at most {left:.0f} s: {stack.name}")
         for run in train_stack(stack, left):
             log(f"finished {run.key}: {_result(run)}")
     except OutOfTime as error:
