@@ -139,10 +139,9 @@ def train(stack: Stack, left: float, attempt: Callable[[str], bool], log: Log) -
 
 
 def _result(run: Any) -> str:
-    """Its final scores in one line, the mean over seeds."""
-    last = run.metrics.groupby("seed").last()
-    shown = [name for name in ("same/mse/model", "harder/mse/model", "test_tau_all", "test_tau_obs") if name in last]
-    shown = shown or [name for name in last if name.endswith("/model")]
+    """Its final scores in one line, the mean over seeds and their standard deviation."""
+    last, metric = run.metrics.groupby("seed").last(), run.config.make_task().metric
+    shown = [name for name in (f"same/{metric}/model", f"harder/{metric}/model", f"test_{metric}") if name in last]
     return ", ".join(f"{name} {last[name].mean():.5f} ± {last[name].std():.5f}" for name in shown)
 
 
