@@ -49,6 +49,7 @@ def plan(path: Path, tiny: bool, log: Log) -> list[Stack]:
                 raise ValueError(f"{', '.join(sorted(unknown))}: allowed are {', '.join(sorted(ENTRY))}")
             stacks: dict[str, dict[str, Any]] = {}
             for name, config in _configs(entry, tiny):
+                store.run_key(config)  # refuses a device that is not here
                 stacks.setdefault(config.stack_key(), {})[name] = config
             found += [Stack(place, configs) for configs in stacks.values()]
         except Exception:
