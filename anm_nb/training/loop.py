@@ -79,8 +79,7 @@ class Training:
         """
         with self.on_stream():
             self._run(shown)
-        if failures := [record.failure for record in self.records if record.failure]:
-            raise NonFiniteLoss("\n".join(failures))
+        self._raise_failures()
         return self.records
 
     @contextmanager
@@ -188,14 +187,12 @@ class Training:
         for place, step in enumerate(self.failed_at.tolist()):
             if step < 0 or self.records[place].ended:
                 continue
-            values = {name: float(each[place]) for name, each in self.failed.items()}
-            said = ", ".join(f"{name} = {value:g}" for name, value in values.items() if name != "loss")
-            self.records[place].ended = True
-            self.records[place].failure = (
-                f"loss = {values['loss']:g} at step {step} of seed {self.records[place].seed} ({said}); "
-                "a lower learning rate, stronger clipping or float32 precision are the first things to try"
-            )
-        if not self.running() and (failures := [each.failure for each in self.records if each.failure]):
+            self.records[place].fail(step, {name: float(each[place]) for name, each in self.failed.items()})
+        if not self.running():
+            self._raise_failures()
+
+    def _raise_failures(self) -> None:
+        if failures := [record.failure for record in self.records if record.failure]:
             raise NonFiniteLoss("\n".join(failures))
 
     def _measure(self, losses: StepLosses) -> None:
