@@ -14,11 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.provenance import PACKAGES
 from anm_nb.store import RunConfig, finished_runs, get_or_train, run_key
-from anm_nb.training.loop import LoopConfig, Trained
+from anm_nb.training.run import Trained
 
 
 class Toy(RunConfig):
@@ -58,9 +57,9 @@ def trained(outputs: Path) -> list[int]:
 
 
 def energy_config(negatives="stock", **options):
-    loop = LoopConfig(steps=4, batch=8, records=3, checkpoint_every=2, seeds_at_once="loop")
-    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "seeds": [0], "loop": loop}
-    return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "seeds": [0], "inner_steps": 1}
+    small |= {"steps": 4, "batch": 8, "records": 3, "checkpoint_every": 2}
+    return EnergyConfig(**small | options, negatives=negatives)
 
 
 # once
@@ -86,7 +85,7 @@ import pathlib, sys, time
 import pandas as pd
 from anm_nb.provenance import PACKAGES
 from anm_nb.store import RunConfig, get_or_train
-from anm_nb.training.loop import Trained
+from anm_nb.training.run import Trained
 
 HERE = pathlib.Path(__file__).parent
 
