@@ -10,7 +10,7 @@ import textwrap
 from types import ModuleType
 
 import pytest
-from anm_nb.tasks.inverse import Inverse
+from anm_nb.tasks.matrices import Inverse
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
