@@ -55,7 +55,7 @@ class StackOptimiser:
                 values = [state[key] for state in states]
                 name = key.split(".", 1)[1]
                 joined = values[0] if name == "step" or self.stack.size == 1 else torch.stack(values)
-                self.optimiser.state[parameter][name] = joined.clone()
+                self.optimiser.state[parameter][name] = joined.to(parameter.device, copy=True)
 
 
 def update(total: Float[Tensor, " seeds"], optimisers: Sequence[StackOptimiser], factor: Tensor | float) -> None:
