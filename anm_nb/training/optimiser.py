@@ -77,7 +77,7 @@ def clip_(gradients: list[Tensor], max_norm: float, seeds: int) -> Float[Tensor,
         norms = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         torch._foreach_mul_(gradients, (max_norm / (norms + 1e-6)).clamp_max(1.0))
         return norms.unsqueeze(0)
-    of_each = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
+    of_each = [torch.linalg.vector_norm(gradient.reshape(seeds, -1), dim=1) for gradient in gradients]
     norms = torch.linalg.vector_norm(torch.stack(of_each), dim=0)
     factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
     for gradient in gradients:
