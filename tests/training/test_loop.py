@@ -1,0 +1,269 @@
+"""The loop updates, clips, averages and measures as torch does by hand, whatever the number of seeds in a stack."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from toy import Toy, ToyConfig, assert_same, squares, toy_trained, toy_training, weights_of
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from anm_nb.config import ParameterError
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.training.learner import Member, resolve_device
+from anm_nb.training.loop import NonFiniteLoss, Training
+from anm_nb.training.optimiser import clip_
+from anm_nb.training.run import cpu_threads, train_together
+from anm_nb.training.seeds import generator
+from anm_nb.training.stack import Stack
+
+ALL = ((3,), (3, 0, 1))
+
+
+def by_hand(config, seed, clip=1e9, frozen=0):
+    """The toy's training with torch's own optimisers, clipping and average: weights, averages, and rows."""
+    learner = Toy([Member(config, seed)], "cpu")
+    network = learner.model.members[0]
+    layers = [list(network[0].parameters()), list(network[2].parameters())]
+    optimisers = [
+        torch.optim.AdamW(layers[0], lr=config.lr, weight_decay=0.1),
+        torch.optim.Adam(layers[1], lr=2 * config.lr),
+    ]
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.decay))
+    rows, norms = [], [math.nan, math.nan]
+    for step in range(config.steps + 1):
+        loss = config.slope * squares(network, learner.inputs(step)["x"]).mean()
+        if step in config.record_steps():
+            rows.append({"fit": float(loss.detach()), "grad_norm_first": norms[0], "grad_norm_second": norms[1]})
+        if step == config.steps:
+            break
+        for group, (optimiser, parameters) in enumerate(zip(optimisers, layers, strict=True)):
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+            if group == 1 and step < frozen:
+                continue
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            norms[group] = float(nn.utils.clip_grad_norm_(parameters, clip))
+            optimiser.param_groups[0]["lr"] = (group + 1) * config.lr * config.lr_factor(step)
+        for group, optimiser in enumerate(optimisers):
+            if group == 0 or step >= frozen:
+                optimiser.step()
+        if (step + 1) % config.every == 0:
+            average.update_parameters(network)
+    return weights_of(network), weights_of(average.module), rows
+
+
+@pytest.mark.parametrize("seeds", ALL)
+@pytest.mark.parametrize(("clip", "frozen", "every"), [(1e9, 0, 1), (0.05, 0, 3), (0.3, 5, 1)])
+def test_training_is_what_torch_does_by_hand(seeds, clip, frozen, every, tmp_path):
+    """Losses, AdamW and Adam, clipping, the schedule of learning rates, frozen groups, the average, and its norms."""
+    config = ToyConfig(every=every)
+    trained = toy_trained(config, tmp_path, seeds, clip=clip, frozen=frozen)
+    for seed in seeds:
+        weights, averages, rows = by_hand(config, seed, clip, frozen)
+        for kind, expected in (("model", weights), ("averaged", averages)):
+            for name, tensor in expected.items():
+                torch.testing.assert_close(trained.weights[f"seed{seed}.{kind}.{name}"], tensor, rtol=1e-5, atol=1e-6)
+        found = trained.metrics[trained.metrics["seed"] == seed]
+        assert found["step"].tolist() == config.record_steps()
+        for name in rows[0]:
+            np.testing.assert_allclose(found[name], [row[name] for row in rows], rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 0.7, 1e3])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_clipping_is_torchs_for_each_seed(max_norm, seeds):
+    source = generator(0, "gradients")
+    scales = torch.tensor([1.0, 100.0, 0.01])[:seeds]
+    gradients = [
+        torch.randn(seeds, *shape, generator=source) * scales.view(-1, *[1] * len(shape))
+        for shape in [(4, 3), (5,), ()]
+    ]
+    stacks = [each.clone() if seeds > 1 else each[0].clone() for each in gradients]
+    norms = clip_(stacks, max_norm, seeds)
+    for seed in range(seeds):
+        own = [nn.Parameter(torch.zeros_like(each[seed])) for each in gradients]
+        for parameter, gradient in zip(own, gradients, strict=True):
+            parameter.grad = gradient[seed].clone()
+        torch.testing.assert_close(norms[seed], nn.utils.clip_grad_norm_(own, max_norm))
+        for stack, parameter in zip(stacks, own, strict=True):
+            torch.testing.assert_close(stack[seed] if seeds > 1 else stack, parameter.grad)
+
+
+def test_a_seed_with_a_huge_gradient_changes_nothing_for_its_neighbours(tmp_path):
+    steep = {1: dict.fromkeys(range(13), 1e6)}
+    calm = toy_trained(ToyConfig(), tmp_path / "calm", (0, 1, 2), clip=0.5)
+    wild = toy_trained(ToyConfig(), tmp_path / "wild", (0, 1, 2), clip=0.5, changes=steep)
+    for name, tensor in calm.weights.items():
+        assert torch.equal(tensor, wild.weights[name]) == (not name.startswith("seed1."))
+    norms = wild.metrics.query("seed == 1")["grad_norm_first"]
+    assert np.isnan(norms.iloc[0])  # nothing was updated yet
+    assert (norms.iloc[1:] > 1e4).all()  # as it was before clipping
+
+
+@pytest.mark.parametrize("seeds", ALL)
+def test_a_frozen_group_is_untouched_until_its_step_and_then_moves(seeds, tmp_path):
+    training = toy_training(ToyConfig(record_every=1), tmp_path, seeds, frozen=4)
+    records = training.run()
+    for place in range(len(seeds)):
+        first, second = ([each[place][f"{layer}.weight"] for each in training.learner.seen] for layer in (0, 2))
+        assert all(torch.equal(second[0], second[step]) for step in range(5))  # as found by steps 0 … 4
+        assert all(not torch.equal(second[step], second[step + 1]) for step in range(4, 12))
+        assert all(not torch.equal(first[step], first[step + 1]) for step in range(12))
+        norms = [row["grad_norm_second"] for row in records[place].rows]
+        assert [math.isnan(norm) for norm in norms] == [True] * 5 + [False] * 8
+
+
+@pytest.mark.parametrize("seeds", ALL)
+def test_rows_and_arrays_are_of_their_step_and_measuring_changes_nothing(seeds, tmp_path):
+    trained = {}
+    for every in (1, 5):
+        training = toy_training(
+            ToyConfig(record_every=every, keep_weights=True, decay=0.0), tmp_path / str(every), seeds
+        )
+        records = trained[every] = training.run()
+        for place, record in enumerate(records):
+            assert [row["step"] for row in record.rows] == training.config.record_steps()
+            assert [row["steps_so_far"] for row in record.rows] == [step + 1 for step in training.config.record_steps()]
+            for step, array in zip(training.config.record_steps(), record.arrays["slope"], strict=True):
+                # with a decay of 0 the average is the weights themselves, as that step finds them
+                assert torch.equal(array, training.learner.seen[step][place]["0.weight"])
+                assert torch.equal(array, record.kept[f"step{step}.averaged.0.weight"])
+    for often, seldom in zip(trained[1], trained[5], strict=True):
+        assert all(torch.equal(often.weights[name], tensor) for name, tensor in seldom.weights.items())
+        assert repr([row for row in often.rows[:-1] if row["step"] % 5 == 0]) == repr(seldom.rows[:-1])
+
+
+def test_the_last_weights_are_evaluated_where_nothing_is_selected(tmp_path):
+    training = toy_training(ToyConfig(patience=1), tmp_path, (0, 1))
+    records = training.run()
+    for record in records:
+        assert torch.equal(training.learner.evaluated[record.seed]["0.weight"], record.weights["averaged.0.weight"])
+        assert "selected_step" not in record.rows[-1]
+        assert not record.selected
+
+
+def test_members_are_views_of_the_stack_and_share_what_they_shared():
+    def tied(seed):
+        network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        network[1].weight = network[0].weight
+        network[0].weight.data = torch.randn(2, 2, generator=generator(seed, "weights"))
+        return network
+
+    alone, members = [tied(seed) for seed in range(3)], [tied(seed) for seed in range(3)]
+    for one, member in zip(alone, members, strict=True):
+        one.load_state_dict(member.state_dict())
+    stack = Stack(members)
+    assert len(list(stack.parameters())) == 3
+    x = torch.randn(6, 2, generator=generator(0, "x"))
+    torch.testing.assert_close(stack(x), torch.cat([one(rows) for one, rows in zip(alone, x.chunk(3), strict=True)]))
+    with torch.no_grad():
+        next(stack.parameters()).mul_(2)
+        members[1][0].bias.fill_(7)
+    assert torch.equal(members[2][1].weight, 2 * alone[2][0].weight)
+    assert any(torch.equal(each[1], torch.full((2,), 7.0)) for each in stack.tensors())
+
+
+# ---- what is not finite ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("host", [True, False])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_seed_step_and_parts_and_the_others_go_on(bad, host, tmp_path):
+    """Where values are not looked at in every step, what is named is the first such step all the same."""
+    training = toy_training(ToyConfig(record_every=6), tmp_path / "some", (5, 7, 9), host, changes={7: {4: bad}})
+    with pytest.raises(NonFiniteLoss) as refusal:
+        training.run()
+    message = rf"loss = {bad:g} at step 4 of seed 7 \(fit = {bad:g}, steps_so_far = 5\)"
+    assert refusal.match(message)
+    assert "\n" not in str(refusal.value)
+    whole = toy_training(ToyConfig(record_every=6), tmp_path / "all", (5, 7, 9)).run()
+    for place in (0, 2):
+        assert repr(training.records[place].rows) == repr(whole[place].rows)  # NaN equals NaN
+        assert all(torch.equal(training.records[place].weights[n], t) for n, t in whole[place].weights.items())
+
+
+def test_a_stack_that_failed_says_so_again_and_trains_nobody_twice(tmp_path):
+    changes = {1: {4: math.nan}}
+    for _ in range(2):
+        again = toy_training(ToyConfig(), tmp_path, (0, 1), changes=changes)
+        with pytest.raises(NonFiniteLoss, match="at step 4 of seed 1"):
+            again.run()
+    assert again.learner.seen == []
+
+
+@pytest.mark.parametrize("host", [True, False])
+def test_training_ends_where_no_seed_is_left(host, tmp_path):
+    training = toy_training(ToyConfig(steps=100), tmp_path, (0, 1), host, changes={0: {5: math.nan}, 1: {7: math.inf}})
+    with pytest.raises(NonFiniteLoss, match=r"(?s)step 5 of seed 0.*step 7 of seed 1"):
+        training.run()
+    assert len(training.learner.seen) <= 10
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_checkpoint_never_holds_what_is_not_finite(seeds, tmp_path):
+    config = ToyConfig(checkpoint_every=3, record_every=12)
+    with pytest.raises(NonFiniteLoss):
+        toy_trained(config, tmp_path / "a", seeds, changes=dict.fromkeys(seeds, {4: math.nan}))
+    resumed = toy_training(config, tmp_path / "a", seeds)  # had it been written after step 4, it would have failed
+    records = resumed.run()
+    assert len(resumed.learner.seen) == 10  # steps 3 … 12
+    assert all(np.isfinite(row["error"]) for record in records for row in record.rows)
+
+
+@pytest.mark.parametrize("negatives", ["none", "stock", "anm"])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_real_training_that_diverges_is_stopped(negatives, seeds, tmp_path):
+    config = EnergyConfig(
+        size=2, width=8, levels=4, dev_examples=4, inner_steps=1, batch=8, steps=12, records=3, negatives=negatives,
+        lr=1.0, clip_norm=1e30, lr_final=1.0, seeds=seeds,
+    )  # fmt: skip
+    members = [Member(config, seed) for seed in seeds]
+    learner = config.make_learner(members, "cpu")
+    with torch.no_grad():
+        for parameter in learner.model.members[-1].parameters():
+            parameter.mul_(1e12)
+    with pytest.raises(NonFiniteLoss, match=rf"at step \d+ of seed {seeds[-1]} \(loss_mse = "):
+        Training(learner, members, [tmp_path] * len(seeds), "cpu").run()
+
+
+# ---- where and how -----------------------------------------------------------------------------------------------
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_without_a_device_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ParameterError, match=r"device = 'cuda': no CUDA device here; allowed: auto, cpu"):
+        ToyConfig(device="cuda").train(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert resolve_device("auto") == "cpu"
+
+
+def test_threads_are_those_of_the_config_and_given_back():
+    before, inside = torch.get_num_threads(), []
+
+    def training_that_dies():
+        with cpu_threads(before + 1):
+            inside.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        training_that_dies()
+    assert (inside, torch.get_num_threads()) == ([before + 1], before)
+
+
+def test_configs_that_differ_in_more_than_scheduled_numbers_are_refused_one_stack(tmp_path):
+    with pytest.raises(ParameterError, match="differ in more than seeds and scheduled numbers"):
+        train_together([ToyConfig(), ToyConfig(lr=0.2)], [tmp_path, tmp_path])
+
+
+def test_configs_of_one_stack_are_trained_as_each_alone(tmp_path):
+    configs = [ToyConfig(seeds=(0, 1)), ToyConfig(seeds=(1, 2, 3), slope=0.3)]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    together = train_together(configs, folders)
+    for config, trained in zip(configs, together, strict=True):
+        alone = toy_trained(config, tmp_path / f"alone{config.slope}", config.seeds)
+        assert trained.metrics["seed"].drop_duplicates().tolist() == list(config.seeds)
+        for name, tensor in alone.weights.items():
+            torch.testing.assert_close(trained.weights[name], tensor)
+    again = train_together(configs, folders)  # read, not trained
+    for one, other in zip(together, again, strict=True):
+        assert_same(one, other)
