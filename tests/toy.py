@@ -132,9 +132,9 @@ def toy_training(config, folder, seeds=(0,), host=None, **options):
     return Training(Toy(members, "cpu", **options), members, [folder] * len(seeds), "cpu", host)
 
 
-def toy_trained(config, folder, seeds=(0,), **options):
+def toy_trained(config, folder, seeds=(0,), host=None, **options):
     """What such a training leaves."""
-    return trained(toy_training(config, folder, seeds, **options).run(), 1)
+    return trained(toy_training(config, folder, seeds, host, **options).run(), 1)
 
 
 def assert_same(one, other):
