@@ -10,10 +10,6 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from jupyter_page import CHROMIUM
 
-# A GPU's steps are captured as they are, without the checks (and ANM_NB_SHAPES=off needs no beartype).
-if os.environ.get("ANM_NB_SHAPES") != "off":
-    install_import_hook(["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"], "shape_checker.checked")
-
 # Tests run side by side, one process a core; two threads each would only wait for one another.
 torch.set_num_threads(1)
 
@@ -23,6 +19,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Machines differ too much for a deadline; a red run has to be red again when repeated.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check shapes, but where a GPU captures steps as they are, or is asked for (ANM_NB_SHAPES=off needs no beartype)."""
+    on_gpu = torch.cuda.is_available() or config.option.markexpr == "gpu"
+    if not on_gpu and os.environ.get("ANM_NB_SHAPES") != "off":
+        checked = ["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"]
+        install_import_hook(checked, "shape_checker.checked")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

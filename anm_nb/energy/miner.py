@@ -99,6 +99,7 @@ def mine(
     generator: torch.Generator | Sequence[torch.Generator],
     callback: Callable[[Trial], None] | None = None,
     near: Callable[[Tensor], Tensor] | None = None,
+    in_training: bool = False,
 ) -> Mined:
     """Minimise Ẽ(y) = E(y) − λ‖y − y⁺‖² over the constraint, all examples at once.
 
@@ -109,7 +110,8 @@ def mine(
     marked `too_close`. One that has not ended after `turns` turns stays where it is and is marked `miner_cut`.
     With several generators the examples are as many equal blocks, each of which starts from its own, as it would alone.
     Where the host may wait, the loop ends with the last example, starting points are drawn only for blocks that need
-    them, and an energy that is not a finite number raises `ParameterError` with its example and value.
+    them, and an energy that is not a finite number raises `ParameterError` with its example and value (except
+    `in_training`, where one seed's energies may fail and the loss tells of it).
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
 
@@ -131,7 +133,7 @@ def mine(
             break
         trial = now.trial(sources, may_wait)
         gradient, value = gradient_and_value(objective, trial)
-        if may_wait:
+        if may_wait and not in_training:
             _require_finite(value, ~now.done)
         tried = now.judge(trial, value, turn)
         if callback is not None:

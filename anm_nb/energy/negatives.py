@@ -177,7 +177,8 @@ class Anm(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives mined against the EMA energy."""
-        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, problem.draws.generators)
+        constraint, sources = self.constraint(problem), problem.draws.generators
+        return mine(problem.energy, problem.y_pos, constraint, self.miner, sources, in_training=True)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
         """The ball around each truth."""
@@ -227,7 +228,8 @@ class AnmSimplex(NegativeStrategy):
             return answers.decisions_changed(answers.nearest_vertex(y), y_pos)
 
         sources = problem.draws.generators
-        mined = mine(problem.energy, y_pos, answers, self.miner, sources, near=lambda y: changed(y) == 0)
+        near, energy = (lambda y: changed(y) == 0), problem.energy
+        mined = mine(energy, y_pos, answers, self.miner, sources, near=near, in_training=True)
         log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
 

@@ -55,7 +55,7 @@ class StackOptimiser:
                 values = [state[key] for state in states]
                 name = key.split(".", 1)[1]
                 joined = values[0] if name == "step" or self.stack.size == 1 else torch.stack(values)
-                self.optimiser.state[parameter][name] = joined.clone()
+                self.optimiser.state[parameter][name] = joined.to(parameter.device, copy=True)
 
 
 def update(total: Float[Tensor, " seeds"], optimisers: Sequence[StackOptimiser], factor: Tensor | float) -> None:
@@ -77,7 +77,7 @@ def clip_(gradients: list[Tensor], max_norm: float, seeds: int) -> Float[Tensor,
         norms = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         torch._foreach_mul_(gradients, (max_norm / (norms + 1e-6)).clamp_max(1.0))
         return norms.unsqueeze(0)
-    of_each = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
+    of_each = [torch.linalg.vector_norm(gradient.reshape(seeds, -1), dim=1) for gradient in gradients]
     norms = torch.linalg.vector_norm(torch.stack(of_each), dim=0)
     factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
     for gradient in gradients:

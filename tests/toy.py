@@ -1,0 +1,148 @@
+"""A learner small enough to calculate by hand, for tests of what trains it: a net of two layers on fresh points."""
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses, TrainingConfig
+from anm_nb.training.loop import Training
+from anm_nb.training.run import train, trained
+from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.stack import Stack
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing in the loop handles it."""
+
+
+class ToyConfig(TrainingConfig):
+    """How the toy is trained: learning rates fall linearly to `lr_final`."""
+
+    family: ClassVar[str] = "toy"
+
+    steps: int = 12
+    lr: float = 0.1
+    lr_final: float = 0.25
+    decay: float = 0.9
+    every: int = 1
+    record_every: int = 3
+    slope: float = 1.0  # of the loss, a scheduled number
+    seeds: tuple[int, ...] = (0,)
+
+    def total_steps(self):
+        return self.steps
+
+    def record_steps(self):
+        return sorted({*range(0, self.steps, self.record_every), self.steps})
+
+    def lr_factor(self, step):
+        return 1 + (self.lr_final - 1) * step / self.steps
+
+    def averaging(self):
+        return self.decay, self.every
+
+    def stack_key(self):
+        return self.model_dump_json(exclude={"seeds", "slope"})
+
+    def make_learner(self, members, device):
+        return Toy(members, device)
+
+    def train(self, workdir):
+        return train(self, workdir)
+
+
+class Toy:
+    """Its first layer takes AdamW, its second Adam; `changes` are slopes of the loss by seed and step.
+
+    `scores` are dev scores by seed and step, and `die_at` the step in which a kill comes, after the data are drawn.
+    """
+
+    block = 1
+    suspects = "Toy"
+
+    def __init__(self, members, device, clip=1e9, frozen=0, changes=None, scores=None, die_at=None):
+        self.seeds, self.device, self.scores, self.die_at = [each.seed for each in members], device, scores, die_at
+        networks = []
+        for seed in self.seeds:
+            network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+            initialise(network, generator(seed, "weights"))
+            networks.append(network.to(device))
+        self.model, config = Stack(networks), members[0].config
+        first, second = ([*networks[0][layer].parameters()] for layer in (0, 2))
+        self.groups = [
+            ParameterGroup("first", first, torch.optim.AdamW, config.lr, clip, options={"weight_decay": 0.1}),
+            ParameterGroup("second", second, torch.optim.Adam, 2 * config.lr, clip, frozen),
+        ]
+        self.generators = {"data": [generator(seed, "data", device) for seed in self.seeds]}
+        slopes = torch.tensor([[each.config.slope for each in members]] * (config.steps + 1), device=device)
+        for seed, changed in (changes or {}).items():
+            for step, slope in changed.items():
+                slopes[step, self.seeds.index(seed)] = slope
+        self.schedules = {"slope": slopes}
+        self.state = {"steps": torch.zeros(len(self.seeds), device=device)}
+        self.seen = []  # the weights of every seed, as each step finds them
+        self.evaluated = {}
+
+    def inputs(self, step):
+        x = RowDraws(self.generators["data"], self.device).normal((8 * len(self.seeds), 3))
+        if step == self.die_at:
+            raise Killed
+        return {"x": x}
+
+    def branch(self, step, recorded):
+        return None
+
+    def losses(self, inputs, now, branch, averaged):
+        assert self.model.training
+        assert not averaged.training
+        assert not any(parameter.requires_grad for parameter in averaged.parameters())
+        self.seen.append([weights_of(network) for network in self.model.members])
+        self.state["steps"].add_(1)
+        loss = now["slope"] * squares(self.model, inputs["x"]).unflatten(0, (len(self.seeds), -1)).mean(1)
+        return StepLosses(loss, {"fit": loss, "steps_so_far": self.state["steps"].clone()})
+
+    def measure(self, training, losses):
+        measured = []
+        for seed, network in zip(self.seeds, training.averaged.members, strict=True):
+            weight = network[0].weight  # as it is in training: the trace has to keep its value of this step
+            score = None if self.scores is None else self.scores[seed][training.step]
+            measured.append(Measurement({"error": float(weight.norm())}, {"slope": weight}, score))
+        return measured
+
+    def evaluate(self, place, selected):
+        self.evaluated[self.seeds[place]] = weights_of(selected)
+        return Measurement({"end": float(selected[0].weight.norm())}, {"end": selected[0].weight})
+
+
+def squares(network, x):
+    """Squared errors [batch] of a network that is to sum its inputs."""
+    return (network(x).squeeze(-1) - x.sum(1)).square()
+
+
+def weights_of(network):
+    """A copy of its weights, by name."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def toy_training(config, folder, seeds=(0,), host=None, **options):
+    """A training of the toy, ready to run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    members = [Member(config, seed) for seed in seeds]
+    return Training(Toy(members, "cpu", **options), members, [folder] * len(seeds), "cpu", host)
+
+
+def toy_trained(config, folder, seeds=(0,), host=None, **options):
+    """What such a training leaves."""
+    return trained(toy_training(config, folder, seeds, host, **options).run(), 1)
+
+
+def assert_same(one, other):
+    """Two trainings left the same metrics, trace and weights, to the last bit."""
+    assert list(one.metrics) == list(other.metrics)
+    assert one.metrics.to_json(double_precision=15) == other.metrics.to_json(double_precision=15)
+    assert one.metrics.equals(other.metrics)
+    for given, expected in ((one.trace, other.trace), (one.weights, other.weights)):
+        assert given.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert given[name].numpy().tobytes() == tensor.numpy().tobytes(), name
