@@ -111,18 +111,16 @@ class CostAndScaling(Parameters):
 
     def seed_times(self) -> pd.DataFrame:
         """Seconds of a training step of several seeds, one after another and as one stack, by model, number, round."""
-        tables = []
-        for model, config in (("ranking", self.ranking()), ("energy", self.energy())):
-            counts = {count: tuple(range(count)) for count in self.seed_counts}
-            ways = {(count, "in turn"): [(seed,) for seed in seeds] for count, seeds in counts.items()}
-            ways |= {(count, "stacked"): [seeds] for count, seeds in counts.items()}
-            tables.append(self._timed(ways, dict.fromkeys(ways, config)).assign(model=model))
-        table = pd.concat(tables, ignore_index=True)
+        ways: dict[tuple[int, str], list[tuple[int, ...]]] = {}
+        for count in self.seed_counts:
+            ways[count, "in turn"] = [(seed,) for seed in range(count)]
+            ways[count, "stacked"] = [tuple(range(count))]
+        models: dict[str, Config] = {"ranking": self.ranking(), "energy": self.energy()}
+        timed = {model: self._timed(ways, dict.fromkeys(ways, config)) for model, config in models.items()}
+        table = pd.concat([each.assign(model=model) for model, each in timed.items()], ignore_index=True)
         return table.assign(way=[way for _, way in table["size"]], size=[count for count, _ in table["size"]])
 
-    def _timed(
-        self, stacks: Mapping[Any, Sequence[Sequence[int]]], configs: Mapping[Any, Config]
-    ) -> pd.DataFrame:
+    def _timed(self, stacks: Mapping[Any, Sequence[Sequence[int]]], configs: Mapping[Any, Config]) -> pd.DataFrame:
         """Seconds of a step of the stacks of seeds of each size, as rows of round, size and seconds."""
         device = self.ranking().device_kind()
         trainings = {size: [fresh_training(configs[size], each, device) for each in stacks[size]] for size in stacks}
@@ -198,12 +196,10 @@ class SavedStorages(saved_tensors_hooks):
 
 def step_bytes(training: Training) -> int:
     """Bytes that the losses of a training's first step keep for their backward pass, its weights not included."""
-    inputs = training.learner.inputs(0)
-    with SavedStorages(list(training.model.parameters())) as saved:
-        losses = training.losses(inputs, training.kind(0, recorded=False))
-        kept = saved.bytes
-    del losses
-    return kept
+    saved = SavedStorages(list(training.model.parameters()))
+    with saved:
+        training.losses(training.learner.inputs(0), training.kind(0, recorded=False))
+    return saved.bytes
 
 
 def closed_form(config: Config) -> int:

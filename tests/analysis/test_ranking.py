@@ -239,12 +239,6 @@ def test_other_verdicts_are_about_what_they_say():
     ]
 
 
-def test_an_epoch_is_timed_from_its_steps():
-    seconds = epoch_seconds(HrmVsBaseline(**TINY).hrm(), rounds=1)
-    assert math.isfinite(seconds)
-    assert seconds > 0
-
-
 # ---- figures -----------------------------------------------------------------------------------------------------
 SWEPT = ["baseline", *(f"max_inner_iters = {count}" for count in (2, 3, 6))]
 MAKERS = {

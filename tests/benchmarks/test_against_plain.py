@@ -1,21 +1,35 @@
-"""What is timed side by side is the same mathematics: equal weights and draws give equal results and gradients."""
+"""Benchmarks against plain references: both ways are the same mathematics, and the script prints and writes them."""
+
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from anm_nb.bench.plain import plain_module
-from anm_nb.bench.ranking import RankingStep, document_config
-from anm_nb.bench.workloads import WORKLOADS
-from anm_nb.config import ParameterError
+from anm_nb.files import project_root
 
-# Ten levels of descent amplify rounding: the first answer is divided by √ᾱ = 0.016.
-TOLERANCE = {"sampler": 3e-3}
-STEPS = [name for name in WORKLOADS if name.startswith(("ranking", "ired"))]
+FOLDER = project_root() / "benchmarks"
+NAMES = (
+    *("ranking_baseline", "ranking_12", "ired_none", "ired_stock", "ired_anm", "sampler", "line_scan", "mining"),
+    *("data_inverse", "data_sudoku", "data_partial_sort", "kendall_tau"),
+)
+STEPS = [name for name in NAMES if name.startswith(("ranking", "ired"))]
+TOLERANCE = {"sampler": 3e-3}  # ten levels of descent amplify rounding: the first answer is divided by √ᾱ = 0.016
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
-def test_the_package_and_the_plain_reference_compute_the_same(name):
-    pair = WORKLOADS[name].make("cpu", True)
+@pytest.fixture
+def make_pair(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import pairs
+
+    assert set(pairs.PAIRS) == set(NAMES)
+    return lambda name: pairs.PAIRS[name][1](True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_package_and_the_plain_reference_compute_the_same(name, make_pair):
+    pair = make_pair(name)
     for _ in range(12):  # past the first update of the EMA that negatives are mined against
         ours, plain = pair.ours(), pair.plain()
         assert set(ours) == set(plain)
@@ -25,8 +39,8 @@ def test_the_package_and_the_plain_reference_compute_the_same(name):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_their_gradients_are_the_same_for_every_weight(name):
-    pair = WORKLOADS[name].make("cpu", True)
+def test_their_gradients_are_the_same_for_every_weight(name, make_pair):
+    pair = make_pair(name)
     pair.ours(), pair.plain()
     ours, plain = pair.gradients()
     assert set(ours) == set(plain)
@@ -35,23 +49,25 @@ def test_their_gradients_are_the_same_for_every_weight(name):
         torch.testing.assert_close(gradient, plain[key], rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_of_a_pair_s_two_ways_is_shared():
-    """Running one of them ahead leaves the other's results as they were."""
-    alone, ahead = (WORKLOADS["ired_anm"].make("cpu", True) for _ in range(2))
-    expected = [alone.plain() for _ in range(3)]
-    for _ in range(3):
-        ahead.ours()
-    for losses in expected:
-        torch.testing.assert_close(ahead.plain(), losses, rtol=0, atol=0)
+def test_the_script_prints_a_table_and_writes_results_with_their_commit(tmp_path):
+    written = tmp_path / "results.json"
+    command = [sys.executable, str(FOLDER / "against_plain.py"), "--tiny", "--seconds", "0.1", "--json", str(written)]
+    command += ["--only", "ranking_12", "ired_stock"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "times as fast [95 %]" in answer.stdout
+    kept = json.loads(written.read_text())
+    assert {"commit", "versions", "threads", "load_average"} <= set(kept["environment"])
+    assert list(kept["results"]) == ["ranking_12", "ired_stock"]
+    for each in kept["results"].values():
+        assert each["low"] < each["speedup"] < each["high"]
+    ranking, ired = kept["results"].values()
+    assert ranking["flops"] == ranking["plain_flops"] > 0  # the same products
+    assert 0 < ired["flops"] < ired["plain_flops"]  # an energy and its score are one evaluation
 
 
-def test_a_second_seed_is_another_training():
-    config = document_config(tiny=True)
-    first, second = (RankingStep(config, "cpu", seed).plain()["loss_rank"] for seed in (1, 2))
-    assert first != second
-
-
-def test_without_a_checkout_the_references_are_missed_by_name(monkeypatch, tmp_path):
-    monkeypatch.setattr("anm_nb.bench.plain.project_root", lambda: tmp_path)
-    with pytest.raises(ParameterError, match=r"plain_energy\.py is missing"):
-        plain_module("plain_energy")
+def test_readme_quotes_the_kept_measurement():
+    kept = json.loads((project_root() / "outputs" / "reference" / "bench_cpu.json").read_text(encoding="utf-8"))
+    section = (project_root() / "README.md").read_text(encoding="utf-8").split("### How fast")[1].split("\n## ")[0]
+    assert kept["environment"]["commit"][:8] in section
+    speedups = [f"{each['speedup']:.2f}×" for each in kept["results"].values() if each.get("speedup")]
+    assert [line.split(" | ")[-1].rstrip(" |") for line in section.splitlines() if line.endswith("× |")] == speedups

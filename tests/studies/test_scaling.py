@@ -140,7 +140,8 @@ def test_rankings_it_does_not_cover_are_refused():
 def test_saved_storages_are_counted_once_and_known_ones_never():
     known = torch.ones(3, 4, requires_grad=True)
     x = torch.ones(5, 3)
-    with SavedStorages([known]) as saved:
+    saved = SavedStorages([known])
+    with saved:
         h = x @ known  # saves x, 5·3, for the gradient of the weights, and the weights, which are known
         e = h.exp()  # saves its answer, 5·4 …
         product = e[:2] * e[2:4]  # … of which two views are saved here
@@ -150,7 +151,8 @@ def test_saved_storages_are_counted_once_and_known_ones_never():
 
 def test_what_needs_no_gradient_is_not_saved():
     x = torch.ones(5, 3)
-    with SavedStorages([]) as saved:
+    saved = SavedStorages([])
+    with saved:
         x.exp().square().sum()
     assert saved.bytes == 0
 
