@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from anm_nb import bench_command, runs_command
+from anm_nb import runs_command
 from anm_nb.sweep import command as sweep_command
 from anm_nb.terminal import refuse, replace_what_cannot_be_shown, say
 
@@ -50,7 +50,6 @@ def anm_nb() -> None:
 
 
 app.command()(sweep_command.sweep)
-app.command()(bench_command.bench)
 
 
 @app.command()
