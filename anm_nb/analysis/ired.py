@@ -100,8 +100,9 @@ def forms_table(metrics: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     columns = {"same/mse/model": "mse", "harder/mse/model": "mse, harder", "illegitimate_fraction": "illegitimate"}
     columns |= {"loss_con": "contrastive loss", "grad_share_contrast": "gradient share"}
-    last = pd.concat([each.assign(form=form) for form, each in metrics.items()]).sort_values("step")
-    ends = last.groupby(["method", "form", "seed"], sort=False).last().reset_index()
+    needed = ["method", "seed", "step", *columns]
+    rows = pd.concat([each.reindex(columns=needed).assign(form=form) for form, each in metrics.items()])
+    ends = rows.sort_values("step").groupby(["method", "form", "seed"], sort=False).last().reset_index()
     ends = ends[ends["method"].isin(ends.loc[ends["form"] != "paper", "method"])]
     return ends.groupby(["method", "form"])[list(columns)].mean().rename(columns=columns).rename_axis(["task", "form"])
 
