@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,7 +14,7 @@ from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
 from anm_nb.training.run import arithmetic, cpu_threads
 
-WARM_UP = 6  # rounds; by then a GPU's steps are graphs
+WARM_UP = {"cpu": 3, "cuda": 6}  # rounds; by then a GPU's steps are graphs
 
 
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:
@@ -24,18 +25,19 @@ def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.
     )
 
 
-def turn_seconds(ways: Mapping[Hashable, Sequence[Training]], rounds: int) -> pd.DataFrame:
+def turn_seconds(ways: Mapping[Any, Sequence[Training]], rounds: int) -> pd.DataFrame:
     """Seconds in which all trainings of a way take a step, one after another: a row per round, a column per way.
 
-    The ways are taken in turn, with the arithmetic of the first one's config, after warm-up rounds.
+    The ways are taken in turn, every second round in reverse, with the arithmetic of the first one's config, after
+    warm-up rounds.
     """
-    config = next(iter(ways.values()))[0].config
-    with arithmetic(config):
-        rows = [
-            {way: sum(_step_seconds(training) for training in trainings) for way, trainings in ways.items()}
-            for _ in range(rounds + WARM_UP)
-        ]
-    return pd.DataFrame({way: [row[way] for row in rows[WARM_UP:]] for way in ways})
+    first, rows = next(iter(ways.values()))[0], []
+    warm_up = WARM_UP[first.device]
+    with arithmetic(first.config):
+        for turn in range(warm_up + rounds):
+            order = list(ways)[:: -1 if turn % 2 else 1]
+            rows.append({way: sum(_step_seconds(training) for training in ways[way]) for way in order})
+    return pd.DataFrame({way: [row[way] for row in rows[warm_up:]] for way in ways})
 
 
 def fresh_training(config: TrainingConfig, seeds: Sequence[int], device: str = "cpu") -> Training:
@@ -45,9 +47,9 @@ def fresh_training(config: TrainingConfig, seeds: Sequence[int], device: str = "
 
 
 def _step_seconds(training: Training) -> float:
-    """Seconds of the next step, drawing its problems and updating the weights included."""
+    """Seconds of the next step, or of the first again, drawing its problems and updating the weights included."""
     first = training.step == 0
-    step = training.step = training.step % (training.config.total_steps() - 1) + 1  # short configs start again
+    step = training.step = training.step % max(1, training.config.total_steps() - 1) + 1
     training.counter.fill_(step)
     settle(training.device)
     started = time.perf_counter()
