@@ -125,16 +125,16 @@ def weights_of(network):
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def toy_training(config, folder, seeds=(0,), host=None, **options):
+def toy_training(config, folder, seeds=(0,), host=None, device="cpu", **options):
     """A training of the toy, ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
     members = [Member(config, seed) for seed in seeds]
-    return Training(Toy(members, "cpu", **options), members, [folder] * len(seeds), "cpu", host)
+    return Training(Toy(members, device, **options), members, [folder] * len(seeds), device, host)
 
 
-def toy_trained(config, folder, seeds=(0,), host=None, **options):
+def toy_trained(config, folder, seeds=(0,), **options):
     """What such a training leaves."""
-    return trained(toy_training(config, folder, seeds, host, **options).run(), 1)
+    return trained(toy_training(config, folder, seeds, **options).run(), 1)
 
 
 def assert_same(one, other):
