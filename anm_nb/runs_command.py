@@ -38,7 +38,7 @@ def ls(
     method: Annotated[str | None, typer.Option(help="Only runs of this negative strategy or routing.")] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Only where the config has it, such as loop.steps=300; repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="Only where the config has it, such as steps=300; repeatable."),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="WHEN", help="Only finished since a date, or a span of time such as 7d.")
