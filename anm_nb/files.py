@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anm_nb.config import ParameterError
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -17,20 +19,38 @@ class DiskFull(OSError):
     """No room for a file; the message names it, and says what happens once there is room."""
 
 
+def clone() -> Path | None:
+    """The clone of this project that the package lies in, else the one around the current directory, else None."""
+    here = Path.cwd()
+    for folder in (Path(__file__).resolve().parents[1], here, *here.parents):
+        named = folder / "pyproject.toml"
+        if named.is_file() and 'name = "anm-nb"' in named.read_text(encoding="utf-8", errors="replace"):
+            return folder
+    return None
+
+
 def project_root() -> Path:
-    """The checkout that holds this package; the current directory where the package is installed without one."""
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+    """The clone, which has what a package does not: notebooks, params, kept results.
+
+    Raises `ParameterError` where there is none.
+    """
+    if (root := clone()) is not None:
+        return root
+    raise ParameterError(
+        f"no clone of anm-nb holds this package or the folder {Path.cwd()}: notebooks, params and kept results are in "
+        "its git repository only. Clone it, run `pip install -e .` in the clone, or work from inside the clone"
+    )
 
 
 def outputs_root() -> Path:
-    """The folder of all results: $ANM_NB_OUTPUTS, else `outputs/` of the project."""
-    return Path(os.environ.get("ANM_NB_OUTPUTS") or project_root() / "outputs").resolve()
+    """The folder of all results: $ANM_NB_OUTPUTS, else `outputs/` of the clone, or of the current directory."""
+    return Path(os.environ.get("ANM_NB_OUTPUTS") or (clone() or Path.cwd()) / "outputs").resolve()
 
 
 def results_roots() -> list[Path]:
     """The project's own folder of results, and $ANM_NB_OUTPUTS where that is another."""
-    return list(dict.fromkeys((project_root() / "outputs", outputs_root())))
+    root = clone()
+    return list(dict.fromkeys(([root / "outputs"] if root else []) + [outputs_root()]))
 
 
 def write_through(path: Path, data: bytes) -> None:

@@ -15,8 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from anm_nb.files import project_root
-
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors")
 
 
@@ -42,12 +40,17 @@ def describe_environment(device: str, threads: int | None = None) -> dict[str, A
     }
 
 
+def package_root() -> Path:
+    """The folder that this package's code lies in; a clone's, unless the package was installed as a copy."""
+    return Path(__file__).resolve().parents[1]
+
+
 def checkout_state() -> dict[str, Any]:
     """`commit` of this checkout and whether it is `dirty`; both None, and `no_commit` says why, where there is none.
 
     The reason is warned of once. A repository around the checkout does not count, nor one that GIT_DIR names.
     """
-    root = project_root()
+    root = package_root()
     try:
         top = Path(_git(root, "rev-parse", "--show-toplevel")).resolve()
         if top != root.resolve() or not (root / "pyproject.toml").exists():

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from anm_nb.training.run import Trained
+
 MANIFEST = "manifest.json"
 FORMAT: Literal[2] = 2  # 1 had neither key nor identity
 FAMILIES = {"energy": "anm_nb.energy.train", "ranking": "anm_nb.ranking.train"}  # where their configs are defined
@@ -104,6 +106,19 @@ class Manifest(BaseModel, strict=True):
             raise CorruptRun(f"{path} is missing: expected {expected.size} bytes") from None
         except OSError as error:
             raise CorruptRun(f"{path} cannot be read ({error.strerror})") from None
+
+
+def file_contents(decisive: Mapping[str, Any], trained: Trained, provenance: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of a run, by name."""
+    from safetensors.torch import save
+
+    return {
+        "config.json": json.dumps(decisive, indent=1).encode(),
+        "metrics.parquet": trained.metrics.to_parquet(path=None),
+        "trace.safetensors": save(trained.trace),
+        "checkpoint.safetensors": save(trained.weights),
+        "provenance.json": json.dumps(provenance, indent=1).encode(),
+    }
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ from anm_nb.files import (
 )
 from anm_nb.locks import Held, locked
 from anm_nb.provenance import checkout_state, describe_environment
-from anm_nb.run import CONFIGS, CorruptRun, Manifest, Run, faults, key_of, read_manifest
+from anm_nb.run import CONFIGS, CorruptRun, Manifest, Run, faults, file_contents, key_of, read_manifest
 from anm_nb.user_code import classes_of_the_user, code_digest
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _train_into(path: Path, partial: Path, config: RunConfig, decisive: dict[str
     started, checkout = time.monotonic(), checkout_state()
     resumed = (partial / "config.json").exists()
     with full_disk_named(path, "nothing was lost"):
-        replace_whole(partial / "config.json", _json(decisive))
+        replace_whole(partial / "config.json", json.dumps(decisive, indent=1).encode())
     trained = config.train(partial)
     threads = getattr(config, "threads", None)
     effort = {"processes": trained.processes, "training_seconds": trained.seconds}
@@ -178,25 +178,12 @@ def _train_into(path: Path, partial: Path, config: RunConfig, decisive: dict[str
         complete = partial / "complete"
         shutil.rmtree(complete, ignore_errors=True)
         complete.mkdir()
-        contents = _contents(decisive, trained, provenance)
+        contents = file_contents(decisive, trained, provenance)
         for name, data in contents.items():
             write_through(complete / name, data)
         Manifest.of(contents, decisive, _summary(config, trained, provenance)).write(complete)
         os.replace(complete, path)
         flush_folder(path.parent)
-
-
-def _contents(decisive: Mapping[str, Any], trained: Trained, provenance: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files of a run, by name."""
-    from safetensors.torch import save
-
-    return {
-        "config.json": _json(decisive),
-        "metrics.parquet": trained.metrics.to_parquet(path=None),
-        "trace.safetensors": save(trained.trace),
-        "checkpoint.safetensors": save(trained.weights),
-        "provenance.json": _json(provenance),
-    }
 
 
 def _summary(config: RunConfig, trained: Trained, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,10 +205,6 @@ def _note_use(key: str) -> None:
     if file := os.environ.get(RUNS_USED):
         with open(file, "ab", buffering=0) as used:
             used.write(f"{key}\n".encode())
-
-
-def _json(document: Any) -> bytes:
-    return json.dumps(document, indent=1).encode()
 
 
 def scan() -> tuple[list[Run], dict[Path, str]]:
@@ -248,7 +231,7 @@ def finished_runs() -> list[Run]:
 def run_folders() -> list[Path]:
     """Everything in the store that is a run or in the place of one, by name."""
     root = store_root()
-    return sorted(root / name for name in os.listdir(root) if name[0] != ".") if root.is_dir() else []
+    return [root / name for name in sorted(os.listdir(root)) if name[0] != "."] if root.is_dir() else []
 
 
 def find(asked: str) -> Run:

@@ -49,6 +49,7 @@ def plan(path: Path, tiny: bool, log: Log) -> list[Stack]:
                 raise ValueError(f"{', '.join(sorted(unknown))}: allowed are {', '.join(sorted(ENTRY))}")
             stacks: dict[str, dict[str, Any]] = {}
             for name, config in _configs(entry, tiny):
+                store.run_key(config)  # refuses a device that is not here
                 stacks.setdefault(config.stack_key(), {})[name] = config
             found += [Stack(place, configs) for configs in stacks.values()]
         except Exception:
@@ -114,16 +115,16 @@ def train(stack: Stack, left: float, attempt: Callable[[str], bool], log: Log) -
 
     Failed means otherwise than by time or by losses that are not finite, which are an answer too.
     """
+    if all(map(is_finished, stack.configs.values())):
+        log(f"finished before: {stack.name}")
+        return "kept"
+    if left < LEAST_S:
+        log(f"no time left for: {stack.name}")
+        return "kept"
+    if not attempt(stack.name):
+        return "kept"
+    log(f"trains for at most {left:.0f} s: {stack.name}")
     try:
-        if all(map(is_finished, stack.configs.values())):
-            log(f"finished before: {stack.name}")
-            return "kept"
-        if left < LEAST_S:
-            log(f"no time left for: {stack.name}")
-            return "kept"
-        if not attempt(stack.name):
-            return "kept"
-        log(f"trains for at most {left:.0f} s: {stack.name}")
         for run in train_stack(stack, left):
             log(f"finished {run.key}: {_result(run)}")
     except OutOfTime as error:
@@ -139,10 +140,9 @@ def train(stack: Stack, left: float, attempt: Callable[[str], bool], log: Log) -
 
 
 def _result(run: Any) -> str:
-    """Its final scores in one line, the mean over seeds."""
-    last = run.metrics.groupby("seed").last()
-    shown = [name for name in ("same/mse/model", "harder/mse/model", "test_tau_all", "test_tau_obs") if name in last]
-    shown = shown or [name for name in last if name.endswith("/model")]
+    """Its final scores in one line, the mean over seeds and their standard deviation."""
+    last, metric = run.metrics.groupby("seed").last(), run.config.make_task().metric
+    shown = [name for name in (f"same/{metric}/model", f"harder/{metric}/model", f"test_{metric}") if name in last]
     return ", ".join(f"{name} {last[name].mean():.5f} ± {last[name].std():.5f}" for name in shown)
 
 

@@ -83,9 +83,15 @@ def write_archives(stacks: Sequence[Stack], out: Path, weights: bool, log: Log) 
     as far as there is room. What stays behind is named in the run's provenance.
     """
     configs = [config for stack in stacks for config in stack.configs.values() if is_finished(config)]
-    runs = [store.Run(store.store_root() / store.run_key(config)) for config in configs]
+    runs, sizes = [], {}
+    for run in (store.Run(store.store_root() / store.run_key(config)) for config in configs):
+        try:
+            sizes[run.key] = sum(map(len, _contents(run, {}).values()))
+            _ = run.weights  # which are read here first, and may be corrupt like the rest
+            runs.append(run)
+        except Exception:
+            log.failure(f"to export run {run.key}")
     kept: dict[str, dict[str, Tensor]] = {run.key: {} for run in runs}
-    sizes = {run.key: sum(map(len, _contents(run, {}).values())) for run in runs}
     full = sum(sizes.values()) + sum(
         _size(_half(run.weights, seed)) for run in runs for seed in run.config.seeds if weights
     )

@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -209,3 +210,77 @@ def test_half_written_notebooks_are_not_shown(tmp_path):
 def test_times_and_sizes_are_written_for_people():
     assert [duration(s) for s in (4.24, 9.96, 59.4, 59.6, 125)] == ["4.2 s", "10 s", "59 s", "1 min 00 s", "2 min 05 s"]
     assert [memory(m) for m in (412.3, 1843.2)] == ["412 MiB", "1.8 GiB"]
+
+
+HOSTILE = """
+<script>alert(1)</script><img src=x onerror=alert(1)><img src="https://example.org/x.png">
+<iframe src="//a.org"></iframe>
+<svg onload=alert(1)><script>alert(2)</script></svg><form action="https://example.org"><button>b</button></form>
+<a href="javascript:alert(1)">j</a><a href=" JaVaScRiPt:alert(1)">k</a><a href="data:text/html,x">d</a>
+<style>@import url(https://example.org/x.css)</style><p style="background: url(https://example.org); color: red">p</p>
+<meta http-equiv="refresh" content="0;url=https://example.org"><base href="https://example.org">
+<object data="x"></object>
+<math><mtext><style><img src=x onerror=alert(1)></style></mtext></math></main></body><script>alert(3)</script>
+"""
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, of a page's body."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html[html.index("<body") :])
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_a_rendered_notebook_holds_nothing_that_acts_or_fetches(tmp_path):
+    hostile_png = {"image/png": 'AAAA"><script>alert(4)</script>'}
+    outputs = [
+        new_output("display_data", {"text/html": HOSTILE}),
+        new_output("display_data", {"text/markdown": f"[m](javascript:alert(1)) {HOSTILE}"}),
+        new_output("display_data", {"application/javascript": "alert(5)"}),
+        new_output("display_data", {"image/svg+xml": f"<svg xmlns='http://www.w3.org/2000/svg'>{HOSTILE}</svg>"}),
+        new_output("display_data", {"text/latex": HOSTILE}),
+        new_output("display_data", hostile_png),
+        new_output("stream", name="stdout", text=HOSTILE),
+        new_output("error", ename="<script>", evalue=HOSTILE, traceback=[HOSTILE]),
+    ]
+    code = new_code_cell(f"# {HOSTILE}", outputs=outputs, metadata={"tags": ['"><script>alert(6)</script>']})
+    cells = [new_markdown_cell(f"# T\n\n[x](javascript:alert(1))\n\n{HOSTILE}"), code]
+    notebook = new_notebook(cells=cells, metadata={"title": "</title><script>alert(7)</script>"})
+    nbformat.write(notebook, tmp_path / "10_anm.ipynb")
+    page(tmp_path)
+    html = (tmp_path / "10_anm.html").read_text(encoding="utf-8")
+    assert "<script" not in html[: html.index("<body")]
+    acting = {"script", "iframe", "form", "object", "embed", "meta", "base", "link", "style", "svg", "button", "input"}
+    for tag, attributes in Tags(html).found:
+        assert tag not in acting
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name == "href":
+                assert not re.match(r"\s*(javascript|data|vbscript):", value or "", re.IGNORECASE)
+            if name == "src":
+                assert (value or "").startswith("data:image/png;base64,")
+            assert "url(" not in (value or "") or name not in ("style", "href", "src")
+
+
+def test_what_a_notebook_shows_survives_the_cleaning(tmp_path):
+    table = '<table class="dataframe"><tr style="text-align: right;"><th colspan="2">τ</th></tr></table>'
+    outputs = [new_output("display_data", {"text/html": table, "text/plain": "t"}), display(png=png(3, 2))]
+    cells = [
+        new_markdown_cell("# T\n\n[a page](https://example.org) **bold** $\\frac{\\alpha}{2}$ `code`"),
+        new_code_cell("def f(x):\n    return x < 1", outputs=outputs, execution_count=1),
+    ]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "10_anm.ipynb")
+    page(tmp_path)
+    html = (tmp_path / "10_anm.html").read_text(encoding="utf-8")
+    tags = [tag for tag, _ in Tags(html).found]
+    assert {"main", "h1", "a", "strong", "math", "mfrac", "code", "pre", "table", "th", "img"} <= set(tags)
+    assert 'href="https://example.org"' in html
+    assert "text-align" in html
+    assert 'colspan="2"' in html
+    assert "".join(png(3, 2).split())[:20] in html
+    assert 'class="jp-Notebook"' in html

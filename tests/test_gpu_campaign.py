@@ -15,6 +15,7 @@ from safetensors.torch import load
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu_campaign.py"
 TINY = {"size": 3, "width": 8, "batch": 8, "steps": 4, "records": 3, "dev_examples": 4, "test_examples": 4}
+FAILING = {"name": "failing", "family": "energy", "base": TINY | {"task": "inverse", "negatives": "anm_simplex"}}
 LIST = [
     {"name": "unknown", "family": "energy", "base": {"tusk": "inverse"}},
     {"name": "one", "family": "energy", "base": TINY | {"task": "inverse", "seeds": [0, 1]}, "cases": [{"lr": 1e-3}]},
@@ -146,6 +147,17 @@ def test_a_step_is_measured_and_judged(parts):
     assert table["met"].tolist() == [True, False, None]
     assert table["setup_met"].tolist() == [False, True, None]
     assert table["share_met"].tolist() == [True, False, None]
+
+
+@pytest.mark.slow
+def test_after_a_failure_the_others_are_trained_in_a_new_process(campaign, tmp_path):
+    path = tmp_path / "failing.yaml"
+    path.write_text(yaml.safe_dump([FAILING, *LIST[1:2]]))
+    said = campaign("--parts", "runs,export", "--list", str(path))
+    assert said.count("FAILED failing\nTraceback") == 1
+    assert "ParameterError: " in said
+    assert said.count("runs, export: cpu, torch") == 2
+    assert pd.read_csv(tmp_path / "out" / "runs.csv")["name"].tolist() == ["one lr=0.001"] * 2
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def forgotten():
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "project_root", lambda: tmp_path / "checkout")
+    monkeypatch.setattr(provenance, "package_root", lambda: tmp_path / "checkout")
     (tmp_path / "checkout").mkdir()
     return tmp_path / "checkout"
 

@@ -92,7 +92,8 @@ def test_with_little_room_each_time_training_gets_on_from_checkpoint_to_checkpoi
             try:
                 run = get_or_train(CONFIG)
             except DiskFull:
-                assert finished_runs() == []
+                # nothing, or all of it, where the last call failed: telling the disk of the rename
+                assert [faults(each.path) for each in finished_runs()] in ([], [[]])
                 failures += 1
             else:
                 break

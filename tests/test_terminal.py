@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from stored_training import energy
 
-from anm_nb.runs import Manifest, get_or_train, project_root
+from anm_nb.files import project_root
+from anm_nb.run import Manifest
+from anm_nb.store import get_or_train
 from anm_nb.terminal import plain
 
 ODD = "[/bold] [red]a[/red] :smile: [link=https://example.org]b[/link]"

@@ -10,12 +10,12 @@ import textwrap
 from types import ModuleType
 
 import pytest
+from anm_nb.tasks.inverse import Inverse
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.store import Run, finished_runs, get_or_train, run_key
 from anm_nb.tasks import register_task
-from anm_nb.tasks.inverse import Inverse
 from anm_nb.user_code import code_digest
 
 HEADER = """

@@ -93,7 +93,7 @@ class TrivialSweep:
 
     def half_written(self) -> list[str]:
         """What is in the folder of results that is neither a whole result nor the lock."""
-        whole = {".ipynb", ".parquet", ".json", ".html", ".lock"}
+        whole = {".ipynb", ".parquet", ".csv", ".json", ".html", ".lock"}
         names = [path.name for path in self.out.iterdir()] if self.out.exists() else []
         return [name for name in names if Path(name).suffix not in whole or ".partial" in name]
 

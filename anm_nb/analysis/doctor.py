@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from anm_nb.analysis.findings import Finding
 from anm_nb.analysis.prescription import changed, prescribed
-from anm_nb.analysis.signatures import SIGNATURES, Finding
+from anm_nb.analysis.signatures import SIGNATURES
 from anm_nb.config import ParameterError
 
 __all__ = ["Finding", "apply", "examine", "report", "unexamined"]

@@ -94,9 +94,9 @@ def _of_section(section: str, *rows: tuple[str, Kind, str]) -> tuple[Instrument,
     return tuple(Instrument(section, *row) for row in rows)
 
 
-RECORDER, MINER, NEGATIVES, TRAIN, LANDSCAPE, SCHEDULE, SIMPLEX, EXPERIMENTS = (
+RECORDER, MINER, NEGATIVES, TRAIN, LANDSCAPE, SCHEDULE, SIMPLEX = (
     f"tests/energy/test_{name}.py"
-    for name in ("recorder", "miner", "negatives", "train", "landscape", "schedule", "simplex", "experiments")
+    for name in ("recorder", "miner", "negatives", "train", "landscape", "schedule", "simplex")
 )
 
 INSTRUMENTS: tuple[Instrument, ...] = (
@@ -117,7 +117,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("2: histogram shifts right", "figure", "anm_nb.analysis.figures.margin_histograms"),
         ("3: loss falls faster than with corruption", "check", "anm_nb.analysis.checklist.loss_tightening"),
         ("3: two runs of one seed and the same batches", "check",
-         f"{EXPERIMENTS}::test_the_runs_compared_differ_in_their_negatives_alone"),
+         "tests/studies/test_energy_settings.py::test_the_runs_compared_differ_in_their_negatives_alone"),
     ),
     *_of_section(
         "B",
@@ -225,7 +225,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
          "anm_nb.analysis.discrete_figures.negatives_by_level"),
         ("constraint-violation rate, held-out", "column", "violation_rate"),
         ("the same counted independently, board by board and pair by pair", "check",
-         "tests/energy/test_discrete_rules.py::test_violations_are_those_of_a_plain_count"),
+         "tests/studies/test_discrete_rules.py::test_violations_are_those_of_a_plain_count"),
         ("violation rate on held-out ε and k over training", "figure", "anm_nb.analysis.discrete_figures.violations"),
         ("violation rate decreases", "check", "anm_nb.analysis.discrete_verdicts.violations_fall"),
         ("strategies side by side, with their controls", "figure", "14_discrete_feasibility"),

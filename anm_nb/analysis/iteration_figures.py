@@ -210,17 +210,6 @@ def tau_by_hints(control: pd.DataFrame, references: pd.DataFrame) -> Figure:
     return figure
 
 
-def component_forest(effects: pd.DataFrame, scores: pd.DataFrame) -> Figure:
-    """What each component adds to τ: the paired difference, its 95 % interval, and what was decided after Holm.
-
-    Small dots are the seeds.
-    """
-    with house_style():
-        figure, (axes,) = new_figure(1, 1, 0.8 + 0.28 * len(effects))
-        _forest(axes, effects, scores)
-    return figure
-
-
 def headline(
     chain_lengths: pd.DataFrame, effects: pd.DataFrame, scores: pd.DataFrame, references: pd.DataFrame
 ) -> Figure:

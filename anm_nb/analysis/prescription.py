@@ -42,7 +42,8 @@ def prescribed(change: Mapping[str, Any], parameters: Mapping[str, Any] | None) 
     values: dict[str, Any] = {}
     for name, value in _for_each_part(change, given).items():
         present = _present(name.split("."), given)
-        new = value if not isinstance(value, Times) or present is None else value.of(present)
+        own = _in_full({**given, name: None}).get(name) if value is None else value
+        new = own if not isinstance(own, Times) or present is None else own.of(present)
         if present is not None and new != present:
             values[name] = new
     return values

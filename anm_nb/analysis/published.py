@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
-IRED = "IRED (Du, Mao & Tenenbaum, ICML 2024, arXiv 2406.11179)"
-
-# MSE at 20×20 after 50,000 steps, to the four decimals that were printed: (task, split) → score
+# IRED (Du, Mao & Tenenbaum, ICML 2024, arXiv 2406.11179): MSE at 20×20 after 50,000 steps,
+# to the four decimals that were printed: (task, split) → score
 IRED_MSE = {
     ("addition", "same"): 0.0002,
     ("addition", "harder"): 0.0020,
@@ -15,9 +12,3 @@ IRED_MSE = {
     ("inverse", "same"): 0.0095,
     ("inverse", "harder"): 0.2063,
 }
-
-
-def published_ired() -> pd.DataFrame:
-    """The published MSEs of IRED's continuous tasks: columns task, split, metric, value, source."""
-    rows = [(task, split, "mse", value, IRED) for (task, split), value in IRED_MSE.items()]
-    return pd.DataFrame(rows, columns=["task", "split", "metric", "value", "source"])

@@ -162,15 +162,6 @@ def probe_problems(run: Run, place: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 
-def require_cpu(run: Run, what: str) -> None:
-    """Raises `ParameterError` for a run trained on a GPU, of which `what` cannot be drawn again from its seeds."""
-    device = str(run.provenance.get("device", "an unknown device"))
-    if not device.startswith("cpu"):
-        raise ParameterError(
-            f"run {run.key} was trained on {device} and does not keep {what}; no CPU draws the same: train it anew"
-        )
-
-
 def _test_predictions(run: Run) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """For each seed: scores [n, iterations, items], ranks [n, items] and mask [n, items] of its test problems."""
     arrays = (run.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))

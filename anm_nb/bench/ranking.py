@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from anm_nb.bench.plain import plain_module
 from anm_nb.bench.training_step import TrainingStep
 from anm_nb.files import project_root
 from anm_nb.ranking.networks import FEEDFORWARD
-from anm_nb.ranking.train import RankingConfig, RankingLearner
+from anm_nb.ranking.train import RankingConfig
 from anm_nb.studies.ranking_settings import (
     HrmEntropy,
     HrmIterations,
@@ -20,7 +21,8 @@ from anm_nb.studies.ranking_settings import (
     RankingSettings,
 )
 from anm_nb.training.epochs import batch_indices
-from anm_nb.training.loop import SeedTraining
+from anm_nb.training.learner import Member
+from anm_nb.training.loop import Training
 from anm_nb.yaml_file import read_yaml
 
 TINY = {"size": 4, "width": 8, "n_heads": 2, "max_inner_iters": 4, "hrm_period": 2, "batch": 4, "train_samples": 12}
@@ -57,8 +59,10 @@ class RankingStep(TrainingStep):
 
     def __init__(self, config: RankingConfig, device: str, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
-        self.learner = RankingLearner(config, seed, device)
-        self.training = SeedTraining(self.learner, config.loop, seed, device)
+        members = [Member(config, seed)]
+        self.learner = config.make_learner(members, device)
+        self.training = Training(self.learner, members, [Path()], device)
+        self.network = self.learner.model.members[0]
         self.functions, self.steps = plain_module("plain_ranking"), 0
         self.reference = self.functions.PlainRanking(
             config.width,
@@ -69,7 +73,7 @@ class RankingStep(TrainingStep):
             config.controller_width,
             config.routing != "uniform",
         ).to(device)
-        translated = self.functions.translated(self.learner.network.state_dict(), config.n_heads)
+        translated = self.functions.translated(self.network.state_dict(), config.n_heads)
         self.reference.load_state_dict(translated, strict=config.routing != "uniform")
         self.plain_training = self.functions.PlainTraining(
             self.reference,
@@ -81,14 +85,14 @@ class RankingStep(TrainingStep):
 
     def plain(self) -> Mapping[str, Tensor]:
         """The losses, before the step."""
-        config, data, epoch = self.config, self.learner.training, self.learner.epoch(self.steps)
+        config, learner, epoch = self.config, self.learner, self.learner.epoch(self.steps)
         rows = batch_indices(config.train_samples, config.batch, self.steps, self.seed, self.device)
         self.steps += 1
-        assert data.known is not None
+        assert learner.compared is not None
         return self.plain_training.step(
-            data.x[rows],
-            data.y[rows],
-            data.known[rows],
+            learner.x[0, rows],
+            learner.ranks[0, rows],
+            learner.compared[0, rows],
             config.temperature_at(epoch),
             config.entropy_weight_at(epoch),
         )
@@ -97,6 +101,6 @@ class RankingStep(TrainingStep):
         """The clipped gradients of the last step, ours and the plain one's, by the plain one's names."""
         ours, plain = (
             {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
-            for network in (self.learner.network, self.reference)
+            for network in (self.network, self.reference)
         )
         return self.functions.translated(ours, self.config.n_heads), plain

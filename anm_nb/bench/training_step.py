@@ -6,17 +6,19 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from anm_nb.training.loop import SeedTraining
+from anm_nb.training.loop import Training
 
 
 class TrainingStep:
     """Steps of a training, one a call."""
 
-    training: SeedTraining
+    training: Training
 
     def ours(self) -> Mapping[str, Tensor]:
         """The losses, before the step."""
-        losses = self.training.losses()
-        self.training.update(losses)
+        step = self.training.step
+        kind = self.training.kind(step, recorded=False)
+        losses = self.training.losses(self.training.learner.inputs(step), kind)
+        self.training.update(losses, kind)
         self.training.step += 1
         return {name: part.detach() for name, part in losses.parts.items()}

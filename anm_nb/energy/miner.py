@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.energy.constraints import Constraint
+from anm_nb.energy.constraints import Constraint, L2Ball
 from anm_nb.energy.networks import gradient_and_value
 from anm_nb.training.graph import host_may_wait
 
@@ -120,6 +120,8 @@ def mine(
         if value.shape != point.shape[:1]:
             shape = tuple(value.shape)
             raise ParameterError(f"energy of {len(point)} points has shape {shape}: should be one number for each")
+        if not config.distance_weight:
+            return value
         return value - config.distance_weight * (point - y_pos).square().sum(1)
 
     now, may_wait = _Descents(y_pos, constraint, config, near), host_may_wait()
@@ -179,7 +181,9 @@ class _Descents:
         y_pos, constraint, distance = self.y_pos, self.constraint, self.config.start * self.scale
         shift = constraint.project(y_pos + at_length(direction, distance)) - y_pos
         start = y_pos + at_length(shift, distance)
-        outside = constraint.residual(start) > 1e-5 * distance  # beyond rounding: Euclidean balls never are
+        if isinstance(constraint, L2Ball):  # whose directions all reach as far
+            return start
+        outside = constraint.residual(start) > 1e-5 * distance  # beyond rounding
         return _where(outside, constraint.project(start), start)
 
     def judge(self, trial: Float[Tensor, "b d"], value: Float[Tensor, " b"], turn: int) -> Trial:
@@ -192,14 +196,14 @@ class _Descents:
 
     def advance(self, tried: Trial, trial_gradient: Float[Tensor, "b d"]) -> None:
         """The state after a turn."""
-        config, moved = self.config, tried.accepted | tried.starting
-        change = trial_gradient - self.gradient
+        config, moved, left = self.config, tried.accepted | tried.starting, self.gradient
         self.y, self.gradient = _where(moved, tried.y, self.y), _where(moved, trial_gradient, self.gradient)
         first = config.step_size * self.scale / self.gradient.norm(dim=1).clamp_min(1e-12)
         self.first_alpha = torch.where(tried.starting, first, self.first_alpha)
         alpha = torch.where(tried.rejected, SHRINK * self.alpha, self.alpha)
         if config.rule == "barzilai_borwein":
-            alpha = torch.where(tried.accepted, self.spectral_step(tried.y - tried.previous, change), alpha)
+            spectral = self.spectral_step(tried.y - tried.previous, trial_gradient - left)
+            alpha = torch.where(tried.accepted, spectral, alpha)
         self.alpha = torch.where(tried.starting, first, alpha)
         self.ahead = self.constraint.project(self.y - self.alpha.unsqueeze(1) * self.gradient)
         self.value = torch.where(moved, tried.value, self.value)
@@ -212,8 +216,9 @@ class _Descents:
         self.restarts = self.restarts + self.starting
         self.accepted = torch.where(self.starting, 0, self.accepted + tried.accepted)
         ended = (self.accepted >= config.steps) | (self.streak >= config.max_backtracks)
-        stationary = moved & ((self.y - self.ahead).norm(dim=1) < config.tol * self.scale)
-        self.done = self.done | ~self.starting & (ended | stationary)
+        if config.tol:
+            ended = ended | moved & ((self.y - self.ahead).norm(dim=1) < config.tol * self.scale)
+        self.done = self.done | ~self.starting & ended
 
     def spectral_step(self, step: Float[Tensor, "b d"], change: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """‖s‖²/⟨s, Δg⟩ within its bounds; the upper one where the curvature is not positive."""

@@ -54,10 +54,9 @@ def noising_columns(
     """What one noising of positives and negatives [b, …] shows (checklist, sections B.4, C and I.1), each a scalar.
 
     `signal` is √ᾱ_k and `sigma` σ_k. `shared_noise_residual` is max |(ỹ⁺ − √ᾱy⁺) − (ỹ⁻ − √ᾱy⁻)|, and
-    `shared_noise_rounding` what rounding may make of it in the coarsest precision handed over. With the positive's own
-    noise n = ỹ⁺ − √ᾱy⁺ = σε, the optimal margin is m* = (‖√ᾱΔ‖²/2 + √ᾱΔ·n)/σ for Δ = y⁻ − y⁺, as in
-    `SharedNoise.optimal_margin`; a negative with m* < 0 is illegitimate. `wrongness` is the mean ‖Δ‖, and
-    `negative_scale` the mean ‖y⁻‖ in units of the mean ‖y⁺‖. Raises `ParameterError` for shapes that do not fit.
+    `shared_noise_rounding` what rounding may make of it in the coarsest precision handed over. With n = ỹ⁺ − √ᾱy⁺ = σε
+    and Δ = y⁻ − y⁺ the optimal margin is m* = (‖√ᾱΔ‖²/2 + √ᾱΔ·n)/σ; a negative with m* < 0 is illegitimate. `wrongness`
+    is the mean ‖Δ‖, `negative_scale` the mean ‖y⁻‖ by the mean ‖y⁺‖. Raises `ParameterError` for shapes that differ.
     """
     shapes = [tuple(t.shape) for t in (noised_pos, noised_neg, y_pos, y_neg)]
     if len(set(shapes)) > 1:
@@ -81,26 +80,31 @@ def noising_columns(
 
 
 def gradient_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """‖∇loss‖ over all parameters, 0 where it reaches none. The graph is kept and no `.grad` is touched."""
-    norms = [g.norm() for g in _gradients(loss, parameters)]
-    return torch.stack(norms).norm() if norms else loss.new_zeros(())
+    """‖∇loss‖ over all parameters, 0 where it reaches none; of losses [S], over each one's slices of stacks [S, …].
 
-
-def grad_share(loss_con: Tensor, loss_mse: Tensor, parameters: Sequence[Tensor]) -> float:
-    """r = g_con/(g_con + g_mse) of the two losses' gradient norms, in [0, 1] (ANM checklist, sections D and I.3).
-
-    Hand over the contrastive loss with its weight on it.
+    The graph is kept and no `.grad` is touched.
     """
-    return float(_share(gradient_norm(loss_con, parameters), gradient_norm(loss_mse, parameters)))
+    learnt = [p for p in parameters if p.requires_grad]
+    if not (loss.requires_grad and learnt):
+        return torch.zeros_like(loss)
+    found = torch.autograd.grad(loss.sum(), learnt, retain_graph=True, allow_unused=True)
+    norms = [gradient.reshape(*loss.shape, -1).norm(dim=-1) for gradient in found if gradient is not None]
+    return torch.stack(norms).norm(dim=0) if norms else torch.zeros_like(loss)
 
 
-def grad_shares(loss_con: Tensor, loss_mse: Tensor, stacks: Sequence[Tensor]) -> Float[Tensor, " S"]:
-    """`grad_share` of every seed, of losses [S] and parameters stacked [S, …], where a seed's loss reaches its own."""
-    norms = []
-    for losses in (loss_con, loss_mse):
-        each = [g.reshape(len(losses), -1).norm(dim=1) for g in _gradients(losses.sum(), stacks)]
-        norms.append(torch.stack(each).norm(dim=0) if each else torch.zeros_like(losses))
-    return _share(*norms)
+def grad_shares(loss_con: Tensor, loss_mse: Tensor, stacks: Iterable[Tensor]) -> Tensor:
+    """r = g_con/(g_con + g_mse) of two losses' gradient norms, in [0, 1] (ANM checklist, sections D and I.3).
+
+    Of each seed, where losses are [S] and parameters stacked [S, …]. The contrastive loss is that with its weight on.
+    """
+    learnt = list(stacks)
+    con, mse = gradient_norm(loss_con, learnt), gradient_norm(loss_mse, learnt)
+    return con / (con + mse + 1e-12)
+
+
+def grad_share(loss_con: Tensor, loss_mse: Tensor, parameters: Iterable[Tensor]) -> float:
+    """The same of one seed, as a number."""
+    return float(grad_shares(loss_con, loss_mse, parameters))
 
 
 def shared_noise_residual(
@@ -113,10 +117,7 @@ def shared_noise_residual(
 
 @contextmanager
 def noisings() -> Iterator[list[Tensor]]:
-    """Collects every clean tensor that a training step noises while the context is open; each negative only once (C).
-
-    Points whose energy a miner looks up on its way are not negatives yet, and are not collected.
-    """
+    """Collects every clean tensor that a step noises (each negative once: section C), and no point on a miner's way."""
     seen: list[Tensor] = []
     original = SharedNoise.noised
 
@@ -136,12 +137,11 @@ def count_of(y: Float[Tensor, "b d"], seen: Sequence[Tensor]) -> int:
 class Recorder:
     """The checklist's columns from one-line calls in a training step; every call may be left out, and so its columns.
 
-    Nothing that a call is handed is changed: no graph, generator, `.grad` or value. Numbers stay on their device until
-    `frame`. `every` is the number of steps from one row to the next, `gradients_every` that for gradient norms, which
-    cost a backward pass for each loss. `armijo_c` is the miner's c; `seed` fills the column of that name. While
-    `training` is False, as it should be where the same functions evaluate a network, and between rows, only `score`
-    records. A second call of one kind in a step replaces the first, except for `trial`. Raises `ParameterError` for
-    numbers of steps below 1 and `armijo_c` outside (0, 1).
+    Nothing that a call is handed is changed. Numbers stay on their device until `frame`. `every` is the number of steps
+    from one row to the next, `gradients_every` that for gradient norms, which cost a backward pass for each loss;
+    `armijo_c` is the miner's c. While `training` is False, as it should be where the same functions evaluate a network,
+    only `score` records. A second call of one kind in a step replaces the first, except for `trial`. Raises
+    `ParameterError` for steps below 1 and `armijo_c` outside (0, 1).
     """
 
     def __init__(
@@ -172,15 +172,14 @@ class Recorder:
     def losses(self, loss_mse: Tensor, weighted_loss_con: Tensor, parameters: Iterable[Tensor]) -> None:
         """The two scalar losses, the contrastive one with its weight on it, before `backward` (sections D and I.3).
 
-        Columns `loss_mse` and `loss_con_weighted`; every `gradients_every` steps also `grad_norm_mse`, `grad_norm_con`
-        and `grad_share_contrast` = g_con/(g_con + g_mse).
+        Columns `loss_mse` and `loss_con_weighted`; every `gradients_every` steps gradient norms and their share.
         """
         if self._recording(self.every):
             self._row |= {"loss_mse": _copy(loss_mse), "loss_con_weighted": _copy(weighted_loss_con)}
         if self._recording(self.gradients_every):
             learnt = list(parameters)
-            mse, con = _copy(gradient_norm(loss_mse, learnt)), _copy(gradient_norm(weighted_loss_con, learnt))
-            self._row |= {"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": _share(con, mse)}
+            mse, con = (_copy(gradient_norm(loss, learnt)) for loss in (loss_mse, weighted_loss_con))
+            self._row |= {"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": con / (con + mse + 1e-12)}
 
     @torch.no_grad()
     def trial(
@@ -189,9 +188,8 @@ class Recorder:
         """One trial of the miner, for the examples still being mined (sections B.1 and I.4); once for each trial.
 
         `step` and `gradient_norm` are α and ‖∇E‖ at the point left; all are [b], [b, 1] or one number. Columns, per
-        example: `miner_accepted` and `miner_backtracks` trials, `mined_drop`, the energy lost over accepted trials
-        (negative: mined upward), and `miner_non_finite` trials. `armijo_slack` is the least E − E_trial − cα‖∇E‖² of
-        any accepted trial: not negative while the Armijo rule holds.
+        example: `miner_accepted`, `miner_backtracks` and `miner_non_finite` trials, and `mined_drop`, the energy lost
+        over accepted ones. `armijo_slack` is their least E − E_trial − cα‖∇E‖²: not negative under Armijo's rule.
         """
         if self._recording(self.every):
             before = _plain(energy_before).flatten()
@@ -201,10 +199,7 @@ class Recorder:
 
     @torch.no_grad()
     def ema(self, parameters: Iterable[Tensor]) -> None:
-        """The averaged weights, after `backward` (sections B.5, H and I.2): `ema_gradient`, their gradient's norm.
-
-        It is 0 as it should be, or the contrastive loss or the miner trains the weights that are there to hold still.
-        """
+        """The averaged weights, after `backward` (B.5, H, I.2): `ema_gradient`, their gradient's norm, ideally 0."""
         if self._recording(self.every):
             found = [p.grad.detach().norm().float() for p in parameters if p.grad is not None]
             self._row["ema_gradient"] = torch.stack(found).norm() if found else 0.0
@@ -232,8 +227,8 @@ class Recorder:
         return self.training and self.step % every == 0
 
     def _finished_row(self) -> tuple[dict[str, float], list[str], Tensor]:
-        row: dict[str, Tensor | float] = {"step": self.step, **self._row, **self._mining()}
-        row |= {} if self.seed is None else {"seed": self.seed}
+        seed = {} if self.seed is None else {"seed": self.seed}
+        row: dict[str, Tensor | float] = {**seed, "step": self.step, **self._row, **self._mining()}
         tensors = {name: value.float() for name, value in row.items() if isinstance(value, Tensor)}
         device = next((value.device for value in tensors.values()), None)
         values = torch.stack([value.to(device) for value in tensors.values()]) if tensors else torch.empty(0)
@@ -241,22 +236,20 @@ class Recorder:
 
     def _mining(self) -> dict[str, Tensor]:
         """The step's trials in sum, per mined example."""
-        examples = max((trial.shape[1] for trial in self._trials), default=0)
-        if not examples:
+        if not (examples := max((trial.shape[1] for trial in self._trials), default=0)):
             return {}
         before, after, alpha, slope, took = torch.cat(self._trials, dim=1)
-        drop = before - after
-        slack = drop - self.armijo_c * alpha * slope.square()
-        finite = slack.isfinite()
-        counted = finite & (took > 0)
-        least = torch.where(counted, slack, torch.inf).amin()
-        return {
-            "miner_accepted": took.sum() / examples,
-            "miner_backtracks": (1 - took).sum() / examples,
-            "mined_drop": torch.where(counted, drop, 0.0).sum() / examples,
-            "miner_non_finite": (~finite).sum() / examples,
-            "armijo_slack": torch.where(least.isfinite(), least, torch.nan),
+        slack = before - after - self.armijo_c * alpha * slope.square()
+        counted = slack.isfinite() & (took > 0)
+        sums = {
+            "miner_accepted": took,
+            "miner_backtracks": 1 - took,
+            "mined_drop": torch.where(counted, before - after, 0.0),
+            "miner_non_finite": ~slack.isfinite(),
         }
+        least = torch.where(counted, slack, torch.inf).amin()
+        least = torch.where(least.isfinite(), least, torch.nan)
+        return {name: each.sum() / examples for name, each in sums.items()} | {"armijo_slack": least}
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -267,20 +260,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _copy(scalar: Tensor) -> Tensor:
     """A copy that neither later arithmetic in place nor a graph can reach."""
-    return scalar.detach().as_subclass(Tensor).clone().reshape(())
-
-
-def _gradients(loss: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
-    """The gradients of those parameters that the loss reaches."""
-    learnt = [p for p in parameters if p.requires_grad]
-    if not (loss.requires_grad and learnt):
-        return []
-    found = torch.autograd.grad(loss, learnt, retain_graph=True, allow_unused=True)
-    return [gradient for gradient in found if gradient is not None]
-
-
-def _share(con: Tensor, mse: Tensor) -> Tensor:
-    return con / (con + mse + 1e-12)
+    return _plain(scalar).clone().reshape(())
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:

@@ -163,6 +163,10 @@ class EnergyConfig(TrainingConfig):
         progress = step / self.steps
         if self.negatives is None or progress < self.contrast_from:
             return 0.0
-        weight = self.make_task().contrastive_weight if self.contrastive_weight is None else self.contrastive_weight
+        weight = self.contrastive_weight
+        if weight is None:  # as published for the task; asked for every step of every seed, so no task is made
+            task = task_class(self.task)
+            assert issubclass(task, DenoisingTask)
+            weight = task.contrastive_weight
         end = self.contrastive_weight_end
         return weight if end is None else weight + (end - weight) * progress

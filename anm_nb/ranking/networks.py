@@ -6,9 +6,10 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
+from anm_nb.bounds import Count, Width
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.ranking.routing import Controller, ControllerState, RandomRouting, routing_entropy
 
@@ -27,16 +28,16 @@ SCORE_DECIMALS = 4  # of what items are ranked by; differences beyond are roundi
 class ModelConfig(Parameters):
     """The architecture. Without a controller (`routing="uniform"`) and with one iteration it is the baseline."""
 
-    width: PositiveInt = 32
-    n_heads: PositiveInt = 4
-    max_inner_iters: PositiveInt = 4  # applications of the Pointer-over-Heads block
+    width: Width = 32
+    n_heads: Count = 4
+    max_inner_iters: Count = 4  # applications of the Pointer-over-Heads block
     tied: bool = True  # all of them with the same weights; else each iteration has a block of its own
     # By a controller for each token or for the sequence; uniform: none, every head alike; random: see `RandomRouting`.
     routing: Literal["token", "sequence", "uniform", "random"] = "token"
     trained_routing: bool = True  # else the controller stays as it was drawn
     slow_state: bool = True  # else the controller has one timescale, that of its fast state
-    hrm_period: PositiveInt = 2  # iterations between updates of the controller's slow state
-    controller_width: PositiveInt = 32
+    hrm_period: Count = 2  # iterations between updates of the controller's slow state
+    controller_width: Width = 32
     gradient: Literal["full", "last"] = "full"  # last: all iterations but the last are cut off
 
     @model_validator(mode="after")

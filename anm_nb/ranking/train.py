@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from anm_nb.bounds import Seeds, require_memory
+from anm_nb.bounds import Epochs, Examples, LearningRate, Seeds, Size, require_memory
 from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel
@@ -49,15 +49,15 @@ class RankingConfig(TrainingConfig, ModelConfig):
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
 
     task: str = "partial_sort"
-    size: PositiveInt = 12  # items
+    size: Size = 12  # items
     mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5
     encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside these three
-    train_samples: PositiveInt = 500  # a fixed set
-    dev_samples: PositiveInt = 200
-    test_samples: PositiveInt = 300
-    epochs: PositiveInt = 8
-    batch: PositiveInt = 32
+    train_samples: Examples = 500  # a fixed set
+    dev_samples: Examples = 200
+    test_samples: Examples = 300
+    epochs: Epochs = 8
+    batch: Examples = 32
 
     mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
     # On dev; None: the task's metric; tau_index: as published.
@@ -71,8 +71,8 @@ class RankingConfig(TrainingConfig, ModelConfig):
     entropy_decay: Fraction = 0.5  # … times this …
     entropy_every: PositiveInt = 5  # … in every so many epochs
     two_optimisers: bool = True  # else the controller takes the encoder's learning rate and clipping norm
-    encoder_lr: PositiveFloat = 3e-4
-    controller_lr: PositiveFloat = 1e-4
+    encoder_lr: LearningRate = 3e-4
+    controller_lr: LearningRate = 1e-4
     weight_decay: NonNegativeFloat = 0.01
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
@@ -107,9 +107,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return {
             "width": weight_bytes(self.make_model) if large else 0,
             "batch max_inner_iters size width": min(self.batch, self.train_samples) * row,
-            "train_samples size": self.train_samples * problem,
-            "dev_samples size": self.dev_samples * problem,
-            "test_samples size": self.test_samples * problem,
+            **{name: getattr(self, name) * problem for name in ("train_samples", "dev_samples", "test_samples")},
         }
 
     def changed(self, **values: Any) -> RankingConfig:

@@ -17,6 +17,7 @@ from anm_nb.ranking.learner import objective
 from anm_nb.ranking.networks import RankingModel
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.ranking.variants import comparators
+from anm_nb.training.timing import step_seconds
 
 By = Literal["parameters", "operations"]
 
@@ -69,6 +70,11 @@ def forward_flops(model: RankingModel, x: Float[Tensor, "batch items features"],
 
 
 COUNTS = {"parameters": parameter_count, "operations": training_flops}
+
+
+def epoch_seconds(config: RankingConfig, rounds: int = 3) -> float:
+    """Seconds of an epoch, from the median of `rounds` timed training steps (dev evaluation not included)."""
+    return float(step_seconds({"model": config}, rounds)["model"].median()) * config.steps_per_epoch()
 
 
 def matched(config: RankingConfig, *, to: RankingConfig, by: By) -> RankingConfig:

@@ -129,7 +129,7 @@ def _run(
     from joblib import cpu_count
 
     from anm_nb.sweep import batch, cluster
-    from anm_nb.sweep.table import TABLE_FILE
+    from anm_nb.sweep.table import SCORES_FILE, TABLE_FILE
 
     try:
         with batch.folder_of_results(opened.folder):
@@ -141,7 +141,8 @@ def _run(
             place = cluster.connected(scheduler, workers) if backend == Backend.dask and waiting else nullcontext()
             try:
                 if waiting:
-                    (opened.folder / TABLE_FILE).unlink(missing_ok=True)  # it would be of other cases than the rest
+                    for name in (TABLE_FILE, SCORES_FILE):  # they would be of other cases than the rest
+                        (opened.folder / name).unlink(missing_ok=True)
                 with place as client:
                     batch.run_into(opened.folder, waiting, kept, workers, console, client, needed)
             except BaseException:
@@ -158,13 +159,15 @@ def _run(
 
 def _conclude(console: Console, opened: Sweep, chosen: list[Case]) -> None:
     from anm_nb.sweep.display import summary
-    from anm_nb.sweep.table import tally, verdict_table, write_table
+    from anm_nb.sweep.table import SCORES_FILE, score_table, tally, verdict_table, write_tables
 
     outcomes: dict[str, Outcome] = opened.outcomes
     outputs = {case.name: case.output for case in chosen}
-    table = write_table(verdict_table(opened.plan.cases, opened.cases, outcomes), opened.folder)
+    ended = opened.plan.cases, opened.cases, outcomes
+    table = write_tables(verdict_table(*ended), score_table(*ended), opened.folder)
     summary(console, [outcomes[name] for name in outputs], lambda name: tally(outputs[name]), "case")
-    console.print(f"{_told(opened, chosen)}. Table: {table}; a page: anm-nb index {opened.folder}")
+    pages = f"Table: {table}, with scores: {SCORES_FILE}; a page: anm-nb index {opened.folder}"
+    console.print(f"{_told(opened, chosen)}. {pages}")
     failed = [name for name in outputs if outcomes[name].status == "failed"]
     if failed:
         refuse(f"{len(failed)} of {len(chosen)} cases failed: {', '.join(failed)}", 1)

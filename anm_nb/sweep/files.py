@@ -93,9 +93,10 @@ class Plan:
 
 def find_sweep(asked: str) -> Path:
     """A sweep file by its path, or by its name in `params/sweeps`. Raises ParameterError where there is none."""
-    path, folder = Path(asked), files.project_root() / "params" / "sweeps"
+    path = Path(asked)
     if path.is_file():
         return path
+    folder = files.project_root() / "params" / "sweeps"
     named = folder / f"{asked}.yaml"
     if named.is_file():
         return named

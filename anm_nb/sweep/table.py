@@ -18,7 +18,7 @@ from anm_nb.sweep.outcomes import Outcome
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE_FILE = "table.parquet"
+TABLE_FILE, SCORES_FILE = "table.parquet", "table.csv"
 NUMBERS = ("estimate", "low", "high", "p_value", "detectable", "seeds")
 TEXTS = ("claim", "state", "measured", "unit", "expected", "power")
 
@@ -29,7 +29,8 @@ def read_verdicts(notebook: Path) -> list[dict[str, Any]]:
         return []
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-    return [data[VERDICT_MIME] for data in outputs if VERDICT_MIME in data]
+    found = [data.get(VERDICT_MIME) for data in outputs]
+    return [verdict for verdict in found if isinstance(verdict, dict)]
 
 
 def tally(notebook: Path) -> str:
@@ -68,9 +69,53 @@ def verdict_table(
     return table.assign(**numeric, **text)
 
 
-def write_table(table: pd.DataFrame, folder: Path) -> Path:
-    """Write the table into the folder, in one step; returns its path."""
-    replace_whole(folder / TABLE_FILE, table.to_parquet(path=None, index=False))
+def score_table(
+    planned: Sequence[PlannedCase], cases: Sequence[Case], outcomes: Mapping[str, Outcome]
+) -> pd.DataFrame:
+    """The scores of all cases that ended, beside their verdicts: a row for each seed of each run a case was served.
+
+    Columns: as of `verdict_table` up to the parameters, then how many verdicts of the case are in each state, `run`,
+    `task`, `method`, `seed`, and the run's metrics at its last record, under their own names. A case without runs, or
+    whose runs the store has no more, is one row with these empty.
+    """
+    import pandas as pd
+
+    from anm_nb.gallery import STATES
+
+    varied, parts = differing(planned), []
+    for plan, case in zip(planned, cases, strict=True):
+        if (outcome := outcomes.get(case.name)) is None:
+            continue
+        states = Counter(verdict.get("state") for verdict in read_verdicts(case.output))
+        head: dict[str, Any] = {"case": case.name, "notebook": plan.notebook.stem, "status": outcome.status}
+        head |= {_column(name): json.dumps(plan.values.get(name)) for name in varied}
+        head |= {state: states[state] for state in STATES}
+        for scores in [_last_record(key) for key in outcome.runs] or [pd.DataFrame([{"run": None}])]:
+            parts.append(pd.DataFrame([head] * len(scores)).join(scores))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["case", "notebook", "status"])
+
+
+def _last_record(key: str) -> pd.DataFrame:
+    """The last record of each seed of a stored run, with what the run is; its key alone where it cannot be read."""
+    import pandas as pd
+
+    from anm_nb.run import CorruptRun, Run
+    from anm_nb.store import store_root
+
+    try:
+        run = Run(store_root() / key)
+        metrics, summary = run.metrics, run.manifest.summary
+    except (CorruptRun, OSError):
+        return pd.DataFrame([{"run": key}])
+    last = metrics.loc[metrics.groupby("seed")["step"].idxmax()].reset_index(drop=True)
+    facts = {"run": key, "task": summary.get("task"), "method": summary.get("method")}
+    return pd.DataFrame([facts] * len(last)).join(last)
+
+
+def write_tables(verdicts: pd.DataFrame, scores: pd.DataFrame, folder: Path) -> Path:
+    """Write both tables into the folder, each in one step; returns the path of the verdicts'."""
+    replace_whole(folder / SCORES_FILE, scores.to_csv(index=False).encode())
+    replace_whole(folder / TABLE_FILE, verdicts.to_parquet(path=None, index=False))
     return folder / TABLE_FILE
 
 

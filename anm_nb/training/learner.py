@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,8 +19,6 @@ from anm_nb.training.stack import Stack
 
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training
-
-Config = TypeVar("Config", bound="TrainingConfig")
 
 
 class TrainingConfig(RunConfig):
@@ -54,7 +52,7 @@ class TrainingConfig(RunConfig):
         """Configs of equal keys can be trained as one stack: they differ in seeds and in scheduled numbers only."""
 
     @classmethod
-    def of(cls: type[Config], *settings: Parameters, **values: Any) -> Config:
+    def of(cls, *settings: Parameters, **values: Any) -> Any:
         """The fields that settings have too, and values; of several settings the last to have one decides."""
         given = {name: value for each in settings for name, value in each if name in cls.model_fields}
         return cls(**(given | values))

@@ -79,8 +79,7 @@ class Training:
         """
         with self.on_stream():
             self._run(shown)
-        if failures := [record.failure for record in self.records if record.failure]:
-            raise NonFiniteLoss("\n".join(failures))
+        self._raise_failures()
         return self.records
 
     @contextmanager
@@ -107,6 +106,7 @@ class Training:
             if step not in recorded:
                 self.take(inputs, kind)
                 continue
+            self._count_time()
             losses = self.losses(inputs, kind)
             self._measure(losses)
             if not self.running():
@@ -187,20 +187,18 @@ class Training:
         for place, step in enumerate(self.failed_at.tolist()):
             if step < 0 or self.records[place].ended:
                 continue
-            values = {name: float(each[place]) for name, each in self.failed.items()}
-            said = ", ".join(f"{name} = {value:g}" for name, value in values.items() if name != "loss")
-            self.records[place].ended = True
-            self.records[place].failure = (
-                f"loss = {values['loss']:g} at step {step} of seed {self.records[place].seed} ({said}); "
-                "a lower learning rate, stronger clipping or float32 precision are the first things to try"
-            )
-        if not self.running() and (failures := [each.failure for each in self.records if each.failure]):
+            self.records[place].fail(step, {name: float(each[place]) for name, each in self.failed.items()})
+        if not self.running():
+            self._raise_failures()
+
+    def _raise_failures(self) -> None:
+        if failures := [record.failure for record in self.records if record.failure]:
             raise NonFiniteLoss("\n".join(failures))
 
     def _measure(self, losses: StepLosses) -> None:
         """Every running seed's own row of metrics; those that stop here are ended."""
-        self._count_time()
         self._drop_failed()
+        spent = time.perf_counter() - self.began  # in this step's losses
         parts = {name: values.tolist() for name, values in losses.parts.items()}
         norms = {f"grad_norm_{each.group.name}": each.norms.tolist() for each in self.optimisers}
         measured = self.learner.measure(self, losses)
@@ -214,6 +212,7 @@ class Training:
                 record.kept |= {f"step{self.step}.averaged.{n}": t.to("cpu", copy=True) for n, t in averaged.items()}
             if record.stops(self.config):
                 self._end(place)
+        self.seconds += spent
         self.began = time.perf_counter()
 
     def _end(self, place: int) -> None:

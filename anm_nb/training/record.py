@@ -76,6 +76,15 @@ class SeedRecord:
         self.arrays |= {name: [array.detach().to("cpu", copy=True)] for name, array in evaluated.arrays.items()}
         self.ended = True
 
+    def fail(self, step: int, losses: dict[str, float]) -> None:
+        """Note the step and the losses, `loss` and its parts by name, with which this seed cannot go on."""
+        said = ", ".join(f"{name} = {value:g}" for name, value in losses.items() if name != "loss")
+        self.ended = True
+        self.failure = (
+            f"loss = {losses['loss']:g} at step {step} of seed {self.seed} ({said}); "
+            "a lower learning rate, stronger clipping or float32 precision are the first things to try"
+        )
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All of it as tensors, and facts for JSON."""
         tensors = {f"array.{name}": torch.stack(values) for name, values in self.arrays.items()}

@@ -34,6 +34,7 @@ def one_seed(config: TrainingConfig, device: str) -> Training:
 
 def _timed_step(training: Training, device: str) -> float:
     step = training.step = training.step % (training.config.total_steps() - 1) + 1
+    training.counter.fill_(step)
     with training.on_stream():
         inputs = training.learner.inputs(step if training.step > 1 else 0)
         settle(device)

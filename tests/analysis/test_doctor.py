@@ -339,6 +339,22 @@ def test_without_parameters_changes_are_factors_and_apply_still_makes_them():
     assert given == {"negatives": "anm", "contrastive_weight": None, "task": "inverse"}
 
 
+@pytest.mark.parametrize(
+    ("given", "change"),
+    [
+        (None, {"contrastive_weight": None}),
+        ({"task": "inverse", "contrastive_weight": 0.0}, {"contrastive_weight": 0.5}),
+        ({"task": "sudoku", "contrastive_weight": 0.0}, {"contrastive_weight": 0.05}),
+        ({"task": "inverse", "contrastive_weight": 0.5}, {}),  # it is not the weight, then
+        ({"steps": 80}, {}),
+    ],
+)
+def test_a_weight_of_0_becomes_the_task_s_own(given, change):
+    (finding,) = examine(healthy().assign(loss_con_weighted=0.0, grad_share_contrast=0.0), given)
+    assert finding.change == change
+    assert ("the task's own" in str(finding)) == (given is None)
+
+
 def test_of_two_changes_to_one_parameter_the_first_findings_counts():
     weights = [Finding("one", "", "", {"contrastive_weight": factor}, "low", "K") for factor in (Times(0.1), Times(9))]
     assert apply(weights, {"contrastive_weight": 2.0}) == {"contrastive_weight": 0.2}

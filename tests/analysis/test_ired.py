@@ -9,7 +9,6 @@ import pytest
 
 from anm_nb.analysis import ired, ired_figures
 from anm_nb.analysis import reference_scores as referred
-from anm_nb.analysis.published import published_ired
 
 KINDS = {"copying": "trivial", "zero": "trivial", "solver": "classical", "floor": "ceiling"}
 # (task, split) → the value of each reference; lowrank's is an error, connectivity's an accuracy
@@ -158,12 +157,6 @@ def test_the_published_score_that_copies_is_called_so():
         assert verdicts[0].state == state
         skill = referred.published_skill(table).loc[("lowrank", "same"), "skill of the published score"]
         assert float(skill) == pytest.approx(1 - 0.0174 / (copying * 1.001), abs=0.006)
-
-
-def test_published_numbers_carry_their_source():
-    table = published_ired()
-    assert table["source"].str.contains("2406.11179").all()
-    assert set(table["task"]) == {"addition", "lowrank", "inverse"}
 
 
 # figures

@@ -337,7 +337,6 @@ MAKERS = {
     "tau_by_noise": lambda t, e: figures.tau_by_noise(t["noise"], t["references"]),
     "tau_by_halting": lambda t, e: figures.tau_by_halting(t["halting"], t["test_iterations"]),
     "tau_by_hints": lambda t, e: figures.tau_by_hints(t["control"], t["references"]),
-    "component_forest": lambda t, e: figures.component_forest(e, tables.at_trained(t["test_iterations"])),
     "headline": lambda t, e: figures.headline(
         t["chain_lengths"], e, tables.at_trained(t["test_iterations"]), t["references"]
     ),

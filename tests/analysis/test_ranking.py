@@ -32,10 +32,9 @@ from anm_nb.analysis.ranking_tables import (
     waterfall,
 )
 from anm_nb.analysis.tables import collect, score_table
-from anm_nb.ranking.train import RankingLearner
 from anm_nb.ranking.variants import FIXES
 from anm_nb.store import get_or_train
-from anm_nb.studies.public_epoch import public_epoch_ratio
+from anm_nb.studies.ranking_cost import epoch_seconds
 from anm_nb.studies.ranking_settings import HrmVsBaseline
 
 TINY = {
@@ -168,8 +167,9 @@ def test_a_probe_is_of_the_last_epoch_of_a_seed_that_stopped_before_another(tmp_
 
 def test_a_probe_is_the_problem_its_weights_were_recorded_on(trained):
     settings, runs = trained
-    learner = RankingLearner(settings.hrm(), 1, "cpu")
-    learner.network.load_state_dict(
+    learner = settings.hrm().learner(1)
+    model, dev = learner.model.members[0], learner.dev[0]
+    model.load_state_dict(
         {
             name.removeprefix("seed1.averaged."): weight
             for name, weight in runs["hrm"].weights.items()
@@ -177,9 +177,9 @@ def test_a_probe_is_the_problem_its_weights_were_recorded_on(trained):
         }
     )
     with torch.no_grad():
-        alphas = learner.network(learner.dev.x[:1]).alphas[0].numpy()
+        alphas = model(dev.x[:1]).alphas[0].numpy()
     seen = probe(runs["hrm"])
-    order = np.lexsort((learner.dev.y[0], ~learner.dev.known[0]))
+    order = np.lexsort((dev.y[0], ~dev.known[0]))
     np.testing.assert_allclose(seen.alphas, alphas[:, order], atol=1e-6)
     assert seen.known.tolist() == [True] * 3 + [False] * 3
     assert all(np.diff(seen.ranks[:3]) > 0)

@@ -3,47 +3,17 @@
 import errno
 import json
 import random
+from dataclasses import replace
 
-import nbformat
 import pandas as pd
 import pytest
 from filelock import FileLock
-from nbformat.v4 import new_code_cell, new_notebook, new_output
-from typer.testing import CliRunner
 
 from anm_nb import files, sweep
-from anm_nb.analysis import VERDICT_MIME
-from anm_nb.cli import app
-
-
-@pytest.fixture
-def fake(trivial, monkeypatch):
-    """Notebooks that end at once, with the verdict that n is n, or failing at n = 13; counts which ran."""
-    ran: list[int] = []
-
-    def run_cases(cases, jobs, on_start, on_done, cluster, resources):
-        outcomes = []
-        for case in cases:
-            n = case.parameters.get("n", 1)
-            ran.append(n)
-            on_start(case.name)
-            verdict = {"claim": "n is n", "measured": f"{n}", "state": "refuted", "estimate": n, "interval": [0, None]}
-            outputs = [new_output("display_data", {VERDICT_MIME: verdict})] if n != 13 else []
-            nbformat.write(new_notebook(cells=[new_code_cell("n", outputs=outputs, id="n")]), case.output)
-            end = ("failed", 2.0, 64.0, "ValueError: 13") if n == 13 else ("done", 2.0, 64.0, None)
-            checksum = files.sha256_of(case.output)
-            outcomes.append(sweep.Outcome(case.name, *end, case.digest, (f"run{n}",), checksum))
-            on_done(outcomes[-1])
-        return outcomes
-
-    monkeypatch.setattr(sweep, "run_cases", run_cases)
-    return ran
 
 
 def anm_nb(trivial, *arguments: str):
-    return CliRunner().invoke(
-        app, ["sweep", str(trivial.folder / "trivial.yaml"), "--out", str(trivial.out), *arguments]
-    )
+    return trivial.invoke(*arguments)
 
 
 def test_a_restart_runs_nothing_that_is_finished(trivial, fake):
@@ -209,3 +179,39 @@ def test_a_full_disk_is_told_and_loses_nothing(trivial, fake, monkeypatch, seed)
         assert "the same command goes on from there" in result.stderr
     assert trivial.outcomes() == expected
     assert (trivial.out / "table.parquet").read_bytes() == table
+
+
+def test_scores_of_every_seed_stand_beside_the_verdicts(trivial, fake, monkeypatch):
+    from stored_training import energy
+
+    from anm_nb.store import get_or_train
+
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "outputs"))
+    run = get_or_train(energy("stock"))
+    run_cases = sweep.run_cases
+
+    def served(cases, jobs, on_start, on_done, *others):
+        return run_cases(cases, jobs, on_start, lambda each: on_done(replace(each, runs=(run.key,))), *others)
+
+    monkeypatch.setattr(sweep, "run_cases", served)
+    trivial.write(grid={"n": [2, 13]})
+    anm_nb(trivial)
+    scores = pd.read_csv(trivial.out / "table.csv")
+    assert scores["case"].tolist() == ["n=2", "n=2", "n=13", "n=13"]
+    assert scores["n"].tolist() == [2, 2, 13, 13]
+    assert scores["refuted"].tolist() == [1, 1, 0, 0]
+    assert scores["seed"].tolist() == [0, 1, 0, 1]
+    assert set(scores["method"]) == {"stock"}
+    last = run.metrics.groupby("seed").last()
+    names = [name for name in last if last[name].notna().all() and last[name].dtype == "float64"]
+    assert len(names) > 5
+    for name in names:
+        assert scores[name].tolist() == pytest.approx([*last[name]] * 2)
+
+
+def test_a_case_whose_runs_are_gone_keeps_its_row(trivial, fake, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "outputs"))
+    trivial.write(grid={"n": [1, 2]})
+    anm_nb(trivial)
+    scores = pd.read_csv(trivial.out / "table.csv")
+    assert scores[["case", "run", "refuted"]].values.tolist() == [["n=1", "run1", 1], ["n=2", "run2", 1]]

@@ -18,7 +18,7 @@ from anm_nb.sweep.restart import open_sweep
 from anm_nb.sweep.settings import settings_class
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEPS = sorted((ROOT / "params" / "sweeps").glob("*.yaml"))
+SWEEPS = sorted(set((ROOT / "params" / "sweeps").glob("*.yaml")) - {ROOT / "params" / "sweeps" / "gpu.yaml"})
 # The HRM document's grid, experiments 2 to 5.
 DOCUMENT = {
     "hrm_iterations": ("max_inner_iters", [6, 8, 12, 16]),

@@ -59,13 +59,14 @@ def labels_of(runs: Sequence[Stored]) -> list[str]:
 
     Plain text, ending with the beginning of the key.
     """
-    plain = [_described(run) for run in runs]
+    plain, settings = [_described(run) for run in runs], [flat(run.settings) for run in runs]
     alike = defaultdict(list)
-    for text, run in zip(plain, runs, strict=True):
-        alike[text].append(flat(run.settings))
+    for text, own in zip(plain, settings, strict=True):
+        alike[text].append(own)
+    differing = {text: _differing(group) for text, group in alike.items()}
     return [
-        " · ".join([text, *_apart(flat(run.settings), alike[text]), _finished(run), run.listed.key[:8]])
-        for text, run in zip(plain, runs, strict=True)
+        " · ".join([text, *_apart(own, differing[text]), _finished(run), run.listed.key[:8]])
+        for text, own, run in zip(plain, settings, runs, strict=True)
     ]
 
 
@@ -76,14 +77,17 @@ def _described(run: Stored) -> str:
     return " · ".join([*parts, f"{summary['steps']} steps"])
 
 
-def _apart(settings: dict[str, Any], others: list[dict[str, Any]]) -> list[str]:
-    """The first few config values that not all runs of the same description have."""
-    differing = [
-        name
-        for name, value in settings.items()
-        if not isinstance(value, dict) and any(other.get(name) != value for other in others)
-    ]
-    return [f"{name.rpartition('.')[2]} = {settings[name]}" for name in differing[:NAMED]]
+def _differing(group: Sequence[dict[str, Any]]) -> list[str]:
+    """The config values that not all runs of the same description have, in the configs' order."""
+    names = dict.fromkeys(name for settings in group for name, value in settings.items() if not isinstance(value, dict))
+    first = group[0]
+    return [name for name in names if any(each.get(name) != first.get(name) for each in group)]
+
+
+def _apart(settings: dict[str, Any], differing: Sequence[str]) -> list[str]:
+    """The first few config values that set a run apart."""
+    own = [name for name in differing if not isinstance(settings.get(name, {}), dict)]
+    return [f"{name.rpartition('.')[2]} = {settings[name]}" for name in own[:NAMED]]
 
 
 def _finished(run: Stored) -> str:
