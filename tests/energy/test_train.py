@@ -11,6 +11,7 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.losses import info_nce
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
+from anm_nb.energy.probes import count_of, noisings
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.tasks.base import Batch
@@ -259,6 +260,18 @@ def test_the_miner_is_given_the_average_and_stock_the_model(monkeypatch):
         draws = RowDraws([generator(0, "negatives")], "cpu")
         problem = MiningProblem(learner.task, batch.x, batch.y, noise, *pair, draws)
         torch.testing.assert_close(y_neg, get_negatives(method).propose(problem).y_neg)
+
+
+def test_the_negative_is_noised_exactly_once_and_with_the_positive_s_noise():
+    training = begun(config("anm"))
+    with noisings() as seen:
+        contrast = losses_at(training).detail.contrast
+    assert count_of(contrast.mined.y_neg, seen) == 1
+    assert len(seen) == 2  # the positive, and the negative
+    # the energies that were trained on are those of the shared noise, drawn again from the same generators
+    batch, noise = replayed(training.learner)
+    for y, energy in ((batch.y, contrast.e_pos), (contrast.mined.y_neg, contrast.e_neg)):
+        torch.testing.assert_close(training.model(batch.x, noise.noised(y), noise.k), energy)
 
 
 # other heads and tasks
