@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.energy.landscape import optimal_energy
-from anm_nb.energy.train import EnergyLearner
 from anm_nb.studies.miner_study import (
     MinerConvergence,
     MinerStudy,
