@@ -170,7 +170,7 @@ def _train_into(path: Path, partial: Path, config: RunConfig, decisive: dict[str
     with full_disk_named(path, "nothing was lost"):
         replace_whole(partial / "config.json", json.dumps(decisive, indent=1).encode())
     trained = config.train(partial)
-    threads = getattr(getattr(config, "loop", config), "threads", None)
+    threads = getattr(config, "threads", None)
     effort = {"processes": trained.processes, "training_seconds": trained.seconds}
     effort |= {"resumed": resumed, "wall_seconds": time.monotonic() - started}
     provenance = describe_environment(decisive["device"], threads) | checkout | effort

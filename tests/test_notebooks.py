@@ -192,7 +192,7 @@ def test_an_unknown_parameter_is_refused_before_any_training(tmp_path):
 REFUSALS = {
     "lr nan": "lr = nan: should be a finite number",
     "seeds []": "seeds = []: needs at least 1 item",
-    "seeds [0,0]": "seeds = [0, 0]: each seed may appear once",
+    "seeds [0,0]": "seeds = [0, 0]: each may appear once",
     "task invers": "unknown task 'invers' (did you mean 'inverse'?)",
     "steps -5": "steps = -5: should be greater than 0",
     "steps 1e2": "steps = 100.0: should be a valid integer",

@@ -107,8 +107,7 @@ def confirmed_table(study: Study) -> pd.DataFrame:
     tables = []
     for (task, training, method), run in study.confirmed.items():
         last = run.metrics.sort_values("step").groupby("seed", as_index=False).tail(1)
-        loop = run.settings["loop"]
-        cost = {"steps": loop["steps"], "batch": loop["batch"]}
+        cost = {name: run.settings[name] for name in ("steps", "batch")}
         seconds = run.provenance["wall_seconds"] / len(last)
         names = {"task": task, "training": training, "method": method}
         tables.append(last.drop(columns="step").assign(**names, **cost, seconds_a_seed=seconds))

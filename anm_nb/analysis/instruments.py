@@ -165,7 +165,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
          f"{SCHEDULE}::test_shared_noise_leaves_no_residual_and_a_second_draw_does"),
         ("exactly one noising of the negative, counted", "check", "anm_nb.energy.probes.noisings"),
         ("exactly one noising of the negative, in training", "check",
-         f"{NEGATIVES}::test_the_negative_is_noised_exactly_once_and_with_the_positive_s_noise"),
+         f"{TRAIN}::test_the_negative_is_noised_exactly_once_and_with_the_positive_s_noise"),
         ("noising twice is refused", "check", f"{SCHEDULE}::test_noising_twice_raises_whatever_was_done_in_between"),
         ("renoising bug in a run", "finding", "negative noised a second time, or with other noise"),
     ),
@@ -208,7 +208,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("margins before, Δm and ΔL after an update", "figure", "11_anm_within_run"),
         ("updates with one kind from the same weights", "check", "anm_nb.studies.within_run.WithinRunConfig"),
         ("each kind on its own rows only", "check",
-         f"{NEGATIVES}::test_mixed_negatives_are_each_kind_on_its_own_rows_whatever_the_other_is"),
+         f"{NEGATIVES}::test_mixed_negatives_are_each_kind_in_its_own_rows"),
     ),
     *_of_section(
         "G",

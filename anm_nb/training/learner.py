@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,8 +19,6 @@ from anm_nb.training.stack import Stack
 
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training
-
-Config = TypeVar("Config", bound="TrainingConfig")
 
 
 class TrainingConfig(RunConfig):

@@ -12,9 +12,7 @@ from anm_nb.analysis.prescription import Times, differences
 from anm_nb.analysis.signatures import SIGNATURES
 from anm_nb.config import ParameterError
 from anm_nb.energy.probes import Recorder
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.training.loop import LoopConfig
 
 
 def names(findings):
@@ -85,14 +83,11 @@ def test_negatives_mined_far_off_are_off_scale_and_too_easy():
 
 # in runs of our own trainer
 
-SAMPLER = SamplerConfig(inner_steps=1)
-
 
 def trained(folder, seeds=(0,), steps=30, **options):
-    loop = LoopConfig(steps=steps, batch=24, lr=5e-3, records=10, ema_decay=0.9)
-    config = EnergyConfig(
-        size=3, width=24, levels=6, dev_examples=8, sampler=SAMPLER, seeds=seeds, loop=loop, **options
-    )
+    small = {"size": 3, "width": 24, "levels": 6, "dev_examples": 8, "inner_steps": 1, "seeds": seeds}
+    loop = {"steps": steps, "batch": 24, "lr": 5e-3, "records": 10, "ema_decay": 0.9}
+    config = EnergyConfig(**small, **loop, **options)
     return config, config.train(folder).metrics
 
 

@@ -4,13 +4,11 @@ import pytest
 
 from anm_nb.analysis.doctor import unexamined
 from anm_nb.analysis.instruments import INSTRUMENTS, Instrument, missing, table
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.training.loop import LoopConfig
 
 TINY = {
-    "levels": 3, "width": 4, "dev_examples": 2, "seeds": (0,), "sampler": SamplerConfig(inner_steps=1),
-    "loop": LoopConfig(steps=2, batch=4, records=3),
+    "levels": 3, "width": 4, "dev_examples": 2, "seeds": (0,), "inner_steps": 1,
+    "steps": 2, "batch": 4, "records": 3,
 }  # fmt: skip
 RUNS = {negatives: {"size": 2, "negatives": negatives} for negatives in ("none", "stock", "random", "anm", "mixed")}
 RUNS["sudoku"] = {"task": "sudoku", "size": 9, "task_options": {"pool": 20}, "negatives": "stock"}

@@ -17,7 +17,7 @@ from anm_nb.analysis.ranking_tables import stalled_seeds
 from anm_nb.analysis.reference import DISPLAYS, keep_reference, load_reference, summary
 from anm_nb.analysis.stats import paired_difference, ratio_interval
 from anm_nb.config import ParameterError
-from anm_nb.ranking.evaluate import trained_ranking
+from anm_nb.ranking.train import trained_ranking
 from anm_nb.studies.halting import refine_until_stable
 from anm_nb.studies.iteration_study import MODELS, WhereIterationHelps
 from anm_nb.tasks.kendall import kendall_tau_numpy
@@ -73,11 +73,10 @@ def test_every_answer_is_on_fresh_problems_that_all_models_share(study):
     assert len(batch.x) == settings.problems
     assert torch.equal(batch.x, problems(settings, 1, settings.comparators()["no iteration"]).x)
     assert not torch.equal(batch.x, problems(settings, 2, own).x)
-    for stream, count in (("train", 16), ("dev", 4), ("test", 4)):
-        seen = own.learner(1, "cpu")
-        used = {"train": seen.training, "dev": seen.dev, "test": seen.test}[stream]
-        assert len(used.x) == count
-        assert not (batch.x.flatten(1).unsqueeze(1) == used.x.flatten(1).unsqueeze(0)).all(-1).any()
+    seen = own.learner(1)
+    for used, count in ((seen.x[0], 16), (seen.dev[0].x, 4), (seen.test[0].x, 4)):
+        assert len(used) == count
+        assert not (batch.x.flatten(1).unsqueeze(1) == used.flatten(1).unsqueeze(0)).all(-1).any()
 
 
 def test_iterations_are_those_asked_for_and_tau_is_measured_after_each(study):

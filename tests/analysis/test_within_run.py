@@ -13,10 +13,8 @@ from anm_nb.analysis.within_figures import before_the_update, elsewhere, on_the_
 from anm_nb.analysis.within_run import beyond, effects, of_seed, reading, within_run_verdicts
 from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import Mixed, get_negatives
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.within_run import WithinRunConfig
-from anm_nb.training.loop import LoopConfig
 
 MINER, BASELINE = "anm_orthogonal", "stock"
 UPDATES, KINDS, STEPS = ["mixed", MINER, BASELINE, "none"], [MINER, BASELINE], [0, 10, 30]
@@ -55,10 +53,9 @@ def states(frame):
 def test_a_run_of_the_store_reads_as_a_tidy_table(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [3, 1]}
-    small |= {"sampler": SamplerConfig(inner_steps=1)}
-    loop = LoopConfig(steps=4, batch=8, record_every=3)
+    small |= {"inner_steps": 1, "steps": 4, "batch": 8, "record_every": 3}
     mixed = Mixed(first=get_negatives("random"), second=get_negatives("stock"))
-    run = store.get_or_train(WithinRunConfig(**small, loop=loop, negatives=mixed))
+    run = store.get_or_train(WithinRunConfig(**small, negatives=mixed))
     found = effects(run)
     assert len(found) == 2 * 3 * 4 * 2
     assert not found.duplicated(["seed", "step", "update", "pairs"]).any()
@@ -69,7 +66,7 @@ def test_a_run_of_the_store_reads_as_a_tidy_table(tmp_path, monkeypatch):
         row = by_place.loc[tuple(names[i] for names, i in zip(places, at, strict=True))]
         for column in ("margin", "delta_margin", "delta_dev_margin", "update_norm"):
             assert row[column] == pytest.approx(float(run.trace[f"within.{column}"][at]))
-    without = store.get_or_train(EnergyConfig(**small, loop=loop))
+    without = store.get_or_train(EnergyConfig(**small))
     with pytest.raises(ParameterError, match="no updates were compared"):
         effects(without)
 

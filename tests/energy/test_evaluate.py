@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from first_step import begun, losses_at
 from tasks.sudoku_reference import KNOWN
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.evaluate import FinalTest, final_scores, predict
+from anm_nb.energy.evaluate import final_scores, predict
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
@@ -16,11 +17,10 @@ from anm_nb.energy.train import EnergyConfig
 from anm_nb.tasks import get_task
 from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits
 from anm_nb.tasks.sudoku_solver import solve
-from anm_nb.training.loop import LoopConfig
 from anm_nb.training.seeds import RowDraws, generator, initialise
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sudoku-easy50.txt"
-TEST = FinalTest(examples=12, inner_steps=(1, 2, 3))
+TEST = {"test_examples": 12, "test_inner_steps": (1, 2, 3)}
 SMALL = {
     "lowrank": {"size": 4, "width": 8},
     "connectivity": {"size": 6, "width": 4},
@@ -34,14 +34,14 @@ def outputs(tmp_path_factory, monkeypatch):
 
 
 def config(task, **options):
-    loop = LoopConfig(steps=3, batch=4, records=3)
-    base = {"negatives": "stock", "levels": 3, "dev_examples": 4, "seeds": [0], "loop": loop}
-    return EnergyConfig(task=task, sampler=SamplerConfig(inner_steps=2), **base | SMALL[task] | options)
+    base = {"negatives": "stock", "levels": 3, "dev_examples": 4, "seeds": [0], "inner_steps": 2}
+    return EnergyConfig(task=task, **base | {"steps": 3, "batch": 4, "records": 3} | SMALL[task] | options)
 
 
 def scored(task, seed=0):
-    learner = config(task).learner(seed, "cpu")
-    return learner, final_scores(learner.model, learner.task, learner.schedule, learner.sampler, TEST, seed, "cpu")
+    given = config(task, **TEST)
+    learner = given.learner(seed)
+    return learner, final_scores(learner.model, given, learner.task, learner.schedule, seed, "cpu")
 
 
 # one task after the other
@@ -50,7 +50,7 @@ def scored(task, seed=0):
 @pytest.mark.parametrize("task", SMALL)
 def test_every_discrete_or_continuous_task_trains_with_its_published_recipe(task, tmp_path):
     """One run of each: its own network, corruption, clamp and weight, to finite losses and a final test."""
-    run = config(task, test=TEST).train(tmp_path)
+    run = config(task, **TEST).train(tmp_path)
     metric = get_task(task, **{"size": SMALL[task]["size"]}).metric
     assert np.isfinite(run.metrics[["loss_mse", "loss_con", metric]].to_numpy()).all()
     last = run.metrics.iloc[-1]
@@ -67,7 +67,7 @@ def test_predictors_stand_on_the_same_problems():
     copying = np.mean((problems.x.double().numpy() - problems.y.double().numpy()) ** 2)
     assert columns["harder/mse/copy the observed"] == pytest.approx(copying)
     sampler = SamplerConfig(inner_steps=2)
-    ours = predict(learner.model, learner.task, problems, learner.schedule, sampler, 0, clamp=10.0)
+    ours = predict(learner.model, learner.task, problems, learner.schedule, sampler, [0], clamp=10.0)
     assert columns["harder/mse/model"] == pytest.approx(((ours - problems.y) ** 2).mean().item(), rel=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_harder_graphs_have_more_nodes_than_the_network_was_built_for():
 
 
 def test_no_test_puzzle_is_trained_on():
-    learner = config("sudoku").learner(0, "cpu")
+    learner = config("sudoku").learner(0)
     trained = {tuple(board) for board in digits(learner.training.puzzles().y).tolist()}
     for harder in (False, True):
         tested = {tuple(board) for board in digits(learner.task.stream("test").puzzles(harder=harder).y).tolist()}
@@ -117,7 +117,7 @@ def test_no_test_puzzle_is_trained_on():
 
 def test_given_entries_carry_no_noise_and_are_not_trained_on():
     """The published recipe: a clue is √ᾱ_k times itself at level k, and the denoising loss does not see it."""
-    learner = config("sudoku").learner(0, "cpu")
+    learner = config("sudoku").learner(0)
     batch = learner.task.sample(3, generator=generator(0, "test"))
     clues = learner.task.clues(batch)
     noise = SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"), clues)
@@ -127,7 +127,7 @@ def test_given_entries_carry_no_noise_and_are_not_trained_on():
 
 
 def test_a_loss_is_the_published_one_on_the_entries_that_are_not_given():
-    learner = config("sudoku", negatives="none").learner(0, "cpu")
+    learner = config("sudoku", negatives="none").learner(0)
     batch = learner.training.sample(4, generator=generator(0, "data"))
     mask = batch.known
     draws = RowDraws([generator(0, "noise")], "cpu")
@@ -135,22 +135,23 @@ def test_a_loss_is_the_published_one_on_the_entries_that_are_not_given():
     point = torch.Tensor(noise.noised(batch.y)).requires_grad_()
     (score,) = torch.autograd.grad(learner.model(batch.x, point, noise.k).sum(), point)
     expected = torch.where(mask, 0.0, score - noise.eps).square().mean()
-    assert learner.losses(0, learner.model).total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses_at(begun(learner.config, learner=learner)).total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("negatives", ["stock", "random", "anm"])
 def test_negatives_keep_the_clues(negatives):
-    learner = config("sudoku", negatives=negatives, levels=3).learner(0, "cpu")
+    learner = config("sudoku", negatives=negatives, levels=3).learner(0)
     batch = learner.training.sample(4, generator=generator(0, "data"))
     noised = []
-    forward = learner.model.forward
+    network = learner.model.members[0]
+    forward = network.forward
 
     def seen(x, y, k):
         noised.append((y.detach(), k))
         return forward(x, y, k)
 
-    learner.model.forward = seen
-    learner.losses(0, learner.model)
+    network.forward = seen
+    losses_at(begun(learner.config, learner=learner))
     for points, k in noised[-1:]:  # the negative's energy is the last to be taken
         given = torch.Tensor(points / learner.schedule.signal(k))[batch.known]
         torch.testing.assert_close(given, batch.y[batch.known])

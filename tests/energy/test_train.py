@@ -5,16 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.losses import info_nce
 from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
-from anm_nb.energy.sampler import SamplerConfig
+from anm_nb.energy.probes import count_of, noisings
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.tasks.base import Batch
-from anm_nb.training.loop import LoopConfig, cpu_threads
+from anm_nb.training.run import cpu_threads
 from anm_nb.training.seeds import RowDraws, generator
 
 # What the design fixes: other families and notebooks read these columns.
@@ -33,15 +34,14 @@ def one_thread():
 
 
 def config(negatives, **options):
-    loop = LoopConfig(steps=4, batch=16, records=3)
-    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "loop": loop}
-    return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "inner_steps": 1}
+    return EnergyConfig(**small | {"steps": 4, "batch": 16, "records": 3} | options, negatives=negatives)
 
 
 def replayed(learner, seed=0):
     """The first batch of a learner and its noise, drawn again from the seed."""
     settings = learner.config
-    batch = learner.task.sample(settings.loop.batch, generator=generator(seed, "data"))
+    batch = learner.task.sample(settings.batch, generator=generator(seed, "data"))
     return batch, SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(seed, "noise")], "cpu"))
 
 
@@ -55,7 +55,7 @@ def replayed(learner, seed=0):
         ("stock", {"task": "addition", "head": "scalar", "contrastive_weight": 0.0}),
         ({"name": "random", "eps": 0.3, "orthogonal_to_noise": True}, {"seeds": (5, 0, 2)}),
         (Anm(orthogonal_to_noise=True, miner=MinerConfig(steps=7, delta=0.0, distance_weight=0.5)), {}),
-        ({"name": "anm_orthogonal", "miner": {"steps": 2}}, {"loop": LoopConfig(lr=3e-4, precision="bfloat16")}),
+        ({"name": "anm_orthogonal", "miner": {"steps": 2}}, {"lr": 3e-4, "precision": "bfloat16"}),
     ],
 )
 def test_a_config_reads_back_from_json(negatives, options):
@@ -82,7 +82,7 @@ def test_a_strategy_may_be_given_by_name_by_options_or_as_it_is():
         ({"negatives": {"name": "anm", "miner": {"steps": 0}}}, "steps = 0"),
         ({"negatives": {"name": "anm", "miner": MinerConfig(), "orthogonal_to_nois": True}}, "'orthogonal_to_noise'"),
         ({"negatives": 3}, "negatives = 3"),
-        ({"seeds": [1, 2, 1]}, "seeds = [1, 2, 1]: each seed may appear once"),
+        ({"seeds": [1, 2, 1]}, "seeds = [1, 2, 1]: each may appear once"),
         ({"seeds": []}, "seeds = []: needs at least 1 item"),
         ({"seed": [1]}, "unknown parameter 'seed' (did you mean 'seeds'?)"),
         ({"contrastive_weight": math.nan}, "contrastive_weight = nan"),
@@ -90,7 +90,7 @@ def test_a_strategy_may_be_given_by_name_by_options_or_as_it_is():
         ({"levels": 1}, "levels = 1"),
         ({"head": "square"}, "head = 'square'"),
         ({"size": 0}, "size = 0"),
-        ({"loop": {"stpes": 3}}, "'stpes'"),
+        ({"stpes": 3}, "unknown parameter 'stpes' (did you mean 'steps'?)"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(options, message):
@@ -122,8 +122,8 @@ def test_columns_are_named_as_the_design_names_them(trained):
 
 def test_without_negatives_nothing_contrastive_is_recorded(trained):
     assert not (CONTRAST | MINER) & set(trained["none"].metrics)
-    assert set(trained["none"].trace) == {"dev_margins"}
-    assert set(trained["anm"].trace) == {"dev_margins", "margins", "illegitimate_by_level"}
+    assert set(trained["none"].trace) == {"dev_margins", "probe_x", "probe_y"}
+    assert set(trained["anm"].trace) - set(trained["none"].trace) == {"margins", "illegitimate_by_level"}
 
 
 def test_columns_agree_with_one_another_and_with_the_trace(trained):
@@ -159,19 +159,19 @@ def test_legitimacy_and_mining_are_recorded_as_they_are(trained):
 @pytest.mark.parametrize("method", ["stock", "random", "anm"])
 def test_margins_are_those_before_the_update(method):
     """E⁻ − E⁺ by the weights that the step found, on its own batch, noise and negatives."""
-    learner = config(method).learner(0, "cpu")
-    losses = learner.losses(0, learner.model)
-    measured = learner.measure(0, learner.model, losses)
+    training = begun(config(method))
+    learner, losses = training.learner, losses_at(training)
+    (measured,) = learner.measure(training, losses)
     batch, noise = replayed(learner)
-    before = learner.config.learner(0, "cpu").model  # the initial weights, drawn again
+    before = learner.config.learner(0).model  # the initial weights, drawn again
     e_pos = before(batch.x, noise.noised(batch.y), noise.k).detach()
-    e_neg = before(batch.x, noise.noised(losses.contrast.mined.y_neg), noise.k).detach()
+    e_neg = before(batch.x, noise.noised(losses.detail.contrast.mined.y_neg), noise.k).detach()
     torch.testing.assert_close(
         measured.arrays["margins"].as_subclass(torch.Tensor), (e_neg - e_pos).as_subclass(torch.Tensor)
     )
     assert measured.scalars["margin_mean"] == pytest.approx(float((e_neg - e_pos).mean()), rel=1e-5)
     assert float(losses.parts["loss_con"].detach()) == pytest.approx(float(info_nce(e_pos, e_neg).mean()), rel=1e-5)
-    shift = losses.contrast.mined.y_neg - batch.y
+    shift = losses.detail.contrast.mined.y_neg - batch.y
     signal, sigma = learner.schedule.signal(noise.k), learner.schedule.sigma(noise.k)
     legitimate = (signal**2 * shift**2 / (2 * sigma) + signal * shift * noise.eps).sum(1)
     assert measured.scalars["illegitimate_fraction"] == pytest.approx(float((legitimate < 0).float().mean()))
@@ -180,15 +180,15 @@ def test_margins_are_those_before_the_update(method):
 @pytest.mark.parametrize(("method", "weight"), [("stock", None), ("anm", 0.05)])
 def test_the_gradient_share_is_that_of_two_plain_backward_passes(method, weight):
     given = config(method, contrastive_weight=weight)
-    learner = given.learner(0, "cpu")
-    losses = learner.losses(0, learner.model)
-    share = learner.measure(0, learner.model, losses).scalars["grad_share_contrast"]
-    y_neg = losses.contrast.mined.y_neg
+    training = begun(given)
+    learner, losses = training.learner, losses_at(training)
+    share = learner.measure(training, losses)[0].scalars["grad_share_contrast"]
+    y_neg = losses.detail.contrast.mined.y_neg
 
     batch, noise = replayed(learner)
     norms = []
     for name in ("contrast", "denoising"):
-        model = given.learner(0, "cpu").model
+        model = given.learner(0).model
         point = noise.noised(batch.y).as_subclass(torch.Tensor).requires_grad_()
         e_pos = model(batch.x, point, noise.k)
         if name == "contrast":
@@ -205,8 +205,7 @@ def test_the_gradient_share_is_that_of_two_plain_backward_passes(method, weight)
 
 def test_the_loss_descended_is_denoising_plus_the_weighted_contrast():
     for weight, expected in ((None, 0.5), (0.0, 0.0), (2.0, 2.0)):
-        learner = config("random", contrastive_weight=weight).learner(0, "cpu")
-        losses = learner.losses(0, learner.model)
+        losses = losses_at(begun(config("random", contrastive_weight=weight)))
         sum_of_parts = losses.parts["loss_mse"] + expected * losses.parts["loss_con"]
         torch.testing.assert_close(losses.total.as_subclass(torch.Tensor), sum_of_parts.as_subclass(torch.Tensor))
 
@@ -221,42 +220,58 @@ def test_a_step_with_negatives_of_weight_0_is_a_step_without_any(tmp_path):
 
 
 def test_held_out_scores_are_of_the_averaged_weights_and_touch_no_generator():
-    learner = config("anm").learner(0, "cpu")
-    other = config("anm").learner(9, "cpu").model
-    losses = learner.losses(0, learner.model)
-    states = {name: source.get_state() for name, source in learner.generators.items()}
-    one, again, different = (learner.measure(0, model, losses) for model in (learner.model, learner.model, other))
+    training = begun(config("anm"))
+    learner, losses = training.learner, losses_at(training)
+    states = {name: source.get_state() for name, (source,) in learner.generators.items()}
+    measured = []
+    for averaged in (training.averaged, training.averaged, config("anm").learner(9).model):
+        training.averaged = averaged
+        measured += learner.measure(training, losses)
+    one, again, different = measured
     assert one.scalars == again.scalars
     assert one.scalars["mse"] != different.scalars["mse"]
     assert one.scalars["dev_margin_mean"] != different.scalars["dev_margin_mean"]
     assert one.scalars["margin_mean"] == different.scalars["margin_mean"]
-    assert all(torch.equal(states[name], source.get_state()) for name, source in learner.generators.items())
+    assert all(torch.equal(states[name], source.get_state()) for name, (source,) in learner.generators.items())
     assert all(parameter.grad is None for parameter in learner.model.parameters())
 
 
 def test_held_out_problems_are_the_same_for_every_method_and_seen_by_no_step():
-    learners = [config(name).learner(0, "cpu") for name in ("none", "stock", "anm")]
+    learners = [config(name).learner(0) for name in ("none", "stock", "anm")]
     assert all(torch.equal(learners[0].dev.x, other.dev.x) for other in learners)
     assert all(torch.equal(learners[0].dev_negatives, other.dev_negatives) for other in learners)
     problem = learners[0].dev_problem
     assert (problem.noise.optimal_margin(problem.y_pos, learners[0].dev_negatives) > 0).all()
     batch, _ = replayed(learners[0])
     assert not any(torch.equal(row, held) for row in batch.x for held in learners[0].dev.x)
-    assert not torch.equal(learners[0].dev.x, config("none").learner(1, "cpu").dev.x)
+    assert not torch.equal(learners[0].dev.x, config("none").learner(1).dev.x)
 
 
 def test_the_miner_is_given_the_average_and_stock_the_model(monkeypatch):
     """ANM mines against the EMA (section B), IRED's own negatives descend on the network in training."""
     for method, expected in (("anm", "averaged"), ("stock", "model")):
-        learner = config(method).learner(0, "cpu")
-        averaged = config(method).learner(1, "cpu").model.requires_grad_(False).eval()
+        training = begun(config(method))
+        learner, averaged = training.learner, config(method).learner(1).model.requires_grad_(False).eval()
         batch = learner.task.sample(16, generator=generator(0, "data"))
         noise = SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"))
-        y_neg = learner.losses(0, averaged).contrast.mined.y_neg
+        training.averaged = averaged
+        y_neg = losses_at(training).detail.contrast.mined.y_neg
         pair = {"model": (learner.model, learner.model), "averaged": (averaged, averaged)}[expected]
         draws = RowDraws([generator(0, "negatives")], "cpu")
         problem = MiningProblem(learner.task, batch.x, batch.y, noise, *pair, draws)
         torch.testing.assert_close(y_neg, get_negatives(method).propose(problem).y_neg)
+
+
+def test_the_negative_is_noised_exactly_once_and_with_the_positive_s_noise():
+    training = begun(config("anm"))
+    with noisings() as seen:
+        contrast = losses_at(training).detail.contrast
+    assert count_of(contrast.mined.y_neg, seen) == 1
+    assert len(seen) == 2  # the positive, and the negative
+    # the energies that were trained on are those of the shared noise, drawn again from the same generators
+    batch, noise = replayed(training.learner)
+    for y, energy in ((batch.y, contrast.e_pos), (contrast.mined.y_neg, contrast.e_neg)):
+        torch.testing.assert_close(training.model(batch.x, noise.noised(y), noise.k), energy)
 
 
 # other heads and tasks
@@ -270,9 +285,10 @@ def test_the_scalar_head_and_addition_train(method, options, tmp_path):
     assert np.isfinite(trained.metrics.drop(columns="grad_norm_energy").to_numpy()).all()
     output = trained.weights["seed0.model.output.weight"]
     assert len(output) == (1 if "head" in options else 4)
+    fresh = given.learner(0).model.members[0]
     moved = [not torch.equal(t, p) for t, p in zip(
-        (trained.weights[f"seed0.model.{name}"] for name, _ in given.learner(0, "cpu").model.named_parameters()),
-        given.learner(0, "cpu").model.parameters(), strict=True)]  # fmt: skip
+        (trained.weights[f"seed0.model.{name}"] for name, _ in fresh.named_parameters()),
+        fresh.parameters(), strict=True)]  # fmt: skip
     # a scalar head's own offset has no gradient: it cancels in margins and scores
     assert sum(not m for m in moved) == (1 if "head" in options else 0)
 
@@ -284,10 +300,13 @@ def test_training_learns(tmp_path):
         task="addition",
         width=32,
         dev_examples=64,
-        loop=LoopConfig(steps=120, batch=32, lr=1e-2, records=3, ema_decay=0.9),
+        steps=120,
+        batch=32,
+        lr=1e-2,
+        ema_decay=0.9,
     )
     mse = given.train(tmp_path).metrics["mse"]
-    references = given.learner(0, "cpu").task.reference_scores(200, generator=generator(0, "references"))
+    references = given.learner(0).task.reference_scores(200, generator=generator(0, "references"))
     trivial = references.query("kind == 'trivial'")["value"].min()
     assert mse.iloc[-1] < 0.5 * trivial < mse.iloc[0]
 

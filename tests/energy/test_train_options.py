@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
+from anm_nb.energy.contrast import NoisedTwice
+from anm_nb.energy.learner import Balance, EnergyLearner
 from anm_nb.energy.losses import info_nce, soft_info_nce
 from anm_nb.energy.negatives import NegativeStrategy
-from anm_nb.energy.sampler import SamplerConfig
-from anm_nb.energy.train import Balance, EnergyConfig, EnergyLearner, NoisedTwice
-from anm_nb.training.loop import LoopConfig
+from anm_nb.energy.train import EnergyConfig
 
 
 def config(negatives="anm_orthogonal", steps=6, **options):
-    loop = options.pop("loop", {}) | {"steps": steps, "batch": 16, "records": 3}
-    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "loop": LoopConfig(**loop)}
-    return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "inner_steps": 1}
+    return EnergyConfig(**small | {"steps": steps, "batch": 16, "records": 3} | options, negatives=negatives)
 
 
 def trained(wanted, folder):
@@ -41,10 +41,9 @@ def test_a_soft_label_is_the_optimal_margin_s(tmp_path):
     """The loss of the first step, from the same pairs, with either label."""
     losses = {}
     for soft in (False, True):
-        learner = config("stock", soft_label=soft).learner(0, "cpu")
-        step = learner.losses(0, learner.model)
-        pair = step.contrast.e_pos, step.contrast.e_neg
-        losses[soft] = (step.parts["loss_con"], pair, step.contrast.optimal_margin)
+        step = losses_at(begun(config("stock", soft_label=soft)))
+        contrast = step.detail.contrast
+        losses[soft] = (step.parts["loss_con"][0], (contrast.e_pos, contrast.e_neg), contrast.optimal_margin)
     for soft, (loss, pair, margin) in losses.items():
         expected = soft_info_nce(*pair, margin) if soft else info_nce(*pair)
         torch.testing.assert_close(loss, expected.mean())
@@ -56,7 +55,7 @@ def test_a_soft_label_is_the_optimal_margin_s(tmp_path):
 
 @pytest.mark.parametrize(("share", "factor"), [(0.1, 2.0), (0.3, 1.0), (0.5, 1.0), (0.7, 1.0), (0.9, 0.5)])
 def test_the_weight_moves_towards_the_band(share, factor):
-    adapted = Balance(factor=2.0).adapted(torch.tensor(0.4), share)
+    adapted = Balance(factor=2.0).adapted(torch.tensor(0.4), torch.tensor(share))
     assert adapted.item() == pytest.approx(0.4 * factor)
 
 
@@ -73,7 +72,7 @@ def test_a_tiny_weight_grows_until_the_share_is_in_the_band(tmp_path):
 def test_a_balanced_training_resumes_with_its_weight(tmp_path):
     options = {"balance": Balance(every=1, factor=2.0), "contrastive_weight": 1e-3, "steps": 6}
     whole = trained(config(**options), tmp_path / "whole")
-    resumed = config(**options, loop={"checkpoint_every": 2})
+    resumed = config(**options, checkpoint_every=2)
     interrupt_at(resumed, 5, tmp_path / "killed")
     again = trained(resumed, tmp_path / "killed")
     assert alike(whole, again)
@@ -83,15 +82,15 @@ def test_a_balanced_training_resumes_with_its_weight(tmp_path):
 def interrupt_at(killed, step, workdir):
     """Train until a step, and die there."""
     workdir.mkdir()
-    original = EnergyLearner.losses
+    original = EnergyLearner.inputs
 
-    def dying(self, at, averaged):
+    def dying(self, at):
         if at == step:
             raise KeyboardInterrupt
-        return original(self, at, averaged)
+        return original(self, at)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EnergyLearner, "losses", dying)
+        patch.setattr(EnergyLearner, "inputs", dying)
         with pytest.raises(KeyboardInterrupt):
             killed.train(workdir)
     assert list(workdir.glob("*.safetensors"))
@@ -115,14 +114,13 @@ def test_probes_do_not_disturb_the_training(negatives, tmp_path):
 
 def test_measuring_more_often_does_not_disturb_the_training_either(tmp_path):
     seldom = trained(config(steps=12), tmp_path / "few")
-    often = trained(config(steps=12, loop={"record_every": 1}), tmp_path / "many")
+    often = trained(config(steps=12, record_every=1), tmp_path / "many")
     assert len(often.metrics) == 13
     assert alike(seldom, often)
 
 
 def test_a_second_noising_is_found_by_the_probes():
-    learner = config("stock", probes=True).learner(0, "cpu")
-    learner.losses(0, learner.model)
+    losses_at(begun(config("stock", probes=True)))
 
     class Renoising(NegativeStrategy):
         name = "renoising"
@@ -132,16 +130,15 @@ def test_a_second_noising_is_found_by_the_probes():
             problem.noise.noised(proposed.y_neg)  # as the notorious bug does, before the trainer's own noising
             return proposed
 
-    learner = config(Renoising(), probes=True).learner(0, "cpu")
     with pytest.raises(NoisedTwice, match="'renoising' were noised 2 times"):
-        learner.losses(0, learner.model)
+        losses_at(begun(config(Renoising(), probes=True)))
 
 
 # weights of the records
 
 
 def test_kept_weights_are_those_of_their_step(tmp_path):
-    kept = trained(config(steps=6, loop={"keep_weights": True}), tmp_path / "kept")
+    kept = trained(config(steps=6, keep_weights=True), tmp_path / "kept")
     plain = trained(config(steps=6), tmp_path / "plain")
     assert alike(kept, plain)
     steps = sorted({int(name.split(".")[1].removeprefix("step")) for name in kept.weights if ".step" in name})
@@ -149,13 +146,13 @@ def test_kept_weights_are_those_of_their_step(tmp_path):
     for name, tensor in kept.weights.items():
         if f".step{steps[-1]}." in name:  # a record is taken before the update of its step; the last has none
             assert torch.equal(tensor, kept.weights[name.replace(f"step{steps[-1]}.", "")])
-    fresh = config(steps=6).learner(0, "cpu")
-    for name, tensor in fresh.model.state_dict().items():
+    fresh = config(steps=6).learner(0)
+    for name, tensor in fresh.model.members[0].state_dict().items():
         assert torch.equal(kept.weights[f"seed0.step0.averaged.{name}"], tensor)
 
 
 def test_a_resumed_training_keeps_the_weights_it_had_kept(tmp_path):
-    options = {"loop": {"keep_weights": True, "checkpoint_every": 2}, "steps": 6}
+    options = {"keep_weights": True, "checkpoint_every": 2, "steps": 6}
     whole = trained(config(**options), tmp_path / "whole")
     interrupt_at(config(**options), 5, tmp_path / "killed")
     again = trained(config(**options), tmp_path / "killed")
@@ -167,38 +164,41 @@ def test_a_resumed_training_keeps_the_weights_it_had_kept(tmp_path):
 
 
 def test_the_weight_moves_linearly_from_where_it_starts_to_where_it_ends(tmp_path):
-    run = config(steps=8, contrastive_weight=1.0, contrastive_weight_end=0.2, loop={"record_every": 2}).train(tmp_path)
+    run = config(steps=8, contrastive_weight=1.0, contrastive_weight_end=0.2, record_every=2).train(tmp_path)
     assert run.metrics["contrastive_weight"].tolist() == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
 
 
 def test_there_is_no_contrast_before_its_time(tmp_path):
     """Until then the training is plain denoising, bit by bit, and negatives are made for the record alone."""
-    plain = config("none", steps=4).learner(0, "cpu")
-    warming = config("stock", steps=4, contrast_from=0.5, loop={"record_every": 4}).learner(0, "cpu")
-    totals = [[float(learner.losses(step, learner.model).total) for step in range(3)] for learner in (plain, warming)]
+    plain = begun(config("none", steps=4))
+    warming = begun(config("stock", steps=4, contrast_from=0.5, record_every=4))
+    totals = [
+        [float(losses_at(training, step, recorded=False).total.detach()) for step in range(3)]
+        for training in (plain, warming)
+    ]
     assert totals[0][:2] == totals[1][:2]
     assert totals[0][2] != totals[1][2]
-    run = trained(config("stock", steps=4, contrast_from=0.5, loop={"record_every": 1}), tmp_path / "run")
+    run = trained(config("stock", steps=4, contrast_from=0.5, record_every=1), tmp_path / "run")
     assert run.metrics["contrastive_weight"].tolist() == [0, 0, 0.5, 0.5, 0.5]
     assert run.metrics["p_hard"].notna().all()
 
 
 def test_a_fixed_training_set_is_gone_through_in_epochs():
-    learner = config("stock", training_examples=40).learner(0, "cpu")
-    epoch = torch.cat([learner.batch(step).x for step in range(3)])
+    learner = config("stock", training_examples=40).learner(0)
+    epoch = torch.cat([learner.inputs(step)["x"] for step in range(3)])
     rows = {tuple(row) for row in epoch.tolist()}
     assert len(epoch) == len(rows) == 40
-    assert rows == {tuple(row) for row in learner.fixed.x.tolist()}
-    assert {tuple(row) for row in learner.batch(7).x.tolist()} <= rows
-    other = config("none", training_examples=40).learner(0, "cpu")
-    assert torch.equal(other.batch(5).x, learner.batch(5).x)  # methods see the same batches
-    few = config("none", training_examples=5).learner(0, "cpu")
-    assert len(few.batch(3).x) == 5
+    assert rows == {tuple(row) for row in learner.fixed[0].x.tolist()}
+    assert {tuple(row) for row in learner.inputs(7)["x"].tolist()} <= rows
+    other = config("none", training_examples=40).learner(0)
+    assert torch.equal(other.inputs(5)["x"], learner.inputs(5)["x"])  # methods see the same batches
+    few = config("none", training_examples=5).learner(0)
+    assert len(few.inputs(3)["x"]) == 5
 
 
 def test_a_record_may_fall_on_the_short_last_batch_of_an_epoch(tmp_path):
     """40 problems in batches of 16: the third of an epoch holds 8, and what is recorded of each example has gaps."""
-    wanted = config("stock", steps=6, training_examples=40, loop={"record_every": 1})
+    wanted = config("stock", steps=6, training_examples=40, record_every=1)
     (margins,) = trained(wanted, tmp_path / "run").trace["margins"]
     assert margins.isfinite().sum(1).tolist() == [16, 16, 8, 16, 16, 8, 16]
 

@@ -243,13 +243,18 @@ def test_references_are_scored_on_the_problems_that_the_runs_are(study):
 
 def test_a_run_without_negatives_is_measured_by_its_energy_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    values = VALUES | {"tasks": ["connectivity"], "strategies": ["none", "anm"], "seeds": [0], "steps": 3}
+    values = VALUES | {
+        "tasks": ["connectivity"],
+        "strategies": ["none", "anm", "anm_simplex"],
+        "seeds": [0],
+        "steps": 3,
+    }
     study = DiscreteStudy(DiscreteFeasibility(**values))
     negatives = study.negatives()
-    assert set(negatives["method"]) == {"anm"}
-    assert negatives["entropy"].isna().all()  # a ball is no set of distributions
-    assert set(study.orders()["kind"]) == {HELD_OUT, "anm"}
-    assert set(study.sampled()["method"]) == {"none", "anm"}
+    assert set(negatives["method"]) == {"anm", "anm_simplex"}
+    assert negatives[negatives["method"] == "anm"]["entropy"].isna().all()  # a ball is no set of distributions
+    assert set(study.orders()["kind"]) == {HELD_OUT, "anm", "anm_simplex"}
+    assert set(study.sampled()["method"]) == {"none", "anm", "anm_simplex"}
 
 
 # the settings
@@ -258,7 +263,7 @@ def test_a_run_without_negatives_is_measured_by_its_energy_alone(tmp_path, monke
 def test_runs_of_a_task_differ_in_their_negatives_alone():
     for of_task in SETTINGS.configs().values():
         assert list(of_task) == ["stock", *MINED]
-        assert all(config.loop.keep_weights for config in of_task.values())
+        assert all(config.keep_weights for config in of_task.values())
         others = [config.model_dump(exclude={"negatives"}) for config in of_task.values()]
         assert all(other == others[0] for other in others)
 
@@ -266,7 +271,7 @@ def test_runs_of_a_task_differ_in_their_negatives_alone():
 def test_what_differs_for_a_task_replaces_single_values():
     assert SETTINGS.training("sudoku") == replace_values(SETTINGS.training("connectivity"), size=4, pool=40)
     config = SETTINGS.configs()["sudoku"]["stock"]
-    assert (config.size, config.task_options, config.width, config.loop.batch) == (4, {"pool": 40}, 8, 4)
+    assert (config.size, config.task_options, config.width, config.batch) == (4, {"pool": 40}, 8, 4)
 
 
 def replace_values(training, size, pool):

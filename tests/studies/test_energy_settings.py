@@ -30,7 +30,7 @@ CHANGED = {
 def test_every_setting_reaches_the_run():
     assert set(CHANGED) == set(AnmVsCorruption.model_fields)
     (config,) = AnmVsCorruption(**CHANGED).configs().values()
-    reached = config.model_dump() | config.loop.model_dump()
+    reached = config.model_dump()
     expected = {name: value for name, value in CHANGED.items() if name != "strategies"} | {"seeds": (7,)}
     assert {name: reached[name] for name in expected} == expected
     assert config.method == "stock"
@@ -92,7 +92,7 @@ def test_unusable_settings_are_refused_when_they_are_made(settings, given, messa
 
 def test_sanity_checks_what_is_trained_with():
     config = Sanity(size=3, width=16, batch=4, seeds=[2]).config()
-    assert (config.size, config.width, config.loop.batch, config.seeds) == (3, 16, 4, (2,))
+    assert (config.size, config.width, config.batch, config.seeds) == (3, 16, 4, (2,))
     assert config.method == "anm"
 
 
@@ -113,13 +113,13 @@ def test_single_tasks_of_the_table_may_differ():
         per_task={"sudoku": {"size": 9, "width": 4, "inner_steps": None, "task_options": {"pool": 30}}}, seeds=[4],
     )  # fmt: skip
     inverse, sudoku = table.configs().values()
-    assert (inverse.size, inverse.width, inverse.sampler.inner_steps) == (3, 6, 2)
-    assert (sudoku.size, sudoku.width, sudoku.sampler, sudoku.task_options) == (9, 4, None, {"pool": 30})
+    assert (inverse.size, inverse.width, inverse.inner_steps) == (3, 6, 2)
+    assert (sudoku.size, sudoku.width, sudoku.inner_steps, sudoku.task_options) == (9, 4, None, {"pool": 30})
     for config in (inverse, sudoku):
         assert config.method == "stock"
         assert config.contrastive_weight is None  # the task's published one
-        assert config.loop.steps == 7
-        assert (config.test.examples, config.test.inner_steps) == (5, (1, 4))
+        assert config.steps == 7
+        assert (config.test_examples, config.test_inner_steps) == (5, (1, 4))
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,8 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.negatives import get_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.instrument_cost import instrument_seconds, overhead
-from anm_nb.training.loop import LoopConfig
 
-CONFIG = EnergyConfig(
-    size=2, width=8, negatives=get_negatives("anm"), loop=LoopConfig(steps=100, batch=8, records=10), seeds=(0,)
-)
+CONFIG = EnergyConfig(size=2, width=8, negatives=get_negatives("anm"), steps=100, batch=8, records=10, seeds=(0,))
 
 
 def test_every_round_times_all_parts():
@@ -23,7 +20,7 @@ def test_every_round_times_all_parts():
 
 def test_the_overhead_is_the_probes_and_the_share_of_steps_that_are_recorded():
     seconds = pd.DataFrame({"step": [1.0, 2.0], "probed_step": [1.1, 2.2], "record": [3.0, 3.0]})
-    records = len(CONFIG.loop.record_steps())
+    records = len(CONFIG.record_steps())
     assert overhead(seconds, CONFIG) == pytest.approx(0.1 + records / 100 * 3 / 1.5)
 
 

@@ -51,10 +51,11 @@ def test_a_loaded_energy_is_the_ema_that_was_measured_at_its_step(monkeypatch, s
     seen = {}
     measure = EnergyLearner.measure
 
-    def watched(self, step, averaged, losses):
+    def watched(self, training, losses):
         noise = self.dev_problem.noise
-        seen[self.seed, step] = averaged(self.dev.x, noise.noised(self.dev.y), noise.k), self
-        return measure(self, step, averaged, losses)
+        energies = training.averaged(self.dev.x, noise.noised(self.dev.y).as_subclass(torch.Tensor), noise.k)
+        seen[self.seeds[0], training.step] = energies, self
+        return measure(self, training, losses)
 
     monkeypatch.setattr(EnergyLearner, "measure", watched)
     run = get_or_train(LandscapeScans(**SMALL | {"steps": 7}, strategies=["anm"]).configs()["anm"])
@@ -78,12 +79,12 @@ def test_weights_that_a_run_does_not_have_are_refused(trained):
     with pytest.raises(ParameterError, match=r"seed = 2: run \w+ has 0, 1"):
         trained_energy(trained["anm"], 2)
     config = SETTINGS.configs()["none"]
-    plain = get_or_train(config.model_copy(update={"loop": config.loop.model_copy(update={"keep_weights": False})}))
+    plain = get_or_train(config.model_copy(update={"keep_weights": False}))
     assert kept_steps(plain) == []
     assert trained_energy(plain, 1) is not None
-    with pytest.raises(ParameterError, match=r"steps kept: none; train with loop\.keep_weights"):
+    with pytest.raises(ParameterError, match=r"steps kept: none; train with keep_weights"):
         trained_energy(plain, 0, 6)
-    with pytest.raises(ParameterError, match=r"kept no weights; train with loop\.keep_weights"):
+    with pytest.raises(ParameterError, match=r"kept no weights; train with keep_weights"):
         measured({"none": plain}, LEVELS)
 
 
@@ -243,7 +244,7 @@ def test_finite_differences_agree_with_the_exact_curvature_at_every_level(traine
 def test_runs_keep_their_weights_and_differ_in_their_negatives_alone():
     configs = LandscapeScans(**SMALL).configs()
     assert list(configs) == ["none", "stock", "random", "anm", "anm_orthogonal"]
-    assert all(config.loop.keep_weights for config in configs.values())
+    assert all(config.keep_weights for config in configs.values())
     others = [config.model_dump(exclude={"negatives"}) for config in configs.values()]
     assert all(other == others[0] for other in others)
 

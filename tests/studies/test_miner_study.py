@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.energy.landscape import optimal_energy
-from anm_nb.energy.train import EnergyLearner
 from anm_nb.studies.miner_study import (
     MinerConvergence,
     MinerStudy,
@@ -80,11 +79,11 @@ def test_trainings_differ_in_one_thing_each_and_meet_in_what_they_share():
             assert ours["negatives"]["miner"].pop("steps") == value
             theirs["negatives"]["miner"].pop("steps")
         elif factor == "ema_decay":
-            assert ours["loop"].pop("ema_decay") == value
-            theirs["loop"].pop("ema_decay")
+            assert ours.pop("ema_decay") == value
+            theirs.pop("ema_decay")
         elif factor == "lr_divisor":
-            assert ours["loop"].pop("lr") == pytest.approx(settings.lr / value)
-            theirs["loop"].pop("lr")
+            assert ours.pop("lr") == pytest.approx(settings.lr / value)
+            theirs.pop("lr")
         else:
             assert config.method == factor
             ours.pop("negatives"), theirs.pop("negatives")
@@ -108,10 +107,10 @@ def test_every_setting_changes_what_is_trained(name):
 
 def test_the_two_kinds_of_training_have_lengths_of_their_own():
     settings = MinerConvergence(network_steps=7, train_steps=5, record_every=9, strategy="anm")
-    assert settings.network().loop.steps == 7
+    assert settings.network().steps == 7
     assert settings.network().method == "none"
     short = settings.trainings()["ema_decay", 0.0]
-    assert (short.loop.steps, short.loop.record_steps(), short.method) == (5, [0, 5], "anm")
+    assert (short.steps, short.record_steps(), short.method) == (5, [0, 5], "anm")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def test_networks_are_the_averaged_ones_of_their_seeds(study):
     run = store.get_or_train(study.config)
     assert list(study.networks) == [1, 0]
     for seed, network in study.networks.items():
-        learner = EnergyLearner(study.config, seed, "cpu")
+        learner = study.config.learner(seed)
         noise, x, y = learner.dev_problem.noise, learner.dev.x, learner.dev.y
         margin = network(x, noise.noised(learner.dev_negatives), noise.k) - network(x, noise.noised(y), noise.k)
         recorded = run.metrics[run.metrics["seed"] == seed].iloc[-1]["dev_margin_mean"]
@@ -148,7 +147,7 @@ def test_networks_are_the_averaged_ones_of_their_seeds(study):
 
 
 def test_the_optimal_margin_is_that_of_the_optimal_energy_on_the_held_out_pairs(study):
-    learner = EnergyLearner(study.config, 1, "cpu")
+    learner = study.config.learner(1)
     noise, energy = learner.dev_problem.noise, optimal_energy(learner.schedule, learner.dev.y)
     points = (noise.noised(y).as_subclass(torch.Tensor) for y in (learner.dev_negatives, learner.dev.y))
     negative, positive = (energy(learner.dev.x, point, noise.k) for point in points)

@@ -68,8 +68,8 @@ def test_equal_time_is_what_the_steps_cost(finished):
                 settings.steps * plan.step_ms["anm"], abs=plan.step_ms[family]
             )
             run = done.confirmed[plan.task, plan.training, f"{family}_longer"]
-            assert run.settings["loop"]["steps"] == steps
-        larger = done.confirmed[plan.task, plan.training, "none_larger_batch"].settings["loop"]
+            assert run.settings["steps"] == steps
+        larger = done.confirmed[plan.task, plan.training, "none_larger_batch"].settings
         assert (larger["batch"], larger["steps"]) == (plan.larger_batch, settings.steps)
 
 
@@ -93,7 +93,8 @@ def test_a_candidate_that_diverges_is_never_chosen(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     settings = AnmVerdict.from_mapping(TINY)
     good = settings.families("inverse")["none"].default
-    known = {("inverse", "none"): [{**good, "lr_factor": 1e30}, good]}
+    known = {("inverse", "none"): [{**good, "lr_factor": 1 / settings.lr}, good]}
+    monkeypatch.setattr(EnergyConfig, "lr_factor", lambda self, step: 1e30 if self.lr > 0.9 else 1.0)
     table = verdict_study._tune(settings, known, "unlimited", [("inverse", "none", i) for i in (0, 1)], (7,))
     assert table.set_index("candidate")["dev_error"].map(math.isinf).tolist() == [True, False]
     assert verdict_study._best(table, 1) == [("inverse", "none", 1)]

@@ -4,16 +4,16 @@ import math
 
 import pytest
 import torch
+from first_step import begun, losses_at
 from torch import nn
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import Anm, Mixed, Random, Stock, get_negatives
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.studies.within_experiments import WithinRun
-from anm_nb.studies.within_run import WithinRunConfig
+from anm_nb.studies.within_run import WithinRunConfig, WithinRunLearner
 from anm_nb.training.learner import ParameterGroup
-from anm_nb.training.loop import LoopConfig, SeedTraining
+from anm_nb.training.stack import Stack
 
 NEAR, FAR = Random(eps=0.3), Stock()
 COLUMNS = {
@@ -23,10 +23,9 @@ COLUMNS = {
 
 
 def config(first=NEAR, second=FAR, **options):
-    loop = LoopConfig(steps=4, batch=16, record_every=2, lr=1e-2)
-    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "loop": loop}
-    small |= {"sampler": SamplerConfig(inner_steps=1)}
-    return WithinRunConfig(**small | options, negatives=Mixed(first=first, second=second))
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "inner_steps": 1}
+    loop = {"steps": 4, "batch": 16, "record_every": 2, "lr": 1e-2}
+    return WithinRunConfig(**small | loop | options, negatives=Mixed(first=first, second=second))
 
 
 # the config
@@ -54,7 +53,7 @@ def test_a_config_reads_back_from_json_and_names_its_kinds():
 )
 def test_what_cannot_be_compared_is_refused(negatives, message):
     with pytest.raises(ParameterError) as refusal:
-        WithinRunConfig(negatives=negatives, loop=LoopConfig(batch=16))
+        WithinRunConfig(negatives=negatives, batch=16)
     assert message in str(refusal.value)
 
 
@@ -93,43 +92,41 @@ def test_training_is_bit_identical_with_and_without_the_comparison(miner, tmp_pa
 @pytest.mark.parametrize("steps_before", [0, 3])
 def test_the_mixed_update_is_the_one_that_training_goes_on_with(steps_before):
     """Also where Adam has a past and the learning rate has decayed."""
-    given = config(loop=LoopConfig(steps=6, batch=16, record_every=1, lr=1e-2))
-    learner = given.learner(0, "cpu")
-    training = SeedTraining(learner, given.loop, 0, "cpu")
+    training = begun(config(steps=6, record_every=1))
+    learner = training.learner
     for step in range(steps_before):
-        training.step = step
-        training.update(training.losses())
-    training.step = steps_before
-    losses = training.losses()
-    forked, grad_norm = learner.updated(steps_before, losses.contrast.mined.y_neg, losses.weight)
-    effects = learner.effects(steps_before, losses)
+        training.update(losses_at(training, step), training.kind(step, recorded=True))
+    losses = losses_at(training, steps_before)
+    contrast, weight = losses.detail.contrast, losses.detail.weight
+    forked, grad_norm = learner.updated(training, contrast, contrast.mined.y_neg, weight)
+    effects = learner.effects(training, losses)
     before = [parameter.detach().clone() for parameter in learner.model.parameters()]
-    training.update(losses)
+    training.update(losses, training.kind(steps_before, recorded=True))
     after = list(learner.model.parameters())
-    assert all(torch.equal(one, other) for one, other in zip(forked.model.parameters(), after, strict=True))
-    assert torch.equal(grad_norm, training.grad_norms["energy"])
+    assert all(torch.equal(one, other) for one, other in zip(forked.parameters(), after, strict=True))
+    assert torch.equal(grad_norm, training.optimisers[0].norms)
     moved = torch.cat([(one - other).flatten() for one, other in zip(before, after, strict=True)]).detach().norm()
-    assert float(effects["update_norm"][0, 0]) == pytest.approx(float(moved), rel=1e-5)
+    assert float(effects["update_norm"][0, 0, 0]) == pytest.approx(float(moved), rel=1e-5)
 
 
 def test_a_fork_shares_nothing_that_training_changes():
-    learner = config().learner(0, "cpu")
-    losses = learner.losses(0, learner.model)
-    states = {name: source.get_state() for name, source in learner.generators.items()}
+    training = begun(config())
+    learner, losses = training.learner, losses_at(training)
+    states = {name: source.get_state() for name, (source,) in learner.generators.items()}
     weights = [parameter.detach().clone() for parameter in learner.model.parameters()]
-    learner.effects(0, losses)
-    assert all(torch.equal(states[name], source.get_state()) for name, source in learner.generators.items())
+    learner.effects(training, losses)
+    assert all(torch.equal(states[name], source.get_state()) for name, (source,) in learner.generators.items())
     assert all(torch.equal(one, other) for one, other in zip(weights, learner.model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in learner.model.parameters())
-    assert not learner.groups[0].optimiser.state
+    assert not training.optimisers[0].state_of(0)
 
 
 # what is compared
 
 
 def test_one_kind_has_its_own_pairs_of_the_batch_and_more_of_its_kind_elsewhere():
-    learner = config(Random(eps=0.3), Anm()).learner(0, "cpu")
-    contrast = learner.losses(0, learner.model).contrast
+    training = begun(config(Random(eps=0.3), Anm()))
+    learner, contrast = training.learner, losses_at(training).detail.contrast
     rows, shown = learner.rows_of_kinds(contrast), contrast.mined.y_neg
     assert [int(chosen.sum()) for chosen in rows.values()] == [8, 8]
     negatives = learner.negatives_of_updates(0, contrast)
@@ -156,18 +153,21 @@ class Linear(nn.Module):
 def test_effects_of_sgd_updates_of_a_linear_energy_are_those_of_the_closed_form():
     """With d = ỹ⁻ − ỹ⁺: m = w·d, and one step of η moves w by −η((2/D)(w − mean ε) − λ mean σ(−m) d)."""
     rate, weight = 0.2, 3.0
-    learner = config(Random(eps=2.0), FAR, task="addition", contrastive_weight=weight).learner(1, "cpu")
-    learner.model = model = Linear(4)
-    learner.groups = [ParameterGroup("energy", [model.w], torch.optim.SGD([model.w], lr=rate), clip_norm=1e9)]
-    losses = learner.losses(0, model)
-    effects = {column: values.double() for column, values in learner.effects(0, losses).items()}
+    learner = config(Random(eps=2.0), FAR, task="addition", contrastive_weight=weight, lr_final=1.0).learner(1)
+    model = Linear(4)
+    learner.model = Stack([model])
+    learner.groups = [ParameterGroup("energy", [model.w], torch.optim.SGD, rate, clip_norm=1e9)]
+    training = begun(learner.config, 1, learner)
+    losses = losses_at(training)
+    effects = {column: values[0].double() for column, values in learner.effects(training, losses).items()}
 
-    noise, y_pos = losses.contrast.problem.noise, losses.contrast.problem.y_pos
+    contrast = losses.detail.contrast
+    noise, y_pos = contrast.problem.noise, contrast.problem.y_pos
     signal, w = noise.schedule.signal(noise.k), model.w.detach().double()
-    negatives = learner.negatives_of_updates(0, losses.contrast) | {"none": y_pos}
+    negatives = learner.negatives_of_updates(0, contrast) | {"none": y_pos}
     shift = {update: (signal * (y_neg - y_pos)).double() for update, y_neg in negatives.items()}
     own = shift["mixed"]
-    rows = list(learner.rows_of_kinds(losses.contrast).values())
+    rows = list(learner.rows_of_kinds(contrast).values())
     dev, dev_problem = learner.dev_negatives - learner.dev.y, learner.dev_problem
     dev = (dev_problem.noise.schedule.signal(dev_problem.noise.k) * dev).double()
     for place, d in enumerate(shift.values()):
@@ -193,15 +193,15 @@ def test_effects_of_sgd_updates_of_a_linear_energy_are_those_of_the_closed_form(
 
 
 def test_swapping_the_strategies_swaps_the_rows():
-    learner, swapped = config(NEAR, FAR).learner(0, "cpu"), config(FAR, NEAR).learner(0, "cpu")
-    losses, other = learner.losses(0, learner.model), swapped.losses(0, swapped.model)
-    contrast = losses.contrast
-    other.contrast.mined = Mined(contrast.mined.y_neg, {"mined": ~contrast.mined.log["mined"]})
-    other.contrast.e_neg, other.contrast.optimal_margin = contrast.e_neg, contrast.optimal_margin
-    one, two = learner.effects(0, losses), swapped.effects(0, other)
+    trainings = begun(config(NEAR, FAR)), begun(config(FAR, NEAR))
+    losses, other = map(losses_at, trainings)
+    contrast, swapped = losses.detail.contrast, other.detail.contrast
+    swapped.mined = Mined(contrast.mined.y_neg, {"mined": ~contrast.mined.log["mined"].bool()})
+    swapped.e_neg, swapped.optimal_margin = contrast.e_neg, contrast.optimal_margin
+    one, two = (each.learner.effects(each, its) for each, its in zip(trainings, (losses, other), strict=True))
     for column in COLUMNS:
-        assert torch.equal(one[column], two[column][[0, 2, 1, 3]][:, [1, 0]]), column
-    assert not torch.equal(one["delta_margin"][1], one["delta_margin"][2])
+        assert torch.equal(one[column], two[column][:, [0, 2, 1, 3]][..., [1, 0]]), column
+    assert not torch.equal(one["delta_margin"][:, 1], one["delta_margin"][:, 2])
 
 
 def test_before_columns_are_those_of_the_batch_split_by_kind(tmp_path):
@@ -215,30 +215,31 @@ def test_before_columns_are_those_of_the_batch_split_by_kind(tmp_path):
 
 
 def test_an_update_of_no_weight_is_that_of_denoising_alone():
-    learner = config(contrastive_weight=0.0).learner(0, "cpu")
-    effects = learner.effects(0, learner.losses(0, learner.model))
+    training = begun(config(contrastive_weight=0.0))
+    effects = training.learner.effects(training, losses_at(training))
     for column in ("delta_margin", "delta_dev_margin", "delta_loss_mse", "update_norm"):
         for update in range(3):
-            torch.testing.assert_close(effects[column][update], effects[column][3], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(effects[column][:, update], effects[column][:, 3], rtol=1e-4, atol=1e-6)
 
 
 def test_a_killed_training_resumes_to_the_same_effects(tmp_path):
-    given = config(loop=LoopConfig(steps=4, batch=16, record_every=2, checkpoint_every=2))
+    given = config(checkpoint_every=2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
     expected = given.train(whole)
-    learner = given.learner(0, "cpu")
-    calls = learner.losses
+    inputs = WithinRunLearner.inputs
 
-    def killed(step, averaged):
+    def killed(self, step):
         if step == 3:
             raise KeyboardInterrupt
-        return calls(step, averaged)
+        return inputs(self, step)
 
-    learner.losses = killed
-    with pytest.raises(KeyboardInterrupt):
-        SeedTraining(learner, given.loop, 0, "cpu").run(parts / "seed-0.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WithinRunLearner, "inputs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            given.train(parts)
+    assert list(parts.iterdir())
     resumed = given.train(parts)
     assert all(torch.equal(tensor, expected.trace[name]) for name, tensor in resumed.trace.items())
     assert not math.isnan(float(resumed.trace["within.delta_margin"].sum()))

@@ -32,7 +32,7 @@ class LandscapeExplorer(Explorer):
     """The energy on the line from a held-out problem's noised truth to its negative, and on a plane through that line.
 
     Everything is computed from the run's stored weights, in float64, when it is first looked at. Without weights of
-    its records (`loop.keep_weights`) a run has its end alone to show.
+    its records (`keep_weights`) a run has its end alone to show.
     """
 
     name: ClassVar[str] = "landscape"

@@ -102,8 +102,7 @@ def test_a_run_without_kept_weights_shows_its_end(stored):
     from anm_nb import store
 
     config = stored.energies["anm"].config
-    loop = config.loop.model_copy(update={"keep_weights": False})
-    plain = store.get_or_train(config.model_copy(update={"loop": loop}))
+    plain = store.get_or_train(config.model_copy(update={"keep_weights": False}))
     explorer = LandscapeExplorer(plain)
     assert explorer.step.values == [None]
     end = LandscapeExplorer(stored.energies["anm"])

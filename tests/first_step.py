@@ -1,0 +1,18 @@
+"""The losses and measurements of single steps, outside the loop that takes them one after the other."""
+
+from pathlib import Path
+
+from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.loop import Training
+
+
+def begun(config: TrainingConfig, seed: int = 0, learner=None) -> Training:
+    """The training of one seed before its first step."""
+    return Training(learner or config.learner(seed), [Member(config, seed)], [Path("nowhere")], "cpu")
+
+
+def losses_at(training: Training, step: int = 0, recorded: bool = True):
+    """The losses of a step, from wherever the generators stand; nothing is updated."""
+    training.step = step
+    training.counter.fill_(step)
+    return training.losses(training.learner.inputs(step), training.kind(step, recorded))
