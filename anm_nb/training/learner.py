@@ -52,7 +52,7 @@ class TrainingConfig(RunConfig):
         """Configs of equal keys can be trained as one stack: they differ in seeds and in scheduled numbers only."""
 
     @classmethod
-    def of(cls: type[Config], *settings: Parameters, **values: Any) -> Config:
+    def of(cls, *settings: Parameters, **values: Any) -> Any:
         """The fields that settings have too, and values; of several settings the last to have one decides."""
         given = {name: value for each in settings for name, value in each if name in cls.model_fields}
         return cls(**(given | values))
