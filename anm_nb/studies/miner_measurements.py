@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anm_nb.energy.landscape import optimal_energy
-from anm_nb.energy.miner import Mined, MinerConfig, Rule, Trial, mine
+from anm_nb.energy.miner import RESTARTS, Mined, MinerConfig, Rule, Trial, mine
 from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
 from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
@@ -72,8 +72,14 @@ def mined(
     seed: int,
     callback: Callable[[Trial], None] | None = None,
 ) -> Mined:
-    """Negatives mined from starting points that depend on the seed alone, as far as the method's set allows them."""
+    """Negatives mined from starting points that depend on the seed alone, as far as the method's set allows them.
+
+    Unless the miner has its own limit of `turns`, every descent is followed to its end.
+    """
     constraint = _strategy(method, miner).constraint(problem)
+    if miner.turns is None:
+        most = (RESTARTS + 1) * (1 + miner.steps * miner.max_backtracks)
+        miner = with_options(miner, turns=most)
     return mine(problem.energy, problem.y_pos, constraint, miner, generator(seed, "mining"), callback)
 
 
@@ -96,7 +102,7 @@ def follow(problem: MiningProblem, method: str, miner: MinerConfig, seed: int, t
     distinguishes it from the truth may be rounding.
     """
     trials: list[Trial] = []
-    mined(problem, method, with_options(miner, steps=turns, delta=0.0, tol=1e-6), seed, trials.append)
+    mined(problem, method, with_options(miner, steps=turns, turns=turns + 1, delta=0.0, tol=1e-6), seed, trials.append)
     shown = [trials[min(turn, len(trials) - 1)] for turn in range(turns)]
     moved = [trial.accepted | trial.starting for trial in shown]
     y = [torch.where(went.unsqueeze(1), trial.y, trial.previous) for went, trial in zip(moved, shown, strict=True)]
