@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anm_nb.energy.landscape import optimal_energy
-from anm_nb.energy.miner import RESTARTS, Mined, MinerConfig, Rule, Trial, mine
+from anm_nb.energy.miner import Mined, MinerConfig, Rule, Trial, mine
 from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
 from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
@@ -76,11 +76,8 @@ def mined(
 
     Unless the miner has its own limit of `turns`, every descent is followed to its end.
     """
-    constraint = _strategy(method, miner).constraint(problem)
-    if miner.turns is None:
-        most = (RESTARTS + 1) * (1 + miner.steps * miner.max_backtracks)
-        miner = with_options(miner, turns=most)
-    return mine(problem.energy, problem.y_pos, constraint, miner, generator(seed, "mining"), callback)
+    constraint, source = _strategy(method, miner).constraint(problem), generator(seed, "mining")
+    return mine(problem.energy, problem.y_pos, constraint, miner.to_the_end(), source, callback)
 
 
 @dataclass(frozen=True)
