@@ -31,6 +31,7 @@ from anm_nb.energy.landscape import (
     plane_scan,
 )
 from anm_nb.energy.learner import EnergyLearner
+from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import MiningProblem, get_negatives
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import SharedNoise
@@ -123,7 +124,7 @@ class HeldOut:
             return self.y_neg
         draws = RowDraws([generator(self.seed, f"landscape/{direction}")], "cpu")
         problem = MiningProblem(self.task, self.x, self.y_pos, self.noise, model, model, draws)
-        return get_negatives(strategy).propose(problem).y_neg
+        return get_negatives(strategy, miner=MinerConfig().to_the_end()).propose(problem).y_neg
 
 
 class PerfectDenoiser(nn.Module):

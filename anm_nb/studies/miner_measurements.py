@@ -72,9 +72,12 @@ def mined(
     seed: int,
     callback: Callable[[Trial], None] | None = None,
 ) -> Mined:
-    """Negatives mined from starting points that depend on the seed alone, as far as the method's set allows them."""
-    constraint = _strategy(method, miner).constraint(problem)
-    return mine(problem.energy, problem.y_pos, constraint, miner, generator(seed, "mining"), callback)
+    """Negatives mined from starting points that depend on the seed alone, as far as the method's set allows them.
+
+    Unless the miner has its own limit of `turns`, every descent is followed to its end.
+    """
+    constraint, source = _strategy(method, miner).constraint(problem), generator(seed, "mining")
+    return mine(problem.energy, problem.y_pos, constraint, miner.to_the_end(), source, callback)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def follow(problem: MiningProblem, method: str, miner: MinerConfig, seed: int, t
     distinguishes it from the truth may be rounding.
     """
     trials: list[Trial] = []
-    mined(problem, method, with_options(miner, steps=turns, delta=0.0, tol=1e-6), seed, trials.append)
+    mined(problem, method, with_options(miner, steps=turns, turns=turns + 1, delta=0.0, tol=1e-6), seed, trials.append)
     shown = [trials[min(turn, len(trials) - 1)] for turn in range(turns)]
     moved = [trial.accepted | trial.starting for trial in shown]
     y = [torch.where(went.unsqueeze(1), trial.y, trial.previous) for went, trial in zip(moved, shown, strict=True)]

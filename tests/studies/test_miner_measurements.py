@@ -173,3 +173,12 @@ def test_options_that_cannot_be_are_refused():
     assert with_options(MinerConfig(), steps=7) == MinerConfig(steps=7)
     with pytest.raises(ParameterError, match=r"step_size = -1\.0: should be greater than 0"):
         with_options(MinerConfig(), step_size=-1.0)
+
+
+def test_every_descent_is_followed_to_its_end_unless_the_miner_has_a_limit():
+    problem = mining_problem(CONFIG, None, 60, 2)
+    rows = mined_rows(problem, "anm_orthogonal", MinerConfig(), 2)
+    assert not rows["miner_cut"].any()
+    assert (rows[rows["too_close"] == 1]["miner_restarts"] == 2).all()
+    assert rows["too_close"].any()
+    assert mined_rows(problem, "anm_orthogonal", MinerConfig(turns=4), 2)["miner_cut"].any()
