@@ -151,23 +151,23 @@ def test_a_run_that_could_not_be_written_is_no_run(write, outputs, monkeypatch):
 
 def test_an_interrupted_energy_training_resumes_to_the_run_it_would_have_been(outputs, tmp_path, monkeypatch):
     config = energy_config("anm")
-    computing = EnergyLearner.losses
+    computing = EnergyLearner.inputs
 
-    def dying(self, step, averaged):
+    def dying(self, step):
         if step == 3:
             raise KeyboardInterrupt
-        return computing(self, step, averaged)
+        return computing(self, step)
 
-    def counting(self, step, averaged):
+    def counting(self, step):
         computed.append(step)
-        return computing(self, step, averaged)
+        return computing(self, step)
 
     computed: list[int] = []
-    monkeypatch.setattr(EnergyLearner, "losses", dying)
+    monkeypatch.setattr(EnergyLearner, "inputs", dying)
     with pytest.raises(KeyboardInterrupt):
         get_or_train(config)
     assert finished_runs() == []
-    monkeypatch.setattr(EnergyLearner, "losses", counting)
+    monkeypatch.setattr(EnergyLearner, "inputs", counting)
     resumed = get_or_train(config)
     assert computed == [2, 3, 4]  # from the checkpoint before step 2
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "elsewhere"))
@@ -245,7 +245,7 @@ def test_a_run_reads_back_as_it_was(tmp_path):
         assert all(torch.equal(kept[name], expected[name]) for name in expected)
     learner = config.learner(4, "cpu")
     prefix = "seed4.averaged."
-    learner.model.load_state_dict(
+    learner.model.members[0].load_state_dict(
         {name.removeprefix(prefix): t for name, t in stored.weights.items() if name.startswith(prefix)}
     )
 

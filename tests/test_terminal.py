@@ -27,8 +27,8 @@ def stored(outputs: Path, monkeypatch: pytest.MonkeyPatch, **facts: str) -> str:
     """The key of a run in a new store, which looks like an energy run and has these facts in its summary."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(outputs))
     run = get_or_train(energy("none", steps=3, records=3))
-    contents = {name: (run.path / name).read_bytes() for name in Manifest.read(run.path).files}
-    Manifest.of(contents, Manifest.read(run.path).summary | facts).write(run.path)
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
+    Manifest.of(contents, run.manifest.identity, run.summary | facts).write(run.path)
     return run.key
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from anm_nb.bounds import Seeds
 from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
 from anm_nb.training.run import train, trained
@@ -28,7 +29,7 @@ class ToyConfig(TrainingConfig):
     every: int = 1
     record_every: int = 3
     slope: float = 1.0  # of the loss, a scheduled number
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
 
     def total_steps(self):
         return self.steps

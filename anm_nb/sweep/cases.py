@@ -21,7 +21,6 @@ from typing import Any
 from anm_nb.sweep.outcomes import Outcome
 from anm_nb.sweep.process import DISK_FULL, STOP_SECONDS
 from anm_nb.terminal import plain
-from anm_nb.yaml_file import read_yaml
 
 PARTIAL_PREFIX = ".partial-"  # of the folders in which cases grow
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -147,6 +146,8 @@ def _request(case: Case, partial: Path) -> dict[str, Any]:
     """What papermill is asked for; the values as they are, since YAML would read JSON's 1e-05 as text."""
     parameters = case.parameters or {}
     if isinstance(parameters, Path):
+        from anm_nb.yaml_file import read_yaml  # brings pydantic along
+
         parameters = read_yaml(parameters)
     notebook = case.notebook.resolve()
     return {
