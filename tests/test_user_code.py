@@ -240,7 +240,7 @@ def test_the_packages_own_classes_need_no_digest():
 
 
 def test_a_task_of_your_own_is_in_the_key(monkeypatch):
-    monkeypatch.setattr("anm_nb.tasks._TASKS", {"inverse": Inverse})
+    monkeypatch.setattr("anm_nb.tasks.TASKS.entries", {"inverse": Inverse})
     keys = set()
     for factor in (1, 2):
         text = (
