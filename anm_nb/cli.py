@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from anm_nb import bench_command, runs_command
+from anm_nb import runs_command
 from anm_nb.sweep import command as sweep_command
 from anm_nb.terminal import refuse, replace_what_cannot_be_shown, say
 
@@ -50,7 +50,6 @@ def anm_nb() -> None:
 
 
 app.command()(sweep_command.sweep)
-app.command()(bench_command.bench)
 
 
 @app.command()
@@ -116,7 +115,7 @@ def reference(
         bool, typer.Option("--add", help="Train only what is not kept of it already, and keep it beside that.")
     ] = False,
 ) -> None:
-    """Train the runs of a notebook, or of a sweep's notebooks, keep their tables in outputs/reference, quote in README.
+    """Train the runs of a notebook or sweep, keep their tables in outputs/reference, and write docs/results.md.
 
     What the store has is not trained again: after `anm-nb sweep hrm_hinted` this only keeps what that trained.
     """
@@ -132,7 +131,7 @@ def verdict(
         int | None, typer.Option(min=1, help="Trainings at a time; the profile's number if not given.")
     ] = None,
 ) -> None:
-    """Tune and confirm the best honest case for mined negatives, keep the runs' tables, and quote them in README."""
+    """Tune and confirm mined negatives and their rivals, keep the tables, and write docs/results.md."""
     from anm_nb import verdict_command
 
     say(verdict_command.keep(profile, jobs))

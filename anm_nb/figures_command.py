@@ -58,12 +58,10 @@ def export(name: str, out: Path, only: list[str]) -> list[Path]:
 
 def drawn(exhibit: Exhibit, source: Source, venue: Venue) -> dict[str, bytes]:
     """An exhibit as bytes, by the ending of its file's name: pdf, svg and png of a figure, tex of a table."""
-    made = {}
-    if exhibit.figure is not None:
-        with settings(exhibit, venue):
-            figure = exhibit.figure(source.content)
-            fit(figure)
-            made = {kind: saved(figure, kind) for kind in UNDATED}
+    with settings(exhibit, venue):
+        figure = exhibit.figure(source.content)
+        fit(figure)
+        made = {kind: saved(figure, kind) for kind in UNDATED}
     if exhibit.table is not None:
         made["tex"] = latex.tables(exhibit.table(source.content)).encode()
     return made
@@ -92,7 +90,7 @@ def _entry(exhibit: Exhibit, source: Source, venue: Venue, made: Mapping[str, by
     """What the manifest says of an exhibit: its files, and the kept result with the runs it is drawn from."""
     return {
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in made.items()},
-        "width_in": width_of(exhibit, venue) if exhibit.figure else None,
+        "width_in": width_of(exhibit, venue),
         "matplotlib": mpl.__version__,
         "result": exhibit.result,
         "drawn_from": {path.name: sha256_of(path) for path in source.files},

@@ -54,7 +54,7 @@ def checkout_state() -> dict[str, Any]:
     try:
         top = Path(_git(root, "rev-parse", "--show-toplevel")).resolve()
         if top != root.resolve() or not (root / "pyproject.toml").exists():
-            raise _NoCommit(f"{root} is no checkout of its own, but lies in the repository {top}")
+            raise _NoCommit(f"the package's folder is no checkout of its own, but lies in the repository '{top.name}'")
         commit = _git(root, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
     except _NoCommit as reason:

@@ -12,9 +12,6 @@ from matplotlib.figure import Figure
 from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, ired_figures, ranking_figures
 from anm_nb.analysis.reference import DISPLAYS, Reference, load_reference, reference_root, summary
 from anm_nb.analysis.tables import final, score_table
-from anm_nb.bench import report
-from anm_nb.bench.results import NAME as BENCH
-from anm_nb.bench.results import Bench, kept_path, load_bench
 from anm_nb.config import ParameterError, unknown_name
 
 
@@ -40,7 +37,7 @@ VENUES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A kept result: the files of its tables, and for each of its runs the key (None where none was stored), commit."""
+    """A kept result: the files of its tables, and for each of its runs the key and commit."""
 
     content: Any
     files: tuple[Path, ...]
@@ -51,13 +48,12 @@ class Source:
 class Exhibit:
     """A figure and a table of one kept result, by its name; both functions are handed what `open_source` has read.
 
-    `width` is a column, or the whole text where its panels want the room. The table is a Markdown one. Either of the
-    two may be missing.
+    `width` is a column, or the whole text where its panels want the room. The table is a Markdown one, or missing.
     """
 
     result: str
     width: Literal["column", "text"]
-    figure: Callable[[Any], Figure] | None
+    figure: Callable[[Any], Figure]
     table: Callable[[Any], str] | None = None
 
 
@@ -88,10 +84,6 @@ def _comparisons(kept: anm_verdict.KeptVerdict) -> str:
     return anm_verdict.markdown(anm_verdict.comparison_grid(anm_verdict.comparisons(kept.confirmed)))
 
 
-def _speed(bench: Bench) -> str:
-    return report.markdown_table(report.WORKLOAD_COLUMNS, report.workload_rows(bench))
-
-
 EXHIBITS = {
     "anm_curves": Exhibit("10_anm_vs_corruption", "text", displayed, summary),
     "anm_scores": Exhibit("10_anm_vs_corruption", "column", _final_scores),
@@ -115,7 +107,6 @@ EXHIBITS = {
     "hrm_grid": Exhibit("hrm", "text", displayed, summary),
     "hrm_grid_hinted": Exhibit("hrm_hinted", "text", displayed, summary),
     "iteration": Exhibit("25_where_iteration_helps", "text", displayed, summary),
-    "speed": Exhibit(BENCH, "text", None, _speed),
 }
 
 
@@ -139,12 +130,6 @@ def open_source(result: str) -> Source:
     if result == anm_verdict.NAME:
         kept = anm_verdict.load_verdict()
         return Source(kept, _files(reference_root(), f"{result}*"), _keys_and_commits(kept.provenance["runs"]))
-    if result == BENCH:
-        if not kept_path().exists():
-            raise ParameterError("no kept bench; `anm-nb bench --keep` makes it")
-        bench = load_bench()
-        runs = {name: {"key": None, "commit": bench.environment["commit"]} for name in bench.results}
-        return Source(bench, _files(reference_root(), f"{result}*"), runs)
     reference = load_reference(result)
     return Source(reference, _files(reference.path, "*"), _keys_and_commits(reference.provenance))
 

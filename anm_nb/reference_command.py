@@ -1,4 +1,4 @@
-"""`anm-nb reference`: train what a kept result needs or read it from the store, keep its tables, quote it in README."""
+"""`anm-nb reference`: train or read the runs of a kept result, keep its tables, and write them to docs/results.md."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def keep(name: str, profile: str | None, only: Sequence[str] = (), add: bool = F
     Raises `ParameterError` for a name, profile or run that does not exist, for values that cannot be used, and for kept
     runs that are not those of the present configs and sources, before any work starts.
     """
-    readme = files.project_root() / "README.md"
+    page = files.project_root() / "docs" / "results.md"
     configs, experiment = _of_sweep(name, profile) if name in SWEEPS else _of_notebook(name, profile or PROFILE)
     for one in only:
         if one not in configs:
@@ -50,14 +50,14 @@ def keep(name: str, profile: str | None, only: Sequence[str] = (), add: bool = F
     if make_tables and (only or add):
         asked = "--add" if add else f"--run {only[0]}"
         raise ParameterError(f"{asked}: what is kept of {name} is made of all its runs together")
-    kept_results.place_in(readme, name)
+    kept_results.place_in(page, name)
     already = _kept_runs(name, configs) if add else {}
     trained = {one: store.get_or_train(configs[one]) for one in only or configs if one not in already}
     tables = make_tables(experiment, trained) if make_tables else {}
     every: dict[str, store.Run | kept_results.KeptRun] = {**already, **trained}
     in_order = {one: every[one] for one in configs if one in every}
     kept = kept_results.keep_reference(name, in_order, experiment.reference_scores(), tables)
-    kept_results.quote(kept, readme)
+    kept_results.quote(kept, page)
     return kept.path
 
 

@@ -1,4 +1,4 @@
-"""`anm-nb verdict`: tune and confirm the best honest case for mined negatives, keep it, and quote it in README."""
+"""`anm-nb verdict`: tune and confirm mined negatives and their rivals, keep the study, and write docs/results.md."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def keep(profile: str, jobs: int | None) -> Path:
     settings = read_settings(root, profile)
     if jobs is not None:
         settings = settings.model_copy(update={"jobs": jobs})
-    readme = root / "README.md"
-    place_in(readme, anm_verdict.NAME)
+    page = root / "docs" / "results.md"
+    place_in(page, anm_verdict.NAME)
     kept = anm_verdict.keep_verdict(settings, study(settings))
     forest(anm_verdict.comparisons(kept.confirmed)).savefig(kept.folder / f"{anm_verdict.NAME}.png", dpi=160)
-    write_between(readme, anm_verdict.NAME, anm_verdict.summary(kept))
+    write_between(page, anm_verdict.NAME, anm_verdict.summary(kept))
     return kept.folder / f"{anm_verdict.NAME}.parquet"
 
 

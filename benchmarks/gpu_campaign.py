@@ -95,11 +95,10 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _commit() -> str:
-    try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
+    """Of this checkout; a repository around a plain copy of the tree does not count."""
+    from anm_nb.provenance import checkout_state
+
+    return checkout_state()["commit"] or ""
 
 
 def gpu_tests(asked: argparse.Namespace, seconds: float, log: Log) -> None:

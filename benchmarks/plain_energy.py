@@ -2,7 +2,8 @@
 
 The same mathematics as `anm_nb.energy`, with nothing shared and nothing saved: the level is embedded for every example,
 a score is `autograd.grad(…, create_graph=True)` even where nothing is differentiated again, every energy is a forward
-pass of its own, and problems are made one by one. `anm-nb bench` times it beside the package; a test compares the two.
+pass of its own, and problems are made one by one. `against_plain.py` times it beside the package; a test compares the
+two.
 
 Throughout, `energy(x, y, k)` is a `PlainEnergy`, `alphas` and `betas` [levels] are the schedule's ᾱ and β.
 """

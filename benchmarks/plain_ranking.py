@@ -1,7 +1,7 @@
 """The ranking model and its step, and the making of problems, written for obviousness and not for speed.
 
 The same mathematics as `anm_nb.ranking`: each head has its own query, key and value layer and attends in a loop, the
-controller is two `nn.GRUCell`s, and every iteration is decoded and has its loss on its own. `anm-nb bench` times it
+controller is two `nn.GRUCell`s, and every iteration is decoded and has its loss on its own. `against_plain.py` times it
 beside the package; a test compares the two.
 """
 
@@ -181,3 +181,18 @@ def one_hot_boards(boards: Tensor) -> Tensor:
             if digit > 0:
                 entries[board, 9 * cell + digit - 1] = 1.0
     return entries
+
+
+def kendall_taus(scores: Tensor, ranks: Tensor, known: Tensor) -> Tensor:
+    """Kendall's τ [n] over pairs of visible items, pair by pair."""
+    taus = []
+    for score, rank, shown in zip(scores.tolist(), ranks.tolist(), known.tolist(), strict=True):
+        items = [item for item in range(len(rank)) if shown[item]]
+        balance = pairs = 0
+        for first in items:
+            for second in items:
+                if rank[first] < rank[second]:
+                    pairs += 1
+                    balance += (score[first] > score[second]) - (score[first] < score[second])
+        taus.append(balance / pairs)
+    return torch.tensor(taus, dtype=torch.float64)

@@ -22,7 +22,7 @@ settings.load_profile("house")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check shapes, but where a GPU captures steps as they are, or is asked for (ANM_NB_SHAPES=off needs no beartype)."""
+    """Check shapes, except where a GPU captures steps as they are, and with ANM_NB_SHAPES=off."""
     on_gpu = torch.cuda.is_available() or config.option.markexpr == "gpu"
     if not on_gpu and os.environ.get("ANM_NB_SHAPES") != "off":
         checked = ["anm_nb.tasks", "anm_nb.training", "anm_nb.energy", "anm_nb.ranking"]

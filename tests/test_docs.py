@@ -1,22 +1,209 @@
-"""The examples of the docs run as they are written."""
+"""What the docs show works as shown: examples run as written, commands and files exist."""
 
+import copy
+import json
 import re
+import subprocess
+import sys
+import types
 from pathlib import Path
 
+import nbformat
+import pandas as pd
 import pytest
+import torch
+import typer
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-EXAMPLES = [
-    pytest.param(block, id=f"{path.stem} {number}")
-    for path in sorted(DOCS.glob("*.md"))
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
-]
+from anm_nb.analysis.doctor import Finding, examine, unexamined
+from anm_nb.cli import app
+from anm_nb.files import project_root
+from anm_nb.sweep.files import plan
+
+ROOT = project_root()
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_examples_run_as_written(example, capsys, tmp_path, monkeypatch):
+def example(page: str, containing: str) -> str:
+    """The one Python block of a page with a text in it."""
+    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGES[page], re.DOTALL)
+    (found,) = [block for block in blocks if containing in block]
+    return found
+
+
+SNIPPETS = {name: example("extending.md", f'name = "{name}"') for name in ("other_answer", "square", "distance")}
+DROP_IN = example("extending.md", "recorder = Recorder()")
+TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev_examples = 8\n"
+
+
+def run_notebook(snippet: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
+    """Notebook 10 up to its first table, with a user's cell and a user's values, through papermill."""
+    notebook = nbformat.read(project_root() / "notebooks" / "10_anm_vs_corruption.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    last = next(cell for cell in code if "score_table(scores" in cell.source)
+    notebook.cells = notebook.cells[: notebook.cells.index(last) + 1]
+    notebook.cells.insert(notebook.cells.index(code[1]), nbformat.v4.new_code_cell(snippet))
+    code[0].source = parameters
+    nbformat.write(notebook, folder / "mine.ipynb")
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(folder / "outputs"))
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "mine.ipynb", "out.ipynb"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return nbformat.read(folder / "out.ipynb", as_version=4)
+
+
+def test_a_strategy_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
+    assert SNIPPETS["other_answer"].count("\n") < 40
+    values = TINY + 'strategies = ["stock", "other_answer"]\n'
+    executed = run_notebook(SNIPPETS["other_answer"], values, tmp_path, monkeypatch)
+    assert "other_answer" in executed.cells[-1].outputs[0].data["text/plain"]
+    changed = SNIPPETS["other_answer"].replace("distance: int = 1", "distance: int = 2")
+    run_notebook(changed, values, tmp_path, monkeypatch)
+    configs = [json.loads(path.read_text())["config"] for path in (tmp_path / "outputs" / "runs").glob("*/config.json")]
+    distances = sorted(c["negatives"]["distance"] for c in configs if c["negatives"]["name"] == "other_answer")
+    assert distances == [1, 2]  # the changed strategy was trained, not served from the store
+
+
+def test_a_task_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
+    values = TINY + 'task = "square"\nstrategies = ["none", "anm"]\n'
+    executed = run_notebook(SNIPPETS["square"], values, tmp_path, monkeypatch)
+    assert "exact solution" in executed.cells[-1].outputs[0].data["text/plain"]
+
+
+def test_a_network_of_ones_own_runs_in_the_notebook(tmp_path, monkeypatch):
+    assert SNIPPETS["distance"].count("\n") < 40
+    values = TINY + 'network = "distance"\nstrategies = ["none", "stock"]\n'
+    executed = run_notebook(SNIPPETS["distance"], values, tmp_path, monkeypatch)
+    assert "exact solution" in executed.cells[-1].outputs[0].data["text/plain"]
+    configs = [json.loads(path.read_text())["config"] for path in (tmp_path / "outputs" / "runs").glob("*/config.json")]
+    assert {config["network"] for config in configs} == {"distance"}
+
+
+class Energy(torch.nn.Module):
+    """A reader's own network; it knows nothing of noise levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(6, 32), torch.nn.SiLU(), torch.nn.Linear(32, 3))
+
+    def forward(self, x, y):
+        return self.body(torch.cat([x, y], dim=1)).square().sum(1)
+
+
+def run_drop_in(source: str, miner_sign: float = -1.0) -> tuple[list[Finding], pd.DataFrame]:
+    """The page's loop over a reader's own data, network, schedule and miner; +1 mines uphill."""
+    rng = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    net = Energy()
+    ema = copy.deepcopy(net).requires_grad_(False)
+
+    def draw_level(n):
+        alpha = 0.1 + 0.8 * torch.rand(n, 1, generator=rng)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def energy(net, x, y):
+        return net(x, y)
+
+    def mine(ema, x, y, trial):
+        start = (y + torch.randn(y.shape, generator=rng)).requires_grad_()
+        before = ema(x, start)
+        (gradient,) = torch.autograd.grad(before.sum(), start)
+        step, norm = torch.tensor(0.01), gradient.norm(dim=1)
+        moved = (start + miner_sign * step * gradient).detach()
+        after = ema(x, moved)
+        accepted = (after < before) | (miner_sign > 0)
+        trial(before, after, step, norm, accepted)
+        return torch.where(accepted[:, None], moved, start.detach())
+
+    x = torch.randn(400, 16, 3, generator=rng)
+    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    names = {"loader": [(each, each.tanh()) for each in x], "torch": torch, "F": torch.nn.functional}
+    names |= {"net": net, "ema": ema, "optimiser": optimiser, "draw_level": draw_level, "energy": energy, "mine": mine}
+    exec(source, names)
+    frame = names["recorder"].frame()
+    return examine(frame), frame
+
+
+def test_the_recorder_drops_into_a_trainer_of_ones_own(capsys):
+    assert DROP_IN.count("\n") < 25
+    findings, frame = run_drop_in(DROP_IN)
+    assert findings == []
+    assert unexamined(frame) == {}
+    assert capsys.readouterr().out.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "sign", "signature"),
+    [
+        ("signal * y_neg + sigma * eps", "signal * y_neg + sigma * torch.randn_like(y)", -1, "noised a second time"),
+        ("", "", 1, "mined toward higher energy"),
+    ],
+)
+def test_the_trainer_of_the_page_with_a_bug_is_told_so(right, wrong, sign, signature, capsys):
+    assert right in DROP_IN
+    findings, _ = run_drop_in(DROP_IN.replace(right, wrong) if right else DROP_IN, sign)
+    assert any(signature in finding.signature for finding in findings)
+    assert signature.upper() in capsys.readouterr().out
+
+
+def test_puzzles_of_ones_own_are_a_task(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    exec(compile(example, "docs", "exec"), {"__name__": "docs"})
-    if "from_puzzles" in example:
-        assert capsys.readouterr().out == "1.0\ntorch.Size([8, 729])\n"
+    exec(example("extending.md", "from_puzzles"), {"__name__": "docs"})
+    assert capsys.readouterr().out == "1.0\ntorch.Size([8, 729])\n"
+
+
+def test_the_sweep_file_shown_is_one(tmp_path):
+    (tmp_path / "mine.yaml").write_text(example("running.md", "notebook: 10_anm_vs_corruption"))
+    cases = plan(tmp_path / "mine.yaml").cases
+    assert len(cases) == 3 * 2 + 1
+    assert {case.values["steps"] for case in cases} == {4000}
+    assert {case.values["batch"] for case in cases} == {128}  # the profile's
+
+
+def test_the_slurm_cluster_is_made_as_shown(monkeypatch, capsys):
+    class SLURMCluster:
+        scheduler_address = "tcp://node1:8786"
+
+        def __init__(self, **options):
+            assert options["worker_extra_args"] == ["--resources", "GPU=1"]
+
+        def adapt(self, maximum_jobs):
+            assert maximum_jobs == 8
+
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", types.SimpleNamespace(SLURMCluster=SLURMCluster))
+    exec(example("running.md", "SLURMCluster"), {"__name__": "docs"})
+    assert capsys.readouterr().out == "tcp://node1:8786\n"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_exist_with_their_options(page):
+    shown = re.findall(r"^anm-nb .*$", PAGES[page], re.MULTILINE) + re.findall(r"`(anm-nb [^`]+)`", PAGES[page])
+    for line in shown:
+        command, words = typer.main.get_command(app), line.partition("#")[0].split()[1:]
+        while words and hasattr(command, "commands"):
+            assert words[0] in command.commands, line
+            command, words = command.commands[words[0]], words[1:]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_headings_it_points_to_exist(page):
+    folder = ROOT if (ROOT / page).exists() else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        path, _, heading = target.partition("#")
+        if path.startswith("http"):
+            continue
+        assert (folder / path).exists(), target
+        titles = re.findall(r"^#+ (.+)$", PAGES[Path(path).name if path else page], re.MULTILINE) if heading else []
+        assert not heading or heading in [title.lower().replace(" ", "-") for title in titles], target
+
+
+def test_the_walks_pass_files_and_names_that_exist():
+    walks = PAGES["CONTRIBUTING.md"].split("## Three walks")[1]
+    for walk in re.split(r"\n\d\. ", walks)[1:]:
+        stops = re.findall(r"`([\w/]+\.(?:py|ipynb))`\s*(?:\(([^)]*)\))?", walk)
+        assert int(re.search(r": (\d+) files", walk)[1]) == len({file for file, _ in stops})
+        for file, names in stops:
+            source = (ROOT / file).read_text(encoding="utf-8")
+            for name in re.findall(r"`(?:\w+\.)?(\w+)`", names):
+                assert re.search(rf"(def|class) {name}\b", source), (file, name)

@@ -17,7 +17,6 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb import exploration
 from anm_nb.analysis import all_runs
-from anm_nb.bench import scaling
 from anm_nb.config import Parameters
 from anm_nb.studies import (
     discrete_study,
@@ -25,6 +24,7 @@ from anm_nb.studies import (
     landscape_study,
     miner_study,
     reference_settings,
+    scaling,
     verdict_study,
     within_experiments,
 )

@@ -30,19 +30,20 @@ seeds: [1, 2]
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project of a README and one profile, with a store and kept results of its own."""
+    """A project of a page of results and one profile, with a store and kept results of its own."""
     monkeypatch.setattr("anm_nb.files.project_root", lambda: tmp_path)
     monkeypatch.setattr("anm_nb.analysis.reference.reference_root", lambda: tmp_path / "reference")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     (tmp_path / "params" / "tiny").mkdir(parents=True)
     (tmp_path / "params" / "tiny" / f"{NAME}.yaml").write_text(TINY)
-    (tmp_path / "README.md").write_text(f"# A page\n<!-- begin: {NAME} -->\n<!-- end: {NAME} -->\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "results.md").write_text(f"# A page\n<!-- begin: {NAME} -->\n<!-- end: {NAME} -->\n")
     return tmp_path
 
 
 def test_a_result_kept_in_parts_is_the_one_kept_at_once_and_trains_nothing_twice(project, monkeypatch):
     path = keep(NAME, "tiny", PARTS)
-    whole, page = load_reference(NAME), (project / "README.md").read_text()
+    whole, page = load_reference(NAME), (project / "docs" / "results.md").read_text()
     metrics, provenance = whole.metrics, json.loads((path / "provenance.json").read_text())
 
     keep(NAME, "tiny", PARTS[1:2])
@@ -55,7 +56,7 @@ def test_a_result_kept_in_parts_is_the_one_kept_at_once_and_trains_nothing_twice
         (one, run["key"], run["config"]) for one, run in provenance.items()
     ]
     assert added["published"] == provenance["published"]
-    assert (project / "README.md").read_text() == page
+    assert (project / "docs" / "results.md").read_text() == page
     trained = {folder.name for folder in (project / "another machine" / "runs").glob("[!.]*")}
     assert trained == {provenance[one]["key"] for one in ("published baseline", "all")}
 
@@ -63,7 +64,7 @@ def test_a_result_kept_in_parts_is_the_one_kept_at_once_and_trains_nothing_twice
 def test_what_is_kept_stays_until_another_is_whole(project, monkeypatch):
     path = keep(NAME, "tiny", PARTS[:1])
     before = {file.name: file.read_bytes() for file in path.iterdir()}
-    page = (project / "README.md").read_text()
+    page = (project / "docs" / "results.md").read_text()
     half = path.with_name(f".{NAME}.partial")
     with monkeypatch.context() as cut_off:
         cut_off.setattr("shutil.rmtree", lambda *given, **options: None)  # a process that is killed tidies nothing up
@@ -71,7 +72,7 @@ def test_what_is_kept_stays_until_another_is_whole(project, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             keep(NAME, "tiny", PARTS[1:2], add=True)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
-    assert (project / "README.md").read_text() == page
+    assert (project / "docs" / "results.md").read_text() == page
     assert (half / "metrics.parquet").exists()
     with pytest.raises(ParameterError, match=f"known: {NAME}$"):
         load_reference("nothing")

@@ -14,11 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.provenance import PACKAGES
 from anm_nb.store import RunConfig, finished_runs, get_or_train, run_key
-from anm_nb.training.loop import LoopConfig, Trained
+from anm_nb.training.run import Trained
 
 
 class Toy(RunConfig):
@@ -58,9 +57,9 @@ def trained(outputs: Path) -> list[int]:
 
 
 def energy_config(negatives="stock", **options):
-    loop = LoopConfig(steps=4, batch=8, records=3, checkpoint_every=2, seeds_at_once="loop")
-    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "seeds": [0], "loop": loop}
-    return EnergyConfig(**small | {"sampler": SamplerConfig(inner_steps=1)} | options, negatives=negatives)
+    small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "seeds": [0], "inner_steps": 1}
+    small |= {"steps": 4, "batch": 8, "records": 3, "checkpoint_every": 2}
+    return EnergyConfig(**small | options, negatives=negatives)
 
 
 # once
@@ -86,7 +85,7 @@ import pathlib, sys, time
 import pandas as pd
 from anm_nb.provenance import PACKAGES
 from anm_nb.store import RunConfig, get_or_train
-from anm_nb.training.loop import Trained
+from anm_nb.training.run import Trained
 
 HERE = pathlib.Path(__file__).parent
 
@@ -152,23 +151,23 @@ def test_a_run_that_could_not_be_written_is_no_run(write, outputs, monkeypatch):
 
 def test_an_interrupted_energy_training_resumes_to_the_run_it_would_have_been(outputs, tmp_path, monkeypatch):
     config = energy_config("anm")
-    computing = EnergyLearner.losses
+    computing = EnergyLearner.inputs
 
-    def dying(self, step, averaged):
+    def dying(self, step):
         if step == 3:
             raise KeyboardInterrupt
-        return computing(self, step, averaged)
+        return computing(self, step)
 
-    def counting(self, step, averaged):
+    def counting(self, step):
         computed.append(step)
-        return computing(self, step, averaged)
+        return computing(self, step)
 
     computed: list[int] = []
-    monkeypatch.setattr(EnergyLearner, "losses", dying)
+    monkeypatch.setattr(EnergyLearner, "inputs", dying)
     with pytest.raises(KeyboardInterrupt):
         get_or_train(config)
     assert finished_runs() == []
-    monkeypatch.setattr(EnergyLearner, "losses", counting)
+    monkeypatch.setattr(EnergyLearner, "inputs", counting)
     resumed = get_or_train(config)
     assert computed == [2, 3, 4]  # from the checkpoint before step 2
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "elsewhere"))
@@ -246,7 +245,7 @@ def test_a_run_reads_back_as_it_was(tmp_path):
         assert all(torch.equal(kept[name], expected[name]) for name in expected)
     learner = config.learner(4, "cpu")
     prefix = "seed4.averaged."
-    learner.model.load_state_dict(
+    learner.model.members[0].load_state_dict(
         {name.removeprefix(prefix): t for name, t in stored.weights.items() if name.startswith(prefix)}
     )
 

@@ -67,9 +67,9 @@ def test_runs_are_listed_oldest_first_and_filtered(store):
     assert listed("--family", "energy") == [anm, stock]
     assert listed("--task", "inverse", "--method", "stock") == [stock]
     assert listed("--where", "negatives.name=anm") == [anm]
-    assert listed("--where", "loop.steps=12", "--where", "size=3") == [stock]
-    assert listed("--where", "loop.lr=1e-3", "--since", "2021-01-01") == [stock]
-    assert listed("--where", "probes=false", "--where", "sampler.inner_steps=1") == [anm, stock]
+    assert listed("--where", "steps=12", "--where", "size=3") == [stock]
+    assert listed("--where", "lr=1e-3", "--since", "2021-01-01") == [stock]
+    assert listed("--where", "probes=false", "--where", "inner_steps=1") == [anm, stock]
     assert listed("--family", "energy", "--since", "1h") == [stock]
     assert listed("--task", "sudoku") == []
     table = runs("ls", "--limit", "1").stdout
@@ -91,8 +91,8 @@ def test_names_out_of_files_are_neither_markup_nor_sent_to_the_terminal(store):
         (("ls", "--family", "enrgy"), "unknown family 'enrgy' (did you mean 'energy'?)"),
         (("ls", "--task", "invrse"), "unknown task 'invrse' (did you mean 'inverse'?)"),
         (("ls", "--method", "amn"), "unknown method 'amn' (did you mean 'anm'?)"),
-        (("ls", "--where", "loop.step=3"), "unknown config value 'loop.step' (did you mean 'loop.steps'?)"),
-        (("ls", "--where", "loop"), "--where loop: needs name=value"),
+        (("ls", "--where", "step=3"), "unknown config value 'step' (did you mean 'steps'?)"),
+        (("ls", "--where", "steps"), "--where steps: needs name=value"),
         (("ls", "--since", "soon"), "'soon' is neither a date"),
         (("show", "aacb"), "unknown run 'aacb'"),
         (("verify", "aacb"), "unknown run 'aacb'"),

@@ -10,12 +10,12 @@ import textwrap
 from types import ModuleType
 
 import pytest
-from anm_nb.tasks.inverse import Inverse
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.store import Run, finished_runs, get_or_train, run_key
 from anm_nb.tasks import register_task
+from anm_nb.tasks.matrices import Inverse
 from anm_nb.user_code import code_digest
 
 HEADER = """
@@ -44,7 +44,7 @@ def strategies(monkeypatch, tmp_path):
     """Strategies registered by a test are forgotten after it; `__main__` has no file, as in a notebook's kernel."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
-    monkeypatch.setattr("anm_nb.energy.negatives._STRATEGIES", {})
+    monkeypatch.setattr("anm_nb.energy.negatives.STRATEGIES.entries", {})
 
 
 def own_config(**options):
@@ -258,7 +258,7 @@ def test_a_strategy_of_your_own_is_trained_stored_and_read(monkeypatch):
     (stored,) = finished_runs()
     assert stored.settings["negatives"] == {"name": "own"}
     assert stored.config == run.config
-    monkeypatch.setattr("anm_nb.energy.negatives._STRATEGIES", {})
+    monkeypatch.setattr("anm_nb.energy.negatives.STRATEGIES.entries", {})
     assert Run(stored.path).settings["negatives"] == {"name": "own"}  # readable without the class
     with pytest.raises(ValueError, match="unknown negative strategy 'own'"):
         _ = Run(stored.path).config

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from anm_nb.bounds import Seeds
 from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
 from anm_nb.training.run import train, trained
@@ -28,7 +29,7 @@ class ToyConfig(TrainingConfig):
     every: int = 1
     record_every: int = 3
     slope: float = 1.0  # of the loss, a scheduled number
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
 
     def total_steps(self):
         return self.steps
@@ -125,11 +126,11 @@ def weights_of(network):
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def toy_training(config, folder, seeds=(0,), host=None, **options):
+def toy_training(config, folder, seeds=(0,), host=None, device="cpu", **options):
     """A training of the toy, ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
     members = [Member(config, seed) for seed in seeds]
-    return Training(Toy(members, "cpu", **options), members, [folder] * len(seeds), "cpu", host)
+    return Training(Toy(members, device, **options), members, [folder] * len(seeds), device, host)
 
 
 def toy_trained(config, folder, seeds=(0,), **options):

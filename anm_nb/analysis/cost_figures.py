@@ -1,6 +1,6 @@
 """Figures of cost against size: tables in, Figure out, in the house style.
 
-The tables are those of `anm_nb.bench.scaling`. Every function raises `ParameterError` for a table without rows or a
+The tables are those of `anm_nb.studies.scaling`. Every function raises `ParameterError` for a table without rows or a
 column. Both axes are logarithmic, so that a power law is a straight line and its exponent the slope.
 """
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -90,6 +90,21 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     ]
     text["skill"] = table["skill"].map("{:z.2f}".format)
     return text
+
+
+def forms_table(metrics: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The two forms of IRED's stock negatives side by side, a row each task and form, means over seeds at the end.
+
+    `metrics` holds the runs' metrics by form. `illegitimate` is the share of negatives with m* < 0; a contrastive loss
+    above ln 2 = 0.69 ranks pairs worse than a coin.
+    """
+    columns = {"same/mse/model": "mse", "harder/mse/model": "mse, harder", "illegitimate_fraction": "illegitimate"}
+    columns |= {"loss_con": "contrastive loss", "grad_share_contrast": "gradient share"}
+    needed = ["method", "seed", "step", *columns]
+    rows = pd.concat([each.reindex(columns=needed).assign(form=form) for form, each in metrics.items()])
+    ends = rows.sort_values("step").groupby(["method", "form", "seed"], sort=False).last().reset_index()
+    ends = ends[ends["method"].isin(ends.loc[ends["form"] != "paper", "method"])]
+    return ends.groupby(["method", "form"])[list(columns)].mean().rename(columns=columns).rename_axis(["task", "form"])
 
 
 def ired_verdicts(

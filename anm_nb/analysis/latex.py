@@ -1,4 +1,4 @@
-"""Tables for a paper: the Markdown tables that README quotes, as LaTeX to `\\input`, so that the two cannot differ."""
+"""Tables for a paper: the Markdown tables of docs/results.md, as LaTeX to `\\input`, so that the two cannot differ."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Curated results kept with the project: `outputs/reference/<name>/`, each with where it came from.
 
-README, notebooks and figures quote these by reading them.
+docs/results.md, notebooks and figures quote these by reading them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measured cost beside its closed form: exponents, memory lines and verdicts over `anm_nb.bench.scaling`'s tables.
+"""Measured cost beside its closed form: exponents, memory lines and verdicts over `anm_nb.studies.scaling`'s tables.
 
 A cost that is a sum of powers has no one exponent. What is compared is the local one over the sizes measured: the slope
 of the least-squares line of log cost against log size, for the closed form, the counts and the times alike.

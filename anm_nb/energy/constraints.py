@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -53,21 +54,6 @@ class Ball(Constraint):
             example = int(refused.nonzero()[0])
             raise ParameterError(f"radius of example {example} = {float(self.radius[example])}: should be positive")
 
-    def project(self, y: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """The nearest point of the set, row by row.
-
-        Fixed entries leave the problem altogether: what remains is the projection in the space of the others.
-        """
-        shift, normal = y - self.center, self.normal
-        if self.fixed is not None:
-            shift = shift.masked_fill(self.fixed, 0)
-            normal = None if normal is None else normal.masked_fill(self.fixed, 0)
-        return self.center + self._shortened(shift, normal)
-
-    def _shortened(self, shift: Tensor, normal: Tensor | None) -> Tensor:
-        """The projection of a shift from the centre."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class L2Ball(Ball):
@@ -77,13 +63,27 @@ class L2Ball(Ball):
     their intersection.
     """
 
-    def _shortened(self, shift: Tensor, normal: Tensor | None) -> Tensor:
-        if normal is not None:
-            squared = normal.square().sum(1, keepdim=True).clamp_min(1e-30)  # zero where every entry is fixed
-            shift = shift - (shift * normal).sum(1, keepdim=True) / squared * normal
+    def project(self, y: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """The nearest point of the set, row by row."""
+        shift = self.tangent(y - self.center)
         length = shift.norm(dim=1, keepdim=True)
         # min(1, r/length), written so that a zero shift stays zero
-        return shift * (self.radius.unsqueeze(1) / length.clamp_min(1e-30)).clamp_max(1.0)
+        return self.center + shift * (self.radius.unsqueeze(1) / length.clamp_min(1e-30)).clamp_max(1.0)
+
+    def tangent(self, direction: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """A direction without its fixed entries and its part along `normal`: the set reaches `radius` far along it."""
+        if self.fixed is not None:
+            direction = direction.masked_fill(self.fixed, 0)
+        if self.normal is None:
+            return direction
+        return direction - (direction * self._unit_normal).sum(1, keepdim=True) * self._unit_normal
+
+    @cached_property
+    def _unit_normal(self) -> Float[Tensor, "b d"]:
+        """The normal in the space of the entries that are not fixed; zero where every entry is."""
+        assert self.normal is not None
+        normal = self.normal if self.fixed is None else self.normal.masked_fill(self.fixed, 0)
+        return normal / normal.norm(dim=1, keepdim=True).clamp_min(1e-15)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,18 @@ class LinfBall(Ball):
     "An O(n) algorithm for quadratic knapsack problems"; here by sorting and bisection over the sorted breakpoints).
     """
 
-    def _shortened(self, shift: Tensor, normal: Tensor | None) -> Tensor:
+    def project(self, y: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """The nearest point of the set, row by row.
+
+        Fixed entries leave the problem altogether: what remains is the projection in the space of the others.
+        """
+        shift, normal = y - self.center, self.normal
+        if self.fixed is not None:
+            shift = shift.masked_fill(self.fixed, 0)
+            normal = None if normal is None else normal.masked_fill(self.fixed, 0)
+        return self.center + self._clipped(shift, normal)
+
+    def _clipped(self, shift: Tensor, normal: Tensor | None) -> Tensor:
         radius = self.radius.unsqueeze(1)
         if normal is None:
             return torch.clamp(shift, -radius, radius)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
 DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
-PROBES = 8  # dev problems kept in the trace, for whatever shows an example
+PROBE_NUMBERS = 2**18  # of the dev problems that the trace keeps, for whatever shows an example: the first that fit
 BLOCK_NUMBERS = 2**26  # a GPU draws fresh problems for several steps at once, so many numbers of each seed
 
 
@@ -219,9 +219,7 @@ class EnergyLearner:
 
     def evaluate(self, place: int, selected: nn.Module) -> Measurement:
         """Scores on test problems, where the config asks for them, and the dev problems that are shown as examples."""
-        own = self._own_dev(place)
-        arrays = {"probe_x": own.x[:PROBES], "probe_y": own.y[:PROBES]}
-        arrays |= {} if own.known is None else {"probe_known": own.known[:PROBES]}
+        arrays = self._probes(place)
         if self.config.test_examples is None:
             return Measurement({}, arrays)
         config, seed = self.members[place].config, self.seeds[place]
@@ -264,6 +262,15 @@ class EnergyLearner:
         draws = RowDraws([generator(seed, "dev", self.device) for seed in self.seeds], self.device)
         problem = MiningProblem(self.task, dev.x, dev.y, noise, self.model, self.model, draws, self.task.clues(dev))
         return dev, problem, torch.cat(negatives)
+
+    def _probes(self, place: int) -> dict[str, Tensor]:
+        """One seed's first held-out pairs, for whoever shows an example, and the noise level of every pair."""
+        own, n = self._own_dev(place), self.config.dev_examples
+        first = slice(0, max(1, PROBE_NUMBERS // own.y[0].numel()))
+        arrays = {"probe_x": own.x[first], "probe_y": own.y[first]}
+        arrays |= {} if own.known is None else {"probe_known": own.known[first]}
+        arrays["probe_negatives"] = self.dev_negatives[place * n : (place + 1) * n][first]
+        return arrays | {"dev_levels": self.dev_problem.noise.k[place * n : (place + 1) * n]}
 
     def _own_dev(self, place: int) -> Batch:
         """One seed's held-out problems."""

@@ -184,10 +184,10 @@ class _Descents:
     def starting_points(self, direction: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         """Feasible points in those directions, at the starting distance, nearer where the set ends before."""
         y_pos, constraint, distance = self.y_pos, self.constraint, self.config.start * self.scale
+        if isinstance(constraint, L2Ball):  # whose directions all reach as far
+            return y_pos + at_length(constraint.tangent(direction), distance)
         shift = constraint.project(y_pos + at_length(direction, distance)) - y_pos
         start = y_pos + at_length(shift, distance)
-        if isinstance(constraint, L2Ball):  # whose directions all reach as far
-            return start
         outside = constraint.residual(start) > 1e-5 * distance  # beyond rounding
         return _where(outside, constraint.project(start), start)
 

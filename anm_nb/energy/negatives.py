@@ -151,13 +151,12 @@ class Random(NegativeStrategy):
         """Negatives that look at neither the energy nor the problem."""
         y_pos = problem.y_pos
         length = self.eps * y_pos.norm(dim=1)
-        shift = at_length(problem.draws.normal(y_pos.shape).to(y_pos.dtype), length)
-        if self.orthogonal_to_noise or problem.clues is not None:
-            normal = problem.noise.eps if self.orthogonal_to_noise else None
-            ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
-            shift = at_length(ball.project(shift), length)
-            if problem.clues is not None:  # where they leave no direction at all, what was stretched is rounding
-                shift = ball.project(shift)
+        shift = problem.draws.normal(y_pos.shape).to(y_pos.dtype)
+        if not self.orthogonal_to_noise and problem.clues is None:
+            return Mined(y_pos + at_length(shift, length))
+        normal = problem.noise.eps if self.orthogonal_to_noise else None
+        ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
+        shift = ball.tangent(at_length(ball.tangent(shift), length))  # again, as rounding was stretched too
         return Mined(y_pos + shift)
 
 

@@ -26,6 +26,7 @@ from anm_nb.bounds import (
 )
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.negatives import get_negatives, named_negatives
+from anm_nb.energy.sampler import Form
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.reference_settings import TaskNames
 from anm_nb.tasks import TASKS, get_task, task_class
@@ -172,13 +173,17 @@ class IredTable(IredTraining):
         except ParameterError as error:
             raise error.within(f"per_task.{task}") from None
 
-    def configs(self) -> dict[str, EnergyConfig]:
-        """One run for each task."""
-        return {task: self._config(task, self.training(task)) for task in self.tasks}
+    def configs(self, form: Form = "paper") -> dict[str, EnergyConfig]:
+        """One run for each task, with stock negatives as the paper words them.
 
-    def get_or_train(self) -> dict[str, store.Run]:
+        Of the released form, which differs where negatives descend on the energy, one for each matrix task.
+        """
+        asked = [task for task in self.tasks if form == "paper" or issubclass(task_class(task), MatrixTask)]
+        return {task: self._config(task, self.training(task), form) for task in asked}
+
+    def get_or_train(self, form: Form = "paper") -> dict[str, store.Run]:
         """The finished run of each task, trained where the store has none."""
-        return {task: store.get_or_train(config) for task, config in self.configs().items()}
+        return {task: store.get_or_train(config) for task, config in self.configs(form).items()}
 
     def reference_scores(self) -> pd.DataFrame:
         """Every task's references on problems like those it is tested on, with `task` and `split` columns."""
@@ -189,5 +194,6 @@ class IredTable(IredTraining):
         ]
         return pd.concat(tables, ignore_index=True)
 
-    def _config(self, task: str, values: IredTraining) -> EnergyConfig:
-        return EnergyConfig.of(self, values, task=task, negatives=named_negatives("stock"))
+    def _config(self, task: str, values: IredTraining, form: Form) -> EnergyConfig:
+        at_steps = {} if form == "paper" else {"test_inner_steps": ()}
+        return EnergyConfig.of(self, values, task=task, negatives=get_negatives("stock", form=form), **at_steps)

@@ -11,7 +11,7 @@ from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.learner import Measurement, resolve_device
 from anm_nb.training.loop import Training
 from anm_nb.training.run import arithmetic
-from anm_nb.training.timing import one_seed
+from anm_nb.training.timing import fresh_training
 
 
 def instrument_seconds(config: EnergyConfig, rounds: int = 10) -> pd.DataFrame:
@@ -25,7 +25,8 @@ def instrument_seconds(config: EnergyConfig, rounds: int = 10) -> pd.DataFrame:
     device = resolve_device(config.device)
     with arithmetic(config):
         plain, probed = (
-            one_seed(config.model_copy(update={"probes": probes, "graph": False}), device) for probes in (False, True)
+            fresh_training(config.model_copy(update={"probes": probes, "graph": False}), config.seeds[:1], device)
+            for probes in (False, True)
         )
         rows = [_round(plain, probed) for _ in range(rounds + 3)]
     return pd.DataFrame(rows[3:])

@@ -224,12 +224,8 @@ class Training:
         record.weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._weights(place).items()}
 
     def _weights(self, place: int) -> dict[str, Tensor]:
-        stacks = {"model": self.model, "averaged": self.averaged}
-        return {
-            f"{kind}.{name}": tensor.detach()
-            for kind, stack in stacks.items()
-            for name, tensor in stack.members[place].state_dict().items()
-        }
+        both = {"model": self.model.members[place], "averaged": self.averaged.members[place]}
+        return {f"{kind}.{name}": t.detach() for kind, each in both.items() for name, t in each.state_dict().items()}
 
     def _count_time(self) -> None:
         if self.device == "cuda":

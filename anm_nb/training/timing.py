@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,34 +14,48 @@ from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
 from anm_nb.training.run import arithmetic, cpu_threads
 
+WARM_UP = {"cpu": 3, "cuda": 6}  # rounds; by then a GPU's steps are graphs
+
 
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:
     """Seconds of one training step of each config's first seed: a row per round, taken in turn after warm-up rounds."""
-    first = next(iter(configs.values()))
-    device = resolve_device(first.device)
-    with arithmetic(first):
-        trainings = {name: one_seed(config, device) for name, config in configs.items()}
-        rows = [
-            {name: _timed_step(training, device) for name, training in trainings.items()} for _ in range(rounds + 6)
-        ]
-    return pd.DataFrame(rows[6:])  # by then a GPU's steps are graphs
+    device = resolve_device(next(iter(configs.values())).device)
+    return turn_seconds(
+        {name: [fresh_training(config, config.seeds[:1], device)] for name, config in configs.items()}, rounds
+    )
 
 
-def one_seed(config: TrainingConfig, device: str) -> Training:
-    """The training of a config's first seed, as it begins; nothing of it is saved."""
-    member = Member(config, config.seeds[0])
-    return Training(config.make_learner([member], device), [member], [Path()], device)
+def turn_seconds(ways: Mapping[Any, Sequence[Training]], rounds: int) -> pd.DataFrame:
+    """Seconds in which all trainings of a way take a step, one after another: a row per round, a column per way.
+
+    The ways are taken in turn, every second round in reverse, with the arithmetic of the first one's config, after
+    warm-up rounds.
+    """
+    first, rows = next(iter(ways.values()))[0], []
+    warm_up = WARM_UP[first.device]
+    with arithmetic(first.config):
+        for turn in range(warm_up + rounds):
+            order = list(ways)[:: -1 if turn % 2 else 1]
+            rows.append({way: sum(_step_seconds(training) for training in ways[way]) for way in order})
+    return pd.DataFrame({way: [row[way] for row in rows[warm_up:]] for way in ways})
 
 
-def _timed_step(training: Training, device: str) -> float:
-    step = training.step = training.step % (training.config.total_steps() - 1) + 1
+def fresh_training(config: TrainingConfig, seeds: Sequence[int], device: str = "cpu") -> Training:
+    """The training of several seeds as one stack, as it begins; nothing of it is saved."""
+    members = [Member(config, seed) for seed in seeds]
+    return Training(config.make_learner(members, device), members, [Path()] * len(members), device)
+
+
+def _step_seconds(training: Training) -> float:
+    """Seconds of the next step, or of the first again, drawing its problems and updating the weights included."""
+    first = training.step == 0
+    step = training.step = training.step % max(1, training.config.total_steps() - 1) + 1
     training.counter.fill_(step)
+    settle(training.device)
+    started = time.perf_counter()
     with training.on_stream():
-        inputs = training.learner.inputs(step if training.step > 1 else 0)
-        settle(device)
-        started = time.perf_counter()
-        training.take(inputs, training.kind(step, recorded=False))
-        settle(device)
+        training.take(training.learner.inputs(0 if first else step), training.kind(step, recorded=False))
+    settle(training.device)
     return time.perf_counter() - started
 
 

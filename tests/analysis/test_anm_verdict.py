@@ -115,7 +115,7 @@ def test_a_missing_verdict_says_how_to_make_it(tmp_path, monkeypatch):
 
 
 def test_what_is_kept_names_its_runs():
-    """The verdict that README quotes: at least ten fresh seeds, every run with key, config, versions and commit."""
+    """What docs/results.md quotes: at least ten fresh seeds, every run with key, config, versions and commit."""
     kept = anm_verdict.load_verdict()
     settings = kept.provenance["settings"]
     assert len(settings["seeds"]) >= 10

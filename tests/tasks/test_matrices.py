@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks import get_task, register_task, task_names
+from anm_nb.tasks import TASKS, get_task, register_task, task_names
 from anm_nb.tasks.base import MatrixTask, reference_scores
 from anm_nb.tasks.matrices import SHRINKAGES, Inverse, shrunk, soft_impute
 from anm_nb.training.seeds import RowDraws, generator
@@ -104,7 +104,7 @@ def test_names_and_options_are_checked():
 
 
 def test_a_task_of_your_own_is_found_by_name(monkeypatch):
-    monkeypatch.setattr("anm_nb.tasks._TASKS", {})
+    monkeypatch.setattr(TASKS, "entries", {})
 
     @register_task
     class Own(Inverse):

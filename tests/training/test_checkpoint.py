@@ -8,7 +8,14 @@ import torch
 
 from anm_nb.files import DiskFull
 from anm_nb.training import checkpoint
-from anm_nb.training.checkpoint import CorruptCheckpoint, before, last_good_checkpoint, load_checkpoint, save_checkpoint
+from anm_nb.training.checkpoint import (
+    CorruptCheckpoint,
+    before,
+    common_checkpoints,
+    last_good_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 TENSORS = {
     "transposed": torch.arange(6.0).view(2, 3).T,  # not contiguous, as an optimiser's state may be
@@ -82,10 +89,10 @@ def test_a_half_written_checkpoint_gives_way_to_the_one_before_it(kept, tmp_path
     two_checkpoints(path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.warns(UserWarning, match=rf"{path} .*continues from step 4, of the checkpoint before it"):
-        assert last_good_checkpoint(path) == before(path)
-    assert load_checkpoint(before(path))[0]["scalar"] == 4
+        tensors, facts = last_good_checkpoint(path)
+    assert (tensors["scalar"], facts["step"]) == (4, 4)
     save_checkpoint(path, TENSORS, {"step": 8})  # the spoiled one does not take the place of the good one before
-    assert [load_checkpoint(each)[1]["step"] for each in (path, last_good_checkpoint(path))] == [8, 8]
+    assert last_good_checkpoint(path)[1]["step"] == 8
     assert load_checkpoint(before(path))[1]["step"] == 4
 
 
@@ -98,6 +105,44 @@ def test_a_changed_byte_is_named_with_both_checksums(tmp_path):
     with pytest.warns(UserWarning, match=r"expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}; .*from the beginning"):
         assert last_good_checkpoint(path) is None
     assert last_good_checkpoint(path) is None  # said once, not at every start
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"key": "0123", "seed": 0}, r"belongs to run 0123, not to 4567"),
+        ({"key": "4567", "seed": 1}, r"belongs to seed 1, not to 0"),
+    ],
+)
+def test_a_checkpoint_of_another_run_or_seed_is_refused_by_name(facts, said, tmp_path):
+    path = tmp_path / "4567" / "seed-0.safetensors"
+    path.parent.mkdir()
+    save_checkpoint(path, TENSORS, {"key": "4567", "seed": 0, "step": 4})
+    save_checkpoint(path, TENSORS, facts | {"step": 8})
+    with pytest.warns(UserWarning, match=rf"{path} {said}; .*continues from step 4"):
+        assert last_good_checkpoint(path, seed=0)[1]["step"] == 4
+    assert not path.exists()  # it is kept beside, as evidence
+    assert path.with_name(f"{path.name}.corrupt").exists()
+
+
+def facts_at(path, step, ended=False):
+    save_checkpoint(path, TENSORS, {"key": path.parent.name, "step": step, "ended": ended})
+
+
+def test_seeds_go_on_from_the_newest_step_that_all_of_them_have(tmp_path):
+    paths = [tmp_path / f"seed-{seed}.safetensors" for seed in range(3)]
+    for path in paths:
+        facts_at(path, 4)
+    assert [facts["step"] for _, facts in common_checkpoints(paths, range(3))] == [4] * 3
+    for path in paths[:2]:  # a kill between the files of one save
+        facts_at(path, 8)
+    assert [facts["step"] for _, facts in common_checkpoints(paths, range(3))] == [4] * 3
+    facts_at(paths[0], 9, ended=True)  # it stands by itself
+    assert [facts["step"] for _, facts in common_checkpoints(paths, range(3))] == [9, 4, 4]
+    facts_at(paths[1], 12)
+    assert common_checkpoints(paths, range(3)) == []
+    paths[2].unlink()
+    assert common_checkpoints(paths, range(3)) == []
 
 
 def test_without_checkpoints_there_is_none(tmp_path):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from toy import Toy, ToyConfig, assert_same, squares, toy_trained, toy_training, weights_of
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from toy import Toy, ToyConfig, assert_same, squares, toy_trained, toy_training, weights_of
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
@@ -203,7 +203,7 @@ def test_training_ends_where_no_seed_is_left(host, tmp_path):
 def test_a_checkpoint_never_holds_what_is_not_finite(seeds, tmp_path):
     config = ToyConfig(checkpoint_every=3, record_every=12)
     with pytest.raises(NonFiniteLoss):
-        toy_trained(config, tmp_path / "a", seeds, changes=dict.fromkeys(seeds, {4: math.nan}))
+        toy_trained(config, tmp_path / "a", seeds, changes={seed: {4: math.nan} for seed in seeds})
     resumed = toy_training(config, tmp_path / "a", seeds)  # had it been written after step 4, it would have failed
     records = resumed.run()
     assert len(resumed.learner.seen) == 10  # steps 3 … 12

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from anm_nb.analysis.widgets.answers import AnswerPictures
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.store import Run
 
 HELD_OUT, BATCH = "held-out pairs", "the batch's own pairs"
@@ -29,10 +29,8 @@ class MarginRecords:
         self.steps: list[int] = sorted(int(step) for step in run.metrics["step"].unique())
         self.levels: int = run.settings["levels"]
         self.margins = {kind: run.trace[array].numpy() for kind, array in ARRAYS.items() if array in run.trace}
-        # each kind of device draws other random numbers from a seed
-        self.drawn_again = str(run.provenance.get("device")).startswith("cpu")
+        self.pairs_kept = "probe_negatives" in run.trace  # runs of older versions have none
         self.answers = AnswerPictures(_config(run).make_task())
-        self.learner = cache(self._learner)
         self.edges = cache(self._edges)
 
     @property
@@ -67,11 +65,14 @@ class MarginRecords:
         return np.bincount(self.bar_of(kind, margins), minlength=BARS) / max(1, len(margins))
 
     def pictured(self, seed: int, example: int, margin: float) -> tuple[str, np.ndarray, np.ndarray]:
-        """Title, truth and negative of a held-out pair."""
-        learner = self.learner(seed)
-        level = int(learner.dev_problem.noise.k[example])
-        truth, negative = (self.answers.array(y[example]) for y in (learner.dev.y, learner.dev_negatives))
-        return f"k = {level}\nm = {margin:.3g}", truth, negative
+        """Title, truth and negative of a held-out pair; empty pictures beyond those that the trace keeps."""
+        place = self.seeds.index(seed)
+        title = f"k = {int(self.run.trace['dev_levels'][place, 0, example])}\nm = {margin:.3g}"
+        kept = [self.run.trace[name][place, 0] for name in ("probe_y", "probe_negatives")]
+        if example >= len(kept[0]):
+            return title, np.zeros((1, 1)), np.zeros((1, 1))
+        truth, negative = (self.answers.array(each[example]) for each in kept)
+        return title, truth, negative
 
     def _mask(self, kind: str, seed: int | None, level: int | None) -> np.ndarray:
         """Which pairs [seeds, pairs] are of a seed and a level."""
@@ -81,8 +82,8 @@ class MarginRecords:
             if seed not in (None, each)
             else np.ones(count, bool)
             if level is None
-            else self.learner(each).dev_problem.noise.k.numpy() == level
-            for each in self.seeds
+            else self.run.trace["dev_levels"][place, 0].numpy() == level
+            for place, each in enumerate(self.seeds)
         ]
         return np.stack(rows)
 
@@ -90,12 +91,6 @@ class MarginRecords:
         """The edges of the bars [BARS + 1], the same at every record, 0 being one of them."""
         reach = float(np.nanquantile(np.abs(self.margins[kind]), WITHIN)) or 1.0
         return np.linspace(-reach, reach, BARS + 1)
-
-    def _learner(self, seed: int) -> EnergyLearner:
-        """Made for the held-out pairs it draws, levels and negatives among them; nothing is trained."""
-        learner = _config(self.run).learner(seed, "cpu")
-        assert isinstance(learner, EnergyLearner)
-        return learner
 
 
 def _config(run: Run) -> EnergyConfig:

@@ -112,14 +112,14 @@ class MarginExplorer(Explorer):
 
     def _offer_levels(self) -> None:
         """All levels, and single ones where it is known which pair has which."""
-        levels = range(self.records.levels) if self.source.value == HELD_OUT and self.records.drawn_again else ()
+        levels = range(self.records.levels) if self.source.value == HELD_OUT and self.records.pairs_kept else ()
         wanted: list[tuple[str, Any]] = [("all", None), *((str(level), level) for level in levels)]
         if self.level.values != [level for _, level in wanted]:
             self.level.offer(wanted)
 
     def _answers(self, pairs: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Title, truth and negative of each pair, as pictures."""
-        if self.source.value == BATCH or not self.records.drawn_again:
+        if self.source.value == BATCH or not self.records.pairs_kept:
             return []
         columns = (pairs[name].to_numpy() for name in ("seed", "example", "margin"))
         return [self.records.pictured(*pair) for pair in zip(*(each.tolist() for each in columns), strict=True)]
@@ -129,6 +129,6 @@ class MarginExplorer(Explorer):
             return "No bar is selected"
         if self.source.value == BATCH:
             return f"{len(behind)} pairs in the bar; a batch's pairs are not kept"
-        if not self.records.drawn_again:
-            return f"{len(behind)} pairs in the bar; trained on a GPU, they cannot be drawn again"
+        if not self.records.pairs_kept:
+            return f"{len(behind)} pairs in the bar; the run keeps no pairs"
         return f"{min(EXAMPLES, len(behind))} of the {len(behind)} pairs in the bar"

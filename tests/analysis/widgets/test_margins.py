@@ -8,6 +8,7 @@ from anm_nb.analysis.widgets import MarginExplorer
 from anm_nb.analysis.widgets.margin_records import BARS, BATCH, HELD_OUT
 from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.train import EnergyLearner
+from anm_nb.store import Run
 
 
 @pytest.fixture
@@ -118,13 +119,28 @@ def test_a_run_without_negatives_has_held_out_pairs_alone(stored):
     assert MarginExplorer(stored.energies["none"]).source.values == [HELD_OUT]
 
 
-def test_pairs_that_cannot_be_drawn_again_have_no_levels(stored, monkeypatch):
-    """Another kind of device draws other random numbers."""
-    from anm_nb.store import Run
-
-    provenance = stored.energies["anm"].provenance | {"device": "an accelerator"}
+def test_pairs_are_those_of_the_trace_wherever_the_run_was_trained(stored, monkeypatch):
+    """Another kind of device draws other random numbers: nothing may be drawn again."""
+    run = stored.energies["anm"]
+    provenance = run.provenance | {"device": "an accelerator"}
     monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))
-    explorer = MarginExplorer(stored.energies["anm"])
+    monkeypatch.setattr("anm_nb.training.seeds.generator", None)
+    explorer = MarginExplorer(run)
+    records = explorer.records
+    title, truth, negative = records.pictured(1, 3, -0.5)
+    assert title == f"k = {int(run.trace['dev_levels'][1, 0, 3])}\nm = -0.5"
+    assert truth.flatten().tolist() == run.trace["probe_y"][1, 0, 3].tolist()
+    assert negative.flatten().tolist() == run.trace["probe_negatives"][1, 0, 3].tolist()
+    assert explorer.level.values == [None, *range(10)]
+    explorer.level.value = 4
+    assert len(explorer.shown()) == int((run.trace["dev_levels"] == 4).sum())
+
+
+def test_a_run_of_an_older_version_has_no_levels_and_says_so(stored, monkeypatch):
+    run = stored.energies["anm"]
+    kept = {name: array for name, array in run.trace.items() if name not in ("probe_negatives", "dev_levels")}
+    monkeypatch.setattr(Run, "trace", property(lambda run: kept))
+    explorer = MarginExplorer(run)
     assert explorer.level.values == [None]
     explorer.bar.value = 20
-    assert "cannot be drawn again" in explorer.panels.about.get_text()
+    assert "the run keeps no pairs" in explorer.panels.about.get_text()

@@ -1,0 +1,93 @@
+"""The package's floors: imports run downward only, without circles, and files of the ground floor are short."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "anm_nb"
+# From the ground up; what is not named stands on top. The two families do not know each other.
+FLOORS = (
+    ("bounds", "config", "document_names", "parameter_cells", "yaml_file"),
+    ("archive", "files", "locks", "provenance", "run", "store", "user_code"),
+    ("training",),
+    ("tasks",),
+    ("energy", "ranking"),
+    ("studies",),
+    ("analysis",),
+)
+GROUND = tuple(name for floor in FLOORS[:5] for name in floor)
+LINES = 300
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def part_of(module: str) -> str:
+    """The file or folder of the package that a module belongs to."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor_of(module: str) -> int:
+    return next((place for place, names in enumerate(FLOORS) if part_of(module) in names), len(FLOORS))
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only type checkers read."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from run_time_nodes(child)
+
+
+def imports_of(path: Path) -> set[str]:
+    """The package's modules that a file imports, at import or later."""
+    found = set()
+    for node in run_time_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "anm_nb":
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {each if each in MODULES else node.module for each in named}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+    return found
+
+
+IMPORTS = {module: imports_of(path) for module, path in MODULES.items()}
+
+
+def circle_from(module: str, way: tuple[str, ...], seen: set[str]) -> tuple[str, ...]:
+    """The modules of a circle that is met on the way from a module; empty where there is none."""
+    if module in way:
+        return way[way.index(module) :]
+    if module in seen:
+        return ()
+    seen.add(module)
+    onward = IMPORTS[module] & MODULES.keys()
+    return next(filter(None, (circle_from(each, (*way, module), seen) for each in onward)), ())
+
+
+def test_no_imports_go_round_in_a_circle():
+    seen: set[str] = set()
+    assert [circle for module in MODULES if (circle := circle_from(module, (), seen))] == []
+
+
+def test_imports_run_downward():
+    steps = [(module, each) for module, found in IMPORTS.items() for each in found if each != "anm_nb"]
+    assert [step for step in steps if floor_of(step[1]) > floor_of(step[0])] == []
+
+
+def test_the_two_families_do_not_know_each_other():
+    families = {"energy", "ranking"}
+    across = [(m, i) for m, found in IMPORTS.items() for i in found if {part_of(m), part_of(i)} == families]
+    assert across == []
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part_of(module) in GROUND])
+def test_a_file_of_the_ground_floor_is_short(module):
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= LINES

@@ -1,0 +1,178 @@
+"""On a GPU: steps captured as graphs give the bits of steps that are not, and say what cannot be captured."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from families import config_of
+from toy import Killed, ToyConfig, assert_same, toy_training
+
+from anm_nb.training.learner import Member
+from anm_nb.training.loop import NonFiniteLoss, Training
+from anm_nb.training.run import arithmetic, train_together, trained
+
+pytestmark = pytest.mark.gpu
+
+LONG = {"energy": {"steps": 40, "records": 5, "ema_every": 2}, "ranking": {"epochs": 14}}
+FEW = ("energy: none", "energy: stock", "energy: anm_orthogonal", "energy: mixed", "ranking: routed")
+
+
+def on_gpu(name, seeds=(0, 1), **options):
+    """A case of 40 steps, with records inside."""
+    return config_of(name, seeds, **{**LONG[name.partition(":")[0]], "device": "cuda", **options})
+
+
+def begun(config, folder, seeds):
+    """A training of a config's seeds on the GPU, ready to run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    members = [Member(config, seed) for seed in seeds]
+    return Training(config.make_learner(members, "cuda"), members, [folder] * len(members), "cuda")
+
+
+def ran(config, folder, seeds=(0, 1)):
+    """That training once it has run, and what it leaves."""
+    with arithmetic(config):
+        training = begun(config, folder, seeds)
+        return training, trained(training.run(), 1)
+
+
+def graphs(training):
+    """How many kinds of steps were captured."""
+    return sum(each.graph is not None for each in training.graphs.captured.values())
+
+
+@pytest.mark.parametrize("name", [*FEW, "energy: adapted weight"])
+def test_steps_as_graphs_give_the_bits_of_steps_as_they_are(name, tmp_path):
+    plain = [ran(on_gpu(name, graph=False), tmp_path / f"plain{time}")[1] for time in range(2)]
+    assert_same(*plain)  # where this fails, it is no fault of graphs
+    training, captured = ran(on_gpu(name), tmp_path / "graph")
+    assert training.graphs.replays > 15
+    assert_same(captured, plain[0])
+
+
+@pytest.mark.parametrize("name", [*FEW, "energy: anm"])
+def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
+    together = ran(on_gpu(name), tmp_path / "together", (3, 0, 1))[1].metrics
+    alone = [ran(on_gpu(name), tmp_path / str(seed), (seed,))[1].metrics for seed in (3, 0, 1)]
+    rows = pd.concat(alone, ignore_index=True)
+    losses = [column for column in rows if column.startswith(("loss_", "grad_norm"))]
+    pd.testing.assert_frame_equal(together[["seed", "step"]], rows[["seed", "step"]])
+    pd.testing.assert_frame_equal(together[losses], rows[losses], rtol=2e-2, atol=1e-3)
+    first = rows["step"] == 0
+    pd.testing.assert_frame_equal(together.loc[first, losses], rows.loc[first, losses], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("name", ["energy: stock", "energy: mixed", "ranking: routed"])
+def test_a_killed_training_resumes_to_the_same_bits(name, graph, tmp_path):
+    """Graphs draw from generators whose states are saved between two replays."""
+    long = (
+        {"steps": 150, "records": 5, "checkpoint_every": 60} if name.startswith("energy") else {"checkpoint_every": 10}
+    )
+    config = on_gpu(name, graph=graph, **long)
+    _, whole = ran(config, tmp_path / "whole")
+    killed_at = 140 if name.startswith("energy") else 35
+    training = begun(config, tmp_path / "killed", (0, 1))
+    inputs = training.learner.inputs
+
+    def dying(step):
+        drawn = inputs(step)
+        if step == killed_at:
+            raise Killed
+        return drawn
+
+    training.learner.inputs = dying
+    with pytest.raises(Killed):
+        training.run()
+    assert_same(ran(config, tmp_path / "killed")[1], whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("energy: none", {"ema_every": 1}, 1),
+        ("energy: stock", {"ema_every": 1}, 1),
+        ("energy: stock", {"ema_every": 2}, 2),  # with and without the average
+        ("energy: stock", {"ema_every": 1, "training_examples": 20}, 2),  # 8, 8 and 4 examples
+        ("ranking: routed", {"warmup_epochs": 0, "train_samples": 48}, 1),
+        ("ranking: routed", {"warmup_epochs": 0}, 2),  # 16, 16 and 8 examples
+    ],
+)
+def test_a_plain_schedule_is_one_graph_and_a_short_batch_or_a_seldom_average_one_more(
+    name, options, expected, tmp_path
+):
+    training, _ = ran(on_gpu(name, **options), tmp_path)
+    assert graphs(training) == expected
+    assert training.graphs.replays > 20
+
+
+def test_a_stack_of_configs_is_captured_as_one(tmp_path):
+    configs = [on_gpu("ranking: routed", (0, 1)), on_gpu("ranking: routed", (1,), temperature=5.0, entropy_weight=0.1)]
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+    together = train_together(configs, folders)
+    alone = ran(configs[1], tmp_path / "alone", (1,))[1].metrics
+    pd.testing.assert_series_equal(
+        together[1].metrics["loss_rank"], alone["loss_rank"], rtol=2e-2, atol=1e-3, check_index=False
+    )
+    assert together[1].metrics["temperature"].iloc[0] == 5.0
+
+
+def test_a_loss_that_is_not_finite_inside_a_replay_is_named_and_the_others_go_on(tmp_path):
+    config = ToyConfig(steps=30, record_every=10)
+    changes = {1: {17: math.nan}}
+    failing = toy_training(config, tmp_path / "failing", (0, 1, 2), device="cuda", changes=changes)
+    with pytest.raises(NonFiniteLoss, match=r"loss = nan at step 17 of seed 1 \(fit = nan, steps_so_far = 18\)"):
+        failing.run()
+    assert failing.graphs.replays > 15
+    whole = toy_training(config, tmp_path / "whole", (0, 1, 2), device="cuda").run()
+    for place in (0, 2):
+        assert repr(failing.records[place].rows) == repr(whole[place].rows)
+
+
+WAITS = """
+import pathlib, sys
+from families import Own, energy
+from anm_nb.training.graph import NotCapturable
+from anm_nb.training.run import train_together
+config, folder = energy((0, 1), negatives=Own(), device="cuda"), pathlib.Path(sys.argv[1])
+for name in ("graph", "plain"):
+    (folder / name).mkdir()
+try:
+    train_together([config], [folder / "graph"])
+except NotCapturable as error:
+    print(error)
+trained = train_together([config.model_copy(update={"graph": False})], [folder / "plain"])[0]
+print("trained to step", trained.metrics["step"].max(), trained.metrics["loss_mse"].notna().all())
+"""
+
+
+def test_a_users_strategy_that_waits_is_named_and_trains_without_a_graph(tmp_path):
+    """In a process of its own, as a notebook's kernel would go on after the error."""
+    path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
+    ran = subprocess.run(
+        [sys.executable, "-c", WAITS, tmp_path], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    for said in ("cannot be captured as a CUDA graph", "Own", ".item()", "graph = False", "trained to step 10 True"):
+        assert said in ran.stdout
+
+
+def test_other_work_on_the_gpu_between_steps_changes_nothing(tmp_path):
+    """A widget, or the user, may compute while a training runs."""
+    config = on_gpu("energy: stock")
+    _, whole = ran(config, tmp_path / "whole")
+    training = begun(config, tmp_path / "busy", (0, 1))
+    inputs = training.learner.inputs
+
+    def busy(step):
+        torch.randn(64, 64, device="cuda").mm(torch.ones(64, 64, device="cuda")).sum().item()
+        return inputs(step)
+
+    training.learner.inputs = busy
+    assert_same(trained(training.run(), 1), whole)

@@ -1,0 +1,96 @@
+"""What tf32 may change: factors of products are rounded to 10 bits, simulated here in the forward and backward pass."""
+
+import pytest
+import torch
+from families import energy, ranking
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from anm_nb.training.learner import Member
+from anm_nb.training.loop import Training
+
+aten = torch.ops.aten
+FACTORS = {aten.mm: (0, 1), aten.bmm: (0, 1), aten.addmm: (1, 2), aten.baddbmm: (1, 2), aten.linear: (0, 1)}
+
+
+def rounded(tensor):
+    """Float32 numbers to 10 bits of mantissa, the nearest."""
+    return ((tensor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+class Tf32(TorchDispatchMode):
+    """Inside, every matrix product takes rounded factors and sums in float32, as tensor cores do."""
+
+    products = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if factors := FACTORS.get(function.overloadpacket):
+            self.products += 1
+            args = [rounded(each) if place in factors else each for place, each in enumerate(args)]
+        return function(*args, **(kwargs or {}))
+
+
+def test_rounding_keeps_ten_bits_of_the_mantissa():
+    numbers = torch.tensor([1.0, 1 + 2**-10, 1 + 2**-11 + 2**-20, 1 + 2**-12, -3.0, 0.0])
+    assert rounded(numbers).tolist() == [1.0, 1 + 2**-10, 1 + 2**-10, 1.0, -3.0, 0.0]
+    drawn = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    assert ((rounded(drawn) - drawn).abs() <= 2**-11 * drawn.abs()).all()
+
+
+def relative(found, expected):
+    """‖found − expected‖ / ‖expected‖."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def first_step(config, folder):
+    """Gradient after clipping, how far the weights move, and the norms before clipping, in the first step."""
+    members = [Member(config, 0)]
+    training = Training(config.make_learner(members, "cpu"), members, [folder], "cpu")
+    before = [each.detach().clone() for each in training.model.tensors()]
+    training.take(training.learner.inputs(0), training.kind(0, recorded=False))
+    found = torch.cat([each.grad.flatten() for group in training.optimisers for each in group.parameters])
+    moved = torch.cat([(now - then).flatten() for now, then in zip(training.model.tensors(), before, strict=True)])
+    return found, moved.detach(), torch.cat([each.norms for each in training.optimisers])
+
+
+SIZES = {"size": 8, "width": 64, "batch": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "least"),
+    [
+        (energy(negatives="none", **SIZES), 5),
+        (energy(negatives="stock", **SIZES), 10),
+        (energy(negatives="anm_orthogonal", **SIZES), 20),
+        (ranking(width=64, size=12, warmup_epochs=0), 20),
+    ],
+    ids=["none", "stock", "anm_orthogonal", "ranking"],
+)
+def test_the_gradients_of_a_step_in_tf32_are_those_of_float32_within_four_thousandths(config, least, tmp_path):
+    monitored = Tf32()
+    gradient, moved, norms = first_step(config, tmp_path)
+    with monitored:
+        rough_gradient, rough_moved, rough_norms = first_step(config, tmp_path)
+    assert monitored.products >= least
+    assert not torch.equal(gradient, rough_gradient)
+    assert relative(rough_gradient, gradient) < 4e-3
+    assert relative(rough_norms, norms) < 2e-3
+    assert relative(rough_moved, moved) < 0.1  # in the first step Adam moves by signs, also of the least gradients
+
+
+@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
+def test_energies_and_scores_in_tf32_are_those_of_float32_within_two_thousandths(head):
+    """A network of five layers, whose factors have relative errors of at most 2⁻¹¹ ≈ 0.0005 each."""
+    config = energy(head=head, **SIZES)
+    learner = config.learner(0)
+    y, x, k = learner.dev.y, learner.dev.x, learner.dev_problem.noise.k
+
+    def energies_and_scores():
+        point = y.clone().requires_grad_()
+        energies = learner.model(x, point, k)
+        return energies.detach(), torch.autograd.grad(energies.sum(), point)[0]
+
+    expected = energies_and_scores()
+    with Tf32():
+        found = energies_and_scores()
+    for one, other in zip(found, expected, strict=True):
+        assert 0 < relative(one, other) < 2e-3

@@ -1,0 +1,170 @@
+"""A training that was killed, or ran out of time, goes on to the same bits, for one seed and for a stack."""
+
+import shutil
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stored_training import CONFIGS, energy
+from toy import Killed, Toy, ToyConfig, assert_same, toy_trained, toy_training
+
+from anm_nb.training import loop, progress
+from anm_nb.training.checkpoint import before
+from anm_nb.training.learner import Member
+from anm_nb.training.loop import Training, checkpoint_of
+from anm_nb.training.progress import OutOfTime, time_limit
+from anm_nb.training.run import train, train_together
+
+CONFIG = ToyConfig(every=2, checkpoint_every=4, keep_weights=True)
+
+
+@settings(max_examples=25)
+@given(
+    die_at=st.integers(0, 12), every=st.integers(1, 14), host=st.booleans(), seeds=st.sampled_from([(1,), (0, 1, 2)])
+)
+def test_resuming_is_exact_wherever_the_kill_falls(die_at, every, host, seeds, tmp_path_factory):
+    config = CONFIG.model_copy(update={"checkpoint_every": every})
+    folder = tmp_path_factory.mktemp("resumed")
+    whole = toy_trained(config, tmp_path_factory.mktemp("whole"), seeds, frozen=5)
+    with pytest.raises(Killed):
+        toy_trained(config, folder, seeds, frozen=5, die_at=die_at, host=host)
+    resumed = toy_training(config, folder, seeds, frozen=5)
+    resumed.run()
+    assert len(resumed.learner.seen) == 13 - die_at // every * every  # nothing before the checkpoint is done twice
+    assert_same(toy_trained(config, folder, seeds, frozen=5), whole)
+
+
+@pytest.mark.parametrize("files", range(4))
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_kill_between_the_files_of_one_save_costs_the_steps_since_the_one_before(files, ended, tmp_path, monkeypatch):
+    """Also where the first seed has ended by then, whose file is newer than the others'."""
+    scores = {0: [0.9 if ended and step == 6 else 0.0 for step in range(13)], 1: [0.0] * 13, 2: [0.0] * 13}
+    config = CONFIG.model_copy(update={"stop_at_score": 0.9})
+    whole = toy_trained(config, tmp_path / "whole", (0, 1, 2), scores=scores)
+    saved, save = [], loop.save_checkpoint
+
+    def dying(path, tensors, facts):
+        if facts["step"] == 8 and len([each for each in saved if each == 8]) == files:
+            raise Killed
+        saved.append(facts["step"])
+        save(path, tensors, facts)
+
+    monkeypatch.setattr(loop, "save_checkpoint", dying)
+    dies_later = {"die_at": 9} if files == 3 else {}
+    with pytest.raises(Killed):
+        toy_trained(config, tmp_path / "killed", (0, 1, 2), scores=scores, **dies_later)
+    monkeypatch.undo()
+    resumed = toy_training(config, tmp_path / "killed", (0, 1, 2), scores=scores)
+    resumed.run()
+    assert len(resumed.learner.seen) == (5 if files == 3 else 9)
+    assert_same(toy_trained(config, tmp_path / "killed", (0, 1, 2), scores=scores), whole)
+
+
+@pytest.mark.parametrize("seeds", [(1,), (0, 1, 2)])
+@pytest.mark.parametrize("how", ["half written", "changed", "of another run", "of another seed"])
+def test_a_newest_checkpoint_that_cannot_be_trusted_gives_way_to_the_one_before(how, seeds, tmp_path):
+    whole = toy_trained(CONFIG, tmp_path / "whole", seeds)
+    with pytest.raises(Killed):
+        toy_trained(CONFIG, tmp_path / "run", seeds, die_at=10)
+    newest = checkpoint_of(tmp_path / "run", 1)
+    if how in ("half written", "changed"):
+        data = newest.read_bytes()
+        newest.write_bytes(data[: len(data) // 2] if how == "half written" else data[:-1] + bytes([data[-1] ^ 1]))
+        said = f"{newest}"
+    elif how == "of another run":
+        shutil.copy(checkpoint_of(tmp_path / "whole", 1), newest)
+        said = f"{newest} belongs to run whole, not to run"
+    else:
+        with pytest.raises(Killed):
+            toy_trained(CONFIG, tmp_path / "other" / "run", (7,), die_at=10)
+        shutil.copy(checkpoint_of(tmp_path / "other" / "run", 7), newest)
+        said = f"{newest} belongs to seed 7, not to 1"
+    with pytest.warns(UserWarning, match=said) as warned:
+        resumed = toy_trained(CONFIG, tmp_path / "run", seeds)
+    assert [str(each.message).endswith("continues from step 4, of the checkpoint before it") for each in warned] == [
+        True
+    ]
+    assert_same(resumed, whole)
+
+
+def test_without_any_checkpoint_to_trust_training_starts_from_the_beginning(tmp_path):
+    whole = toy_trained(CONFIG, tmp_path / "whole", (0, 1))
+    with pytest.raises(Killed):
+        toy_trained(CONFIG, tmp_path / "run", (0, 1), die_at=10)
+    newest = checkpoint_of(tmp_path / "run", 0)
+    for each in (newest, before(newest)):
+        each.write_bytes(b"")
+    with pytest.warns(UserWarning, match="training starts from the beginning"):
+        assert_same(toy_trained(CONFIG, tmp_path / "run", (0, 1)), whole)
+
+
+def test_a_finished_training_is_read_and_not_computed_again(tmp_path):
+    whole = toy_trained(CONFIG, tmp_path, (0, 1))
+    again = toy_training(CONFIG, tmp_path, (0, 1), die_at=12)
+    again.run()
+    assert again.learner.seen == []
+    assert_same(toy_trained(CONFIG, tmp_path, (0, 1), die_at=12), whole)
+
+
+# ---- limited time ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seeds", [(1,), (0, 1, 2)])
+def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bits(seeds, tmp_path, monkeypatch):
+    config = CONFIG.model_copy(update={"checkpoint_every": 1000})
+    whole = toy_trained(config, tmp_path / "whole", seeds)
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
+    name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    for step in (5, 10):
+        with time_limit(5), pytest.raises(OutOfTime, match=f"{name}: time is up at step {step} of 12"):
+            toy_trained(config, tmp_path / "run", seeds)
+    with time_limit(5):
+        assert_same(toy_trained(config, tmp_path / "run", seeds), whole)
+
+
+def test_time_that_was_up_before_it_began_leaves_a_training_that_can_begin(tmp_path):
+    with time_limit(-1.0), pytest.raises(OutOfTime, match="step 0 of 12"):
+        toy_trained(CONFIG, tmp_path / "run", (0, 1))
+    assert_same(toy_trained(CONFIG, tmp_path / "run", (0, 1)), toy_trained(CONFIG, tmp_path / "whole", (0, 1)))
+
+
+# ---- the families ------------------------------------------------------------------------------------------------
+CASES = CONFIGS | {
+    "none": energy("none"),
+    "stock": energy("stock", keep_weights=True),
+    "mixed": energy("mixed", contrastive_weight_end=0.1),
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_either_family_resumes_to_the_same_bits(name, together, tmp_path, monkeypatch):
+    config = CASES[name]
+
+    def trained(folder):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        return train_together([config], [folder])[0] if together else train(config, folder)
+
+    whole, update = trained(tmp_path / "whole"), Training.update
+    for killed_at in (5, 9):
+
+        def dying(self, losses, kind, killed_at=killed_at):
+            if self.step == killed_at and self.records[-1].seed == config.seeds[-1]:
+                raise Killed  # all generators have moved on
+            update(self, losses, kind)
+
+        monkeypatch.setattr(Training, "update", dying)
+        with pytest.raises(Killed):
+            trained(tmp_path / "killed")
+        monkeypatch.setattr(Training, "update", update)
+    assert_same(trained(tmp_path / "killed"), whole)
+
+
+def test_a_learner_is_told_of_its_members_only(tmp_path):
+    """Checkpoints of a seed do not depend on the seeds it was trained with: one that ended is read by itself."""
+    stack = toy_trained(CONFIG, tmp_path, (0, 1, 2))
+    with warnings.catch_warnings(action="error"):
+        alone = Training(Toy([Member(CONFIG, 1)], "cpu"), [Member(CONFIG, 1)], [tmp_path], "cpu").run()[0]
+    own = stack.metrics[stack.metrics["seed"] == 1]
+    assert [row["error"] for row in alone.rows] == own["error"].tolist()

@@ -1,0 +1,100 @@
+"""Seeds and configs in one stack go through the states that each goes through alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import CASES, config_of, energy, ranking
+
+from anm_nb.training.run import train_together
+
+SEEDS = (3, 0, 1)
+
+
+@pytest.fixture(autouse=True)
+def double(monkeypatch):
+    """In double precision rounding is far below what a mistake would be.
+
+    In float32 Adam makes steps of full length from gradients that are nothing but rounding.
+    """
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def trained(configs, folder):
+    """Each config's training, all of them in one stack."""
+    folders = [folder / str(index) for index in range(len(configs))]
+    for each in folders:
+        each.mkdir(parents=True)
+    return train_together(configs, folders)
+
+
+def assert_close(together, alone, rtol=1e-6, atol=1e-8):
+    """One config's seeds, trained in a stack and each alone, up to rounding."""
+    signs = ["p_hard", "dev_p_hard"]  # where a discrete negative is the truth itself, they count signs of rounding
+    rows = pd.concat([each.metrics for each in alone], ignore_index=True).drop(columns=signs, errors="ignore")
+    pd.testing.assert_frame_equal(together.metrics.drop(columns=signs, errors="ignore"), rows, rtol=rtol, atol=atol)
+    for place, each in enumerate(alone):
+        for name, tensor in each.trace.items():
+            torch.testing.assert_close(
+                together.trace[name][place], tensor[0], rtol=rtol, atol=atol, equal_nan=True, msg=name
+            )
+        for name, tensor in each.weights.items():
+            torch.testing.assert_close(together.weights[name], tensor, rtol=rtol, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
+    (together,) = trained([config_of(name, SEEDS)], tmp_path / "together")
+    alone = [trained([config_of(name, (seed,))], tmp_path / str(seed))[0] for seed in SEEDS]
+    assert_close(together, alone)
+    ends = together.metrics.groupby("seed", sort=False).last()
+    assert ends.index.tolist() == list(SEEDS)
+    loss = "loss_rank" if "loss_rank" in ends else "loss_mse"
+    assert ends[loss].nunique() == len(SEEDS)  # they are different trainings
+
+
+ONE_STACK = {
+    "contrastive weights": [
+        energy((0, 1), negatives="stock", contrastive_weight=0.5),
+        energy((1,), negatives="stock", contrastive_weight=0.0),
+        energy((2,), negatives="stock", contrastive_weight=2.0),
+    ],
+    "moving contrastive weights": [
+        energy((0,), negatives="anm", contrastive_weight=0.5, contrastive_weight_end=0.1),
+        energy((0,), negatives="anm", contrastive_weight=0.1, contrastive_weight_end=1.0),
+    ],
+    "temperature": [ranking((0, 1)), ranking((1,), temperature=5.0, temperature_min=0.1, temperature_decay=0.3)],
+    "entropy weight": [ranking(), ranking(entropy_weight=0.3, entropy_every=1, entropy_decay=0.9)],
+}
+
+
+@pytest.mark.parametrize("name", ONE_STACK)
+def test_configs_that_differ_in_scheduled_numbers_are_trained_as_each_alone(name, tmp_path):
+    configs = ONE_STACK[name]
+    together, ends = trained(configs, tmp_path / "together"), []
+    for index, (config, own) in enumerate(zip(configs, together, strict=True)):
+        single = [config.model_copy(update={"seeds": (seed,)}) for seed in config.seeds]
+        alone = [trained([each], tmp_path / f"{index}-{each.seeds[0]}")[0] for each in single]
+        assert_close(own, alone)
+        ends.append(float(next(iter(own.weights.values())).sum()))
+    assert len(set(ends)) == len(ends)
+
+
+@pytest.mark.parametrize(("make", "options"), [(energy, {"negatives": "anm"}), (ranking, {})])
+def test_bfloat16_follows_float32_in_its_first_steps(make, options, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    torch.set_default_dtype(torch.float32)
+    plain, rough = (
+        trained([make((0, 1), precision=precision, **options)], tmp_path / precision)[0]
+        for precision in ("float32", "bfloat16")
+    )
+    losses = [name for name in plain.metrics if name.startswith(("loss_", "grad_norm"))]
+    first = plain.metrics["step"] <= plain.metrics["step"].unique()[1]
+    pd.testing.assert_frame_equal(
+        rough.metrics.loc[first, losses], plain.metrics.loc[first, losses], rtol=0.15, atol=1e-2
+    )
+    assert not np.array_equal(rough.metrics[losses[0]], plain.metrics[losses[0]])  # it is not float32 under a name
+    assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in rough.weights.values())
