@@ -198,7 +198,7 @@ class LandscapeExplorer(Explorer):
         return (values - values[S == 0][:, ACROSS == 0]).T.numpy()
 
     def _make_profiles(self, figure: Figure) -> list[Artist]:
-        (axes,) = panels(figure, 1, 1, left=0.085, right=0.46, bottom=0.16, top=0.86).flat
+        (axes,) = panels(figure, 1, 1, left=0.1, right=0.46, bottom=0.16, top=0.86).flat
         self.profiles = axes
         for place in (0, 1):
             axes.axvline(place, color="black", linewidth=0.6, linestyle=(0, (4, 3)))
@@ -211,7 +211,7 @@ class LandscapeExplorer(Explorer):
         (self.height,) = axes.plot([], [], color="black", linewidth=1.2, marker="_", label="barrier")
         axes.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["−0.5", "0\ntruth", "0.5", "1\nnegative", "1.5"])
         axes.set(xlim=(T[0], T[-1]), xlabel="t, place on the line")
-        still_label(axes, "φ(t) − φ(0), nats", 0.012)
+        still_label(axes, "φ(t) − φ(0), nats", 0.006)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         return [axes.yaxis, zero, self.others, self.optimal, self.own, self.height]
 

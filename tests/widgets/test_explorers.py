@@ -114,8 +114,8 @@ def test_labels_name_every_field_that_differs_and_the_score(stored, copied):
         settings = run.settings
         assert f" · lr = {settings['lr']} · " in label
         assert f" · ema_decay = {settings['ema_decay']} · " in label
-        assert ("eps = " in label) == (isinstance(settings["negatives"], dict) and "eps" in settings["negatives"])
-        metric = "solved" if settings["task"] == "sudoku" else "mse"
+        assert (" · eps = " in label) == (isinstance(settings["negatives"], dict) and "eps" in settings["negatives"])
+        metric = "board_accuracy" if settings["task"] == "sudoku" else "mse"
         last = files(run).metrics.groupby("seed")[metric].last().mean()
         shown = label.partition(f" · {metric} ")[2].partition(" · ")[0]
         assert float(shown) == pytest.approx(last, rel=5.1e-3)
