@@ -28,6 +28,7 @@ from anm_nb.energy.landscape import (
     optimal_energy,
     plane_scan,
 )
+from anm_nb.energy.miner import MinerConfig
 from anm_nb.energy.negatives import MiningProblem, get_negatives
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
@@ -158,9 +159,8 @@ class LandscapeExplorer(Explorer):
         x, y_pos, y_neg, noise = self.pairs(seed, level)
         if strategy := DIRECTIONS[direction]:
             model, draws = self.energy(seed, step), RowDraws([generator(seed, f"explorer/{strategy}")], "cpu")
-            y_neg = (
-                get_negatives(strategy).propose(MiningProblem(self.task, x, y_pos, noise, model, model, draws)).y_neg
-            )
+            problem = MiningProblem(self.task, x, y_pos, noise, model, model, draws)
+            y_neg = get_negatives(strategy, miner=MinerConfig().to_the_end()).propose(problem).y_neg
         start, end = (noise.noised(y).as_subclass(Tensor) for y in (y_pos, y_neg))
         return start, end, y_neg
 

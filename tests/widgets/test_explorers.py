@@ -114,7 +114,8 @@ def test_labels_name_every_field_that_differs_and_the_score(stored, copied):
         settings = run.settings
         assert f" · lr = {settings['lr']} · " in label
         assert f" · ema_decay = {settings['ema_decay']} · " in label
-        assert (" · eps = " in label) == (isinstance(settings["negatives"], dict) and "eps" in settings["negatives"])
+        own = isinstance(settings["negatives"], dict) and settings["negatives"]["name"] == "lost"
+        assert (f"eps = {settings['lr']} · " in label) == own
         metric = "board_accuracy" if settings["task"] == "sudoku" else "mse"
         last = files(run).metrics.groupby("seed")[metric].last().mean()
         shown = label.partition(f" · {metric} ")[2].partition(" · ")[0]
