@@ -221,6 +221,10 @@ class Run:
     @cached_property
     def config(self) -> Any:
         """The config as the object it was. Raises `ParameterError` where a class in it is not registered."""
+        return self.config_with()
+
+    def config_with(self, **settings: Any) -> Any:
+        """The config with other plain values for some fields: with `negatives="none"` it needs no strategy's class."""
         path = self._identity["class"]
         if path not in CONFIGS:
             for module in FAMILIES.values():
@@ -228,7 +232,11 @@ class Run:
         if path not in CONFIGS:
             known = ", ".join(sorted(CONFIGS))
             raise ParameterError(f"run {self.key}: class '{path}' is not registered; import what defines it ({known})")
-        return CONFIGS[path].model_validate_json(json.dumps(self.settings))
+        try:
+            return CONFIGS[path].model_validate_json(json.dumps(self.settings | settings))
+        except ValidationError as error:
+            said = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+            raise ParameterError(f"run {self.key}: {said}") from None
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

@@ -81,12 +81,12 @@ def kept_steps(run: Run) -> list[int]:
 def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
     """The EMA energy of a finished run as it was recorded at a step, or at the end of training; on the CPU, frozen.
 
-    Steps other than the end need a run with `keep_weights`. Raises `ParameterError` for a run that is not
-    of this family, and for a seed or step that it has no weights of.
+    Needs the network's class and not the negative strategy's. Steps other than the end need a run with `keep_weights`.
+    Raises `ParameterError` for a run that is not of this family, and for a seed or step that it has no weights of.
     """
-    config = run.config
-    if getattr(config, "family", None) != "energy":
-        raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no energy")
+    if run.summary["family"] != "energy":
+        raise ParameterError(f"run {run.key}: its config is {type(run.config).__name__}, which trains no energy")
+    config = run.config_with(negatives="none")
     if seed not in config.seeds:
         raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
     moment = "" if step is None else f"step{step}."

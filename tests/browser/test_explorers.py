@@ -10,10 +10,10 @@ from jupyter_lab import jupyter_lab
 from jupyter_page import NotebookPage, chromium
 from stored_files import files
 
-from anm_nb.analysis.widgets import LandscapeExplorer, SamplerExplorer
 from anm_nb.exploration import ExploreMargins, ExploreRouting
 from anm_nb.files import project_root
 from anm_nb.store import get_or_train
+from anm_nb.widgets import LandscapeExplorer, SamplerExplorer
 
 pytestmark = pytest.mark.browser
 

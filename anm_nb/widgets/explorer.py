@@ -1,4 +1,4 @@
-"""What all explorers are: a run picker, controls, a picture and a line of read-outs, over finished runs."""
+"""What all explorers are: a list of runs, controls, a picture and a line of read-outs, over finished runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from ipywidgets import HTML, Box, Layout, VBox
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from anm_nb.analysis.figures import house_style
-from anm_nb.analysis.widgets.controls import Choice
-from anm_nb.analysis.widgets.picker import RunPicker, Stored, reason
-from anm_nb.analysis.widgets.picture import Picture
-from anm_nb.store import Run, store_root
+from anm_nb.analysis.figures import colours, house_style, label
+from anm_nb.config import ParameterError
+from anm_nb.run import Run
+from anm_nb.store import store_root
+from anm_nb.widgets.controls import Control
+from anm_nb.widgets.picture import Picture
+from anm_nb.widgets.runs import alike, reason, stored_runs
 
 NAMED = 3  # unreadable runs that are named; of more, how many there are
 
@@ -26,7 +28,7 @@ class Explorer(ABC):
 
     Shows itself as the last expression of a notebook's cell, as widgets where these run and as a still picture where
     they do not. `chosen` is the run to open with, by default the newest in the store; what the store holds is listed
-    when the explorer is made. Of a run that cannot be read or drawn there is no picture, but the reason. Raises
+    when the explorer is made. Where a run cannot be read or drawn, the reason stands in place of the picture. Raises
     `ParameterError` for a chosen run that is not in the store, or that this explorer cannot show. In the page
     everything is found by class: `anm-explorer` and `anm-<name>-explorer` for the whole, `anm-control-<control>`,
     `anm-play-<control>`, `anm-picture`, and `anm-readout`, whose values carry `data-readout`.
@@ -36,38 +38,44 @@ class Explorer(ABC):
     needs: ClassVar[str]  # what leaves a run that it can show, for an empty store
 
     def __init__(self, chosen: Run | None = None) -> None:
-        self.picker = RunPicker(self.suits, chosen)
+        self.runs, labels, self.unreadable = stored_runs(self.suits)
+        self._check(chosen)
         self.readouts: dict[str, str] = {}
-        self.readout = HTML()
-        self.readout.add_class("anm-readout")
+        self.readout = HTML().add_class("anm-readout")
         self.root = VBox(layout=Layout(width="100%", max_width="1000px"))
         self.root.add_class("anm-explorer").add_class(f"anm-{self.name}-explorer")
         self.unshown = ""  # why there is no picture
         self._settling = self._opened = False
-        if not self.picker.runs:
-            self.unshown = self._nothing()
+        if not self.runs:
+            nothing = f"There is no finished run in {store_root()} that this explorer can show. {self.needs}"
+            self.unshown = " ".join([nothing, "Then run this cell again.", *self._left_out()])
             self.readout.value = f'<p role="status">{escape(self.unshown)}</p>'
             self.root.children = [self.readout]
             return
+        self.picker = Control("run", "Run", "The finished run that is shown; the newest come first", wide=True)
+        self.strategy = Control("strategy", "Strategy", "Negatives of a run that is alike in everything else")
+        self.picker.offer(list(zip(labels, self.runs, strict=True)), chosen.key if chosen else None)
+        self.picker.input.disabled = False  # to be read even where it is the only one
         self.controls = self.make_controls()
         with house_style():
             self.picture = Picture(*self.make_figure())
-        controls = [control.widget for control in (self.picker.strategy, *self.controls)]
+        controls = [control.widget for control in (self.strategy, *self.controls)]
         rows = Box(controls, layout=Layout(flex_flow="row wrap"))
         notes = [HTML(f'<p role="status">{escape(note)}</p>') for note in self._left_out()]
-        self.root.children = [self.picker.run.widget, *notes, rows, self.picture.widget, self.readout]
-        self.picker.run.input.observe(self._pick, "index")
+        self.root.children = [self.picker.widget, *notes, rows, self.picture.widget, self.readout]
+        self.picker.input.observe(self._pick, "index")
+        self.strategy.input.observe(self._switch, "index")
         for control in self.controls:
             control.input.observe(self._redraw, "index")
         self._pick()
 
     @classmethod
     @abstractmethod
-    def suits(cls, stored: Stored) -> bool:
+    def suits(cls, run: Run) -> bool:
         """Whether the explorer can show a run, as far as its summary and settings tell."""
 
     @abstractmethod
-    def make_controls(self) -> Sequence[Choice]:
+    def make_controls(self) -> Sequence[Control]:
         """The controls in the order in which Tab reaches them, not yet offering anything."""
 
     @abstractmethod
@@ -83,18 +91,31 @@ class Explorer(ABC):
         """Bring the artists to where the controls stand; returns what they show in words, and read-outs by name."""
 
     @property
-    def run(self) -> Run:
-        """The run that is shown."""
-        return Run(self.picker.stored.listed.path)
+    def method(self) -> str:
+        """The shown run's strategy or routing, as figures name it."""
+        return label(str(self.run.summary["method"]))
+
+    @property
+    def colour(self) -> str:
+        """The colour of the shown run's method."""
+        (colour,) = colours([str(self.run.summary["method"])]).values()
+        return colour
 
     def pick(self, run: Run) -> None:
         """Show another run of the store."""
-        self.picker.run.value = run.key
+        self.picker.value = run.key
+
+    def _check(self, chosen: Run | None) -> None:
+        if chosen and chosen.key in self.unreadable:
+            raise ParameterError(f"run {chosen.key} cannot be read: {self.unreadable[chosen.key]}")
+        if chosen and chosen.key not in self.runs:
+            raise ParameterError(f"run {chosen.key}: not among the {len(self.runs)} in the store that can be shown")
 
     def _pick(self, change: Any = None) -> None:
         """Open the picked run; its controls are out of sight where that fails."""
-        with self._moved_by_us():
-            self.picker.offer_siblings()
+        self.run = Run(self.runs[self.picker.value].path)  # its files are read anew, and none of another run kept
+        with self._settle():
+            self._offer_strategies()
             self._opened = self._succeeds(lambda: self.open(self.run))
         for control in self.controls:
             control.widget.layout.visibility = "visible" if self._opened else "hidden"
@@ -102,12 +123,26 @@ class Explorer(ABC):
             self.picture.refresh()
             self._redraw()
 
+    def _offer_strategies(self) -> None:
+        """Offer the newest run of each strategy that differs in its negatives alone; a ranking has none."""
+        newest = {str(self.run.summary["method"]): self.picker.value}
+        for key, run in self.runs.items():
+            if alike(run, self.runs[self.picker.value]):
+                newest.setdefault(str(run.summary["method"]), key)
+        self.strategy.offer([(label(method), key) for method, key in sorted(newest.items())])
+        self.strategy.value = self.picker.value
+        self.strategy.input.layout.display = None if "negatives" in self.run.settings else "none"
+
+    def _switch(self, change: Any) -> None:
+        if not self._settling:
+            self.picker.value = self.strategy.value
+
     def _redraw(self, change: Any = None) -> None:
         if self._opened and not self._settling:
             self._succeeds(lambda: self._present(*self.draw()))
 
     def _succeeds(self, step: Callable[[], None]) -> bool:
-        """Do it; where that fails, the picture is blank and the reason stands for the read-outs."""
+        """Take a step; where that fails, the picture is blank and the reason stands for the read-outs."""
         try:
             with house_style():
                 step()
@@ -128,7 +163,7 @@ class Explorer(ABC):
         self.readout.value = f'<div role="status" aria-live="polite">{values}</div>'
 
     @contextmanager
-    def _moved_by_us(self) -> Iterator[None]:
+    def _settle(self) -> Iterator[None]:
         """While controls are given new values, nothing is drawn."""
         before, self._settling = self._settling, True
         try:
@@ -136,17 +171,12 @@ class Explorer(ABC):
         finally:
             self._settling = before
 
-    def _nothing(self) -> str:
-        nothing = f"There is no finished run in {store_root()} that this explorer can show. {self.needs}"
-        return " ".join([nothing, "Then run this cell again.", *self._left_out()])
-
     def _left_out(self) -> list[str]:
         """The runs that are in the store and not in the list, where there are any."""
-        unreadable = self.picker.unreadable
-        if not unreadable:
+        if not self.unreadable:
             return []
-        named = "; ".join(f"{key}: {reason}" for key, reason in list(unreadable.items())[:NAMED])
-        rest = f"; and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        named = "; ".join(f"{key}: {why}" for key, why in list(self.unreadable.items())[:NAMED])
+        rest = f"; and {len(self.unreadable) - NAMED} more" if len(self.unreadable) > NAMED else ""
         return [f"Not in the list, as they cannot be read: {named}{rest}."]
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:

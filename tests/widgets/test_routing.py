@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from stored_files import files
 
-from anm_nb.analysis.ranking_tables import probe
-from anm_nb.analysis.widgets import RoutingExplorer
-from anm_nb.store import Run
+from anm_nb.widgets import RoutingExplorer
 
 
 @pytest.fixture
@@ -32,49 +29,19 @@ def test_every_heatmap_holds_the_stored_weights(explorer):
 
 
 def test_items_stand_in_true_order_visible_ones_first(explorer):
-    """Against the notebook's own heatmap, which draws the problems by itself."""
-    expected = probe(explorer.run, example=1)
-    explorer.sample.value = 1
-    explorer.epoch.value = explorer.epoch.values[-1]
-    shown = explorer.shown()
-    np.testing.assert_array_equal(shown.alphas, expected.alphas)
-    np.testing.assert_array_equal(shown.known, expected.known)
-    assert [int(name.strip("()")) - 1 for name in shown.names] == expected.ranks.tolist()
-    assert [name.startswith("(") for name in shown.names] == (~expected.known).tolist()
-    assert explorer.border.get_ydata()[0] == expected.known.sum() - 0.5
-
-
-@pytest.fixture
-def on_gpu(stored, monkeypatch):
-    """A run as one trained on a GPU is read elsewhere; what is set in the dict is in its trace."""
-    run, extra = stored.rankings["hrm"], {}
-    provenance, trace = run.provenance | {"device": "NVIDIA H100 80GB HBM3"}, run.trace
-    monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))
-    monkeypatch.setattr(Run, "trace", property(lambda run: trace | extra))
-    return run, extra
-
-
-def test_problems_in_the_trace_are_those_that_are_shown(on_gpu):
-    run, extra = on_gpu
-    alphas = run.trace["alphas"]
-    seeds, _, samples, _, items, _ = alphas.shape
-    source = torch.Generator().manual_seed(0)
-    ranks = torch.stack([torch.randperm(items, generator=source) for _ in range(seeds * samples)])
-    known = torch.rand(seeds * samples, items, generator=source) < 0.5
-    shape = (seeds, 1, samples, items)
-    extra |= {"probe_ranks": ranks.reshape(shape), "probe_known": known.reshape(shape)}
-    explorer = RoutingExplorer(run)
-    for place in range(seeds):
+    stored = files(explorer.run)
+    ranks, known, alphas = (stored.array(name) for name in ("probe_ranks", "probe_known", "alphas"))
+    for place in explorer.seed.values:
         explorer.seed.value = place
-        for sample in range(samples):
+        for sample in explorer.sample.values:
             explorer.sample.value = sample
-            own = ranks[place * samples + sample], known[place * samples + sample]
-            order = sorted(range(items), key=lambda item, own=own: (not own[1][item], own[0][item]))
-            shown = explorer.shown()
-            assert [int(name.strip("()")) - 1 for name in shown.names] == own[0][order].tolist()
-            expected = alphas[place, explorer.epoch.value, sample][:, order]
-            np.testing.assert_array_equal(shown.alphas, expected.float().numpy())
-    np.testing.assert_array_equal(probe(run, example=1).known, sorted(known[1].tolist(), reverse=True))
+            own = ranks[place, 0, sample], known[place, 0, sample]
+            order = sorted(range(len(own[0])), key=lambda item, own=own: (not own[1][item], own[0][item]))
+            shown, names = explorer.shown()
+            assert [int(name.strip("()")) - 1 for name in names] == own[0][order].tolist()
+            assert [name.startswith("(") for name in names] == (~own[1][order]).tolist()
+            np.testing.assert_array_equal(shown, alphas[place, explorer.epoch.value, sample][:, order])
+            assert explorer.border.get_ydata()[0] == own[1].sum() - 0.5
 
 
 def test_curves_are_the_stored_entropies_and_taus(explorer):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ipywidgets import HTML
@@ -17,8 +18,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 from PIL import Image
+from torch import Tensor
 
 from anm_nb.analysis.figures import house_style
+from anm_nb.config import ParameterError
+from anm_nb.run import Run
 
 DPI = 120  # pixels an inch
 WIDTH = 8.0  # inches, so that a picture and its margins are at home in a window of 1000 pixels
@@ -64,6 +68,39 @@ def still_label(axes: Axes, text: str, left: float) -> None:
     size, colour = rcParams["axes.labelsize"], rcParams["axes.labelcolor"]
     axes.text(left, 0.5, text, transform=place, rotation=90, va="center", fontsize=size, color=colour)
     axes.yaxis.set_label_coords(0, 0.5)  # else a place is looked for even without a label
+
+
+class Answers(NamedTuple):
+    """How answers of a task are drawn: as square arrays of numbers or, for a board, of digits."""
+
+    digits: int  # that a cell of a board may hold; 0 where answers are numbers
+    cells: int
+
+    @classmethod
+    def of(cls, run: Run) -> Answers:
+        """Those of a run's problems, from its settings and trace alone. Raises `ParameterError` where it has none."""
+        if "probe_negatives" not in run.trace:
+            raise ParameterError(f"run {run.key} keeps no problems, as an older version trained it: train it again")
+        digits = run.settings["size"] if run.settings["task"] == "sudoku" else 0
+        return cls(digits, run.trace["probe_y"].shape[-1] // max(1, digits))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns: those of a square where the cells fill one, else a single row."""
+        side = math.isqrt(self.cells)
+        return (side, side) if side * side == self.cells else (1, self.cells)
+
+    def array(self, y: Tensor) -> np.ndarray:
+        """One answer y [y_dim] as [rows, columns]: its entries, or the digit with the highest entry of each cell."""
+        values = y.unflatten(0, (self.cells, self.digits)).argmax(1) + 1 if self.digits else y
+        return values.reshape(self.shape).numpy()
+
+    def colours(self, truth: np.ndarray) -> dict[str, Any]:
+        """Colour map and limits for pictures beside a truth's: one-sided for digits, 0 in white for numbers."""
+        if self.digits:
+            return {"cmap": "cividis", "clim": (1, self.digits)}
+        reach = float(np.abs(truth).max()) or 1.0
+        return {"cmap": "RdBu_r", "clim": (-reach, reach)}
 
 
 class Picture:

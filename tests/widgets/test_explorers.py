@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,13 +12,14 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from ipywidgets import Widget
-from stored_files import write_manifest
+from stored_files import files
 
-from anm_nb.analysis.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
 from anm_nb.config import ParameterError
+from anm_nb.run import Manifest, key_of
 from anm_nb.store import Run, store_root
+from anm_nb.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
 
-HOSTILE = Path(__file__).resolve().parents[2] / "hostile.matplotlibrc"
+HOSTILE = Path(__file__).resolve().parents[1] / "hostile.matplotlibrc"
 EXPLORERS = [MarginExplorer, LandscapeExplorer, RoutingExplorer, SamplerExplorer]
 every_explorer = pytest.mark.parametrize("kind", EXPLORERS, ids=lambda kind: kind.name)
 
@@ -48,6 +50,31 @@ def picture(explorer):
     return attributes
 
 
+@pytest.fixture
+def copied(stored, store, tmp_path, monkeypatch):
+    """A store of one's own, to be damaged."""
+    shutil.copytree(store[0] / "runs", tmp_path / "runs")
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    return {run.key: Run(tmp_path / "runs" / run.key) for run in (*stored.energies.values(), stored.board)}
+
+
+def as_run_of(identity, summary, run):
+    """A stored run with another one's files, of another identity; the newest."""
+    path = store_root() / key_of(identity)
+    path.mkdir()
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
+    summary = summary | {"finished_ns": time.time_ns()}
+    Manifest.of(contents, identity, summary).write(path)
+    for name, data in contents.items():
+        (path / name).write_bytes(data)
+    return Run(path)
+
+
+def own_strategy(run, settings):
+    """A run of a strategy that is defined elsewhere."""
+    return as_run_of(run.manifest.identity | {"config": settings}, run.summary | {"method": "lost"}, run)
+
+
 def test_the_package_does_not_bring_widgets_along_unasked():
     code = "import sys, anm_nb, anm_nb.analysis; print([m for m in ('ipywidgets', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -63,25 +90,43 @@ def test_the_picker_lists_exactly_the_finished_runs_of_its_kind_newest_first(sto
         LandscapeExplorer: matrices,
         RoutingExplorer: list(stored.rankings.values()),
     }[kind]
-    picker = kind().picker
+    explorer = kind()
+    picker = explorer.picker
     newest_first = sorted(expected, key=lambda run: -run.manifest.summary["finished_ns"])
-    assert picker.run.values == [run.key for run in newest_first]
-    for label, key in zip(picker.run.input.options, picker.run.values, strict=True):
+    assert picker.values == [run.key for run in newest_first]
+    for label, key in zip(picker.input.options, picker.values, strict=True):
         run = Run(store_root() / key)
         assert label.startswith(f"{run.settings['task']}, size {run.settings['size']} · ")
         assert f"seeds {', '.join(map(str, run.settings['seeds']))}" in label
         assert label.endswith(key[:8])
 
 
-def test_runs_of_one_description_are_told_apart_by_what_differs(stored):
-    labels = MarginExplorer().picker.run.input.options
-    assert len({label.rsplit(" · ", 2)[0] for label in labels}) == len(labels)
+def test_labels_name_every_field_that_differs_and_the_score(stored, copied):
+    runs = list(stored.energies.values())
+    rates = [1e-3, 2e-3, 4e-3]
+    for place, lr in enumerate(rates):
+        changes = {"lr": lr, "ema_decay": 0.5 + 0.1 * place, "negatives": {"name": "lost", "eps": lr}}
+        own_strategy(runs[0], runs[0].settings | changes)
+    explorer = MarginExplorer()
+    labels = dict(zip(explorer.picker.values, explorer.picker.input.options, strict=True))
+    for key, label in labels.items():
+        run = Run(store_root() / key)
+        settings = run.settings
+        assert f" · lr = {settings['lr']} · " in label
+        assert f" · ema_decay = {settings['ema_decay']} · " in label
+        own = isinstance(settings["negatives"], dict) and settings["negatives"]["name"] == "lost"
+        assert (f"eps = {settings['lr']} · " in label) == own
+        metric = "board_accuracy" if settings["task"] == "sudoku" else "mse"
+        last = files(run).metrics.groupby("seed")[metric].last().mean()
+        shown = label.partition(f" · {metric} ")[2].partition(" · ")[0]
+        assert float(shown) == pytest.approx(last, rel=5.1e-3)
+    assert len({label.rsplit(" · ", 2)[0] for label in labels.values()}) == len(labels)
 
 
 def test_a_strategy_is_one_of_the_runs_alike_in_everything_else(stored):
     explorer = MarginExplorer(stored.energies["anm"])
-    assert set(explorer.picker.strategy.values) == {run.key for run in stored.energies.values()}
-    explorer.picker.strategy.value = stored.energies["none"].key
+    assert set(explorer.strategy.values) == {run.key for run in stored.energies.values()}
+    explorer.strategy.value = stored.energies["none"].key
     assert explorer.run.key == stored.energies["none"].key
     assert "no negatives" in picture(explorer)["alt"]
 
@@ -101,7 +146,7 @@ def test_every_control_is_labelled_and_found_by_its_class(stored, kind):
         assert widget.tooltip
         assert any(name.startswith(("anm-control-", "anm-play-")) for name in widget._dom_classes)
     assert {"anm-explorer", f"anm-{kind.name}-explorer"} <= set(explorer.root._dom_classes)
-    assert inputs[0] is explorer.picker.run.input  # Tab meets the run first
+    assert inputs[0] is explorer.picker.input  # Tab meets the run first
 
 
 @every_explorer
@@ -184,7 +229,7 @@ def test_what_a_run_is_called_is_text_in_the_page(stored, monkeypatch):
     """A strategy's name is a user's own, and may be anything."""
     explorer = MarginExplorer()
     hostile = '<img src=x onerror="alert(1)">'
-    monkeypatch.setitem(explorer.picker.stored.listed.summary, "method", hostile)
+    monkeypatch.setitem(explorer.run.summary, "method", hostile)
     explorer._redraw()
     assert len(Tags(explorer.picture.widget.value).tags) == 1
     assert hostile in picture(explorer)["alt"]
@@ -209,14 +254,6 @@ def check_blank(explorer, *words):
 
 def in_sight(explorer):
     return [control.widget.layout.visibility != "hidden" for control in explorer.controls]
-
-
-@pytest.fixture
-def copied(stored, store, tmp_path, monkeypatch):
-    """A store of one's own, to be damaged."""
-    shutil.copytree(store[0] / "runs", tmp_path / "runs")
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    return {run.key: Run(tmp_path / "runs" / run.key) for run in (*stored.energies.values(), stored.board)}
 
 
 def flip(path):
@@ -273,34 +310,71 @@ def test_whatever_befell_the_newest_run_an_explorer_opens(stored, store, tmp_pat
         shown = "image/png" in data
         assert shown == bool(explorer.readouts)
         if shown and explorer.run.key != newest:  # the damaged one is not in the list
-            assert newest not in explorer.picker.runs
+            assert newest not in explorer.runs
         if not shown:
             assert file in data["text/plain"] or "no finished run" in data["text/plain"]
 
 
-def test_a_config_that_cannot_be_read_is_named_beside_the_others(stored, copied):
-    """Of before manifests held the config, so that it lies in a file of its own."""
+def test_a_damaged_manifest_is_named_beside_the_others(stored, copied):
     bad = copied[stored.energies["anm"].key]
-    (bad.path / "manifest.json").unlink()
-    (bad.path / "config.json").write_bytes(b"{")
-    write_manifest(bad.path)
+    identity = bad.manifest.identity | {"config": {"seeds": [0, 1]}}
+    as_run_of(identity, bad.summary | {"finished": "2026-13-01T00:00:00Z"}, bad)
     explorer = MarginExplorer()
-    assert bad.key not in explorer.picker.run.values
     notes = [widget.value for widget in below(explorer.root) if "cannot be read" in str(getattr(widget, "value", ""))]
     assert len(notes) == 1
-    assert bad.key in notes[0]
-    with pytest.raises(ParameterError, match=f"{bad.key} cannot be read"):
-        MarginExplorer(bad)
+    (key,) = explorer.unreadable
+    assert key in notes[0]
+    with pytest.raises(ParameterError, match=f"{key} cannot be read"):
+        MarginExplorer(Run(store_root() / key))
 
 
 @every_explorer
-def test_a_run_of_a_gpu_is_read_where_there_is_none(stored, monkeypatch, kind):
-    """All that is shown lies in its files, or is computed from the problems that lie there."""
-    provenance = stored.energies["anm"].provenance | {"device": "NVIDIA H100 80GB HBM3"}
-    monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))
+def test_a_run_of_a_strategy_that_is_not_defined_here_is_shown(stored, copied, kind):
+    """As the newest and as a picked one: its arrays and weights are all that is needed."""
+    if kind is RoutingExplorer:
+        pytest.skip("a ranking has no strategy")
+    run = stored.energies["anm"]
+    lost = own_strategy(run, {**run.settings, "negatives": {"name": "lost", "depth": 3}})
+    with pytest.raises(ParameterError):
+        assert lost.config
     explorer = kind()
-    assert explorer.readouts
-    assert not explorer.unshown
+    assert explorer.run.key == lost.key
+    assert "lost" in explorer.picture.alt
+    shown = explorer.readouts
+    explorer.pick(run)
+    assert explorer.readouts == shown
+
+
+def test_a_margin_needs_no_class_at_all(stored, copied):
+    """A task and a config of another notebook, too."""
+    run = stored.energies["anm"]
+    identity = run.manifest.identity | {"class": "elsewhere:OwnConfig", "config": run.settings | {"task": "lost"}}
+    lost = as_run_of(identity, run.summary | {"task": "lost"}, run)
+    explorer = MarginExplorer()
+    assert explorer.run.key == lost.key
+    assert explorer.readouts == MarginExplorer(run).readouts
+
+
+@every_explorer
+def test_where_a_run_was_trained_changes_nothing(stored, monkeypatch, kind):
+    """Another kind of device draws other numbers from one seed: problems are those of the trace."""
+    explorer = kind()
+    provenance = stored.energies["anm"].provenance | {"device": "an accelerator"}
+    monkeypatch.setattr(Run, "provenance", property(lambda run: provenance))
+    assert kind().readouts == explorer.readouts
+
+
+@every_explorer
+def test_a_run_that_keeps_no_problems_says_so_or_shows_its_margins(stored, monkeypatch, kind):
+    def without(run):
+        trace = run._tensors("trace.safetensors")
+        return {name: array for name, array in trace.items() if not name.startswith(("probe_", "dev_levels"))}
+
+    monkeypatch.setattr(Run, "trace", property(without))
+    explorer = kind()
+    assert bool(explorer.readouts) == (kind is MarginExplorer)
+    if kind is not MarginExplorer:
+        check_blank(explorer, "keeps no problems", "train it again")
 
 
 ERRORS = [KeyError("margins"), AssertionError(), MemoryError("too large"), RuntimeError("size mismatch"), EOFError()]

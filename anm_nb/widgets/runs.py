@@ -1,0 +1,81 @@
+"""The stored runs that an explorer can show, and labels that tell them apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from anm_nb.analysis.figures import label
+from anm_nb.analysis.tables import rounded
+from anm_nb.config import ParameterError
+from anm_nb.run import CorruptRun, Run, flat
+from anm_nb.store import scan
+from anm_nb.tasks import task_class
+
+DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
+
+
+def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], list[str], dict[str, str]]:
+    """The finished runs that suit, newest first, by key; their labels; and why others, by key, cannot be read.
+
+    A label has task, size, method, seeds, steps, score, every other field that differs within the list, the time, and
+    the beginning of the key. Manifests and metrics are read, no arrays; no class of a user's own is needed.
+    """
+    runs, described, unreadable = {}, [], {}
+    for run in reversed(scan()[0]):
+        try:
+            if suits(run):
+                described.append((_description(run), flat(run.settings), _ending(run)))
+                runs[run.key] = run
+        except Exception as error:  # of any kind: what is in a file may be anything
+            unreadable[run.key] = reason(error)
+    apart = _differing([settings for _, settings, _ in described])
+    parts = [[*start, *fields, *end] for (start, _, end), fields in zip(described, apart, strict=True)]
+    return runs, list(map(" · ".join, parts)), unreadable
+
+
+def alike(run: Run, other: Run) -> bool:
+    """Whether the configs of two energies differ in nothing but the negative strategy."""
+    mine, others = ({**each.settings, "negatives": None} for each in (run, other))
+    return run.summary["class"] == other.summary["class"] and mine == others
+
+
+def reason(error: Exception) -> str:
+    """What an error says, after its kind where it was not written to be read."""
+    return str(error) if isinstance(error, ParameterError | CorruptRun) else f"{type(error).__name__}: {error}"
+
+
+def _description(run: Run) -> list[str]:
+    summary, seeds = run.summary, ", ".join(map(str, run.summary["seeds"]))
+    parts = [f"{summary['task']}, size {run.settings.get('size')}", label(str(summary["method"])), f"seeds {seeds}"]
+    return [*parts, f"{summary['steps']} steps", *_score(run)]
+
+
+def _score(run: Run) -> list[str]:
+    """The task's metric on dev problems at the end of training, the mean over seeds, where it can be told."""
+    try:
+        metric = task_class(run.summary["task"]).metric
+        return [f"{metric} {rounded(run.metrics.dropna(subset=[metric]).groupby('seed')[metric].last().mean())}"]
+    except Exception:  # a task that is not defined here, or damaged metrics: opening the run says what is wrong
+        return []
+
+
+def _ending(run: Run) -> list[str]:
+    finished = datetime.fromisoformat(run.summary["finished"]).astimezone()
+    return [finished.strftime("%d %b %Y %H:%M"), run.key[:8]]
+
+
+def _differing(settings: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Of each run the fields in which not all runs that have them agree, as "name = value", in the configs' order."""
+    seen: dict[str, set[str]] = {}
+    for own in settings:
+        for name, value in own.items():
+            if name not in DESCRIBED and not isinstance(value, dict):
+                seen.setdefault(name, set()).add(json.dumps(value))
+    differing = [name for name, values in seen.items() if len(values) > 1]
+    last = [name.rpartition(".")[2] for name in seen]
+    short = {name: name.rpartition(".")[2] for name in differing}
+    short |= {name: name for name, end in short.items() if last.count(end) > 1 or end in DESCRIBED}
+    return [[f"{short[name]} = {own[name]}" for name in differing if name in own] for own in settings]
