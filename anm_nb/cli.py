@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from anm_nb import runs_command
-from anm_nb.sweep import command as sweep_command
 from anm_nb.terminal import refuse, replace_what_cannot_be_shown, say
 
 if TYPE_CHECKING:
-    from anm_nb.sweep import Case
+    from anm_nb.sweep.case import Case
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
 
@@ -49,7 +50,47 @@ def anm_nb() -> None:
     """Run the notebooks, and build the page over what they found."""
 
 
-app.command()(sweep_command.sweep)
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A sweep file, or the name of one in params/sweeps.")],
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cases at a time; as many as there are cores if not given.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="A profile of params/ instead of the file's own.")] = None,
+    backend: Annotated[Literal["local", "dask"], typer.Option(help="This machine, or a Dask cluster.")] = "local",
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of the Dask scheduler; a cluster is made here if not given.")
+    ] = None,
+    resource: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="What a case takes of its Dask worker, such as GPU=1.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Start no case after that; exit code 75 where cases are left."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which cases there are, and run none.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed before.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only cases with this value of a parameter.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Where results go; outputs/<sweep> if not given.")
+    ] = None,
+) -> None:
+    """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
+    from anm_nb import terminal
+    from anm_nb.sweep import cluster, plan, run
+
+    until = math.inf if budget is None else time.time() + budget
+    if budget is not None and not budget > 0:
+        refuse(f"--budget {budget:g}: seconds, more than 0")
+    console = terminal.console(soft_wrap=True)
+    resources = cluster.check_options(backend, scheduler, jobs, resource or [])
+    opened = plan.open_sweep(plan.find_sweep(file), profile, out)
+    chosen = opened.only(only or [])
+    run.tell(opened, chosen, console, retry_failed, each=dry_run)
+    if not dry_run:
+        run.run_sweep(opened, chosen, console, retry_failed, jobs, backend, scheduler, resources, until)
 
 
 @app.command()
@@ -65,22 +106,23 @@ def demo(
     ] = None,
 ) -> None:
     """Run every notebook's quick profile and write a gallery."""
-    from anm_nb import files, gallery, sweep, terminal
-    from anm_nb.sweep import batch, display
+    from anm_nb import files, gallery, terminal
+    from anm_nb.sweep.case import read_outcomes
+    from anm_nb.sweep.run import folder_of_results, run_into, summary
 
     if jobs is not None and jobs < 1:
         refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
     folder = (out or files.outputs_root() / "quick").absolute()
     cases = _quick_cases(files.project_root(), folder, only or [])
     names = {case.name for case in cases}
-    kept = [outcome for outcome in sweep.read_outcomes(folder)[0] if only and outcome.name not in names]
+    kept = [outcome for outcome in read_outcomes(folder)[0] if only and outcome.name not in names]
     console = terminal.console()
-    with batch.folder_of_results(folder):
-        outcomes = batch.run_into(folder, cases, kept, jobs or _cores(len(cases)), console)
+    with folder_of_results(folder):
+        outcomes = run_into(folder, cases, kept, jobs or _cores(len(cases)), console)
     cards = gallery.read_cards(folder)
     page = gallery.write_index(folder, cards)
     verdicts = {card.name: gallery.tally(card.verdicts) for card in cards}
-    display.summary(console, outcomes, verdicts.__getitem__, "notebook")
+    summary(console, outcomes, verdicts.__getitem__, "notebook")
     console.print(f"Gallery: {page}", soft_wrap=True)
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
@@ -182,8 +224,8 @@ def _cores(at_most: int) -> int:
 def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
     """The numbered notebooks, or those asked for, with the values of params/quick/ where there are any."""
     from anm_nb.config import unknown_name
-    from anm_nb.sweep import Case
-    from anm_nb.sweep.restart import check_folder
+    from anm_nb.sweep.case import Case
+    from anm_nb.sweep.plan import check_folder
 
     notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}
     if not notebooks:

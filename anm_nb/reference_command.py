@@ -16,8 +16,8 @@ from anm_nb.store import RunConfig
 from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable
 from anm_nb.studies.iteration_study import WhereIterationHelps
 from anm_nb.studies.ranking_settings import HrmVsBaseline, KendallForensics, RankingExperiment
-from anm_nb.sweep.files import find_sweep, plan
-from anm_nb.sweep.settings import settings_class
+from anm_nb.sweep.parameters import settings_class
+from anm_nb.sweep.plan import find_sweep, plan
 from anm_nb.yaml_file import read_yaml
 
 FAMILIES = (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline, WhereIterationHelps)

@@ -12,7 +12,7 @@ from anm_nb.analysis.reference import Reference
 from anm_nb.config import ParameterError
 from anm_nb.reference_command import SWEEPS, _of_sweep, keep
 from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmPeriod, HrmTemperature, HrmVsBaseline
-from anm_nb.sweep.files import find_sweep, plan
+from anm_nb.sweep.plan import find_sweep, plan
 
 METHODS = ("baseline", "hrm", "hrm_period = 3")
 REFERENCES = pd.DataFrame(

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from anm_nb import files, sweep
+from anm_nb import files
+from anm_nb.sweep import run as sweep_run
 
 
 def anm_nb(trivial, *arguments: str):
@@ -36,7 +37,7 @@ def test_a_finished_case_runs_again_when_what_it_depends_on_changed(trivial, fak
     elif change == "notebook":
         trivial.notebook.write_text(trivial.notebook.read_text().replace("is small", "is smaller"))
     elif change == "sources":
-        monkeypatch.setattr("anm_nb.sweep.restart.code_digest", lambda notebook: "other")
+        monkeypatch.setattr("anm_nb.sweep.plan.code_digest", lambda notebook: "other")
     else:
         (trivial.out / "n=2.ipynb").unlink()
     assert anm_nb(trivial).exit_code == 0
@@ -188,12 +189,13 @@ def test_scores_of_every_seed_stand_beside_the_verdicts(trivial, fake, monkeypat
 
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "outputs"))
     run = get_or_train(energy("stock"))
-    run_cases = sweep.run_cases
+    run_cases = sweep_run.run_cases
 
-    def served(cases, jobs, on_start, on_done, *others):
-        return run_cases(cases, jobs, on_start, lambda each: on_done(replace(each, runs=(run.key,))), *others)
+    def served(*given):
+        for outcome in run_cases(*given):
+            yield replace(outcome, runs=(run.key,))
 
-    monkeypatch.setattr(sweep, "run_cases", served)
+    monkeypatch.setattr(sweep_run, "run_cases", served)
     trivial.write(grid={"n": [2, 13]})
     anm_nb(trivial)
     scores = pd.read_csv(trivial.out / "table.csv")
