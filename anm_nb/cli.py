@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,9 +15,16 @@ from anm_nb import runs_command
 from anm_nb.terminal import refuse, replace_what_cannot_be_shown, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from anm_nb.analysis.findings import Finding
     from anm_nb.sweep.case import Case
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
+# what the doctor writes, and how it is used
+FLAT = "parameters of notebook 10", "papermill notebooks/10_anm_vs_corruption.ipynb out.ipynb -f {}"
+WHOLE = "the whole config", "EnergyConfig.model_validate_json(json.dumps(yaml.safe_load(open('{}'))))"
 
 
 class Commands(TyperGroup):
@@ -106,6 +113,8 @@ def demo(
     ] = None,
 ) -> None:
     """Run every notebook's quick profile and write a gallery."""
+    from joblib import cpu_count
+
     from anm_nb import files, gallery, terminal
     from anm_nb.sweep.case import read_outcomes
     from anm_nb.sweep.run import folder_of_results, run_into, summary
@@ -118,7 +127,7 @@ def demo(
     kept = [outcome for outcome in read_outcomes(folder)[0] if only and outcome.name not in names]
     console = terminal.console()
     with folder_of_results(folder):
-        outcomes = run_into(folder, cases, kept, jobs or _cores(len(cases)), console)
+        outcomes = run_into(folder, cases, kept, jobs or min(cpu_count(), len(cases)), console)
     cards = gallery.read_cards(folder)
     page = gallery.write_index(folder, cards)
     verdicts = {card.name: gallery.tally(card.verdicts) for card in cards}
@@ -161,9 +170,9 @@ def reference(
 
     What the store has is not trained again: after `anm-nb sweep hrm_hinted` this only keeps what that trained.
     """
-    from anm_nb import reference_command
+    from anm_nb import kept_results
 
-    say(reference_command.keep(name, profile, run or (), add))
+    say(kept_results.keep(name, profile, run or (), add))
 
 
 @app.command()
@@ -174,9 +183,9 @@ def verdict(
     ] = None,
 ) -> None:
     """Tune and confirm the best honest case for mined negatives, keep the runs' tables, and quote them in README."""
-    from anm_nb import verdict_command
+    from anm_nb import kept_results
 
-    say(verdict_command.keep(profile, jobs))
+    say(kept_results.keep_verdict(profile, jobs))
 
 
 @app.command()
@@ -190,10 +199,10 @@ def figures(
     ] = None,
 ) -> None:
     """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
-    from anm_nb import figures_command, files
+    from anm_nb import files, publication
 
     folder = out or files.outputs_root() / "figures" / venue
-    for path in figures_command.export(venue, folder, only or []):
+    for path in publication.export(venue, folder, only or []):
         say(path)
 
 
@@ -208,17 +217,62 @@ def doctor(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --apply replace a file.")] = False,
 ) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
-    from anm_nb import doctor_command, store
+    from anm_nb import store, terminal
+    from anm_nb.analysis.doctor import examine, summary
 
     if apply is not None and apply.exists() and not overwrite:
         refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
-    doctor_command.visit(store.find(run), apply)
+    found, console = store.find(run), terminal.console()
+    metrics = found.metrics
+    findings = examine(metrics, found.settings)
+    steps, count = metrics["step"].max(), metrics["seed"].nunique()
+    seeds = f"{count} seed" if count == 1 else f"{count} seeds"
+    console.print(f"run {found.key}: {found.title}, {seeds}, {steps:g} steps", soft_wrap=True, markup=False)
+    for finding in findings:
+        console.print()
+        console.print(_shown(finding))
+    console.print()
+    console.print(summary(findings, metrics), soft_wrap=True)
+    if apply is not None:
+        _write_changed(findings, found.settings, apply, console)
 
 
-def _cores(at_most: int) -> int:
-    from joblib import cpu_count
+def _shown(finding: Finding) -> Table:
+    """A finding as a heading and labelled paragraphs."""
+    from rich.table import Table
+    from rich.text import Text
 
-    return min(cpu_count(), at_most)
+    grid = Table.grid(padding=(0, 1))
+    grid.title, grid.title_justify = Text(finding.signature, style="bold red"), "left"
+    grid.add_column(style="dim")
+    grid.add_column()
+    grid.add_row("found in", f"section {finding.section}; confidence {finding.confidence}")
+    grid.add_row("evidence", finding.evidence)
+    grid.add_row("remedy", finding.remedy)
+    grid.add_row("change", finding.changes or "no parameter of this run mends it")
+    return grid
+
+
+def _write_changed(findings: Sequence[Finding], settings: Mapping[str, Any], path: Path, console: Console) -> None:
+    """Notebook 10's parameters where the run is one of its, else the whole config; and what differs."""
+    import yaml
+
+    from anm_nb.analysis.doctor import apply
+    from anm_nb.analysis.prescription import differences, notebook_parameters
+
+    changed = apply(findings, settings)
+    changes = differences(settings, changed)
+    if not changes:
+        console.print(f"nothing to change: {path} is not written", soft_wrap=True)
+        return
+    flat = notebook_parameters(changed)
+    kind, use = WHOLE if flat is None else FLAT
+    verb = "replaced" if path.exists() else "wrote"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(changed if flat is None else flat, sort_keys=False, allow_unicode=True)
+    path.write_text(f"# {kind}: {use.format(path.name)}\n{text}", encoding="utf-8")
+    lines = [f"{verb} {path}, {kind}, with", *(f"  {name}: {old} → {new}" for name, (old, new) in changes.items())]
+    console.print("\n".join([*lines, f"to be used by {use.format(path)}"]), soft_wrap=True)
 
 
 def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:

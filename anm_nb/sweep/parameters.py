@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anm_nb
 from anm_nb.config import ParameterError, Parameters, unknown_name
-from anm_nb.sweep.case import Case
+
+if TYPE_CHECKING:
+    from anm_nb.sweep.case import Case
 
 LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with an ending and a folder's prefix
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.+=,_-]+")

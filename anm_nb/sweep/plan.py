@@ -196,7 +196,8 @@ def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
     if file.notebook is None:
         raise ParameterError(f"{path.name}: a union of unions; name the sweeps themselves")
     notebook = _notebook(file.notebook, path)
-    shared = _profile(profile or file.profile, notebook) | file.base | over
+    named = profile or file.profile
+    shared = (profile_values(named, notebook.stem) if named else {}) | file.base | over
     if file.seeds is not None:
         shared |= {"seeds": list(file.seeds)}
     check = check_of(notebook)
@@ -242,13 +243,12 @@ def _notebook(named: str, file: Path) -> Path:
     return known[named]
 
 
-def _profile(profile: str | None, notebook: Path) -> Values:
-    if profile is None:
-        return {}
+def profile_values(profile: str, notebook: str) -> Values:
+    """A notebook's parameters at a profile of `params/`. Raises ParameterError where it has none of that name."""
     params = files.project_root() / "params"
-    profiles = {path.parent.name: path for path in params.glob(f"*/{notebook.stem}.yaml")}
+    profiles = {path.parent.name: path for path in params.glob(f"*/{notebook}.yaml")}
     if profile not in profiles:
-        raise ParameterError(f"{notebook.stem}: {unknown_name('profile', profile, profiles)}")
+        raise ParameterError(f"{notebook}: {unknown_name('profile', profile, profiles)}")
     return read_yaml(profiles[profile])
 
 
