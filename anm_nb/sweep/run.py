@@ -64,12 +64,15 @@ def run_cases(
     try:
         waiting |= {place.submit(case): case for case in cases}
         while waiting:
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            done = wait(waiting, return_when=FIRST_COMPLETED).done
+            while done:
+                future = done.pop()
                 case = waiting.pop(future)
                 try:
                     outcome = place.outcome(case, future)
                 except OutOfTime:
                     continue
+                del future  # Dask runs again what is still referred to, where the worker that had it is lost
                 if outcome is None:
                     waiting[place.submit(case)] = case
                 else:
