@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from anm_nb import runs_command
-from anm_nb.sweep import command as sweep_command
 from anm_nb.terminal import refuse, replace_what_cannot_be_shown, say
 
 if TYPE_CHECKING:
-    from anm_nb.sweep import Case
+    from rich.console import Console
+    from rich.table import Table
+
+    from anm_nb.analysis.findings import Finding
+    from anm_nb.sweep.case import Case
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
+# what the doctor writes, and how it is used
+FLAT = "parameters of notebook 10", "papermill notebooks/10_anm_vs_corruption.ipynb out.ipynb -f {}"
+WHOLE = "the whole config", "EnergyConfig.model_validate_json(json.dumps(yaml.safe_load(open('{}'))))"
 
 
 class Commands(TyperGroup):
@@ -49,7 +57,47 @@ def anm_nb() -> None:
     """Run the notebooks, and build the page over what they found."""
 
 
-app.command()(sweep_command.sweep)
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A sweep file, or the name of one in params/sweeps.")],
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cases at a time; as many as there are cores if not given.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="A profile of params/ instead of the file's own.")] = None,
+    backend: Annotated[Literal["local", "dask"], typer.Option(help="This machine, or a Dask cluster.")] = "local",
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of the Dask scheduler; a cluster is made here if not given.")
+    ] = None,
+    resource: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="What a case takes of its Dask worker, such as GPU=1.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Start no case after that; exit code 75 where cases are left."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which cases there are, and run none.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed before.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only cases with this value of a parameter.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Where results go; outputs/<sweep> if not given.")
+    ] = None,
+) -> None:
+    """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
+    from anm_nb import terminal
+    from anm_nb.sweep import cluster, plan, run
+
+    until = math.inf if budget is None else time.time() + budget
+    if budget is not None and not budget > 0:
+        refuse(f"--budget {budget:g}: seconds, more than 0")
+    console = terminal.console(soft_wrap=True)
+    resources = cluster.check_options(backend, scheduler, jobs, resource or [])
+    opened = plan.open_sweep(plan.find_sweep(file), profile, out)
+    chosen = opened.only(only or [])
+    run.tell(opened, chosen, console, retry_failed, each=dry_run)
+    if not dry_run:
+        run.run_sweep(opened, chosen, console, retry_failed, jobs, backend, scheduler, resources, until)
 
 
 @app.command()
@@ -65,22 +113,25 @@ def demo(
     ] = None,
 ) -> None:
     """Run every notebook's quick profile and write a gallery."""
-    from anm_nb import files, gallery, sweep, terminal
-    from anm_nb.sweep import batch, display
+    from joblib import cpu_count
+
+    from anm_nb import files, gallery, terminal
+    from anm_nb.sweep.case import read_outcomes
+    from anm_nb.sweep.run import folder_of_results, run_into, summary
 
     if jobs is not None and jobs < 1:
         refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
     folder = (out or files.outputs_root() / "quick").absolute()
     cases = _quick_cases(files.project_root(), folder, only or [])
     names = {case.name for case in cases}
-    kept = [outcome for outcome in sweep.read_outcomes(folder)[0] if only and outcome.name not in names]
+    kept = [outcome for outcome in read_outcomes(folder)[0] if only and outcome.name not in names]
     console = terminal.console()
-    with batch.folder_of_results(folder):
-        outcomes = batch.run_into(folder, cases, kept, jobs or _cores(len(cases)), console)
+    with folder_of_results(folder):
+        outcomes = run_into(folder, cases, kept, jobs or min(cpu_count(), len(cases)), console)
     cards = gallery.read_cards(folder)
     page = gallery.write_index(folder, cards)
     verdicts = {card.name: gallery.tally(card.verdicts) for card in cards}
-    display.summary(console, outcomes, verdicts.__getitem__, "notebook")
+    summary(console, outcomes, verdicts.__getitem__, "notebook")
     console.print(f"Gallery: {page}", soft_wrap=True)
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
@@ -119,9 +170,9 @@ def reference(
 
     What the store has is not trained again: after `anm-nb sweep hrm_hinted` this only keeps what that trained.
     """
-    from anm_nb import reference_command
+    from anm_nb import kept_results
 
-    say(reference_command.keep(name, profile, run or (), add))
+    say(kept_results.keep(name, profile, run or (), add))
 
 
 @app.command()
@@ -132,9 +183,9 @@ def verdict(
     ] = None,
 ) -> None:
     """Tune and confirm mined negatives and their rivals, keep the tables, and write docs/results.md."""
-    from anm_nb import verdict_command
+    from anm_nb import kept_results
 
-    say(verdict_command.keep(profile, jobs))
+    say(kept_results.keep_verdict(profile, jobs))
 
 
 @app.command()
@@ -148,10 +199,10 @@ def figures(
     ] = None,
 ) -> None:
     """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
-    from anm_nb import figures_command, files
+    from anm_nb import files, publication
 
     folder = out or files.outputs_root() / "figures" / venue
-    for path in figures_command.export(venue, folder, only or []):
+    for path in publication.export(venue, folder, only or []):
         say(path)
 
 
@@ -166,24 +217,69 @@ def doctor(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --apply replace a file.")] = False,
 ) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
-    from anm_nb import doctor_command, store
+    from anm_nb import store, terminal
+    from anm_nb.analysis.doctor import examine, summary
 
     if apply is not None and apply.exists() and not overwrite:
         refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
-    doctor_command.visit(store.find(run), apply)
+    found, console = store.find(run), terminal.console()
+    metrics = found.metrics
+    findings = examine(metrics, found.settings)
+    steps, count = metrics["step"].max(), metrics["seed"].nunique()
+    seeds = f"{count} seed" if count == 1 else f"{count} seeds"
+    console.print(f"run {found.key}: {found.title}, {seeds}, {steps:g} steps", soft_wrap=True, markup=False)
+    for finding in findings:
+        console.print()
+        console.print(_shown(finding))
+    console.print()
+    console.print(summary(findings, metrics), soft_wrap=True)
+    if apply is not None:
+        _write_changed(findings, found.settings, apply, console)
 
 
-def _cores(at_most: int) -> int:
-    from joblib import cpu_count
+def _shown(finding: Finding) -> Table:
+    """A finding as a heading and labelled paragraphs."""
+    from rich.table import Table
+    from rich.text import Text
 
-    return min(cpu_count(), at_most)
+    grid = Table.grid(padding=(0, 1))
+    grid.title, grid.title_justify = Text(finding.signature, style="bold red"), "left"
+    grid.add_column(style="dim")
+    grid.add_column()
+    grid.add_row("found in", f"section {finding.section}; confidence {finding.confidence}")
+    grid.add_row("evidence", finding.evidence)
+    grid.add_row("remedy", finding.remedy)
+    grid.add_row("change", finding.changes or "no parameter of this run mends it")
+    return grid
+
+
+def _write_changed(findings: Sequence[Finding], settings: Mapping[str, Any], path: Path, console: Console) -> None:
+    """Notebook 10's parameters where the run is one of its, else the whole config; and what differs."""
+    import yaml
+
+    from anm_nb.analysis.doctor import apply
+    from anm_nb.analysis.prescription import differences, notebook_parameters
+
+    changed = apply(findings, settings)
+    changes = differences(settings, changed)
+    if not changes:
+        console.print(f"nothing to change: {path} is not written", soft_wrap=True)
+        return
+    flat = notebook_parameters(changed)
+    kind, use = WHOLE if flat is None else FLAT
+    verb = "replaced" if path.exists() else "wrote"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(changed if flat is None else flat, sort_keys=False, allow_unicode=True)
+    path.write_text(f"# {kind}: {use.format(path.name)}\n{text}", encoding="utf-8")
+    lines = [f"{verb} {path}, {kind}, with", *(f"  {name}: {old} → {new}" for name, (old, new) in changes.items())]
+    console.print("\n".join([*lines, f"to be used by {use.format(path)}"]), soft_wrap=True)
 
 
 def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
     """The numbered notebooks, or those asked for, with the values of params/quick/ where there are any."""
     from anm_nb.config import unknown_name
-    from anm_nb.sweep import Case
-    from anm_nb.sweep.restart import check_folder
+    from anm_nb.sweep.case import Case
+    from anm_nb.sweep.plan import check_folder
 
     notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}
     if not notebooks:

@@ -22,7 +22,8 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from anm_nb.sweep import Case, run_cases, write_outcomes
+from anm_nb.sweep.case import Case, write_outcomes
+from anm_nb.sweep.run import run_cases
 
 PARAMETERS = "n = 0\nseconds = 0.0"
 WORK = """
@@ -77,14 +78,11 @@ def speed_up(notebook: Path, count: int, seconds: float) -> None:
 def sweep(cases: list[Case], jobs: int) -> None:
     """The cases as `anm-nb sweep` runs them, their outcomes stored after each."""
     done = []
-
-    def keep(outcome) -> None:
+    for outcome in run_cases(cases, jobs):
         done.append(outcome)
         write_outcomes(done, cases[0].output.parent)
-
-    failed = [outcome.error for outcome in run_cases(cases, jobs, on_done=keep) if outcome.error]
-    if failed:
-        sys.exit(failed[0])
+        if outcome.error:
+            sys.exit(outcome.error)
 
 
 def papermill(case: Case) -> None:

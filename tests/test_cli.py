@@ -13,10 +13,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from stored_files import write_manifest
 from typer.testing import CliRunner
 
-from anm_nb import sweep
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.energy_settings import AnmVsCorruption
+from anm_nb.sweep.case import Outcome, read_outcomes
 
 
 def write_notebook(path: Path, source: str) -> None:
@@ -59,21 +59,17 @@ def test_demo_runs_every_numbered_notebook_and_names_the_one_that_failed(project
 def instant(monkeypatch):
     """Notebooks that all succeed at once."""
 
-    def run_cases(cases, jobs, on_start, on_done, *_):
-        outcomes = [sweep.Outcome(case.name, "done", float(jobs), 64.0) for case in cases]
-        for case, outcome in zip(cases, outcomes, strict=True):
-            on_start(case.name)
-            on_done(outcome)
-        return outcomes
+    def run_cases(cases, jobs, *_):
+        yield from (Outcome(case.name, "done", float(jobs), 64.0) for case in cases)
 
-    monkeypatch.setattr(sweep, "run_cases", run_cases)
+    monkeypatch.setattr("anm_nb.sweep.run.run_cases", run_cases)
 
 
 def test_demo_of_one_notebook_keeps_what_the_others_left(project, instant):
     out = project / "elsewhere"
     assert anm_nb("demo", "--out", str(out), "--jobs", "1").exit_code == 0
     assert anm_nb("demo", "--out", str(out), "--jobs", "7", "--only", "10_fails").exit_code == 0
-    seconds = {outcome.name: outcome.seconds for outcome in sweep.read_outcomes(out)[0]}
+    seconds = {outcome.name: outcome.seconds for outcome in read_outcomes(out)[0]}
     assert seconds == {"00_fine": 1.0, "10_fails": 7.0}
 
 
@@ -81,7 +77,7 @@ def test_demo_of_all_forgets_notebooks_that_are_gone(project, instant):
     anm_nb("demo")
     (project / "notebooks" / "10_fails.ipynb").unlink()
     anm_nb("demo")
-    assert [outcome.name for outcome in sweep.read_outcomes(project / "outputs" / "quick")[0]] == ["00_fine"]
+    assert [outcome.name for outcome in read_outcomes(project / "outputs" / "quick")[0]] == ["00_fine"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +90,7 @@ def test_demo_of_all_forgets_notebooks_that_are_gone(project, instant):
     ],
 )
 def test_demo_refuses_before_it_runs_anything(project, monkeypatch, arguments, said):
-    monkeypatch.setattr(sweep, "run_cases", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("anm_nb.sweep.run.run_cases", lambda *_: pytest.fail("ran"))
     result = anm_nb("demo", *(argument.format(project=project) for argument in arguments))
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())

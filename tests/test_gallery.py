@@ -15,7 +15,7 @@ from PIL import Image
 from anm_nb.config import ParameterError
 from anm_nb.gallery import NothingToShow, duration, memory, read_cards, tally, write_index
 from anm_nb.gallery.cards import Figure, png_size
-from anm_nb.sweep import Outcome, write_outcomes
+from anm_nb.sweep.case import Outcome, write_outcomes
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "state": "supported", "seeds": 5}
 

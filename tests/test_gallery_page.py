@@ -14,7 +14,7 @@ from stored_files import write_manifest
 from anm_nb.gallery import Card, Verdict, read_cards, write_index
 from anm_nb.gallery.cards import Figure
 from anm_nb.gallery.used_runs import UsedRun, used_runs
-from anm_nb.sweep import Outcome, write_outcomes
+from anm_nb.sweep.case import Outcome, write_outcomes
 
 PAYLOAD = "<b>&\"'><script>alert(1)</script><img src=x onerror=alert(1)>https://example.org/x.js {{ 7 * 6 }}"
 VOID = {"meta", "img", "br"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from anm_nb.analysis.prescription import changed, prescribed
 from anm_nb.analysis.signatures import SIGNATURES
 from anm_nb.config import ParameterError
 
-__all__ = ["Finding", "apply", "examine", "report", "unexamined"]
+__all__ = ["Finding", "apply", "examine", "report", "summary", "unexamined"]
 
 
 def examine(frame: pd.DataFrame, parameters: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -33,6 +33,17 @@ def unexamined(frame: pd.DataFrame) -> dict[str, list[str]]:
     """The signatures that these metrics do not allow to judge, each with the columns that would."""
     lacking = {signature.name: signature.lacking(frame) for signature in SIGNATURES}
     return {name: sorted(columns) for name, columns in lacking.items() if columns}
+
+
+def summary(findings: Sequence[Finding], frame: pd.DataFrame) -> str:
+    """Healthy, or how much was found, or not judged: with what could not be examined and the columns missing for it."""
+    missing = unexamined(frame)
+    lacking = ", ".join(dict.fromkeys(column for columns in missing.values() for column in columns))
+    rest = f", {len(missing)} could not be (missing columns {lacking})" if missing else ""
+    if len(missing) == len(SIGNATURES):
+        return f"not judged: none of {len(SIGNATURES)} signatures could be examined (missing columns {lacking})"
+    judged = len(SIGNATURES) - len(missing)
+    return f"{f'{len(findings)} found' if findings else 'healthy'}: {judged} signatures examined{rest}"
 
 
 def report(findings: Iterable[Finding]) -> pd.DataFrame:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.negatives import named_negatives
+from anm_nb.energy.negatives import NegativeStrategy, named_negatives
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.tasks import task_class
 
 MIXED_PARTS = ("first", "second")  # of the strategy `mixed`
@@ -110,3 +113,40 @@ def _present(path: list[str], given: Mapping[str, Any]) -> Any:
             return None
         value = value[part]
     return value
+
+
+def notebook_parameters(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A run's settings as the parameters of notebook 10; None where these cannot say all of them.
+
+    A strategy whose options are the defaults of one known by another name is called by that: "anm" with
+    `orthogonal_to_noise` is "anm_orthogonal".
+    """
+    try:
+        config = EnergyConfig.model_validate_json(json.dumps(settings))
+    except ParameterError:  # another family's run, or a user's own strategy
+        return None
+    strategy = _name_of(config.negatives)
+    values = config.model_dump(mode="json")
+    values |= {"strategies": [strategy], "seeds": list(config.seeds)}
+    weight = config.make_task().contrastive_weight if config.contrastive_weight is None else config.contrastive_weight
+    flat = {name: values[name] for name in AnmVsCorruption.model_fields if name in values}
+    flat["contrastive_weight"] = weight
+    try:
+        (meant,) = AnmVsCorruption.from_mapping(flat).configs().values()
+    except ParameterError:  # a task that notebook 10 does not compare on
+        return None
+    same = meant.model_copy(update={"negatives": None}).model_dump()
+    asked = config.model_copy(update={"negatives": None, "contrastive_weight": weight}).model_dump()
+    options = [each and each.model_dump() for each in (meant.negatives, config.negatives)]
+    return flat if same == asked and options[0] == options[1] else None
+
+
+def _name_of(strategy: NegativeStrategy | None) -> str:
+    """The name that gives these options by default, preferably the strategy's own."""
+    if strategy is None:
+        return "none"
+    for name in (strategy.name, *AnmVsCorruption.model_fields["strategies"].default):
+        named = named_negatives(name)
+        if isinstance(named, type(strategy)) and named.model_dump() == strategy.model_dump():
+            return name
+    return strategy.name

@@ -14,7 +14,7 @@ from anm_nb.analysis import VERDICT_MIME
 from anm_nb.config import ParameterError
 from anm_nb.gallery.rendering import render
 from anm_nb.gallery.used_runs import UsedRun, used_runs
-from anm_nb.sweep import Outcome, read_outcomes
+from anm_nb.sweep.case import Outcome, read_outcomes
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import pickle
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-import anm_nb
 from anm_nb.config import ParameterError
-from anm_nb.sweep.cases import Case
-from anm_nb.sweep.outcomes import Outcome
+from anm_nb.sweep.case import Case, Outcome, OutOfTime, growing
+from anm_nb.sweep.parameters import source_digest
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -24,18 +22,30 @@ CONNECT_SECONDS = 10
 ADDRESS = re.compile(r"(?:(tcp|tls|ucx|wss?)://)?([\w.-]+|\[[0-9A-Fa-f:.%\w]+\]):(\d{1,5})")
 
 
-def check_address(address: str) -> None:
-    """Refuse, by ParameterError, what cannot be a scheduler's address."""
-    match = ADDRESS.fullmatch(address)
+def check_options(backend: str, scheduler: str | None, jobs: int | None, resource: Sequence[str]) -> dict[str, float]:
+    """What a case takes of its worker, by name. Raises ParameterError for options that do not fit each other."""
+    resources = {}
+    for text in resource:
+        name, _, amount = text.partition("=")
+        try:
+            resources[name] = float(amount)
+        except ValueError:
+            raise ParameterError(f"--resource {text}: write NAME=NUMBER, such as GPU=1") from None
+    if backend == "local" and (scheduler or resources):
+        raise ParameterError(f"--{'scheduler' if scheduler else 'resource'} needs --backend dask")
+    if scheduler and jobs:
+        raise ParameterError("--jobs is for cases on this machine; with --scheduler its workers say how many they run")
+    match = ADDRESS.fullmatch(scheduler or "tcp://here:1")
     if match is None or not 0 < int(match[3]) < 2**16:
         raise ParameterError(
-            f"--scheduler {address}: no address; write it as the scheduler prints it, such as tcp://node1:8786"
+            f"--scheduler {scheduler}: no address; write it as the scheduler prints it, such as tcp://node1:8786"
         )
+    return resources
 
 
 @contextmanager
 def connected(scheduler: str | None, jobs: int | None) -> Iterator[Client]:
-    """A client of the scheduler at an address, such as tcp://node1:8786, or of a cluster of `jobs` workers made here.
+    """A client of the scheduler at a valid address (`check_options`), or of a cluster of `jobs` workers made here.
 
     Raises ParameterError where Dask is not installed or nothing answers there. At the end the client is closed, which
     lets the workers drop what it asked them for.
@@ -52,9 +62,12 @@ def connected(scheduler: str | None, jobs: int | None) -> Iterator[Client]:
         ):
             yield client
         return
-    check_address(scheduler)
-    _knock(scheduler)
+    address = ADDRESS.fullmatch(scheduler)
+    assert address is not None
+    protocol, host, port = address.groups()
     try:
+        if protocol != "ucx":  # Dask's own attempts where nothing listens end in tracebacks long after
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ParameterError(f"--scheduler {scheduler}: no Dask scheduler answers there: {error}") from None
@@ -62,89 +75,54 @@ def connected(scheduler: str | None, jobs: int | None) -> Iterator[Client]:
         yield client
 
 
-def _knock(scheduler: str) -> None:
-    """Refuse an address where nothing listens: Dask's own attempts end in tracebacks long after."""
-    match = ADDRESS.fullmatch(scheduler)
-    assert match is not None
-    if match[1] == "ucx":
-        return
-    try:
-        socket.create_connection((match[2].strip("[]"), int(match[3])), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ParameterError(f"--scheduler {scheduler}: no Dask scheduler answers there: {error}") from None
+class Workers:
+    """Hands cases to the workers of a cluster; those that come later, as a queue gives machines, take part."""
 
+    def __init__(
+        self, client: Client, resources: Mapping[str, float], threads: int | None, env: Mapping[str, str], until: float
+    ) -> None:
+        self._executor: Executor = client.get_executor(pure=False, resources=dict(resources) or None)
+        self._work, self._digest, self._options = _work(), source_digest(), (threads, dict(env), until)
+        self._killed, self._waited = Counter[str](), set[str]()
 
-def on_workers(
-    client: Client,
-    cases: Sequence[Case],
-    threads: int | None,
-    on_start: Callable[[str], None],
-    env: Mapping[str, str],
-    resources: Mapping[str, float],
-) -> Generator[Outcome]:
-    """The outcomes of the cases as workers finish them; those that come later, as a queue gives machines, take part.
+    def submit(self, case: Case) -> Future[Any]:
+        """The case's future, whose result is for `outcome`."""
+        return self._executor.submit(self._work, pickle.dumps(case), self._digest, *self._options)
 
-    A case whose worker was lost, or whose process was killed, runs again, as often as the scheduler's
-    `allowed-failures` says, and has then failed. Dask blames a worker's death also on cases that only waited there;
-    such a case is handed out once more. Raises ParameterError, naming the worker, where one has other sources.
-    """
-    import dask
-    from distributed import KilledWorker, as_completed
+    def outcome(self, case: Case, future: Future[Any]) -> Outcome | None:
+        """How a case ended; None where it must be handed out again.
 
-    topic, starts = f"anm-nb-{uuid4().hex}", Counter[str]()
-    allowed = dask.config.get("distributed.scheduler.allowed-failures")
-    killed, handed_out_again = Counter[str](), set()
-    work, package = _work(), package_digest()
+        A case whose worker was lost, or whose process was killed, runs again, as often as the scheduler's
+        `allowed-failures` says, and has then failed. Dask blames a worker's death also on cases that only waited there;
+        such a case, which has left nothing half-written, is handed out once more. Raises OutOfTime, and ParameterError,
+        naming the worker, where one has other sources.
+        """
+        import dask
+        from distributed import KilledWorker
 
-    def begun(event: tuple[Any, str]) -> None:
-        starts[event[1]] += 1
-        on_start(event[1])
+        try:
+            told = future.result()
+        except KilledWorker as error:
+            deaths = error.allowed_failures + 1
+            if growing(case.output.parent).count(case.name) < deaths and case.name not in self._waited:
+                self._waited.add(case.name)
+                return None
+            return _lost(case, f"{deaths} workers died while they ran it")
+        if told is None:
+            raise OutOfTime
+        if isinstance(told, str):
+            raise ParameterError(told)
+        outcome = Outcome(**told)
+        if outcome.killed:
+            self._killed[case.name] += 1
+            deaths = dask.config.get("distributed.scheduler.allowed-failures") + 1
+            lost = self._killed[case.name] >= deaths
+            return _lost(case, f"{deaths} processes that ran it were killed") if lost else None
+        return outcome
 
-    def submit(case: Case) -> Any:
-        key = f"{case.name}-{uuid4().hex}"
-        given, file = vars(case) | {"notebook": str(case.notebook), "output": str(case.output)}, None
-        if isinstance(case.parameters, Path):
-            given["parameters"], file = None, str(case.parameters)
-        return client.submit(
-            work, given, file, threads, dict(env), topic, package, key=key, pure=False, resources=resources or None
-        )
-
-    client.subscribe_topic(topic, begun)
-    waiting = {submit(case): case for case in cases}
-    finished = as_completed(list(waiting), loop=client.loop)
-    try:
-        for future in finished:
-            case = waiting.pop(future)
-            try:
-                told = future.result()
-            except KilledWorker as error:
-                outcome = _lost(case, f"{error.allowed_failures + 1} workers died while they ran it")
-                only_waited = starts[case.name] <= error.allowed_failures
-                again = only_waited and case.name not in handed_out_again  # a start may go untold too
-                handed_out_again.add(case.name)
-            else:
-                if "refused" in told:
-                    raise ParameterError(told["refused"])
-                outcome = Outcome(**told)
-                killed[case.name] += outcome.killed
-                again = outcome.killed and killed[case.name] <= allowed
-                if outcome.killed and not again:
-                    outcome = _lost(case, f"{allowed + 1} processes that ran it were killed")
-            if again:
-                waiting[another := submit(case)] = case
-                finished.add(another)
-            else:
-                yield outcome
-    finally:
-        client.cancel(list(waiting), force=True)
-        client.unsubscribe_topic(topic)
-
-
-def package_digest() -> str:
-    """A digest of every source of this package."""
-    package = Path(anm_nb.__file__).parent
-    files = (f"{file.relative_to(package)}\n".encode() + file.read_bytes() for file in sorted(package.rglob("*.py")))
-    return hashlib.sha256(b"".join(files)).hexdigest()
+    def close(self) -> None:
+        """Take back what is not finished."""
+        self._executor.shutdown(wait=False)
 
 
 def _lost(case: Case, said: str) -> Outcome:
@@ -152,47 +130,35 @@ def _lost(case: Case, said: str) -> Outcome:
     return Outcome(case.name, "failed", 0.0, 0.0, f"{said}, as happens where memory runs out", case.digest, killed=True)
 
 
-def _work() -> Callable[..., dict[str, Any]]:
+def _work() -> Callable[..., dict[str, Any] | str | None]:
     """What a worker does with a case; a function within one travels as code, so a worker may lack the package."""
 
     def work(
-        given: dict[str, Any],
-        parameter_file: str | None,
-        threads: int | None,
-        env: dict[str, str],
-        topic: str,
-        package: str,
-    ) -> dict[str, Any]:
-        import hashlib
+        case: bytes, digest: str, threads: int | None, env: dict[str, str], until: float
+    ) -> dict[str, Any] | str | None:
+        import pickle
+        import time
         from dataclasses import asdict
-        from pathlib import Path
 
         from distributed import get_worker
 
         worker = get_worker()
+        key = worker.get_current_task()
         try:
             import anm_nb
+            from anm_nb.sweep.case import run_case
+            from anm_nb.sweep.parameters import source_digest
         except ImportError as error:
-            return {"refused": f"the Dask worker {worker.address} cannot import anm_nb: {error}; nothing ran there"}
-        root = Path(anm_nb.__file__ or "nowhere").parent
-        texts = (f"{file.relative_to(root)}\n".encode() + file.read_bytes() for file in sorted(root.rglob("*.py")))
-        if hashlib.sha256(b"".join(texts)).hexdigest() != package:
-            named = f"anm_nb {getattr(anm_nb, '__version__', '')} in {root}"
-            return {"refused": f"the Dask worker {worker.address} has other sources, {named}; nothing ran there"}
-        from anm_nb.sweep.cases import Case, run_case
-
-        key = worker.get_current_task()
-        paths = {"notebook": Path(given["notebook"]), "output": Path(given["output"])}
-        if parameter_file is not None:
-            paths["parameters"] = Path(parameter_file)
-        case = Case(**given | paths)
-        worker.log_event(topic, case.name)
+            return f"the Dask worker {worker.address} cannot import anm_nb: {error}; nothing ran there"
+        if source_digest() != digest:
+            named = f"anm_nb {anm_nb.__version__} in {anm_nb.__path__[0]}"
+            return f"the Dask worker {worker.address} has other sources, {named}; nothing ran there"
 
         def unwanted() -> bool:
             """Whether whoever asked for the case is gone: Dask itself lets a running task go on to its end."""
             task = worker.state.tasks.get(key)
             return task is None or task.state == "cancelled"
 
-        return asdict(run_case(case, threads, env, unwanted))
+        return asdict(run_case(pickle.loads(case), threads, env, unwanted)) if time.time() < until else None
 
     return work

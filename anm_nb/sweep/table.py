@@ -1,4 +1,4 @@
-"""A sweep's verdicts as one table: a row for each verdict of each case, beside the parameters that differ."""
+"""A sweep's results as two tables: its verdicts, and the scores of every seed, beside the parameters that differ."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from anm_nb.analysis import VERDICT_MIME
 from anm_nb.files import replace_whole
-from anm_nb.sweep.cases import Case
-from anm_nb.sweep.files import PlannedCase
-from anm_nb.sweep.naming import differing
-from anm_nb.sweep.outcomes import Outcome
+from anm_nb.sweep.case import Case, Outcome
+from anm_nb.sweep.parameters import differing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 TABLE_FILE, SCORES_FILE = "table.parquet", "table.csv"
 NUMBERS = ("estimate", "low", "high", "p_value", "detectable", "seeds")
 TEXTS = ("claim", "state", "measured", "unit", "expected", "power")
+HEAD = ("case", "notebook", "status")
 
 
 def read_verdicts(notebook: Path) -> list[dict[str, Any]]:
@@ -28,22 +27,19 @@ def read_verdicts(notebook: Path) -> list[dict[str, Any]]:
     if not notebook.exists():
         return []
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-    found = [data.get(VERDICT_MIME) for data in outputs]
+    found = [output.get("data", {}).get(VERDICT_MIME) for cell in cells for output in cell.get("outputs", [])]
     return [verdict for verdict in found if isinstance(verdict, dict)]
 
 
-def tally(notebook: Path) -> str:
-    """How many of a notebook's verdicts are in each state, such as `2 supported, 1 undecided`."""
+def states(notebook: Path) -> dict[str, int]:
+    """How many of a notebook's verdicts are in each state: supported, refuted, undecided."""
     from anm_nb.gallery import STATES
 
     counts = Counter(verdict.get("state") for verdict in read_verdicts(notebook))
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return {state: counts[state] for state in STATES}
 
 
-def verdict_table(
-    planned: Sequence[PlannedCase], cases: Sequence[Case], outcomes: Mapping[str, Outcome]
-) -> pd.DataFrame:
+def verdict_table(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     """The table of all cases that ended, in the order of the sweep.
 
     Columns: `case`, `notebook`, `status` (done or failed), every differing parameter under its own name (as
@@ -54,45 +50,49 @@ def verdict_table(
     """
     import pandas as pd
 
-    varied, rows = differing(planned), []
-    for plan, case in zip(planned, cases, strict=True):
+    varied, rows = {name: _column(name) for name in differing(cases)}, []
+    for case in cases:
         if case.name in outcomes:
-            head = {"case": case.name, "notebook": plan.notebook.stem, "status": outcomes[case.name].status}
-            own = {_column(name): plan.values.get(name) for name in varied}
-            rows += [head | own | _flat(verdict) for verdict in read_verdicts(case.output) or [{}]]
-    names = ["case", "notebook", "status", *map(_column, varied), *TEXTS, *NUMBERS]
-    table = pd.DataFrame(rows, columns=names)
-    for name in map(_column, varied):
-        table[name] = _one_type([row[name] for row in rows])
+            head = dict(zip(HEAD, (case.name, case.notebook.stem, outcomes[case.name].status), strict=True))
+            own = {column: case.values.get(name) for name, column in varied.items()}
+            for verdict in read_verdicts(case.output) or [{}]:
+                low, high = verdict.get("interval") or (None, None)
+                said = {name: verdict.get(name) for name in TEXTS + NUMBERS}
+                rows.append(head | own | said | {"low": low, "high": high})
+    table = pd.DataFrame(rows, columns=[*HEAD, *varied.values(), *TEXTS, *NUMBERS])
+    for column in varied.values():
+        table[column] = _one_type([row[column] for row in rows])
     numeric = {name: pd.to_numeric(table[name]).astype("float64") for name in NUMBERS}
-    text = {name: table[name].astype("string") for name in ("case", "notebook", "status", *TEXTS)}
-    return table.assign(**numeric, **text)
+    return table.assign(**numeric, **{name: table[name].astype("string") for name in HEAD + TEXTS})
 
 
-def score_table(
-    planned: Sequence[PlannedCase], cases: Sequence[Case], outcomes: Mapping[str, Outcome]
-) -> pd.DataFrame:
+def score_table(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     """The scores of all cases that ended, beside their verdicts: a row for each seed of each run a case was served.
 
-    Columns: as of `verdict_table` up to the parameters, then how many verdicts of the case are in each state, `run`,
-    `task`, `method`, `seed`, and the run's metrics at its last record, under their own names. A case without runs, or
-    whose runs the store has no more, is one row with these empty.
+    Columns: as of `verdict_table` up to the parameters (as JSON), then how many verdicts of the case are in each state,
+    `run`, `task`, `method`, `seed`, and the run's metrics at its last record, under their own names. A case without
+    runs, or whose runs the store has no more, is one row with these empty.
     """
     import pandas as pd
 
-    from anm_nb.gallery import STATES
-
-    varied, parts = differing(planned), []
-    for plan, case in zip(planned, cases, strict=True):
+    varied, parts = differing(cases), []
+    for case in cases:
         if (outcome := outcomes.get(case.name)) is None:
             continue
-        states = Counter(verdict.get("state") for verdict in read_verdicts(case.output))
-        head: dict[str, Any] = {"case": case.name, "notebook": plan.notebook.stem, "status": outcome.status}
-        head |= {_column(name): json.dumps(plan.values.get(name)) for name in varied}
-        head |= {state: states[state] for state in STATES}
+        head: dict[str, Any] = dict(zip(HEAD, (case.name, case.notebook.stem, outcome.status), strict=True))
+        head |= {_column(name): json.dumps(case.values.get(name)) for name in varied}
+        head |= states(case.output)
         for scores in [_last_record(key) for key in outcome.runs] or [pd.DataFrame([{"run": None}])]:
             parts.append(pd.DataFrame([head] * len(scores)).join(scores))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["case", "notebook", "status"])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=HEAD)
+
+
+def write_tables(cases: Sequence[Case], outcomes: Mapping[str, Outcome], folder: Path) -> Path:
+    """Write both tables into the folder, each in one step; returns the path of the verdicts'."""
+    verdicts, scores = verdict_table(cases, outcomes), score_table(cases, outcomes)
+    replace_whole(folder / SCORES_FILE, scores.to_csv(index=False).encode())
+    replace_whole(folder / TABLE_FILE, verdicts.to_parquet(path=None, index=False))
+    return folder / TABLE_FILE
 
 
 def _last_record(key: str) -> pd.DataFrame:
@@ -112,21 +112,8 @@ def _last_record(key: str) -> pd.DataFrame:
     return pd.DataFrame([facts] * len(last)).join(last)
 
 
-def write_tables(verdicts: pd.DataFrame, scores: pd.DataFrame, folder: Path) -> Path:
-    """Write both tables into the folder, each in one step; returns the path of the verdicts'."""
-    replace_whole(folder / SCORES_FILE, scores.to_csv(index=False).encode())
-    replace_whole(folder / TABLE_FILE, verdicts.to_parquet(path=None, index=False))
-    return folder / TABLE_FILE
-
-
 def _column(parameter: str) -> str:
-    taken = {"case", "notebook", "status", *TEXTS, *NUMBERS}
-    return f"parameter_{parameter}" if parameter in taken else parameter
-
-
-def _flat(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = verdict.get("interval") or (None, None)
-    return {name: verdict.get(name) for name in (*TEXTS, *NUMBERS)} | {"low": low, "high": high}
+    return f"parameter_{parameter}" if parameter in HEAD + TEXTS + NUMBERS else parameter
 
 
 def _one_type(values: Sequence[Any]) -> pd.Series[Any]:

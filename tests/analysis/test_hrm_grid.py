@@ -10,9 +10,9 @@ from scipy import stats
 from anm_nb.analysis.hrm_grid import compared, epochs_to, grid_configs, grid_figure, grid_summary
 from anm_nb.analysis.reference import Reference
 from anm_nb.config import ParameterError
-from anm_nb.reference_command import SWEEPS, _of_sweep, keep
+from anm_nb.kept_results import SWEEPS, _of_sweep, keep
 from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmPeriod, HrmTemperature, HrmVsBaseline
-from anm_nb.sweep.files import find_sweep, plan
+from anm_nb.sweep.plan import find_sweep, plan
 
 METHODS = ("baseline", "hrm", "hrm_period = 3")
 REFERENCES = pd.DataFrame(

@@ -5,8 +5,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from trivial_sweep import TrivialSweep
 
-from anm_nb import files, sweep
+from anm_nb import files
 from anm_nb.analysis import VERDICT_MIME
+from anm_nb.sweep.case import Outcome
 
 
 @pytest.fixture
@@ -20,20 +21,16 @@ def fake(trivial, monkeypatch):
     """Notebooks that end at once, with the verdict that n is n, or failing at n = 13; counts which ran."""
     ran: list[int] = []
 
-    def run_cases(cases, jobs, on_start, on_done, cluster, resources):
-        outcomes = []
+    def run_cases(cases, *options):
         for case in cases:
             n = case.parameters.get("n", 1)
             ran.append(n)
-            on_start(case.name)
             verdict = {"claim": "n is n", "measured": f"{n}", "state": "refuted", "estimate": n, "interval": [0, None]}
             outputs = [new_output("display_data", {VERDICT_MIME: verdict})] if n != 13 else []
             nbformat.write(new_notebook(cells=[new_code_cell("n", outputs=outputs, id="n")]), case.output)
             end = ("failed", 2.0, 64.0, "ValueError: 13") if n == 13 else ("done", 2.0, 64.0, None)
             checksum = files.sha256_of(case.output)
-            outcomes.append(sweep.Outcome(case.name, *end, case.digest, (f"run{n}",), checksum))
-            on_done(outcomes[-1])
-        return outcomes
+            yield Outcome(case.name, *end, case.digest, (f"run{n}",), checksum)
 
-    monkeypatch.setattr(sweep, "run_cases", run_cases)
+    monkeypatch.setattr("anm_nb.sweep.run.run_cases", run_cases)
     return ran

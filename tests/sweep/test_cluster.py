@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from trivial_sweep import ended, wait_until, write_notebook
 
-from anm_nb.sweep.cases import threads_here
+from anm_nb.sweep.case import threads_here
 
 pytest.importorskip("distributed")
 
@@ -118,7 +118,7 @@ DEADLY = """
 import os, signal, psutil
 if n == 13:
     worker = psutil.Process().parent()
-    while "anm_nb.sweep.process" in worker.cmdline():
+    while "anm_nb.sweep.case" in str(worker.cmdline()):
         worker = worker.parent()
     worker.kill()  # which a nanny starts again
 """

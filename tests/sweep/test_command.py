@@ -3,13 +3,20 @@
 import errno
 import json
 import random
+import time
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from filelock import FileLock
+from typer.testing import CliRunner
 
-from anm_nb import files, sweep
+from anm_nb import files
+from anm_nb.cli import app
+from anm_nb.sweep import run as sweep_run
+from anm_nb.sweep.case import Outcome
 
 
 def anm_nb(trivial, *arguments: str):
@@ -36,7 +43,7 @@ def test_a_finished_case_runs_again_when_what_it_depends_on_changed(trivial, fak
     elif change == "notebook":
         trivial.notebook.write_text(trivial.notebook.read_text().replace("is small", "is smaller"))
     elif change == "sources":
-        monkeypatch.setattr("anm_nb.sweep.restart.code_digest", lambda notebook: "other")
+        monkeypatch.setattr("anm_nb.sweep.plan.code_digest", lambda notebook: "other")
     else:
         (trivial.out / "n=2.ipynb").unlink()
     assert anm_nb(trivial).exit_code == 0
@@ -96,6 +103,7 @@ def test_only_chooses_by_value_and_keeps_what_the_others_left(trivial, fake, con
         (["--resource", "GPU", "--backend", "dask"], "--resource GPU: write NAME=NUMBER"),
         (["--backend", "dask", "--scheduler", "x", "--jobs", "2"], "--jobs is for cases on this machine"),
         (["--profile", "quik"], "unknown profile 'quik'"),
+        (["--budget", "0"], "--budget 0: seconds, more than 0"),
     ],
 )
 def test_refusals_come_before_anything_runs(trivial, fake, arguments, said):
@@ -104,6 +112,27 @@ def test_refusals_come_before_anything_runs(trivial, fake, arguments, said):
     assert (refused.exit_code, fake) == (2, [])
     assert said in refused.stderr
     assert not trivial.out.exists()
+
+
+def test_after_the_budget_no_case_starts_what_ran_is_kept_and_the_same_command_goes_on(trivial, monkeypatch):
+    ran = []
+
+    def run_case(case, *options):
+        ran.append(case.name)
+        return Outcome(case.name, "failed" if "13" in case.name else "done", 1.0, 64.0, digest=case.digest)
+
+    clock = SimpleNamespace(time=lambda: 1e12 if len(ran) == 2 else 0.0, monotonic=time.monotonic, sleep=time.sleep)
+    monkeypatch.setattr(sweep_run, "run_case", run_case)
+    monkeypatch.setattr(sweep_run, "time", clock)
+    trivial.write(grid={"n": [1, 13, 2, 3]})
+    first = anm_nb(trivial, "--jobs", "1", "--budget", "3600")
+    assert (first.exit_code, ran) == (75, ["n=1", "n=13"])
+    assert first.stderr == "anm-nb: time is up: 1 done, 1 failed, 2 not finished; the same command goes on from there\n"
+    assert pd.read_parquet(trivial.out / "table.parquet")["n"].tolist() == [1, 13]
+    ran.append("more time")
+    second = anm_nb(trivial, "--jobs", "1", "--budget", "3600")
+    assert (second.exit_code, ran[3:]) == (1, ["n=2", "n=3"])
+    assert sorted(trivial.outcomes()) == ["n=1", "n=13", "n=2", "n=3"]
 
 
 def test_two_sweeps_into_one_folder_are_one_too_many(trivial, fake):
@@ -149,7 +178,7 @@ def test_columns_of_lists_and_mixed_values_are_json_and_names_do_not_clash(trivi
     assert table["size"].fillna("–").tolist() == ["–", "3", '"big"'] * 2
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_full_disk_is_told_and_loses_nothing(trivial, fake, monkeypatch, seed):
     """Writes fail with ENOSPC, half done, at random; restarted until it is through, all is as without the failures."""
     trivial.write(grid={"n": [1, 2, 3, 4]})
@@ -188,12 +217,13 @@ def test_scores_of_every_seed_stand_beside_the_verdicts(trivial, fake, monkeypat
 
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "outputs"))
     run = get_or_train(energy("stock"))
-    run_cases = sweep.run_cases
+    run_cases = sweep_run.run_cases
 
-    def served(cases, jobs, on_start, on_done, *others):
-        return run_cases(cases, jobs, on_start, lambda each: on_done(replace(each, runs=(run.key,))), *others)
+    def served(*given):
+        for outcome in run_cases(*given):
+            yield replace(outcome, runs=(run.key,))
 
-    monkeypatch.setattr(sweep, "run_cases", served)
+    monkeypatch.setattr(sweep_run, "run_cases", served)
     trivial.write(grid={"n": [2, 13]})
     anm_nb(trivial)
     scores = pd.read_csv(trivial.out / "table.csv")
@@ -215,3 +245,100 @@ def test_a_case_whose_runs_are_gone_keeps_its_row(trivial, fake, monkeypatch):
     anm_nb(trivial)
     scores = pd.read_csv(trivial.out / "table.csv")
     assert scores[["case", "run", "refuted"]].values.tolist() == [["n=1", "run1", 1], ["n=2", "run2", 1]]
+
+
+# what is stored is not believed unseen
+
+
+def swap(trivial):
+    one, two = (trivial.out / f"n={n}.ipynb" for n in (1, 2))
+    texts = one.read_bytes(), two.read_bytes()
+    one.write_bytes(texts[1]), two.write_bytes(texts[0])
+
+
+def edit(path, old: str, new: str):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "again", "named"),
+    [
+        (lambda t: edit(t.out / "n=2.ipynb", '"refuted"', '"supported"'), [2], ["n=2.ipynb is not the notebook"]),
+        (swap, [1, 2], ["n=1.ipynb is not the notebook", "n=2.ipynb is not the notebook"]),
+        (lambda t: (t.out / "n=1.ipynb").write_text('{"cells": ['), [1], ["n=1.ipynb is not the notebook"]),
+        (lambda t: (t.out / "n=1.ipynb").unlink(), [1], ["n=1.ipynb is not the notebook"]),
+        (lambda t: edit(t.out / "outcomes.json", '"done"', '"bone"'), [1], ["outcomes.json: what it says of n=1 is"]),
+        (lambda t: edit(t.out / "outcomes.json", '"failed"', '"done"'), [13], ["outcomes.json: what it says of n=13"]),
+        (lambda t: edit(t.out / "outcomes.json", '"n=1"', '"n=2"'), [1], ["outcomes.json: what it says of n=2 is"]),
+        (lambda t: edit(t.out / "outcomes.json", '"run1"', '"run7"'), [1], ["outcomes.json: what it says of n=1 is"]),
+        (lambda t: edit(t.out / "outcomes.json", "2.0", "3.0"), [1], ["outcomes.json: what it says of n=1 is"]),
+        (lambda t: (t.out / "outcomes.json").write_text("[{"), [1, 13, 2], ["outcomes.json cannot be read"]),
+        (lambda t: (t.out / "outcomes.json").write_bytes(b"\xff"), [1, 13, 2], ["outcomes.json cannot be read"]),
+        (lambda t: (t.out / "outcomes.json").write_text("[1, null]"), [1, 13, 2], ["outcomes.json: what it says of"]),
+    ],
+)
+def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, fake, change, again, named):
+    trivial.write(grid={"n": [1, 13, 2]})
+    anm_nb(trivial)
+    table, expected = (trivial.out / "table.parquet").read_bytes(), trivial.outcomes()
+    fake.clear()
+    change(trivial)
+    dry = anm_nb(trivial, "--dry-run")
+    result = anm_nb(trivial)
+    assert (result.exit_code, fake) == (1, again), result.output
+    for said in named:
+        assert f"{trivial.out}/{said}" in result.stderr
+        assert said in dry.stderr
+    assert (trivial.out / "table.parquet").read_bytes() == table
+    assert trivial.outcomes() == expected
+    assert "written" not in anm_nb(trivial).stderr
+
+
+def test_outcomes_that_are_a_folder_are_named(trivial, fake):
+    trivial.write(grid={"n": [1]})
+    (trivial.out / "outcomes.json").mkdir(parents=True)
+    refused = anm_nb(trivial)
+    assert refused.exit_code == 1
+    assert f"{trivial.out / 'outcomes.json'} cannot be read" in refused.stderr
+    assert "outcomes.json" in refused.stderr.splitlines()[-1]
+
+
+# where results go
+
+
+@pytest.mark.parametrize("how", ["itself", "by a link", "by a way around", "relative"])
+def test_the_notebooks_own_folder_takes_no_results(trivial, fake, monkeypatch, how):
+    trivial.write()
+    monkeypatch.chdir(trivial.folder.parent)
+    (trivial.folder / "link").symlink_to(trivial.folder)
+    ways = {"by a link": trivial.folder / "link", "by a way around": trivial.folder / "link" / ".." / "link"}
+    trivial.out = ways.get(how, trivial.folder if how == "itself" else Path(trivial.folder.name))
+    before = trivial.notebook.read_bytes()
+    refused = anm_nb(trivial)
+    assert (refused.exit_code, fake) == (2, [])
+    assert "holds the notebooks themselves; choose another folder" in refused.stderr
+    assert trivial.notebook.read_bytes() == before
+
+
+def test_the_run_store_takes_no_results(trivial, fake, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "outputs"))
+    trivial.write()
+    trivial.out = trivial.folder / "outputs" / "runs" / "mine"
+    refused = anm_nb(trivial)
+    assert (refused.exit_code, fake) == (2, [])
+    assert "is the run store's" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "runs", "reference", "quick"])
+def test_a_sweep_s_name_leads_to_a_folder_of_its_own(trivial, fake, monkeypatch, name):
+    """`...yaml` is the name `..`, whose results would lie beside outputs/."""
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "outputs"))
+    path = trivial.folder / f"{name}.yaml"
+    trivial.write().rename(path)
+    refused = CliRunner().invoke(app, ["sweep", str(path)])
+    assert (refused.exit_code, fake) == (2, [])
+    assert str(path) in refused.stderr
+    assert "give the file another name" in refused.stderr
+    assert not (trivial.folder / "outputs").exists()
+    assert CliRunner().invoke(app, ["sweep", str(path), "--out", str(trivial.out)]).exit_code == 0

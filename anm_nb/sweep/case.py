@@ -1,49 +1,60 @@
-"""One case: a notebook run by papermill in a process of its own, its executed copy put in place when it is whole."""
+"""One case: a notebook run by papermill in a process of its own, and how it ended, kept beside the notebook."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from anm_nb.sweep.outcomes import Outcome
-from anm_nb.sweep.process import DISK_FULL, STOP_SECONDS
+from anm_nb.config import ParameterError
+from anm_nb.files import FULL, DiskFull, put_in_place, replace_whole, sha256_of
 from anm_nb.terminal import plain
 
+OUTCOMES_FILE = "outcomes.json"
 PARTIAL_PREFIX = ".partial-"  # of the folders in which cases grow
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ERROR_LINES = 4  # of a failure's message that are kept
 POLL_SECONDS = 0.02
+STOP_SECONDS = 5.0  # how long an interrupted notebook may take to close its kernel before it is killed
+DISK_FULL = 74  # the exit status where there was no room for the executed notebook
+PROGRAM = "from anm_nb.sweep.case import serve; serve()"
 
 
 class Interrupted(Exception):
     """A case did not run to its end because it is no longer wanted."""
 
 
+class OutOfTime(Exception):
+    """A case was not started because it would have been after the time for it."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
 
-    `parameters` is a YAML file, a mapping from names to values, or None for the notebook's own defaults. Where there is
-    one, `digest` stands for all that the result depends on and is kept with the outcome, and `code` is the part of it
-    (`code_digest`) that must still hold when the case has run.
+    `parameters` is a YAML file, a mapping from names to values, or None for the notebook's own defaults; `values` are
+    all that it runs with, where they are known. `digest` stands for all that the result depends on and is kept with the
+    outcome; `code` is the part of it (`code_digest`) that must still hold when the case has run.
     """
 
     notebook: Path
     output: Path
     parameters: Path | Mapping[str, Any] | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
     digest: str | None = None
     code: str | None = None
 
@@ -53,6 +64,68 @@ class Case:
         return self.output.name.removesuffix(".ipynb")
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended: wall-clock seconds with the kernel's start, peak resident memory in MiB, and why it failed.
+
+    The peak is that of the largest process of the case, papermill's or the kernel's. Both are 0 where the machine that
+    ran it was lost. `digest` is the case's; `runs` are the keys of the stored runs that the notebook was served;
+    `notebook` is the SHA-256 of the executed notebook, None where there is none. `killed`: it died of a signal.
+    """
+
+    name: str
+    status: Literal["done", "failed"]
+    seconds: float
+    peak_mib: float
+    error: str | None = None
+    digest: str | None = None
+    runs: tuple[str, ...] = ()
+    notebook: str | None = None
+    killed: bool = False
+
+
+def write_outcomes(outcomes: Iterable[Outcome], folder: Path) -> None:
+    """Write the outcomes, by name, each with a checksum of itself, as a table beside the executed notebooks.
+
+    In one step: raises OSError where there is no room, and the table that was there before stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(json.dumps(asdict(each))) for each in sorted(outcomes, key=lambda each: each.name)]
+    signed = [row | {"checksum": _checksum(row)} for row in rows]
+    replace_whole(folder / OUTCOMES_FILE, f"{json.dumps(signed, indent=1)}\n".encode())
+
+
+def read_outcomes(folder: Path) -> tuple[list[Outcome], list[str]]:
+    """The outcomes stored in a folder that are as they were written, and a sentence for each that is not."""
+    path = folder / OUTCOMES_FILE
+    try:
+        rows = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return [], []
+    except (OSError, ValueError) as error:
+        return [], [f"{path} cannot be read ({error})"]
+    outcomes, problems = [], []
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        try:
+            rest = {name: value for name, value in row.items() if name != "checksum"}
+            if row["checksum"] != _checksum(rest):
+                raise ValueError("its checksum is another")
+            outcomes.append(Outcome(**rest | {"runs": tuple(rest["runs"])}))
+        except (ValueError, TypeError, AttributeError, KeyError):
+            name = row.get("name") if isinstance(row, Mapping) else None
+            problems.append(f"{path}: what it says of {name or f'case {number}'} is not what was written")
+    return outcomes, problems
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def growing(folder: Path) -> list[str]:
+    """The names of the cases that are half-written in a folder of results, once for each place where they are."""
+    return [path.name.removeprefix(PARTIAL_PREFIX).rpartition("-")[0] for path in folder.glob(f"{PARTIAL_PREFIX}*")]
+
+
 def run_case(case: Case, threads: int | None, env: Mapping[str, str], stopped: Callable[[], bool]) -> Outcome:
     """Run the case, with `env` over this process's environment, until `stopped` says otherwise.
 
@@ -60,24 +133,24 @@ def run_case(case: Case, threads: int | None, env: Mapping[str, str], stopped: C
     output, which appears in one step or, where papermill left no whole notebook, disappears. Raises Interrupted when
     stopped, DiskFull, and ParameterError where the code it depends on is not, or does not stay, what it was.
     """
-    from anm_nb.files import DiskFull, put_in_place, sha256_of
     from anm_nb.store import RUNS_USED
 
     output = Path(os.path.abspath(case.output))
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     _check_code(case)
-    with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=output.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL_PREFIX}{case.name}-", dir=output.parent) as folder:
         partial, log, used = (Path(folder, name) for name in ("notebook.ipynb", "log", "runs-used"))
         surroundings = os.environ | env | _surroundings(Path(folder), threads or threads_here())
         status, peak = _papermill(_request(case, partial), surroundings | {RUNS_USED: str(used)}, log, stopped)
         if status == DISK_FULL:
             raise DiskFull(errno.ENOSPC, f"no space left on the device while writing {output}")
         _check_code(case)
-        executed = _whole(partial)
-        if executed is not None:
+        try:
+            executed = json.loads(partial.read_text(encoding="utf-8"))
             put_in_place(partial, output)
-        else:  # an older result must not stand for this run
+        except (FileNotFoundError, ValueError):  # none, or half of one: an older result must not stand for this run
+            executed = None
             output.unlink(missing_ok=True)
         error = None if status == 0 and executed is not None else _why_failed(status, executed, log)
         keys = sorted(set(used.read_text("utf-8").split())) if used.exists() else ()
@@ -93,8 +166,7 @@ def threads_here() -> int:
 
 
 def _check_code(case: Case) -> None:
-    from anm_nb.config import ParameterError
-    from anm_nb.sweep.digests import code_digest
+    from anm_nb.sweep.parameters import code_digest
 
     if case.code is not None and case.code != code_digest(case.notebook):
         raise ParameterError(
@@ -109,7 +181,7 @@ def _papermill(
     """Exit status and peak memory, in MiB, of a process that does what is requested; what it says goes to the log."""
     with log.open("ab") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "anm_nb.sweep.process"],
+            [sys.executable, "-c", PROGRAM],
             stdin=subprocess.PIPE,  # stays open as long as this process lives: the other one ends with it
             stdout=said,
             stderr=said,
@@ -125,7 +197,7 @@ def _papermill(
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 process.returncode = os.waitstatus_to_exitcode(status)
-                return process.returncode, _mebibytes(usage)
+                return process.returncode, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
             time.sleep(POLL_SECONDS)
         raise Interrupted
     finally:
@@ -138,8 +210,33 @@ def _papermill(
             process.wait()
 
 
-def _mebibytes(usage: resource.struct_rusage) -> float:
-    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+def serve() -> None:
+    """Do what the first line of standard input says, arguments of papermill's `execute_notebook` in JSON, and exit.
+
+    The status is 0, `DISK_FULL`, or 1 with a traceback on stderr. The end of the input, which is the end of whoever
+    holds its other side, however that came about, ends the process too.
+    """
+    request = json.loads(sys.stdin.buffer.readline())
+
+    def end_with_the_sweep() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)  # which closes the kernel
+        time.sleep(STOP_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=end_with_the_sweep, daemon=True).start()
+    try:
+        from papermill import execute_notebook
+
+        execute_notebook(**request, kernel_name="python3", language="python", progress_bar=False)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the log is on the same disk
+            traceback.print_exc()
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in FULL):
+            cause = cause.__cause__ or cause.__context__
+        os._exit(DISK_FULL if cause else 1)
 
 
 def _request(case: Case, partial: Path) -> dict[str, Any]:
@@ -149,13 +246,10 @@ def _request(case: Case, partial: Path) -> dict[str, Any]:
         from anm_nb.yaml_file import read_yaml  # brings pydantic along
 
         parameters = read_yaml(parameters)
+    parameters = dict(parameters)
     notebook = case.notebook.resolve()
-    return {
-        "input_path": str(notebook),
-        "output_path": str(partial),
-        "parameters": dict(parameters),
-        "cwd": str(notebook.parent),
-    }
+    paths = {"input_path": str(notebook), "output_path": str(partial), "cwd": str(notebook.parent)}
+    return paths | {"parameters": parameters}
 
 
 def _surroundings(folder: Path, threads: int) -> dict[str, str]:
@@ -170,21 +264,12 @@ def _surroundings(folder: Path, threads: int) -> dict[str, str]:
     return dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"JUPYTER_PATH": path} | backend
 
 
-def _whole(notebook: Path) -> Any:
-    """The content of a notebook; None where there is none, or half of one."""
-    try:
-        return json.loads(notebook.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def _why_failed(status: int, executed: Any, log: Path) -> str:
     """The words of the failing cell, or else of papermill, or else how the process ended."""
     for cell in executed["cells"] if executed else []:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
-                said = plain(f"{output['ename']}: {output['evalue']}").strip().splitlines()
-                return "\n".join(line for line in said[:ERROR_LINES])
+                return "\n".join(plain(f"{output['ename']}: {output['evalue']}").strip().splitlines()[:ERROR_LINES])
     if status < 0:
         return f"its process was ended by {signal.Signals(-status).name}, as happens where memory runs out"
     lines = re.findall(r"\S.*", plain(log.read_text("utf-8", errors="replace")))

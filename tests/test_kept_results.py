@@ -8,7 +8,7 @@ import pytest
 
 from anm_nb.analysis.reference import DISPLAYS, load_reference
 from anm_nb.config import ParameterError
-from anm_nb.reference_command import keep
+from anm_nb.kept_results import keep
 
 NAME = "02_kendall_forensics"
 PARTS = ("published baseline", "published", "all")

@@ -11,11 +11,9 @@ from trivial_sweep import write_notebook
 
 from anm_nb.config import ParameterError
 from anm_nb.studies.ranking_settings import HrmVsBaseline
-from anm_nb.sweep.digests import case_digest, code_digest
-from anm_nb.sweep.files import PlannedCase, find_sweep, plan
-from anm_nb.sweep.naming import LONGEST, case_names, differing
-from anm_nb.sweep.restart import open_sweep
-from anm_nb.sweep.settings import settings_class
+from anm_nb.sweep.case import Case
+from anm_nb.sweep.parameters import LONGEST, case_digest, case_names, code_digest, differing, settings_class
+from anm_nb.sweep.plan import find_sweep, open_sweep, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = sorted(set((ROOT / "params" / "sweeps").glob("*.yaml")) - {ROOT / "params" / "sweeps" / "gpu.yaml"})
@@ -29,7 +27,7 @@ DOCUMENT = {
 
 
 def given_of(path: Path, **options) -> list[dict]:
-    return [dict(case.given) for case in plan(path, **options).cases]
+    return [dict(case.parameters) for case in plan(path, **options).cases]
 
 
 # what a file means
@@ -206,7 +204,7 @@ def test_each_experiment_trains_what_the_document_says(name, swept):
     """The last case trains the document's models, at its fixed values; the other cases train the same ones, singly."""
     field, values = swept
     *single, whole = (
-        settings_class(case.notebook).from_mapping(case.given).configs()
+        settings_class(case.notebook).from_mapping(case.parameters).configs()
         for case in plan(ROOT / "params" / "sweeps" / f"{name}.yaml").cases
     )
     fixed = {
@@ -248,7 +246,7 @@ VALUES = st.one_of(st.integers(), st.floats(allow_nan=False), st.text(max_size=2
 
 @given(values=st.lists(VALUES, min_size=1, max_size=12, unique_by=json.dumps))
 def test_names_are_distinct_short_and_good_for_any_file_system(values):
-    cases = [PlannedCase(Path("a.ipynb"), {}, {"p": value, "same": 1}) for value in values]
+    cases = [Case(Path("a.ipynb"), Path(), values={"p": value, "same": 1}) for value in values]
     names = case_names(cases)
     assert len({name.casefold() for name in names}) == len(values)
     assert all(0 < len(name) <= LONGEST and not set(name) & set('/\\:*?"<>| \n\0') for name in names)
@@ -257,10 +255,10 @@ def test_names_are_distinct_short_and_good_for_any_file_system(values):
 def test_a_name_says_what_differs_and_no_more():
     notebooks = Path("10_a.ipynb"), Path("20_b.ipynb")
     settings = [{"n": 1, "x": 1e-5, "s": [1, 2], "same": 0}, {"n": 2, "x": 1e-5, "s": ["a/b"], "same": 0}]
-    cases = [PlannedCase(notebooks[0], {}, values) for values in settings]
+    cases = [Case(notebooks[0], Path(), values=values) for values in settings]
     assert differing(cases) == ["n", "s"]
     assert case_names(cases) == ["n=1,s=1-2", "n=2,s=a_b"]
-    cases.append(PlannedCase(notebooks[1], {}, {"n": 7}))
+    cases.append(Case(notebooks[1], Path(), values={"n": 7}))
     assert case_names(cases) == ["10_a,n=1,s=1-2", "10_a,n=2,s=a_b", "20_b"]
 
 

@@ -16,7 +16,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from typer.testing import CliRunner
 
-from anm_nb import figures_command, publication
+from anm_nb import publication
 from anm_nb.analysis.fitting import fit
 from anm_nb.analysis.reference import DISPLAYS, reference_root
 from anm_nb.cli import app
@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def few(tmp_path_factory):
     """A few figures and tables for a page of two columns."""
     folder = tmp_path_factory.mktemp("few") / "icml"
-    figures_command.export("icml", folder, FEW)
+    publication.export("icml", folder, FEW)
     return folder
 
 
@@ -50,7 +50,7 @@ def few(tmp_path_factory):
 def every(tmp_path_factory):
     """All figures and tables for a page of one column."""
     folder = tmp_path_factory.mktemp("every") / "neurips"
-    figures_command.export("neurips", folder, [])
+    publication.export("neurips", folder, [])
     return folder
 
 
@@ -79,7 +79,7 @@ def test_files_are_as_wide_as_the_venue_s_page(venue, few, every, tmp_path):
     made = {"icml": few, "neurips": every}.get(venue)
     if made is None:
         made = tmp_path
-        figures_command.export(venue, made, ["anm_scores"])
+        publication.export(venue, made, ["anm_scores"])
     drawn = sorted(made.glob("*.pdf"))
     assert drawn
     for path in drawn:
@@ -162,7 +162,7 @@ def test_pictures_have_a_white_page_of_their_own(every):
 @pytest.mark.parametrize("name", publication.EXHIBITS)
 def test_text_is_large_enough_inside_the_page_and_apart(name, venue):
     exhibit, page = publication.EXHIBITS[name], publication.VENUES[venue]
-    with figures_command.settings(exhibit, page):  # measured within too: how many ticks there are depends on them
+    with publication.settings(exhibit, page):  # measured within too: how many ticks there are depends on them
         figure = exhibit.figure(publication.open_source(exhibit.result).content)
         fit(figure)
         figure.draw_without_rendering()
@@ -229,9 +229,9 @@ def test_what_is_not_drawn_anew_stays_in_the_manifest(few, tmp_path):
     spoilt = before["figures"]["kendall_spaces"]["files"] | {"kendall_spaces.tex": "0" * 64}
     before["figures"]["kendall_spaces"]["files"] = spoilt
     (folder / "manifest.json").write_text(json.dumps(before))
-    figures_command.export("icml", folder, ["anm_scores"])
+    publication.export("icml", folder, ["anm_scores"])
     assert manifest_of(folder) == before
-    figures_command.export("icml", folder, ["kendall_spaces"])
+    publication.export("icml", folder, ["kendall_spaces"])
     assert contents(folder) == contents(few)
 
 
@@ -275,7 +275,7 @@ def test_figures_of_two_venues_are_not_mixed_in_a_folder(few, tmp_path):
     folder = tmp_path / "icml"
     shutil.copytree(few, folder)
     with pytest.raises(ParameterError, match="holds the figures of icml; choose another folder for thesis"):
-        figures_command.export("thesis", folder, ["kendall_spaces"])
+        publication.export("thesis", folder, ["kendall_spaces"])
     assert contents(folder) == contents(few)
 
 
@@ -286,7 +286,7 @@ def test_nothing_is_written_where_a_figure_cannot_be_drawn(tmp_path, monkeypatch
     exhibit = publication.Exhibit("10_anm_vs_corruption", "column", broken)
     monkeypatch.setitem(publication.EXHIBITS, "anm_scores", exhibit)
     with pytest.raises(ParameterError, match="without rows"):
-        figures_command.export("icml", tmp_path / "out", ["kendall_spaces", "anm_scores"])
+        publication.export("icml", tmp_path / "out", ["kendall_spaces", "anm_scores"])
     assert not (tmp_path / "out").exists()
 
 
