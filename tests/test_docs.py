@@ -17,7 +17,7 @@ import typer
 from anm_nb.analysis.doctor import Finding, examine, unexamined
 from anm_nb.cli import app
 from anm_nb.files import project_root
-from anm_nb.sweep.files import plan
+from anm_nb.sweep.plan import plan
 
 ROOT = project_root()
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -207,3 +207,27 @@ def test_the_walks_pass_files_and_names_that_exist():
             source = (ROOT / file).read_text(encoding="utf-8")
             for name in re.findall(r"`(?:\w+\.)?(\w+)`", names):
                 assert re.search(rf"(def|class) {name}\b", source), (file, name)
+
+
+def test_the_table_of_gpu_steps_is_that_of_the_kept_measurement():
+    steps = pd.read_csv(ROOT / "outputs" / "reference" / "gpu" / "steps.csv")
+    columns = [("H100", True), ("H100", False), ("H200", True)]
+    methods = {
+        "IRED, no negatives": "none",
+        "IRED, stock negatives": "stock",
+        "IRED, mined negatives": "anm",
+        "IRED, mined, orthogonal to the noise": "anm_orthogonal",
+        "ranking, 12 iterations": "hrm",
+    }
+    rows = re.findall(r"^\| (IRED.*?|ranking.*?) \| (\d+) \| (.*?) \|$", PAGES["running.md"], re.MULTILINE)
+    assert len(rows) == 12
+    for name, seeds, cells in rows:
+        for (card, graph), cell in zip(columns, cells.split(" | "), strict=True):
+            found = steps[
+                steps["card"].str.contains(card)
+                & (steps["method"] == methods[name])
+                & (steps["seeds"] == int(seeds))
+                & (steps["precision"] == "tf32")
+                & (steps["graph"] == graph)
+            ]["ms"]
+            assert cell == (f"{found.item():.1f}" if len(found) else "–"), (name, seeds, card)
