@@ -168,8 +168,8 @@ class _LiveTable(Progress):
     def __init__(self, console: Console, folder: Path, total: int, skipped: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.folder, self.ended, self.skipped = folder, Counter[str](), skipped
-        watched = console.is_terminal
-        super().__init__(*columns, console=console, refresh_per_second=2, transient=True, disable=not watched)
+        options: dict[str, Any] = {"transient": True, "disable": not console.is_terminal, "refresh_per_second": 2}
+        super().__init__(*columns, console=console, speed_estimate_period=math.inf, **options)
         self.add_task(self._counts(), total=total)
 
     def _counts(self) -> str:
