@@ -167,6 +167,7 @@ def _where(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
     """Runs whose config has these values. Raises `ParameterError` for a name that no config has."""
     from anm_nb.config import ParameterError, unknown_name
     from anm_nb.run import flat
+    from anm_nb.yaml_file import stands_for
 
     settings = {run.key: flat(run.settings) for run in runs} if conditions else {}
     for condition in conditions:
@@ -176,18 +177,8 @@ def _where(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
         names = {each for values in settings.values() for each in values}
         if runs and name not in names:
             raise ParameterError(unknown_name("config value", name, names))
-        runs = [run for run in runs if name in settings[run.key] and _is_written(settings[run.key][name], text)]
+        runs = [run for run in runs if name in settings[run.key] and stands_for(text, settings[run.key][name])]
     return list(runs)
-
-
-def _is_written(value: Any, text: str) -> bool:
-    """Whether a text stands for a value: a number however written, true and false, null, or the text itself."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return value == float(text)
-        except ValueError:
-            return False
-    return text in (value, json.dumps(value))
 
 
 def _moment(text: str) -> datetime:

@@ -70,6 +70,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def stands_for(text: str, value: Any) -> bool:
+    """Whether a text, as a person writes it in YAML, means a value: 1e-3 is 0.001, and true is not 1."""
+    if text == str(value):
+        return True
+    try:
+        read = yaml.load(text, _Loader)  # a safe loader
+    except yaml.YAMLError:
+        return False
+    return bool(read == value) and isinstance(read, bool) == isinstance(value, bool)
+
+
 def _said(error: Exception) -> str:
     """Line and problem of an error of the parser, and what to do about the usual ones."""
     mark = getattr(error, "problem_mark", None)

@@ -3,7 +3,7 @@
 import pytest
 
 from anm_nb.config import ParameterError
-from anm_nb.yaml_file import read_yaml
+from anm_nb.yaml_file import read_yaml, stands_for
 
 
 def file_of(tmp_path, content):
@@ -104,3 +104,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for path in (tmp_path / "missing.yaml", tmp_path):
         with pytest.raises(ParameterError, match=f"^{path} cannot be read: "):
             read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "same"),
+    [
+        ("1e-3", 0.001, True), ("2", 2.0, True), ("true", True, True), ("true", 1, False), ("1", True, False),
+        ("[stock, anm]", ["stock", "anm"], True), ("null", None, True), ("anm", "anm", True), ("a: [", "x", False),
+    ],
+)  # fmt: skip
+def test_what_a_person_types_stands_for_a_value(text, value, same):
+    assert stands_for(text, value) is same

@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from anm_nb import files, store
@@ -20,7 +19,7 @@ from anm_nb.bounds import Seeds
 from anm_nb.config import ParameterError, Parameters, shown, unknown_name
 from anm_nb.sweep.case import Case, Outcome, read_outcomes
 from anm_nb.sweep.parameters import as_text, case_digest, case_names, check_of, code_digest
-from anm_nb.yaml_file import read_yaml
+from anm_nb.yaml_file import read_yaml, stands_for
 
 Values = dict[str, Any]
 MOST_CASES = 10_000  # of a sweep file, each checked before the first one runs
@@ -124,7 +123,7 @@ class Sweep:
         chosen = [
             case
             for case, each in zip(self.cases, values, strict=True)
-            if all(name in each and any(_means(t, each[name]) for t in texts) for name, texts in wanted.items())
+            if all(name in each and any(stands_for(t, each[name]) for t in texts) for name, texts in wanted.items())
         ]
         if not chosen:
             raise ParameterError(f"--only {' --only '.join(asked)}: none of the {len(self.cases)} cases is like that")
@@ -250,13 +249,3 @@ def profile_values(profile: str, notebook: str) -> Values:
     if profile not in profiles:
         raise ParameterError(f"{notebook}: {unknown_name('profile', profile, profiles)}")
     return read_yaml(profiles[profile])
-
-
-def _means(text: str, value: Any) -> bool:
-    """Whether what a person typed is a value: as text, as YAML, or as a number YAML does not see, such as 1e-3."""
-    if text == str(value) or yaml.safe_load(text) == value:
-        return True
-    try:
-        return not isinstance(value, str) and float(text) == value
-    except ValueError:
-        return False

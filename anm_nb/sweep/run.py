@@ -168,8 +168,8 @@ class _LiveTable(Progress):
     def __init__(self, console: Console, folder: Path, total: int, skipped: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.folder, self.ended, self.skipped = folder, Counter[str](), skipped
-        watched = console.is_terminal
-        super().__init__(*columns, console=console, refresh_per_second=2, transient=True, disable=not watched)
+        options: dict[str, Any] = {"transient": True, "disable": not console.is_terminal, "refresh_per_second": 2}
+        super().__init__(*columns, console=console, speed_estimate_period=math.inf, **options)
         self.add_task(self._counts(), total=total)
 
     def _counts(self) -> str:
@@ -194,10 +194,8 @@ def summary(console: Console, outcomes: Sequence[Outcome], verdicts: Callable[[s
     from anm_nb.gallery import duration, memory
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (kind, "status", "verdicts"):
-        table.add_column(column, overflow="fold")
-    table.add_column("time", justify="right")
-    table.add_column("peak memory", justify="right")
+    for column in (kind, "status", "verdicts", "time", "peak memory"):
+        table.add_column(column, overflow="fold", justify="right" if column in ("time", "peak memory") else "left")
     for outcome in outcomes:
         status = Text(outcome.status, style="red" if outcome.status == "failed" else "")
         cells = (verdicts(outcome.name) or "–", duration(outcome.seconds), memory(outcome.peak_mib))
@@ -261,10 +259,8 @@ def to_run(sweep: Sweep, chosen: Sequence[Case], retry_failed: bool) -> list[Cas
 def counted(sweep: Sweep, chosen: Sequence[Case], todo: Sequence[Case] = (), before: bool = False) -> str:
     """How many cases are in each state, such as `3 done, 1 failed`; with those that are to run, `before` they do."""
     states = {case.name: sweep.status(case) for case in chosen} | {case.name: "to run" for case in todo}
-    words = {"to run": "to run", "done": "done", "failed": "failed", "new": "not finished"}
-    if before:
-        words |= {"done": "done before", "failed": "failed before"}
-    counts = Counter(states.values())
+    when, counts = " before" if before else "", Counter(states.values())
+    words = {"to run": "to run", "done": f"done{when}", "failed": f"failed{when}", "new": "not finished"}
     return ", ".join(f"{counts[state]} {said}" for state, said in words.items() if counts[state]) or "nothing"
 
 

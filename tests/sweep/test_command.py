@@ -247,63 +247,6 @@ def test_a_case_whose_runs_are_gone_keeps_its_row(trivial, fake, monkeypatch):
     assert scores[["case", "run", "refuted"]].values.tolist() == [["n=1", "run1", 1], ["n=2", "run2", 1]]
 
 
-# what is stored is not believed unseen
-
-
-def swap(trivial):
-    one, two = (trivial.out / f"n={n}.ipynb" for n in (1, 2))
-    texts = one.read_bytes(), two.read_bytes()
-    one.write_bytes(texts[1]), two.write_bytes(texts[0])
-
-
-def edit(path, old: str, new: str):
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
-
-
-@pytest.mark.parametrize(
-    ("change", "again", "named"),
-    [
-        (lambda t: edit(t.out / "n=2.ipynb", '"refuted"', '"supported"'), [2], ["n=2.ipynb is not the notebook"]),
-        (swap, [1, 2], ["n=1.ipynb is not the notebook", "n=2.ipynb is not the notebook"]),
-        (lambda t: (t.out / "n=1.ipynb").write_text('{"cells": ['), [1], ["n=1.ipynb is not the notebook"]),
-        (lambda t: (t.out / "n=1.ipynb").unlink(), [1], ["n=1.ipynb is not the notebook"]),
-        (lambda t: edit(t.out / "outcomes.json", '"done"', '"bone"'), [1], ["outcomes.json: what it says of n=1 is"]),
-        (lambda t: edit(t.out / "outcomes.json", '"failed"', '"done"'), [13], ["outcomes.json: what it says of n=13"]),
-        (lambda t: edit(t.out / "outcomes.json", '"n=1"', '"n=2"'), [1], ["outcomes.json: what it says of n=2 is"]),
-        (lambda t: edit(t.out / "outcomes.json", '"run1"', '"run7"'), [1], ["outcomes.json: what it says of n=1 is"]),
-        (lambda t: edit(t.out / "outcomes.json", "2.0", "3.0"), [1], ["outcomes.json: what it says of n=1 is"]),
-        (lambda t: (t.out / "outcomes.json").write_text("[{"), [1, 13, 2], ["outcomes.json cannot be read"]),
-        (lambda t: (t.out / "outcomes.json").write_bytes(b"\xff"), [1, 13, 2], ["outcomes.json cannot be read"]),
-        (lambda t: (t.out / "outcomes.json").write_text("[1, null]"), [1, 13, 2], ["outcomes.json: what it says of"]),
-    ],
-)
-def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, fake, change, again, named):
-    trivial.write(grid={"n": [1, 13, 2]})
-    anm_nb(trivial)
-    table, expected = (trivial.out / "table.parquet").read_bytes(), trivial.outcomes()
-    fake.clear()
-    change(trivial)
-    dry = anm_nb(trivial, "--dry-run")
-    result = anm_nb(trivial)
-    assert (result.exit_code, fake) == (1, again), result.output
-    for said in named:
-        assert f"{trivial.out}/{said}" in result.stderr
-        assert said in dry.stderr
-    assert (trivial.out / "table.parquet").read_bytes() == table
-    assert trivial.outcomes() == expected
-    assert "written" not in anm_nb(trivial).stderr
-
-
-def test_outcomes_that_are_a_folder_are_named(trivial, fake):
-    trivial.write(grid={"n": [1]})
-    (trivial.out / "outcomes.json").mkdir(parents=True)
-    refused = anm_nb(trivial)
-    assert refused.exit_code == 1
-    assert f"{trivial.out / 'outcomes.json'} cannot be read" in refused.stderr
-    assert "outcomes.json" in refused.stderr.splitlines()[-1]
-
-
 # where results go
 
 
