@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
@@ -48,18 +47,7 @@ ACROSS = torch.arange(-8, 9, dtype=torch.float64) / 8  # and across, in the same
 T = SCAN_GRID.numpy()
 
 
-@dataclass(frozen=True)
-class Scan:
-    """The energy of the first problems towards their negatives, and a perfect denoiser's on the same pairs.
-
-    `rises` are φ(t) − φ(0) on `SCAN_GRID` [problems, T]; all numbers are [problems], those of `optimal` the perfect
-    denoiser's: barrier in nats, curvature in nats per squared unit of length of ỹ, slope in nats per unit.
-    """
-
-    rises: np.ndarray
-    optimal_rises: np.ndarray
-    numbers: Mapping[str, np.ndarray]
-    optimal: Mapping[str, np.ndarray]
+UNITS = {"barrier": "nats", "curvature": "nats per unit²", "slope": "nats per unit"}  # unit: of length of ỹ
 
 
 class LandscapeExplorer(Explorer):
@@ -116,30 +104,25 @@ class LandscapeExplorer(Explorer):
         plane = self.plane(*self._where(), problem)
         self._draw_profiles(scan, problem)
         self._draw_plane(plane)
-        units = {"barrier": "nats", "curvature": "nats per unit²", "slope": "nats per unit"}
-        own, optimal, mean = (
-            {name: f"{_number(value)} {units[name]}" for name, value in values.items()}
-            for values in (
-                {name: values[problem] for name, values in scan.numbers.items()},
-                {name: values[problem] for name, values in scan.optimal.items()},
-                {name: scan.numbers[name].mean() for name in ("barrier", "curvature")},
-            )
-        )
+        numbers = {name: scan[name][problem] for name in (*UNITS, *(f"perfect {name}" for name in UNITS))}
+        numbers |= {f"mean {name}": scan[name].mean() for name in ("barrier", "curvature")}
+        told = {name: f"{_number(value)} {UNITS[name.split()[-1]]}" for name, value in numbers.items()}
         step = "the end of training" if self.step.value is None else f"training step {self.step.label}"
         alt = (
             f"Energy of {self.method}, {self.seed.label}, at {step} and noise level {self.level.label}, on the line "
-            f"from the truth of problem {self.problem.label} to its {self.direction.label}: barrier {own['barrier']}, "
-            f"curvature at the truth {own['curvature']}, slope {own['slope']}; a perfect denoiser has "
-            f"{optimal['barrier']}, {optimal['curvature']} and {optimal['slope']}. Beside it the energy on the plane "
-            f"of that line and a random direction, from {_number(plane.min())} to {_number(plane.max())} nats above "
-            "the truth's."
+            f"from the truth of problem {self.problem.label} to its {self.direction.label}: barrier {told['barrier']}, "
+            f"curvature at the truth {told['curvature']}, slope {told['slope']}; a perfect denoiser has "
+            f"{told['perfect barrier']}, {told['perfect curvature']} and {told['perfect slope']}. Beside it the energy "
+            f"on the plane of that line and a random direction, from {_number(plane.min())} to {_number(plane.max())} "
+            "nats above the truth's."
         )
-        readouts = {"step": self.step.label, "level": self.level.label, **own}
-        readouts |= {f"perfect {name}": text for name, text in optimal.items()}
-        return alt, readouts | {f"mean {name}": text for name, text in mean.items()}
+        return alt, {"step": self.step.label, "level": self.level.label, **told}
 
-    def shown(self) -> Scan:
-        """What was found for the first problems where the controls stand."""
+    def shown(self) -> dict[str, np.ndarray]:
+        """What was found for the first problems where the controls stand: φ(t) − φ(0) [problems, T] and numbers.
+
+        Of the energy and, as "perfect …", of a perfect denoiser on the same pairs; numbers are [problems].
+        """
         return self.scan(*self._where())
 
     def pairs(self, seed: int, level: int) -> tuple[Tensor, Tensor, Tensor, SharedNoise]:
@@ -164,27 +147,24 @@ class LandscapeExplorer(Explorer):
         start, end = (noise.noised(y).as_subclass(Tensor) for y in (y_pos, y_neg))
         return start, end, y_neg
 
-    def _scan(self, seed: int, step: int | None, level: int, direction: str) -> Scan:
+    def _scan(self, seed: int, step: int | None, level: int, direction: str) -> dict[str, np.ndarray]:
         """Profiles and numbers of the first problems."""
         x, y_pos, _, noise = self.pairs(seed, level)
         start, end, y_neg = self.ends(seed, step, level, direction)
         energy = energy_given(self.energy(seed, step), x, noise.k)
         perfect = energy_given(optimal_energy(self.schedule, y_pos), x, noise.k)
-        profile, optimal_profile = line_scan(energy, start, end), line_scan(perfect, start, end)
-        shift, distance = end - start, (end - start).norm(dim=1)
-        numbers = {
+        profile, distance = line_scan(energy, start, end), (end - start).norm(dim=1)
+        found = {
+            "rises": profile - profile[:, SCAN_GRID == 0],
             "barrier": barrier(profile, SCAN_GRID),
             "curvature": curvature(energy, start, end) / distance.square(),
             "slope": directional_derivative(energy, start, end),
+            "perfect rises": line_scan(perfect, start, end) - perfect(start).unsqueeze(1),
+            "perfect barrier": noise.optimal_margin(y_pos, y_neg).clamp_min(0),
+            "perfect curvature": 1 / self.schedule.sigma(noise.k).flatten(),  # the same in every direction
+            "perfect slope": (noise.eps * (end - start)).sum(1) / distance,
         }
-        optimal = {
-            "barrier": noise.optimal_margin(y_pos, y_neg).clamp_min(0),
-            "curvature": 1 / self.schedule.sigma(noise.k).flatten(),  # the same in every direction
-            "slope": (noise.eps * shift).sum(1) / distance,
-        }
-        rises, optimal_rises = ((each - each[:, SCAN_GRID == 0]).numpy() for each in (profile, optimal_profile))
-        first, second = ({name: each.numpy() for name, each in table.items()} for table in (numbers, optimal))
-        return Scan(rises, optimal_rises, first, second)
+        return {name: values.numpy() for name, values in found.items()}
 
     def _plane(self, seed: int, step: int | None, level: int, direction: str, problem: int) -> np.ndarray:
         """E − E(truth) of one problem on the grid `ACROSS` × `S`."""
@@ -224,7 +204,9 @@ class LandscapeExplorer(Explorer):
         self.image = axes.imshow(np.zeros((len(ACROSS), len(S))), extent=extent, **style)
         self.same = axes.add_collection(LineCollection([], colors="white", linewidths=1.0))  # where E = E(truth)
         marks = {"linestyle": "", "color": "white", "markeredgecolor": "black", "markersize": 6, "clip_on": False}
-        ends = [axes.plot(x, 0, marker, label=name, **marks)[0] for x, marker, name in ENDS]
+        truth, negative = (axes.plot([], [], marker, **marks)[0] for marker in "oX")
+        truth.set(data=([0], [0]), label="truth")
+        negative.set(data=([1], [0]), label="negative")
         axes.set(xlabel="s, towards the negative", ylabel="t, random direction")
         axes.set_xticks([-0.5, 0, 0.5, 1, 1.5])
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
@@ -233,15 +215,15 @@ class LandscapeExplorer(Explorer):
         still_label(self.scale, "E − E(truth), nats", 0.97)
         self.scale.yaxis.tick_right()
         self.scale.yaxis.set_major_locator(MaxNLocator(5))
-        return [self.scale.yaxis, self.image, self.same, *ends]
+        return [self.scale.yaxis, self.image, self.same, truth, negative]
 
-    def _draw_profiles(self, scan: Scan, problem: int) -> None:
-        rises = scan.rises
+    def _draw_profiles(self, scan: Mapping[str, np.ndarray], problem: int) -> None:
+        rises = scan["rises"]
         self.own.set_ydata(rises[problem])
-        self.optimal.set_ydata(scan.optimal_rises[problem])
+        self.optimal.set_ydata(scan["perfect rises"][problem])
         self.others.set_segments([np.column_stack([T, rise]) for rise in np.delete(rises, problem, 0)])
         between = np.where((T >= 0) & (T <= 1), rises[problem], -np.inf)
-        self.height.set_data([T[between.argmax()]] * 2, [0, float(scan.numbers["barrier"][problem])])
+        self.height.set_data([T[between.argmax()]] * 2, [0, float(scan["barrier"][problem])])
         low, high = min(rises.min(), 0.0), max(rises.max(), 0.0)
         room = 0.05 * (high - low) or 1.0
         self.profiles.set_ylim(low - room, high + room)
@@ -254,9 +236,6 @@ class LandscapeExplorer(Explorer):
         self.shades.set_extent((0, 1, low, high))
         self.scale.set(xlim=(0, 1), ylim=(low, high))
         self.same.set_segments(contourpy.contour_generator(S.numpy(), ACROSS.numpy(), rises).lines(0.0))
-
-
-ENDS = ((0, "o", "truth"), (1, "X", "negative"))
 
 
 def _number(value: float | np.floating) -> str:

@@ -65,15 +65,15 @@ def test_read_outs_are_barrier_curvature_and_slope_by_differences(explorer):
     between = [energy(start + t * (end - start)) - energy(start) for t in np.linspace(0, 1, 21)]
     unit, h = (end - start) / (end - start).norm(), 1e-3
     ahead, here, behind = energy(start + h * unit), energy(start), energy(start - h * unit)
-    assert scan.numbers["barrier"][0] == pytest.approx(max(between), abs=1e-6)
-    assert scan.numbers["curvature"][0] == pytest.approx((ahead - 2 * here + behind) / h**2, rel=1e-3)
-    assert scan.numbers["slope"][0] == pytest.approx((ahead - behind) / (2 * h), rel=1e-3)
-    assert scan.optimal["curvature"][0] == pytest.approx(1 / sigma, rel=1e-6)
-    assert scan.optimal["slope"][0] == pytest.approx(float(eps @ unit), abs=1e-6)
+    assert scan["barrier"][0] == pytest.approx(max(between), abs=1e-6)
+    assert scan["curvature"][0] == pytest.approx((ahead - 2 * here + behind) / h**2, rel=1e-3)
+    assert scan["slope"][0] == pytest.approx((ahead - behind) / (2 * h), rel=1e-3)
+    assert scan["perfect curvature"][0] == pytest.approx(1 / sigma, rel=1e-6)
+    assert scan["perfect slope"][0] == pytest.approx(float(eps @ unit), abs=1e-6)
     told = {name: float(value.split()[0]) for name, value in explorer.readouts.items()}
-    for name, values in scan.numbers.items():
-        assert told[name] == pytest.approx(values[0], rel=1e-2, abs=1e-6)
-    assert told["mean barrier"] == pytest.approx(scan.numbers["barrier"].mean(), rel=1e-2, abs=1e-6)
+    for name in ("barrier", "curvature", "slope"):
+        assert told[name] == pytest.approx(scan[name][0], rel=1e-2, abs=1e-6)
+    assert told["mean barrier"] == pytest.approx(scan["barrier"].mean(), rel=1e-2, abs=1e-6)
 
 
 def test_the_barrier_is_drawn_from_the_truth_to_the_highest_point_before_the_negative(explorer):
