@@ -65,10 +65,11 @@ def test_it_lists_every_notebook():
     assert listed == sorted(path.stem for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def test_its_first_experiment_runs_and_orders_the_methods(tmp_path, monkeypatch, capsys):
+def test_its_first_experiment_runs_with_fewer_steps(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    assert "steps=400" in example
+    exec(compile(example.replace("steps=400", "steps=10"), "README.md", "exec"), {"__name__": "readme"})
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in printed] == ["none", "stock", "anm_orthogonal"]
-    assert all(0 < float(line[1]) < 0.5 and (tmp_path / "runs" / line[-1]).is_dir() for line in printed)
+    assert all(0 < float(line[1]) < 10 and (tmp_path / "runs" / line[-1]).is_dir() for line in printed)
