@@ -232,7 +232,7 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 def _console() -> Console:
     """Where people look, as wide as they have it; where nobody does, wide enough to cut nothing off."""
     console = terminal.console()
-    return console if console.is_terminal else terminal.console(width=400)
+    return console if console.is_terminal else terminal.console(width=200)
 
 
 def _indented(text: str) -> str:

@@ -14,7 +14,7 @@ from anm_nb.run import Manifest
 from anm_nb.store import get_or_train
 from anm_nb.terminal import plain
 
-ODD = "[/bold] [red]a[/red] :smile: [link=https://example.org]b[/link]"
+ODD = "[/bold] [red]a[/red] :smile: [link=https://a.org]b[/link]"
 HIDING = "\x1b[31mred\x1b[0m\x1b]0;title\x07 \x1b[2Jgone \u202eback \x9b1mC1 \b\b\r"
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from anm_nb.terminal import plain
+
 RUN_KEY = re.compile(r"[0-9a-f]{16}")
 SEEDS_NAMED = 4  # of more, how many there are
 
@@ -45,8 +47,8 @@ def shown(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _printable(name: str | None) -> str:
-    """A name out of a file, short and without control characters, which a terminal would obey."""
-    return "".join(each if each.isprintable() else "�" for each in (name or "–")[:60])
+    """A name out of a file, short and without control sequences, which a terminal would obey."""
+    return "".join(each if each.isprintable() else "�" for each in plain(name or "–")[:60])
 
 
 def used_runs(keys: Iterable[str], folder: Path) -> tuple[UsedRun, ...]:
