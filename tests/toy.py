@@ -8,7 +8,7 @@ from torch import nn
 from anm_nb.bounds import Seeds
 from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
-from anm_nb.training.run import train, trained
+from anm_nb.training.run import assemble, train
 from anm_nb.training.seeds import RowDraws, generator, initialise
 from anm_nb.training.stack import Stack
 
@@ -135,7 +135,7 @@ def toy_training(config, folder, seeds=(0,), host=None, device="cpu", **options)
 
 def toy_trained(config, folder, seeds=(0,), **options):
     """What such a training leaves."""
-    return trained(toy_training(config, folder, seeds, **options).run(), 1)
+    return assemble(toy_training(config, folder, seeds, **options).run(), 1)
 
 
 def assert_same(one, other):

@@ -16,7 +16,7 @@ from anm_nb.training.checkpoint import common_checkpoints, save_checkpoint
 from anm_nb.training.graph import StepGraphs, without_host
 from anm_nb.training.learner import Learner, Member, StepLosses
 from anm_nb.training.optimiser import StackOptimiser, update
-from anm_nb.training.progress import OutOfTime, time_is_limited, time_is_up, watched
+from anm_nb.training.progress import OutOfTime, progress_bar, time_is_limited, time_is_up
 from anm_nb.training.record import SeedRecord, by_prefix
 from anm_nb.training.stack import Stack
 
@@ -98,7 +98,7 @@ class Training:
         total, recorded = self.config.total_steps(), set(self.config.record_steps())
         steps = range(self.step, total + 1) if self.running() else range(0)
         self.began = time.perf_counter()
-        for step in watched(steps, self._name(), len(steps), shown):
+        for step in progress_bar(steps, self._name(), len(steps), shown):
             self.step = step
             if step % self.learner.block == 0:
                 self._save_or_leave()

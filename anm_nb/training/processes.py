@@ -20,7 +20,7 @@ from filelock import FileLock
 from anm_nb.training.checkpoint import last_good_checkpoint
 from anm_nb.training.learner import Member
 from anm_nb.training.loop import Training, checkpoint_of
-from anm_nb.training.progress import time_is_limited, watched
+from anm_nb.training.progress import progress_bar, time_is_limited
 from anm_nb.user_code import classes_of_the_user
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def train_in_processes(config: TrainingConfig, folder: Path) -> int:
             from concurrent.futures import as_completed
 
             futures = {executor.submit(_train_seed, config, seed, folder): seed for seed in waiting}
-            for future in watched(as_completed(futures), f"seeds, {count} at a time", len(futures)):
+            for future in progress_bar(as_completed(futures), f"seeds, {count} at a time", len(futures)):
                 said[futures[future]] = future.result()
     finally:
         for seed in waiting:

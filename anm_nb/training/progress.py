@@ -41,7 +41,7 @@ def time_is_up() -> bool:
     return deadline is not None and time.monotonic() > deadline
 
 
-def watched(items: Iterable[Item], what: str, total: int, shown: bool = True) -> Iterable[Item]:
+def progress_bar(items: Iterable[Item], what: str, total: int, shown: bool = True) -> Iterable[Item]:
     """The same, with a bar where somebody can see it: in a terminal, or in a kernel that a Jupyter server started."""
     if shown and (sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ):
         return tqdm(items, desc=what, total=total, leave=False)

@@ -47,7 +47,7 @@ def train(config: TrainingConfig, folder: Path) -> Trained:
         for seed in config.seeds:  # those that are trained already are only read
             member = Member(config, seed)
             finished += Training(config.make_learner([member], device), [member], [folder], device).run()
-    return trained(finished, processes)
+    return assemble(finished, processes)
 
 
 def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -> list[Trained]:
@@ -63,10 +63,10 @@ def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -
     with arithmetic(configs[0]):
         records = Training(configs[0].make_learner(members, device), members, own, device).run()
     rest = iter(records)
-    return [trained([next(rest) for _ in config.seeds], 1) for config in configs]
+    return [assemble([next(rest) for _ in config.seeds], 1) for config in configs]
 
 
-def trained(records: Sequence[SeedRecord], processes: int) -> Trained:
+def assemble(records: Sequence[SeedRecord], processes: int) -> Trained:
     """The records of one config's seeds together."""
     return Trained(
         metrics=pd.DataFrame([row for record in records for row in record.rows]),

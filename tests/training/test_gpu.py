@@ -13,7 +13,7 @@ from toy import Killed, ToyConfig, assert_same, toy_training
 
 from anm_nb.training.learner import Member
 from anm_nb.training.loop import NonFiniteLoss, Training
-from anm_nb.training.run import arithmetic, train_together, trained
+from anm_nb.training.run import arithmetic, assemble, train_together
 
 pytestmark = pytest.mark.gpu
 
@@ -37,7 +37,7 @@ def ran(config, folder, seeds=(0, 1)):
     """That training once it has run, and what it leaves."""
     with arithmetic(config):
         training = begun(config, folder, seeds)
-        return training, trained(training.run(), 1)
+        return training, assemble(training.run(), 1)
 
 
 def graphs(training):
@@ -175,4 +175,4 @@ def test_other_work_on_the_gpu_between_steps_changes_nothing(tmp_path):
         return inputs(step)
 
     training.learner.inputs = busy
-    assert_same(trained(training.run(), 1), whole)
+    assert_same(assemble(training.run(), 1), whole)
