@@ -193,11 +193,11 @@ REFUSALS = {
     "lr nan": "lr = nan: should be a finite number",
     "seeds []": "seeds = []: needs at least 1 item",
     "seeds [0,0]": "seeds = [0, 0]: each may appear once",
-    "task invers": "unknown task 'invers' (did you mean 'inverse'?)",
+    "task invers": "task: unknown task 'invers' (did you mean 'inverse'?)",
     "steps -5": "steps = -5: should be greater than 0",
     "steps 1e2": "steps = 100.0: should be a valid integer",
     "width wide": "width = 'wide': should be a valid integer",
-    "strategies [stok]": "unknown negative strategy 'stok' (did you mean 'stock'?)",
+    "strategies [stok]": "strategies.0: unknown negative strategy 'stok' (did you mean 'stock'?)",
 }
 # Runs the cells that papermill would up to the check, in one IPython for all cases, and prints how each check ended.
 CHECK = """

@@ -94,9 +94,11 @@ def installed(tmp_path):
 
 def run_installed(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, [str(installed / "site"), *other_paths()]))
+    environment = {name: value for name, value in os.environ.items() if name != "ANM_NB_OUTPUTS"}
+    environment["PYTHONPATH"] = path
     return subprocess.run(
         [sys.executable, "-P", *arguments],
-        cwd=cwd, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
+        cwd=cwd, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

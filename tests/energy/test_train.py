@@ -122,7 +122,7 @@ def test_columns_are_named_as_the_design_names_them(trained):
 
 def test_without_negatives_nothing_contrastive_is_recorded(trained):
     assert not (CONTRAST | MINER) & set(trained["none"].metrics)
-    assert set(trained["none"].trace) == {"dev_margins", "probe_x", "probe_y"}
+    assert set(trained["none"].trace) == {"dev_margins", "dev_levels", "probe_x", "probe_y", "probe_negatives"}
     assert set(trained["anm"].trace) - set(trained["none"].trace) == {"margins", "illegitimate_by_level"}
 
 

@@ -1,6 +1,7 @@
 """Cases run side by side, fail alone, and leave nothing half-written."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -73,7 +74,8 @@ def test_a_case_runs_in_this_interpreter_beside_its_notebook_with_its_share_of_c
 
 def test_peak_memory_is_that_of_the_kernel(ran):
     report = ran[1][0]
-    assert MIB < report.peak_mib < MIB + 200
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # which Linux counts for what a process starts
+    assert MIB < report.peak_mib < max(MIB, own) + 200
     assert 0.5 < report.seconds < 120
 
 

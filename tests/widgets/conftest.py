@@ -27,7 +27,7 @@ def store(tmp_path_factory):
         margins = ExploreMargins(**SMALL, strategies=["none", "anm"], board=BOARD)
         routing = ExploreRouting(epochs=2, train_samples=32, dev_samples=8, test_samples=8, width=8, seeds=[0, 1])
         energies, board = margins.get_or_train(), margins.get_or_train_board()
-        yield outputs, Stored(energies, board, routing.get_or_train())
+        return outputs, Stored(energies, board, routing.get_or_train())
 
 
 @pytest.fixture
