@@ -67,7 +67,10 @@ def connected(scheduler: str | None, jobs: int | None) -> Iterator[Client]:
     protocol, host, port = address.groups()
     try:
         if protocol != "ucx":  # Dask's own attempts where nothing listens end in tracebacks long after
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+            with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as tried:
+                # a scheduler speaks first; to a server that stays silent Dask's client would listen without end
+                if protocol in (None, "tcp") and not tried.recv(1):
+                    raise OSError("the connection was closed")
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ParameterError(f"--scheduler {scheduler}: no Dask scheduler answers there: {error}") from None

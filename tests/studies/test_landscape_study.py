@@ -90,7 +90,7 @@ def test_weights_that_a_run_does_not_have_are_refused(trained):
 
 def test_a_run_of_another_family_is_refused(tmp_path):
     run = Run(tmp_path)
-    run.__dict__ |= {"config": RankingConfig(), "summary": {"family": "ranking"}}
+    run.__dict__.update(config=RankingConfig(), summary={"family": "ranking"})
     with pytest.raises(ParameterError, match="its config is RankingConfig, which trains no energy"):
         trained_energy(run, 0)
 
