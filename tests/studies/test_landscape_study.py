@@ -88,9 +88,10 @@ def test_weights_that_a_run_does_not_have_are_refused(trained):
         measured({"none": plain}, LEVELS)
 
 
-def test_a_run_of_another_family_is_refused(tmp_path):
+def test_a_run_of_another_family_is_refused(tmp_path, monkeypatch):
     run = Run(tmp_path)
-    run.__dict__.update(config=RankingConfig(), summary={"family": "ranking"})
+    monkeypatch.setattr(Run, "summary", {"family": "ranking"})
+    monkeypatch.setattr(Run, "config", RankingConfig())
     with pytest.raises(ParameterError, match="its config is RankingConfig, which trains no energy"):
         trained_energy(run, 0)
 
