@@ -74,7 +74,7 @@ def last_good_checkpoint(path: Path, seed: int | None = None) -> tuple[dict[str,
 def common_checkpoints(paths: Sequence[Path], seeds: Sequence[int]) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
     """A checkpoint of each seed, those that have not ended all at the newest step that every one of them has.
 
-    None where there is no such step: training starts from the beginning.
+    Empty where there is no such step: training starts from the beginning.
     """
     found = [good_checkpoints(path, seed) for path, seed in zip(paths, seeds, strict=True)]
     if not all(found):

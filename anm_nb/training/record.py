@@ -51,7 +51,8 @@ class SeedRecord:
 
     def score_reached(self, config: TrainingConfig) -> bool:
         """Whether the best selection score is as good as `stop_at_score` asks for."""
-        return bool(self.selection) and self.selection["score"] >= (config.stop_at_score or math.inf)
+        enough = config.stop_at_score
+        return enough is not None and bool(self.selection) and self.selection["score"] >= enough
 
     def stops(self, config: TrainingConfig) -> bool:
         """Whether nothing is left to gain, or nothing was gained for `patience` measurements."""

@@ -7,6 +7,9 @@ import pytest
 import torch
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
+from anm_nb.training.learner import Measurement
+from anm_nb.training.record import SeedRecord
+
 NAN = math.nan
 CONFIG = ToyConfig(record_every=1, decay=0.6)
 
@@ -108,3 +111,10 @@ def test_a_resumed_stack_selects_and_stops_as_one_that_was_left_alone(killed_at,
         toy_trained(PATIENT, tmp_path / "resumed", tuple(MANY), scores=MANY, die_at=killed_at)
     for _ in range(2):  # the second time everything is there already
         assert_same(toy_trained(PATIENT, tmp_path / "resumed", tuple(MANY), scores=MANY), whole)
+
+
+@pytest.mark.parametrize(("score", "enough", "stops"), [(0.0, 0.0, True), (-0.1, 0.0, False), (0.5, None, False)])
+def test_a_score_of_zero_is_one_to_stop_at(score, enough, stops):
+    record = SeedRecord(0)
+    record.add({"step": 0}, Measurement({}, selection=score), {}, 0.0)
+    assert record.stops(ToyConfig(stop_at_score=enough)) == stops
