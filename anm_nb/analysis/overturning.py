@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from anm_nb.analysis.anm_verdict import NAME as VERDICT
 from anm_nb.analysis.answers import PERCENT
@@ -17,6 +20,7 @@ from anm_nb.analysis.resampling import RESAMPLES, paired_bootstrap
 from anm_nb.analysis.stats import POWER, RESOLUTION, detection_power, finite_pairs, paired_difference
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS
+from anm_nb.config import ParameterError
 from anm_nb.files import project_root
 from anm_nb.run import flat
 from anm_nb.yaml_file import read_yaml

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -219,7 +219,7 @@ def detectable_difference(first: ArrayLike, second: ArrayLike, alpha: float = AL
     n = len(differences)
     if n < 2:
         return Interval(NAN, NAN, NAN)
-    tails = stats.chi2.ppf([(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2], n - 1)
+    tails = [float(stats.chi2.ppf(tail, n - 1)) for tail in ((1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2)]
     effect = detectable_effect(n, POWER, alpha) * float(differences.std(ddof=1))
     return Interval(effect, *(float(effect * np.sqrt((n - 1) / tail)) for tail in tails))
 
@@ -267,7 +267,7 @@ def survival_median(times: ArrayLike, followed: ArrayLike | float = np.inf) -> I
     curve = stats.ecdf(stats.CensoredData(uncensored=at[seen], right=until[~seen])).sf
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that the band has no ends where the curve is 0
-        band = curve.confidence_interval(CONFIDENCE, method="log-log")
+        band: Any = curve.confidence_interval(CONFIDENCE, method="log-log")
 
     def half(survival: np.ndarray) -> float:
         reached = np.flatnonzero(survival <= 0.5)

@@ -96,7 +96,7 @@ def test_a_bounded_interval_moves_with_its_bounds():
     taus = np.array([0.2, 0.9, 0.95])
     as_shares = bounded_interval((taus + 1) / 2)
     assert bounded_interval(taus, -1, 1) == pytest.approx([2 * end - 1 for end in as_shares])
-    with pytest.raises(ParameterError, match="score 1.2: must lie between 0"):
+    with pytest.raises(ParameterError, match=r"score 1\.2: must lie between 0"):
         bounded_interval([1.2, 0.5])
 
 
