@@ -2,9 +2,10 @@
 
     python benchmarks/tuning_study.py --budget SECONDS --out FOLDER [--task inverse] [--size 5] [--commit ID] [--tiny]
 
-FOLDER gets tuning.parquet (all runs on the tuning seeds), choices.parquet, confirmation.parquet (curves on fresh
-seeds), provenance.json and log.txt; FOLDER/work holds finished stacks and checkpoints, so that the same command goes on
-where time was up (exit status 3). Only torch and the package's light dependencies are needed.
+FOLDER gets a kept result, to be copied to outputs/reference/16_anm_verdict: metrics.parquet (curves on fresh seeds),
+tuning.parquet (all runs on the tuning seeds), choices.parquet, reference_scores.parquet, provenance.json, and beside
+them study.json and log.txt. FOLDER/work holds finished stacks and checkpoints, so that the same command goes on where
+time was up (exit status 3). Only torch and the package's light dependencies are needed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,10 @@ TINY: dict[str, Any] = {
     "width": 16,
     "batch": 16,
     "steps": 8,
-    "methods": ("none", "stock", "anm_orthogonal"),
+    "methods": ("none", "anm_orthogonal"),
     "lrs": (0.01, 0.02),
     "tuning_seeds": (100, 101),
-    "growth": 1,
+    "growth": 0,
     "seeds": (200, 201, 202),
     "records": 4,
     "dev_examples": 16,
@@ -46,7 +48,9 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     import torch
 
-    from anm_nb.energy.tuning import Tuning, best_settings, choices, confirm, tune
+    from anm_nb import store
+    from anm_nb.energy.tuning import Tuning, best_settings, choices, confirm, confirmation, tune
+    from anm_nb.tasks.base import reference_scores
     from anm_nb.training.progress import OutOfTime, time_limit
 
     log, started = Log(asked.out / "log.txt"), time.time()
@@ -54,7 +58,8 @@ def main() -> int:
     study = Tuning(**values | (TINY if asked.tiny else {}))
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     log(f"{study.task}, size {study.size}, on {card}, torch {torch.__version__}, for {asked.budget:g} s")
-    status = 0
+    facts = partial(_provenance, asked, card, torch.__version__)
+    (asked.out / "study.json").write_text(study.model_dump_json(indent=1) + "\n", encoding="utf-8")
     try:
         with time_limit(asked.budget):
             tuning = tune(study, work, log)
@@ -62,17 +67,29 @@ def main() -> int:
             chosen = choices(tuning)
             chosen.to_parquet(asked.out / "choices.parquet")
             log(f"chosen:\n{chosen.to_string()}")
-            confirmation = confirm(study, best_settings(tuning), work, log)
-            confirmation.to_parquet(asked.out / "confirmation.parquet")
-            last = confirmation.groupby(["method", "seed"], sort=False).last()
-            shown = last.groupby("method", sort=False)[["step", "multiply_adds", "step_ms", "dev", "test_same"]].mean()
-            log(f"confirmed:\n{shown.to_string()}")
+            runs = confirmation(study, best_settings(tuning))
+            confirmed = confirm(study, runs, work, log)
     except OutOfTime as error:
         log(f"goes on next time: {error}")
-        status = UNFINISHED
-    _write_provenance(asked, study, card, torch.__version__, time.time() - started, status == 0)
-    log(f"{'finished' if status == 0 else 'stopped'} after {time.time() - started:.0f} s")
-    return status
+        return UNFINISHED
+    confirmed.to_parquet(asked.out / "metrics.parquet")
+    task = runs[0][1].make_task()
+    reference_scores({study.task: task}, 2000, seed=0).to_parquet(asked.out / "reference_scores.parquet")
+    kept = {
+        named["method"]: {
+            "key": store.run_key(config),
+            "config": config.model_dump(mode="json"),
+            "provenance": facts(time.time() - started),
+        }
+        for named, config in runs
+    }
+    text = json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False)
+    (asked.out / "provenance.json").write_text(text + "\n", encoding="utf-8")
+    last = confirmed.groupby(["method", "seed"], sort=False).last()
+    shown = last.groupby("method", sort=False)[["step", "multiply_adds", "step_ms", "dev", "test_same"]].mean()
+    log(f"confirmed:\n{shown.to_string()}")
+    log(f"finished after {time.time() - started:.0f} s")
+    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -87,31 +104,21 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _write_provenance(
-    asked: argparse.Namespace, study: Any, card: str, version: str, seconds: float, finished: bool
-) -> None:
-    from anm_nb.energy.tuning import METHODS
-
-    path = asked.out / "provenance.json"
-    earlier = json.loads(path.read_text("utf-8"))["seconds"] if path.exists() else 0.0
+def _provenance(asked: argparse.Namespace, card: str, version: str, seconds: float) -> dict[str, Any]:
+    """What `store` keeps of a run, as far as one process can say it of all of them."""
     commit = asked.commit
     if not commit:
         from anm_nb.provenance import checkout_state
 
         commit = checkout_state()["commit"] or ""
-    facts = {
-        "study": study.model_dump(mode="json"),
-        "methods": {name: METHODS[name] for name in study.methods},
+    return {
         "command": " ".join(["tuning_study.py", *(Path(word).name for word in sys.argv[1:])]),
         "commit": commit,
         "device": card,
         "versions": {"torch": version, "python": sys.version.split()[0]},
-        "precision": "float32",
-        "seconds": round(earlier + seconds, 1),
-        "done": finished,
+        "wall_seconds": round(seconds, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    path.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from anm_nb.bounds import Decay, Distinct, Examples, Fraction, LearningRate, Records, Seeds, Size, Steps, Width
 from anm_nb.config import ParameterError, Parameters, unknown_name
-from anm_nb.energy.stacked_runs import multiply_adds, train_stacks
+from anm_nb.energy.stacked_runs import NamedConfig, multiply_adds, train_stacks
 from anm_nb.energy.train import EnergyConfig
 
 WEIGHT_FACTORS = (0.5, 2.0, 4.0)  # on the published contrastive weight, which the first stage has
@@ -92,6 +92,7 @@ class Tuning(Parameters):
     )
     lr_final: Fraction = 0.05
     ema_decay: Decay = 0.99
+    n_options: Annotated[int, Field(ge=0, le=5)] = 5  # of each method, the same number, beside the learning rate
     tuning_seeds: Seeds = (100, 101, 102)
     growth: Annotated[int, Field(ge=0, le=10)] = 4  # times that the grid may grow at the edges, in each stage
     seeds: Seeds = tuple(range(200, 212))
@@ -130,7 +131,7 @@ class Tuning(Parameters):
         for each in best:
             own = [each._replace(option=option) for option in METHODS[each.method] if option]
             own += [each._replace(weight=factor * each.weight) for factor in WEIGHT_FACTORS if each.weight]
-            found += [one._replace(lr=factor * each.lr) for one in own for factor in (0.5, 1.0, 2.0)]
+            found += [one._replace(lr=factor * each.lr) for one in own[: self.n_options] for factor in (0.5, 1.0, 2.0)]
         return found
 
 
@@ -203,19 +204,18 @@ def choices(table: pd.DataFrame) -> pd.DataFrame:
     return best.assign(settings_tried=counts, on_an_edge=[bool(each) for each in edges])
 
 
-def confirm(study: Tuning, chosen: Sequence[Setting], folder: Path, log: Callable[[str], None] = print) -> pd.DataFrame:
-    """The chosen settings on fresh seeds, with records all along; a row for each run, seed and record.
+def confirmation(study: Tuning, chosen: Sequence[Setting]) -> list[NamedConfig]:
+    """The runs on fresh seeds: every chosen setting, and plain denoising and stock negatives at equal compute.
 
     `budget` is "steps" for runs of equal length. "multiply-adds" is that of the dearest mined method (one whose name
     begins with anm): plain denoising and stock negatives with as many more steps, plain with as much larger a batch.
-    Columns beside the metrics: multiply_adds, of one seed up to that step; step_ms, of all seeds together.
     """
 
     def config(setting: Setting, **changes: Any) -> EnergyConfig:
         return study.config(setting, study.seeds, record_every=None, records=study.records, **changes)
 
     macs = {each.method: multiply_adds(config(each)) for each in chosen}
-    runs = [({**each._asdict(), "budget": "steps"}, config(each)) for each in chosen]
+    runs: list[NamedConfig] = [({**each._asdict(), "budget": "steps"}, config(each)) for each in chosen]
     most = max((count for name, count in macs.items() if name.startswith("anm")), default=max(macs.values()))
     for each in (each for each in chosen if each.method in ("none", "stock")):
         ratio = most / macs[each.method]
@@ -224,6 +224,16 @@ def confirm(study: Tuning, chosen: Sequence[Setting], folder: Path, log: Callabl
         for what, change in changes.items():
             named = {**each._asdict(), "method": f"{each.method}, {what}", "budget": "multiply-adds"}
             runs.append((named, config(each, **change)))
+    return runs
+
+
+def confirm(
+    study: Tuning, runs: Sequence[NamedConfig], folder: Path, log: Callable[[str], None] = print
+) -> pd.DataFrame:
+    """Train what `confirmation` lists, with records all along: a row for each method, seed and record.
+
+    Columns beside the metrics: multiply_adds, of one seed up to that step; step_ms, of all seeds together.
+    """
     table = train_stacks(runs, "confirmation", folder, study.test_examples, log, timed=True)
     per_step = {name["method"]: multiply_adds(config) for name, config in runs}
     return table.assign(multiply_adds=table["method"].map(per_step) * table["step"])

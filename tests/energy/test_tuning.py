@@ -8,7 +8,7 @@ import pytest
 from anm_nb.config import ParameterError
 from anm_nb.energy.stacked_runs import multiply_adds
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.energy.tuning import METHODS, Setting, Tuning, best_settings, beyond, choices, confirm, tune
+from anm_nb.energy.tuning import METHODS, Setting, Tuning, best_settings, beyond, choices, confirm, confirmation, tune
 
 TINY = {"size": 2, "width": 8, "batch": 8, "steps": 4, "dev_examples": 4, "test_examples": 4, "records": 3}
 
@@ -62,7 +62,7 @@ def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(t
     trained = len(said)
     pd.testing.assert_frame_equal(tune(study, tmp_path, said.append), runs)
     assert len(said) == trained
-    confirmed = confirm(study, best_settings(runs), tmp_path, said.append)
+    confirmed = confirm(study, confirmation(study, best_settings(runs)), tmp_path, said.append)
     assert set(confirmed["method"]) == {"none", "anm", "none, more steps", "none, larger batch"}
     ends = confirmed.groupby("method")[["steps", "multiply_adds"]].max()
     one_step = ends.loc["none, more steps", "multiply_adds"] / ends.loc["none, more steps", "steps"]
