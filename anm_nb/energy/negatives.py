@@ -12,17 +12,19 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkabl
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.config import ParameterError, Parameters, Registry, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
 from anm_nb.energy.miner import Energy, Mined, MinerConfig, at_length, mine
-from anm_nb.energy.networks import Model, energy_given
+from anm_nb.energy.networks import Inputs, Model, Targets, energy_given
 from anm_nb.energy.sampler import Form, descend
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.tasks.base import Clues, DenoisingTask
 from anm_nb.training.seeds import RowDraws
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class MiningProblem:
     """
 
     task: DenoisingTask
-    x: Float[Tensor, "b x_dim"]
-    y_pos: Float[Tensor, "b y_dim"]
+    x: Inputs
+    y_pos: Targets
     noise: SharedNoise  # levels k and ε that positive and negative share
     model: Model  # the network in training
     averaged: Model  # its EMA, in eval mode and without gradients
@@ -54,7 +56,7 @@ class MiningProblem:
         """Energies of noised points under the network in training; with gradients if first asked for with them."""
         return energy_given(self.model, self.x, self.noise.k)
 
-    def impose(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, "b y_dim"]:
+    def impose(self, y: Targets) -> Targets:
         """y with the clues, if any, in place."""
         return y if self.clues is None else self.clues.impose(y)
 
@@ -98,16 +100,17 @@ def named_negatives(name: str) -> NegativeStrategy | None:
 def strategy_from(value: Any) -> Any:
     """A strategy from its name, or from {"name": …, options}; anything else as it is, for pydantic to judge."""
     if isinstance(value, str):
-        return get_negatives(value)
+        return None if value == "none" else get_negatives(value)
     return get_negatives(**value) if isinstance(value, dict) and "name" in value else value
 
 
-def strategy_to_json(strategy: NegativeStrategy) -> dict[str, Any]:
+def strategy_to_json(strategy: NegativeStrategy | None) -> dict[str, Any] | str:
     """What `strategy_from` reads back."""
-    return {"name": strategy.name, **strategy.model_dump(mode="json")}
+    return {"name": strategy.name, **strategy.model_dump(mode="json")} if strategy else "none"
 
 
-Negatives = Annotated[NegativeStrategy, BeforeValidator(strategy_from), PlainSerializer(strategy_to_json)]
+_FROM, _TO = BeforeValidator(strategy_from), PlainSerializer(strategy_to_json)
+Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]
 
 
 @register_negatives
@@ -125,7 +128,6 @@ class Stock(NegativeStrategy):
     form: Form = "paper"
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives by the published recipe."""
         return Mined(problem.impose(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws)))
 
     def _settled(self, problem: MiningProblem) -> Tensor:
@@ -148,7 +150,6 @@ class Random(NegativeStrategy):
     orthogonal_to_noise: bool = False
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives that look at neither the energy nor the problem."""
         y_pos = problem.y_pos
         length = self.eps * y_pos.norm(dim=1)
         shift = problem.draws.normal(y_pos.shape).to(y_pos.dtype)
@@ -165,7 +166,7 @@ class Anm(NegativeStrategy):
     """Adversarial negative mining: low EMA energy within a ball around the truth (ANM checklist, section B).
 
     `ball` "l2" has radius `miner.eps`·‖y⁺‖; "linf" is the box inscribed in it, of half-width `miner.eps`·‖y⁺‖/√y_dim.
-    Clues stay in place. `orthogonal_to_noise` keeps y⁻ − y⁺ ⟂ ε, which makes every negative legitimate
+    Clues stay in place. `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, which makes every negative legitimate
     (`SharedNoise.optimal_margin`); without it the miner removes the positive's noise instead of finding an error.
     """
 
@@ -174,18 +175,22 @@ class Anm(NegativeStrategy):
     ball: Literal["l2", "linf"] = "l2"
     miner: MinerConfig = Field(default_factory=MinerConfig)
 
+    @model_validator(mode="after")
+    def _projects(self) -> Anm:
+        if self.ball == "linf" and self.orthogonal_to_noise:
+            raise ValueError("ball = 'linf': should be 'l2' with orthogonal_to_noise")
+        return self
+
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives mined against the EMA energy."""
         constraint, sources = self.constraint(problem), problem.draws.generators
         return mine(problem.energy, problem.y_pos, constraint, self.miner, sources, in_training=True)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
         """The ball around each truth."""
-        normal = problem.noise.eps if self.orthogonal_to_noise else None
         radius = self.miner.eps * problem.y_pos.norm(dim=1)
-        box = self.ball == "linf"
-        kind, radius = (LinfBall, radius / problem.y_pos.shape[1] ** 0.5) if box else (L2Ball, radius)
-        return kind(problem.y_pos, radius, normal, problem.given)
+        if self.ball == "linf":
+            return LinfBall(problem.y_pos, radius / problem.y_pos.shape[1] ** 0.5, problem.given)
+        return L2Ball(problem.y_pos, radius, problem.noise.eps if self.orthogonal_to_noise else None, problem.given)
 
 
 @register_negatives
@@ -252,7 +257,7 @@ class AnmSimplexLegitimate(AnmSimplex):
     legitimate: bool = True
 
 
-def change_margin(problem: MiningProblem, classes: int) -> Float[Tensor, "b y_dim"]:
+def change_margin(problem: MiningProblem, classes: int) -> Targets:
     """m* of changing one decision of the truth: to each class, or, when each entry is a sign, to the other sign.
 
     Zero at the true classes. Elsewhere the shift Δ is 2 at the new class and −2 at the true one, so ‖Δ‖² = 8 and
@@ -263,7 +268,7 @@ def change_margin(problem: MiningProblem, classes: int) -> Float[Tensor, "b y_di
     if classes == 1:
         return 2 * signal**2 / sigma - 2 * signal * y_pos * noise.eps
     of_truth = (noise.eps * (y_pos > 0)).unflatten(1, (-1, classes)).sum(2)
-    gain = noise.eps - of_truth.unsqueeze(2).expand(-1, -1, classes).flatten(1)
+    gain = noise.eps - of_truth.repeat_interleave(classes, dim=1)
     return (4 * signal**2 / sigma + 2 * signal * gain).masked_fill(y_pos > 0, 0.0)
 
 
@@ -277,13 +282,12 @@ class Mixed(NegativeStrategy):
     """
 
     name = "mixed"
-    first: Negatives = Field(default_factory=AnmOrthogonal)
-    second: Negatives = Field(default_factory=Stock)
-    fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-    fraction_at_start: Annotated[float, Field(ge=0, le=1)] | None = None
+    first: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=AnmOrthogonal)
+    second: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=Stock)
+    fraction: Share = 0.5
+    fraction_at_start: Share | None = None
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives of both kinds, each in its own rows."""
         place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (problem.seeds, -1)).argsort(1)
         mined = (place < (self.share(problem.progress.double()) * place.shape[1]).round()).flatten()
         first, second = self.first.propose(problem), self.second.propose(problem)

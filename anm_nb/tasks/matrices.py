@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,20 +25,18 @@ class Addition(MatrixTask):
     """y = A + B with entries of A, B from U(−1, 1), from U(−2.5, 2.5) when harder; x holds both, flattened."""
 
     name = "addition"
-    harder_clamp: ClassVar[float | None] = 5.0  # a sum of two entries within ±2.5
+    harder_clamp = 5.0  # a sum of two entries within ±2.5
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.x_dim = 2 * self.y_dim
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n pairs of matrices and their sums."""
         bound = 2.5 if harder else 1.0
         x = torch.rand(n, self.x_dim, generator=generator, device=device).mul_(2 * bound).sub_(bound)
         return Batch(x, self.solve(x))
 
     def solve(self, x: Float[Tensor, "n x_dim"]) -> Float[Tensor, "n y_dim"]:
-        """The sum itself."""
         first, second = x.chunk(2, dim=1)
         return first + second
 
@@ -47,10 +45,9 @@ class Inverse(MatrixTask):
     """y = M⁻¹ for M = A + Aᵀ + ridge·I, A = B Bᵀ, entries of B from U(−1, 1); the ridge is 0.5, and 0.1 when harder."""
 
     name = "inverse"
-    harder_clamp: ClassVar[float | None] = 10.0  # no eigenvalue of M lies below 0.1
+    harder_clamp = 10.0  # no eigenvalue of M lies below 0.1
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n matrices and their inverses, both flattened."""
         size = self.options.size
         factor = torch.rand(n, size, size, generator=generator, device=device).mul_(2).sub_(1)
         product = factor @ factor.mT
@@ -80,8 +77,8 @@ class LowRank(MatrixTask):
     """
 
     name = "lowrank"
-    harder_clamp: ClassVar[float | None] = 10.0  # fifteen standard deviations of an entry at 20 × 20
-    solver: ClassVar[str] = "soft-impute"
+    harder_clamp = 10.0  # fifteen standard deviations of an entry at 20 × 20
+    solver = "soft-impute"
 
     @property
     def noise_norm(self) -> float:
@@ -89,7 +86,6 @@ class LowRank(MatrixTask):
         return NOISE * 2 * (self.options.size * SEEN) ** 0.5
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> LowRankBatch:
-        """n matrices and what is seen of them."""
         size = self.options.size
         left, right = torch.randn(2, n, size, max(1, size // 2), generator=generator, device=device)
         clean = (left @ right.mT).flatten(1) / (size / 4 if harder else size)
