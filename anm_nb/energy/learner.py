@@ -164,9 +164,10 @@ class EnergyLearner:
         if strategy is None:
             return StepLosses(loss_mse, {"loss_mse": loss_mse})
         contrast = contrast_of(problem, strategy, noised, e_pos, self.config.probes)
-        if self.config.soft_label:
+        rows = strategy.loss(problem, contrast.mined.y_neg, e_pos, contrast.e_neg)
+        if rows is None and self.config.soft_label:
             rows = soft_info_nce(e_pos, contrast.e_neg, contrast.optimal_margin)
-        else:
+        elif rows is None:
             rows = info_nce(e_pos, contrast.e_neg)
         loss_con = self.model.apart(rows).mean(1)
         weighted = weight.float() * loss_con

@@ -20,7 +20,7 @@ from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimpl
 from anm_nb.energy.miner import Energy, Mined, MinerConfig, at_length, mine
 from anm_nb.energy.networks import Inputs, Model, Targets, energy_given
 from anm_nb.energy.sampler import Form, descend
-from anm_nb.energy.schedule import SharedNoise
+from anm_nb.energy.schedule import SharedNoise, Values
 from anm_nb.tasks.base import Clues, DenoisingTask
 from anm_nb.training.seeds import RowDraws
 
@@ -31,8 +31,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class MiningProblem:
     """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
 
-    A strategy need not know of the seeds. On a GPU it is captured: it chooses by `torch.where`, and may look at no
-    value of a tensor (`.item()`, `if`, `x[mask]`).
+    On a GPU a strategy is captured: it chooses by `torch.where`, and may look at no value (`.item()`, `if`, `x[mask]`).
     """
 
     task: DenoisingTask
@@ -62,13 +61,8 @@ class MiningProblem:
 
     @property
     def given(self) -> Bool[Tensor, "b y_dim"] | None:
-        """Which entries are clues, where there are any."""
+        """Which entries are clues."""
         return None if self.clues is None else self.clues.mask
-
-    @property
-    def seeds(self) -> int:
-        """How many equal blocks of rows there are."""
-        return len(self.draws.generators)
 
 
 class NegativeStrategy(Parameters):
@@ -80,8 +74,12 @@ class NegativeStrategy(Parameters):
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives [batch, y_dim] in clean y-space. Runs without gradients to any weights."""
 
+    def loss(self, problem: MiningProblem, y_neg: Targets, e_pos: Values, e_neg: Values) -> Values | None:
+        """A loss of its own of each pair, in place of the contrastive one; None: `info_nce` or its soft form."""
+        return None
 
-STRATEGIES: Registry[NegativeStrategy] = Registry("negative strategy")
+
+STRATEGIES: Registry[NegativeStrategy] = Registry("negative strategy", {"mrncl": "anm_nb.energy.mrncl:Mrncl"})
 register_negatives = STRATEGIES.register
 
 
@@ -100,7 +98,7 @@ def named_negatives(name: str) -> NegativeStrategy | None:
 def strategy_from(value: Any) -> Any:
     """A strategy from its name, or from {"name": …, options}; anything else as it is, for pydantic to judge."""
     if isinstance(value, str):
-        return None if value == "none" else get_negatives(value)
+        return named_negatives(value)
     return get_negatives(**value) if isinstance(value, dict) and "name" in value else value
 
 
@@ -136,7 +134,7 @@ class Stock(NegativeStrategy):
         start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps).as_subclass(Tensor)
         size, steps, bound, later = schedule.step_size(k), self.descent_steps, schedule.signal(k) * clamp, 1.0
         if self.form == "released":
-            by_seed = bound.unflatten(0, (problem.seeds, -1))
+            by_seed = bound.unflatten(0, (len(problem.draws.generators), -1))
             bound, later = by_seed[:, :1].expand_as(by_seed).flatten(0, 1), clamp
         return schedule.to_clean(descend(problem.noised_energy, start, size, bound, steps, later=later), k)
 
@@ -153,12 +151,11 @@ class Random(NegativeStrategy):
         y_pos = problem.y_pos
         length = self.eps * y_pos.norm(dim=1)
         shift = problem.draws.normal(y_pos.shape).to(y_pos.dtype)
-        if not self.orthogonal_to_noise and problem.clues is None:
-            return Mined(y_pos + at_length(shift, length))
         normal = problem.noise.eps if self.orthogonal_to_noise else None
+        if normal is None and problem.clues is None:
+            return Mined(y_pos + at_length(shift, length))
         ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
-        shift = ball.tangent(at_length(ball.tangent(shift), length))  # again, as rounding was stretched too
-        return Mined(y_pos + shift)
+        return Mined(y_pos + ball.tangent(at_length(ball.tangent(shift), length)))  # again: rounding was stretched too
 
 
 @register_negatives
@@ -166,7 +163,7 @@ class Anm(NegativeStrategy):
     """Adversarial negative mining: low EMA energy within a ball around the truth (ANM checklist, section B).
 
     `ball` "l2" has radius `miner.eps`·‖y⁺‖; "linf" is the box inscribed in it, of half-width `miner.eps`·‖y⁺‖/√y_dim.
-    Clues stay in place. `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, which makes every negative legitimate
+    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, which makes every negative legitimate
     (`SharedNoise.optimal_margin`); without it the miner removes the positive's noise instead of finding an error.
     """
 
@@ -231,8 +228,7 @@ class AnmSimplex(NegativeStrategy):
         def changed(y: Tensor) -> Tensor:
             return answers.decisions_changed(answers.nearest_vertex(y), y_pos)
 
-        sources = problem.draws.generators
-        near, energy = (lambda y: changed(y) == 0), problem.energy
+        near, energy, sources = (lambda y: changed(y) == 0), problem.energy, problem.draws.generators
         mined = mine(energy, y_pos, answers, self.miner, sources, near=near, in_training=True)
         log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
@@ -242,8 +238,7 @@ class AnmSimplex(NegativeStrategy):
         task, y_pos = problem.task, problem.y_pos
         if not isinstance(task, DiscreteTask):
             raise ParameterError(f"negatives '{self.name}': task '{task.name}' is continuous; use 'anm' for it")
-        everything = torch.ones_like(y_pos, dtype=torch.bool)
-        allowed = change_margin(problem, task.classes) > 0 if self.legitimate else everything
+        allowed = change_margin(problem, task.classes) > 0 if self.legitimate else torch.ones_like(y_pos).bool()
         if task.classes > 1:
             return MaskedSimplex(allowed | (y_pos > 0), task.classes, problem.clues)
         return SignBox.around(y_pos, ~allowed if problem.given is None else ~allowed | problem.given)
@@ -258,10 +253,9 @@ class AnmSimplexLegitimate(AnmSimplex):
 
 
 def change_margin(problem: MiningProblem, classes: int) -> Targets:
-    """m* of changing one decision of the truth: to each class, or, when each entry is a sign, to the other sign.
+    """m* of changing one decision of the truth: to each class (0 at the true ones), or to the other sign.
 
-    Zero at the true classes. Elsewhere the shift Δ is 2 at the new class and −2 at the true one, so ‖Δ‖² = 8 and
-    Δ·ε = 2(ε_new − ε_true); for a sign it is −2y⁺, so ‖Δ‖² = 4 and Δ·ε = −2y⁺ε.
+    The shift Δ is 2 at the new class and −2 at the true one: ‖Δ‖² = 8, Δ·ε = 2(ε_new − ε_true). For a sign it is −2y⁺.
     """
     y_pos, noise = problem.y_pos, problem.noise
     signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
@@ -276,9 +270,9 @@ def change_margin(problem: MiningProblem, classes: int) -> Targets:
 class Mixed(NegativeStrategy):
     """Two kinds of negatives in one batch: the within-run A/B of the ANM checklist's section F, and curricula.
 
-    A random share of each seed's rows, `fraction` of them to the nearest row, is `first`'s and marked by the log column
-    `mined`; the rest is `second`'s. With `fraction_at_start` the share moves linearly with the training's progress,
-    from it to `fraction`. Both kinds are proposed for all rows; a column that only one records is NaN in the other's.
+    A random share of each seed's rows, `fraction` of them to the nearest row, is `first`'s and marked by the column
+    `mined`; the rest is `second`'s. With `fraction_at_start` the share moves linearly with the training's progress. A
+    column that only one kind records is NaN in the other's rows.
     """
 
     name = "mixed"
@@ -288,14 +282,13 @@ class Mixed(NegativeStrategy):
     fraction_at_start: Share | None = None
 
     def propose(self, problem: MiningProblem) -> Mined:
-        place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (problem.seeds, -1)).argsort(1)
+        seeds = len(problem.draws.generators)
+        place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (seeds, -1)).argsort(1)
         mined = (place < (self.share(problem.progress.double()) * place.shape[1]).round()).flatten()
         first, second = self.first.propose(problem), self.second.propose(problem)
-        nothing = torch.full_like(mined, torch.nan, dtype=torch.float32)
-        log = {
-            name: torch.where(mined, *(each.log.get(name, nothing).float() for each in (first, second)))
-            for name in first.log | second.log
-        }
+        nothing, log = torch.full_like(mined, torch.nan, dtype=torch.float32), {}
+        for name in first.log | second.log:
+            log[name] = torch.where(mined, *(each.log.get(name, nothing).float() for each in (first, second)))
         return Mined(torch.where(mined.unsqueeze(1), first.y_neg, second.y_neg), log | {"mined": mined})
 
     def share(self, progress: Any) -> Any:
