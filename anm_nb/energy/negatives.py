@@ -64,6 +64,10 @@ class MiningProblem:
         """Which entries are clues."""
         return None if self.clues is None else self.clues.mask
 
+    @property
+    def seeds(self) -> int:
+        return len(self.draws.generators)
+
 
 class NegativeStrategy(Parameters):
     """A way to propose negatives. Set `name`, add options as fields, implement `propose`, and register the class."""
@@ -134,7 +138,7 @@ class Stock(NegativeStrategy):
         start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps).as_subclass(Tensor)
         size, steps, bound, later = schedule.step_size(k), self.descent_steps, schedule.signal(k) * clamp, 1.0
         if self.form == "released":
-            by_seed = bound.unflatten(0, (len(problem.draws.generators), -1))
+            by_seed = bound.unflatten(0, (problem.seeds, -1))
             bound, later = by_seed[:, :1].expand_as(by_seed).flatten(0, 1), clamp
         return schedule.to_clean(descend(problem.noised_energy, start, size, bound, steps, later=later), k)
 
@@ -282,8 +286,7 @@ class Mixed(NegativeStrategy):
     fraction_at_start: Share | None = None
 
     def propose(self, problem: MiningProblem) -> Mined:
-        seeds = len(problem.draws.generators)
-        place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (seeds, -1)).argsort(1)
+        place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (problem.seeds, -1)).argsort(1)
         mined = (place < (self.share(problem.progress.double()) * place.shape[1]).round()).flatten()
         first, second = self.first.propose(problem), self.second.propose(problem)
         nothing, log = torch.full_like(mined, torch.nan, dtype=torch.float32), {}
