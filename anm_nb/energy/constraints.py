@@ -54,7 +54,6 @@ class L2Ball(Constraint):
         _require_positive(self.radius)
 
     def project(self, y: Points) -> Points:
-        """The nearest point of the set, row by row."""
         shift = self.tangent(y - self.center)
         length = shift.norm(dim=1, keepdim=True)
         # min(1, r/length), written so that a zero shift stays zero
@@ -87,7 +86,6 @@ class LinfBall(Constraint):
         _require_positive(self.radius)
 
     def project(self, y: Points) -> Points:
-        """The nearest point of the set, row by row."""
         radius = self.radius.unsqueeze(1)
         return self.center + torch.clamp(_free(y - self.center, self.fixed), -radius, radius)
 

@@ -35,8 +35,7 @@ def contrast_of(
 ) -> Contrast:
     """Negatives by a strategy, noised here and only here with the positives' own noise, and their energies.
 
-    With `probes` it is looked for negatives that are not noised exactly once. Raises `NoisedTwice`, and ValueError for
-    negatives of another shape than the targets.
+    Raises ValueError for negatives of another shape than the targets, and with `probes` `NoisedTwice`.
     """
     with noisings() if probes and host_may_wait() else nullcontext() as seen:
         with torch.no_grad():

@@ -76,7 +76,6 @@ class GraphEnergy(EnergyNetwork):
 
     @classmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> GraphEnergy:
-        """Suits tasks with a number for each pair of nodes in x and in y; `ParameterError` for any other."""
         if task.x_dim != task.y_dim:
             needs = "needs as many entries in x as in y, one for each ordered pair of nodes"
             raise ParameterError(f"network 'graph': {needs}; this task has {task.x_dim} and {task.y_dim}")
@@ -84,7 +83,6 @@ class GraphEnergy(EnergyNetwork):
         return cls(width, head, levels)
 
     def forward(self, x: Points, y: Points, k: Levels) -> Values:
-        """Energies [batch] of noised relations y at levels k. Raises `ParameterError` unless y_dim is a square."""
         nodes, embedded = node_count(y.shape[1]), self.level()
         diagonal = torch.eye(nodes, device=y.device, dtype=y.dtype).flatten().expand(len(y), -1)
         h = F.silu(self.input(torch.stack([x, y, diagonal], dim=2).unflatten(1, (nodes, nodes))))
@@ -127,7 +125,6 @@ class SudokuEnergy(EnergyNetwork):
 
     @classmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> SudokuEnergy:
-        """Suits tasks whose inputs and targets are one-hot 4 × 4 or 9 × 9 grids; `ParameterError` for any other."""
         if task.x_dim != task.y_dim or task.y_dim not in GRIDS:
             grids = " or ".join(f"{entries} ({size} × {size} cells × {size} digits)" for entries, size in GRIDS.items())
             has = f"this task has {task.x_dim} and {task.y_dim}"
@@ -135,7 +132,6 @@ class SudokuEnergy(EnergyNetwork):
         return cls(width, head, levels, GRIDS[task.y_dim])
 
     def forward(self, x: Points, y: Points, k: Levels) -> Values:
-        """Energies [batch] of noised grids y at levels k."""
         embedded = self.level()
         grids = torch.cat([each.unflatten(1, 3 * [self.size]).permute(0, 3, 1, 2) for each in (x, y)], dim=1)
         h = F.silu(self.input(grids))

@@ -55,7 +55,6 @@ class Balance(Parameters):
         return self
 
     def adapted(self, weight: Float[Tensor, "*n"], share: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """The next λ for measured shares r."""
         raised = torch.where(share < self.low, weight * self.factor, weight)
         return torch.where(share > self.high, weight / self.factor, raised)
 
@@ -132,7 +131,6 @@ class EnergyLearner:
         return {name: joined[name] for name in ("x", "y", "known") if joined[name] is not None}
 
     def branch(self, step: int, recorded: bool) -> Hashable:
-        """Whether there is a contrast, and whether its weight is adapted."""
         contrasted = self.config.negatives is not None and (recorded or any(self.weights[step]))
         balance = self.config.balance
         return Branch(contrasted, contrasted and balance is not None and step % balance.every == 0)
@@ -250,7 +248,6 @@ class EnergyLearner:
         return dev, replace(problem, draws=RowDraws(self._sources("dev"), self.device)), negatives
 
     def _own(self, place: int, size: int) -> slice:
-        """One seed's rows, where each has so many."""
         return slice(place * size, (place + 1) * size)
 
 

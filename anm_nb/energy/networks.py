@@ -89,10 +89,7 @@ class LevelEmbedding(nn.Module):
 
 
 def scale_and_bias(modulation: nn.Linear, embedded: Float[Tensor, "levels dim"], k: Levels) -> tuple[Tensor, Tensor]:
-    """1 + gain_k and bias_k, both [b, channels], of a layer h ↦ h·(1 + gain_k) + bias_k: from dim to 2·channels.
-
-    They are computed once for each level and looked up, not once for each example of the batch.
-    """
+    """1 + gain_k and bias_k, both [b, channels]; computed once for each level and looked up, not for each example."""
     gain, bias = F.embedding(k, modulation(embedded)).chunk(2, dim=1)
     return 1 + gain, bias
 
@@ -140,7 +137,6 @@ class EnergyMLP(EnergyNetwork):
 
     @classmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> EnergyMLP:
-        """Suits every task."""
         return cls(task.x_dim, task.y_dim, width, head, levels)
 
     def prepare(self, x: Inputs, k: Levels) -> tuple[Tensor, ...]:
@@ -151,7 +147,6 @@ class EnergyMLP(EnergyNetwork):
         return from_x, of_y, *(part for each in layers for part in scale_and_bias(each.modulation, of_levels, k))
 
     def energy(self, prepared: tuple[Tensor, ...], y: Targets) -> Values:
-        """Energies [batch] of noised targets y."""
         from_x, of_y, *first, scale, bias = prepared
         h = F.silu(torch.addmm(from_x, y, of_y.mT))
         return energy_of(self.output(self.second(self.first(h, *first), scale, bias)), self.head)

@@ -87,7 +87,6 @@ class EnergyConfig(TrainingConfig):
         }
 
     def make_task(self) -> DenoisingTask:
-        """The task, with its options."""
         return self.task_class(size=self.size, **self.task_options)
 
     @property
@@ -103,7 +102,6 @@ class EnergyConfig(TrainingConfig):
         return get_network(self.network or task.network).for_task(task, self.width, self.head, self.levels)
 
     def make_sampler(self, task: DenoisingTask) -> SamplerConfig:
-        """How the sampler descends."""
         return SamplerConfig(inner_steps=self.inner_steps or task.inner_steps)
 
     @property
@@ -117,20 +115,16 @@ class EnergyConfig(TrainingConfig):
         return [self.task_class, network, *([type(self.negatives)] if self.negatives else [])]
 
     def train(self, workdir: Path) -> Trained:
-        """Train every seed."""
         return train(self, workdir)
 
     def make_learner(self, members: Sequence[Member], device: str) -> EnergyLearner:
-        """The learner of several seeds."""
         return EnergyLearner(members, device)
 
     def stack_key(self) -> str:
-        """Configs of equal keys differ in seeds and contrastive weights only."""
         apart = {"seeds"} if self.balance else {"seeds", *WEIGHTS}
         return self.model_dump_json(exclude=apart) + str([getattr(self, name) is None for name in WEIGHTS])
 
     def total_steps(self) -> int:
-        """Updates in all."""
         return self.steps
 
     def record_steps(self) -> list[int]:
@@ -147,7 +141,6 @@ class EnergyConfig(TrainingConfig):
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def averaging(self) -> tuple[float, int]:
-        """Decay of the EMA, and after how many steps it moves."""
         return self.ema_decay, self.ema_every
 
     def weight_at(self, step: int) -> float:

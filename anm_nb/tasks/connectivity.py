@@ -91,10 +91,7 @@ class Connectivity(DenoisingTask):
 
 
 def pooled_rate(right: Tensor, count: Tensor) -> Float[Tensor, " n"]:
-    """Parts of the rate Σ right/Σ count over problems: their mean is the rate, its standard error that of their mean.
-
-    rate + (rightᵢ − rate·countᵢ)/mean(count), by the delta method. NaN where no problem counts anything.
-    """
+    """rate + (rightᵢ − rate·countᵢ)/mean(count): their mean is Σ right/Σ count, with its error by the delta method."""
     right, count = right.double(), count.double()
     rate = right.sum() / count.sum()
     return rate + (right - rate * count) / count.mean()

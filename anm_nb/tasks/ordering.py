@@ -37,7 +37,7 @@ class RankingOptions(TaskOptions):
 class RankingTask(Task):
     """Items to put in order. x is [n, items, features]; y holds ranks (0 = first); `known` marks the visible items.
 
-    Every problem belongs to one stream, by its fingerprint: whatever the generators, none turns up in two streams.
+    Every problem belongs to one stream, by its fingerprint.
     """
 
     metric = "tau_obs"
@@ -99,7 +99,6 @@ class PartialSort(RankingTask):
         self._items(harder=False)
 
     def visible(self, size: int) -> int:
-        """How many of `size` values are visible."""
         return max(2, int(size * (1 - self.options.mask_rate)))
 
     def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
@@ -164,7 +163,6 @@ class PartialSort(RankingTask):
         raise NotImplementedError
 
     def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
-        """Reference scores of a batch's items, by name and kind."""
         n, items = batch.y.shape
         return {
             ("random scores", "trivial"): torch.rand(n, items, generator=generator, device=batch.y.device),

@@ -91,10 +91,7 @@ def broken(boards: Boards) -> Bool[Tensor, "3 n size"]:
 
 
 def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) -> Solutions:
-    """Depth-first search from all boards at once; the longer it takes, the more alternatives go side by side.
-
-    Each round takes up to WIDTH nodes one step further and stacks the alternatives of those that had to guess.
-    """
+    """Depth-first search from all boards at once, up to WIDTH nodes a round; what is not tried yet is stacked."""
     rows = torch.arange(len(masks), device=masks.device)
     grids = torch.zeros_like(masks).flatten(1)
     count = torch.zeros_like(rows)
@@ -131,11 +128,7 @@ def _from_top(waiting: list[Nodes], unfinished: Bool[Tensor, " boards"], width: 
 
 
 def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
-    """One round of naked and hidden singles, and which boards are seen to have no solution.
-
-    A digit in its only cell leaves the rest of the cell's units; one with a single place left in a unit takes it. A
-    board is dead when a unit holds a digit twice or has no place for one, which an empty cell also comes to.
-    """
+    """One round of naked and hidden singles, and which boards have no solution: a digit twice in a unit, or nowhere."""
     fixed = torch.where(_single(masks), masks, 0)
     taken = _counts(fixed)
     rows, columns, boxes = taken
