@@ -19,7 +19,7 @@ from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random
 from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.probes import grad_shares
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
-from anm_nb.tasks.base import Batch
+from anm_nb.tasks.base import Batch, Clues
 from anm_nb.training.epochs import batch_indices
 from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses
 from anm_nb.training.seeds import RowDraws, generator, initialise
@@ -91,8 +91,10 @@ class EnergyLearner:
         self.sampler = self.config.make_sampler(self.task)
         self.model = Stack([self._network(seed) for seed in self.seeds])
         parameters, betas = list(self.model.members[0].parameters()), {"betas": (0.9, 0.99)}  # as published
-        optimised = (torch.optim.Adam, self.config.lr, self.config.clip_norm)
-        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", parameters, *optimised, options=betas)]
+        optimised, lrs = (torch.optim.Adam, self.config.lr, self.config.clip_norm), [each.config.lr for each in members]
+        self.groups: Sequence[ParameterGroup] = [
+            ParameterGroup("energy", parameters, *optimised, options=betas, lrs=lrs)
+        ]
         self.generators: Mapping[str, Sequence[torch.Generator]] = {
             purpose: self._sources(purpose) for purpose in ("data", "noise", "negatives")
         }
@@ -127,8 +129,8 @@ class EnergyLearner:
             if place == 0:
                 self.drawn = self._problems(self.block * self.batch, self.generators["data"])
             batches = [_rows(batch, slice(place * self.batch, (place + 1) * self.batch)) for batch in self.drawn]
-        joined = vars(_joined(batches))
-        return {name: joined[name] for name in ("x", "y", "known") if joined[name] is not None}
+        stacked = vars(joined(batches))
+        return {name: stacked[name] for name in ("x", "y", "known") if stacked[name] is not None}
 
     def branch(self, step: int, recorded: bool) -> Hashable:
         contrasted = self.config.negatives is not None and (recorded or any(self.weights[step]))
@@ -214,6 +216,21 @@ class EnergyLearner:
         config, seed = self.members[place].config, self.seeds[place]
         return Measurement(final_scores(selected, config, self.task, self.schedule, seed, self.device), arrays)
 
+    def at_levels(
+        self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
+    ) -> MiningProblem:
+        """The held-out problems with their own ε at each of the levels, level after level, for mining against a model.
+
+        What a strategy draws depends on seed and purpose alone, so that energies are compared by negatives that start
+        alike.
+        """
+        dev, count = self.dev_problem, len(levels)
+        x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
+        clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))
+        noise = SharedNoise(self.schedule, torch.tensor(levels).repeat_interleave(len(dev.x)), eps)
+        draws = RowDraws([generator(self.seeds[0], purpose)], "cpu")
+        return MiningProblem(self.task, x, y_pos, noise, model, model, draws, clues)
+
     @torch.no_grad()
     def dev_margin(self, model: Stack) -> Values:
         """Margins of an energy on the held-out pairs."""
@@ -242,7 +259,7 @@ class EnergyLearner:
     def _dev_set(self) -> tuple[Batch, MiningProblem, Tensor]:
         """Held-out problems, and negatives for them with levels and noise that no training step sees."""
         sources, task, n = self._sources("dev"), self.task.stream("dev"), self.config.dev_examples
-        dev = _joined([task.sample(n, generator=source, device=self.device) for source in sources])
+        dev = joined([task.sample(n, generator=source, device=self.device) for source in sources])
         problem = self._problem(dev, self.model, RowDraws(sources, self.device))
         negatives = problem.impose(DEV_NEGATIVES.propose(problem).y_neg)
         return dev, replace(problem, draws=RowDraws(self._sources("dev"), self.device)), negatives
@@ -255,7 +272,7 @@ def _rows(batch: Batch, rows: Any) -> Batch:
     return replace(batch, **{name: each[rows] for name, each in vars(batch).items() if each is not None})
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[Batch]) -> Batch:
     """Batches of all seeds as one, seed after seed."""
     if len(batches) == 1:
         return batches[0]

@@ -12,9 +12,18 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkabl
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import Tensor
 
+from anm_nb.bounds import Distinct
 from anm_nb.config import ParameterError, Parameters, Registry, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
 from anm_nb.energy.miner import Energy, Mined, MinerConfig, at_length, mine
@@ -56,12 +65,10 @@ class MiningProblem:
         return energy_given(self.model, self.x, self.noise.k)
 
     def impose(self, y: Targets) -> Targets:
-        """y with the clues, if any, in place."""
         return y if self.clues is None else self.clues.impose(y)
 
     @property
     def given(self) -> Bool[Tensor, "b y_dim"] | None:
-        """Which entries are clues."""
         return None if self.clues is None else self.clues.mask
 
     @property
@@ -99,6 +106,15 @@ def named_negatives(name: str) -> NegativeStrategy | None:
     return None if name == "none" else get_negatives(name)
 
 
+def _strategy_name(name: str) -> str:
+    named_negatives(name)
+    return name
+
+
+StrategyName = Annotated[str, AfterValidator(_strategy_name)]  # a registered one, or "none"
+StrategyNames = Annotated[tuple[StrategyName, ...], Field(strict=False, min_length=1), Distinct]
+
+
 def strategy_from(value: Any) -> Any:
     """A strategy from its name, or from {"name": …, options}; anything else as it is, for pydantic to judge."""
     if isinstance(value, str):
@@ -119,9 +135,8 @@ Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]
 class Stock(NegativeStrategy):
     """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
 
-    For continuous tasks that is the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped.
-    `form` "released" descends as the released code does: steps from the second on are as much longer as the clamp is
-    wide (2 for continuous tasks), and all points are clamped by the noise level of the first example of their batch.
+    For continuous tasks: the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped. `form`
+    "released" descends as the released code does: later steps twice as long, clamped by the level of the first example.
     """
 
     name = "stock"
@@ -133,7 +148,6 @@ class Stock(NegativeStrategy):
         return Mined(problem.impose(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws)))
 
     def _settled(self, problem: MiningProblem) -> Tensor:
-        """Noised targets after a few descent steps on the energy, back in y-space."""
         schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
         start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps).as_subclass(Tensor)
         size, steps, bound, later = schedule.step_size(k), self.descent_steps, schedule.signal(k) * clamp, 1.0
@@ -187,7 +201,6 @@ class Anm(NegativeStrategy):
         return mine(problem.energy, problem.y_pos, constraint, self.miner, sources, in_training=True)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
-        """The ball around each truth."""
         radius = self.miner.eps * problem.y_pos.norm(dim=1)
         if self.ball == "linf":
             return LinfBall(problem.y_pos, radius / problem.y_pos.shape[1] ** 0.5, problem.given)
@@ -211,13 +224,12 @@ class DiscreteTask(Protocol):
 
 @register_negatives
 class AnmSimplex(NegativeStrategy):
-    """Adversarial mining over the relaxed answers of a discrete task (ANM checklist, sections B and G).
+    """Adversarial mining over the relaxed answers of a discrete task, clues fixed (ANM checklist, sections B and G).
 
-    The set is the whole relaxation, clues fixed: the miner's `eps` bounds only where descent starts, and its `delta`
-    gives way to "at least one decision differs". `round` returns the nearest answer instead of the relaxed point, which
-    a network could tell from a truth without looking at the problem, so that the contrastive loss would saturate.
-    `legitimate` forbids each decision that alone would have m* ≤ 0 (`SharedNoise.optimal_margin`): as m* is a sum over
-    decisions, every rounded negative then has m* > 0. Raises `ParameterError` for a task that is not discrete.
+    The miner's `eps` bounds only where descent starts, and its `delta` gives way to "at least one decision differs".
+    `round` returns the nearest answer, as a relaxed point can be told from a truth without looking at the problem.
+    `legitimate` forbids each decision that alone would have m* ≤ 0; m* is a sum over decisions, so that every rounded
+    negative then has m* > 0. Raises `ParameterError` for a task that is not discrete.
     """
 
     name = "anm_simplex"
@@ -226,7 +238,6 @@ class AnmSimplex(NegativeStrategy):
     miner: MinerConfig = Field(default_factory=MinerConfig)
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives mined against the EMA energy; entropy and invalid mass are those of the relaxed points."""
         y_pos, answers = problem.y_pos, self.answers(problem)
 
         def changed(y: Tensor) -> Tensor:
@@ -242,7 +253,9 @@ class AnmSimplex(NegativeStrategy):
         task, y_pos = problem.task, problem.y_pos
         if not isinstance(task, DiscreteTask):
             raise ParameterError(f"negatives '{self.name}': task '{task.name}' is continuous; use 'anm' for it")
-        allowed = change_margin(problem, task.classes) > 0 if self.legitimate else torch.ones_like(y_pos).bool()
+        allowed = (
+            problem.noise.change_margin(y_pos, task.classes) > 0 if self.legitimate else torch.ones_like(y_pos).bool()
+        )
         if task.classes > 1:
             return MaskedSimplex(allowed | (y_pos > 0), task.classes, problem.clues)
         return SignBox.around(y_pos, ~allowed if problem.given is None else ~allowed | problem.given)
@@ -254,20 +267,6 @@ class AnmSimplexLegitimate(AnmSimplex):
 
     name = "anm_simplex_legitimate"
     legitimate: bool = True
-
-
-def change_margin(problem: MiningProblem, classes: int) -> Targets:
-    """m* of changing one decision of the truth: to each class (0 at the true ones), or to the other sign.
-
-    The shift Δ is 2 at the new class and −2 at the true one: ‖Δ‖² = 8, Δ·ε = 2(ε_new − ε_true). For a sign it is −2y⁺.
-    """
-    y_pos, noise = problem.y_pos, problem.noise
-    signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
-    if classes == 1:
-        return 2 * signal**2 / sigma - 2 * signal * y_pos * noise.eps
-    of_truth = (noise.eps * (y_pos > 0)).unflatten(1, (-1, classes)).sum(2)
-    gain = noise.eps - of_truth.repeat_interleave(classes, dim=1)
-    return (4 * signal**2 / sigma + 2 * signal * gain).masked_fill(y_pos > 0, 0.0)
 
 
 @register_negatives
@@ -295,6 +294,5 @@ class Mixed(NegativeStrategy):
         return Mined(torch.where(mined.unsqueeze(1), first.y_neg, second.y_neg), log | {"mined": mined})
 
     def share(self, progress: Any) -> Any:
-        """The fraction of `first` at some progress of the training."""
         start = self.fraction if self.fraction_at_start is None else self.fraction_at_start
         return start + (self.fraction - start) * progress

@@ -86,3 +86,16 @@ class SharedNoise:
         """
         shift = self.schedule.signal(self.k) * (y_neg - y_pos)
         return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)
+
+    def change_margin(self, y_pos: Points, classes: int) -> Points:
+        """m* of changing one decision of a discrete truth: to each class (0 at the true ones), or to the other sign.
+
+        The shift Δ is 2 at the new class and −2 at the true one: ‖Δ‖² = 8, Δ·ε = 2(ε_new − ε_true). For a sign it is
+        −2y⁺. `classes` consecutive entries are one decision; 1 when every entry is a sign.
+        """
+        signal, sigma = self.schedule.signal(self.k), self.schedule.sigma(self.k)
+        if classes == 1:
+            return 2 * signal**2 / sigma - 2 * signal * y_pos * self.eps
+        of_truth = (self.eps * (y_pos > 0)).unflatten(1, (-1, classes)).sum(2)
+        gain = self.eps - of_truth.repeat_interleave(classes, dim=1)
+        return (4 * signal**2 / sigma + 2 * signal * gain).masked_fill(y_pos > 0, 0.0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import AfterValidator, Field
+
+from anm_nb.bounds import Distinct
 from anm_nb.config import Registry
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ TASKS: Registry[Task] = Registry(
     },
 )
 register_task, task_class, task_names = TASKS.register, TASKS.get, TASKS.names
+TaskName = Annotated[str, AfterValidator(TASKS.known)]
+TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False, min_length=1), Distinct]
 
 
 def get_task(name: str, **options: Any) -> Task:

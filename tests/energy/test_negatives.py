@@ -18,7 +18,6 @@ from anm_nb.energy.negatives import (
     MiningProblem,
     Mixed,
     Random,
-    change_margin,
     get_negatives,
     strategy_from,
 )
@@ -218,7 +217,7 @@ def test_discrete_negatives_keep_clues_and_are_answers_where_rounded(task, round
 @pytest.mark.parametrize("task", [Digits(), Signs()])
 def test_margins_of_single_changes_are_the_optimal_margins_and_legitimate_answers_have_them_positive(task):
     given, _ = discrete_problem(task, n=200, legible=False)
-    margins = change_margin(given, task.classes)
+    margins = given.noise.change_margin(given.y_pos, task.classes)
     for entry in range(12):
         other = given.y_pos.clone()
         if task.classes == 1:
