@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.energy_settings import AnmVsCorruption
-from anm_nb.sweep.case import Outcome, read_outcomes
+from anm_nb.sweep.outcomes import Outcome, read_outcomes
 
 
 def write_notebook(path: Path, source: str) -> None:
@@ -62,7 +62,7 @@ def instant(monkeypatch):
     def run_cases(cases, jobs, *_):
         yield from (Outcome(case.name, "done", float(jobs), 64.0) for case in cases)
 
-    monkeypatch.setattr("anm_nb.sweep.run.run_cases", run_cases)
+    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", run_cases)
 
 
 def test_demo_of_one_notebook_keeps_what_the_others_left(project, instant):
@@ -90,7 +90,7 @@ def test_demo_of_all_forgets_notebooks_that_are_gone(project, instant):
     ],
 )
 def test_demo_refuses_before_it_runs_anything(project, monkeypatch, arguments, said):
-    monkeypatch.setattr("anm_nb.sweep.run.run_cases", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", lambda *_: pytest.fail("ran"))
     result = anm_nb("demo", *(argument.format(project=project) for argument in arguments))
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())

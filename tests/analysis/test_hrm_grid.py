@@ -12,7 +12,8 @@ from anm_nb.analysis.reference import Reference
 from anm_nb.config import ParameterError
 from anm_nb.kept_results import SWEEPS, _of_sweep, keep
 from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmPeriod, HrmTemperature, HrmVsBaseline
-from anm_nb.sweep.plan import find_sweep, plan
+from anm_nb.files import project_root
+from anm_nb.sweep.cases import plan
 
 METHODS = ("baseline", "hrm", "hrm_period = 3")
 REFERENCES = pd.DataFrame(
@@ -151,7 +152,7 @@ def test_the_sweeps_that_are_kept_are_the_document_s_grid(sweep):
     assert {len(config.seeds) for config in configs.values()} == {5}
     assert {(config.size, config.epochs) for config in configs.values()} == {(20, 100)}
     assert experiment.task == ("hinted_sort" if sweep == "hrm_hinted" else "partial_sort")
-    assert len(plan(find_sweep(sweep)).cases) == 18
+    assert len(plan(project_root() / "params" / "sweeps" / f"{sweep}.yaml").cases) == 18
 
 
 def test_a_sweep_that_is_not_kept_and_a_run_that_it_lacks_are_refused():
