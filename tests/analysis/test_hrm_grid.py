@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from anm_nb.kept_results import SWEEPS, _of_sweep, keep
 from scipy import stats
 
 from anm_nb.analysis.hrm_grid import compared, epochs_to, grid_configs, grid_figure, grid_summary
 from anm_nb.analysis.reference import Reference
 from anm_nb.config import ParameterError
-from anm_nb.kept_results import SWEEPS, _of_sweep, keep
-from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmPeriod, HrmTemperature, HrmVsBaseline
 from anm_nb.files import project_root
+from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmPeriod, HrmTemperature, HrmVsBaseline
 from anm_nb.sweep.cases import plan
 
 METHODS = ("baseline", "hrm", "hrm_period = 3")
