@@ -42,7 +42,7 @@ MATHML_ATTRIBUTES = set(
     WORDS.findall(
         "xmlns display displaystyle scriptlevel mathvariant mathsize stretchy fence form separator accent accentunder "
         "lspace rspace minsize maxsize linethickness notation columnalign columnlines columnspacing rowlines width height "
-        "rowspacing depth largeop movablelimits symmetric"
+        "height rowspacing depth largeop movablelimits symmetric"
     )
 )
 STYLES = {"text-align", "font-weight", "font-style", "color", "background-color", "width", "max-width", "white-space"}

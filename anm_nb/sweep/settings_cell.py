@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
@@ -96,32 +97,17 @@ def _defaults(notebook: Path) -> dict[str, Any]:
 
 
 def settings_class(notebook: Path) -> type[Parameters] | None:
-    """The class that checks the notebook's parameters, imported from where the notebook imports it, or None."""
-    modules: dict[str, tuple[str, str]] = {}
-    for node in _syntax(notebook):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            modules |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
-        if isinstance(node, ast.Attribute) and node.attr == "from_notebook" and isinstance(node.value, ast.Name):
-            if node.value.id not in modules:
-                return None
-            module, name = modules[node.value.id]
-            sys.path.insert(0, str(notebook.parent))  # it may be a module beside the notebook
-            try:
-                return getattr(import_module(module), name)
-            finally:
-                sys.path.remove(str(notebook.parent))
-    return None
-
-
-def _syntax(notebook: Path) -> Iterator[ast.AST]:
-    """The syntax of the code cells, statement by statement; none of a cell with a magic."""
-    for source, _ in code_cells(notebook):
-        try:
-            statements = ast.parse(source).body
-        except SyntaxError:
-            continue
-        for statement in statements:
-            yield from ast.walk(statement)
+    """The class that checks the parameters of a notebook without a settings cell, where it imports one; else None."""
+    source = "\n".join(source for source, _ in code_cells(notebook) if "from_notebook" in source or "import" in source)
+    called = re.search(r"(\w+)\.from_notebook\(", source)
+    found = called and re.search(rf"from ([\w.]+) import .*\b{called[1]}\b", source)
+    if not (called and found):
+        return None
+    sys.path.insert(0, str(notebook.parent))  # it may be a module beside the notebook
+    try:
+        return getattr(import_module(found[1]), called[1])
+    finally:
+        sys.path.remove(str(notebook.parent))
 
 
 def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
