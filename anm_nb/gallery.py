@@ -41,7 +41,7 @@ MATHML = set(
 MATHML_ATTRIBUTES = set(
     WORDS.findall(
         "xmlns display displaystyle scriptlevel mathvariant mathsize stretchy fence form separator accent accentunder "
-        "lspace rspace minsize maxsize linethickness notation columnalign columnlines columnspacing rowlines width height "
+        "lspace rspace minsize maxsize linethickness notation columnalign columnlines columnspacing rowlines width "
         "height rowspacing depth largeop movablelimits symmetric"
     )
 )

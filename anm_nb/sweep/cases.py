@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -16,11 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-import anm_nb
 from anm_nb import files, store
 from anm_nb.bounds import Seeds
 from anm_nb.config import ParameterError, Parameters, shown, unknown_name
-from anm_nb.sweep.settings_cell import check_of, code_cells
+from anm_nb.sweep.notebook import as_text, check_of, code_digest, sha256_text
 from anm_nb.yaml_file import read_yaml, stands_for
 
 Values = dict[str, Any]
@@ -148,7 +146,7 @@ def open_sweep(asked: str, profile: str | None = None, folder: Path | None = Non
     cases = []
     for name, case in zip(case_names(sweep.cases), sweep.cases, strict=True):
         code = codes[case.notebook]
-        digest = _sha256(as_text([case.notebook.stem, case.values, code]))[:16]
+        digest = sha256_text(as_text([case.notebook.stem, case.values, code]))[:16]
         cases.append(replace(case, output=folder / f"{name}.ipynb", digest=digest, code=code))
     return Sweep(cases, sweep.folded, folder)
 
@@ -241,31 +239,6 @@ def profile_values(profile: str, notebook: str) -> Values:
     return read_yaml(profiles[profile])
 
 
-def as_text(value: Any) -> str:
-    """A value as JSON, with sorted names, by which values are told apart. Raises `ParameterError` for no JSON."""
-    try:
-        return json.dumps(value, sort_keys=True)
-    except TypeError:
-        raise ParameterError(f"{value!r} is no number, text, list or mapping") from None
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def source_digest() -> str:
-    """A digest of this package's sources."""
-    package, digest = Path(anm_nb.__file__).parent, hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def code_digest(notebook: Path) -> str:
-    """A digest of a notebook's code cells, not of outputs, and of this package's sources."""
-    return _sha256(as_text([code_cells(notebook), source_digest()]))
-
-
 def differing(cases: Sequence[Case]) -> list[str]:
     """The parameters whose values are not the same in all cases of one of the notebooks, in their notebook's order."""
     names: dict[str, None] = {}
@@ -292,7 +265,7 @@ def case_names(cases: Sequence[Case]) -> list[str]:
     shared = Counter(name.casefold() for name in names)  # some file systems do not tell A from a
     for place, (name, case) in enumerate(zip(names, cases, strict=True)):
         if len(name) > LONGEST or shared[name.casefold()] > 1:
-            names[place] = f"{name[: LONGEST - 9]}-{_sha256(as_text([str(case.notebook), case.values]))[:8]}"
+            names[place] = f"{name[: LONGEST - 9]}-{sha256_text(as_text([str(case.notebook), case.values]))[:8]}"
     return names
 
 

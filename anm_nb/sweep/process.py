@@ -20,7 +20,8 @@ from typing import Any
 
 from anm_nb.config import ParameterError
 from anm_nb.files import FULL, DiskFull, put_in_place, sha256_of
-from anm_nb.sweep.cases import Case, code_digest
+from anm_nb.sweep.cases import Case
+from anm_nb.sweep.notebook import code_digest
 from anm_nb.sweep.outcomes import Outcome
 from anm_nb.terminal import plain
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from anm_nb import files
 from anm_nb.config import ParameterError
-from anm_nb.sweep.cases import Case, source_digest
+from anm_nb.sweep.cases import Case
+from anm_nb.sweep.notebook import source_digest
 from anm_nb.sweep.outcomes import Outcome
 from anm_nb.sweep.process import half_written, run_case
 
@@ -135,7 +136,7 @@ def _work() -> Callable[..., Outcome | str | None]:
         key = worker.get_current_task()
         try:
             import anm_nb
-            from anm_nb.sweep.cases import source_digest
+            from anm_nb.sweep.notebook import source_digest
 
             if source_digest() != digest:
                 named = f"anm_nb {anm_nb.__version__} in {anm_nb.__path__[0]}"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from trivial_sweep import write_notebook
 
 from anm_nb.config import ParameterError
-from anm_nb.sweep.cases import LONGEST, Case, case_names, code_digest, differing, open_sweep, plan
+from anm_nb.sweep.cases import LONGEST, Case, case_names, differing, open_sweep, plan
+from anm_nb.sweep.notebook import code_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = sorted(set((ROOT / "params" / "sweeps").glob("*.yaml")) - {ROOT / "params" / "sweeps" / "gpu.yaml"})

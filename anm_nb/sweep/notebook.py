@@ -1,8 +1,9 @@
-"""What a notebook would accept as parameters: its settings cell, executed for each case before anything starts."""
+"""What a notebook accepts as parameters, by its settings cell executed for each case, and a digest of its code."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
+import anm_nb
 from anm_nb.config import ParameterError, Parameters, in_place_of_the_kernel, unknown_name
 
 
@@ -131,3 +133,29 @@ def _like(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
     if problems:
         raise ParameterError("\n".join(problems))
     return dict(values)
+
+
+def as_text(value: Any) -> str:
+    """A value as JSON, with sorted names, by which values are told apart. Raises `ParameterError` for no JSON."""
+    try:
+        return json.dumps(value, sort_keys=True)
+    except TypeError:
+        raise ParameterError(f"{value!r} is no number, text, list or mapping") from None
+
+
+def sha256_text(text: str) -> str:
+    """The SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def source_digest() -> str:
+    """A digest of this package's sources."""
+    package, digest = Path(anm_nb.__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def code_digest(notebook: Path) -> str:
+    """A digest of a notebook's code cells, not of outputs, and of this package's sources."""
+    return sha256_text(as_text([code_cells(notebook), source_digest()]))
