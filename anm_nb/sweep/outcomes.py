@@ -121,61 +121,37 @@ def tally(verdicts: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
 
-def verdict_table(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
-    """The table of all cases that ended, in the order of the sweep, a row for each verdict or else for the case.
-
-    Columns: `case`, `notebook`, `status`, every differing parameter under its own name (as `parameter_<name>` where a
-    column has that name already; lists as JSON), then the verdict's texts and numbers. There are no times in it: the
-    same results make the same table, to the byte.
-    """
-    import pandas as pd
-
-    varied, rows = {name: _column(name) for name in differing(cases)}, []
-    for case in cases:
-        if case.name in outcomes:
-            head = dict(zip(HEAD, (case.name, case.notebook.stem, outcomes[case.name].status), strict=True))
-            own = {column: case.values.get(name) for name, column in varied.items()}
-            for verdict in read_verdicts(case.output) or [{}]:
-                rows.append(head | own | {name: verdict.get(name) for name in TEXTS + NUMBERS})
-    table = pd.DataFrame(rows, columns=[*HEAD, *varied.values(), *TEXTS, *NUMBERS])
-    for column in varied.values():
-        table[column] = _one_type([row[column] for row in rows])
-    numeric = {name: pd.to_numeric(table[name]).astype("float64") for name in NUMBERS}
-    return table.assign(**numeric, **{name: table[name].astype("string") for name in HEAD + TEXTS})
-
-
-def score_table(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
-    """The scores of all cases that ended: a row for each seed of each run that a case was served.
-
-    Columns: as of `verdict_table` up to the parameters (as JSON), `verdicts` (how many of each kind), `run`, `task`,
-    `method`, `seed`, and the run's metrics at its last record. A case without runs, or whose runs the store has no
-    more, is one row with these empty.
-    """
-    import pandas as pd
-
-    varied, parts = differing(cases), []
-    for case in cases:
-        if (outcome := outcomes.get(case.name)) is None:
-            continue
-        head: dict[str, Any] = dict(zip(HEAD, (case.name, case.notebook.stem, outcome.status), strict=True))
-        head |= {_column(name): json.dumps(case.values.get(name)) for name in varied}
-        head["verdicts"] = tally(read_verdicts(case.output))
-        for scores in [_last_record(key) for key in outcome.runs] or [pd.DataFrame([{"run": None}])]:
-            parts.append(pd.DataFrame([head] * len(scores)).join(scores))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=HEAD)
-
-
 def write_tables(cases: Sequence[Case], outcomes: Mapping[str, Outcome], folder: Path) -> None:
-    """Write `table.parquet` and `table.csv`, the verdicts and the scores, into the folder, each atomically."""
-    verdicts, scores = verdict_table(cases, outcomes), score_table(cases, outcomes)
-    replace_whole(folder / SCORES_FILE, scores.to_csv(index=False).encode())
-    replace_whole(folder / TABLE_FILE, verdicts.to_parquet(path=None, index=False))
+    """Write `table.parquet`, a row for each verdict, and `table.csv`, one for each seed of each run, each atomically.
 
-
-def _last_record(key: str) -> pd.DataFrame:
-    """The last record of each seed of a stored run, with what the run is; its key alone where it cannot be read."""
+    Both begin with `case`, `notebook`, `status` and every differing parameter under its own name (as `parameter_<name>`
+    where a column has that name already; lists as JSON), in the order of the sweep; a case that ended without verdicts
+    or runs is one row. Then come the verdict's texts and numbers; or how many of each kind the case has, `run`, `task`,
+    `method`, and the run's last record. There are no times in them: the same results make the same tables, to the byte.
+    """
     import pandas as pd
 
+    verdicts, scores = [], []
+    for case in (case for case in cases if case.name in outcomes):
+        outcome, found = outcomes[case.name], read_verdicts(case.output)
+        head: dict[str, Any] = dict(zip(HEAD, (case.name, case.notebook.stem, outcome.status), strict=True))
+        head |= {_column(name): case.values.get(name) for name in differing(cases)}
+        verdicts += [head | {name: row.get(name) for name in TEXTS + NUMBERS} for row in found or [{}]]
+        records = [record for key in outcome.runs for record in _last_record(key)] or [{"run": None}]
+        scores += [head | {"verdicts": tally(found)} | record for record in records]
+    columns = [*HEAD, *map(_column, differing(cases))]
+    table = pd.DataFrame(verdicts, columns=[*columns, *TEXTS, *NUMBERS])
+    for name in columns[len(HEAD) :]:
+        table[name] = _one_type([row[name] for row in verdicts])
+    numeric = {name: pd.to_numeric(table[name]).astype("float64") for name in NUMBERS}
+    table = table.assign(**numeric, **{name: table[name].astype("string") for name in HEAD + TEXTS})
+    frame = pd.DataFrame(scores) if scores else pd.DataFrame(columns=columns)
+    replace_whole(folder / SCORES_FILE, frame.to_csv(index=False).encode())
+    replace_whole(folder / TABLE_FILE, table.to_parquet(path=None, index=False))
+
+
+def _last_record(key: str) -> list[dict[str, Any]]:
+    """The last record of each seed of a stored run, with what the run is; its key alone where it cannot be read."""
     from anm_nb.run import CorruptRun, Run
     from anm_nb.store import store_root
 
@@ -183,10 +159,10 @@ def _last_record(key: str) -> pd.DataFrame:
         run = Run(store_root() / key)
         metrics, summary = run.metrics, run.summary
     except (CorruptRun, OSError):
-        return pd.DataFrame([{"run": key}])
-    last = metrics.loc[metrics.groupby("seed")["step"].idxmax()].reset_index(drop=True)
-    facts = {"run": key, "task": summary.get("task"), "method": summary.get("method")}
-    return pd.DataFrame([facts] * len(last)).join(last)
+        return [{"run": key}]
+    facts = {"run": key, "task": summary["task"], "method": summary["method"]}
+    last = metrics.loc[metrics.groupby("seed")["step"].idxmax()]
+    return [facts | {str(name): value for name, value in row.items()} for row in last.to_dict("records")]
 
 
 def _column(parameter: str) -> str:

@@ -138,12 +138,13 @@ def run_sweep(
     for problem in problems:
         say(f"anm-nb: {problem}; its case runs again", err=True)
     todo = _unfinished(chosen, outcomes, retry_failed)
+    waiting = {case.name for case in todo}
     for case in chosen if dry_run else ():
-        console.print(f"{'to run' if case in todo else outcomes[case.name].status:6} {case.name}")
+        console.print(f"{'to run' if case.name in waiting else outcomes[case.name].status:6} {case.name}")
     console.print(f"{len(chosen)} cases: {_counted(chosen, outcomes, todo, ' before')}; results in {sweep.folder}")
     if sweep.folded:
         console.print(f"{sweep.folded} more in the file are the same as one of its cases, and run once")
-    if any(case not in todo and outcomes[case.name].status == "failed" for case in chosen):
+    if any(case.name not in waiting and outcomes[case.name].status == "failed" for case in chosen):
         console.print("What failed before is not run again unless its inputs change, or with --retry-failed")
     if dry_run:
         return
@@ -188,14 +189,9 @@ def _counted(
     chosen: Sequence[Case], outcomes: Mapping[str, Outcome], todo: Sequence[Case] = (), before: str = ""
 ) -> str:
     """How many cases are in each state, such as `3 done, 1 failed`; `todo` are about to run."""
-    names = {case.name for case in todo}
-    states = [
-        "to run" if case.name in names
-        else f"{outcomes[case.name].status}{before}" if case.name in outcomes
-        else "not finished"
-        for case in chosen
-    ]  # fmt: skip
-    counts = Counter(states)
+    ended = {name: f"{outcome.status}{before}" for name, outcome in outcomes.items()}
+    states = ended | {case.name: "to run" for case in todo}
+    counts = Counter(states.get(case.name, "not finished") for case in chosen)
     order = ("to run", f"done{before}", f"failed{before}", "not finished")
     return ", ".join(f"{counts[state]} {state}" for state in order if counts[state]) or "nothing"
 
