@@ -100,14 +100,6 @@ def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv(store, mo
     assert csv.set_index("key").loc[scored["anm"]["key"], "value"] == pytest.approx(0.26)
 
 
-def test_names_out_of_files_are_neither_markup_nor_sent_to_the_terminal(store):
-    remade(store.line, method="[/bold]\x1b[31mred", task="[red]x[/red]", version=3)
-    table = runs("ls").stdout
-    assert "[/bold]red" in table
-    assert "[red]x[/red]" in table
-    assert "\x1b" not in table
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -48,6 +48,24 @@ def threads_here() -> int:
     return max(1, int(first)) if first.isdecimal() else 1
 
 
+def attempt(
+    case: Case,
+    threads: int | None,
+    env: Mapping[str, str],
+    until: float,
+    stopped: Callable[[], bool],
+    times: int = 1,
+) -> Outcome | None:
+    """Run a case, so many times at most where its process is killed; None where it is too late to start."""
+    for number in range(1, times + 1):
+        if time.time() >= until:
+            return None
+        outcome = run_case(case, threads, env, stopped)
+        if not outcome.killed or number == times:
+            return outcome
+    return None
+
+
 def run_case(case: Case, threads: int | None, env: Mapping[str, str], stopped: Callable[[], bool]) -> Outcome:
     """Run the case, with `env` over this process's environment, until `stopped` says otherwise.
 

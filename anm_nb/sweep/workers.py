@@ -10,7 +10,6 @@ import pickle
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from anm_nb.config import ParameterError
 from anm_nb.sweep.cases import Case
 from anm_nb.sweep.notebook import source_digest
 from anm_nb.sweep.outcomes import Outcome
-from anm_nb.sweep.process import half_written, run_case
+from anm_nb.sweep.process import attempt, half_written
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -82,24 +81,6 @@ def run_cases(
         executor.shutdown(wait=False) if client else executor.shutdown(cancel_futures=True)
 
 
-def attempt(
-    case: Case,
-    threads: int | None,
-    env: Mapping[str, str],
-    until: float,
-    stopped: Callable[[], bool],
-    times: int = 1,
-) -> Outcome | None:
-    """Run a case, so many times at most where its process is killed; None where it is too late to start."""
-    for number in range(1, times + 1):
-        if time.time() >= until:
-            return None
-        outcome = run_case(case, threads, env, stopped)
-        if not outcome.killed or number == times:
-            return outcome
-    return None
-
-
 def _settled(case: Case, future: Future[Any], blamed: set[str]) -> Outcome | str | None:
     """How a case ended; None where it was not started in time, "again" where it must be handed out again.
 
@@ -141,7 +122,7 @@ def _work() -> Callable[..., Outcome | str | None]:
             if source_digest() != digest:
                 named = f"anm_nb {anm_nb.__version__} in {anm_nb.__path__[0]}"
                 return f"the Dask worker {worker.address} has other sources, {named}; nothing ran there"
-            from anm_nb.sweep.workers import attempt
+            from anm_nb.sweep.process import attempt
         except ImportError as error:
             return f"the Dask worker {worker.address} cannot import anm_nb: {error}; nothing ran there"
 

@@ -145,14 +145,6 @@ def test_two_sweeps_into_one_folder_are_one_too_many(trivial, fake):
     assert anm_nb(trivial).exit_code == 0
 
 
-def test_what_a_killed_sweep_left_half_written_goes(trivial, fake):
-    trivial.write(grid={"n": [1]})
-    (trivial.out / ".partial-abc").mkdir(parents=True)
-    (trivial.out / ".partial-abc" / "notebook.ipynb").write_text("{")
-    anm_nb(trivial)
-    assert trivial.half_written() == []
-
-
 def test_the_table_has_each_verdict_beside_what_differs(trivial, fake):
     trivial.write(grid={"n": [2, 13]}, cases=[{"n": 3, "x": 2.0}])
     anm_nb(trivial)
