@@ -123,11 +123,11 @@ def write_manifest(venue: str, folder: Path, before: Mapping[str, Any], publishe
     Figures of other notebooks stay listed as they were `before`. Raises `ParameterError` where two notebooks publish
     figures of one name.
     """
-    figures = {title: entry for title, entry in before.items() if entry["notebook"] not in published}
+    figures = {title: entry for title, entry in before.items() if entry.get("notebook") not in published}
     entries = [(name, path) for name, own in published.items() for path in sorted(own.glob(f"*{ENTRY}"))]
     for notebook, path in entries:
         if path.stem in figures:
-            there = figures[path.stem]["notebook"]
+            there = figures[path.stem].get("notebook")
             raise ParameterError(f"{notebook} publishes '{path.stem}', and {there} does; give one another name")
         figures[path.stem] = {"notebook": notebook, **json.loads(path.read_text("utf-8"))}
     files = [(path.parent, file) for _, path in entries for file in figures[path.stem]["files"]]
