@@ -45,6 +45,10 @@ def run_cells(notebook: Path, values: dict[str, Any], chosen: set[str] | None) -
     cells = json.loads(notebook.read_text("utf-8"))["cells"]
     module = sys.modules["notebook"] = ModuleType("notebook")  # where pydantic looks up what annotations name
     names = module.__dict__
+    if chosen is None:
+        from IPython.display import display
+
+        names["display"] = display  # as a kernel has it
     parameters = dict(values)
     for number, cell in enumerate(cells, 1):
         tags = set(cell["metadata"].get("tags", []))
