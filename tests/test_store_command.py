@@ -9,7 +9,8 @@ from stored_training import Line, energy
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
-from anm_nb.run import MANIFEST, Manifest, key_of
+from anm_nb.identity import key_of
+from anm_nb.run import MANIFEST, Manifest
 from anm_nb.store import Run, get_or_train, store_root, training_lock
 
 pytestmark = pytest.mark.usefixtures("quick_disk")

@@ -16,7 +16,8 @@ from stored_training import Line
 
 import anm_nb
 from anm_nb.config import ParameterError
-from anm_nb.run import MANIFEST, CorruptRun, Manifest, faults, key_of, verify
+from anm_nb.identity import key_of
+from anm_nb.run import MANIFEST, CorruptRun, Manifest, faults, verify
 from anm_nb.store import Run, finished_runs, get_or_train, scan, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")

@@ -13,10 +13,10 @@ import pytest
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
+from anm_nb.identity import code_digest
 from anm_nb.store import Run, finished_runs, get_or_train, run_key
 from anm_nb.tasks import register_task
 from anm_nb.tasks.matrices import Inverse
-from anm_nb.user_code import code_digest
 
 HEADER = """
 from typing import ClassVar
@@ -225,7 +225,7 @@ def test_the_digest_is_the_same_in_every_process(tmp_path):
     """Sets and hashes of texts are ordered anew in each."""
     text = HEADER + "NAMES = {'a', 'b', 'c', 'd'}\n" + OWN.format("len(NAMES & {'e', 'f', 'a', 'g'})")
     (tmp_path / "own_strategy.py").write_text(text)
-    program = "import own_strategy; from anm_nb.user_code import code_digest; print(code_digest([own_strategy.Own]))"
+    program = "import own_strategy; from anm_nb.identity import code_digest; print(code_digest([own_strategy.Own]))"
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     found = set()
     for seed in ("1", "2"):

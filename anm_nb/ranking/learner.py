@@ -15,10 +15,9 @@ from anm_nb.ranking.losses import RANKING_LOSSES, pointer_loss
 from anm_nb.ranking.networks import PointerDecoder, RankingModel, RankingOutput
 from anm_nb.ranking.routing import Controller, routing_entropy
 from anm_nb.tasks.base import Batch, Stream
-from anm_nb.training.epochs import batch_indices
-from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses
-from anm_nb.training.seeds import generator, initialise
-from anm_nb.training.stack import Stack
+from anm_nb.training.learner import Measurement, Member, StepLosses
+from anm_nb.training.seeds import batch_indices, generator, initialise
+from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
     from anm_nb.ranking.train import RankingConfig

@@ -8,17 +8,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from anm_nb.bounds import Epochs, Examples, LearningRate, Seeds, Size, require_memory
+from anm_nb.bounds import Epochs, Examples, LearningRate, Seeds, Size, require_memory, weight_bytes
 from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import RankingTask
-from anm_nb.training.epochs import batches_per_epoch
 from anm_nb.training.learner import Member, TrainingConfig
-from anm_nb.training.memory import weight_bytes
 from anm_nb.training.run import Trained, train
+from anm_nb.training.seeds import batches_per_epoch
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 

@@ -14,11 +14,10 @@ from anm_nb.ranking.losses import ranknet_loss
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
-from anm_nb.training.epochs import batch_indices
 from anm_nb.training.learner import Member
 from anm_nb.training.loop import Training
 from anm_nb.training.run import train_together
-from anm_nb.training.seeds import generator
+from anm_nb.training.seeds import batch_indices, generator
 
 SMALL = {
     "size": 6,

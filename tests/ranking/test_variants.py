@@ -15,10 +15,9 @@ from anm_nb.ranking.routing import Controller, RandomRouting, routing_entropy
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.ranking.variants import FIXES, ablations, comparators, published
 from anm_nb.tasks import get_task
-from anm_nb.training.epochs import batch_indices
 from anm_nb.training.learner import Member
 from anm_nb.training.loop import Training
-from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.seeds import batch_indices, generator, initialise
 
 ITEMS, WIDTH, HEADS, STATE, ITERATIONS, CODE = 6, 8, 2, 4, 3, 9
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anm_nb.training.epochs import batch_indices, batches_per_epoch
+from anm_nb.training.seeds import batch_indices, batches_per_epoch
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3), st.integers(0, 99))

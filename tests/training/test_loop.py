@@ -13,10 +13,9 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.learner import Member, resolve_device
 from anm_nb.training.loop import NonFiniteLoss, Training
-from anm_nb.training.optimiser import clip_
 from anm_nb.training.run import cpu_threads, train_together
 from anm_nb.training.seeds import generator
-from anm_nb.training.stack import Stack
+from anm_nb.training.stack import Stack, clip_
 
 ALL = ((3,), (3, 0, 1))
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from anm_nb.training.memory import weight_bytes
+from anm_nb.bounds import weight_bytes
 
 
 def test_it_is_what_adam_and_an_average_take():

@@ -10,9 +10,9 @@ from stored_training import CONFIGS, energy
 from toy import Killed, Toy, ToyConfig, assert_same, toy_trained, toy_training
 
 from anm_nb.training import loop, progress
-from anm_nb.training.checkpoint import before
+from anm_nb.training.checkpoint import before, checkpoint_of
 from anm_nb.training.learner import Member
-from anm_nb.training.loop import Training, checkpoint_of
+from anm_nb.training.loop import Training
 from anm_nb.training.progress import OutOfTime, time_limit
 from anm_nb.training.run import train, train_together
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
+from anm_nb.training.checkpoint import SeedRecord
 from anm_nb.training.learner import Measurement
-from anm_nb.training.record import SeedRecord
 
 NAN = math.nan
 CONFIG = ToyConfig(record_every=1, decay=0.6)
