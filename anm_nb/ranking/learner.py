@@ -58,20 +58,20 @@ class RankingLearner:
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         self.members, self.device = members, device
-        self.config: RankingConfig = members[0].config
-        self.task = self.config.make_task()
-        self.dev = self._problems("dev", self.config.dev_samples)
-        self.test = self._problems("test", self.config.test_samples)
-        training = self._problems("train", self.config.train_samples)
+        config: RankingConfig = members[0].config
+        self.config, self.task = config, config.make_task()
+        self.dev = self._problems("dev", config.dev_samples)
+        self.test = self._problems("test", config.test_samples)
+        training = self._problems("train", config.train_samples)
         self.x, self.ranks = (torch.stack([getattr(batch, name) for batch in training]) for name in ("x", "y"))
-        self.selection = self.config.selection or self.task.metric
+        self.selection = config.selection or self.task.metric
         known = [batch.known for batch in training if batch.known is not None]
-        observed = self.config.mask_aware and self.task.metric == "tau_obs"
+        observed = config.mask_aware and self.task.metric == "tau_obs"
         self.compared = torch.stack(known) if known and observed else None
         networks = [self._network(member.seed) for member in members]
         self.model = Stack(networks)
-        self.groups: Sequence[ParameterGroup] = parameter_groups(self.config, networks[0])
-        epochs = [self.epoch(step) for step in range(self.config.total_steps() + 1)]
+        self.groups: Sequence[ParameterGroup] = parameter_groups(config, networks[0])
+        epochs = [self.epoch(step) for step in range(config.total_steps() + 1)]
         self.schedules: Mapping[str, Tensor] = {
             name: torch.tensor([[at(member.config, epoch) for member in members] for epoch in epochs], device=device)
             for name, at in SCHEDULES.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch import Tensor
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.graph import StepGraphs, without_host
 from anm_nb.training.learner import Learner, Member, StepLosses
-from anm_nb.training.progress import OutOfTime, progress_bar, time_is_limited, time_is_up
+from anm_nb.training.progress import OutOfTime, progress_bar, seconds_left
 from anm_nb.training.stack import Stack, StackOptimiser, update
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
@@ -232,10 +233,10 @@ class Training:
 
     def _save_or_leave(self) -> None:
         """Between two blocks of steps: a checkpoint where one is due; raises `OutOfTime` where time is up."""
-        due = self.step - self.saved_at >= self.config.checkpoint_every
-        if due or (time_is_limited() and (self.host or self.step % LOOK_EVERY < self.learner.block)):
+        due, left = self.step - self.saved_at >= self.config.checkpoint_every, seconds_left()
+        if due or (left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)):
             self._count_time()
-            if time_is_up():
+            if left < 0:
                 self.save()
                 raise OutOfTime(f"{self._name()}: time is up at step {self.step} of {self.config.total_steps()}")
             if due:

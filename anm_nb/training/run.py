@@ -27,7 +27,7 @@ from anm_nb.identity import classes_of_the_user
 from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, facts_of
 from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
-from anm_nb.training.progress import progress_bar, time_is_limited
+from anm_nb.training.progress import progress_bar, seconds_left
 
 # Two processes are ready to train after 3 to 5 s (torch is imported again in each, on a core each), and save half of
 # the time: below this they would gain next to nothing. The time is projected from a few steps that are thrown away;
@@ -134,7 +134,7 @@ def train_in_processes(config: TrainingConfig, folder: Path) -> int:
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write for a moment yet
         with FileLock(lock):
             pass
-    if not can_be_sent(config) or time_is_limited():
+    if not can_be_sent(config) or seconds_left() < math.inf:
         return 1
     waiting = [seed for seed in config.seeds if not facts_of(checkpoint_of(folder, seed)).get("ended")]
     count = min(len(waiting), available_cores() // config.threads) if len(waiting) > 1 else 1

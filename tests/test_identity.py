@@ -163,11 +163,26 @@ def test_only_the_other_cell_is_run_again():
     assert notebook.run("SHIFT = 1", "def shift():\n    return SHIFT").key() == first
 
 
-def test_comments_moves_and_what_is_not_reached_change_nothing(tmp_path, monkeypatch):
+def test_comments_layout_moves_and_what_is_not_reached_change_nothing():
     key = Notebook(STRATEGY).key()
     assert Notebook("# more\n\n\n" + STRATEGY.replace("+ 1)", "+ 1)  # why")).key() == key
+    assert (
+        Notebook(
+            STRATEGY.replace("        return", "        # because\n\n        return (").replace("+ 1)", "+ 1))")
+        ).key()
+        == key
+    )
     assert Notebook("OTHER = 3\ndef unused():\n    return OTHER", STRATEGY).key() == key
     assert Notebook(*STRATEGY.split("@register")[:1], "@register" + STRATEGY.split("@register")[1]).key() == key
+
+
+def test_the_text_counts_where_it_is_at_hand_and_the_compiled_code_where_it_is_not():
+    assert Notebook(OWN.format("2")).key() != Notebook(OWN.format("(1 + 1)")).key()  # which compile to the same
+    without_text = set()
+    for number in ("2", "(1 + 1)", "3"):
+        exec(HEADER + OWN.format(number), {"__name__": "__main__"})
+        without_text.add(run_key(own_config()))
+    assert len(without_text) == 2
 
 
 def test_another_name_for_a_librarys_function_changes_the_key():
@@ -187,15 +202,6 @@ def test_an_edited_file_counts_when_it_is_loaded(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     importlib.reload(sys.modules["own_strategy"])
     assert run_key(own_config()) != one
-
-
-def test_code_without_a_text_is_in_the_key_too():
-    keys = set()
-    for number in (1, 2):
-        names = {"__name__": "__main__"}
-        exec(HEADER + OWN.format(number), names)
-        keys.add(run_key(own_config()))
-    assert len(keys) == 2
 
 
 @pytest.mark.parametrize(
