@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, ired_figures, latex, ranking_figures
 from anm_nb.analysis.figures import house_style
 from anm_nb.analysis.fitting import fit
-from anm_nb.analysis.layout import layout
 from anm_nb.analysis.reference import DISPLAYS, Reference, load_reference, reference_root, summary
+from anm_nb.analysis.style import layout
 from anm_nb.analysis.tables import final, score_table
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.files import full_disk_named, replace_whole, sha256_of

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from anm_nb.analysis.anm_verdict import COMPARED, TRAINING_LABELS, compared_label
 from anm_nb.analysis.figures import PALETTE, house_style, new_figure
-from anm_nb.analysis.layout import points
+from anm_nb.analysis.style import points
 
 FAMILY_LABELS = {"none": "no negatives", "stock": "stock", "anm": "mined"}
 FILLED = {"unlimited": True, "fixed": False}

@@ -16,8 +16,8 @@ from anm_nb.analysis.answers import mining_comparisons
 from anm_nb.analysis.collecting import Collection
 from anm_nb.analysis.experiment import metric_text
 from anm_nb.analysis.figures import colours, house_style, label, new_figure
-from anm_nb.analysis.layout import points
 from anm_nb.analysis.overview import differences
+from anm_nb.analysis.style import points
 
 NAME_WIDTH, TITLE_WIDTH = 36, 14  # characters of a row's name, and of a panel's, in one line
 LINEAR_TO = 10  # %; beyond, differences go into the thousands

@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.discrete_verdicts import metric_label, scores_of
 from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure, require_columns
-from anm_nb.analysis.layout import points
 from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.style import points
 from anm_nb.energy.constraints import ENTROPY_BAND
 from anm_nb.studies.discrete_study import HELD_OUT, UNDENOISED
 

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.figures import PALETTE, house_style, label, new_figure
-from anm_nb.analysis.layout import points
 from anm_nb.analysis.ranking_figures import TAU_TITLES
 from anm_nb.analysis.ranking_tables import on_test, stalled_seeds
 from anm_nb.analysis.stats import CONFIDENCE, holm, mean_interval, paired_difference
+from anm_nb.analysis.style import points
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.tiers import at_ceiling, evaluate_tiers
 from anm_nb.ranking.train import RankingConfig

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from anm_nb.analysis.figures import PALETTE, house_style, legend_below, new_figure
-from anm_nb.analysis.layout import points
 from anm_nb.analysis.published import IRED_MSE
 from anm_nb.analysis.reference_scores import metric_label, references_of
 from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.style import points
 from anm_nb.tasks import task_class
 
 KIND_COLOURS = {"trivial": "#6e6e6e", "classical": "#cc79a7", "ceiling": "#000000", "published": PALETTE["stock"]}

@@ -18,8 +18,8 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from anm_nb.analysis.figures import colours, house_style, interval_line, label, new_figure
 from anm_nb.analysis.iteration_verdicts import BASELINE, HRM, TIED
-from anm_nb.analysis.layout import points
 from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.style import points
 
 # Nine models in one panel cannot be told apart: a panel for each question, of what differs in it.
 PANELS = {

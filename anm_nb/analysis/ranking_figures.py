@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.figures import PALETTE, colours, house_style, interval_line, label, legend_below, new_figure
-from anm_nb.analysis.layout import NOTEBOOK, figure_width, points
 from anm_nb.analysis.ranking_tables import BANDS, SPACES, Probe
 from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.style import NOTEBOOK, figure_width, points
 from anm_nb.analysis.tiers import Space
 
 DASHED = (0, (4, 3))

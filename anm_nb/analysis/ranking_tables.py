@@ -161,7 +161,6 @@ def probe_problems(run: Run, place: int) -> tuple[np.ndarray, np.ndarray]:
     return ranks.flatten(0, -2).numpy(), known.flatten(0, -2).bool().numpy()
 
 
-
 def _test_predictions(run: Run) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """For each seed: scores [n, iterations, items], ranks [n, items] and mask [n, items] of its test problems."""
     arrays = (run.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))

@@ -90,9 +90,7 @@ class EnergyLearner:
         parameters = list(self.model.members[0].parameters())
         adam = {"betas": (0.9, 0.99)}  # as published
         self.groups: Sequence[ParameterGroup] = [
-            ParameterGroup(
-                "energy", parameters, torch.optim.Adam, self.config.lr, self.config.clip_norm, options=adam
-            )
+            ParameterGroup("energy", parameters, torch.optim.Adam, self.config.lr, self.config.clip_norm, options=adam)
         ]
         self.generators: Mapping[str, Sequence[torch.Generator]] = {
             purpose: [generator(seed, purpose, device) for seed in self.seeds]

@@ -106,9 +106,7 @@ class AnmVsCorruption(Parameters):
 
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each strategy, alike in everything else."""
-        return {
-            strategy: EnergyConfig.of(self, negatives=named_negatives(strategy)) for strategy in self.strategies
-        }
+        return {strategy: EnergyConfig.of(self, negatives=named_negatives(strategy)) for strategy in self.strategies}
 
     def get_or_train(self) -> dict[str, store.Run]:
         """The finished run of each strategy, trained where the store has none."""

@@ -74,10 +74,7 @@ class LandscapeScans(AnmVsCorruption):
 
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each strategy, alike in everything else, with the weights of every record."""
-        return {
-            name: config.model_copy(update={"keep_weights": True})
-            for name, config in super().configs().items()
-        }
+        return {name: config.model_copy(update={"keep_weights": True}) for name, config in super().configs().items()}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from anm_nb.analysis import figures
 from anm_nb.analysis.fitting import fit
-from anm_nb.analysis.layout import layout
+from anm_nb.analysis.style import layout
 
 LONG = "a label of so many words that a narrow figure has not nearly the room to write it all in one single line"
 

@@ -4,7 +4,7 @@ import matplotlib as mpl
 import pytest
 
 from anm_nb.analysis import figures
-from anm_nb.analysis.layout import SMALLEST, figure_width, layout, points, scaled
+from anm_nb.analysis.style import SMALLEST, figure_width, layout, points, scaled
 
 
 def test_without_a_layout_figures_are_those_of_a_notebook():

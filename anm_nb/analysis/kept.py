@@ -1,0 +1,122 @@
+"""Results kept with the project: `outputs/reference/<name>/`, each with where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from anm_nb.analysis.tables import collect
+from anm_nb.config import ParameterError, unknown_name
+from anm_nb.files import project_root, whole_folder
+from anm_nb.store import Run
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """What is kept of a run: all that a table of several is made of."""
+
+    key: str
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    metrics: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kept result: metrics of several methods, the task's reference scores, and provenance of every run."""
+
+    path: Path
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Tidy metrics with a `method` column."""
+        return pd.read_parquet(self.path / "metrics.parquet")
+
+    @cached_property
+    def references(self) -> pd.DataFrame:
+        """Trivial, classical and best-possible scores of the task."""
+        return pd.read_parquet(self.path / "reference_scores.parquet")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Another table kept with it by name. Raises `ParameterError` naming the nearest one that there is."""
+        path = self.path / f"{name}.parquet"
+        if not path.exists():
+            raise ParameterError(unknown_name("table", name, [each.stem for each in self.path.glob("*.parquet")]))
+        return pd.read_parquet(path)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """For each method: run key, config, versions, commit, machine."""
+        return json.loads((self.path / "provenance.json").read_text("utf-8"))
+
+    @cached_property
+    def runs(self) -> dict[str, KeptRun]:
+        """What is kept of each method's run."""
+        rows = {method: own.drop(columns="method") for method, own in self.metrics.groupby("method")}
+        return {
+            method: KeptRun(of["key"], of["config"], of["provenance"], rows[method])
+            for method, of in self.provenance.items()
+        }
+
+    @property
+    def scope(self) -> str:
+        """Task, size, length, seeds and day of the runs, in a phrase to end a claim with."""
+        config = next(iter(self.provenance.values()))["config"]
+        length = f"{config['steps']:,} steps" if "steps" in config else f"{config['epochs']} epochs"
+        seeds = self.metrics.groupby("method")["seed"].nunique().min()
+        day = max(of["provenance"]["finished"] for of in self.provenance.values())[:10]
+        return f"{config['task']}, size {config['size']}, {length}, {seeds} seeds, {day}"
+
+
+def kept_root() -> Path:
+    """The tracked folder of kept results."""
+    return project_root() / "outputs" / "reference"
+
+
+def names() -> list[str]:
+    """The names of all kept results; a folder whose name begins with a dot is of one that is not in its place yet."""
+    return [path.parent.name for path in sorted(kept_root().glob("[!.]*/provenance.json"))]
+
+
+def load(name: str) -> Kept:
+    """A kept result by name. Raises `ParameterError` naming the nearest one that exists."""
+    if name not in names():
+        raise ParameterError(unknown_name("kept result", name, names()))
+    return Kept(kept_root() / name)
+
+
+def keep(
+    name: str,
+    runs: Mapping[str, Run | KeptRun],
+    references: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    *,
+    figure: Figure | None = None,
+    add: bool = False,
+) -> Kept:
+    """Store the runs' metrics and provenance, other tables by name, and the figure that shows it, as a kept result.
+
+    What was kept under that name before stays until all of it is written; with `add`, its runs of other methods too.
+    """
+    if add and name in names():
+        runs = {**load(name).runs, **runs}
+    given = {"metrics": collect(runs), "reference_scores": references, **(tables or {})}
+    provenance = {
+        method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
+    }
+    path = kept_root() / name
+    with whole_folder(path) as partial:
+        for title, table in given.items():
+            table.to_parquet(partial / f"{title}.parquet")
+        document = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
+        (partial / "provenance.json").write_text(document + "\n", encoding="utf-8")
+        if figure is not None:
+            figure.savefig(partial / "figure.png", dpi=160)
+    return Kept(path)

@@ -1,0 +1,193 @@
+"""The look of every figure: one palette, one style, and a page's width; figures that show themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+SMALLEST = 6.0  # points: what is smaller is not read in print
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The width of a figure in inches, and the size of its titles and axis labels in points."""
+
+    width: float
+    text: float
+
+
+NOTEBOOK = Layout(width=6.75, text=8)
+_current: ContextVar[Layout] = ContextVar("layout", default=NOTEBOOK)
+
+# One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision. On white,
+# `random`, `hrm` and `published baseline` have less contrast than 3:1: they are not for hairlines or letters.
+PALETTE = {
+    "none": "#6e6e6e",
+    "stock": "#0072b2",
+    "random": "#e69f00",
+    "anm": "#d55e00",
+    "anm_orthogonal": "#009e73",
+    "anm_simplex": "#aa3377",  # the discrete miners: Tol's bright and muted palettes
+    "anm_simplex_legitimate": "#117733",
+    "optimal": "#000000",
+    # the ranking family: Tol's muted palette, safe alike
+    "baseline": "#332288",
+    "hrm": "#44aa99",
+    "published baseline": "#ddcc77",
+    "published": "#999933",
+    # its comparators; the first and the last are the two above by other names
+    "no iteration": "#332288",
+    "deep untied": "#88ccee",
+    "weight-tied": "#cc6677",
+    "random α": "#771155",
+    "untrained controller": "#bbbbbb",
+    "one timescale": "#ee9955",
+    "equal timescales": "#4477aa",
+    "HRM per sequence": "#555522",
+    "HRM per token, shuffled hints": "#bbcc33",
+    "HRM per token": "#44aa99",
+}
+OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b")  # methods of a user's own, in order of appearance
+LABELS = {
+    "none": "no negatives",
+    "stock": "stock (IRED)",
+    "random": "random",
+    "anm": "ANM as written",
+    "anm_orthogonal": "ANM ⊥ ε",
+    "anm_simplex": "simplex ANM",
+    "anm_simplex_legitimate": "legitimate simplex ANM",
+    "optimal": "perfect denoiser",
+    "baseline": "baseline (no iteration)",
+    "hrm": "HRM",
+    "published baseline": "published, no iteration",
+    "published": "published, HRM",
+    "HRM per token, shuffled hints": "HRM per token, trained on shuffled",
+}
+# What all others are measured against is dashed and on top, so that it is never hidden beneath them.
+LINE_STYLES: dict[str, dict[str, Any]] = {
+    "none": {"linestyle": (0, (4, 1.5)), "zorder": 3},
+    "optimal": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "weight-tied": {"linestyle": (0, (4, 1.5)), "zorder": 3},
+    "deep untied": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    "random α": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "untrained controller": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    "one timescale": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
+    "equal timescales": {"linestyle": (0, (4, 1.5))},
+    "HRM per sequence": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+}
+TEXT_SIZES = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+}
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, and has every sign that the figures write
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.titlelocation": "left",
+    "lines.linewidth": 1.3,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "savefig.dpi": 300,
+    "savefig.facecolor": "white",  # also on a page that is dark
+    "pdf.fonttype": 42,  # TrueType, which publishers take; matplotlib's default of Type 3 they do not
+    "svg.fonttype": "path",  # the outlines of letters: a browser has not the font that they were laid out with
+    "svg.hashsalt": "anm-nb",
+}
+
+
+def colours(methods: Sequence[str]) -> dict[str, str]:
+    """The colour of each method; methods the palette does not know get spare ones in order of appearance."""
+    unknown = iter(OTHER_COLOURS * len(methods))
+    return {method: PALETTE.get(method) or next(unknown) for method in methods}
+
+
+def label(method: str) -> str:
+    """A method's name as figures show it."""
+    return LABELS.get(method, method)
+
+
+@contextmanager
+def layout(width: float, text: float) -> Iterator[None]:
+    """Figures made within are `width` inches wide, with titles and axis labels of `text` points, all else in step."""
+    token = _current.set(Layout(width, text))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def figure_width() -> float:
+    """The width of figures made now, in inches."""
+    return _current.get().width
+
+
+def scaled(size: float) -> float:
+    """What is `size` in a notebook, in step with the text: points of small print, or inches of a figure's height."""
+    return size * _current.get().text / NOTEBOOK.text
+
+
+def points(size: float) -> float:
+    """The size of a text that has `size` points in a notebook, in step with other text and never below `SMALLEST`."""
+    return max(scaled(size), SMALLEST)
+
+
+def use_style() -> None:
+    """Matplotlib's own defaults with the project's style over them, for all figures from now on.
+
+    A notebook calls it once. Nothing of a person's matplotlibrc is left (TeX, dark axes, fonts).
+    """
+    mpl.rcdefaults()
+    mpl.rcParams.update(STYLE | {name: points(size) for name, size in TEXT_SIZES.items()})
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """`use_style` within, and afterwards all settings as they were; decorates a function as well."""
+    with mpl.rc_context():
+        use_style()
+        yield
+
+
+class PaperFigure(Figure):
+    """A figure that shows itself in a notebook without pyplot, its global state and its import time.
+
+    Drawn, shown or saved it is in the project's style, whatever matplotlib is set to then.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        """As for any figure; tick labels are written only now."""
+        with house_style():
+            super().draw(renderer)
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+        """As for any figure."""
+        with house_style():
+            super().savefig(*args, **options)
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=130)
+        return buffer.getvalue()
+
+
+def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    """An empty figure of the layout's width and its panels; options as for `Figure.subplots`.
+
+    The height is in inches where text has the size it has in a notebook, and in step with it elsewhere.
+    """
+    figure = PaperFigure(figsize=(figure_width(), scaled(height)), layout="constrained")
+    return figure, np.atleast_1d(figure.subplots(rows, columns, **options))
