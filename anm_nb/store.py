@@ -57,13 +57,12 @@ def get_or_train(config: RunConfig) -> Run:
     $ANM_NB_RUNS_USED names, if it is set.
     """
     decisive = identity_of(config)
-    key = key_of(decisive)
-    path = store_root() / key
+    path = store_root() / key_of(decisive)
     if _unservable(path):
         with ExitStack() as stack:
             with _unwritable_named(path), files.full_disk_named(path, "nothing was lost"):
-                stack.enter_context(training_lock(key))
-                partial = partial_root() / key
+                stack.enter_context(training_lock(path.name))
+                partial = partial_root() / path.name
                 if os.path.lexists(path) and (wrong := _unservable(path)):
                     _set_aside(path, wrong)
                 if os.path.lexists(partial) and (not partial.is_dir() or (partial / "config.json").is_dir()):
@@ -73,8 +72,8 @@ def get_or_train(config: RunConfig) -> Run:
                 _train_into(path, partial, config, decisive)
             shutil.rmtree(partial, ignore_errors=True)
     if used := os.environ.get(RUNS_USED):
-        with files.full_disk_named(path, f"run {key} itself is stored"), open(used, "ab", buffering=0) as file:
-            file.write(f"{key}\n".encode())
+        with files.full_disk_named(path, f"run {path.name} itself is stored"), open(used, "ab", buffering=0) as file:
+            file.write(f"{path.name}\n".encode())
     run = Run(path)
     run.__dict__["config"] = config  # spares reading back what is at hand
     return run
@@ -103,9 +102,8 @@ def _unservable(path: Path) -> list[str]:
 
 
 def _set_aside(path: Path, wrong: Sequence[str]) -> None:
-    moved = _move_away(path, store_root() / ".corrupt")
-    said = f"run {path.name} cannot be trusted: {'; '.join(wrong)}. It was moved to {moved} and is trained anew"
-    warnings.warn(said, stacklevel=3)
+    moved = f"It was moved to {_move_away(path, store_root() / '.corrupt')} and is trained anew"
+    warnings.warn(f"run {path.name} cannot be trusted: {'; '.join(wrong)}. {moved}", stacklevel=3)
 
 
 def _move_away(path: Path, folder: Path) -> Path:
@@ -194,8 +192,8 @@ def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
     matches = [asked] if asked in stored else [key for key in stored if asked and key.startswith(asked)]
     if len(matches) == 1:
         return matches[0]
-    near = matches or difflib.get_close_matches(asked, stored, n=3, cutoff=0.0)
-    named = ", ".join(f"{key} ({stored[key]})" if stored[key] else key for key in near[:9])
+    near = matches[:9] or difflib.get_close_matches(asked, stored, n=3, cutoff=0.0)
+    named = ", ".join(f"{key} ({stored[key]})" if stored[key] else key for key in near)
     if matches:
         raise ParameterError(f"'{asked}' begins {len(matches)} keys: {named}")
     raise ParameterError(f"unknown run '{asked}' in {store_root()} ({len(stored)} runs); nearest: {named}")
@@ -223,9 +221,8 @@ def remove(asked: str) -> Path:
 
 def named_by(key: str) -> Path | None:
     """The kept result or the sweep's outcomes that name a run, among the results this checkout knows."""
-    found = [
-        file for root in files.results_roots() for file in (*root.glob("reference/**/*.json"), *root.glob("*/*.json"))
-    ]
+    patterns = ("reference/**/*.json", "*/*.json")
+    found = (file for root in files.results_roots() for each in patterns for file in root.glob(each))
     return next((file for file in found if file.is_file() and key.encode() in file.read_bytes()), None)
 
 
