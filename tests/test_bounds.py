@@ -54,7 +54,6 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
         (EnergyConfig, {"threads": 10**10}, "threads = 10000000000: should be less than or equal to 1024"),
         (EnergyConfig, {"lr": 10.0}, "lr = 10.0: should be less than or equal to 1"),
         (EnergyConfig, {"contrastive_weight": 1e30}, "contrastive_weight = 1e+30: should be less"),
-        (EnergyConfig, {"task": "invers"}, "task: unknown task 'invers' (did you mean 'inverse'?)"),
         (RankingConfig, {"encoder_lr": 3e4}, "encoder_lr = 30000.0: should be less"),
         (RankingConfig, {"epochs": 10**7}, "epochs = 10000000: should be less"),
         (RankingConfig, {"max_inner_iters": 10**6}, "max_inner_iters = 1000000: should be less"),

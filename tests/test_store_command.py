@@ -186,8 +186,9 @@ def test_exported_runs_are_read_by_another_store(name, store, tmp_path, monkeypa
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
     for _ in range(2):  # what is there stays
         assert runs("import", out).exit_code == 0
-    monkeypatch.setattr(Line, "train", lambda self, workdir: pytest.fail("trained"))
-    assert get_or_train(Line()).path == tmp_path / "there" / "runs" / store.line.key
+    served = get_or_train(Line())
+    assert served.path == tmp_path / "there" / "runs" / store.line.key
+    assert served.summary == store.line.summary  # not trained again
     assert runs("verify").exit_code == 0
     assert listed() == [store.anm.key, store.line.key]
 
