@@ -12,7 +12,7 @@ from toy import Toy, ToyConfig, assert_same, squares, toy_trained, toy_training,
 from anm_nb.config import ParameterError
 from anm_nb.training.learner import Member, resolve_device
 from anm_nb.training.loop import NonFiniteLoss
-from anm_nb.training.run import cpu_threads, train_together
+from anm_nb.training.run import train_together
 from anm_nb.training.seeds import generator
 from anm_nb.training.stack import Stack, clip_
 
@@ -201,19 +201,6 @@ def test_cuda_without_a_device_is_refused_before_any_work(tmp_path):
         ToyConfig(device="cuda").train(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert resolve_device("auto") == "cpu"
-
-
-def test_threads_are_those_of_the_config_and_given_back():
-    before, inside = torch.get_num_threads(), []
-
-    def training_that_dies():
-        with cpu_threads(before + 1):
-            inside.append(torch.get_num_threads())
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        training_that_dies()
-    assert (inside, torch.get_num_threads()) == ([before + 1], before)
 
 
 def test_configs_that_differ_in_more_than_scheduled_numbers_are_refused_one_stack(tmp_path):
