@@ -30,6 +30,7 @@ from anm_nb.provenance import checkout_state, describe_environment
 from anm_nb.run import MANIFEST, CorruptRun, Run, faults, read_manifest, write_run
 
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
+KEPT = "kept:"  # before the name of a kept result there
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
@@ -53,8 +54,7 @@ def get_or_train(config: RunConfig) -> Run:
 
     A second process asking for the same run waits for the first, or takes over from its checkpoints if it died. What is
     in the run's place and is no run is set aside under `.corrupt/`, with a warning. Raises `DiskFull` where there is no
-    room, and `ParameterError` where the store cannot be written to. The key is appended, as a line, to the file that
-    $ANM_NB_RUNS_USED names, if it is set.
+    room, and `ParameterError` where the store cannot be written to.
     """
     decisive = identity_of(config)
     path = store_root() / key_of(decisive)
@@ -71,9 +71,8 @@ def get_or_train(config: RunConfig) -> Run:
             if not path.exists():
                 _train_into(path, partial, config, decisive)
             shutil.rmtree(partial, ignore_errors=True)
-    if used := os.environ.get(RUNS_USED):
-        with files.full_disk_named(path, f"run {path.name} itself is stored"), open(used, "ab", buffering=0) as file:
-            file.write(f"{path.name}\n".encode())
+    with files.full_disk_named(path, f"run {path.name} itself is stored"):
+        note_use(path.name)
     run = Run(path)
     run.__dict__["config"] = config  # spares reading back what is at hand
     return run
@@ -115,8 +114,7 @@ def _move_away(path: Path, folder: Path) -> Path:
 
 
 def _train_into(path: Path, partial: Path, config: RunConfig, decisive: dict[str, Any]) -> None:
-    started, checkout = time.monotonic(), checkout_state()
-    resumed = (partial / "config.json").exists()
+    started, checkout, resumed = time.monotonic(), checkout_state(), (partial / "config.json").exists()
     with files.full_disk_named(path, "nothing was lost"):
         files.replace_whole(partial / "config.json", json.dumps(decisive, indent=1).encode())
     trained = config.train(partial)
@@ -143,6 +141,13 @@ def _train_into(path: Path, partial: Path, config: RunConfig, decisive: dict[str
         files.flush_folder(path.parent)
 
 
+def note_use(what: str) -> None:
+    """Append a run's key, or KEPT and a kept result's name, to the file that whoever started this process asked for."""
+    if file := os.environ.get(RUNS_USED):
+        with open(file, "ab", buffering=0) as used:
+            used.write(f"{what}\n".encode())
+
+
 def scan() -> tuple[list[Run], dict[Path, str]]:
     """The finished runs, oldest first, from manifests alone; and why each other thing in the store is none."""
     found, broken = [], {}
@@ -164,15 +169,13 @@ def finished_runs() -> list[Run]:
 
 def run_folders() -> list[Path]:
     """Everything in the store that is a run or in the place of one, by name."""
-    root = store_root()
-    return [root / name for name in sorted(os.listdir(root)) if name[0] != "."] if root.is_dir() else []
+    return sorted(store_root().glob("[!.]*"))
 
 
 def find(asked: str) -> Run:
     """The finished run of a key, of an unambiguous beginning of one, or in a folder.
 
-    Raises `ParameterError` naming the nearest keys, or those that begin so; for a folder without a finished run; and
-    for an empty store, saying what to run.
+    Raises `ParameterError` naming the nearest keys or those that begin so, or what to run for an empty store.
     """
     if asked and Path(asked).is_dir():
         run = Run(Path(asked).resolve())
@@ -202,11 +205,10 @@ def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
 def remove(asked: str) -> Path:
     """Remove a run, an unfinished training or a set-aside folder, by its name or a beginning of it.
 
-    Readers see all of it or nothing. Raises `ParameterError` where a kept result or a sweep names the run, or where it
-    is being trained.
+    Readers see all of it or nothing. Raises `ParameterError` where a result names the run, or it is being trained.
     """
-    aside = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"))
-    places = {path.name: path for path in (*aside, *run_folders()) if ".lock" not in path.name}
+    found = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"), *run_folders())
+    places = {path.name: path for path in found if ".lock" not in path.name}
     path = places[nearest_key(asked, dict.fromkeys(places, ""))]
     if path.parent == store_root() and (naming := named_by(path.name)):
         raise ParameterError(f"run {path.name} is named by {naming}, and stays; remove that first")
@@ -229,13 +231,12 @@ def named_by(key: str) -> Path | None:
 def export(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[Path]:
     """Copy runs with their manifests into the folder `out`, or into a zip file where it ends in `.zip`.
 
-    Every byte is checked first. Returns what was written: a folder for each run, or the file. Raises `CorruptRun`,
-    `DiskFull`, and `ParameterError` where something is in the place and it is not to be replaced.
+    Every byte is checked first. Returns what was written. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where
+    something is in the place.
     """
     if wrong := [fault for run in runs for fault in faults(run.path)]:
         raise CorruptRun("; ".join(wrong))
-    zipped = out.suffix == ".zip"
-    if not zipped and out.exists() and not out.is_dir():
+    if not (zipped := out.suffix == ".zip") and out.exists() and not out.is_dir():
         raise ParameterError(f"--out {out} is a file; name a folder, or a file that ends in .zip")
     targets = [out] if zipped else [out / run.key for run in runs]
     if (there := [target for target in targets if target.exists()]) and not overwrite:
@@ -258,8 +259,7 @@ def export(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[Path
 def import_runs(source: Path) -> list[Run]:
     """Take exported runs, a zip file or a folder of them, into the store; every byte is checked before.
 
-    Runs that the store has already are left as they are. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where
-    the source holds no run.
+    Runs that the store has stay. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where the source holds no run.
     """
     found = []
     with files.full_disk_named(store_root(), "runs before it are in the store"), _unpacked(source) as folder:

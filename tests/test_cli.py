@@ -1,6 +1,8 @@
 """What a person types, and what they are told."""
 
+import base64
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +11,13 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from stored_files import write_manifest
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.studies.energy_settings import AnmVsCorruption
-from anm_nb.sweep.case import Outcome, read_outcomes
+from anm_nb.sweep.outcomes import Outcome, read_outcomes
 
 
 def write_notebook(path: Path, source: str) -> None:
@@ -62,7 +63,7 @@ def instant(monkeypatch):
     def run_cases(cases, jobs, *_):
         yield from (Outcome(case.name, "done", float(jobs), 64.0) for case in cases)
 
-    monkeypatch.setattr("anm_nb.sweep.run.run_cases", run_cases)
+    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", run_cases)
 
 
 def test_demo_of_one_notebook_keeps_what_the_others_left(project, instant):
@@ -86,11 +87,11 @@ def test_demo_of_all_forgets_notebooks_that_are_gone(project, instant):
         (["--only", "10_fial"], "unknown notebook '10_fial' (did you mean '10_fails'?); known: 00_fine, 10_fails"),
         (["--only", "draft"], "unknown notebook 'draft'"),
         (["--out", "{project}/notebooks"], "holds the notebooks themselves"),
-        (["--jobs", "0"], "anm-nb: --jobs 0: at least 1"),
+        (["--jobs", "0"], "'--jobs'"),
     ],
 )
 def test_demo_refuses_before_it_runs_anything(project, monkeypatch, arguments, said):
-    monkeypatch.setattr("anm_nb.sweep.run.run_cases", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", lambda *_: pytest.fail("ran"))
     result = anm_nb("demo", *(argument.format(project=project) for argument in arguments))
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
@@ -123,22 +124,6 @@ def test_importing_loads_nothing_heavy(module):
     assert result.stdout.strip() == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["10_anm_vs_corrupton"], "(did you mean '10_anm_vs_corruption'?)"),
-        (["10_anm_vs_corruption", "--profile", "medium"], "unknown profile 'medium'"),
-        (["02_kendall_forensics", "--run", "publishd"], "unknown run 'publishd' (did you mean 'published'?)"),
-        (["25_where_iteration_helps", "--run", "weight-tied"], "is made of all its runs together"),
-        (["25_where_iteration_helps", "--add"], "--add: what is kept of 25_where_iteration_helps is made of all"),
-    ],
-)
-def test_reference_refuses_what_it_cannot_keep(arguments, message):
-    refused = CliRunner().invoke(app, ["reference", *arguments])
-    assert refused.exit_code == 2
-    assert message in refused.output
-
-
 # the doctor
 
 SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 20, "records": 3, "dev_examples": 4, "seeds": [0]}
@@ -158,15 +143,43 @@ def store_run(root: Path, key: str, config: EnergyConfig, columns: dict[str, flo
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Four runs: ill, healthy, without negatives, and one that notebook 10 cannot name."""
+    """Four runs: ill, healthy, without negatives, and one whose weight is left to the task."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    strategies = ("anm", "stock", "none")
-    configs = list(AnmVsCorruption(**SMALL, strategies=strategies).configs().values())
+    configs = [EnergyConfig(**SMALL, negatives=name, contrastive_weight=0.5) for name in ("anm", "stock", "none")]
     configs.append(configs[0].model_copy(update={"levels": 5, "contrastive_weight": None}))
     columns = [ILL, ILL | {"illegitimate_fraction": 0.0}, {"loss_mse": 0.5}, ILL | {"grad_share_contrast": 0.01}]
     for key, config, values in zip(("aaaa", "aabb", "cccc", "dddd"), configs, columns, strict=True):
         store_run(tmp_path, key, config, values)
     return tmp_path
+
+
+def test_the_page_of_results_is_what_answer_cells_show(project):
+    refused = anm_nb("index")
+    assert (refused.exit_code, "shows an answer: a code cell tagged 'answer'" in refused.stderr) == (2, True)
+    shown = [
+        {"image/png": base64.b64encode(b"png").decode(), "text/plain": "x"},
+        {"text/markdown": "**Better** by 21 % [16, 27].", "text/plain": "x"},
+        {"text/html": "<table><tr><td>1</td></tr></table><script>x</script>", "text/plain": "x"},
+    ]
+    answer = new_code_cell("answer()", outputs=[new_output("display_data", data) for data in shown])
+    answer.metadata["tags"] = ["answer", "gallery"]
+    other = new_code_cell("x", outputs=[new_output("display_data", {"text/markdown": "not the answer"})])
+    notebook = new_notebook(cells=[new_markdown_cell("# Does *it* help?"), answer, other])
+    nbformat.write(notebook, project / "notebooks" / "10_fails.ipynb")
+    page = project / "docs" / "results.md"
+    (project / "docs" / "results").mkdir(parents=True)
+    (project / "docs" / "results" / "gone.png").touch()
+    result = anm_nb("index")
+    assert (result.exit_code, result.stdout) == (0, f"{page}\n")
+    text = page.read_text(encoding="utf-8")
+    parts = ["## Does it help?", "![Does it help?](results/10_fails.png)", shown[1]["text/markdown"]]
+    parts += ["<table><tbody><tr><td>1</td></tr></tbody></table>", "[10_fails](../notebooks/10_fails.ipynb)"]
+    assert [text.find(part) for part in parts] == sorted(text.find(part) for part in parts)
+    assert -1 not in [text.find(part) for part in parts]
+    assert not re.search("00_fine|not the answer|script", text)
+    assert {path.name: path.read_bytes() for path in (page.parent / "results").iterdir()} == {"10_fails.png": b"png"}
+    assert anm_nb("index").exit_code == 0
+    assert page.read_text(encoding="utf-8") == text
 
 
 def flowing(text: str) -> str:
@@ -217,26 +230,8 @@ def test_the_doctor_of_an_empty_store_says_what_to_run(tmp_path, monkeypatch):
     assert f"no finished runs in {tmp_path / 'runs'}; train some: anm-nb demo" in result.stderr
 
 
-def test_changes_are_written_as_parameters_of_notebook_10_and_never_over_a_file_unasked(store):
+def test_changes_are_written_as_the_whole_config_and_never_over_a_file_unasked(store):
     file = store / "new" / "changed.yaml"
-    result = anm_nb("doctor", "aaaa", "--apply", str(file))
-    assert result.exit_code == 0, result.output
-    assert f"wrote {file}, parameters of notebook 10" in result.stdout
-    assert "negatives.orthogonal_to_noise: False → True" in result.stdout
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert values["strategies"] == ["anm_orthogonal"]  # anm's name with that option on
-    expected = AnmVsCorruption(**SMALL, strategies=("anm_orthogonal",))
-    assert AnmVsCorruption.from_mapping(values) == expected
-    file.write_text("mine")
-    refused = anm_nb("doctor", "aaaa", "--apply", str(file))
-    assert (refused.exit_code, refused.stdout, file.read_text()) == (2, "", "mine")
-    assert "--overwrite" in refused.stderr
-    assert f"replaced {file}" in anm_nb("doctor", "aaaa", "--apply", str(file), "--overwrite").stdout
-    assert yaml.safe_load(file.read_text(encoding="utf-8")) == values
-
-
-def test_changes_that_notebook_10_cannot_say_are_written_as_the_whole_config(store):
-    file = store / "changed.yaml"
     result = anm_nb("doctor", "dddd", "--apply", str(file))
     assert f"wrote {file}, the whole config" in result.stdout
     said = [line.strip() for line in result.stdout.splitlines() if "→" in line]
@@ -244,6 +239,12 @@ def test_changes_that_notebook_10_cannot_say_are_written_as_the_whole_config(sto
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     config = EnergyConfig.model_validate_json(json.dumps(values))
     assert (config.levels, config.contrastive_weight, config.negatives.orthogonal_to_noise) == (5, 21.0, True)
+    file.write_text("mine")
+    refused = anm_nb("doctor", "dddd", "--apply", str(file))
+    assert (refused.exit_code, refused.stdout, file.read_text()) == (2, "", "mine")
+    assert "--overwrite" in refused.stderr
+    assert f"replaced {file}" in anm_nb("doctor", "dddd", "--apply", str(file), "--overwrite").stdout
+    assert yaml.safe_load(file.read_text(encoding="utf-8")) == values
 
 
 def test_a_healthy_run_changes_no_file(store):
@@ -251,13 +252,3 @@ def test_a_healthy_run_changes_no_file(store):
     result = anm_nb("doctor", "aabb", "--apply", str(file))
     assert (result.exit_code, file.exists()) == (0, False)
     assert "nothing to change" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--profile", "mif"], "unknown profile 'mif' (did you mean 'mid'?)"), (["--jobs", "0"], "'--jobs'")],
-)
-def test_verdict_refuses_what_it_cannot_do_before_any_work(arguments, message):
-    refused = CliRunner().invoke(app, ["verdict", *arguments])
-    assert refused.exit_code == 2
-    assert message in refused.output
