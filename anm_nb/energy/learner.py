@@ -91,7 +91,15 @@ class EnergyLearner:
         parameters = list(self.model.members[0].parameters())
         adam = {"betas": (0.9, 0.99)}  # as published
         self.groups: Sequence[ParameterGroup] = [
-            ParameterGroup("energy", parameters, torch.optim.Adam, self.config.lr, self.config.clip_norm, options=adam)
+            ParameterGroup(
+                "energy",
+                parameters,
+                torch.optim.Adam,
+                self.config.lr,
+                self.config.clip_norm,
+                options=adam,
+                lrs=[member.config.lr for member in members],
+            )
         ]
         self.generators: Mapping[str, Sequence[torch.Generator]] = {
             purpose: [generator(seed, purpose, device) for seed in self.seeds]
@@ -133,8 +141,8 @@ class EnergyLearner:
                     for source in self.generators["data"]
                 ]
             batches = [_rows(batch, slice(place * size, (place + 1) * size)) for batch in self.drawn]
-        joined = vars(_joined(batches))
-        return {name: joined[name] for name in ("x", "y", "known") if joined[name] is not None}
+        stacked = vars(joined(batches))
+        return {name: stacked[name] for name in ("x", "y", "known") if stacked[name] is not None}
 
     def branch(self, step: int, recorded: bool) -> Hashable:
         """Whether there is a contrast, and whether its weight is adapted."""
@@ -255,7 +263,7 @@ class EnergyLearner:
             y_neg = DEV_NEGATIVES.propose(problem).y_neg
             problems.append((batch, noise, y_neg if clues is None else clues.impose(y_neg)))
         batches, noises, negatives = zip(*problems, strict=True)
-        dev = _joined(batches)
+        dev = joined(batches)
         noise = SharedNoise(self.schedule, *(torch.cat([getattr(n, name) for n in noises]) for name in ("k", "eps")))
         draws = RowDraws([generator(seed, "dev", self.device) for seed in self.seeds], self.device)
         problem = MiningProblem(self.task, dev.x, dev.y, noise, self.model, self.model, draws, self.task.clues(dev))
@@ -302,7 +310,7 @@ def _rows(batch: Batch, rows: Any) -> Batch:
     return replace(batch, **{name: each[rows] for name, each in vars(batch).items() if each is not None})
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[Batch]) -> Batch:
     """Batches of all seeds as one, seed after seed."""
     if len(batches) == 1:
         return batches[0]
