@@ -12,15 +12,19 @@ curvature rise and the derivative turn positive: a landscape steeper than that h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from anm_nb.config import ParameterError
+from anm_nb.energy.learner import EnergyLearner
+from anm_nb.energy.negatives import MiningProblem
 from anm_nb.energy.networks import Model, gradient_and_value
-from anm_nb.energy.schedule import NoiseSchedule
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.tasks.base import Clues
+from anm_nb.training.seeds import RowDraws, generator
 
 Energy = Callable[[Tensor], Tensor]  # noised points [b, d] to energies [b]
 
@@ -118,6 +122,22 @@ def optimal_energy(schedule: NoiseSchedule, y_pos: Float[Tensor, "b d"]) -> Mode
         return ((point - schedule.signal(k) * y_pos).square() / (2 * schedule.sigma(k))).sum(1)
 
     return energy
+
+
+def held_out_problem(
+    learner: EnergyLearner, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
+) -> MiningProblem:
+    """A learner's held-out problems with their own ε at each level, level after level, for mining against a model.
+
+    What a strategy draws depends on seed and purpose alone, so that energies are compared by negatives that start
+    alike.
+    """
+    dev, count = learner.dev_problem, len(levels)
+    x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
+    clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))
+    noise = SharedNoise(learner.schedule, torch.tensor(levels).repeat_interleave(len(dev.x)), eps)
+    draws = RowDraws([generator(learner.seeds[0], purpose)], "cpu")
+    return MiningProblem(learner.task, x, y_pos, noise, model, model, draws, clues)
 
 
 def _values(

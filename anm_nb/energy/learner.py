@@ -18,7 +18,7 @@ from anm_nb.energy.losses import info_nce, soft_info_nce
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random
 from anm_nb.energy.probes import grad_shares
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.tasks.base import Batch, Clues
+from anm_nb.tasks.base import Batch
 from anm_nb.training.epochs import batch_indices
 from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses
 from anm_nb.training.seeds import RowDraws, generator, initialise
@@ -282,21 +282,6 @@ class EnergyLearner:
         """One seed's held-out problems."""
         n = self.config.dev_examples
         return _rows(self.dev, slice(place * n, (place + 1) * n))
-
-    def at_levels(
-        self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
-    ) -> MiningProblem:
-        """The held-out problems with their own ε at each of the levels, level after level, for mining against a model.
-
-        What a strategy draws depends on seed and purpose alone, so that energies are compared by negatives that start
-        alike.
-        """
-        dev, count = self.dev_problem, len(levels)
-        x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
-        clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))
-        noise = SharedNoise(self.schedule, torch.tensor(levels).repeat_interleave(len(dev.x)), eps)
-        draws = RowDraws([generator(self.seeds[0], purpose)], "cpu")
-        return MiningProblem(self.task, x, y_pos, noise, model, model, draws, clues)
 
     @torch.no_grad()
     def dev_margin(self, model: Stack) -> Float[Tensor, " b"]:

@@ -10,6 +10,7 @@ from tasks.sudoku_reference import KNOWN
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import final_scores, kept_steps, predict, trained_energy
+from anm_nb.energy.landscape import held_out_problem
 from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.sampler import SamplerConfig, sample
@@ -269,7 +270,7 @@ def test_weights_that_a_run_does_not_have_are_refused(kept, monkeypatch):
 def test_problems_at_levels_are_the_held_out_ones_with_their_own_noise(task, dtype):
     options = {"size": 4, "task_options": {"pool": 40}, "network": "mlp"} if task == "sudoku" else {}
     learner = EnergyConfig(task=task, **TINY | {"negatives": "none"} | options).learner(1)
-    problem = learner.at_levels((0, 3, 6), learner.model, "test", dtype)
+    problem = held_out_problem(learner, (0, 3, 6), learner.model, "test", dtype)
     assert problem.noise.k.tolist() == [0] * 5 + [3] * 5 + [6] * 5
     dev = learner.dev_problem
     for rows in torch.arange(15).split(5):
@@ -279,5 +280,5 @@ def test_problems_at_levels_are_the_held_out_ones_with_their_own_noise(task, dty
         if task == "sudoku":
             assert torch.equal(problem.clues.mask[rows], dev.clues.mask)
     assert task != "sudoku" or not problem.noise.eps[problem.clues.mask].any()
-    again = learner.at_levels((0, 3, 6), learner.model, "test", dtype)
+    again = held_out_problem(learner, (0, 3, 6), learner.model, "test", dtype)
     assert torch.equal(problem.draws.normal((15, 2)), again.draws.normal((15, 2)))
