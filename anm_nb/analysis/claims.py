@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,12 +72,6 @@ class Verdicts:
         shown = self.table[["claim", "verdict", "measured", "section", "expects"]].set_index("claim")
         with pd.option_context("display.max_colwidth", None, "display.width", 200):
             return {"text/plain": shown.to_string(), "text/html": shown.to_html(), VERDICT_MIME: {"verdicts": rows}}
-
-
-def stored_verdicts(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of all verdicts in an executed notebook's cells, as `judge` made them; numbers that are not are None."""
-    bundles = [output.get("data", {}).get(VERDICT_MIME) for cell in cells for output in cell.get("outputs", [])]
-    return [row for bundle in bundles if isinstance(bundle, dict) for row in bundle.get("verdicts", [])]
 
 
 def reduced(

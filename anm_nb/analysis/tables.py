@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.stats import Interval, bounded_interval, mean_interval
+
+# Names of metrics that cannot lie outside these bounds, by how they begin or end.
+BOUNDED = {"tau": (-1.0, 1.0), "accuracy": (0.0, 1.0), "rate": (0.0, 1.0), "fraction": (0.0, 1.0), "p_hard": (0.0, 1.0)}
 
 
 class Measured(Protocol):
@@ -79,6 +82,15 @@ def best_reference(
     return float(values.max() if larger_is_better else values.min())
 
 
+def score_interval(values: ArrayLike, metric: str) -> Interval:
+    """Mean over seeds and 95 % interval, within the metric's bounds where its name is that of a τ, accuracy or rate."""
+    given = np.asarray(values, float)
+    for name, (lowest, highest) in BOUNDED.items():
+        if (metric.startswith(name) or metric.endswith(name)) and not ((given < lowest) | (given > highest)).any():
+            return bounded_interval(given, lowest, highest)
+    return mean_interval(given)
+
+
 def skill(score: ArrayLike, trivial: ArrayLike, ceiling: ArrayLike) -> np.ndarray:
     """What a score is worth beside the trivial one: 0 is no better than not learning, 1 is perfect; float64, broadcast.
 
@@ -109,7 +121,7 @@ def score_table(
     ceiling = float(next(iter(bounds), 0.0))
     base = float(trivials[trivial] if trivial else trivials.iloc[int((trivials - ceiling).abs().argmin())])
     measured = [
-        (method, "measured", *mean_interval(scores[method].to_numpy()), int(scores[method].count()))
+        (method, "measured", *score_interval(scores[method].to_numpy(), metric), int(scores[method].count()))
         for method in scores.columns
     ]
     rows = [*known.itertuples(index=False, name=None), *measured]

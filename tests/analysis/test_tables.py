@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.analysis.tables import at_step, collect, early_area, final, rounded, score_table, significant, skill
+from anm_nb.analysis.tables import (
+    at_step,
+    collect,
+    early_area,
+    final,
+    rounded,
+    score_interval,
+    score_table,
+    significant,
+    skill,
+)
 
 
 def curves():
@@ -178,3 +188,12 @@ def test_a_shown_table_has_text_and_dashes_and_leaves_the_table_alone():
     assert shown["low"].tolist() == ["0.0123", "–"]
     assert shown["seeds"].tolist() == [3.0, "–"]
     assert table["low"].iloc[0] == 0.01234
+
+
+def test_intervals_of_scores_respect_the_bounds_of_the_metric():
+    near_one = [0.99, 0.999, 0.97]
+    assert mean_interval(near_one).high > 1
+    for metric in ("tau_all", "balanced_accuracy", "violation_rate", "illegitimate_fraction"):
+        assert score_interval(near_one, metric).high < 1
+    assert score_interval(near_one, "mse") == mean_interval(near_one)
+    assert score_interval([0.5, 1.5, 0.7], "my_rate") == mean_interval([0.5, 1.5, 0.7])  # of a user's own, unbounded
