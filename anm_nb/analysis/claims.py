@@ -140,7 +140,7 @@ def judge(
     reachable one: `headroom` is the difference as a share of what the comparator leaves to gain. `detectable`, with the
     range that its standard deviation allows, is the difference found with 80 % power: at 0.05/m for m primary claims.
     """
-    references = pd.DataFrame(columns=["kind", "metric", "value"]) if references is None else references
+    references = pd.DataFrame(columns=["name", "kind", "metric", "value"]) if references is None else references
     level = ALPHA / max(1, sum(claim.primary for claim in claims))
     rows, untrained = [], []
     for claim in claims:

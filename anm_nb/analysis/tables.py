@@ -14,6 +14,8 @@ from anm_nb.analysis.stats import Interval, bounded_interval, mean_interval
 # Names of metrics that cannot lie outside these bounds, by how they begin or end.
 BOUNDED = {"tau": (-1.0, 1.0), "accuracy": (0.0, 1.0), "rate": (0.0, 1.0), "fraction": (0.0, 1.0), "p_hard": (0.0, 1.0)}
 
+UNREACHABLE = ("noise floor",)  # ceilings that no predictor can attain: what they take is not in the problem
+
 
 class Measured(Protocol):
     """A run, from the store or kept: whatever has metrics."""
@@ -71,14 +73,20 @@ def first_better(metrics: pd.DataFrame, column: str, score: float, larger_is_bet
     return float(better.index.get_level_values("step").min()) if len(better) else None
 
 
+def ceilings_apart(references: pd.DataFrame) -> pd.DataFrame:
+    """References with the kind "unreachable" for the ceilings that no predictor can attain."""
+    return references.assign(kind=references["kind"].where(~references["name"].isin(UNREACHABLE), "unreachable"))
+
+
 def best_reference(
     references: pd.DataFrame, metric: str, kinds: Sequence[str], larger_is_better: bool = False
 ) -> float:
     """The best of the references of some kinds, NaN where there is none; those of one name are averaged."""
-    known = references[(references["metric"] == metric) & references["kind"].isin(kinds)]
+    known = ceilings_apart(references[references["metric"] == metric])
+    known = known[known["kind"].isin(kinds)]
     if known.empty:
         return float("nan")
-    values = known.groupby("name")["value"].mean() if "name" in known else known["value"]
+    values = known.groupby("name")["value"].mean()
     return float(values.max() if larger_is_better else values.min())
 
 
@@ -115,7 +123,8 @@ def score_table(
     reference's own, over problems, is missing where `references` has no columns low and high.
     """
     columns = ["name", "kind", metric, "low", "high", "seeds"]
-    known = references[references["metric"] == metric].rename(columns={"value": metric}).reindex(columns=columns)
+    known = ceilings_apart(references[references["metric"] == metric])
+    known = known.rename(columns={"value": metric}).reindex(columns=columns)
     trivials = known[known["kind"] == "trivial"].set_index("name")[metric]
     bounds = [value for kind in ("ceiling", "unreachable") for value in known.loc[known["kind"] == kind, metric]]
     ceiling = float(next(iter(bounds), 0.0))

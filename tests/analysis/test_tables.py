@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import (
     at_step,
+    best_reference,
     collect,
     early_area,
     final,
@@ -197,3 +198,19 @@ def test_intervals_of_scores_respect_the_bounds_of_the_metric():
         assert score_interval(near_one, metric).high < 1
     assert score_interval(near_one, "mse") == mean_interval(near_one)
     assert score_interval([0.5, 1.5, 0.7], "my_rate") == mean_interval([0.5, 1.5, 0.7])  # of a user's own, unbounded
+
+
+def test_a_bound_that_nobody_reaches_is_told_from_a_ceiling():
+    references = pd.DataFrame(
+        {
+            "name": ["copy", "solver", "noise floor"],
+            "kind": ["trivial", "classical", "ceiling"],
+            "metric": "mse",
+            "value": [0.05, 0.04, 0.005],
+        }
+    )
+    assert best_reference(references, "mse", ("classical", "ceiling")) == 0.04
+    assert math.isnan(best_reference(references, "tau_all", ("classical",)))
+    shown = score_table(pd.DataFrame({"model": [0.03, 0.02]}), references)
+    assert shown.loc["noise floor", "kind"] == "unreachable"
+    assert shown.loc["model", "skill"] == pytest.approx(0.5)
