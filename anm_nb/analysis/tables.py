@@ -35,8 +35,8 @@ def at_step(metrics: pd.DataFrame, column: str, step: int) -> pd.DataFrame:
 
 
 def final(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One column at each method's own last step: a row per seed, a column per method."""
-    last = metrics.groupby("method")["step"].transform("max")
+    """One column at the last step of each training, wherever it ended: a row per seed, a column per method."""
+    last = metrics.groupby(["method", "seed"])["step"].transform("max")
     return metrics[metrics["step"] == last].pivot(index="seed", columns="method", values=column)
 
 

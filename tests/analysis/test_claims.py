@@ -183,3 +183,10 @@ def test_methods_of_different_length_are_compared_at_their_own_ends():
     table = curves(short=FALLING[:6], long=FALLING)
     row = judge([Claim("a", "mse", "long", "short")], table).table.iloc[0]
     assert row["estimate"] == pytest.approx(0.0 - 0.5, abs=0.01)
+
+
+def test_seeds_that_stopped_early_count_with_their_last_score():
+    table = curves(fast=FALLING, slow=SLOW)
+    stopped = table[(table["seed"] > 1) | (table["step"] <= 70)]
+    row = judge([Claim("a", "mse", "fast", "slow")], stopped).table.iloc[0]
+    assert row["seeds"] == SEEDS
