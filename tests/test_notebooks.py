@@ -16,7 +16,6 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb import exploration
-from anm_nb.analysis import all_runs
 from anm_nb.config import Parameters
 from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import (
@@ -35,7 +34,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
     reference_settings, scaling, energy, miner_study, verdict_study,
-    within_experiments, ranking, iteration_study, exploration, all_runs,
+    within_experiments, ranking, iteration_study, exploration,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
