@@ -99,8 +99,6 @@ def _comparisons(kept: anm_verdict.KeptVerdict) -> str:
 EXHIBITS = {
     "anm_curves": Exhibit("10_anm_vs_corruption", "text", displayed, summary),
     "anm_scores": Exhibit("10_anm_vs_corruption", "column", _final_scores),
-    "anm_checklist": Exhibit("10_anm_vs_corruption", "text", lambda kept: figures.checklist_panels(kept.metrics)),
-    "anm_energies": Exhibit("10_anm_vs_corruption", "text", lambda kept: figures.energy_trends(kept.metrics)),
     "anm_verdict": Exhibit(
         anm_verdict.NAME,
         "text",

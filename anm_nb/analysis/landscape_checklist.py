@@ -11,11 +11,11 @@ from math import inf
 
 import pandas as pd
 
-from anm_nb.analysis.checklist import BASELINES
 from anm_nb.analysis.tables import at_step, final
 from anm_nb.analysis.verdicts import Verdict, judge, judge_band
 from anm_nb.config import ParameterError
 
+BASELINES = ("stock", "none")
 OWN_DIRECTION = {"anm": "mined", "anm_orthogonal": "mined_orthogonal"}  # what each mined method was trained against
 TOWARDS = {
     "held_out": "held-out negatives",
