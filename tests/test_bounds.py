@@ -10,10 +10,8 @@ from anm_nb.exploration import ExploreMargins
 from anm_nb.studies.discrete_study import DiscreteFeasibility
 from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable
 from anm_nb.studies.iteration_study import WhereIterationHelps
-from anm_nb.studies.miner_study import MinerConvergence
 from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmVsBaseline
 from anm_nb.studies.verdict_study import AnmVerdict
-from anm_nb.studies.within_experiments import WithinRun
 
 
 @pytest.mark.parametrize(
@@ -76,8 +74,6 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
         (AnmVsCorruption, {"strategies": ["none", "stok"]}, "strategies.1: unknown negative strategy 'stok'"),
         (AnmVsCorruption, {"strategies": ["anm", "anm"]}, "strategies = ['anm', 'anm']: each may appear once"),
         (AnmVsCorruption, {"task": "invers"}, "task: unknown task 'invers' (did you mean 'inverse'?)"),
-        (WithinRun, {"miners": ["amn"]}, "miners.0: unknown negative strategy 'amn' (did you mean 'anm'?)"),
-        (WithinRun, {"baseline": "stok"}, "baseline: unknown negative strategy 'stok' (did you mean 'stock'?)"),
         (WhereIterationHelps, {"chain_lengths": [10**6]}, "chain_lengths.0 = 1000000: should be less"),
         (WhereIterationHelps, {"chain_lengths": [7]}, "chain_lengths: chain_length = 7: with 2 of 8 items visible"),
         (WhereIterationHelps, {"chain_lengths": []}, "chain_lengths = []: needs at least 1 item"),
@@ -103,8 +99,6 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
         (HrmVsBaseline, {"max_inner_iters": 10**6}, "max_inner_iters = 1000000: should be less"),
         (HrmIterations, {"values": [3, 10**6]}, "values.1 = 1000000: should be less"),
         (HrmEntropy, {"values": [1e-3, 1e7]}, "values.1 = 10000000.0: should be less"),
-        (MinerConvergence, {"batches": [64, 64]}, "batches = [64, 64]: each may appear once"),
-        (MinerConvergence, {"ema_decays": []}, "ema_decays = []: needs at least 1 item"),
         (ExploreMargins, {"board": {"steps": 0}}, "per_task.sudoku: steps = 0: should be greater than 0"),
     ],
 )

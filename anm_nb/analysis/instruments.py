@@ -206,7 +206,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("50/50 batches", "check", "anm_nb.energy.negatives.Mixed"),
         ("share of mined negatives in a batch", "column", "mined"),
         ("margins before, Δm and ΔL after an update", "figure", "11_anm_within_run"),
-        ("updates with one kind from the same weights", "check", "anm_nb.studies.within_run.WithinRunConfig"),
+        ("updates with one kind from the same weights", "check", "anm_nb.energy.within_run.WithinRunConfig"),
         ("each kind on its own rows only", "check",
          f"{NEGATIVES}::test_mixed_negatives_are_each_kind_in_its_own_rows"),
     ),
