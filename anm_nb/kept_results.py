@@ -14,14 +14,13 @@ from anm_nb.analysis import reference as kept_results
 from anm_nb.analysis.anm_verdict_figures import forest
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.store import RunConfig
-from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable
 from anm_nb.studies.iteration_study import WhereIterationHelps
 from anm_nb.studies.ranking_settings import HrmVsBaseline, KendallForensics, RankingExperiment
 from anm_nb.studies.verdict_study import AnmVerdict, study
 from anm_nb.sweep.parameters import settings_class
 from anm_nb.sweep.plan import find_sweep, plan, profile_values
 
-FAMILIES = (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline, WhereIterationHelps)
+FAMILIES = (KendallForensics, HrmVsBaseline, WhereIterationHelps)
 NOTEBOOKS = {each.notebook: each for each in FAMILIES}
 SWEEPS = ("hrm", "hrm_hinted")
 PROFILE = "mid"

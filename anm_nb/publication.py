@@ -14,7 +14,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, ired_figures, latex, ranking_figures
+from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, latex, ranking_figures
 from anm_nb.analysis.figures import house_style
 from anm_nb.analysis.fitting import fit
 from anm_nb.analysis.reference import DISPLAYS, Reference, load_reference, reference_root, summary
@@ -108,8 +108,6 @@ EXHIBITS = {
     "anm_tuning": Exhibit(
         anm_verdict.NAME, "text", lambda kept: anm_verdict_figures.tuning_strip(kept.tuning), _scores
     ),
-    "ired_skill": Exhibit("15_ired_table", "text", displayed, summary),
-    "ired_references": Exhibit("15_ired_table", "text", lambda kept: ired_figures.reference_panels(kept.references)),
     "kendall_spaces": Exhibit("02_kendall_forensics", "column", displayed, summary),
     "hrm_spaces": Exhibit("20_hrm_vs_baseline", "column", displayed, summary),
     "hrm_curves": Exhibit("20_hrm_vs_baseline", "text", _curves),

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from anm_nb.config import ParameterError, Parameters, Registry, shown, unknown_name
 from anm_nb.document_names import DOCUMENT_NAMES, SAME_NAMES
-from anm_nb.studies.energy_settings import AnmVsCorruption
+from anm_nb.exploration import ExploreMargins
 from anm_nb.studies.ranking_settings import HrmVsBaseline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,19 +37,19 @@ ROOT = Path(__file__).resolve().parents[1]
 )
 def test_unusable_values_are_named_with_what_is_allowed(given, message):
     with pytest.raises(ParameterError) as refusal:
-        AnmVsCorruption.from_mapping(given)
+        ExploreMargins.from_mapping(given)
     assert message in str(refusal.value)
 
 
 def test_every_problem_is_told_in_one_go():
     with pytest.raises(ParameterError) as refusal:
-        AnmVsCorruption.from_mapping({"steps": 0, "sedes": [1]})
+        ExploreMargins.from_mapping({"steps": 0, "sedes": [1]})
     assert "steps = 0" in str(refusal.value)
     assert "'sedes'" in str(refusal.value)
 
 
 def test_lists_may_arrive_as_text_as_papermill_hands_them_over():
-    settings = AnmVsCorruption.from_mapping({"seeds": "[3, 4]", "strategies": "['anm', 'stock']"})
+    settings = ExploreMargins.from_mapping({"seeds": "[3, 4]", "strategies": "['anm', 'stock']"})
     assert settings.seeds == (3, 4)
     assert settings.strategies == ("anm", "stock")
 
@@ -57,7 +57,7 @@ def test_lists_may_arrive_as_text_as_papermill_hands_them_over():
 @pytest.mark.parametrize("text", ["1 2 3", "1,2,3", "1, 2, 3"])
 def test_seeds_in_a_row_are_refused_with_the_list_to_write(text):
     with pytest.raises(ParameterError, match=r"write a list: \[1, 2, 3\]$"):
-        AnmVsCorruption.from_mapping({"seeds": text})
+        ExploreMargins.from_mapping({"seeds": text})
 
 
 def test_numbers_of_lists_in_text_are_read_in_scientific_notation():
@@ -76,7 +76,7 @@ class SomeRates(Parameters):
 def test_messages_stay_short_whatever_the_value(value):
     assert len(shown(value)) < 1000
     with pytest.raises(ParameterError) as refusal:
-        AnmVsCorruption(steps=value, seeds=value)
+        ExploreMargins(steps=value, seeds=value)
     assert len(str(refusal.value)) < 1500
 
 

@@ -18,15 +18,13 @@ from IPython.core.inputtransformer2 import TransformerManager
 from anm_nb import exploration
 from anm_nb.analysis import all_runs
 from anm_nb.config import ParameterError, Parameters
+from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import (
-    discrete_study,
     iteration_study,
-    landscape_study,
     reference_settings,
     scaling,
     verdict_study,
 )
-from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import ranking_settings as ranking
 from anm_nb.sweep.parameters import check_of
 
@@ -34,8 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
-    reference_settings, scaling, energy, discrete_study, landscape_study, verdict_study,
-    ranking, iteration_study, exploration, all_runs,
+    reference_settings, scaling, energy, verdict_study, ranking, iteration_study, exploration, all_runs,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value

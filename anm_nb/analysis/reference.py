@@ -16,8 +16,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from anm_nb.analysis import figures, hrm_grid, ranking_figures
-from anm_nb.analysis.ired import by_inner_steps, classical_skill, final_test, ired_table, shown
-from anm_nb.analysis.ired_figures import skill_by_steps
 from anm_nb.analysis.iteration_figures import headline
 from anm_nb.analysis.iteration_tables import at_trained, study_tables
 from anm_nb.analysis.iteration_verdicts import (
@@ -183,20 +181,6 @@ def mse_figure(kept: Reference) -> Figure:
     return figures.learning_curves(kept.metrics, kept.references)
 
 
-def ired_figure(kept: Reference) -> Figure:
-    """Base IRED's skill against the sampler's descent steps, on every task."""
-    scores = final_test(kept.metrics)
-    return skill_by_steps(by_inner_steps(scores, kept.references), classical_skill(scores, kept.references))
-
-
-def ired_summary(kept: Reference) -> str:
-    """Base IRED's test scores on every task, beside the references and the published ones."""
-    table = shown(ired_table(final_test(kept.metrics), kept.references)).reset_index()
-    lines = [" | ".join(table.columns), " | ".join(["---"] * len(table.columns))]
-    lines += [" | ".join(row) for row in table.astype(str).itertuples(index=False)]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
 def tau_figure(kept: Reference) -> Figure:
     """τ on test in each space, for every model."""
     return ranking_figures.tau_waterfall(spaces_on_test(kept.metrics), kept.references)
@@ -260,7 +244,6 @@ class Display:
 DISPLAYS = {
     "02_kendall_forensics": Display(tau_figure, tau_summary),
     "10_anm_vs_corruption": Display(mse_figure, mse_summary),
-    "15_ired_table": Display(ired_figure, ired_summary),
     "20_hrm_vs_baseline": Display(tau_figure, tau_summary),
     "hrm": Display(grid_figure, hrm_grid.grid_summary),
     "hrm_hinted": Display(grid_figure, hrm_grid.grid_summary),
