@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from anm_nb import store
 from anm_nb.bounds import Decay, Examples, Fraction, LearningRate, Records, Seeds, Size, Steps, Threads, Weight, Width
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.energy.negatives import StrategyNames, get_negatives, named_negatives
+from anm_nb.energy.negatives import get_negatives
+from anm_nb.energy.strategies import Strategies, labelled
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.studies.ranking_settings import HrmVsBaseline
 from anm_nb.tasks import TaskName
@@ -33,7 +34,7 @@ class ExploreMargins(Parameters):
 
     task: TaskName = "inverse"
     size: Size = 4
-    strategies: StrategyNames = ("none", "stock", "random", "anm", "anm_orthogonal")
+    strategies: Strategies = ("none", "stock", "random", "anm", "anm_orthogonal")
     seeds: Seeds = (0, 1, 2)
     steps: Steps = 80
     batch: Examples = 64
@@ -60,9 +61,8 @@ class ExploreMargins(Parameters):
 
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each strategy, alike in everything else, with the weights of every record."""
-        return {
-            name: EnergyConfig.of(self, negatives=named_negatives(name), keep_weights=True) for name in self.strategies
-        }
+        strategies = labelled(self.strategies)
+        return {name: EnergyConfig.of(self, negatives=each, keep_weights=True) for name, each in strategies.items()}
 
     def get_or_train(self) -> dict[str, store.Run]:
         """The finished run of each strategy, trained where the store has none."""

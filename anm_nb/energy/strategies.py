@@ -75,6 +75,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+StrategyName = Annotated[str, AfterValidator(_known)]
 Strategies = Annotated[  # each a name, "none" among them, or a name with options
     tuple[Annotated[Any, AfterValidator(_known)], ...], Field(strict=False, min_length=1), AfterValidator(_distinct)
 ]
