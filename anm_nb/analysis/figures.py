@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from anm_nb.analysis.plots import curves, interval_line, learning_curves, legend_below
@@ -32,10 +31,15 @@ __all__ = [
     "STYLE",
     "TEXT_SIZES",
     "PaperFigure",
+    "colours",
     "curves",
+    "house_style",
     "interval_line",
+    "label",
     "learning_curves",
     "legend_below",
+    "new_figure",
+    "points",
 ]
 
 
@@ -64,34 +68,4 @@ def contrastive_loss_shape(margin: np.ndarray, loss: np.ndarray, by_pos: np.ndar
         right.set(xlabel="margin E⁻ − E⁺, nats", ylabel="gradient of the loss")
         left.legend()
         right.legend()
-    return figure
-
-
-def score_summary(scores: pd.DataFrame, table: pd.DataFrame, metric: str = "mse", unit: str = "held-out MSE") -> Figure:
-    """Final scores: every seed as a dot, mean and 95 % interval, with the trivial references as lines."""
-    methods = list(scores.columns)
-    measured = table[table["kind"] == "measured"]
-    with house_style():
-        figure, (axes,) = new_figure(1, 1, 0.9 + 0.28 * len(methods))
-        for height, method in enumerate(methods):
-            row, colour = measured.loc[method], colours(methods)[method]
-            axes.plot(scores[method], np.full(len(scores), height), "o", color=colour, alpha=0.45, markersize=3.5)
-            axes.plot([row["low"], row["high"]], [height] * 2, color=colour, linewidth=2)
-            axes.plot(row[metric], height, "D", color=colour, markersize=5)
-        axes.set_yticks(range(len(methods)), [label(method) for method in methods])
-        axes.invert_yaxis()
-        for name, value in table.loc[table["kind"] == "trivial", metric].items():
-            axes.axvline(value, color="black", linewidth=0.7, linestyle=(0, (4, 3)))
-            axes.annotate(
-                str(name),
-                (value, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=points(7),
-            )
-        axes.set(xscale="log", xlabel=f"{unit} (log scale; dots: seeds, diamond and bar: mean and 95 % interval)")
-        sns.despine(figure, left=True)
-        axes.tick_params(axis="y", length=0)
     return figure
