@@ -117,7 +117,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("2: histogram shifts right", "figure", "10_anm_vs_corruption"),
         ("3: loss falls faster than with corruption", "check", "10_anm_vs_corruption"),
         ("3: two runs of one seed and the same batches", "check",
-         "tests/studies/test_energy_settings.py::test_the_runs_compared_differ_in_their_negatives_alone"),
+         "10_anm_vs_corruption"),
     ),
     *_of_section(
         "B",
