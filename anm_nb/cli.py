@@ -174,19 +174,6 @@ def reference(
 
 
 @app.command()
-def verdict(
-    profile: Annotated[str, typer.Option(help="The folder of params/ with its values.")] = "mid",
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trainings at a time; the profile's number if not given.")
-    ] = None,
-) -> None:
-    """Tune and confirm mined negatives and their rivals, keep the tables, and write docs/results.md."""
-    from anm_nb import kept_results
-
-    say(kept_results.keep_verdict(profile, jobs))
-
-
-@app.command()
 def figures(
     venue: Annotated[str, typer.Option(metavar="VENUE", help="Whose page they are for: icml, neurips or thesis.")],
     out: Annotated[

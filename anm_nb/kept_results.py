@@ -9,15 +9,13 @@ from typing import Protocol
 import pandas as pd
 
 from anm_nb import files, store
-from anm_nb.analysis import anm_verdict, hrm_grid
+from anm_nb.analysis import hrm_grid
 from anm_nb.analysis import reference as kept_results
-from anm_nb.analysis.anm_verdict_figures import forest
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.store import RunConfig
 from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.studies.iteration_study import WhereIterationHelps
 from anm_nb.studies.ranking_settings import HrmVsBaseline, KendallForensics, RankingExperiment
-from anm_nb.studies.verdict_study import AnmVerdict, study
 from anm_nb.sweep.parameters import settings_class
 from anm_nb.sweep.plan import find_sweep, plan, profile_values
 
@@ -97,19 +95,3 @@ def _of_sweep(name: str, profile: str | None) -> tuple[Mapping[str, RunConfig], 
         assert issubclass(settings, RankingExperiment)
         experiments.append(settings.from_mapping(case.values))
     return hrm_grid.grid_configs(experiments), experiments[0]
-
-
-def keep_verdict(profile: str, jobs: int | None) -> Path:
-    """Run the study of mined negatives at a profile, or what the store lacks of it; the path of the table that is kept.
-
-    Raises `ParameterError` for a profile that does not exist or values that cannot be used, before any work starts.
-    """
-    settings = AnmVerdict.from_mapping(profile_values(profile, AnmVerdict.notebook))
-    if jobs is not None:
-        settings = settings.model_copy(update={"jobs": jobs})
-    page, name = files.project_root() / "docs" / "results.md", anm_verdict.NAME
-    kept_results.place_in(page, name)
-    kept = anm_verdict.keep_verdict(settings, study(settings))
-    forest(anm_verdict.comparisons(kept.confirmed)).savefig(kept.folder / f"{name}.png", dpi=160)
-    kept_results.write_between(page, name, anm_verdict.summary(kept))
-    return kept.folder / f"{name}.parquet"

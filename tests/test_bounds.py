@@ -11,7 +11,6 @@ from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.studies.iteration_study import WhereIterationHelps
 from anm_nb.studies.miner_study import MinerConvergence
 from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmVsBaseline
-from anm_nb.studies.verdict_study import AnmVerdict
 from anm_nb.studies.within_experiments import WithinRun
 
 
@@ -59,8 +58,6 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
 @pytest.mark.parametrize(
     ("settings", "given", "message"),
     [
-        (AnmVerdict, {"test_inner_steps": []}, "test_inner_steps = []: needs at least 1 item"),
-        (AnmVerdict, {"per_task": {"inverse": {"width": 0}}}, "per_task.inverse: width = 0: should be greater than 0"),
         (AnmVsCorruption, {"strategies": ["none", "stok"]}, "strategies.1: unknown negative strategy 'stok'"),
         (AnmVsCorruption, {"strategies": ["anm", "anm"]}, "strategies = ['anm', 'anm']: each may appear once"),
         (AnmVsCorruption, {"task": "invers"}, "task: unknown task 'invers' (did you mean 'inverse'?)"),
@@ -72,8 +69,6 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
         (WhereIterationHelps, {"test_lengths": [8, 201]}, "test_lengths: size = 201: there are only 200"),
         (WhereIterationHelps, {"patiences": []}, "patiences = []: needs at least 1 item"),
         (WhereIterationHelps, {"wrong_rates": [1.0]}, "wrong_rates.0 = 1.0: should be less than 1"),
-        (AnmVerdict, {"survivors": 3, "candidates": 2}, "survivors = 3: at most candidates = 2"),
-        (AnmVerdict, {"jobs": 10**6}, "jobs = 1000000: should be less than or equal to 1024"),
         (
             AnmVsCorruption,
             {"seeds": [2**64]},

@@ -237,13 +237,3 @@ def test_a_healthy_run_changes_no_file(store):
     result = anm_nb("doctor", "aabb", "--apply", str(file))
     assert (result.exit_code, file.exists()) == (0, False)
     assert "nothing to change" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--profile", "mif"], "unknown profile 'mif' (did you mean 'mid'?)"), (["--jobs", "0"], "'--jobs'")],
-)
-def test_verdict_refuses_what_it_cannot_do_before_any_work(arguments, message):
-    refused = CliRunner().invoke(app, ["verdict", *arguments])
-    assert refused.exit_code == 2
-    assert message in refused.output

@@ -22,9 +22,6 @@ from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import (
     iteration_study,
     miner_study,
-    reference_settings,
-    scaling,
-    verdict_study,
     within_experiments,
 )
 from anm_nb.studies import ranking_settings as ranking
@@ -34,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
-    reference_settings, scaling, energy, miner_study, verdict_study,
+    energy, miner_study,
     within_experiments, ranking, iteration_study, exploration, all_runs,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {

@@ -25,10 +25,7 @@ EMPTY_STORE = (
     "To fill it run any notebook (make lab opens JupyterLab), all of them at their quick profile (make demo) or a "
     'sweep (anm-nb sweep hrm); then run this one again with source = "store".'
 )
-NOTHING_KEPT = (
-    "Nothing is kept in {kept} either; `anm-nb reference NAME` keeps the runs of a notebook, "
-    "`anm-nb verdict --profile mid` the study of mined negatives."
-)
+NOTHING_KEPT = "Nothing is kept in {kept} either; `anm-nb reference NAME` keeps the runs of a notebook."
 VERDICT_BASELINE = "none_tuned"
 
 

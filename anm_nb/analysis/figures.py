@@ -136,25 +136,6 @@ def margin_histograms(margins: Mapping[str, np.ndarray], steps: Sequence[int]) -
     return figure
 
 
-def contrastive_loss_shape(margin: np.ndarray, loss: np.ndarray, by_pos: np.ndarray, by_neg: np.ndarray) -> Figure:
-    """The contrastive loss and its gradients by both energies: measured as dots, closed forms as lines."""
-    softplus, sigmoid = np.logaddexp(0, -margin), np.exp(-np.logaddexp(0, margin))
-    with house_style():
-        figure, (left, right) = new_figure(1, 2, 2.2, sharex=True)
-        left.plot(margin, softplus, color=PALETTE["stock"], label="log(1 + e⁻ᵐ)")
-        left.plot(margin, loss, ".", color="black", markersize=3, label="computed")
-        right.plot(margin, sigmoid, color=PALETTE["anm_orthogonal"], label="by E⁺: σ(−m)")
-        right.plot(margin, -sigmoid, color=PALETTE["anm"], label="by E⁻: −σ(−m)")
-        right.plot(
-            np.tile(margin, 2), np.concatenate([by_pos, by_neg]), ".", color="black", markersize=3, label="autograd"
-        )
-        left.set(xlabel="margin E⁻ − E⁺, nats", ylabel="contrastive loss, nats")
-        right.set(xlabel="margin E⁻ − E⁺, nats", ylabel="gradient of the loss")
-        left.legend()
-        right.legend()
-    return figure
-
-
 def score_summary(scores: pd.DataFrame, table: pd.DataFrame, metric: str = "mse", unit: str = "held-out MSE") -> Figure:
     """Final scores: every seed as a dot, mean and 95 % interval, with the trivial references as lines."""
     methods = list(scores.columns)

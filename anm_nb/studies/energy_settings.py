@@ -23,7 +23,7 @@ from anm_nb.bounds import (
     Width,
 )
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.energy.negatives import get_negatives, named_negatives
+from anm_nb.energy.negatives import named_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.tasks import TASKS, get_task, task_class
 from anm_nb.tasks.base import MatrixTask
@@ -39,27 +39,6 @@ def _strategy_name(name: str) -> str:
 StrategyName = Annotated[str, AfterValidator(_strategy_name)]
 StrategyNames = Annotated[tuple[StrategyName, ...], Field(strict=False, min_length=1), Distinct]
 TaskName = Annotated[str, AfterValidator(TASKS.known)]
-
-
-class Sanity(Parameters):
-    """The sizes and seeds at which every invariant is checked."""
-
-    notebook: ClassVar[str] = "00_sanity"
-
-    task: TaskName = "inverse"
-    size: Size = 5
-    width: Width = 64
-    batch: Annotated[Examples, Field(ge=2)] = 64
-    seeds: Seeds = (0, 1, 2)
-
-    @model_validator(mode="after")
-    def _usable(self) -> Sanity:
-        self.config()
-        return self
-
-    def config(self) -> EnergyConfig:
-        """A run with mined negatives at this size."""
-        return EnergyConfig.of(self, negatives=get_negatives("anm"))
 
 
 class AnmVsCorruption(Parameters):

@@ -53,18 +53,12 @@ def summary(methods=tuple(METHODS), seeds=3):
     return figures.score_summary(scores, score_table(scores, REFERENCES))
 
 
-def loss_shape():
-    margin = np.linspace(-3, 3, 9)
-    return figures.contrastive_loss_shape(margin, np.logaddexp(0, -margin), 0 * margin, 0 * margin)
-
-
 MAKERS = {
     "learning_curves": lambda: figures.learning_curves(metrics(), REFERENCES),
     "checklist_panels": lambda: figures.checklist_panels(metrics()),
     "energy_trends": lambda: figures.energy_trends(metrics()),
     "margin_histograms": lambda: figures.margin_histograms(margins(), STEPS),
     "score_summary": summary,
-    "contrastive_loss_shape": loss_shape,
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from anm_nb.config import ParameterError
 from anm_nb.store import run_key
 from anm_nb.studies import energy_settings as experiments
-from anm_nb.studies.energy_settings import AnmVsCorruption, Sanity
+from anm_nb.studies.energy_settings import AnmVsCorruption
 
 SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 4, "records": 3, "dev_examples": 4, "seeds": [1, 0]}
 
@@ -78,22 +78,12 @@ def test_references_are_the_task_s_own_and_the_same_every_time():
         (AnmVsCorruption, {"lr_final": 0.0}, "lr_final = 0.0"),
         (AnmVsCorruption, {"ema_decay": 1.0}, "ema_decay = 1.0"),
         (AnmVsCorruption, {"precision": "float16"}, "(did you mean 'bfloat16'?)"),
-        (Sanity, {"task": "adition"}, "unknown task 'adition' (did you mean 'addition'?)"),
-        (Sanity, {"batch": 1}, "batch = 1"),
-        (Sanity, {"seeds": [3, 3]}, "seeds = [3, 3]: each may appear once"),
-        (Sanity, {"steps": 3}, "unknown parameter 'steps'"),
     ],
 )
 def test_unusable_settings_are_refused_when_they_are_made(settings, given, message):
     with pytest.raises(ParameterError) as refusal:
         settings(**given)
     assert message in str(refusal.value)
-
-
-def test_sanity_checks_what_is_trained_with():
-    config = Sanity(size=3, width=16, batch=4, seeds=[2]).config()
-    assert (config.size, config.width, config.batch, config.seeds) == (3, 16, 4, (2,))
-    assert config.method == "anm"
 
 
 def test_each_settings_class_belongs_to_one_notebook():
