@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from anm_nb.training.run import Trained
 
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
+KEPT = "kept:"  # before the name of a kept result there
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
@@ -123,7 +124,7 @@ def get_or_train(config: RunConfig) -> Run:
                 _train_into(path, partial, config, decisive)
             shutil.rmtree(partial, ignore_errors=True)
     with full_disk_named(path, f"run {key} itself is stored"):
-        _note_use(key)
+        note_use(key)
     run = Run(path)
     run.__dict__["config"] = config  # spares reading back what is at hand
     return run
@@ -200,11 +201,11 @@ def _summary(config: RunConfig, trained: Trained, provenance: Mapping[str, Any])
     }
 
 
-def _note_use(key: str) -> None:
-    """Append the key, in one write, to the file that whoever started this process asked for."""
+def note_use(what: str) -> None:
+    """Append a run's key, or KEPT and a kept result's name, to the file that whoever started this process asked for."""
     if file := os.environ.get(RUNS_USED):
         with open(file, "ab", buffering=0) as used:
-            used.write(f"{key}\n".encode())
+            used.write(f"{what}\n".encode())
 
 
 def scan() -> tuple[list[Run], dict[Path, str]]:

@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--profile", help="a folder of params/")
+    parser.add_argument("--all", action="store_true", help="all code cells, whatever their tags; needs IPython")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="VALUE as in YAML")
     asked = parser.parse_args()
     values: dict[str, Any] = {}
@@ -36,18 +37,18 @@ def main() -> None:
         profile = ROOT / "params" / asked.profile / f"{asked.notebook.stem}.yaml"
         values |= yaml.safe_load(profile.read_text("utf-8")) or {}
     values |= {name: yaml.safe_load(text) for name, _, text in (each.partition("=") for each in asked.set)}
-    run_cells(asked.notebook, values)
+    run_cells(asked.notebook, values, None if asked.all else TAGS)
 
 
-def run_cells(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The names that a notebook's cells leave, run with these values in place of its parameters' own."""
+def run_cells(notebook: Path, values: dict[str, Any], chosen: set[str] | None) -> dict[str, Any]:
+    """The names that a notebook's cells with one of the chosen tags, or all, leave, run with these values."""
     cells = json.loads(notebook.read_text("utf-8"))["cells"]
     module = sys.modules["notebook"] = ModuleType("notebook")  # where pydantic looks up what annotations name
     names = module.__dict__
     parameters = dict(values)
     for number, cell in enumerate(cells, 1):
         tags = set(cell["metadata"].get("tags", []))
-        if cell["cell_type"] != "code" or not tags & TAGS:
+        if cell["cell_type"] != "code" or (chosen and not tags & chosen):
             continue
         began = time.time()
         with in_place_of_the_kernel(parameters):

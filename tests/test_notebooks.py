@@ -25,7 +25,7 @@ from anm_nb.studies import (
     within_experiments,
 )
 from anm_nb.studies import ranking_settings as ranking
-from anm_nb.sweep.parameters import check_of
+from anm_nb.sweep.notebook import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

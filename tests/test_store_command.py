@@ -1,9 +1,11 @@
 """`anm-nb runs`: what it lists, names, removes and copies, and what it refuses."""
 
+import io
 import json
 import zipfile
 from dataclasses import dataclass
 
+import pandas as pd
 import pytest
 from stored_training import Line, energy
 from typer.testing import CliRunner
@@ -77,12 +79,25 @@ def test_runs_are_listed_oldest_first_and_filtered(store):
     assert "3 of 3 runs" in table
 
 
-def test_names_out_of_files_are_neither_markup_nor_sent_to_the_terminal(store):
-    remade(store.line, method="[/bold]\x1b[31mred", task="[red]x[/red]", version=3)
+def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv(store, monkeypatch):
+    for strategy, error in (("anm", 0.25), ("stock", 0.5)):
+        metrics = pd.DataFrame({"seed": [0, 0, 1, 1], "step": [0, 5, 0, 5], "mse": [9, error, 9, error + 0.02]})
+        metrics.to_parquet(store.line.path / "metrics.parquet")
+        remade(
+            store.line, energy(strategy, lr=error / 100), method=strategy, family="energy", task="inverse", version=7
+        )
+    rows = json.loads(runs("ls", "--json", "--where", "seeds=[0, 1]", "--where", "size=2").stdout)
+    scored = {row["method"]: row for row in rows if row.get("score") == "mse" and row["value"] < 9}
+    assert scored["anm"]["value"] == pytest.approx(0.26)
+    assert scored["stock"]["value"] == pytest.approx(0.51)
+    assert (scored["anm"]["lr"], scored["stock"]["lr"]) == (0.0025, 0.005)
+    assert "width" not in scored["anm"]  # the same in all
     table = runs("ls").stdout
-    assert "[/bold]red" in table
-    assert "[red]x[/red]" in table
-    assert "\x1b" not in table
+    assert "mse 0.26" in table
+    assert "lr=0.0025" in table
+    csv = pd.read_csv(io.StringIO(runs("ls", "--csv").stdout))
+    assert set(csv["key"]) == set(listed())
+    assert csv.set_index("key").loc[scored["anm"]["key"], "value"] == pytest.approx(0.26)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,7 @@ from scipy import stats
 
 from anm_nb.analysis.hrm_grid import compared, epochs_to, grid_configs, grid_figure, grid_summary
 from anm_nb.analysis.reference import Reference
-from anm_nb.config import ParameterError
-from anm_nb.kept_results import SWEEPS, _of_sweep, keep
 from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmPeriod, HrmTemperature, HrmVsBaseline
-from anm_nb.sweep.plan import find_sweep, plan
 
 METHODS = ("baseline", "hrm", "hrm_period = 3")
 REFERENCES = pd.DataFrame(
@@ -142,20 +139,3 @@ def test_the_document_s_five_experiments_are_eleven_runs_under_names_of_their_ow
     configs = grid_configs(experiments)
     assert list(configs)[:2] == ["baseline", "hrm"]
     assert len(configs) == len({config.model_dump_json() for config in configs.values()})
-
-
-@pytest.mark.parametrize("sweep", SWEEPS)
-def test_the_sweeps_that_are_kept_are_the_document_s_grid(sweep):
-    configs, experiment = _of_sweep(sweep, None)
-    assert len(configs) == 11
-    assert {len(config.seeds) for config in configs.values()} == {5}
-    assert {(config.size, config.epochs) for config in configs.values()} == {(20, 100)}
-    assert experiment.task == ("hinted_sort" if sweep == "hrm_hinted" else "partial_sort")
-    assert len(plan(find_sweep(sweep)).cases) == 18
-
-
-def test_a_sweep_that_is_not_kept_and_a_run_that_it_lacks_are_refused():
-    with pytest.raises(ParameterError, match="did you mean 'hrm_hinted'"):
-        keep("hrm_hintd", None)
-    with pytest.raises(ParameterError, match=r"unknown run 'max_inner_iters = 7'"):
-        keep("hrm_hinted", None, ["max_inner_iters = 7"])
