@@ -4,7 +4,6 @@ import pytest
 
 from anm_nb.config import ParameterError
 from anm_nb.store import run_key
-from anm_nb.studies import energy_settings as experiments
 from anm_nb.studies.energy_settings import AnmVsCorruption
 
 SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 4, "records": 3, "dev_examples": 4, "seeds": [1, 0]}
@@ -84,10 +83,3 @@ def test_unusable_settings_are_refused_when_they_are_made(settings, given, messa
     with pytest.raises(ParameterError) as refusal:
         settings(**given)
     assert message in str(refusal.value)
-
-
-def test_each_settings_class_belongs_to_one_notebook():
-    names = [
-        value.notebook for value in vars(experiments).values() if isinstance(value, type) and hasattr(value, "notebook")
-    ]
-    assert len(names) == len(set(names)) >= 2
