@@ -107,7 +107,6 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("contrastive loss log(1 + e^−m)", "column", "loss_con"),
         ("its gradients ±σ(−m)", "check",
          "tests/energy/test_losses.py::test_info_nce_and_its_gradients_are_the_closed_forms"),
-        ("its gradients ±σ(−m)", "figure", "00_sanity"),
         ("1: hardness p_hard", "column", "p_hard"),
         ("1: p_hard high early, then dropping", "check", "anm_nb.analysis.checklist.hardness_drop"),
         ("2: margin percentile 25", "column", "margin_q25"),
