@@ -126,10 +126,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Copy runs with their manifests, for `anm-nb runs import` on another machine."""
-    from anm_nb import archive, store
+    from anm_nb import store
 
     found = {run.path: run for run in map(store.find, runs)}
-    for path in archive.export(list(found.values()), out, overwrite):
+    for path in store.export(list(found.values()), out, overwrite):
         say(path)
 
 
@@ -138,9 +138,9 @@ def import_(
     source: Annotated[Path, typer.Argument(metavar="DIR|FILE.zip", help="What `anm-nb runs export` has written.")],
 ) -> None:
     """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
-    from anm_nb import archive
+    from anm_nb import store
 
-    for run in archive.import_runs(source):
+    for run in store.import_runs(source):
         say(run.path)
 
 

@@ -20,10 +20,9 @@ from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.probes import grad_shares
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.tasks.base import Batch, Clues
-from anm_nb.training.epochs import batch_indices
-from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses
-from anm_nb.training.seeds import RowDraws, generator, initialise
-from anm_nb.training.stack import Stack
+from anm_nb.training.learner import Measurement, Member, StepLosses
+from anm_nb.training.seeds import RowDraws, batch_indices, generator, initialise
+from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
     from anm_nb.energy.train import EnergyConfig

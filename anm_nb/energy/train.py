@@ -9,7 +9,19 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from anm_nb.bounds import Decay, Examples, Fraction, LearningRate, Records, Size, Steps, Weight, Width, require_memory
+from anm_nb.bounds import (
+    Decay,
+    Examples,
+    Fraction,
+    LearningRate,
+    Records,
+    Size,
+    Steps,
+    Weight,
+    Width,
+    require_memory,
+    weight_bytes,
+)
 from anm_nb.config import ParameterError
 from anm_nb.energy.learner import Balance, EnergyLearner
 from anm_nb.energy.negatives import Negatives
@@ -18,7 +30,6 @@ from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.learner import Member, TrainingConfig
-from anm_nb.training.memory import weight_bytes
 from anm_nb.training.run import Trained, train
 
 WEIGHTS = ("contrastive_weight", "contrastive_weight_end")  # each of several stacked seeds may have its own, and lr

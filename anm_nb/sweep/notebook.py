@@ -57,6 +57,7 @@ def _check_by_cell(notebook: Path, number: int, source: str) -> Callable[[Mappin
         module = ModuleType("notebook_settings")  # where pydantic looks up annotations that are text
         module.__dict__.update(given)
         sys.modules[module.__name__] = module
+        path = list(sys.path)
         sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
         try:
             with in_place_of_the_kernel(given) as checked, redirect_stdout(StringIO()):
@@ -68,7 +69,7 @@ def _check_by_cell(notebook: Path, number: int, source: str) -> Callable[[Mappin
             said = f"{type(error).__name__}: {error}"
             raise ParameterError(f"{place}, line {lines[-1] if lines else 1}: {said}") from error
         finally:
-            sys.path.remove(str(notebook.parent))
+            sys.path[:] = path
             del sys.modules[module.__name__]
         if not checked:
             raise ParameterError(f"{place}: does not call from_notebook()")

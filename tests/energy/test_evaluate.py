@@ -6,10 +6,12 @@ import torch
 from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.evaluate import final_scores, predict
+from anm_nb.energy.evaluate import final_scores, kept_steps, predict, trained_energy
+from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
+from anm_nb.store import get_or_train
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import RowDraws, generator
 
@@ -129,3 +131,80 @@ def test_a_network_of_another_shape_is_refused_by_name():
         config("sudoku", task_options={"poool": 3})
     with pytest.raises(ParameterError, match="flat target"):
         EnergyConfig(task="partial_sort")
+
+
+# weights of a finished run
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run that kept the weights of every record."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANM_NB_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        yield get_or_train(EnergyConfig(**TINY, keep_weights=True))
+
+
+TINY = {
+    "size": 2, "width": 8, "batch": 8, "steps": 6, "records": 3, "dev_examples": 5, "seeds": [0, 1], "negatives": "anm",
+}  # fmt: skip
+
+
+def test_a_loaded_energy_is_the_ema_that_was_measured_at_its_step(tmp_path, monkeypatch):
+    """Energies of the EMA as the learner itself is handed it at each record, against those of the weights read back."""
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    seen = {}
+    measure = EnergyLearner.measure
+
+    def watched(self, training, losses):
+        noise = self.dev_problem.noise
+        energies = training.averaged(self.dev.x, noise.noised(self.dev.y).as_subclass(torch.Tensor), noise.k)
+        seen[self.seeds[0], training.step] = energies, self
+        return measure(self, training, losses)
+
+    monkeypatch.setattr(EnergyLearner, "measure", watched)
+    run = get_or_train(EnergyConfig(**TINY | {"steps": 7}, keep_weights=True))
+    assert kept_steps(run) == sorted(run.metrics["step"].unique())
+    assert len(seen) == 2 * len(kept_steps(run))
+    for (seed, step), (expected, learner) in seen.items():
+        noise = learner.dev_problem.noise
+        for moment in [step, *([None] if step == 7 else [])]:
+            energy = trained_energy(run, seed, moment)
+            assert torch.equal(energy(learner.dev.x, noise.noised(learner.dev.y), noise.k), expected)
+            assert not any(parameter.requires_grad for parameter in energy.parameters())
+            assert not energy.training
+    first, last = (seen[0, step][0] for step in (0, 7))
+    assert not torch.equal(first, last)
+    assert not torch.equal(last, seen[1, 7][0])
+
+
+def test_weights_that_a_run_does_not_have_are_refused(kept, monkeypatch):
+    with pytest.raises(ParameterError, match=r"step = 4: run \w+ has no weights of it; steps kept: 0, 1, 6"):
+        trained_energy(kept, 0, 4)
+    with pytest.raises(ParameterError, match=r"seed = 2: run \w+ has 0, 1"):
+        trained_energy(kept, 2)
+    plain = get_or_train(EnergyConfig(**TINY))
+    assert kept_steps(plain) == []
+    assert trained_energy(plain, 1) is not None
+    with pytest.raises(ParameterError, match=r"steps kept: none; train with keep_weights"):
+        trained_energy(plain, 0, 6)
+    monkeypatch.setitem(plain.summary, "family", "ranking")
+    with pytest.raises(ParameterError, match="its config is EnergyConfig, which trains no energy"):
+        trained_energy(plain, 0)
+
+
+@pytest.mark.parametrize(("task", "dtype"), [("inverse", torch.float64), ("sudoku", torch.float32)])
+def test_problems_at_levels_are_the_held_out_ones_with_their_own_noise(task, dtype):
+    options = {"size": 4, "task_options": {"pool": 40}, "network": "mlp"} if task == "sudoku" else {}
+    learner = EnergyConfig(task=task, **TINY | {"negatives": "none"} | options).learner(1)
+    problem = learner.at_levels((0, 3, 6), learner.model, "test", dtype)
+    assert problem.noise.k.tolist() == [0] * 5 + [3] * 5 + [6] * 5
+    dev = learner.dev_problem
+    for rows in torch.arange(15).split(5):
+        assert torch.equal(problem.x[rows], learner.dev.x.to(dtype))
+        assert torch.equal(problem.y_pos[rows], learner.dev.y.to(dtype))
+        assert torch.equal(problem.noise.eps[rows], dev.noise.eps.to(dtype))
+        if task == "sudoku":
+            assert torch.equal(problem.clues.mask[rows], dev.clues.mask)
+    assert task != "sudoku" or not problem.noise.eps[problem.clues.mask].any()
+    again = learner.at_levels((0, 3, 6), learner.model, "test", dtype)
+    assert torch.equal(problem.draws.normal((15, 2)), again.draws.normal((15, 2)))
