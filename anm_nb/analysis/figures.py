@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from anm_nb.analysis.plots import curves, interval_line, learning_curves, legend_below
 from anm_nb.analysis.style import (
     LABELS,
@@ -19,7 +17,6 @@ from anm_nb.analysis.style import (
     new_figure,
     points,
 )
-from anm_nb.config import ParameterError
 
 __all__ = [
     "LABELS",
@@ -39,12 +36,3 @@ __all__ = [
     "new_figure",
     "points",
 ]
-
-
-def require_columns(table: pd.DataFrame, *columns: str) -> None:
-    """Raises `ParameterError` for a table that lacks one of the columns, or has no rows to draw."""
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise ParameterError(f"table without {', '.join(missing)}; it needs the columns {', '.join(columns)}")
-    if table.empty:
-        raise ParameterError("table without rows: there is nothing to draw")
