@@ -73,6 +73,7 @@ VARIANTS = {
     "globals": Variant((PARAMETERS, "globals().update(epochs=2)")),
     "exec": Variant((PARAMETERS, "exec('epochs = 2')")),
     "another cell between": Variant((EDITED, "x = 5")),
+    "an answer first": Variant(("import os\nepoch, siz = os.getcwd(), os.sep", EDITED)),
     "setup first": Variant(("from pathlib import Path\nfolder = Path('.')", EDITED)),
     "run again after an edit": Variant((PARAMETERS, CHECK, "result = {}\nfigure = 3", EDITED)),
     "only the check again": Variant((EDITED, CHECK, "result = {}\nlabel = 'a'")),
