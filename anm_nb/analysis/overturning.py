@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from anm_nb.analysis.anm_verdict import NAME as VERDICT
 from anm_nb.analysis.answers import PERCENT
 from anm_nb.analysis.experiment import Comparison, Experiment, metric_text
 from anm_nb.analysis.overview import ALPHA, detectable_text, differences, p_text, records, signed
-from anm_nb.analysis.resampling import paired_bootstrap
-from anm_nb.analysis.stats import POWER, detection_power, paired_tests
+from anm_nb.analysis.resampling import RESAMPLES, paired_bootstrap
+from anm_nb.analysis.stats import POWER, RESOLUTION, detection_power, finite_pairs, paired_difference
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import LEAST_SEEDS
+from anm_nb.config import ParameterError
 from anm_nb.files import project_root
 from anm_nb.run import flat
 from anm_nb.yaml_file import read_yaml
@@ -200,3 +204,50 @@ def _kept_sizes(experiments: Iterable[Experiment], size: str) -> list[float]:
     every = [flat(settings) for each in experiments for settings in each.settings.values()]
     leaves = [{name.rpartition(".")[2]: value for name, value in settings.items()} for settings in every]
     return [_amount(own[size]) for own in leaves if own.get(size) is not None]
+
+
+@dataclass(frozen=True)
+class PairedTests:
+    """Two-sided p-values, by three tests, of paired differences being centred on zero.
+
+    `t` is exact for normal differences; `wilcoxon` (signed ranks) and `sign_flip` (permutation of the mean) suppose
+    only that differences are symmetric about zero if nothing is there. With n pairs these two are at least 2^(1−n), so
+    fewer than 6 pairs never bring them below 0.05. All are NaN with fewer than two pairs.
+    """
+
+    t: float
+    wilcoxon: float
+    sign_flip: float
+    pairs: int
+
+
+def paired_tests(
+    first: ArrayLike, second: ArrayLike, *, generator: np.random.Generator, resamples: int = RESAMPLES
+) -> PairedTests:
+    """Student's t, Wilcoxon's signed ranks and the sign-flip test of first − second, pair by pair (one pair a seed).
+
+    Pairs with a NaN are left out. Differences of zero are ranked but have no sign (Pratt 1959). Sign flips are all
+    tried where there are at most `resamples`, else as many are drawn. Wilcoxon's p-value is exact up to 50 pairs, or up
+    to 13 where differences are zero or of equal size, else normal with a correction for ties. Raises `ParameterError`
+    for arrays that cannot be paired or no resamples.
+    """
+    if resamples < 1:
+        raise ParameterError(f"resamples = {resamples}: at least 1 is needed")
+    one, other = finite_pairs(first, second)
+    n = len(one)
+    if n < 2:
+        return PairedTests(float("nan"), float("nan"), float("nan"), n)
+    # 0.9 − 0.8 and 0.3 − 0.2 are equal but for rounding; as whole numbers they, and their sums in any order, are equal.
+    unit = RESOLUTION * (np.abs([one, other]).max() or 1.0)
+    whole = np.round((one - other) / unit)
+    if not whole.any():
+        return PairedTests(1.0, 1.0, 1.0, n)
+    flipped = stats.permutation_test(
+        (whole,), np.sum, permutation_type="samples", n_resamples=resamples, rng=generator, vectorized=True
+    )
+    return PairedTests(
+        paired_difference(one, other).p_value,
+        float(stats.wilcoxon(whole, zero_method="pratt").pvalue),
+        float(flipped.pvalue),
+        n,
+    )

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from anm_nb.analysis.stats import CONFIDENCE, RESAMPLES, Interval, finite_pairs
+from anm_nb.analysis.stats import CONFIDENCE, Interval, finite_pairs
 from anm_nb.config import ParameterError, unknown_name
 
+RESAMPLES = 9999
 BATCH = 1000  # resamples held in memory at once
 
 Method = Literal["BCa", "percentile"]

@@ -30,23 +30,53 @@ def at_step(metrics: pd.DataFrame, column: str, step: int) -> pd.DataFrame:
 
 
 def final(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One column at the last step: a row per seed, a column per method."""
-    return at_step(metrics, column, metrics["step"].max())
+    """One column at each method's own last step: a row per seed, a column per method."""
+    last = metrics.groupby("method")["step"].transform("max")
+    return metrics[metrics["step"] == last].pivot(index="seed", columns="method", values=column)
 
 
-def early_area(metrics: pd.DataFrame, column: str, fraction: float = 0.2) -> pd.DataFrame:
-    """Mean of a column over the first `fraction` of the steps (trapezoid rule): a row per seed, a column per method.
+def early_area(metrics: pd.DataFrame, column: str, fraction: float = 0.2, start: float = 0.0) -> pd.DataFrame:
+    """Mean over `fraction` of the steps from `start` on (trapezoid rule): a row per seed, a column per method.
 
-    The area under the early learning curve, divided by its length (ANM checklist, section J).
+    From 0: the area under the early learning curve, divided by its length (ANM checklist, section J). NaN where fewer
+    than two records lie there.
     """
-    early = metrics[metrics["step"] <= fraction * metrics["step"].max()]
+    early = metrics[metrics["step"].between(start, start + fraction * metrics["step"].max())]
 
     def mean_height(curve: pd.DataFrame) -> float:
         steps, values = curve["step"].to_numpy(float), curve[column].to_numpy(float)
-        return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+        return float(np.trapezoid(values, steps) / (steps[-1] - steps[0])) if len(steps) > 1 else np.nan
 
     heights = early.sort_values("step").groupby(["seed", "method"])[["step", column]].apply(mean_height)
     return heights.unstack("method")
+
+
+def steps_to(metrics: pd.DataFrame, column: str, threshold: float, larger_is_better: bool = False) -> pd.DataFrame:
+    """The first recorded step at which a column is at least as good as a threshold, infinite where it never is.
+
+    A row per seed, a column per method; NaN where a method lacks the seed.
+    """
+    good = metrics[column] >= threshold if larger_is_better else metrics[column] <= threshold
+    first = metrics["step"].where(good, np.inf).groupby([metrics["seed"], metrics["method"]]).min()
+    return first.astype(float).unstack("method")
+
+
+def first_better(metrics: pd.DataFrame, column: str, score: float, larger_is_better: bool = False) -> float | None:
+    """The first step at which any method's mean over seeds is better than a score; None where none ever is."""
+    means = metrics.groupby(["method", "step"])[column].mean()
+    better = means[means > score if larger_is_better else means < score]
+    return float(better.index.get_level_values("step").min()) if len(better) else None
+
+
+def best_reference(
+    references: pd.DataFrame, metric: str, kinds: Sequence[str], larger_is_better: bool = False
+) -> float:
+    """The best of the references of some kinds, NaN where there is none; those of one name are averaged."""
+    known = references[(references["metric"] == metric) & references["kind"].isin(kinds)]
+    if known.empty:
+        return float("nan")
+    values = known.groupby("name")["value"].mean() if "name" in known else known["value"]
+    return float(values.max() if larger_is_better else values.min())
 
 
 def skill(score: ArrayLike, trivial: ArrayLike, ceiling: ArrayLike) -> np.ndarray:

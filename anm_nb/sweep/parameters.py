@@ -9,12 +9,16 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
+from traceback import extract_tb
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import anm_nb
-from anm_nb.config import ParameterError, Parameters, unknown_name
+from anm_nb.config import ParameterError, Parameters, in_place_of_the_kernel, unknown_name
 
 if TYPE_CHECKING:
     from anm_nb.sweep.case import Case
@@ -35,20 +39,79 @@ def as_text(value: Any) -> str:
 def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """A function from the values given to a notebook to all its parameters, defaults included, as plain data.
 
-    The function raises `ParameterError` for what the notebook would refuse: by the class on which the notebook calls
-    `from_notebook()`; a notebook without one is held to its parameter cell's names and the types of their values.
+    The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cell tagged
+    `settings`, which calls `from_notebook()`. A notebook without one is held to its parameter cell's names and the
+    types of their values.
     """
+    tagged = [(number, source) for number, (source, tags) in enumerate(_code_cells(notebook), 1) if "settings" in tags]
+    if tagged:
+        return _check_by_cell(notebook, *tagged[0])
     settings = settings_class(notebook)
     if settings is not None:
         return lambda values: settings.from_mapping(values).model_dump(mode="json")
+    defaults = _defaults(notebook)
+    known = {name: None if value is ... else value for name, value in defaults.items()}
+    return lambda values: known | _like(known, values)
+
+
+def _check_by_cell(notebook: Path, number: int, source: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """A check by executing a notebook's settings cell, in a module of its own, for each case.
+
+    What the cell raises, `ParameterError` aside, becomes one that names the notebook and the cell.
+    """
+    place = f"{notebook.name}, code cell {number} (settings)"
+    defaults = {
+        name: value for name, value in _defaults(notebook).items() if value is not ... and not name.startswith("_")
+    }
+    try:
+        code = compile(source, place, "exec")
+    except SyntaxError as error:
+        raise ParameterError(f"{place}, line {error.lineno}: {error.msg}") from None
+
+    def check(values: Mapping[str, Any]) -> dict[str, Any]:
+        given = defaults | dict(values)
+        module = ModuleType("notebook_settings")  # where pydantic looks up annotations that are text
+        module.__dict__.update(given)
+        sys.modules[module.__name__] = module
+        sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
+        try:
+            with in_place_of_the_kernel(given) as checked, redirect_stdout(StringIO()):
+                exec(code, module.__dict__)
+        except ParameterError:
+            raise
+        except Exception as error:
+            lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == place]
+            said = f"{type(error).__name__}: {error}"
+            raise ParameterError(f"{place}, line {lines[-1] if lines else 1}: {said}") from error
+        finally:
+            sys.path.remove(str(notebook.parent))
+            del sys.modules[module.__name__]
+        if not checked:
+            raise ParameterError(f"{place}: does not call from_notebook()")
+        return checked[-1].model_dump(mode="json")
+
+    return check
+
+
+def _defaults(notebook: Path) -> dict[str, Any]:
+    """What the assignments of the notebook's parameter cell give; `...` for what takes more than that cell."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
     defaults: dict[str, Any] = {}
-    for node in _syntax(notebook, tag="parameters"):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            try:
-                defaults[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
-                defaults[node.targets[0].id] = None
-    return lambda values: defaults | _like(defaults, values)
+    for source, tags in _code_cells(notebook):
+        try:
+            statements = ast.parse(TransformerManager().transform_cell(source)).body if "parameters" in tags else []
+        except SyntaxError:
+            continue
+        for statement in statements:
+            if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+                try:
+                    exec(compile(ast.Module([statement], []), str(notebook), "exec"), defaults)
+                except Exception:
+                    stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+                    defaults |= {node.id: ... for node in stored if isinstance(node.ctx, ast.Store)}
+    defaults.pop("__builtins__", None)
+    return defaults
 
 
 def settings_class(notebook: Path) -> type[Parameters] | None:
@@ -69,11 +132,11 @@ def settings_class(notebook: Path) -> type[Parameters] | None:
     return None
 
 
-def _syntax(notebook: Path, tag: str | None = None) -> Iterator[ast.AST]:
-    """The syntax of the code cells, or of those with a tag, statement by statement; none of a cell with a magic."""
-    for source, tags in _code_cells(notebook):
+def _syntax(notebook: Path) -> Iterator[ast.AST]:
+    """The syntax of the code cells, statement by statement; none of a cell with a magic."""
+    for source, _ in _code_cells(notebook):
         try:
-            statements = ast.parse(source).body if tag is None or tag in tags else []
+            statements = ast.parse(source).body
         except SyntaxError:
             continue
         for statement in statements:

@@ -1,10 +1,14 @@
 """Claims as rows: what is supported, refuted, equivalent, undecided, and what was not trained long enough."""
 
+import json
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from anm_nb.analysis.claims import Claim, judge
+from anm_nb.analysis.claims import Claim, judge, stored_verdicts
+from anm_nb.analysis.stats import detectable_effect
 from anm_nb.config import ParameterError
 
 SEEDS = 6
@@ -22,7 +26,7 @@ def frame(**means: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict(claim: Claim, table: pd.DataFrame, **options: float) -> str:
+def verdict(claim: Claim, table: pd.DataFrame, **options: Any) -> str:
     return judge([claim], table, **options).table["verdict"].item()
 
 
@@ -56,7 +60,7 @@ def test_few_seeds_and_methods_that_are_not_there_decide_nothing():
 def test_primary_claims_are_corrected_together():
     table = frame(a=0.300, b=0.3045, c=0.3, d=0.3)
     alone = [Claim("x", "mse", "a", "b", primary=True)]
-    together = alone + [Claim(str(n), "mse", "c", "d", primary=True) for n in range(200)]
+    together = alone + [Claim(str(n), "mse", "c", "d", primary=True) for n in range(30)]
     first = judge(alone, table).table.iloc[0]
     among = judge(together, table).table.iloc[0]
     assert among["p_holm"] >= first["p_holm"]
@@ -87,5 +91,92 @@ def test_verdicts_show_themselves_and_are_collected_as_rows():
     bundle = shown._repr_mimebundle_()
     assert "supported" in bundle["text/plain"]
     assert "mining helps" in bundle["text/html"]
-    (row,) = next(value for kind, value in bundle.items() if "json" in kind)["verdicts"]
+    (row,) = stored_verdicts([{"outputs": [{"data": json.loads(json.dumps(bundle))}]}, {"cell_type": "markdown"}])
     assert (row["verdict"], row["section"], row["seeds"]) == ("supported", "J", SEEDS)
+
+
+def curves(**errors: list[float]) -> pd.DataFrame:
+    """Errors at steps 0, 10, 20 … 100 of each method, shifted a little for each of six seeds."""
+    spread = np.random.default_rng(1).normal(0, 0.003, (len(errors), SEEDS))
+    return pd.DataFrame(
+        {"method": method, "seed": seed, "step": 10 * place, "mse": error + spread[row, seed]}
+        for row, (method, of) in enumerate(errors.items())
+        for seed in range(SEEDS)
+        for place, error in enumerate(of)
+    )
+
+
+FALLING = [1 - 0.1 * place for place in range(11)]
+SLOW = [1 - 0.05 * place for place in range(11)]
+
+
+def test_steps_to_a_threshold_say_medians_and_who_never_reached_it():
+    row = judge([Claim("a", "mse", "fast", "slow", reduction="steps to 0.72")], curves(fast=FALLING, slow=SLOW))
+    assert row.table["verdict"].item() == "supported"
+    assert row.table["estimate"].item() == 30 - 60
+    row = judge([Claim("a", "mse", "fast", "slow", reduction="steps to 0.25")], curves(fast=FALLING, slow=SLOW))
+    said = row.table["measured"].item()
+    assert "fast 80.0 [80.0, " in said
+    assert "0 of 6 seeds never did; slow never [never, never], 6 of 6 seeds never did; mean steps up to 100" in said
+    assert row.table["estimate"].item() == 80 - 100
+    with pytest.raises(ParameterError, match="'steps to much': what follows 'steps to' is a number"):
+        judge([Claim("a", "mse", "fast", "slow", reduction="steps to much")], curves(fast=FALLING, slow=SLOW))
+
+
+def test_the_area_from_the_trivial_score_begins_where_the_first_method_beats_it():
+    table = curves(fast=FALLING, slow=SLOW)
+    claim = Claim("a", "mse", "fast", "slow", reduction="area from trivial")
+    row = judge([claim], table, trivial=0.55).table.iloc[0]  # fast passes it at step 50
+    assert row["estimate"] == pytest.approx(np.mean(FALLING[5:8]) - np.mean(SLOW[5:8]), abs=0.01)
+    assert judge([claim], table, trivial=-1.0).table["verdict"].item() == "not trained long enough"
+    with pytest.raises(ParameterError, match="judge needs trivial or references"):
+        judge([claim], table)
+
+
+def test_a_ratio_is_in_per_cent_and_its_margin_too():
+    table = frame(anm=0.40, stock=0.41)
+    row = judge([Claim("a", "mse", "anm", "stock", ratio=True, margin=10)], table).table.iloc[0]
+    plain = judge([Claim("a", "mse", "anm", "stock")], table).table.iloc[0]
+    assert (row["verdict"], row["unit"], row["p"]) == ("equivalent", "%", plain["p"])
+    assert row["estimate"] == pytest.approx(100 * plain["estimate"] / 0.41, rel=0.05)
+    assert row["low"] < row["estimate"] < row["high"]
+
+
+def test_what_would_have_been_found_is_said_at_the_corrected_level():
+    table = frame(a=0.3, b=0.3, c=0.3)
+    family = [Claim(str(n), "mse", "a", "b", primary=True) for n in range(5)]
+    row = judge([*family, Claim("x", "mse", "a", "b", primary=False)], table).table
+    assert row["verdict"].eq("undecided").all()
+    spread = row["detectable"].iloc[-1] / detectable_effect(SEEDS)
+    assert row["detectable"].iloc[0] == pytest.approx(spread * detectable_effect(SEEDS, alpha=0.05 / 5))
+    assert "would have been found with 80 % power, corrected for 5 claims" in row["measured"].iloc[0]
+    assert row["measured"].iloc[-1].endswith("with 80 % power")
+    assert (row["detectable_low"] < row["detectable"]).all()
+
+
+def test_headroom_is_the_share_of_what_the_comparator_leaves_to_gain():
+    references = pd.DataFrame(
+        {
+            "name": ["zero", "solver", "noise"],
+            "kind": ["trivial", "classical", "unreachable"],
+            "metric": "mse",
+            "value": [0.9, 0.1, 0.0],
+        }
+    )
+    row = judge([Claim("a", "mse", "anm", "stock")], frame(anm=0.2, stock=0.5), references=references).table.iloc[0]
+    assert row["headroom"] == pytest.approx(-0.3 / 0.4, abs=0.05)
+    assert verdict(Claim("a", "mse", "anm", "stock"), frame(anm=1.2, stock=1.5), references=references) == (
+        "not trained long enough"
+    )
+
+
+def test_one_method_is_compared_with_itself_at_another_time():
+    row = judge([Claim("falls", "mse", "fast", "fast", higher_reduction="early area")], curves(fast=FALLING))
+    assert row.table["verdict"].item() == "supported"
+    assert row.table["estimate"].item() == pytest.approx(0.0 - 0.9, abs=0.01)
+
+
+def test_methods_of_different_length_are_compared_at_their_own_ends():
+    table = curves(short=FALLING[:6], long=FALLING)
+    row = judge([Claim("a", "mse", "long", "short")], table).table.iloc[0]
+    assert row["estimate"] == pytest.approx(0.0 - 0.5, abs=0.01)

@@ -30,7 +30,6 @@ class Trajectory(list):
         return torch.stack(values) if isinstance(values[0], torch.Tensor) else torch.tensor(values)
 
 
-
 class Stable(nn.Module):
     """E_k(ỹ) = c_k·E(ỹ/√ᾱ_k) for energies E in y-space with Hessians of eigenvalues up to `curvature` [batch].
 

@@ -180,9 +180,7 @@ def changed(package: Path, change: str) -> None:
         (package / "anm_nb" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'anm_nb'\")\n")
 
 
-@pytest.mark.parametrize(
-    "change", ["a comment in training", "a file more", "no package"]
-)
+@pytest.mark.parametrize("change", ["a comment in training", "a file more", "no package"])
 def test_a_worker_with_other_sources_or_none_is_refused_by_name_and_trains_nothing(trivial, cluster, tmp_path, change):
     others = copied_package(tmp_path / "others")
     changed(others, change)
