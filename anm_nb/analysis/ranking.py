@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 
 from anm_nb.analysis import kept as kept_results
 from anm_nb.analysis.claims import LEAST_SEEDS, Claim, Verdicts, judge
 from anm_nb.analysis.kept import Kept
-from anm_nb.analysis.stats import mean_interval, ratio_interval
+from anm_nb.analysis.stats import bounded_interval, proportion_interval, ratio_interval
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.store import Run
@@ -122,20 +121,20 @@ def halfway(task: RankingTask) -> float:
 
 
 def took_off(scores: pd.DataFrame, level: float) -> pd.Series:
-    """How many seeds of each method ended above a level, with Wilson's 95 % interval of their share, as text."""
+    """How many seeds of each method ended above a level, with the 95 % interval of their share, as text."""
     texts = {}
     for method in scores:
         taus = scores[method].dropna()
         above = int((taus > level).sum())
-        share = binomtest(above, len(taus)).proportion_ci(method="wilson")
-        texts[method] = f"{above} of {len(taus)} [{share.low:.2f}, {share.high:.2f}]"
+        _, low, high = proportion_interval(above, len(taus))
+        texts[method] = f"{above} of {len(taus)} [{low:.2f}, {high:.2f}]"
     return pd.Series(texts, dtype=object)
 
 
 def interval_text(values: ArrayLike) -> str:
-    """The mean of values of τ and its 95 % interval over seeds, cut at the largest τ there is."""
-    mean, low, high = mean_interval(values)
-    return f"{mean:z.3f} [{low:z.3f}, {min(high, 1.0):z.3f}]"
+    """The mean of values of τ and its 95 % interval over seeds, within the bounds of τ."""
+    mean, low, high = bounded_interval(values, -1.0)
+    return f"{mean:z.3f} [{low:z.3f}, {high:z.3f}]"
 
 
 def score_summary(metrics: pd.DataFrame, references: pd.DataFrame, level: float = float("nan")) -> pd.DataFrame:
@@ -163,7 +162,7 @@ def tier_rows(baseline: ArrayLike, hrm: ArrayLike, ceiling: float) -> pd.DataFra
     on one side); reachable: whether a perfect ranking would reach it beside this baseline.
     """
     gain = np.subtract(ratio_interval(hrm, baseline), 1.0)
-    measured = (mean_interval(baseline), mean_interval(hrm), gain)
+    measured = (bounded_interval(baseline, -1.0), bounded_interval(hrm, -1.0), gain)
     few = np.isfinite(np.subtract(hrm, baseline)).sum() < LEAST_SEEDS
     rows = []
     for tier in TIERS:
