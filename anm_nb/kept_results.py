@@ -9,21 +9,17 @@ from typing import Protocol
 import pandas as pd
 
 from anm_nb import files, store
-from anm_nb.analysis import anm_verdict, hrm_grid
+from anm_nb.analysis import anm_verdict
 from anm_nb.analysis import reference as kept_results
 from anm_nb.analysis.anm_verdict_figures import forest
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.store import RunConfig
 from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable
-from anm_nb.studies.iteration_study import WhereIterationHelps
-from anm_nb.studies.ranking_settings import HrmVsBaseline, KendallForensics, RankingExperiment
 from anm_nb.studies.verdict_study import AnmVerdict, study
-from anm_nb.sweep.parameters import settings_class
-from anm_nb.sweep.plan import find_sweep, plan, profile_values
+from anm_nb.sweep.plan import profile_values
 
-FAMILIES = (KendallForensics, AnmVsCorruption, IredTable, HrmVsBaseline, WhereIterationHelps)
+FAMILIES = (AnmVsCorruption, IredTable)
 NOTEBOOKS = {each.notebook: each for each in FAMILIES}
-SWEEPS = ("hrm", "hrm_hinted")
 PROFILE = "mid"
 
 
@@ -43,7 +39,7 @@ def keep(name: str, profile: str | None, only: Sequence[str] = (), add: bool = F
     runs that are not those of the present configs and sources, before any work starts.
     """
     page = files.project_root() / "docs" / "results.md"
-    configs, experiment = _of_sweep(name, profile) if name in SWEEPS else _of_notebook(name, profile or PROFILE)
+    configs, experiment = _of_notebook(name, profile or PROFILE)
     for one in only:
         if one not in configs:
             raise ParameterError(unknown_name("run", one, configs))
@@ -79,24 +75,13 @@ def _kept_runs(name: str, configs: Mapping[str, RunConfig]) -> Mapping[str, kept
 def _of_notebook(name: str, profile: str) -> tuple[Mapping[str, RunConfig], Experiment]:
     """A notebook's runs at a profile."""
     if name not in NOTEBOOKS:
-        raise ParameterError(unknown_name("result to keep", name, [*NOTEBOOKS, *SWEEPS]))
+        raise ParameterError(unknown_name("result to keep", name, NOTEBOOKS))
     values = profile_values(profile, name)
     try:
         settings = NOTEBOOKS[name].from_mapping(values)
         return settings.configs(), settings
     except ParameterError as error:
         raise error.within(f"{name}.yaml") from None
-
-
-def _of_sweep(name: str, profile: str | None) -> tuple[Mapping[str, RunConfig], Experiment]:
-    """The distinct runs of all cases of a sweep over ranking experiments."""
-    experiments = []
-    for case in plan(find_sweep(name), profile).cases:
-        settings = settings_class(case.notebook)
-        assert settings is not None
-        assert issubclass(settings, RankingExperiment)
-        experiments.append(settings.from_mapping(case.values))
-    return hrm_grid.grid_configs(experiments), experiments[0]
 
 
 def keep_verdict(profile: str, jobs: int | None) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, ired_figures, latex, ranking_figures
+from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, ired_figures, latex
 from anm_nb.analysis.figures import house_style
 from anm_nb.analysis.fitting import fit
 from anm_nb.analysis.reference import DISPLAYS, Reference, load_reference, reference_root, summary
@@ -79,15 +79,6 @@ def _final_scores(kept: Reference) -> Figure:
     return figures.score_summary(scores, score_table(scores, kept.references))
 
 
-def _curves(kept: Reference) -> Figure:
-    return ranking_figures.tau_curves(kept.metrics, kept.references)
-
-
-def _routing(kept: Reference) -> Figure:
-    heads = {run["config"]["n_heads"] for run in kept.provenance.values()}
-    return ranking_figures.routing_curves(kept.metrics, max(heads))
-
-
 def _scores(kept: anm_verdict.KeptVerdict) -> str:
     return anm_verdict.markdown(anm_verdict.score_grid(kept.confirmed, kept.provenance["references"]))
 
@@ -112,13 +103,6 @@ EXHIBITS = {
     ),
     "ired_skill": Exhibit("15_ired_table", "text", displayed, summary),
     "ired_references": Exhibit("15_ired_table", "text", lambda kept: ired_figures.reference_panels(kept.references)),
-    "kendall_spaces": Exhibit("02_kendall_forensics", "column", displayed, summary),
-    "hrm_spaces": Exhibit("20_hrm_vs_baseline", "column", displayed, summary),
-    "hrm_curves": Exhibit("20_hrm_vs_baseline", "text", _curves),
-    "hrm_routing": Exhibit("20_hrm_vs_baseline", "text", _routing),
-    "hrm_grid": Exhibit("hrm", "text", displayed, summary),
-    "hrm_grid_hinted": Exhibit("hrm_hinted", "text", displayed, summary),
-    "iteration": Exhibit("25_where_iteration_helps", "text", displayed, summary),
 }
 
 

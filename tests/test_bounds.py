@@ -6,12 +6,10 @@ from pydantic import create_model
 from anm_nb import bounds
 from anm_nb.bounds import machine_memory, require_memory
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.exploration import ExploreMargins
+from anm_nb.exploration import ExploreMargins, ExploreRouting
 from anm_nb.studies.discrete_study import DiscreteFeasibility
 from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable
-from anm_nb.studies.iteration_study import WhereIterationHelps
 from anm_nb.studies.miner_study import MinerConvergence
-from anm_nb.studies.ranking_settings import HrmEntropy, HrmIterations, HrmVsBaseline
 from anm_nb.studies.verdict_study import AnmVerdict
 from anm_nb.studies.within_experiments import WithinRun
 
@@ -78,12 +76,6 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
         (AnmVsCorruption, {"task": "invers"}, "task: unknown task 'invers' (did you mean 'inverse'?)"),
         (WithinRun, {"miners": ["amn"]}, "miners.0: unknown negative strategy 'amn' (did you mean 'anm'?)"),
         (WithinRun, {"baseline": "stok"}, "baseline: unknown negative strategy 'stok' (did you mean 'stock'?)"),
-        (WhereIterationHelps, {"chain_lengths": [10**6]}, "chain_lengths.0 = 1000000: should be less"),
-        (WhereIterationHelps, {"chain_lengths": [7]}, "chain_lengths: chain_length = 7: with 2 of 8 items visible"),
-        (WhereIterationHelps, {"chain_lengths": []}, "chain_lengths = []: needs at least 1 item"),
-        (WhereIterationHelps, {"test_lengths": [8, 201]}, "test_lengths: size = 201: there are only 200"),
-        (WhereIterationHelps, {"patiences": []}, "patiences = []: needs at least 1 item"),
-        (WhereIterationHelps, {"wrong_rates": [1.0]}, "wrong_rates.0 = 1.0: should be less than 1"),
         (AnmVerdict, {"survivors": 3, "candidates": 2}, "survivors = 3: at most candidates = 2"),
         (AnmVerdict, {"jobs": 10**6}, "jobs = 1000000: should be less than or equal to 1024"),
         (
@@ -91,18 +83,16 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
             {"seeds": [2**64]},
             "seeds.0 = 18446744073709551616: should be less than or equal",
         ),
-        (HrmVsBaseline, {"seeds": [2**64]}, "seeds.0 = 18446744073709551616: should be less"),
+        (ExploreRouting, {"seeds": [2**64]}, "seeds.0 = 18446744073709551616: should be less"),
         (AnmVsCorruption, {"records": 10**10}, "records = 10000000000: should be less than or equal to 10000"),
         (AnmVsCorruption, {"threads": 10**10}, "threads = 10000000000: should be less than or equal to 1024"),
-        (HrmVsBaseline, {"threads": 10**10}, "threads = 10000000000: should be less"),
+        (ExploreRouting, {"threads": 10**10}, "threads = 10000000000: should be less"),
         (AnmVsCorruption, {"lr": 10.0}, "lr = 10.0: should be less than or equal to 1"),
-        (HrmVsBaseline, {"encoder_lr": 3e4}, "encoder_lr = 30000.0: should be less"),
-        (HrmVsBaseline, {"entropy_weight": 1e9}, "entropy_weight = 1000000000.0: should be less"),
+        (ExploreRouting, {"encoder_lr": 3e4}, "encoder_lr = 30000.0: should be less"),
+        (ExploreRouting, {"entropy_weight": 1e9}, "entropy_weight = 1000000000.0: should be less"),
         (AnmVsCorruption, {"contrastive_weight": 1e30}, "contrastive_weight = 1e+30: should be less"),
-        (HrmVsBaseline, {"epochs": 10**7}, "epochs = 10000000: should be less"),
-        (HrmVsBaseline, {"max_inner_iters": 10**6}, "max_inner_iters = 1000000: should be less"),
-        (HrmIterations, {"values": [3, 10**6]}, "values.1 = 1000000: should be less"),
-        (HrmEntropy, {"values": [1e-3, 1e7]}, "values.1 = 10000000.0: should be less"),
+        (ExploreRouting, {"epochs": 10**7}, "epochs = 10000000: should be less"),
+        (ExploreRouting, {"max_inner_iters": 10**6}, "max_inner_iters = 1000000: should be less"),
         (MinerConvergence, {"batches": [64, 64]}, "batches = [64, 64]: each may appear once"),
         (MinerConvergence, {"ema_decays": []}, "ema_decays = []: needs at least 1 item"),
         (ExploreMargins, {"board": {"steps": 0}}, "per_task.sudoku: steps = 0: should be greater than 0"),
@@ -135,11 +125,10 @@ def test_memory_that_the_machine_lacks_is_refused_with_the_estimate_and_what_it_
         (AnmVsCorruption, {"batch": 10**9}),
         (AnmVsCorruption, {"dev_examples": 10**9}),
         (IredTable, {"test_examples": 10**9}),
-        (HrmVsBaseline, {"train_samples": 10**9}),
-        (HrmVsBaseline, {"test_samples": 10**9}),
-        (HrmVsBaseline, {"width": 10**5}),
-        (HrmVsBaseline, {"batch": 10**6, "train_samples": 10**7, "max_inner_iters": 1000}),
-        (WhereIterationHelps, {"train_samples": 128 * 10**6}),
+        (ExploreRouting, {"train_samples": 10**9}),
+        (ExploreRouting, {"test_samples": 10**9}),
+        (ExploreRouting, {"width": 10**5}),
+        (ExploreRouting, {"batch": 10**6, "train_samples": 10**7, "max_inner_iters": 1000}),
     ],
     ids=str,
 )

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from anm_nb.config import ParameterError, Parameters, Registry, shown, unknown_name
 from anm_nb.document_names import DOCUMENT_NAMES, SAME_NAMES
+from anm_nb.exploration import ExploreRouting
 from anm_nb.studies.energy_settings import AnmVsCorruption
-from anm_nb.studies.ranking_settings import HrmVsBaseline
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,14 +99,14 @@ def test_unknown_name_without_a_near_one_lists_what_is_known():
 @pytest.mark.parametrize("name", DOCUMENT_NAMES)
 def test_names_of_the_plan_are_refused_with_the_name_used_here(name):
     with pytest.raises(ParameterError) as refusal:
-        HrmVsBaseline.from_mapping({name: 1})
+        ExploreRouting.from_mapping({name: 1})
     assert f"unknown parameter '{name}': {name} {DOCUMENT_NAMES[name]}; known: batch, " in str(refusal.value)
     with pytest.raises(ParameterError, match=DOCUMENT_NAMES[name].split(";")[0]):
-        HrmVsBaseline.from_mapping({name.upper(): 1})
+        ExploreRouting.from_mapping({name.upper(): 1})
 
 
 def test_names_that_the_sentences_give_are_parameters():
-    fields = set(HrmVsBaseline.model_fields)
+    fields = set(ExploreRouting.model_fields)
     assert fields.issuperset(SAME_NAMES)
     assert fields.isdisjoint(DOCUMENT_NAMES)
     for said in DOCUMENT_NAMES.values():

@@ -6,6 +6,7 @@ Both are answered by paired comparisons; `overview.differences` turns them into 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ from anm_nb.analysis.anm_verdict import COMPARATORS, KeptVerdict, comparison_tex
 from anm_nb.analysis.collecting import Collection
 from anm_nb.analysis.experiment import Comparison, Experiment, compared, metric_text
 from anm_nb.analysis.grouping import NO_NEGATIVES, ONE_PASS, WHOLE_HRM, Settings
-from anm_nb.analysis.iteration_verdicts import COMPONENTS, Component
 from anm_nb.analysis.overview import differences, records
 from anm_nb.analysis.tables import rounded
 from anm_nb.analysis.verdicts import State, Verdict
@@ -23,7 +23,24 @@ from anm_nb.analysis.verdicts import State, Verdict
 MINED = "anm"  # what the names of mined negatives begin with
 RIVALS = (NO_NEGATIVES, "stock")
 PERCENT = "% of the comparator's error"
+
+
+class Component(NamedTuple):
+    """A part of the model, and the two comparators that differ in nothing else."""
+
+    name: str
+    better: str  # with it
+    base: str  # without it
+
+
 WHOLE = Component("all of HRM", WHOLE_HRM, ONE_PASS)
+COMPONENTS = (
+    Component("iteration", "weight-tied", "no iteration"),
+    Component("tying", "weight-tied", "deep untied"),
+    Component("routing", "HRM per token", "weight-tied"),
+    Component("two time scales", "HRM per token", "one timescale"),
+    Component("routing by token", "HRM per token", "HRM per sequence"),
+)
 
 
 def is_mined(settings: Settings) -> bool:

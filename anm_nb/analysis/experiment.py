@@ -22,7 +22,7 @@ from anm_nb.analysis.grouping import (
     method_names,
     method_of,
 )
-from anm_nb.analysis.ranking_tables import SPACES
+from anm_nb.analysis.ranking import SPACES
 from anm_nb.analysis.reference_scores import METRIC_LABELS
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.base import Task

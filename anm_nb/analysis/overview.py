@@ -10,8 +10,7 @@ import pandas as pd
 
 from anm_nb.analysis.experiment import Comparison, Experiment, compared, metric_text
 from anm_nb.analysis.grouping import ONE_PASS, WHOLE_HRM
-from anm_nb.analysis.ranking_checklist import ceilings
-from anm_nb.analysis.ranking_tables import SPACES
+from anm_nb.analysis.ranking import SPACES, ceiling_of
 from anm_nb.analysis.stats import RESOLUTION, holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded, skill
 from anm_nb.analysis.tiers import TierReport, at_ceiling, evaluate_tiers
@@ -187,9 +186,8 @@ def tier_reports(experiments: Iterable[Experiment]) -> dict[str, list[TierReport
         baseline, hrm = each.of_kind(ONE_PASS), each.of_kind(WHOLE_HRM)
         if baseline is None or hrm is None:
             continue
-        best = ceilings(each.references)
         reports[each.name] = [
-            evaluate_tiers(taus[baseline], taus[hrm], space, best[space])  # type: ignore[arg-type]
+            evaluate_tiers(taus[baseline], taus[hrm], space, ceiling_of(each.references, metric))  # type: ignore[arg-type]
             for space, metric in reversed(SPACES.items())
             if (taus := each.scores.get(metric)) is not None
         ]

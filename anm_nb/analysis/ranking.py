@@ -205,11 +205,11 @@ def sweep_claims(names: Iterable[str], baseline: str, centre: str, metric: str) 
 
 
 def judge_sweep(
-    metrics: pd.DataFrame, baseline: str, centre: str, metric: str, trivial: float | None = None
+    metrics: pd.DataFrame, baseline: str, centre: str, metric: str, references: pd.DataFrame | None = None
 ) -> Verdicts:
     """`sweep_claims` judged on test scores; the family that Holm's method corrects is all values against centre."""
     claims = sweep_claims(metrics["method"].unique(), baseline, centre, metric)
-    return judge(claims, tested(metrics), trivial=trivial, larger_is_better=True)
+    return judge(claims, tested(metrics), references=references, larger_is_better=True)
 
 
 def of_sweep(grid: Kept, field: str) -> tuple[pd.DataFrame, str]:

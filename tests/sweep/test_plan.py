@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from trivial_sweep import write_notebook
 
 from anm_nb.config import ParameterError
-from anm_nb.studies.ranking_settings import HrmVsBaseline
+from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import at_values
 from anm_nb.sweep.case import Case
-from anm_nb.sweep.parameters import LONGEST, case_digest, case_names, code_digest, differing, settings_class
+from anm_nb.sweep.parameters import LONGEST, case_digest, case_names, code_digest, differing
 from anm_nb.sweep.plan import find_sweep, open_sweep, plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,21 +205,22 @@ def test_each_experiment_trains_what_the_document_says(name, swept):
     """The last case trains the document's models, at its fixed values; the other cases train the same ones, singly."""
     field, values = swept
     *single, whole = (
-        settings_class(case.notebook).from_mapping(case.parameters).configs()
+        at_values(RankingConfig.of(case_study(case)), field, case.values["values"])
         for case in plan(ROOT / "params" / "sweeps" / f"{name}.yaml").cases
     )
-    fixed = {
-        "max_inner_iters": 12,
-        "hrm_period": 4,
-        "size": 20,
-        "mask_rate": 0.5,
-        "epochs": 100,
-        "seeds": (1, 2, 3, 4, 5),
-    }
-    settings = [HrmVsBaseline(**paper() | fixed | {field: value}) for value in values]
-    assert list(whole.values()) == [settings[0].configs()["baseline"], *(each.hrm() for each in settings)]
-    assert [list(configs.values())[1] for configs in single] == list(whole.values())[1:]
+    fixed = {"max_inner_iters": 12, "hrm_period": 4, "size": 20, "mask_rate": 0.5, "epochs": 100}
+    hrm = RankingConfig.from_mapping(paper() | fixed | {"seeds": [1, 2, 3, 4, 5]})
+    settings = [hrm.changed(**{field: value}) for value in values]
+    assert list(whole.values()) == [hrm.baseline(), *settings]
+    assert [list(configs.values())[1] for configs in single] == settings
     assert all(configs["baseline"] == whole["baseline"] for configs in single)
+
+
+def case_study(case) -> RankingConfig:
+    """What a case's notebook makes of its values, but for its own fields."""
+    return RankingConfig.from_mapping(
+        {name: case.values[name] for name in case.values if name in RankingConfig.model_fields}
+    )
 
 
 def paper() -> dict:
