@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from anm_nb.analysis.findings import Finding
+    from anm_nb.analysis.doctor import Finding
     from anm_nb.sweep.case import Case
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
-# what the doctor writes, and how it is used
-FLAT = "parameters of notebook 10", "papermill notebooks/10_anm_vs_corruption.ipynb out.ipynb -f {}"
-WHOLE = "the whole config", "EnergyConfig.model_validate_json(json.dumps(yaml.safe_load(open('{}'))))"
+DOCTORED = "EnergyConfig.model_validate_json(json.dumps(yaml.safe_load(open('{}'))))"  # use of what the doctor writes
 
 
 class Commands(TyperGroup):
@@ -254,25 +252,25 @@ def _shown(finding: Finding) -> Table:
 
 
 def _write_changed(findings: Sequence[Finding], settings: Mapping[str, Any], path: Path, console: Console) -> None:
-    """Notebook 10's parameters where the run is one of its, else the whole config; and what differs."""
+    """The whole config with all changes made, and what they are."""
     import yaml
 
-    from anm_nb.analysis.doctor import apply
-    from anm_nb.analysis.prescription import differences, notebook_parameters
+    from anm_nb.analysis.doctor import apply, in_full
+    from anm_nb.run import flat
 
     changed = apply(findings, settings)
-    changes = differences(settings, changed)
-    if not changes:
+    before, after = flat(in_full(settings)), flat(changed)
+    names = dict.fromkeys(name for finding in findings for name in finding.change)
+    if not names:
         console.print(f"nothing to change: {path} is not written", soft_wrap=True)
         return
-    flat = notebook_parameters(changed)
-    kind, use = WHOLE if flat is None else FLAT
     verb = "replaced" if path.exists() else "wrote"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(changed if flat is None else flat, sort_keys=False, allow_unicode=True)
-    path.write_text(f"# {kind}: {use.format(path.name)}\n{text}", encoding="utf-8")
-    lines = [f"{verb} {path}, {kind}, with", *(f"  {name}: {old} → {new}" for name, (old, new) in changes.items())]
-    console.print("\n".join([*lines, f"to be used by {use.format(path)}"]), soft_wrap=True)
+    text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+    path.write_text(f"# {DOCTORED.format(path.name)}\n{text}", encoding="utf-8")
+    lines = [f"{verb} {path}, the whole config, with"]
+    lines += [f"  {name}: {before.get(name, 'the default')} → {after[name]}" for name in names]
+    console.print("\n".join([*lines, f"to be used by {DOCTORED.format(path)}"]), soft_wrap=True)
 
 
 def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:

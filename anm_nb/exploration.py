@@ -24,12 +24,16 @@ from anm_nb.bounds import (
     Weight,
     Width,
 )
-from anm_nb.config import Parameters
+from anm_nb.config import ParameterError, Parameters
+from anm_nb.energy.negatives import get_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.studies.discrete_study import PER_TASK, DiscreteFeasibility
 from anm_nb.studies.energy_settings import AnmVsCorruption
-from anm_nb.studies.landscape_study import LandscapeScans
+
+BOARD: dict[str, Any] = {
+    "size": 4, "task_options": {"pool": 500}, "network": "mlp", "width": 128, "steps": 50, "batch": 64, "lr": 5e-3,
+    "ema_decay": 0.9, "records": 5, "dev_examples": 24, "inner_steps": 1,
+}  # fmt: skip
 
 
 class ExploreMargins(AnmVsCorruption):
@@ -54,14 +58,16 @@ class ExploreMargins(AnmVsCorruption):
 
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each strategy, alike in everything else, with the weights of every record."""
-        return LandscapeScans(**{name: getattr(self, name) for name in AnmVsCorruption.model_fields}).configs()
+        return {name: config.model_copy(update={"keep_weights": True}) for name, config in super().configs().items()}
 
     def board_config(self) -> EnergyConfig:
         """The run of the Sudoku, trained with IRED's own negatives."""
         shared = {name: getattr(self, name) for name in ("seeds", "precision", "device", "threads")}
-        values = {"sudoku": PER_TASK["sudoku"] | self.board}
-        study = DiscreteFeasibility(tasks=("sudoku",), per_task=values, **shared)
-        return study.configs()["sudoku"]["stock"]
+        values = {"task": "sudoku", "negatives": get_negatives("stock"), "keep_weights": True, **shared}
+        try:
+            return EnergyConfig(**BOARD | self.board | values)
+        except ParameterError as error:
+            raise error.within("board") from None
 
     def get_or_train_board(self) -> store.Run:
         """The finished run of the Sudoku, trained where the store has none."""

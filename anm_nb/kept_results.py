@@ -14,11 +14,11 @@ from anm_nb.analysis import reference as kept_results
 from anm_nb.analysis.anm_verdict_figures import forest
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.store import RunConfig
-from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable
+from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.studies.verdict_study import AnmVerdict, study
 from anm_nb.sweep.plan import profile_values
 
-FAMILIES = (AnmVsCorruption, IredTable)
+FAMILIES = (AnmVsCorruption,)
 NOTEBOOKS = {each.notebook: each for each in FAMILIES}
 PROFILE = "mid"
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, ired_figures, latex
+from anm_nb.analysis import anm_verdict, anm_verdict_figures, figures, latex
 from anm_nb.analysis.figures import house_style
 from anm_nb.analysis.fitting import fit
 from anm_nb.analysis.reference import DISPLAYS, Reference, load_reference, reference_root, summary
@@ -101,8 +101,6 @@ EXHIBITS = {
     "anm_tuning": Exhibit(
         anm_verdict.NAME, "text", lambda kept: anm_verdict_figures.tuning_strip(kept.tuning), _scores
     ),
-    "ired_skill": Exhibit("15_ired_table", "text", displayed, summary),
-    "ired_references": Exhibit("15_ired_table", "text", lambda kept: ired_figures.reference_panels(kept.references)),
 }
 
 

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.studies.energy_settings import AnmVsCorruption
 from anm_nb.sweep.case import Outcome, read_outcomes
 
 
@@ -158,10 +157,9 @@ def store_run(root: Path, key: str, config: EnergyConfig, columns: dict[str, flo
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Four runs: ill, healthy, without negatives, and one that notebook 10 cannot name."""
+    """Four runs: ill, healthy, without negatives, and one whose weight is left to the task."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    strategies = ("anm", "stock", "none")
-    configs = list(AnmVsCorruption(**SMALL, strategies=strategies).configs().values())
+    configs = [EnergyConfig(**SMALL, negatives=name, contrastive_weight=0.5) for name in ("anm", "stock", "none")]
     configs.append(configs[0].model_copy(update={"levels": 5, "contrastive_weight": None}))
     columns = [ILL, ILL | {"illegitimate_fraction": 0.0}, {"loss_mse": 0.5}, ILL | {"grad_share_contrast": 0.01}]
     for key, config, values in zip(("aaaa", "aabb", "cccc", "dddd"), configs, columns, strict=True):
@@ -217,26 +215,8 @@ def test_the_doctor_of_an_empty_store_says_what_to_run(tmp_path, monkeypatch):
     assert f"no finished runs in {tmp_path / 'runs'}; train some: anm-nb demo" in result.stderr
 
 
-def test_changes_are_written_as_parameters_of_notebook_10_and_never_over_a_file_unasked(store):
+def test_changes_are_written_as_the_whole_config_and_never_over_a_file_unasked(store):
     file = store / "new" / "changed.yaml"
-    result = anm_nb("doctor", "aaaa", "--apply", str(file))
-    assert result.exit_code == 0, result.output
-    assert f"wrote {file}, parameters of notebook 10" in result.stdout
-    assert "negatives.orthogonal_to_noise: False → True" in result.stdout
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert values["strategies"] == ["anm_orthogonal"]  # anm's name with that option on
-    expected = AnmVsCorruption(**SMALL, strategies=("anm_orthogonal",))
-    assert AnmVsCorruption.from_mapping(values) == expected
-    file.write_text("mine")
-    refused = anm_nb("doctor", "aaaa", "--apply", str(file))
-    assert (refused.exit_code, refused.stdout, file.read_text()) == (2, "", "mine")
-    assert "--overwrite" in refused.stderr
-    assert f"replaced {file}" in anm_nb("doctor", "aaaa", "--apply", str(file), "--overwrite").stdout
-    assert yaml.safe_load(file.read_text(encoding="utf-8")) == values
-
-
-def test_changes_that_notebook_10_cannot_say_are_written_as_the_whole_config(store):
-    file = store / "changed.yaml"
     result = anm_nb("doctor", "dddd", "--apply", str(file))
     assert f"wrote {file}, the whole config" in result.stdout
     said = [line.strip() for line in result.stdout.splitlines() if "→" in line]
@@ -244,6 +224,12 @@ def test_changes_that_notebook_10_cannot_say_are_written_as_the_whole_config(sto
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     config = EnergyConfig.model_validate_json(json.dumps(values))
     assert (config.levels, config.contrastive_weight, config.negatives.orthogonal_to_noise) == (5, 21.0, True)
+    file.write_text("mine")
+    refused = anm_nb("doctor", "dddd", "--apply", str(file))
+    assert (refused.exit_code, refused.stdout, file.read_text()) == (2, "", "mine")
+    assert "--overwrite" in refused.stderr
+    assert f"replaced {file}" in anm_nb("doctor", "dddd", "--apply", str(file), "--overwrite").stdout
+    assert yaml.safe_load(file.read_text(encoding="utf-8")) == values
 
 
 def test_a_healthy_run_changes_no_file(store):

@@ -18,24 +18,23 @@ from IPython.core.inputtransformer2 import TransformerManager
 from anm_nb import exploration
 from anm_nb.analysis import all_runs
 from anm_nb.config import Parameters
+from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import (
-    discrete_study,
     iteration_study,
-    landscape_study,
     miner_study,
     reference_settings,
     scaling,
     verdict_study,
     within_experiments,
 )
-from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import ranking_settings as ranking
+from anm_nb.sweep.parameters import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
-    reference_settings, scaling, energy, discrete_study, landscape_study, miner_study, verdict_study,
+    reference_settings, scaling, energy, miner_study, verdict_study,
     within_experiments, ranking, iteration_study, exploration, all_runs,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
@@ -54,9 +53,17 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
+def tagged(path: Path, tag: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in code_cells(path) if tag in cell.metadata.get("tags", [])]
+
+
 def parameter_cell(path: Path) -> nbformat.NotebookNode:
-    (cell,) = (cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", []))
+    (cell,) = tagged(path, "parameters")
     return cell
+
+
+WHOLE = [path for path in NOTEBOOKS if tagged(path, "settings")]  # that hold their study themselves
+OTHERS = [path for path in NOTEBOOKS if path not in WHOLE]
 
 
 def literals(source: str) -> dict[str, object]:
@@ -78,10 +85,22 @@ def test_a_notebook_asks_a_question_and_ends_with_its_verdicts(path):
     title = cells[0].source.splitlines()[0]
     assert cells[0].cell_type == "markdown"
     assert re.fullmatch(r"# .*\?", title)
-    assert "show(" in code_cells(path)[-1].source
+    last = [cell for cell in code_cells(path) if "study.keep" not in cell.source][-1].source
+    assert "verdicts(" in last or "judge(" in last or "show(" in last
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+@pytest.mark.parametrize("path", WHOLE, ids=name)
+def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
+    answer, parameters, settings = code_cells(path)[:3]
+    assert "answer" in answer.metadata.tags
+    assert parameters.source == parameter_cell(path).source
+    assert "settings" in settings.metadata.tags
+    assert "study = Study.from_notebook()" in settings.source
+    values = literals(parameters.source)
+    assert set(check_of(path)(values)) >= set(values)
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=name)
 def test_defaults_are_literals_and_those_of_the_settings(path):
     """Every setting can be set, and a notebook opened in JupyterLab runs what its settings class says."""
     settings = SETTINGS[path.stem]
@@ -98,7 +117,7 @@ def test_every_parameter_is_explained_beside_it(path):
     assert {statement.lineno for statement in ast.parse(source).body} <= commented
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+@pytest.mark.parametrize("path", OTHERS, ids=name)
 def test_parameters_are_checked_before_anything_else(path):
     first, second = code_cells(path)[:2]
     assert first.source == parameter_cell(path).source
@@ -106,7 +125,7 @@ def test_parameters_are_checked_before_anything_else(path):
     assert f"settings = {settings}.from_notebook()" in second.source
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+@pytest.mark.parametrize("path", OTHERS, ids=name)
 def test_notebooks_define_nothing_worth_importing(path):
     plain = TransformerManager()
     for cell in code_cells(path):
@@ -116,14 +135,15 @@ def test_notebooks_define_nothing_worth_importing(path):
 
 
 def test_every_settings_class_has_its_notebook():
-    assert set(SETTINGS) == {path.stem for path in NOTEBOOKS}
+    assert set(SETTINGS) >= {path.stem for path in OTHERS}
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=name)
 def test_profiles_are_valid(path):
-    settings = SETTINGS[path.stem].from_mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+    check = check_of(ROOT / "notebooks" / f"{path.stem}.ipynb")
+    values = check(yaml.safe_load(path.read_text(encoding="utf-8")))
     if path.parent.name == "quick":
-        assert settings == SETTINGS[path.stem]()  # `make demo` runs what the notebook's own defaults are
+        assert values == check({})  # `make demo` runs what the notebook's own defaults are
 
 
 # as papermill runs them
@@ -193,13 +213,13 @@ REFUSALS = {
     "lr nan": "lr = nan: should be a finite number",
     "seeds []": "seeds = []: needs at least 1 item",
     "seeds [0,0]": "seeds = [0, 0]: each may appear once",
-    "task invers": "task: unknown task 'invers' (did you mean 'inverse'?)",
+    "task invers": "unknown task 'invers' (did you mean 'inverse'?)",
     "steps -5": "steps = -5: should be greater than 0",
     "steps 1e2": "steps = 100.0: should be a valid integer",
     "width wide": "width = 'wide': should be a valid integer",
     "strategies [stok]": "strategies.0: unknown negative strategy 'stok' (did you mean 'stock'?)",
 }
-# Runs the cells that papermill would up to the check, in one IPython for all cases, and prints how each check ended.
+# Runs the cells that papermill would, from the parameters to the check, in one IPython for all; prints how each ended.
 CHECK = """
 import json, sys
 from IPython.core.interactiveshell import InteractiveShell
@@ -210,7 +230,7 @@ shell = InteractiveShell.instance()
 for typed in json.loads(sys.argv[2]):
     parameter, value = typed.split(" ")
     notebook = parameterize_notebook(load_notebook_node(sys.argv[1]), {parameter: _resolve_type(value)})
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"][:3]
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"][1:4]
     assert "from_notebook" in cells[2]
     results = [shell.run_cell(cell, store_history=True, silent=False) for cell in cells]
     print("ANSWER", json.dumps([f"{type(r.error_in_exec).__name__}: {r.error_in_exec}" for r in results]))

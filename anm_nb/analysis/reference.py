@@ -16,8 +16,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from anm_nb.analysis import figures
-from anm_nb.analysis.ired import by_inner_steps, classical_skill, final_test, ired_table, shown
-from anm_nb.analysis.ired_figures import skill_by_steps
 from anm_nb.analysis.tables import collect, final, rounded, score_table
 from anm_nb.analysis.verdicts import judge
 from anm_nb.config import ParameterError, unknown_name
@@ -172,20 +170,6 @@ def mse_figure(kept: Reference) -> Figure:
     return figures.learning_curves(kept.metrics, kept.references)
 
 
-def ired_figure(kept: Reference) -> Figure:
-    """Base IRED's skill against the sampler's descent steps, on every task."""
-    scores = final_test(kept.metrics)
-    return skill_by_steps(by_inner_steps(scores, kept.references), classical_skill(scores, kept.references))
-
-
-def ired_summary(kept: Reference) -> str:
-    """Base IRED's test scores on every task, beside the references and the published ones."""
-    table = shown(ired_table(final_test(kept.metrics), kept.references)).reset_index()
-    lines = [" | ".join(table.columns), " | ".join(["---"] * len(table.columns))]
-    lines += [" | ".join(row) for row in table.astype(str).itertuples(index=False)]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
 @dataclass(frozen=True)
 class Display:
     """How a kept result is shown, by a figure and Markdown tables, and what else is made of its runs to be kept."""
@@ -197,5 +181,4 @@ class Display:
 
 DISPLAYS = {
     "10_anm_vs_corruption": Display(mse_figure, mse_summary),
-    "15_ired_table": Display(ired_figure, ired_summary),
 }

@@ -9,13 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
+from anm_nb.analysis.plots import legend_below
 from anm_nb.analysis.published import IRED_MSE
 from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.style import PALETTE, house_style, new_figure, points
 from anm_nb.analysis.tables import rounded, skill
 from anm_nb.analysis.verdicts import Verdict, judge, judge_band
 from anm_nb.tasks import task_class
 
+KIND_COLOURS = {"trivial": "#6e6e6e", "classical": "#cc79a7", "ceiling": "#000000", "published": PALETTE["stock"]}
+FILLED = {"same": True, "harder": False}
+EXACT = 1e-6  # errors below are those of rounding
 METRIC_LABELS = {"mse": "MSE", "tau_obs": "τ, observed pairs", "tau_all": "τ, all pairs"}
 
 
@@ -139,3 +147,53 @@ def _values(references: pd.DataFrame, task: str, split: str, name: str) -> np.nd
     own = native(references)
     own = own[(own["task"] == task) & (own["split"] == split) & (own["name"] == name)]
     return own.sort_values("seed")["value"].to_numpy()
+
+
+def reference_panels(references: pd.DataFrame) -> Figure:
+    """Every task's references, a panel each: problems as trained on filled, harder ones open; the published beside."""
+    tasks = list(references["task"].unique())
+    with house_style():
+        figure, panels = _panels(len(tasks))
+        for axes, task in zip(panels, tasks, strict=True):
+            _reference_panel(axes, references, task)
+        for label, face in (("problems as in training", "black"), ("harder problems", "white")):
+            panels[0].plot([], [], "o", color="black", markerfacecolor=face, markersize=4, label=label)
+        legend_below(figure, panels[0], at_most=2)
+    return figure
+
+
+def _reference_panel(axes: Axes, references: pd.DataFrame, task: str) -> None:
+    """One task's references from top to bottom, trivial ones first, and the published scores last."""
+    splits = {split: references_of(references, task, split) for split in FILLED}
+    kinds = dict(splits["same"].kinds)
+    scores = {(name, split): known.values[name] for split, known in splits.items() for name in kinds}
+    published = {("published IRED", split): IRED_MSE[task, split] for split in FILLED if (task, split) in IRED_MSE}
+    kinds |= {name: "published" for name, _ in published}
+    is_error = task_class(task).metric == "mse"
+    for (name, split), score in (scores | published).items():
+        height, colour = list(kinds).index(name), KIND_COLOURS[kinds[name]]
+        if not is_error or score > EXACT:
+            face = colour if FILLED[split] else "white"
+            axes.plot(score, height, "o", color=colour, markerfacecolor=face, markersize=4)
+        elif split == "same":  # an exact method has no place on a logarithmic axis
+            axes.text(
+                0.02, height, "0 (exact)", transform=axes.get_yaxis_transform(), va="center", fontsize=points(6.5)
+            )
+    axes.set_yticks(range(len(kinds)), [name.replace(", ", ",\n") for name in kinds])
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0, labelsize=points(6.5))
+    axes.grid(axis="y", linewidth=0.3, color="#dddddd")
+    axes.set(title=task, xlabel=f"{metric_label(task)}{' (log scale)' if is_error else ''}")
+    if is_error:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """An empty figure of so many panels, up to three in a row."""
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure, grid = new_figure(rows, columns, 0.55 + 1.5 * rows, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    return figure, list(grid.flat[:count])

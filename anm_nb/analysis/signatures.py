@@ -1,66 +1,296 @@
-"""The failure signatures of a run, in the order in which they are reported (ANM checklist, section K)."""
+"""The failure signatures of a run as rows, most important first (ANM checklist, section K, and what runs here added).
+
+Each signature has signs: conditions on the rows of the metrics. A sign is found when it shows, on average over seeds,
+in at least half of the rows that have its columns, after the first 20 % of the steps: before, a run tells more of its
+initial weights than of its settings. What must never happen is found wherever it is seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from anm_nb.analysis import loss_signatures as loss
-from anm_nb.analysis import negative_signatures as negatives
-from anm_nb.analysis.findings import Finding
+EARLY, LATE, LAST_QUARTER = 0.2, 0.5, 0.75  # shares of the steps; section J calls the first 20 % early
+FOUND = 0.5  # share of judged rows
+LARGEST_FACTOR = 1000.0  # on a weight, at a time: a share beyond it has another cause than the weight
+
+
+@dataclass(frozen=True)
+class Times:
+    """A factor on the present value of a parameter; whole numbers stay whole, and at least 1."""
+
+    factor: float
+
+    def __str__(self) -> str:
+        return f"present × {self.factor:g}"
+
+    def of(self, present: float) -> float:
+        """The new value, to three significant digits."""
+        new = self.factor * present
+        return max(1, round(new)) if isinstance(present, int) else float(f"{new:.3g}")
+
+
+@dataclass(frozen=True)
+class ToShare:
+    """The factor on the contrastive weight that brings its `share` r of the gradient there: r/(1 − r) grows with it."""
+
+    share: float
+    at_most: float = LARGEST_FACTOR  # and never less than its inverse
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One way in which a signature shows: the columns needed, and which rows show it.
+
+    `told` are the columns that are evidence, if others than those needed; rows up to the share `start` of the steps are
+    left out; what may `never` happen is seen in any single row, from the first on.
+    """
+
+    needs: str
+    shows: Callable[[pd.DataFrame], pd.Series]
+    told: str = ""
+    start: float = EARLY
+    never: bool = False
+
+    def found(self, metrics: pd.DataFrame) -> tuple[float, int, pd.DataFrame] | None:
+        """Share of judged rows that show it (mean over seeds), their number, and those rows; None where too few do."""
+        columns = (self.told or self.needs).split()
+        if not {*columns, *self.needs.split()} <= set(metrics):
+            return None
+        rows = metrics.dropna(subset=[*columns, *self.needs.split()])
+        rows = rows if self.never else rows[rows["progress"] > self.start]
+        shown = self.shows(rows).astype(bool)
+        share = float(shown.groupby(rows["seed"]).mean().mean()) if len(rows) else 0.0
+        return (share, len(rows), rows[shown]) if share >= FOUND or (self.never and share) else None
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A failure signature by name: how it is judged, and the sets of columns any one of which lets it be judged."""
+    """A failure signature: its signs, its remedy, and the signatures (`unless`) that explain it where they are."""
 
     name: str
-    judge: Callable[[pd.DataFrame], Finding | None]
-    needs: tuple[frozenset[str], ...]
+    section: str
+    signs: Sequence[Sign]
+    remedy: str
+    change: Mapping[str, Any]
+    also: str = ""  # columns that are told beside the evidence
+    unless: tuple[str, ...] = ()
 
-    def lacking(self, metrics: pd.DataFrame) -> frozenset[str]:
-        """The columns missing, or without any number, of the set that lacks fewest; empty where it can be judged."""
+    def lacking(self, metrics: pd.DataFrame) -> set[str]:
+        """The columns missing, or without any number, of the sign that lacks fewest; empty where it can be judged."""
         there = set(metrics.columns[metrics.notna().any()])
-        return min((needed - there for needed in self.needs), key=len)
+        return min((set(sign.needs.split()) - there for sign in self.signs), key=len)
 
 
-def _signature(name: str, judge: Callable[[pd.DataFrame], Finding | None], *needs: str) -> Signature:
-    return Signature(name, judge, tuple(frozenset(columns.split()) for columns in needs))
+def _column(m: pd.DataFrame, name: str, otherwise: float = np.nan) -> pd.Series:
+    return m[name] if name in m else pd.Series(otherwise, m.index)
 
+
+def _swapped(m: pd.DataFrame) -> pd.Series:
+    """The loss trained on is a multiple of log(1 + e^m) = m + log(1 + e^−m), and not of log(1 + e^−m)."""
+
+    def misfit(loss: pd.Series) -> pd.Series:
+        weight = (m["loss_con_weighted"] / loss).groupby(m["seed"]).transform("median")
+        return (m["loss_con_weighted"] - weight * loss).abs() / m["loss_con_weighted"].abs().clip(lower=1e-12)
+
+    # float32 rounds a loss to far below 1e-4 of it
+    return (misfit(m["loss_con"] + m["margin_mean"]) < 1e-4) & (misfit(m["loss_con"]) > 1e-3)
+
+
+def _worse_than_a_coin(m: pd.DataFrame) -> pd.Series:
+    """Above ln 2, which a tossed coin costs; negatives mined against the network keep the loss somewhat above it."""
+    mined = (_column(m, "miner_accepted") > 0).any() or (_column(m, "mined_drop") > 0).any()
+    worse = (m["loss_con"] > (2 if mined else 1.05) * log(2)) & ~(_column(m, "illegitimate_fraction") > 0.5)
+    return worse & ~(_column(m, "p_hard") <= 0.5)
+
+
+def _untested(m: pd.DataFrame) -> pd.Series:
+    """Accepted against Armijo's rule by more than projection and rounding, though not upward on the whole."""
+    return (m["armijo_slack"] < -1e-3 * (1 + m["e_neg"].abs())) & ~(_column(m, "mined_drop") < 0)
+
+
+def _risen(m: pd.DataFrame) -> pd.Series:
+    """Both energies are half as high again (and by a nat) since the middle of training, and the score no better."""
+    least = (0.5 * (m["e_pos"] - m["e_pos_rise"]).abs()).clip(lower=1.0)
+    both = (m["e_pos_rise"] > least) & (m["e_neg_rise"] > least) & (m["e_neg_rise"] < 1.5 * m["e_pos_rise"])
+    return both & ~(_column(m, "loss_mse_rise") <= -0.1 * (_column(m, "loss_mse") - _column(m, "loss_mse_rise")))
+
+
+LENGTHS = ("negatives.miner.eps", "negatives.miner.start", "negatives.miner.delta", "negatives.eps")
+SMALLER_BALL = dict.fromkeys(LENGTHS, Times(0.5))
+SATURATED = 0.01  # nats; a pair then weighs σ(−m) ≈ 1 %, against 50 % for an undecided one: a margin of 4.6 nats
+OFF, EQUAL = "contrastive loss switched off", "negatives equal to the truth"
 
 SIGNATURES: tuple[Signature, ...] = (
-    _signature("mostly illegitimate negatives", negatives.illegitimate, "illegitimate_fraction"),
-    _signature(
+    Signature(
+        "mostly illegitimate negatives",
+        "K, legitimacy",
+        [Sign("illegitimate_fraction", lambda m: m["illegitimate_fraction"] > 0.5)],
+        "keep y⁻ − y⁺ orthogonal to the shared noise (of discrete answers, forbid each decision with m* ≤ 0), so that "
+        "m* > 0 always; the document knows no such limit, and without it a miner takes the positive's noise away "
+        "instead of finding an error",
+        {"negatives.orthogonal_to_noise": True, "negatives.legitimate": True},
+    ),
+    Signature(
         "negative noised a second time, or with other noise",
-        negatives.second_noising,
-        "shared_noise_residual shared_noise_rounding",
+        "C",
+        [
+            Sign(
+                "shared_noise_residual shared_noise_rounding",
+                lambda m: m["shared_noise_residual"] > m["shared_noise_rounding"],
+                never=True,
+            )
+        ],
+        "noise every negative once, after mining, with the noise of its positive; never noise the mined one again",
+        {},
     ),
-    _signature("gradient in the EMA weights", negatives.ema_gradient, "ema_gradient"),
-    _signature("negatives equal to the truth", negatives.no_distance, "wrongness"),
-    _signature(
-        "contrastive loss switched off",
-        loss.contrast_off,
-        "loss_con_weighted",
-        "contrastive_weight",
-        "grad_share_contrast",
+    Signature(
+        "gradient in the EMA weights",
+        "B, H",
+        [Sign("ema_gradient", lambda m: m["ema_gradient"] > 0, never=True)],
+        "mine with the EMA in eval mode, without gradients to its weights; detach the negative, and take both energies "
+        "of the loss from the network in training",
+        {},
     ),
-    _signature("pairs ranked the wrong way round", loss.wrong_way_round, "loss_con"),
-    _signature("mined toward higher energy", negatives.mined_upward, "mined_drop"),
-    _signature(
+    Signature(
+        EQUAL,
+        "B, K",
+        [Sign("wrongness", lambda m: m["wrongness"] < 1e-4)],  # what rounding leaves is far below it
+        "see that the loss is given the mined tensor, and not the positive or a copy of it that clues or a projection "
+        "have taken back; then a larger eps and start",
+        {"negatives.miner.eps": 1.0, "negatives.miner.start": 0.5, "negatives.eps": 1.0},
+        also="margin_mean loss_con",
+    ),
+    Signature(
+        OFF,
+        "D, K",
+        [
+            Sign("loss_con_weighted", lambda m: m["loss_con_weighted"] == 0, start=LAST_QUARTER),
+            Sign("contrastive_weight", lambda m: m["contrastive_weight"] == 0, start=LAST_QUARTER),
+            Sign("grad_share_contrast", lambda m: m["grad_share_contrast"] == 0, start=LAST_QUARTER),
+        ],
+        "a weight above 0 (0.5 in IRED for matrices, 0.05 for boards and graphs) if it is to count; with one, see that "
+        "both energies of the loss carry gradients to the network that is trained",
+        {"contrastive_weight": None},
+        also="loss_con",
+        unless=(EQUAL,),
+    ),
+    Signature(
+        "pairs ranked the wrong way round",
+        "A, K",
+        [
+            Sign("loss_con loss_con_weighted margin_mean", _swapped),
+            Sign("loss_con", _worse_than_a_coin, start=LATE),
+        ],
+        "see the labels and signs of the loss: low energy is for the truth, so the logits are (−E⁺, −E⁻) and the first "
+        "is right; if they are, the negatives are too hard: fewer inner steps, or a smaller eps",
+        {},
+        also="p_hard margin_mean",
+        unless=(OFF,),
+    ),
+    Signature(
+        "mined toward higher energy",
+        "B",
+        [Sign("mined_drop", lambda m: m["mined_drop"] < 0, start=-1.0)],
+        "a negative is to have low energy: step against ∇E, and take a trial only when its energy is lower by Armijo's "
+        "rule",
+        {},
+    ),
+    Signature(
         "unstable miner",
-        negatives.unstable_miner,
-        "miner_backtracks miner_accepted",
-        "miner_limit_hits",
-        "armijo_slack e_neg",
-        "miner_non_finite",
+        "K",
+        [
+            Sign("miner_backtracks miner_accepted", lambda m: m["miner_backtracks"] > m["miner_accepted"]),
+            Sign("miner_limit_hits", lambda m: m["miner_limit_hits"] > 0.25),
+            Sign("armijo_slack e_neg", _untested),
+            Sign("miner_non_finite", lambda m: m["miner_non_finite"] > 0, never=True),
+            Sign("non_finite_energies", lambda m: m["non_finite_energies"] > 0, never=True),
+        ],
+        "a shorter first step (the document's alpha), a smaller eps, gradient clipping, and Armijo's rule on",
+        {"negatives.miner.rule": "armijo", "negatives.miner.step_size": Times(0.25), **SMALLER_BALL},
     ),
-    _signature("gradient collapse", loss.collapse, "loss_mse grad_share_contrast"),
-    _signature("contrastive loss dominates", loss.dominance, "grad_share_contrast"),
-    _signature("miner off the data scale", negatives.off_scale, "negative_scale", "wrongness"),
-    _signature("too-easy negatives", negatives.too_easy, "margin_mean e_pos e_neg"),
-    _signature("contrastive loss saturated", loss.saturation, "margin_q25 loss_con"),
-    _signature("flat margins and tiny gradient share", loss.flat_margins, "grad_share_contrast margin_mean"),
-    _signature("energies rise uniformly", loss.uniform_rise, "e_pos e_neg"),
+    Signature(
+        "gradient collapse",  # pushing E⁺ = ‖h‖² down shrinks ∇E with it; predicting 0 costs E[ε²] = 1
+        "D, K",
+        [
+            Sign(
+                "loss_mse grad_share_contrast",
+                lambda m: (m["loss_mse"] > 0.8) & (m["grad_share_contrast"] > 0.7),
+                start=LATE,
+            )
+        ],
+        "a lower weight of the contrastive loss, until the score is learnt again; a scalar head does not tie ∇E to E",
+        {"contrastive_weight": ToShare(0.7, at_most=0.5)},
+        also="e_pos grad_norm_mse",
+    ),
+    Signature(
+        "contrastive loss dominates",
+        "D, K",
+        [Sign("grad_share_contrast", lambda m: m["grad_share_contrast"] > 0.7, start=LATE)],
+        "a lower weight of the contrastive loss, here the most that brings r to the upper end of 0.3 to 0.7 at the "
+        "gradients seen",
+        {"contrastive_weight": ToShare(0.7)},
+        also="loss_mse loss_con_weighted",
+        unless=("gradient collapse",),
+    ),
+    Signature(
+        "miner off the data scale",
+        "B, K",
+        [
+            Sign("negative_scale", lambda m: m["negative_scale"] > 3),  # √2 is at distance ‖y⁺‖ in any direction
+            Sign("wrongness", lambda m: m["wrongness_growth"] > 3, told="wrongness_growth wrongness"),
+        ],
+        "a smaller eps: keep the negative within a ball around the truth of at most its own length",
+        SMALLER_BALL,
+        also="wrongness",
+    ),
+    Signature(
+        "too-easy negatives",  # for E = ‖ỹ − √ᾱy⁺‖²/2σ further off than the noise itself
+        "K",
+        [
+            Sign(
+                "margin_mean e_pos e_neg",
+                lambda m: (m["margin_mean"] > m["e_pos"].abs()) & (m["margin_mean"] > -log(SATURATED)),
+            )
+        ],
+        "a smaller eps and fewer inner steps. (The document also names its distance term λ; but minimising E − λ‖y − "
+        "y⁺‖² drives negatives further away, so that no λ is proposed here)",
+        {**SMALLER_BALL, "negatives.miner.steps": Times(0.5)},
+    ),
+    Signature(
+        "contrastive loss saturated",  # the levels of most noise keep the mean loss up: so the lower quartile as well
+        "A, K",
+        [Sign("margin_q25 loss_con", lambda m: (m["margin_q25"] > -log(SATURATED)) | (m["loss_con"] < SATURATED))],
+        "harder negatives (nearer the truth, or mined and legitimate); otherwise leave the loss out and save its time",
+        SMALLER_BALL,
+    ),
+    Signature(
+        "flat margins and tiny gradient share",
+        "K",
+        [
+            Sign(
+                "grad_share_contrast margin_mean",
+                lambda m: (m["grad_share_contrast"] < 0.05) & (m["margin_growth"] < 0.5),
+                told="grad_share_contrast margin_growth margin_mean",
+            )
+        ],
+        "a higher weight of the contrastive loss, here the least that brings r to the lower end of 0.3 to 0.7 at the "
+        "gradients seen; then a larger eps or one or two more inner steps; see that mining uses the EMA and shares ε",
+        {"contrastive_weight": ToShare(0.3)},
+        unless=(OFF, EQUAL),
+    ),
+    Signature(
+        "energies rise uniformly",
+        "K",
+        [Sign("e_pos e_neg", _risen, told="e_pos_rise e_neg_rise e_pos e_neg", start=LAST_QUARTER)],
+        "more weight on the supervision of the positive (here: less on the contrastive loss beside it), and weight "
+        "decay on the network",
+        {"contrastive_weight": Times(0.5)},
+        also="loss_mse",
+    ),
 )

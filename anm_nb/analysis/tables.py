@@ -97,14 +97,16 @@ def score_table(
 ) -> pd.DataFrame:
     """Scores [seeds × methods] beside their references: mean, 95 % interval, seeds, and `skill`.
 
-    Skill is over the trivial reference nearest to the ceiling (0, that of an error, where none is listed) unless one is
-    named; a `KeyError` names one that does not exist. A measured interval is over seeds; a reference's own, over
-    problems, is missing where `references` has no columns low and high.
+    A reference's kind is trivial, classical, ceiling (the best that can be reached) or unreachable (a bound, as noise
+    that no predictor can know). Skill is over the trivial one nearest to the ceiling (else to the bound, else to 0, an
+    error's) unless one is named; a `KeyError` names one that does not exist. A measured interval is over seeds; a
+    reference's own, over problems, is missing where `references` has no columns low and high.
     """
     columns = ["name", "kind", metric, "low", "high", "seeds"]
     known = references[references["metric"] == metric].rename(columns={"value": metric}).reindex(columns=columns)
     trivials = known[known["kind"] == "trivial"].set_index("name")[metric]
-    ceiling = float(next(iter(known.loc[known["kind"] == "ceiling", metric]), 0.0))
+    bounds = [value for kind in ("ceiling", "unreachable") for value in known.loc[known["kind"] == kind, metric]]
+    ceiling = float(next(iter(bounds), 0.0))
     base = float(trivials[trivial] if trivial else trivials.iloc[int((trivials - ceiling).abs().argmin())])
     measured = [
         (method, "measured", *mean_interval(scores[method].to_numpy()), int(scores[method].count()))

@@ -25,6 +25,10 @@ class Found:
     truth: Float[Tensor, " b"]
     right: Bool[Tensor, "n b"]
 
+    def of(self, rows: slice) -> Found:
+        """What was found for some of the problems."""
+        return Found(self.answers[:, rows], self.energies[:, rows], self.costs, self.truth[rows], self.right[:, rows])
+
     @property
     def best(self) -> Int[Tensor, "n b"]:
         """After each answer, the place of the lowest energy so far."""
@@ -33,10 +37,15 @@ class Found:
 
 
 def search(way: Search, problem: Problem, generator: torch.Generator, accepted: Callable[[Tensor], Tensor]) -> Found:
-    """Run a search; each answer is judged by its energy, which is counted. `accepted(y)` [b] says which are right."""
+    """Run a search; each answer is judged by its energy, which is counted. `accepted(y)` [b] says which are right.
+
+    A point between the answers of a discrete task stands for the nearest, and is judged as that: relaxed points may
+    have energies that no answer has.
+    """
     problem.cost = 0.0
     answers, energies, costs, right = [], [], [], []
-    for y in way.answers(problem, generator):
+    for point in way.answers(problem, generator):
+        y = problem.answer(point)
         answers.append(y)
         energies.append(problem.energy(y))
         costs.append(problem.cost)
@@ -49,13 +58,13 @@ def search(way: Search, problem: Problem, generator: torch.Generator, accepted: 
 
 def score_by_cost(found: Found) -> pd.DataFrame:
     """After each answer: cost; solved by the answer of lowest energy, by any (oracle@N) and by most of them."""
-    places = torch.arange(found.right.shape[1])
+    places = torch.arange(found.right.shape[1], device=found.right.device)
     chosen = found.right[found.best, places]
     rows = {
         "answers": np.arange(1, len(found.costs) + 1),
         "cost": found.costs,
-        "solved": chosen.double().mean(1).numpy(),
-        "oracle": found.right.cummax(0).values.double().mean(1).numpy(),
+        "solved": chosen.double().mean(1).cpu().numpy(),
+        "oracle": found.right.long().cummax(0).values.double().mean(1).cpu().numpy(),
         "majority": [majority(found, n) for n in range(1, len(found.costs) + 1)],
     }
     return pd.DataFrame(rows)

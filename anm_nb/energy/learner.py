@@ -18,7 +18,7 @@ from anm_nb.energy.losses import info_nce, soft_info_nce
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random
 from anm_nb.energy.probes import grad_shares
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.tasks.base import Batch
+from anm_nb.tasks.base import Batch, Clues
 from anm_nb.training.epochs import batch_indices
 from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses
 from anm_nb.training.seeds import RowDraws, generator, initialise
@@ -91,7 +91,15 @@ class EnergyLearner:
         parameters = list(self.model.members[0].parameters())
         adam = {"betas": (0.9, 0.99)}  # as published
         self.groups: Sequence[ParameterGroup] = [
-            ParameterGroup("energy", parameters, torch.optim.Adam, self.config.lr, self.config.clip_norm, options=adam)
+            ParameterGroup(
+                "energy",
+                parameters,
+                torch.optim.Adam,
+                self.config.lr,
+                self.config.clip_norm,
+                options=adam,
+                lrs=[member.config.lr for member in members],
+            )
         ]
         self.generators: Mapping[str, Sequence[torch.Generator]] = {
             purpose: [generator(seed, purpose, device) for seed in self.seeds]
@@ -133,8 +141,8 @@ class EnergyLearner:
                     for source in self.generators["data"]
                 ]
             batches = [_rows(batch, slice(place * size, (place + 1) * size)) for batch in self.drawn]
-        joined = vars(_joined(batches))
-        return {name: joined[name] for name in ("x", "y", "known") if joined[name] is not None}
+        stacked = vars(joined(batches))
+        return {name: stacked[name] for name in ("x", "y", "known") if stacked[name] is not None}
 
     def branch(self, step: int, recorded: bool) -> Hashable:
         """Whether there is a contrast, and whether its weight is adapted."""
@@ -255,7 +263,7 @@ class EnergyLearner:
             y_neg = DEV_NEGATIVES.propose(problem).y_neg
             problems.append((batch, noise, y_neg if clues is None else clues.impose(y_neg)))
         batches, noises, negatives = zip(*problems, strict=True)
-        dev = _joined(batches)
+        dev = joined(batches)
         noise = SharedNoise(self.schedule, *(torch.cat([getattr(n, name) for n in noises]) for name in ("k", "eps")))
         draws = RowDraws([generator(seed, "dev", self.device) for seed in self.seeds], self.device)
         problem = MiningProblem(self.task, dev.x, dev.y, noise, self.model, self.model, draws, self.task.clues(dev))
@@ -275,6 +283,21 @@ class EnergyLearner:
         n = self.config.dev_examples
         return _rows(self.dev, slice(place * n, (place + 1) * n))
 
+    def at_levels(
+        self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
+    ) -> MiningProblem:
+        """The held-out problems with their own ε at each of the levels, level after level, for mining against a model.
+
+        What a strategy draws depends on seed and purpose alone, so that energies are compared by negatives that start
+        alike.
+        """
+        dev, count = self.dev_problem, len(levels)
+        x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
+        clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))
+        noise = SharedNoise(self.schedule, torch.tensor(levels).repeat_interleave(len(dev.x)), eps)
+        draws = RowDraws([generator(self.seeds[0], purpose)], "cpu")
+        return MiningProblem(self.task, x, y_pos, noise, model, model, draws, clues)
+
     @torch.no_grad()
     def dev_margin(self, model: Stack) -> Float[Tensor, " b"]:
         """Margins of an energy on the held-out pairs."""
@@ -287,7 +310,7 @@ def _rows(batch: Batch, rows: Any) -> Batch:
     return replace(batch, **{name: each[rows] for name, each in vars(batch).items() if each is not None})
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[Batch]) -> Batch:
     """Batches of all seeds as one, seed after seed."""
     if len(batches) == 1:
         return batches[0]

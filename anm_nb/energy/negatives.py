@@ -12,9 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkabl
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from anm_nb.bounds import Distinct
 from anm_nb.config import ParameterError, Parameters, Registry, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
 from anm_nb.energy.miner import Energy, Mined, MinerConfig, at_length, mine
@@ -93,6 +94,15 @@ def named_negatives(name: str) -> NegativeStrategy | None:
     if name not in (known := [*STRATEGIES.names(), "none"]):
         raise ParameterError(unknown_name(STRATEGIES.kind, name, known))
     return None if name == "none" else get_negatives(name)
+
+
+def _strategy_name(name: str) -> str:
+    named_negatives(name)
+    return name
+
+
+StrategyName = Annotated[str, AfterValidator(_strategy_name)]  # a registered one, or "none"
+StrategyNames = Annotated[tuple[StrategyName, ...], Field(strict=False, min_length=1), Distinct]
 
 
 def strategy_from(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -66,6 +66,15 @@ class Problem:
             return clues
         return Clues(clues.mask.repeat_interleave(copies, 0), clues.values.repeat_interleave(copies, 0))
 
+    def answer(self, y: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """The answer that a point stands for: of a task with choices the chosen ones, as entries of ± 1."""
+        if getattr(self.task, "classes", None) is None:
+            return y
+        decisions = Decisions(self)
+        written = decisions.write(decisions.read(y))
+        clues = self.clues()
+        return written if clues is None else clues.impose(written)
+
     def published(self, generator: torch.Generator) -> Float[Tensor, "b d"]:
         """The answers of the published sampler from fresh starting noise."""
         levels, steps = len(self.schedule.betas), self.sampler.inner_steps
@@ -87,7 +96,8 @@ class Decisions:
         self.classes, self.options = classes, max(2, classes)
         clues = problem.clues()
         entries = problem.batch.y.shape[1]
-        free = torch.ones(len(problem.batch.x), entries, dtype=torch.bool) if clues is None else ~clues.mask
+        x = problem.batch.x
+        free = torch.ones(len(x), entries, dtype=torch.bool, device=x.device) if clues is None else ~clues.mask
         self.free = free.reshape(len(free), -1, classes).any(2)
 
     def read(self, y: Float[Tensor, "b d"]) -> Int[Tensor, "b cells"]:
@@ -121,6 +131,13 @@ class Search(Parameters, ABC):
     """A way to look for low energy. Subclass it with `name` and `answers` for one of your own."""
 
     name: ClassVar[str]
+    start: Literal["published", "fresh"] = "published"  # what a way that improves an answer starts from
+
+    def first(self, problem: Problem, generator: torch.Generator) -> Float[Tensor, "b d"]:
+        """The answer to start from: of the published sampler, or of one cheap pass of `FreshNoise`."""
+        if self.start == "published":
+            return problem.published(generator)
+        return next(FreshNoise().answers(problem, generator))
 
     @abstractmethod
     def answers(self, problem: Problem, generator: torch.Generator) -> Iterator[Float[Tensor, "b d"]]:
@@ -174,7 +191,7 @@ class FreshNoise(Search):
 
 
 class Langevin(Search):
-    """Langevin steps y ← y − η∇E + √(2ηT)·ξ on the judging energy, from the published sampler's answer."""
+    """Langevin steps y ← y − η∇E + √(2ηT)·ξ on the judging energy, from the sampler's answer."""
 
     name = "Langevin"
     steps: PositiveInt = 50
@@ -183,7 +200,7 @@ class Langevin(Search):
     every: PositiveInt = 10  # steps from one answer to the next
 
     def answers(self, problem: Problem, generator: torch.Generator) -> Iterator[Tensor]:
-        y, clues = problem.published(generator), problem.clues()
+        y, clues = self.first(problem, generator), problem.clues()
         yield y
         energy = problem.at(problem.level)
         for step in range(1, self.steps + 1):
@@ -201,7 +218,7 @@ class Langevin(Search):
 class Beam(Search):
     """Changes of single decisions: of all neighbours of `width` answers the `width` of lowest energy are kept.
 
-    It starts from the published sampler's answer, and ends after `rounds` or where nothing gets lower. Of width 1 it is
+    It starts from the sampler's answer, and ends after `rounds` or where nothing gets lower. Of width 1 it is
     greedy descent.
     """
 
@@ -211,7 +228,7 @@ class Beam(Search):
 
     def answers(self, problem: Problem, generator: torch.Generator) -> Iterator[Tensor]:
         decisions = Decisions(problem)
-        start = decisions.read(problem.published(generator))
+        start = decisions.read(self.first(problem, generator))
         beam = start[:, None]  # [b, width, cells]
         energies = problem.energy(decisions.write(start))[:, None]
         yield decisions.write(start)
@@ -231,6 +248,7 @@ class Beam(Search):
 
     def _distinct(self, pool: Tensor, energies: Tensor) -> Int[Tensor, "b width"]:
         """The places of the lowest energies, answers that occur twice once."""
+        device, pool, energies = pool.device, pool.cpu(), energies.cpu()  # row by row is slow on a GPU
         order = energies.argsort(dim=1, stable=True)[:, : 8 * self.width]  # an answer is reached in few ways
         chosen = []
         for answers, values, row in zip(pool, energies, order, strict=True):
@@ -241,7 +259,7 @@ class Beam(Search):
                     seen.add(key)
                     own.append(place)
             chosen.append((own + own[:1] * self.width)[: self.width])
-        return torch.tensor(chosen, device=pool.device)
+        return torch.tensor(chosen, device=device)
 
 
 class Annealing(Search):
@@ -252,17 +270,17 @@ class Annealing(Search):
 
     name = "annealing"
     steps: PositiveInt = 500
-    start: PositiveFloat = 1.0  # T at the first step, in units of energy
-    end: PositiveFloat = 0.01
+    hot: PositiveFloat = 1.0  # T at the first step, in units of energy
+    cold: PositiveFloat = 0.01  # and at the last
     every: PositiveInt = 50
 
     def answers(self, problem: Problem, generator: torch.Generator) -> Iterator[Tensor]:
         decisions = Decisions(problem)
-        choices = decisions.read(problem.published(generator))
+        choices = decisions.read(self.first(problem, generator))
         energy, rows = problem.energy(decisions.write(choices)), torch.arange(len(choices), device=choices.device)
         yield decisions.write(choices)
         for step in range(1, self.steps + 1):
-            temperature = self.start * (self.end / self.start) ** (step / self.steps)
+            temperature = self.hot * (self.cold / self.hot) ** (step / self.steps)
             cell = torch.multinomial(decisions.free.float(), 1, generator=generator)[:, 0]
             shift = torch.randint(1, decisions.options, (len(rows),), generator=generator, device=choices.device)
             trial = choices.clone()

@@ -21,7 +21,7 @@ from anm_nb.training.learner import Member, TrainingConfig
 from anm_nb.training.memory import weight_bytes
 from anm_nb.training.run import Trained, train
 
-WEIGHTS = ("contrastive_weight", "contrastive_weight_end")  # each of several stacked seeds may have its own
+WEIGHTS = ("contrastive_weight", "contrastive_weight_end")  # each of several stacked seeds may have its own, and lr
 
 
 def _strategy(value: Any) -> Any:
@@ -131,8 +131,8 @@ class EnergyConfig(TrainingConfig):
         return EnergyLearner(members, device)
 
     def stack_key(self) -> str:
-        """Configs of equal keys differ in seeds and contrastive weights only."""
-        apart = {"seeds"} if self.balance else {"seeds", *WEIGHTS}
+        """Configs of equal keys differ in seeds, learning rates and contrastive weights only."""
+        apart = {"seeds", "lr"} if self.balance else {"seeds", "lr", *WEIGHTS}
         return self.model_dump_json(exclude=apart) + str([getattr(self, name) is None for name in WEIGHTS])
 
     def total_steps(self) -> int:

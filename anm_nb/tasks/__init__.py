@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import AfterValidator, Field
+
+from anm_nb.bounds import Distinct
 from anm_nb.config import Registry
 
 if TYPE_CHECKING:
     from anm_nb.tasks.base import Batch, Task
 
-__all__ = ["Batch", "Task", "get_task", "register_task", "task_class", "task_names"]
+__all__ = ["Batch", "Task", "TaskName", "TaskNames", "get_task", "register_task", "task_class", "task_names"]
 
 # A built-in task is imported when asked for, so that a list of names costs no torch import.
 TASKS: Registry[Task] = Registry(
@@ -26,6 +29,8 @@ TASKS: Registry[Task] = Registry(
     },
 )
 register_task, task_class, task_names = TASKS.register, TASKS.get, TASKS.names
+TaskName = Annotated[str, AfterValidator(TASKS.known)]
+TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False, min_length=1), Distinct]
 
 
 def get_task(name: str, **options: Any) -> Task:

@@ -102,6 +102,7 @@ class ParameterGroup:
     clip_norm: float
     frozen_steps: int = 0
     options: dict[str, Any] = field(default_factory=dict)  # the optimiser's other settings
+    lrs: Sequence[float] = ()  # of each seed, where they may differ; `lr` is then the first's
 
 
 @dataclass

@@ -13,15 +13,22 @@ from anm_nb.training.stack import Stack
 
 
 class StackOptimiser:
-    """Adam's or AdamW's updates of stacks [S, …], which are those of each seed alone."""
+    """Adam's or AdamW's updates of stacks [S, …], which are those of each seed alone.
+
+    Where seeds differ in their learning rates, all take the step of the largest and each keeps its own part of it: the
+    updates of these optimisers are proportional to the rate.
+    """
 
     def __init__(self, group: ParameterGroup, stack: Stack, device: str) -> None:
         self.group, self.stack, self.on_gpu = group, stack, device == "cuda"
         self.parameters = stack.stacks(group.parameters)
         options = dict(group.options)
-        lr: Tensor | float = group.lr
+        self.lr = max(group.lrs, default=group.lr)
+        differ = len(set(group.lrs)) > 1
+        self.shares = torch.tensor([each / self.lr for each in group.lrs], device=device) if differ else None
+        lr: Tensor | float = self.lr
         if self.on_gpu:
-            lr = torch.tensor(group.lr, device=device)  # where a graph reads it
+            lr = torch.tensor(self.lr, device=device)  # where a graph reads it
             options["capturable"] = True
         self.optimiser = group.optimiser(self.parameters, lr=lr, fused=True, **options)  # type: ignore[call-arg]
         self.norms = torch.full((stack.size,), torch.nan, device=device)  # of the last gradient, before clipping
@@ -35,10 +42,17 @@ class StackOptimiser:
             parameter.grad = gradient
         for settings in self.optimiser.param_groups:
             if self.on_gpu:
-                settings["lr"].copy_(self.group.lr * factor)
+                settings["lr"].copy_(self.lr * factor)
             else:
-                settings["lr"] = self.group.lr * factor
+                settings["lr"] = self.lr * factor
+        if self.shares is None:
+            self.optimiser.step()
+            return
+        before = [parameter.clone() for parameter in self.parameters]
         self.optimiser.step()
+        for parameter, start in zip(self.parameters, before, strict=True):
+            share = self.shares.view(-1, *[1] * (parameter.ndim - 1))
+            parameter.copy_(torch.lerp(start, parameter, share))
 
     def state_of(self, place: int) -> dict[str, Tensor]:
         """One seed's part of the optimiser's state, by `<parameter>.<name>`."""

@@ -36,7 +36,7 @@ def turn_seconds(ways: Mapping[Any, Sequence[Training]], rounds: int) -> pd.Data
     with arithmetic(first.config):
         for turn in range(warm_up + rounds):
             order = list(ways)[:: -1 if turn % 2 else 1]
-            rows.append({way: sum(_step_seconds(training) for training in ways[way]) for way in order})
+            rows.append({way: sum(next_step_seconds(training) for training in ways[way]) for way in order})
     return pd.DataFrame({way: [row[way] for row in rows[warm_up:]] for way in ways})
 
 
@@ -46,7 +46,7 @@ def fresh_training(config: TrainingConfig, seeds: Sequence[int], device: str = "
     return Training(config.make_learner(members, device), members, [Path()] * len(members), device)
 
 
-def _step_seconds(training: Training) -> float:
+def next_step_seconds(training: Training) -> float:
     """Seconds of the next step, or of the first again, drawing its problems and updating the weights included."""
     first = training.step == 0
     step = training.step = training.step % max(1, training.config.total_steps() - 1) + 1

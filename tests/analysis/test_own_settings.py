@@ -10,7 +10,7 @@ from anm_nb import publication
 from anm_nb.analysis import figures
 
 HOSTILE = Path(__file__).resolve().parents[1] / "hostile.matplotlibrc"
-DRAWN = ["anm_curves", "anm_scores", "anm_tuning", "ired_references", "hrm_routing", "iteration"]
+DRAWN = ["anm_curves", "anm_scores", "anm_tuning", "hrm_routing", "iteration"]
 SETTINGS = {
     "TeX": {"text.usetex": True, "font.family": "serif"},
     "dark": {"axes.facecolor": "black", "savefig.facecolor": "black", "figure.facecolor": "black"},

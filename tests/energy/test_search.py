@@ -75,7 +75,9 @@ def test_a_corrupted_energy_searched_to_the_end_is_the_model_s_fault():
     assert (blame(crippled, strongest=found) == "model error").all()  # a wrong answer below the truth is known
 
 
-@pytest.mark.parametrize("way", [Beam(), Beam(width=3), Annealing(steps=600, start=2.0)], ids=lambda way: way.name)
+@pytest.mark.parametrize(
+    "way", [Beam(), Beam(width=3), Annealing(steps=600, hot=2.0, start="fresh")], ids=lambda way: way.name
+)
 def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
     task, batch = sudoku()
     problem = Problem(Planted(batch.y), task, batch, SCHEDULE, sampler=SamplerConfig(inner_steps=1))

@@ -5,7 +5,7 @@ import pytest
 from anm_nb.config import ParameterError
 from anm_nb.store import run_key
 from anm_nb.studies import energy_settings as experiments
-from anm_nb.studies.energy_settings import AnmVsCorruption, IredTable, Sanity
+from anm_nb.studies.energy_settings import AnmVsCorruption, Sanity
 
 SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 4, "records": 3, "dev_examples": 4, "seeds": [1, 0]}
 
@@ -101,39 +101,3 @@ def test_each_settings_class_belongs_to_one_notebook():
         value.notebook for value in vars(experiments).values() if isinstance(value, type) and hasattr(value, "notebook")
     ]
     assert len(names) == len(set(names)) >= 2
-
-
-# base IRED's table
-
-
-def test_single_tasks_of_the_table_may_differ():
-    """What `per_task` says replaces the shared value for that task alone, and everything reaches the run."""
-    table = IredTable(
-        tasks=["inverse", "sudoku"], size=3, width=6, steps=7, inner_steps=2, test_examples=5, test_inner_steps=[1, 4],
-        per_task={"sudoku": {"size": 9, "width": 4, "inner_steps": None, "task_options": {"pool": 30}}}, seeds=[4],
-    )  # fmt: skip
-    inverse, sudoku = table.configs().values()
-    assert (inverse.size, inverse.width, inverse.inner_steps) == (3, 6, 2)
-    assert (sudoku.size, sudoku.width, sudoku.inner_steps, sudoku.task_options) == (9, 4, None, {"pool": 30})
-    for config in (inverse, sudoku):
-        assert config.method == "stock"
-        assert config.contrastive_weight is None  # the task's published one
-        assert config.steps == 7
-        assert (config.test_examples, config.test_inner_steps) == (5, (1, 4))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"tasks": ["inverse", "inverse"]}, "each may appear once"),
-        ({"tasks": ["sudoku"], "per_task": {}}, "size = 8"),
-        ({"per_task": {"sudoko": {}}}, "unknown task 'sudoko' (did you mean 'sudoku'?)"),
-        ({"tasks": ["inverse"], "per_task": {"inverse": {"stepps": 3}}}, "unknown parameter 'stepps'"),
-        ({"tasks": ["partial_sort"], "size": 9}, "flat target"),
-        ({"network": "grahp"}, "(did you mean 'graph'?)"),
-    ],
-)
-def test_a_table_that_cannot_be_meant_is_refused(values, message):
-    with pytest.raises(ParameterError) as refusal:
-        IredTable.from_mapping(values)
-    assert message in str(refusal.value)

@@ -62,6 +62,11 @@ ONE_STACK = {
         energy((1,), negatives="stock", contrastive_weight=0.0),
         energy((2,), negatives="stock", contrastive_weight=2.0),
     ],
+    "learning rates": [
+        energy((0, 1), negatives="stock", lr=1e-3, contrastive_weight=0.5),
+        energy((1,), negatives="stock", lr=2e-2, contrastive_weight=0.5),
+        energy((1,), negatives="stock", lr=2e-2, contrastive_weight=0.1),
+    ],
     "moving contrastive weights": [
         energy((0,), negatives="anm", contrastive_weight=0.5, contrastive_weight_end=0.1),
         energy((0,), negatives="anm", contrastive_weight=0.1, contrastive_weight_end=1.0),

@@ -1,0 +1,63 @@
+"""Run some cells of a notebook as plain Python, where there is no Jupyter: on a GPU that is at hand for a short time.
+
+    python benchmarks/run_cells.py notebooks/17_search_or_model.ipynb --profile mid --set keep=true
+
+Cells tagged `parameters`, `settings` and `study` are executed in order, with the profile's values and those given, the
+last ones winning. What they store (runs, kept results) is where a notebook finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from anm_nb.config import in_place_of_the_kernel
+
+TAGS = {"parameters", "settings", "study"}
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Parse the command line and run the cells, telling what each takes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--profile", help="a folder of params/")
+    parser.add_argument("--all", action="store_true", help="all code cells, whatever their tags; needs IPython")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="VALUE as in YAML")
+    asked = parser.parse_args()
+    values: dict[str, Any] = {}
+    if asked.profile:
+        profile = ROOT / "params" / asked.profile / f"{asked.notebook.stem}.yaml"
+        values |= yaml.safe_load(profile.read_text("utf-8")) or {}
+    values |= {name: yaml.safe_load(text) for name, _, text in (each.partition("=") for each in asked.set)}
+    run_cells(asked.notebook, values, None if asked.all else TAGS)
+
+
+def run_cells(notebook: Path, values: dict[str, Any], chosen: set[str] | None) -> dict[str, Any]:
+    """The names that a notebook's cells with one of the chosen tags, or all, leave, run with these values."""
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    module = sys.modules["notebook"] = ModuleType("notebook")  # where pydantic looks up what annotations name
+    names = module.__dict__
+    parameters = dict(values)
+    for number, cell in enumerate(cells, 1):
+        tags = set(cell["metadata"].get("tags", []))
+        if cell["cell_type"] != "code" or (chosen and not tags & chosen):
+            continue
+        began = time.time()
+        with in_place_of_the_kernel(parameters):
+            exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), names)
+        if "parameters" in tags:
+            parameters = {name: value for name, value in names.items() if not name.startswith("_")} | values
+        print(f"cell {number} ({', '.join(sorted(tags))}): {time.time() - began:.1f} s", flush=True)
+    return names
+
+
+if __name__ == "__main__":
+    main()
