@@ -17,17 +17,15 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb import exploration
 from anm_nb.analysis import all_runs
-from anm_nb.config import Parameters
+from anm_nb.config import ParameterError, Parameters
 from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import (
-    iteration_study,
     miner_study,
     reference_settings,
     scaling,
     verdict_study,
     within_experiments,
 )
-from anm_nb.studies import ranking_settings as ranking
 from anm_nb.sweep.parameters import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +33,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
     reference_settings, scaling, energy, miner_study, verdict_study,
-    within_experiments, ranking, iteration_study, exploration, all_runs,
+    within_experiments, exploration, all_runs,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
@@ -86,7 +84,7 @@ def test_a_notebook_asks_a_question_and_ends_with_its_verdicts(path):
     assert cells[0].cell_type == "markdown"
     assert re.fullmatch(r"# .*\?", title)
     last = [cell for cell in code_cells(path) if "study.keep" not in cell.source][-1].source
-    assert "verdicts(" in last or "judge(" in last or "show(" in last
+    assert re.search(r"verdicts\(|judge\w*\(|controls\(|show\(", last)
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=name)
@@ -98,6 +96,32 @@ def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
     assert "study = Study.from_notebook()" in settings.source
     values = literals(parameters.source)
     assert set(check_of(path)(values)) >= set(values)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "given", "message"),
+    [
+        ("21_hrm_iterations", {"values": [3, 3]}, "values = [3, 3]: each may appear once"),
+        ("21_hrm_iterations", {"values": [3, 10**6]}, "values.1 = 1000000: should be less"),
+        ("21_hrm_iterations", {"values": [2, 4]}, "values = [2, 4]: max_inner_iters = 3 has to be among them"),
+        ("22_hrm_period", {"values": [2, 4]}, "hrm_period = 4: with max_inner_iters = 3 the slow state"),
+        ("23_hrm_entropy", {"values": [1e-3, 1e7]}, "values.1 = 10000000.0: should be less"),
+        ("24_hrm_temperature", {"task": "inverse"}, "task = 'inverse': the ranking family needs a task whose answer"),
+        ("20_hrm_vs_baseline", {"width": 30}, "n_heads = 4: has to divide width = 30"),
+        ("02_kendall_forensics", {"max_iner_iters": 3}, "did you mean 'max_inner_iters'?"),
+        ("25_where_iteration_helps", {"chain_lengths": [7]}, "chain_lengths: chain_length = 7: with 2 of 8 items"),
+        ("25_where_iteration_helps", {"test_lengths": [8, 201]}, "test_lengths: size = 201: there are only 200"),
+        ("25_where_iteration_helps", {"train_sizes": [100]}, "train_sizes: 100 does not divide train_samples = 256"),
+        ("25_where_iteration_helps", {"patiences": []}, "patiences = []: needs at least 1 item"),
+        ("25_where_iteration_helps", {"wrong_rates": [1.0]}, "wrong_rates.0 = 1.0: should be less than 1"),
+        ("25_where_iteration_helps", {"max_inner_iters": 1, "hrm_period": 1}, "max_inner_iters = 1: comparators are"),
+        ("25_where_iteration_helps", {"code_width": 4}, "code_width = 4"),
+    ],
+)
+def test_a_ranking_notebook_refuses_what_would_fail_after_training(notebook, given, message):
+    with pytest.raises(ParameterError) as refusal:
+        check_of(ROOT / "notebooks" / f"{notebook}.ipynb")(given)
+    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=name)

@@ -57,10 +57,10 @@ def test_its_answers_quote_kept_results(name):
 @pytest.mark.parametrize("rate", ITERATION)
 def test_its_answers_quote_notebook_25(rate):
     result = kept.load("25_where_iteration_helps")
-    table = (
-        result.table("test_iterations").query("iterations == trained") if rate == 0.5 else result.table("mask_rates")
-    )
-    rows = table if rate == 0.5 else table[table["mask_rate"] == rate]
+    if rate == 0.5:
+        rows = result.table("test_iterations").query("iterations == trained")
+    else:
+        rows = result.table("mask_rates").query("mask_rate == @rate")
     scores = rows.pivot(index="seed", columns="model", values="tau_all")
     for name, quoted in ITERATION[rate].items():
         better, _, base = name.partition(" − ")
