@@ -10,20 +10,15 @@ from anm_nb.analysis.reference import DISPLAYS, load_reference
 from anm_nb.config import ParameterError
 from anm_nb.kept_results import keep
 
-NAME = "02_kendall_forensics"
-PARTS = ("published baseline", "published", "all")
+NAME = "10_anm_vs_corruption"
+PARTS = ("none", "stock", "anm")
 TINY = """
-size: 4
-mask_rate: 0.5
+size: 2
 width: 8
-n_heads: 2
-max_inner_iters: 2
-hrm_period: 2
 batch: 8
-epochs: 1
-train_samples: 16
-dev_samples: 8
-test_samples: 8
+steps: 6
+records: 3
+dev_examples: 8
 seeds: [1, 2]
 """
 
@@ -47,7 +42,7 @@ def test_a_result_kept_in_parts_is_the_one_kept_at_once_and_trains_nothing_twice
     metrics, provenance = whole.metrics, json.loads((path / "provenance.json").read_text())
 
     keep(NAME, "tiny", PARTS[1:2])
-    assert list(load_reference(NAME).provenance) == ["published"]  # without --add in place of what was kept
+    assert list(load_reference(NAME).provenance) == ["stock"]  # without --add in place of what was kept
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(project / "another machine"))
     keep(NAME, "tiny", (PARTS[2], PARTS[0]), add=True)
     pd.testing.assert_frame_equal(load_reference(NAME).metrics, metrics)
@@ -55,10 +50,10 @@ def test_a_result_kept_in_parts_is_the_one_kept_at_once_and_trains_nothing_twice
     assert [(one, run["key"], run["config"]) for one, run in added.items()] == [
         (one, run["key"], run["config"]) for one, run in provenance.items()
     ]
-    assert added["published"] == provenance["published"]
+    assert added["stock"] == provenance["stock"]
     assert (project / "docs" / "results.md").read_text() == page
     trained = {folder.name for folder in (project / "another machine" / "runs").glob("[!.]*")}
-    assert trained == {provenance[one]["key"] for one in ("published baseline", "all")}
+    assert trained == {provenance[one]["key"] for one in ("none", "anm")}
 
 
 def test_what_is_kept_stays_until_another_is_whole(project, monkeypatch):
@@ -89,9 +84,9 @@ def test_runs_of_other_configs_or_sources_are_not_added_to(project):
     keep(NAME, "tiny", PARTS[:1])
     values = project / "params" / "tiny" / f"{NAME}.yaml"
     values.write_text(TINY.replace("seeds: [1, 2]", "seeds: [1, 2, 3]"))
-    with pytest.raises(ParameterError, match=r"--add: 'published baseline' is kept of run [0-9a-f]{16}, and with"):
+    with pytest.raises(ParameterError, match=r"--add: 'none' is kept of run [0-9a-f]{16}, and with"):
         keep(NAME, "tiny", PARTS[1:2], add=True)
-    assert list(load_reference(NAME).provenance) == ["published baseline"]
+    assert list(load_reference(NAME).provenance) == ["none"]
 
 
 def test_where_nothing_is_kept_there_is_only_what_is_added(project):

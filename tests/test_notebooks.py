@@ -84,7 +84,7 @@ def test_a_notebook_asks_a_question_and_ends_with_its_verdicts(path):
     assert cells[0].cell_type == "markdown"
     assert re.fullmatch(r"# .*\?", title)
     last = [cell for cell in code_cells(path) if "study.keep" not in cell.source][-1].source
-    assert re.search(r"verdicts\(|judge\w*\(|controls\(|show\(", last)
+    assert re.search(r"verdicts\(|judge\w*\(|controls\(|headlines\(|show\(", last)
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=name)

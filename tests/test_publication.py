@@ -23,7 +23,7 @@ from anm_nb.cli import app
 from anm_nb.config import ParameterError
 
 WIDTHS = {"icml": (3.25, 6.75), "neurips": (5.5, 5.5), "thesis": (6.0, 6.0)}  # column, text
-FEW = ["anm_scores", "kendall_spaces"]
+FEW = ["anm_scores", "anm_curves"]
 
 
 def sha256(path: Path) -> str:
@@ -226,12 +226,12 @@ def test_what_is_not_drawn_anew_stays_in_the_manifest(few, tmp_path):
     folder = tmp_path / "icml"
     shutil.copytree(few, folder)
     before = manifest_of(folder)
-    spoilt = before["figures"]["kendall_spaces"]["files"] | {"kendall_spaces.tex": "0" * 64}
-    before["figures"]["kendall_spaces"]["files"] = spoilt
+    spoilt = before["figures"]["anm_curves"]["files"] | {"anm_curves.tex": "0" * 64}
+    before["figures"]["anm_curves"]["files"] = spoilt
     (folder / "manifest.json").write_text(json.dumps(before))
     publication.export("icml", folder, ["anm_scores"])
     assert manifest_of(folder) == before
-    publication.export("icml", folder, ["kendall_spaces"])
+    publication.export("icml", folder, ["anm_curves"])
     assert contents(folder) == contents(few)
 
 
@@ -275,7 +275,7 @@ def test_figures_of_two_venues_are_not_mixed_in_a_folder(few, tmp_path):
     folder = tmp_path / "icml"
     shutil.copytree(few, folder)
     with pytest.raises(ParameterError, match="holds the figures of icml; choose another folder for thesis"):
-        publication.export("thesis", folder, ["kendall_spaces"])
+        publication.export("thesis", folder, ["anm_curves"])
     assert contents(folder) == contents(few)
 
 
@@ -286,13 +286,13 @@ def test_nothing_is_written_where_a_figure_cannot_be_drawn(tmp_path, monkeypatch
     exhibit = publication.Exhibit("10_anm_vs_corruption", "column", broken)
     monkeypatch.setitem(publication.EXHIBITS, "anm_scores", exhibit)
     with pytest.raises(ParameterError, match="without rows"):
-        publication.export("icml", tmp_path / "out", ["kendall_spaces", "anm_scores"])
+        publication.export("icml", tmp_path / "out", ["anm_curves", "anm_scores"])
     assert not (tmp_path / "out").exists()
 
 
 def test_figures_go_to_a_folder_of_the_venue_where_none_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    result = CliRunner().invoke(app, ["figures", "--venue", "icml", "--only", "kendall_spaces"])
+    result = CliRunner().invoke(app, ["figures", "--venue", "icml", "--only", "anm_curves"])
     assert result.exit_code == 0, result.stderr
-    made = {f"kendall_spaces.{kind}" for kind in ("pdf", "svg", "png", "tex")}
+    made = {f"anm_curves.{kind}" for kind in ("pdf", "svg", "png", "tex")}
     assert set(contents(tmp_path / "figures" / "icml")) == made | {"manifest.json"}
