@@ -6,12 +6,17 @@ Bounds lie where no experiment of the field goes; what is large but may be meant
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from anm_nb.config import ParameterError, shown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+COPIES = 5  # of the weights in training: themselves, their gradient, Adam's two moments and the EMA
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -66,3 +71,12 @@ def require_memory(values: Mapping[str, Any], needed: Mapping[str, float], avail
         said = ", ".join(f"{name} = {shown(values[name])}" for name in names)
         gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
         raise ParameterError(f"{said}: needs at least {gib}")
+
+
+def weight_bytes(make_network: Callable[[], nn.Module], kept: int = 0) -> int:
+    """Bytes of one seed's weights in training, in float32, `kept` records of them included; nothing is allocated."""
+    import torch
+
+    with torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in make_network().parameters())
+    return 4 * (COPIES + kept) * weights

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from anm_nb import runs_command
+from anm_nb import runs_cli
 from anm_nb.terminal import refuse, replace_what_cannot_be_shown, say
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from anm_nb.analysis.doctor import Finding
-    from anm_nb.sweep.case import Case
+    from anm_nb.sweep.cases import Case
+    from anm_nb.sweep.outcomes import Outcome
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
 DOCTORED = "EnergyConfig.model_validate_json(json.dumps(yaml.safe_load(open('{}'))))"  # use of what the doctor writes
@@ -47,7 +47,9 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-app.add_typer(runs_command.app, name="runs")
+app.add_typer(runs_cli.app, name="runs")
+
+Jobs = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; as many as there are cores if not given.")]
 
 
 @app.callback()
@@ -58,9 +60,7 @@ def anm_nb() -> None:
 @app.command()
 def sweep(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A sweep file, or the name of one in params/sweeps.")],
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Cases at a time; as many as there are cores if not given.")
-    ] = None,
+    jobs: Jobs = None,
     profile: Annotated[str | None, typer.Option(help="A profile of params/ instead of the file's own.")] = None,
     backend: Annotated[Literal["local", "dask"], typer.Option(help="This machine, or a Dask cluster.")] = "local",
     scheduler: Annotated[
@@ -84,25 +84,20 @@ def sweep(
 ) -> None:
     """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
     from anm_nb import terminal
-    from anm_nb.sweep import cluster, plan, run
+    from anm_nb.sweep import cases, run, workers
 
     until = math.inf if budget is None else time.time() + budget
     if budget is not None and not budget > 0:
         refuse(f"--budget {budget:g}: seconds, more than 0")
-    console = terminal.console(soft_wrap=True)
-    resources = cluster.check_options(backend, scheduler, jobs, resource or [])
-    opened = plan.open_sweep(plan.find_sweep(file), profile, out)
-    chosen = opened.only(only or [])
-    run.tell(opened, chosen, console, retry_failed, each=dry_run)
-    if not dry_run:
-        run.run_sweep(opened, chosen, console, retry_failed, jobs, backend, scheduler, resources, until)
+    resources = workers.check_options(backend, scheduler, jobs, resource or [])
+    opened = cases.open_sweep(file, profile, out)
+    place = run.Place(jobs, backend, scheduler, resources, until)
+    run.run_sweep(opened, opened.only(only or []), terminal.console(soft_wrap=True), retry_failed, dry_run, place)
 
 
 @app.command()
 def demo(
-    jobs: Annotated[
-        int | None, typer.Option(help="Notebooks at a time; as many as there are cores if not given.")
-    ] = None,
+    jobs: Jobs = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this notebook; may be given several times.")
     ] = None,
@@ -111,97 +106,76 @@ def demo(
     ] = None,
 ) -> None:
     """Run every notebook's quick profile and write a gallery."""
-    from joblib import cpu_count
+    from anm_nb import files, gallery
+    from anm_nb.sweep.outcomes import read_outcomes
 
-    from anm_nb import files, gallery, terminal
-    from anm_nb.sweep.case import read_outcomes
-    from anm_nb.sweep.run import folder_of_results, run_into, summary
-
-    if jobs is not None and jobs < 1:
-        refuse(f"--jobs {jobs}: at least 1 notebook must run at a time")
     folder = (out or files.outputs_root() / "quick").absolute()
-    cases = _quick_cases(files.project_root(), folder, only or [])
+    cases = _notebook_cases(folder, only or [], "quick")
     names = {case.name for case in cases}
     kept = [outcome for outcome in read_outcomes(folder)[0] if only and outcome.name not in names]
-    console = terminal.console()
-    with folder_of_results(folder):
-        outcomes = run_into(folder, cases, kept, jobs or min(cpu_count(), len(cases)), console)
-    cards = gallery.read_cards(folder)
-    page = gallery.write_index(folder, cards)
-    verdicts = {card.name: gallery.tally(card.verdicts) for card in cards}
-    summary(console, outcomes, verdicts.__getitem__, "notebook")
-    console.print(f"Gallery: {page}", soft_wrap=True)
-    failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
+    failed = _run_notebooks(folder, cases, kept, jobs)
+    say(f"Gallery: {gallery.write_gallery(folder)}")
     if failed:
-        refuse(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", 1)
-
-
-@app.command()
-def index(
-    folder: Annotated[Path, typer.Argument(help="A folder of executed notebooks, such as outputs/quick.")],
-) -> None:
-    """Build the gallery of executed notebooks anew."""
-    from anm_nb import gallery
-
-    try:
-        say(gallery.write_index(folder, gallery.read_cards(folder)))
-    except gallery.NothingToShow as error:
-        refuse(error)
-
-
-@app.command()
-def reference(
-    name: Annotated[
-        str, typer.Argument(help="A notebook, such as 10_anm_vs_corruption, or a sweep, such as hrm_hinted.")
-    ],
-    profile: Annotated[
-        str | None, typer.Option(help="The folder of params/ with its values; mid, or the sweep's own, if not given.")
-    ] = None,
-    run: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="Only this run of it; may be given several times.")
-    ] = None,
-    add: Annotated[
-        bool, typer.Option("--add", help="Train only what is not kept of it already, and keep it beside that.")
-    ] = False,
-) -> None:
-    """Train the runs of a notebook or sweep, keep their tables in outputs/reference, and write docs/results.md.
-
-    What the store has is not trained again: after `anm-nb sweep hrm_hinted` this only keeps what that trained.
-    """
-    from anm_nb import kept_results
-
-    say(kept_results.keep(name, profile, run or (), add))
-
-
-@app.command()
-def verdict(
-    profile: Annotated[str, typer.Option(help="The folder of params/ with its values.")] = "mid",
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trainings at a time; the profile's number if not given.")
-    ] = None,
-) -> None:
-    """Tune and confirm mined negatives and their rivals, keep the tables, and write docs/results.md."""
-    from anm_nb import kept_results
-
-    say(kept_results.keep_verdict(profile, jobs))
+        refuse(f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}", 1)
 
 
 @app.command()
 def figures(
     venue: Annotated[str, typer.Option(metavar="VENUE", help="Whose page they are for: icml, neurips or thesis.")],
+    notebook: Annotated[
+        list[str] | None, typer.Option(metavar="NN|NAME", help="Only this notebook's; may be given several times.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="A profile of params/; the notebooks' own values if none.")
+    ] = None,
+    jobs: Jobs = None,
     out: Annotated[
         Path | None, typer.Option(file_okay=False, help="Where they go; outputs/figures/VENUE if not given.")
     ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this figure; may be given several times.")
+) -> None:
+    """Run the notebooks that publish figures, and write those and their tables at a venue's width."""
+    import shutil
+    from dataclasses import replace
+
+    from anm_nb import files
+    from anm_nb.analysis import publication
+    from anm_nb.analysis.style import VENUE
+
+    folder = (out or files.outputs_root() / "figures" / venue).absolute()
+    before = publication.check_venue(venue, folder)
+    cases = _notebook_cases(folder / "notebooks", notebook or [], profile)
+    cases = [case for case in cases if "publish(" in case.notebook.read_text("utf-8")]
+    if not cases:
+        refuse("none of these notebooks publishes a figure: publish(figure, name) of anm_nb.analysis.plots does")
+    own = {case.name: folder / "notebooks" / case.name for case in cases}
+    for each in own.values():
+        shutil.rmtree(each, ignore_errors=True)
+    environment = {name: {VENUE: venue, publication.FIGURES: str(path)} for name, path in own.items()}
+    cases = [replace(case, env=environment[case.name]) for case in cases]
+    failed = _run_notebooks(folder / "notebooks", cases, [], jobs)
+    if failed:
+        refuse(f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}; figures are as they were", 1)
+    for path in publication.write_manifest(venue, folder, before, own):
+        say(path)
+    for each in own.values():
+        shutil.rmtree(each, ignore_errors=True)
+
+
+@app.command()
+def index(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of executed notebooks, such as outputs/quick; docs/results.md if none."),
     ] = None,
 ) -> None:
-    """Write the figures and LaTeX tables of the results kept in outputs/reference, at a venue's width."""
-    from anm_nb import files, publication
+    """Build the gallery of executed notebooks anew, or docs/results.md from the answers that the notebooks show."""
+    from anm_nb import files, gallery, results_page
 
-    folder = out or files.outputs_root() / "figures" / venue
-    for path in publication.export(venue, folder, only or []):
-        say(path)
+    if folder is not None:
+        say(gallery.write_gallery(folder))
+        return
+    root = files.project_root()
+    say(results_page.write_results(root / "notebooks", root / "docs" / "results.md"))
 
 
 @app.command()
@@ -220,35 +194,21 @@ def doctor(
 
     if apply is not None and apply.exists() and not overwrite:
         refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
-    found, console = store.find(run), terminal.console()
+    found, console = store.find(run), terminal.console(soft_wrap=True)
     metrics = found.metrics
     findings = examine(metrics, found.settings)
     steps, count = metrics["step"].max(), metrics["seed"].nunique()
-    seeds = f"{count} seed" if count == 1 else f"{count} seeds"
-    console.print(f"run {found.key}: {found.title}, {seeds}, {steps:g} steps", soft_wrap=True, markup=False)
+    console.print(f"run {found.key}: {found.title}, {count} seed{'s' * (count != 1)}, {steps:g} steps")
     for finding in findings:
-        console.print()
-        console.print(_shown(finding))
-    console.print()
-    console.print(summary(findings, metrics), soft_wrap=True)
+        console.print(f"\n{finding.signature}", style="bold red")
+        said = {"found in": f"section {finding.section}; confidence {finding.confidence}"}
+        said |= {"evidence": finding.evidence, "remedy": finding.remedy}
+        said |= {"change": finding.changes or "no parameter of this run mends it"}
+        for label, text in said.items():
+            console.print(f"{label:9} {text}")
+    console.print(f"\n{summary(findings, metrics)}")
     if apply is not None:
         _write_changed(findings, found.settings, apply, console)
-
-
-def _shown(finding: Finding) -> Table:
-    """A finding as a heading and labelled paragraphs."""
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 1))
-    grid.title, grid.title_justify = Text(finding.signature, style="bold red"), "left"
-    grid.add_column(style="dim")
-    grid.add_column()
-    grid.add_row("found in", f"section {finding.section}; confidence {finding.confidence}")
-    grid.add_row("evidence", finding.evidence)
-    grid.add_row("remedy", finding.remedy)
-    grid.add_row("change", finding.changes or "no parameter of this run mends it")
-    return grid
 
 
 def _write_changed(findings: Sequence[Finding], settings: Mapping[str, Any], path: Path, console: Console) -> None:
@@ -262,7 +222,7 @@ def _write_changed(findings: Sequence[Finding], settings: Mapping[str, Any], pat
     before, after = flat(in_full(settings)), flat(changed)
     names = dict.fromkeys(name for finding in findings for name in finding.change)
     if not names:
-        console.print(f"nothing to change: {path} is not written", soft_wrap=True)
+        console.print(f"nothing to change: {path} is not written")
         return
     verb = "replaced" if path.exists() else "wrote"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,28 +230,45 @@ def _write_changed(findings: Sequence[Finding], settings: Mapping[str, Any], pat
     path.write_text(f"# {DOCTORED.format(path.name)}\n{text}", encoding="utf-8")
     lines = [f"{verb} {path}, the whole config, with"]
     lines += [f"  {name}: {before.get(name, 'the default')} → {after[name]}" for name in names]
-    console.print("\n".join([*lines, f"to be used by {DOCTORED.format(path)}"]), soft_wrap=True)
+    console.print("\n".join([*lines, f"to be used by {DOCTORED.format(path)}"]))
 
 
-def _quick_cases(root: Path, folder: Path, only: Sequence[str]) -> list[Case]:
-    """The numbered notebooks, or those asked for, with the values of params/quick/ where there are any."""
+def _notebook_cases(folder: Path, only: Sequence[str], profile: str | None) -> list[Case]:
+    """The numbered notebooks, or those asked for by name or number, with a profile's values where it has them."""
+    from anm_nb import files
     from anm_nb.config import unknown_name
-    from anm_nb.sweep.case import Case
-    from anm_nb.sweep.plan import check_folder
+    from anm_nb.sweep.cases import Case, check_folder
+    from anm_nb.yaml_file import read_yaml
 
+    root = files.project_root()
     notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}
     if not notebooks:
         refuse(f"no notebooks named {NUMBERED} in {root / 'notebooks'}")
+    profiles = {path.name for path in (root / "params").glob("*") if path.is_dir()} - {"sweeps"} | {"quick"}
+    if profile is not None and profile not in profiles:
+        refuse(unknown_name("profile", profile, profiles))
+    names = {name[:2]: name for name in notebooks} | {name: name for name in notebooks}
     for name in only:
-        if name not in notebooks:
+        if name not in names:
             refuse(unknown_name("notebook", name, notebooks))
     check_folder(folder, notebooks.values())
-    chosen = [name for name in notebooks if not only or name in only]
-    params = {name: root / "params" / "quick" / f"{name}.yaml" for name in chosen}
-    return [
-        Case(notebooks[name], folder / f"{name}.ipynb", params[name] if params[name].exists() else None)
-        for name in chosen
-    ]
+    cases = []
+    for name in dict.fromkeys(names[each] for each in only or notebooks):
+        values = root / "params" / (profile or "") / f"{name}.yaml"
+        cases.append(Case(notebooks[name], folder / f"{name}.ipynb", read_yaml(values) if values.is_file() else {}))
+    return cases
+
+
+def _run_notebooks(folder: Path, cases: Sequence[Case], kept: Sequence[Outcome], jobs: int | None) -> list[str]:
+    """Run notebooks into a folder, beside kept outcomes, with a summary at the end; the names of those that failed."""
+    from anm_nb import terminal
+    from anm_nb.sweep.run import Place, folder_of_results, run_into, summary
+
+    console = terminal.console()
+    with folder_of_results(folder):
+        outcomes = run_into(folder, cases, kept, console, Place(jobs))
+    summary(console, outcomes, folder, "notebook")
+    return [outcome.name for outcome in outcomes if outcome.status == "failed"]
 
 
 if __name__ == "__main__":

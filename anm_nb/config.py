@@ -17,8 +17,22 @@ from typing import Any, Generic, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from anm_nb.document_names import DOCUMENT_NAMES
 from anm_nb.parameter_cells import Cell, executed_cells, parameter_cells, suspects
+
+_SWEEP = "is no parameter here; use: anm-nb sweep NAME --out FOLDER"
+# Names that the commands of the HRM ranking plan use and this project does not, and what follows them in a sentence;
+# docs/names.md lists them.
+DOCUMENT_NAMES: dict[str, str] = {
+    "array_len": "is called size here",
+    "entropy_reg": "is called entropy_weight here",
+    "temperature_init": "is called temperature here",
+    "batch_size": "is called batch here",
+    "lr": "is encoder_lr and controller_lr here",
+    "model": "is no parameter here; notebook 20 trains both, baseline and HRM model",
+    "output_csv": _SWEEP,
+    "results_dir": _SWEEP,
+}
+SAME_NAMES = ("max_inner_iters", "hrm_period", "mask_rate", "train_samples", "epochs", "seeds")
 
 
 class ParameterError(ValueError):

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 from typing_extensions import TypedDict
 
-from anm_nb.config import ParameterError, Parameters
-from anm_nb.files import replace_whole, sha256_of
+from anm_nb.config import ParameterError
+from anm_nb.files import replace_whole, sha256_of, write_through
+from anm_nb.identity import CONFIGS, key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FORMAT: Literal[2] = 2  # 1 had neither key nor identity
 FAMILIES = {"energy": "anm_nb.energy.train", "ranking": "anm_nb.ranking.train"}  # where their configs are defined
-CONFIGS: dict[str, type[Parameters]] = {}  # classes of configs by name: what a manifest's class is looked up in
 CELLS = 10**8  # of a table of metrics; more is no run of ours
 _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",(.*)', re.DOTALL)
 
@@ -108,22 +108,22 @@ class Manifest(BaseModel, strict=True):
             raise CorruptRun(f"{path} cannot be read ({error.strerror})") from None
 
 
-def file_contents(decisive: Mapping[str, Any], trained: Trained, provenance: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files of a run, by name."""
+def write_run(
+    folder: Path, identity: dict[str, Any], trained: Trained, provenance: dict[str, Any], summary: dict[str, Any]
+) -> None:
+    """Write a run's files into a folder, and last its manifest."""
     from safetensors.torch import save
 
-    return {
-        "config.json": json.dumps(decisive, indent=1).encode(),
+    contents = {
+        "config.json": json.dumps(identity, indent=1).encode(),
         "metrics.parquet": trained.metrics.to_parquet(path=None),
         "trace.safetensors": save(trained.trace),
         "checkpoint.safetensors": save(trained.weights),
         "provenance.json": json.dumps(provenance, indent=1).encode(),
     }
-
-
-def key_of(identity: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of the SHA-256 of what decides a run."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    for name, data in contents.items():
+        write_through(folder / name, data)
+    Manifest.of(contents, identity, summary).write(folder)
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -157,25 +157,25 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 def faults(folder: Path) -> list[str]:
     """Whatever is wrong with a stored run, all its bytes read: each manifest, missing and corrupted file by name."""
+    found = []
     try:
         manifest = read_manifest(folder)
+        for name in manifest.files:
+            try:
+                manifest.check(folder, name)
+            except CorruptRun as error:
+                found.append(str(error))
     except CorruptRun as error:
         return [str(error)]
-    found = []
-    for name in manifest.files:
-        try:
-            manifest.check(folder, name)
-        except CorruptRun as error:
-            found.append(str(error))
     return found
 
 
 def verify(path: Path) -> list[str]:
-    """Whatever is wrong with a run: manifest, missing, corrupted and foreign files, each named; every byte is read."""
+    """What `faults` finds, and files that are none of the run's, each named."""
     if wrong := faults(path):
         return wrong
-    known = {MANIFEST, *read_manifest(path).files}
-    return [f"{path / name} is not in the run's manifest" for name in sorted(os.listdir(path)) if name not in known]
+    foreign = set(os.listdir(path)) - {MANIFEST, *read_manifest(path).files}
+    return [f"{path / name} is not in the run's manifest" for name in sorted(foreign)]
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Family, task, method, seeds, steps, when, how long, commit: what lists show."""
+        """What lists show: `Summary`."""
         return cast("dict[str, Any]", self.manifest.summary)
 
     @property
@@ -290,9 +290,7 @@ class Run:
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted names, the groups beside what is in them."""
-    values: dict[str, Any] = {}
+    values = {prefix + name: value for name, value in settings.items()}
     for name, value in settings.items():
-        values[prefix + name] = value
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{name}.")
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {}
     return values

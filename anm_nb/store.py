@@ -11,86 +11,37 @@ import difflib
 import errno
 import json
 import os
+import re
 import shutil
+import tempfile
 import time
 import warnings
-from abc import abstractmethod
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
-from anm_nb.config import ParameterError, Parameters
-from anm_nb.files import (
-    flush_folder,
-    full_disk_named,
-    outputs_root,
-    replace_whole,
-    results_roots,
-    write_through,
-)
+from anm_nb import files
+from anm_nb.config import ParameterError
+from anm_nb.identity import RunConfig, identity_of, key_of
 from anm_nb.locks import Held, locked
 from anm_nb.provenance import checkout_state, describe_environment
-from anm_nb.run import CONFIGS, CorruptRun, Manifest, Run, faults, file_contents, key_of, read_manifest
-from anm_nb.user_code import classes_of_the_user, code_digest
-
-if TYPE_CHECKING:
-    from anm_nb.training.run import Trained
+from anm_nb.run import MANIFEST, CorruptRun, Run, faults, read_manifest, write_run
 
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
+KEPT = "kept:"  # before the name of a kept result there
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-
-
-class RunConfig(Parameters):
-    """A config that can train itself, the base of every family's; subclasses are registered by name."""
-
-    family: ClassVar[str] = "own"
-    version: ClassVar[int] = 1  # of the family's numerics: raise it when the same config gives other numbers
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        super().__pydantic_init_subclass__(**options)
-        CONFIGS[_path_of(cls)] = cls
-
-    @abstractmethod
-    def train(self, workdir: Path) -> Trained:
-        """Train, resuming from what an interrupted training left in `workdir`, whose name is the run's key."""
-
-    @abstractmethod
-    def device_kind(self) -> str:
-        """The kind of device that `train` would use here: cpu or cuda."""
-
-    def plugins(self) -> list[type]:
-        """Classes that take part in training and may be a user's own."""
-        return []
-
-
-def identity(config: RunConfig) -> dict[str, Any]:
-    """What decides a run, as plain data: class, values, version, device kind, and a digest of the user's own code."""
-    plugins = [type(config), *config.plugins()]
-    document = {
-        "class": _path_of(type(config)),
-        "config": config.model_dump(mode="json"),
-        "version": config.version,
-        "device": config.device_kind(),
-        "users_classes": classes_of_the_user(plugins),
-        "code": code_digest(plugins),
-    }
-    return json.loads(json.dumps(document))
 
 
 def run_key(config: RunConfig) -> str:
     """The key of a config's run: 16 hexadecimal digits."""
-    return key_of(identity(config))
-
-
-def _path_of(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
+    return key_of(identity_of(config))
 
 
 def store_root() -> Path:
     """The folder of the run store."""
-    return outputs_root() / "runs"
+    return files.outputs_root() / "runs"
 
 
 def partial_root() -> Path:
@@ -103,17 +54,15 @@ def get_or_train(config: RunConfig) -> Run:
 
     A second process asking for the same run waits for the first, or takes over from its checkpoints if it died. What is
     in the run's place and is no run is set aside under `.corrupt/`, with a warning. Raises `DiskFull` where there is no
-    room, and `ParameterError` where the store cannot be written to. The key is appended, as a line, to the file that
-    $ANM_NB_RUNS_USED names, if it is set.
+    room, and `ParameterError` where the store cannot be written to.
     """
-    decisive = identity(config)
-    key = key_of(decisive)
-    path = store_root() / key
+    decisive = identity_of(config)
+    path = store_root() / key_of(decisive)
     if _unservable(path):
         with ExitStack() as stack:
-            with _unwritable_named(path), full_disk_named(path, "nothing was lost"):
-                stack.enter_context(training_lock(key))
-                partial = partial_root() / key
+            with _unwritable_named(path), files.full_disk_named(path, "nothing was lost"):
+                stack.enter_context(training_lock(path.name))
+                partial = partial_root() / path.name
                 if os.path.lexists(path) and (wrong := _unservable(path)):
                     _set_aside(path, wrong)
                 if os.path.lexists(partial) and (not partial.is_dir() or (partial / "config.json").is_dir()):
@@ -122,8 +71,8 @@ def get_or_train(config: RunConfig) -> Run:
             if not path.exists():
                 _train_into(path, partial, config, decisive)
             shutil.rmtree(partial, ignore_errors=True)
-    with full_disk_named(path, f"run {key} itself is stored"):
-        _note_use(key)
+    with files.full_disk_named(path, f"run {path.name} itself is stored"):
+        note_use(path.name)
     run = Run(path)
     run.__dict__["config"] = config  # spares reading back what is at hand
     return run
@@ -165,61 +114,51 @@ def _move_away(path: Path, folder: Path) -> Path:
 
 
 def _train_into(path: Path, partial: Path, config: RunConfig, decisive: dict[str, Any]) -> None:
-    started, checkout = time.monotonic(), checkout_state()
-    resumed = (partial / "config.json").exists()
-    with full_disk_named(path, "nothing was lost"):
-        replace_whole(partial / "config.json", json.dumps(decisive, indent=1).encode())
+    started, checkout, resumed = time.monotonic(), checkout_state(), (partial / "config.json").exists()
+    with files.full_disk_named(path, "nothing was lost"):
+        files.replace_whole(partial / "config.json", json.dumps(decisive, indent=1).encode())
     trained = config.train(partial)
-    threads = getattr(config, "threads", None)
-    effort = {"processes": trained.processes, "training_seconds": trained.seconds}
-    effort |= {"resumed": resumed, "wall_seconds": time.monotonic() - started}
-    provenance = describe_environment(decisive["device"], threads) | checkout | effort
-    with full_disk_named(path, "nothing was lost: training is over, and the run is stored when there is room"):
-        complete = partial / "complete"
-        shutil.rmtree(complete, ignore_errors=True)
-        complete.mkdir()
-        contents = file_contents(decisive, trained, provenance)
-        for name, data in contents.items():
-            write_through(complete / name, data)
-        Manifest.of(contents, decisive, _summary(config, trained, provenance)).write(complete)
-        os.replace(complete, path)
-        flush_folder(path.parent)
-
-
-def _summary(config: RunConfig, trained: Trained, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    provenance = describe_environment(decisive["device"], getattr(config, "threads", None)) | checkout
+    provenance |= {"processes": trained.processes, "training_seconds": trained.seconds}
+    provenance |= {"resumed": resumed, "wall_seconds": time.monotonic() - started}
     methods = (getattr(config, name, None) for name in ("method", "routing"))  # what the families compare
-    return {
-        "class": _path_of(type(config)),
+    summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")}
+    summary |= {
+        "class": decisive["class"],
         "family": config.family,
         "task": getattr(config, "task", None),
         "method": next((name for name in methods if name is not None), None),
         "seeds": [int(seed) for seed in trained.metrics["seed"].unique()],
         "steps": int(trained.metrics["step"].max()),
         "finished_ns": time.time_ns(),
-        **{name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")},
     }
+    with files.full_disk_named(path, "nothing was lost: training is over, and the run is stored when there is room"):
+        complete = partial / "complete"
+        shutil.rmtree(complete, ignore_errors=True)
+        complete.mkdir()
+        write_run(complete, decisive, trained, provenance, summary)
+        os.replace(complete, path)
+        files.flush_folder(path.parent)
 
 
-def _note_use(key: str) -> None:
-    """Append the key, in one write, to the file that whoever started this process asked for."""
+def note_use(what: str) -> None:
+    """Append a run's key, or KEPT and a kept result's name, to the file that whoever started this process asked for."""
     if file := os.environ.get(RUNS_USED):
         with open(file, "ab", buffering=0) as used:
-            used.write(f"{key}\n".encode())
+            used.write(f"{what}\n".encode())
 
 
 def scan() -> tuple[list[Run], dict[Path, str]]:
     """The finished runs, oldest first, from manifests alone; and why each other thing in the store is none."""
     found, broken = [], {}
-    for path in run_folders():
-        run = Run(path)
+    for run in map(Run, run_folders()):
         try:
             for name in run.manifest.files:
-                run.manifest.check(path, name, content=False)
-        except CorruptRun as error:
-            if os.path.lexists(path):  # not removed meanwhile
-                broken[path] = str(error)
-        else:
+                run.manifest.check(run.path, name, content=False)
             found.append(run)
+        except CorruptRun as error:
+            if os.path.lexists(run.path):  # not removed meanwhile
+                broken[run.path] = str(error)
     return sorted(found, key=lambda run: run.summary["finished_ns"]), broken
 
 
@@ -230,23 +169,21 @@ def finished_runs() -> list[Run]:
 
 def run_folders() -> list[Path]:
     """Everything in the store that is a run or in the place of one, by name."""
-    root = store_root()
-    return [root / name for name in sorted(os.listdir(root)) if name[0] != "."] if root.is_dir() else []
+    return sorted(store_root().glob("[!.]*"))
 
 
 def find(asked: str) -> Run:
     """The finished run of a key, of an unambiguous beginning of one, or in a folder.
 
-    Raises `ParameterError` naming the nearest keys, or those that begin so; for a folder without a finished run; and
-    for an empty store, saying what to run.
+    Raises `ParameterError` naming the nearest keys or those that begin so, or what to run for an empty store.
     """
-    folder = Path(asked)
-    if asked and folder.is_dir():
+    if asked and Path(asked).is_dir():
+        run = Run(Path(asked).resolve())
         try:
-            read_manifest(folder.resolve())
+            _ = run.manifest
         except CorruptRun as error:
-            raise ParameterError(f"{folder} is no finished run: {error}") from None
-        return Run(folder.resolve())
+            raise ParameterError(f"{asked} is no finished run: {error}") from None
+        return run
     stored = {run.key: run for run in finished_runs()}
     return stored[nearest_key(asked, {key: run.title for key, run in stored.items()})]
 
@@ -258,8 +195,8 @@ def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
     matches = [asked] if asked in stored else [key for key in stored if asked and key.startswith(asked)]
     if len(matches) == 1:
         return matches[0]
-    near = matches or difflib.get_close_matches(asked, stored, n=3, cutoff=0.0)
-    named = ", ".join(f"{key} ({stored[key]})" if stored[key] else key for key in near[:9])
+    near = matches[:9] or difflib.get_close_matches(asked, stored, n=3, cutoff=0.0)
+    named = ", ".join(f"{key} ({stored[key]})" if stored[key] else key for key in near)
     if matches:
         raise ParameterError(f"'{asked}' begins {len(matches)} keys: {named}")
     raise ParameterError(f"unknown run '{asked}' in {store_root()} ({len(stored)} runs); nearest: {named}")
@@ -268,11 +205,10 @@ def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
 def remove(asked: str) -> Path:
     """Remove a run, an unfinished training or a set-aside folder, by its name or a beginning of it.
 
-    Readers see all of it or nothing. Raises `ParameterError` where a kept result or a sweep names the run, or where it
-    is being trained.
+    Readers see all of it or nothing. Raises `ParameterError` where a result names the run, or it is being trained.
     """
-    aside = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"))
-    places = {path.name: path for path in (*aside, *run_folders()) if ".lock" not in path.name}
+    found = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"), *run_folders())
+    places = {path.name: path for path in found if ".lock" not in path.name}
     path = places[nearest_key(asked, dict.fromkeys(places, ""))]
     if path.parent == store_root() and (naming := named_by(path.name)):
         raise ParameterError(f"run {path.name} is named by {naming}, and stays; remove that first")
@@ -287,5 +223,78 @@ def remove(asked: str) -> Path:
 
 def named_by(key: str) -> Path | None:
     """The kept result or the sweep's outcomes that name a run, among the results this checkout knows."""
-    files = [file for root in results_roots() for file in (*root.glob("reference/**/*.json"), *root.glob("*/*.json"))]
-    return next((file for file in files if file.is_file() and key.encode() in file.read_bytes()), None)
+    patterns = ("reference/**/*.json", "*/*.json")
+    found = (file for root in files.results_roots() for each in patterns for file in root.glob(each))
+    return next((file for file in found if file.is_file() and key.encode() in file.read_bytes()), None)
+
+
+def export(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[Path]:
+    """Copy runs with their manifests into the folder `out`, or into a zip file where it ends in `.zip`.
+
+    Every byte is checked first. Returns what was written. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where
+    something is in the place.
+    """
+    if wrong := [fault for run in runs for fault in faults(run.path)]:
+        raise CorruptRun("; ".join(wrong))
+    if not (zipped := out.suffix == ".zip") and out.exists() and not out.is_dir():
+        raise ParameterError(f"--out {out} is a file; name a folder, or a file that ends in .zip")
+    targets = [out] if zipped else [out / run.key for run in runs]
+    if (there := [target for target in targets if target.exists()]) and not overwrite:
+        raise ParameterError(f"{', '.join(map(str, there))}: exists already; choose another place, or add --overwrite")
+    with files.full_disk_named(out, "nothing of it is in its place"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not zipped:
+            for run, target in zip(runs, targets, strict=True):
+                _copy(run.path, target)
+            return targets
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            with zipfile.ZipFile(Path(folder) / out.name, "w") as file:
+                for run in runs:
+                    for name in (*run.manifest.files, MANIFEST):
+                        file.write(run.path / name, f"{run.key}/{name}")
+            files.put_in_place(Path(folder) / out.name, out)
+    return targets
+
+
+def import_runs(source: Path) -> list[Run]:
+    """Take exported runs, a zip file or a folder of them, into the store; every byte is checked before.
+
+    Runs that the store has stay. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where the source holds no run.
+    """
+    found = []
+    with files.full_disk_named(store_root(), "runs before it are in the store"), _unpacked(source) as folder:
+        for path in sorted(each.parent for each in folder.glob(f"*/{MANIFEST}")):
+            if wrong := faults(path):
+                raise CorruptRun("; ".join(wrong))
+            run = Run(store_root() / path.name)
+            with training_lock(run.key):
+                if not os.path.lexists(run.path):
+                    _copy(path, run.path)
+            found.append(run)
+    if not found:
+        raise ParameterError(f"{source} holds no exported runs; it has to be a zip file or a folder of them")
+    return found
+
+
+def _copy(run: Path, target: Path) -> None:
+    with files.whole_folder(target) as folder:
+        for name in (*read_manifest(run).files, MANIFEST):
+            shutil.copyfile(run / name, folder / name)
+
+
+@contextmanager
+def _unpacked(source: Path) -> Iterator[Path]:
+    """The folder of exported runs: the source, or what its zip file holds by plain names of two parts."""
+    if source.is_dir():
+        yield source
+        return
+    try:
+        file = zipfile.ZipFile(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ParameterError(f"{source} cannot be read as a zip file or a folder ({error})") from None
+    partial_root().mkdir(parents=True, exist_ok=True)
+    with file, tempfile.TemporaryDirectory(prefix="import-", dir=partial_root()) as folder:
+        for member in file.infolist():
+            if re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]*", member.filename):
+                file.extract(member, folder)
+        yield Path(folder)

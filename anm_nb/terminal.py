@@ -22,6 +22,11 @@ def plain(text: str) -> str:
     return NOT_TEXT.sub("", text)
 
 
+def printable(name: str) -> str:
+    """A name out of a file, without control sequences, which a terminal would obey, and without line ends."""
+    return "".join(each if each.isprintable() else "�" for each in plain(name)[:200])
+
+
 def say(text: object, err: bool = False) -> None:
     """Print a line, whatever a file made of it, to stdout or stderr."""
     typer.echo(plain(str(text)), err=err)
@@ -38,6 +43,21 @@ def replace_what_cannot_be_shown() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: `4.2 s`, `31 s`, `2 min 05 s`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def memory(mib: float) -> str:
+    """MiB as a person reads them: `412 B`, `8 KiB`, `412 MiB`, `1.8 GiB`."""
+    if mib < 1000 / 1024:
+        return f"{mib * 2**20:.0f} B" if mib * 2**20 < 1000 else f"{mib * 1024:.0f} KiB"
+    return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"
 
 
 def console(**options: Any) -> Console:

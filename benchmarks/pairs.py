@@ -29,9 +29,8 @@ from anm_nb.tasks.kendall import kendall_tau
 from anm_nb.tasks.ordering import VALUES, PartialSort
 from anm_nb.tasks.sudoku import Sudoku
 from anm_nb.tasks.sudoku_pool import shuffled, stored_pool
-from anm_nb.training.epochs import batch_indices
 from anm_nb.training.loop import Training
-from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.seeds import RowDraws, batch_indices, generator, initialise
 from anm_nb.training.timing import fresh_training
 
 SEED = 1

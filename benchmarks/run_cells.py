@@ -9,6 +9,7 @@ last ones winning. What they store (runs, kept results) is where a notebook find
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import sys
 import time
@@ -45,6 +46,10 @@ def run_cells(notebook: Path, values: dict[str, Any], chosen: set[str] | None) -
     cells = json.loads(notebook.read_text("utf-8"))["cells"]
     module = sys.modules["notebook"] = ModuleType("notebook")  # where pydantic looks up what annotations name
     names = module.__dict__
+    if chosen is None:
+        from IPython.display import display
+
+        names["display"] = display  # as a kernel has it
     parameters = dict(values)
     for number, cell in enumerate(cells, 1):
         tags = set(cell["metadata"].get("tags", []))
@@ -54,7 +59,8 @@ def run_cells(notebook: Path, values: dict[str, Any], chosen: set[str] | None) -
         with in_place_of_the_kernel(parameters):
             exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), names)
         if "parameters" in tags:
-            parameters = {name: value for name, value in names.items() if not name.startswith("_")} | values
+            stored = (node for node in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(node, ast.Name))
+            parameters = {node.id: names[node.id] for node in stored if isinstance(node.ctx, ast.Store)} | values
         print(f"cell {number} ({', '.join(sorted(tags))}): {time.time() - began:.1f} s", flush=True)
     return names
 

@@ -22,8 +22,9 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from anm_nb.sweep.case import Case, write_outcomes
-from anm_nb.sweep.run import run_cases
+from anm_nb.sweep.cases import Case
+from anm_nb.sweep.outcomes import write_outcomes
+from anm_nb.sweep.workers import run_cases
 
 PARAMETERS = "n = 0\nseconds = 0.0"
 WORK = """

@@ -12,6 +12,7 @@ ENERGIES = {
     "stock as released": {"negatives": {"name": "stock", "form": "released"}},
     "random": {"negatives": "random"},
     "random, orthogonal": {"negatives": {"name": "random", "orthogonal_to_noise": True}},
+    "mrncl": {"negatives": "mrncl"},
     "anm": {"negatives": "anm"},
     "anm, linf": {"negatives": {"name": "anm", "ball": "linf"}},
     "anm, spectral steps": {"negatives": {"name": "anm", "miner": {"rule": "barzilai_borwein", "tol": 1e-3}}},

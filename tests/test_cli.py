@@ -1,6 +1,8 @@
 """What a person types, and what they are told."""
 
+import base64
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +11,13 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from stored_files import write_manifest
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.sweep.case import Outcome, read_outcomes
+from anm_nb.sweep.outcomes import Outcome, read_outcomes
 
 
 def write_notebook(path: Path, source: str) -> None:
@@ -61,7 +63,7 @@ def instant(monkeypatch):
     def run_cases(cases, jobs, *_):
         yield from (Outcome(case.name, "done", float(jobs), 64.0) for case in cases)
 
-    monkeypatch.setattr("anm_nb.sweep.run.run_cases", run_cases)
+    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", run_cases)
 
 
 def test_demo_of_one_notebook_keeps_what_the_others_left(project, instant):
@@ -85,11 +87,11 @@ def test_demo_of_all_forgets_notebooks_that_are_gone(project, instant):
         (["--only", "10_fial"], "unknown notebook '10_fial' (did you mean '10_fails'?); known: 00_fine, 10_fails"),
         (["--only", "draft"], "unknown notebook 'draft'"),
         (["--out", "{project}/notebooks"], "holds the notebooks themselves"),
-        (["--jobs", "0"], "anm-nb: --jobs 0: at least 1"),
+        (["--jobs", "0"], "'--jobs'"),
     ],
 )
 def test_demo_refuses_before_it_runs_anything(project, monkeypatch, arguments, said):
-    monkeypatch.setattr("anm_nb.sweep.run.run_cases", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", lambda *_: pytest.fail("ran"))
     result = anm_nb("demo", *(argument.format(project=project) for argument in arguments))
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
@@ -122,20 +124,6 @@ def test_importing_loads_nothing_heavy(module):
     assert result.stdout.strip() == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["10_anm_vs_corrupton"], "(did you mean '10_anm_vs_corruption'?)"),
-        (["10_anm_vs_corruption", "--profile", "medium"], "unknown profile 'medium'"),
-        (["10_anm_vs_corruption", "--run", "stok"], "unknown run 'stok' (did you mean 'stock'?)"),
-    ],
-)
-def test_reference_refuses_what_it_cannot_keep(arguments, message):
-    refused = CliRunner().invoke(app, ["reference", *arguments])
-    assert refused.exit_code == 2
-    assert message in refused.output
-
-
 # the doctor
 
 SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 20, "records": 3, "dev_examples": 4, "seeds": [0]}
@@ -163,6 +151,35 @@ def store(tmp_path, monkeypatch):
     for key, config, values in zip(("aaaa", "aabb", "cccc", "dddd"), configs, columns, strict=True):
         store_run(tmp_path, key, config, values)
     return tmp_path
+
+
+def test_the_page_of_results_is_what_answer_cells_show(project):
+    refused = anm_nb("index")
+    assert (refused.exit_code, "shows an answer: a code cell tagged 'answer'" in refused.stderr) == (2, True)
+    shown = [
+        {"image/png": base64.b64encode(b"png").decode(), "text/plain": "x"},
+        {"text/markdown": "**Better** by 21 % [16, 27].", "text/plain": "x"},
+        {"text/html": "<table><tr><td>1</td></tr></table><script>x</script>", "text/plain": "x"},
+    ]
+    answer = new_code_cell("answer()", outputs=[new_output("display_data", data) for data in shown])
+    answer.metadata["tags"] = ["answer", "gallery"]
+    other = new_code_cell("x", outputs=[new_output("display_data", {"text/markdown": "not the answer"})])
+    notebook = new_notebook(cells=[new_markdown_cell("# Does *it* help?"), answer, other])
+    nbformat.write(notebook, project / "notebooks" / "10_fails.ipynb")
+    page = project / "docs" / "results.md"
+    (project / "docs" / "results").mkdir(parents=True)
+    (project / "docs" / "results" / "gone.png").touch()
+    result = anm_nb("index")
+    assert (result.exit_code, result.stdout) == (0, f"{page}\n")
+    text = page.read_text(encoding="utf-8")
+    parts = ["## Does it help?", "![Does it help?](results/10_fails.png)", shown[1]["text/markdown"]]
+    parts += ["<table><tbody><tr><td>1</td></tr></tbody></table>", "[10_fails](../notebooks/10_fails.ipynb)"]
+    assert [text.find(part) for part in parts] == sorted(text.find(part) for part in parts)
+    assert -1 not in [text.find(part) for part in parts]
+    assert not re.search("00_fine|not the answer|script", text)
+    assert {path.name: path.read_bytes() for path in (page.parent / "results").iterdir()} == {"10_fails.png": b"png"}
+    assert anm_nb("index").exit_code == 0
+    assert page.read_text(encoding="utf-8") == text
 
 
 def flowing(text: str) -> str:
@@ -235,13 +252,3 @@ def test_a_healthy_run_changes_no_file(store):
     result = anm_nb("doctor", "aabb", "--apply", str(file))
     assert (result.exit_code, file.exists()) == (0, False)
     assert "nothing to change" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--profile", "mif"], "unknown profile 'mif' (did you mean 'mid'?)"), (["--jobs", "0"], "'--jobs'")],
-)
-def test_verdict_refuses_what_it_cannot_do_before_any_work(arguments, message):
-    refused = CliRunner().invoke(app, ["verdict", *arguments])
-    assert refused.exit_code == 2
-    assert message in refused.output

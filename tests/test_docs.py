@@ -17,7 +17,7 @@ import typer
 from anm_nb.analysis.doctor import Finding, examine, unexamined
 from anm_nb.cli import app
 from anm_nb.files import project_root
-from anm_nb.sweep.plan import plan
+from anm_nb.sweep.cases import plan
 
 ROOT = project_root()
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}

@@ -37,12 +37,6 @@ def marker(path, host=None, pid=None):
     path.with_name(f"{path.name}.held").write_text(json.dumps(document))
 
 
-def dead_process():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
 def test_a_lock_is_held_once_and_the_second_waits(tmp_path):
     path, order = tmp_path / "lock", []
 
@@ -79,11 +73,17 @@ def test_without_locks_a_marker_stands_in_and_is_said_once(code, no_locks, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:the file system of")
-def test_the_marker_of_a_dead_process_of_this_machine_is_taken_over(no_locks, tmp_path):
+def test_a_dead_processs_marker_is_taken_over_and_ones_own_is_renewed(no_locks, tmp_path, monkeypatch):
     no_locks(errno.ENOLCK)
-    marker(tmp_path / "lock", pid=dead_process())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    marker(tmp_path / "lock", pid=dead.pid)
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.02)
     with locked(tmp_path / "lock", "thing", wait=False):
         assert json.loads((tmp_path / "lock.held").read_text())["pid"] == os.getpid()
+        os.utime(tmp_path / "lock.held", (1, 1))
+        time.sleep(0.3)
+        assert (tmp_path / "lock.held").stat().st_mtime > 1
 
 
 @pytest.mark.filterwarnings("ignore:the file system of")
@@ -100,16 +100,6 @@ def test_the_marker_of_another_machine_is_named_and_taken_over_when_it_is_not_re
     with pytest.warns(UserWarning, match="process 7 on elsewhere; waiting for it"), locked(tmp_path / "lock", "thing"):
         assert time.monotonic() - started > 0.45  # counted anew from when it was renewed
     renewed.join()
-
-
-@pytest.mark.filterwarnings("ignore:the file system of")
-def test_a_marker_is_renewed_while_it_is_held(no_locks, tmp_path, monkeypatch):
-    no_locks(errno.ENOLCK)
-    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.02)
-    with locked(tmp_path / "lock", "thing"):
-        os.utime(tmp_path / "lock.held", (1, 1))
-        time.sleep(0.3)
-        assert (tmp_path / "lock.held").stat().st_mtime > 1
 
 
 def test_a_run_is_trained_without_locks_and_where_folders_cannot_be_flushed(no_locks, tmp_path, monkeypatch):
@@ -142,10 +132,3 @@ def test_a_store_that_cannot_be_written_is_one_error_with_the_remedy(code, tmp_p
     with pytest.raises(ParameterError, match=rf"{store_root()}.* cannot be written .*set \$ANM_NB_OUTPUTS") as caught:
         get_or_train(Line(steps=4))
     assert "\n" not in str(caught.value)
-
-
-def test_a_file_in_the_place_of_the_outputs_is_one_error_with_the_remedy(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "file"))
-    with pytest.raises(ParameterError, match=r"cannot be written .*set \$ANM_NB_OUTPUTS"):
-        get_or_train(Line())

@@ -26,7 +26,7 @@ from anm_nb.studies import (
     verdict_study,
     within_experiments,
 )
-from anm_nb.sweep.parameters import check_of
+from anm_nb.sweep.notebook import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -63,10 +63,6 @@ def test_an_archive_in_another_repository_has_no_commit(checkout):
     no_commit("is no checkout of its own, but lies in the repository")
 
 
-def test_a_folder_in_no_repository_has_no_commit(checkout):
-    no_commit("not a git repository")
-
-
 def test_a_repository_that_a_hook_names_is_not_ours(checkout, tmp_path, monkeypatch):
     other = repository(tmp_path / "other")
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
@@ -78,15 +74,6 @@ def test_a_repository_that_a_hook_names_is_not_ours(checkout, tmp_path, monkeypa
     own = git(checkout, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     assert checkout_state()["commit"] == own
-
-
-def test_a_checkout_of_another_user_has_no_commit_and_git_says_why(checkout, tmp_path, monkeypatch):
-    fake = tmp_path / "bin" / "git"
-    fake.parent.mkdir()
-    fake.write_text("#!/bin/sh\necho \"fatal: detected dubious ownership in repository at '$PWD'\" >&2\nexit 128\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
-    assert "dubious ownership" in no_commit("dubious ownership")
 
 
 def test_without_git_a_run_is_trained_and_stored(tmp_path, monkeypatch):

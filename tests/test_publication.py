@@ -1,5 +1,6 @@
-"""Figures for a paper: as wide as the venue wants, the same bytes everywhere, and tied to the runs behind them."""
+"""Figures that a notebook publishes become files of a venue's width, the same bytes twice, with a manifest of runs."""
 
+import csv
 import hashlib
 import json
 import os
@@ -11,288 +12,245 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import nbformat
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 from matplotlib.text import Text
+from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
-from anm_nb import publication
-from anm_nb.analysis.fitting import fit
-from anm_nb.analysis.reference import DISPLAYS, reference_root
+from anm_nb.analysis import plots, publication
+from anm_nb.analysis.publication import fit, latex
+from anm_nb.analysis.style import VENUE, VENUES, house_style, layout, new_figure
 from anm_nb.cli import app
 from anm_nb.config import ParameterError
+from anm_nb.files import project_root
 
-WIDTHS = {"icml": (3.25, 6.75), "neurips": (5.5, 5.5), "thesis": (6.0, 6.0)}  # column, text
-FEW = ["anm_scores", "anm_curves"]
+DRAW = """
+import pandas as pd
+from anm_nb.analysis import kept
+from anm_nb.analysis.plots import learning_curves, publish
+from anm_nb.analysis.style import new_figure, use_style
+
+use_style()
+result = kept.load("10_anm_vs_corruption")
+table = pd.DataFrame({"method": ["`anm`", "a_b"], "MSE": [0.05, -1e-3], "said": ["τ ≥ 0.9 & 5 % of them or more", "–"]})
+publish(learning_curves(result.metrics, result.references), "anm_curves", table=table)
+figure, axes = new_figure(1, 2, 2.0)
+for panel in axes:
+    panel.plot(range(size), label="a")
+    panel.set(title="A title that is much too long for a column", xlabel="an axis label with several words in it")
+publish(figure, "narrow", width="column")
+"""
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of one notebook that publishes two figures, one that publishes none, and the kept results."""
+    (tmp_path / "notebooks").mkdir()
+    for name, source in {"10_draws": DRAW, "11_plain": "raise ValueError('not to be run')"}.items():
+        cells = [new_code_cell("size = 9", metadata={"tags": ["parameters"]}), new_code_cell(source)]
+        nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
+    (tmp_path / "params" / "mid").mkdir(parents=True)
+    (tmp_path / "params" / "mid" / "10_draws.yaml").write_text("size: 5\n")
+    monkeypatch.setattr("anm_nb.files.project_root", lambda: tmp_path)
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path
 
 
-def manifest_of(folder: Path) -> dict:
-    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+def figures(*arguments: str):
+    return CliRunner().invoke(app, ["figures", *arguments])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name[0] != "."}
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """A few figures and tables for a page of two columns."""
-    folder = tmp_path_factory.mktemp("few") / "icml"
-    publication.export("icml", folder, FEW)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def every(tmp_path_factory):
-    """All figures and tables for a page of one column."""
-    folder = tmp_path_factory.mktemp("every") / "neurips"
-    publication.export("neurips", folder, [])
-    return folder
-
-
-def pdf_width(path: Path) -> float:
-    """In inches."""
-    (box,) = re.findall(rb"/MediaBox \[ ([\d. ]+) \]", path.read_bytes())
-    left, _, right, _ = map(float, box.split())
-    return (right - left) / 72
-
-
-def png_width(path: Path) -> float:
-    """In inches, by the pixels a metre that the file itself names."""
+def width(path: Path) -> float:
+    """Of a PDF, SVG or PNG in inches, as the file itself says."""
     data = path.read_bytes()
-    (pixels,) = struct.unpack(">I", data[16:20])
+    if path.suffix == ".pdf":
+        (box,) = re.findall(rb"/MediaBox \[ ([\d. ]+) \]", data)
+        left, _, right, _ = map(float, box.split())
+        return (right - left) / 72
+    if path.suffix == ".svg":
+        return float(re.search(rb'<svg [^>]*?width="([\d.]+)pt"', data)[1]) / 72
     start = data.index(b"pHYs") + 4
-    return pixels / struct.unpack(">I", data[start : start + 4])[0] / 0.0254
+    return struct.unpack(">I", data[16:20])[0] / struct.unpack(">I", data[start : start + 4])[0] / 0.0254
 
 
-def svg_width(path: Path) -> float:
-    return float(re.search(r'<svg [^>]*?width="([\d.]+)pt"', path.read_text(encoding="utf-8"))[1]) / 72
+def test_what_a_notebook_publishes_is_written_at_the_venue_s_width_the_same_bytes_twice(project, monkeypatch):
+    assert figures("--venue", "icml").exit_code == 0
+    out = project / "outputs" / "figures" / "icml"
+    first = contents(out)
+    ends = ("pdf", "svg", "png")
+    names = {f"{name}.{end}" for name in ("anm_curves", "narrow") for end in ends}
+    names |= {"anm_curves.tex", "anm_curves.csv"}
+    assert set(first) == names | {"manifest.json"}
+    for name, inches in (("anm_curves", 6.75), ("narrow", 3.25)):
+        for end in ends:
+            assert width(out / f"{name}.{end}") == pytest.approx(inches, abs=1 / 300)
+
+    # another hash seed, time zone, locale, clock and personal matplotlib settings change nothing
+    elsewhere = {"PYTHONHASHSEED": "4711", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "SOURCE_DATE_EPOCH": "86400"}
+    elsewhere |= {"MATPLOTLIBRC": str(Path(__file__).with_name("hostile.matplotlibrc"))}
+    for name, value in elsewhere.items():
+        monkeypatch.setenv(name, value)
+    again = project / "again"
+    ran = figures("--venue", "icml", "--notebook", "10", "--out", str(again))
+    assert contents(again) == first
+    assert [Path(line).name for line in ran.stdout.splitlines() if line.startswith(str(again))][-1] == "manifest.json"
+
+    manifest = json.loads(first["manifest.json"])
+    assert manifest["venue"] == "icml"
+    for title, entry in manifest["figures"].items():
+        for file, digest in entry["files"].items():
+            assert hashlib.sha256(first[file]).hexdigest() == digest
+        kept = json.loads((project_root() / "outputs/reference/10_anm_vs_corruption/provenance.json").read_text())
+        assert [(run["method"], run["key"], run["commit"]) for run in entry["runs"]] == [
+            (name, run["key"], run["provenance"]["commit"]) for name, run in kept.items()
+        ], title
+    check_files(out)
 
 
-@pytest.mark.parametrize("venue", WIDTHS)
-def test_files_are_as_wide_as_the_venue_s_page(venue, few, every, tmp_path):
-    column, text = WIDTHS[venue]
-    made = {"icml": few, "neurips": every}.get(venue)
-    if made is None:
-        made = tmp_path
-        publication.export(venue, made, ["anm_scores"])
-    drawn = sorted(made.glob("*.pdf"))
-    assert drawn
-    for path in drawn:
-        wanted = column if publication.EXHIBITS[path.stem].width == "column" else text
-        assert pdf_width(path) == pytest.approx(wanted, abs=1e-6)
-        assert svg_width(path.with_suffix(".svg")) == pytest.approx(wanted, abs=1e-6)
-        assert png_width(path.with_suffix(".png")) == pytest.approx(wanted, abs=1 / 300)
-        assert manifest_of(made)["figures"][path.stem]["width_in"] == wanted
-
-
-def test_another_process_elsewhere_writes_the_same_bytes(few, tmp_path):
-    """Another hash seed, time zone, locale, clock and personal matplotlib settings change nothing."""
-    elsewhere = {
-        "PYTHONHASHSEED": "4711",
-        "TZ": "Asia/Kathmandu",
-        "LC_ALL": "C",
-        "SOURCE_DATE_EPOCH": "86400",
-        "MATPLOTLIBRC": str(Path(__file__).with_name("hostile.matplotlibrc")),
-    }
-    out = tmp_path / "again"
-    command = [sys.executable, "-m", "anm_nb.cli", "figures", "--venue", "icml", "--out", str(out)]
-    for name in FEW:
-        command += ["--only", name]
-    done = subprocess.run(command, env=os.environ | elsewhere, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(out / name) for name in manifest_files(out)] + [str(out / "manifest.json")]
-    assert contents(out) == contents(few)
-
-
-def manifest_files(folder: Path) -> list[str]:
-    return [name for entry in manifest_of(folder)["figures"].values() for name in entry["files"]]
-
-
-def test_no_file_carries_a_date(every):
-    for name, data in contents(every).items():
-        assert not re.search(rb"CreationDate|ModDate|<dc:date>|tIME", data), name
-
-
-# fonts
-
-
-def test_letters_are_embedded_as_truetype(every):
-    for path in every.glob("*.pdf"):
+def check_files(out: Path) -> None:
+    """Letters are embedded as TrueType, pictures need no font, have a white page of their own, and no date."""
+    for path in out.glob("*.pdf"):
         data = path.read_bytes()
         assert b"/FontFile2" in data
-        assert not re.search(rb"/Subtype /Type[13]\b|/FontFile3|/FontFile ", data), path.name
-
-
-@pytest.mark.skipif(shutil.which("pdffonts") is None, reason="pdffonts (poppler-utils) is not on the PATH")
-def test_pdffonts_shows_embedded_truetype_only(every):
-    for path in every.glob("*.pdf"):
-        listed = subprocess.run(["pdffonts", path], capture_output=True, text=True, check=True).stdout.splitlines()
-        assert len(listed) > 2
-        for line in listed[2:]:  # name, type, encoding, emb, sub, uni, object number and generation
-            assert re.fullmatch(r"\S+\s+(CID )?TrueType\s+\S+\s+yes\s+yes\s+\S+\s+\d+\s+\d+", line), line
-
-
-def test_svg_needs_no_font(every):
-    for path in every.glob("*.svg"):
+        assert not re.search(rb"/Subtype /Type[13]\b|/FontFile3|/FontFile ", data)
+    for name, data in contents(out).items():
+        assert not re.search(rb"CreationDate|ModDate|<dc:date>|tIME", data), name
+    for path in out.glob("*.svg"):
         assert "<text" not in path.read_text(encoding="utf-8")
-
-
-def test_pictures_have_a_white_page_of_their_own(every):
-    """So they are legible on a dark page too; and nothing reaches over its edge."""
-    for path in every.glob("*.png"):
+    for path in out.glob("*.png"):
         picture = imread(path)
-        if picture.shape[2] == 4:
-            assert (picture[..., 3] == 1).all()
         for rim in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]):
             assert rim.min() > 0.95, path.name  # ink there would be the rest of something cut off
-        (page,) = re.findall(r'<g id="patch_1">\s*<path [^>]*?style="([^"]*)"', path.with_suffix(".svg").read_text())
-        assert "fill: #ffffff" in page
-        assert "opacity" not in page
+    tex = (out / "anm_curves.tex").read_text()
+    assert tex.isascii()
+    assert r"ANM as written & 0.05 & $\tau$ $\geq$ 0.9 \& 5 \% of them or more \\" in tex
+    assert r"a\_b & $-$0.001 & -- \\" in tex
+    assert list(csv.reader((out / "anm_curves.csv").open(encoding="utf-8")))[2][1:] == ["a_b", "-0.001", "–"]
 
 
-# how it looks
+def test_a_profile_is_used_and_figures_of_other_notebooks_stay_in_the_manifest(project):
+    out = project / "figures"
+    path = project / "notebooks" / "10_draws.ipynb"
+    other = path.with_name("12_other.ipynb")
+    source = path.read_text().replace("anm_curves", "other_curves").replace('\\"narrow\\"', '\\"slim\\"')
+    other.write_text(source)
+    assert figures("--venue", "thesis", "--out", str(out)).exit_code == 0
+    before = json.loads((out / "manifest.json").read_text())["figures"]
+    assert sorted(before) == ["anm_curves", "narrow", "other_curves", "slim"]
+    assert figures("--venue", "thesis", "--notebook", "10_draws", "--profile", "mid", "--out", str(out)).exit_code == 0
+    after = json.loads((out / "manifest.json").read_text())["figures"]
+    assert {name for name in after if after[name] != before[name]} == {"narrow"}  # five points in place of nine
+    refused = figures("--venue", "icml", "--out", str(out))
+    assert (refused.exit_code, "holds the figures of thesis; choose another folder for icml" in refused.stderr) == (
+        2,
+        True,
+    )
+    other.write_text(source.replace("other_curves", "anm_curves"))
+    refused = figures("--venue", "thesis", "--notebook", "12", "--out", str(out))
+    assert (refused.exit_code, refused.stderr) == (
+        2, "anm-nb: 12_other publishes 'anm_curves', and 10_draws does; give one another name\n",
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("venue", WIDTHS)
-@pytest.mark.parametrize("name", publication.EXHIBITS)
-def test_text_is_large_enough_inside_the_page_and_apart(name, venue):
-    exhibit, page = publication.EXHIBITS[name], publication.VENUES[venue]
-    with publication.settings(exhibit, page):  # measured within too: how many ticks there are depends on them
-        figure = exhibit.figure(publication.open_source(exhibit.result).content)
-        fit(figure)
-        figure.draw_without_rendering()
-        check_looks(figure)
-
-
-def check_looks(figure):
-    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
-    assert min(text.get_fontsize() for text in texts) >= 6
-    bounds = figure.get_tightbbox()  # in inches
-    width, height = figure.get_size_inches()
-    assert bounds.x0 > 0
-    assert bounds.x1 < width
-    assert bounds.y0 > 0
-    assert bounds.y1 < height
-    for axes in figure.axes:
-        low, high = sorted(axes.get_xlim())
-        labels = [
-            tick.label1
-            for tick in (*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks())
-            if tick.label1.get_visible() and tick.label1.get_text() and low <= tick.get_loc() <= high
-        ]
-        boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
-        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
-
-
-# the manifest
-
-
-def test_the_manifest_ties_every_file_to_its_runs(every):
-    figures = manifest_of(every)["figures"]
-    assert list(figures) == list(publication.EXHIBITS)
-    files = {name: digest for entry in figures.values() for name, digest in entry["files"].items()}
-    assert set(files) | {"manifest.json"} == set(contents(every))
-    for name, digest in files.items():
-        assert sha256(every / name) == digest
-    for title, entry in figures.items():
-        exhibit = publication.EXHIBITS[title]
-        assert entry["result"] == exhibit.result
-        kinds = {Path(name).suffix for name in entry["files"]}
-        assert kinds == {".pdf", ".svg", ".png"} | ({".tex"} if exhibit.table else set())
-        folder = reference_root() / entry["result"]
-        assert entry["drawn_from"]
-        for name, digest in entry["drawn_from"].items():
-            assert sha256((folder if folder.is_dir() else reference_root()) / name) == digest
-
-
-def test_run_keys_are_those_of_the_kept_provenance(every):
-    figures = manifest_of(every)["figures"]
-    for entry in figures.values():
-        folder = reference_root() / entry["result"]
-        if folder.is_dir():
-            provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        else:
-            provenance = json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))["runs"]
-        kept = {name: (run["key"], run["provenance"]["commit"]) for name, run in provenance.items()}
-        assert {name: (run["key"], run["commit"]) for name, run in entry["runs"].items()} == kept
-
-
-def test_what_is_not_drawn_anew_stays_in_the_manifest(few, tmp_path):
-    folder = tmp_path / "icml"
-    shutil.copytree(few, folder)
-    before = manifest_of(folder)
-    spoilt = before["figures"]["anm_curves"]["files"] | {"anm_curves.tex": "0" * 64}
-    before["figures"]["anm_curves"]["files"] = spoilt
-    (folder / "manifest.json").write_text(json.dumps(before))
-    publication.export("icml", folder, ["anm_scores"])
-    assert manifest_of(folder) == before
-    publication.export("icml", folder, ["anm_curves"])
-    assert contents(folder) == contents(few)
-
-
-def test_every_kept_result_has_a_figure():
-    kept = {name for name in DISPLAYS if (reference_root() / name).exists()}
-    assert {exhibit.result for exhibit in publication.EXHIBITS.values()} >= kept
-
-
-def test_tables_are_inputable(every):
-    tables = list(every.glob("*.tex"))
-    assert tables
-    for path in tables:
-        text = path.read_text(encoding="utf-8")
-        assert text.isascii()
-        assert text.count("{") == text.count("}")
-        for body in re.findall(r"\\toprule\n(.*?)\\bottomrule", text, re.DOTALL):
-            rows = [line for line in body.splitlines() if line != r"\midrule"]
-            assert all(row.endswith(r" \\") for row in rows)
-            assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
-
-
-# what cannot be
+def test_where_a_notebook_fails_the_figures_stay_as_they_were(project):
+    out = project / "figures"
+    assert figures("--venue", "neurips", "--out", str(out)).exit_code == 0
+    before = contents(out)
+    path = project / "notebooks" / "10_draws.ipynb"
+    path.write_text(path.read_text().replace('width=\\"column\\"', 'width=\\"page\\"'))
+    failed = figures("--venue", "neurips", "--out", str(out))
+    assert failed.exit_code == 1
+    assert "width = 'page': 'column' or 'text'" in failed.stdout
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "said"),
     [
         (["--venue", "icmll"], "unknown venue 'icmll' (did you mean 'icml'?)"),
-        (["--venue", "icml", "--only", "anm_score"], "unknown figure 'anm_score' (did you mean 'anm_scores'?)"),
+        (["--venue", "icml", "--notebook", "10_darws"], "unknown notebook '10_darws' (did you mean '10_draws'?)"),
+        (["--venue", "icml", "--profile", "mif"], "unknown profile 'mif' (did you mean 'mid'?)"),
+        (["--venue", "icml", "--notebook", "11"], "none of these notebooks publishes a figure"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest_before_any_work(arguments, says, tmp_path, monkeypatch):
-    monkeypatch.setattr(publication, "open_source", lambda result: pytest.fail("work was begun"))
-    result = CliRunner().invoke(app, ["figures", *arguments, "--out", str(tmp_path / "out")])
-    assert result.exit_code == 2
-    assert says in result.stderr
-    assert not (tmp_path / "out").exists()
+def test_refusals_come_before_anything_runs(project, monkeypatch, arguments, said):
+    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", lambda *_: pytest.fail("ran"))
+    refused = figures(*arguments)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+    assert not (project / "outputs").exists()
 
 
-def test_figures_of_two_venues_are_not_mixed_in_a_folder(few, tmp_path):
-    folder = tmp_path / "icml"
-    shutil.copytree(few, folder)
-    with pytest.raises(ParameterError, match="holds the figures of icml; choose another folder for thesis"):
-        publication.export("thesis", folder, ["anm_curves"])
-    assert contents(folder) == contents(few)
+def test_outside_that_command_publishing_only_returns_the_figure(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    figure, _ = new_figure(1, 1, 2)
+    assert plots.publish(figure, "a") is figure
+    for bad in ("a/b", "../a", "", "τ"):
+        with pytest.raises(ParameterError, match="as it names files"):
+            plots.publish(figure, bad)
+    assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_written_where_a_figure_cannot_be_drawn(tmp_path, monkeypatch):
-    def broken(kept):
-        raise ParameterError("table without rows")
+@pytest.mark.parametrize("venue", VENUES)
+def test_text_is_large_enough_inside_the_page_and_apart(venue):
+    page = VENUES[venue]
+    with layout(page.text, page.points), house_style():
+        wide, panels = new_figure(1, 2, 2.0)
+        for panel in panels:
+            panel.plot([0, 20_000], [0, 1])
+            panel.set(title="A title of many words that is too long", xlabel="an axis label with several words in it")
+        rows, (names,) = new_figure(1, 1, 1.5)
+        names.barh(range(5), range(5))
+        names.set_yticks(range(5), [f"a name of a row that is rather long {n}" for n in range(5)])
+        names.set_xticks(range(0, 5, 2), ["several words here"] * 3)
+        for figure in (wide, rows):
+            figure.set_size_inches(page.column, figure.get_figheight())
+            fit(figure)
+            figure.draw_without_rendering()
+            check_looks(figure)
 
-    exhibit = publication.Exhibit("10_anm_vs_corruption", "column", broken)
-    monkeypatch.setitem(publication.EXHIBITS, "anm_scores", exhibit)
-    with pytest.raises(ParameterError, match="without rows"):
-        publication.export("icml", tmp_path / "out", ["anm_curves", "anm_scores"])
-    assert not (tmp_path / "out").exists()
+
+def check_looks(figure) -> None:
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 6
+    bounds, (inches, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert 0 < bounds.x0 < bounds.x1 < inches
+    assert 0 < bounds.y0 < bounds.y1 < height
+    for axes in figure.axes:
+        low, high = sorted(axes.get_xlim())
+        ticks = [t for t in axes.xaxis.get_major_ticks() if t.label1.get_text() and low <= t.get_loc() <= high]
+        boxes = sorted((tick.label1.get_window_extent() for tick in ticks), key=lambda box: box.x0)
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
 
 
-def test_figures_go_to_a_folder_of_the_venue_where_none_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    result = CliRunner().invoke(app, ["figures", "--venue", "icml", "--only", "anm_curves"])
-    assert result.exit_code == 0, result.stderr
-    made = {f"anm_curves.{kind}" for kind in ("pdf", "svg", "png", "tex")}
-    assert set(contents(tmp_path / "figures" / "icml")) == made | {"manifest.json"}
+def test_a_character_without_latex_is_named_and_brackets_are_no_argument():
+    with pytest.raises(ParameterError, match=r"no LaTeX for '語' \(U\+8A9E\)"):
+        latex(pd.DataFrame({"a": ["語"]}))
+    tex = latex(pd.DataFrame({"a": ["[0.1, -0.2]"], "b": [float("nan")]}, index=pd.Index(["x"], name="method")))
+    assert r"x & [0.1, $-$0.2] &  \\" in tex
+    assert "{}[0.1" in latex(pd.DataFrame({"a": ["[0.1]"]}))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_a_table_is_set_by_latex(tmp_path):
+    signs = "".join(sorted(set(publication.LATEX)))
+    table = latex(pd.DataFrame({"a": [signs], "b": ["[1]"]}))
+    head = "\\documentclass{article}\\usepackage{booktabs,tabularx}\\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{table}\\end{{document}}")
+    subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_the_venue_s_width_is_a_notebook_s_from_the_start():
+    program = "from anm_nb.analysis.style import figure_width, points; print(figure_width(), points(8))"
+    told = [
+        subprocess.run([sys.executable, "-c", program], env=os.environ | {VENUE: venue}, capture_output=True, text=True)
+        for venue in ("neurips", "thesis", "")
+    ]
+    assert [ran.stdout.split() for ran in told] == [["5.5", "8.0"], ["6.0", "9.0"], ["6.75", "8.0"]]

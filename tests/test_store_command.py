@@ -1,15 +1,19 @@
 """`anm-nb runs`: what it lists, names, removes and copies, and what it refuses."""
 
+import io
 import json
+import shutil
 import zipfile
 from dataclasses import dataclass
 
+import pandas as pd
 import pytest
 from stored_training import Line, energy
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
-from anm_nb.run import MANIFEST, Manifest, key_of
+from anm_nb.identity import key_of
+from anm_nb.run import MANIFEST, Manifest
 from anm_nb.store import Run, get_or_train, store_root, training_lock
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -25,13 +29,18 @@ def remade(run, config=None, **facts):
     if config:
         identity |= {"class": "anm_nb.energy.train:EnergyConfig", "config": config.model_dump(mode="json")}
     identity = json.loads(json.dumps(identity))
-    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
     path = run.path.with_name(key_of(identity))
-    path.mkdir()
-    for name, data in contents.items():
-        (path / name).write_bytes(data)
+    shutil.copytree(run.path, path)
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
     Manifest.of(contents, identity, run.summary | facts).write(path)
     return Run(path)
+
+
+@dataclass(frozen=True)
+class Stored:
+    line: Run
+    anm: Run
+    stock: Run
 
 
 @pytest.fixture
@@ -43,15 +52,7 @@ def store(tmp_path, monkeypatch):
     facts = {"family": "energy", "task": "inverse"}
     old = {"finished": "2020-01-02T03:04:05Z", "finished_ns": 1}
     anm = remade(line, energy("anm"), method="anm", **facts, **old)
-    stock = remade(line, energy("stock", size=3), method="stock", **facts)
-    return Stored(line, anm, stock)
-
-
-@dataclass(frozen=True)
-class Stored:
-    line: Run
-    anm: Run
-    stock: Run
+    return Stored(line, anm, remade(line, energy("stock", size=3), method="stock", **facts))
 
 
 def listed(*filters):
@@ -77,12 +78,25 @@ def test_runs_are_listed_oldest_first_and_filtered(store):
     assert "3 of 3 runs" in table
 
 
-def test_names_out_of_files_are_neither_markup_nor_sent_to_the_terminal(store):
-    remade(store.line, method="[/bold]\x1b[31mred", task="[red]x[/red]", version=3)
+def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv(store, monkeypatch):
+    for strategy, error in (("anm", 0.25), ("stock", 0.5)):
+        metrics = pd.DataFrame({"seed": [0, 0, 1, 1], "step": [0, 5, 0, 5], "mse": [9, error, 9, error + 0.02]})
+        metrics.to_parquet(store.line.path / "metrics.parquet")
+        remade(
+            store.line, energy(strategy, lr=error / 100), method=strategy, family="energy", task="inverse", version=7
+        )
+    rows = json.loads(runs("ls", "--json", "--where", "seeds=[0, 1]", "--where", "size=2").stdout)
+    scored = {row["method"]: row for row in rows if row.get("score") == "mse" and row["value"] < 9}
+    assert scored["anm"]["value"] == pytest.approx(0.26)
+    assert scored["stock"]["value"] == pytest.approx(0.51)
+    assert (scored["anm"]["lr"], scored["stock"]["lr"]) == (0.0025, 0.005)
+    assert "width" not in scored["anm"]  # the same in all
     table = runs("ls").stdout
-    assert "[/bold]red" in table
-    assert "[red]x[/red]" in table
-    assert "\x1b" not in table
+    assert "mse 0.26" in table
+    assert "lr=0.0025" in table
+    csv = pd.read_csv(io.StringIO(runs("ls", "--csv").stdout))
+    assert set(csv["key"]) == set(listed())
+    assert csv.set_index("key").loc[scored["anm"]["key"], "value"] == pytest.approx(0.26)
 
 
 @pytest.mark.parametrize(
@@ -114,15 +128,12 @@ def test_a_key_is_found_by_its_beginning_and_named_where_there_are_two(store):
     assert runs("show", str(store.line.path)).stdout.splitlines()[0] == said.splitlines()[0]
     nearly = store.stock.key[:-1] + ("0" if store.stock.key[-1] != "0" else "1")
     assert f"nearest: {store.stock.key} (energy, inverse, stock)" in runs("show", nearly).stderr
-    begins = {}
-    for version in range(20, 60):
-        key = remade(store.line, version=version).key
-        if begins.setdefault(key[0], key) != key:
-            break
-    said = runs("show", key[0])
-    assert said.exit_code == 2
-    assert f"'{key[0]}' begins" in said.stderr
-    assert key in said.stderr
+    keys = {remade(store.line, version=version).key for version in range(20, 40)}  # more than there are digits
+    twice = next(key for key in keys if sum(each[0] == key[0] for each in keys) > 1)
+    result = runs("show", twice[0])
+    assert result.exit_code == 2
+    assert f"'{twice[0]}' begins" in result.stderr
+    assert twice in result.stderr
 
 
 def test_verify_names_every_fault(store):
@@ -178,25 +189,21 @@ def test_what_is_no_run_is_removed_by_name_too(store):
     assert not list((store_root() / ".corrupt").iterdir())
 
 
-@pytest.mark.parametrize("form", ["folder", "zip", "import folder", "import zip"])
-def test_exported_runs_are_read_by_another_store(form, store, tmp_path, monkeypatch):
-    out = tmp_path / "there" / "runs"
-    target = tmp_path / "runs.zip" if "zip" in form else tmp_path / "copy" if "import" in form else out
-    both = (store.line.key, store.anm.key)
-    assert runs("export", *both, "--out", target).exit_code == 0
-    again = runs("export", store.line.key, "--out", target)
+@pytest.mark.parametrize("name", ["copy", "runs.zip"])
+def test_exported_runs_are_read_by_another_store(name, store, tmp_path, monkeypatch):
+    out, both = tmp_path / name, (store.line.key, store.anm.key)
+    assert runs("export", *both, "--out", out).exit_code == 0
+    again = runs("export", store.line.key, "--out", out)
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr
-    assert runs("export", *both, "--out", target, "--overwrite").exit_code == 0
+    assert runs("export", *both, "--out", out, "--overwrite").exit_code == 0
+    assert {each.name for each in tmp_path.iterdir()} == {"outputs", name}  # nothing half-written beside it
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
-    if "import" in form:
-        assert runs("import", target).exit_code == 0
-        assert runs("import", target).exit_code == 0  # what is there stays
-    elif form == "zip":
-        with zipfile.ZipFile(target) as file:
-            file.extractall(out)
-    monkeypatch.setattr(Line, "train", lambda self, workdir: pytest.fail("trained"))
-    assert Run(out / store.line.key).config == Line()
+    for _ in range(2):  # what is there stays
+        assert runs("import", out).exit_code == 0
+    served = get_or_train(Line())
+    assert served.path == tmp_path / "there" / "runs" / store.line.key
+    assert served.summary == store.line.summary  # not trained again
     assert runs("verify").exit_code == 0
     assert listed() == [store.anm.key, store.line.key]
 

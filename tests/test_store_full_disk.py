@@ -83,24 +83,6 @@ def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
     assert any("nothing was lost: training is over, and the run is stored when there is room" in each for each in said)
 
 
-def test_with_little_room_each_time_training_gets_on_from_checkpoint_to_checkpoint(whole, tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    failures = 0
-    while failures < 20:
-        with monkeypatch.context() as patch:
-            Disk(patch, whole[1] // 2 + 2)
-            try:
-                run = get_or_train(CONFIG)
-            except DiskFull:
-                # nothing, or all of it, where the last call failed: telling the disk of the rename
-                assert [faults(each.path) for each in finished_runs()] in ([], [[]])
-                failures += 1
-            else:
-                break
-    assert 1 <= failures < 20
-    assert_whole(run, whole[0])
-
-
 def test_an_error_that_is_no_full_disk_stays_what_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     Disk(monkeypatch, 12, errno.EIO)

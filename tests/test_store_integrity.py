@@ -16,7 +16,8 @@ from stored_training import Line
 
 import anm_nb
 from anm_nb.config import ParameterError
-from anm_nb.run import MANIFEST, CorruptRun, Manifest, faults, key_of, verify
+from anm_nb.identity import key_of
+from anm_nb.run import MANIFEST, CorruptRun, Manifest, faults, verify
 from anm_nb.store import Run, finished_runs, get_or_train, scan, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -38,13 +39,17 @@ def flip(path: Path, place: float) -> None:
     path.write_bytes(data)
 
 
+def crafted(run, **changes) -> None:
+    """Another manifest whose checksum is right."""
+    body = json.dumps(run.manifest.model_dump() | changes)[1:].encode()
+    (run.path / MANIFEST).write_bytes(f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",'.encode() + body)
+
+
 def test_a_run_holds_what_its_manifest_names(run):
-    manifest = run.manifest
-    assert {*manifest.files, MANIFEST} == set(FILES) == {path.name for path in run.path.iterdir()}
-    assert json.loads((run.path / MANIFEST).read_text())["key"] == run.key == key_of(manifest.identity)
+    assert {*run.manifest.files, MANIFEST} == set(FILES) == {path.name for path in run.path.iterdir()}
+    assert json.loads((run.path / MANIFEST).read_text())["key"] == run.key == key_of(run.manifest.identity)
     assert verify(run.path) == []
-    summary = manifest.summary
-    assert (summary["seeds"], summary["steps"], summary["resumed"]) == ([0], 6, False)
+    assert (run.summary["seeds"], run.summary["steps"], run.summary["resumed"]) == ([0], 6, False)
 
 
 @pytest.mark.parametrize("place", [0.0, 0.6, 1.0])
@@ -53,6 +58,9 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
     flip(run.path / name, place)
     (wrong,) = faults(run.path)
     assert str(run.path / name) in wrong
+    if name != MANIFEST:
+        expected = run.manifest.files[name].sha256
+        assert re.search(rf"expected sha256 {expected}, found (?!{expected})[0-9a-f]{{64}}", wrong)
     with pytest.raises(CorruptRun, match=re.escape(str(run.path / name))):
         _ = getattr(Run(run.path), READ[name]) if READ[name] else Run(run.path).file(name)
     said = rf"run {run.key} cannot be trusted: .*{re.escape(name)}.*\.corrupt/{run.key}-.* trained anew"
@@ -65,36 +73,12 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
     assert [each.key for each in finished_runs()] == [run.key]
 
 
-def test_both_checksums_are_named(run):
-    flip(run.path / "metrics.parquet", 0.5)
-    expected = run.manifest.files["metrics.parquet"].sha256
-    (wrong,) = faults(run.path)
-    assert re.search(rf"expected sha256 {expected}, found (?!{expected})[0-9a-f]{{64}}", wrong)
-
-
-def test_files_that_are_not_read_are_not_checked_and_those_that_are_read_are(run):
-    flip(run.path / "trace.safetensors", 0.5)
-    stored = Run(run.path)
-    assert len(stored.metrics) == len(run.metrics)
-    with pytest.raises(CorruptRun, match="trace"):
-        _ = stored.trace
-
-
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
 def test_a_folder_with_a_missing_or_short_file_is_no_run(name, spoil, run):
     spoil(run.path / name)
     assert finished_runs() == []
-    with pytest.warns(UserWarning, match=rf"cannot be trusted.*{re.escape(name)}"):
-        get_or_train(Line())
-    assert len(finished_runs()) == 1
-
-
-def crafted(run, **changes) -> None:
-    """Another manifest whose checksum is right."""
-    document = run.manifest.model_dump() | changes
-    body = json.dumps(document)[1:].encode()
-    (run.path / MANIFEST).write_bytes(f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",'.encode() + body)
+    assert name in "".join(faults(run.path))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +88,9 @@ def crafted(run, **changes) -> None:
         ({"files": {"a": {"sha256": "0" * 64, "size": "much"}}}, r"files\.a\.size"),
         ({"files": 55}, "files: "),
         ({"summary": {"family": "energy"}}, r"summary\.task"),
-        ({"summary": None}, "summary"),
+        ({"summary": {"wall_seconds": float("nan")}}, r"summary\.wall_seconds"),
+        ({"summary": {"finished": "yesterday"}}, r"summary\.finished"),
+        ({"summary": {"seeds": "0"}}, r"summary\.seeds"),
         ({"identity": None}, "identity"),
         ({"identity": {"class": "os:system", "config": {}}}, "identity is not that of its key"),
         ({"format": 3}, "format"),
@@ -112,18 +98,12 @@ def crafted(run, **changes) -> None:
     ],
 )
 def test_a_crafted_manifest_is_a_named_fault_and_never_more(changes, named, run):
+    if len(only := changes.get("summary", {})) == 1 and "family" not in only:
+        changes = {"summary": run.summary | only}
     crafted(run, **changes)
     (fault,) = verify(run.path)
     assert re.search(rf"{MANIFEST}.*{named}", fault)
     assert scan() == ([], {run.path: fault})
-
-
-@pytest.mark.parametrize(
-    "change", [{"wall_seconds": float("nan")}, {"finished": "yesterday"}, {"seeds": "0"}, {"steps": -1}]
-)
-def test_a_summary_has_to_be_what_lists_can_show(change, run):
-    crafted(run, summary=run.summary | change)
-    assert f"summary.{next(iter(change))}" in verify(run.path)[0]
 
 
 @pytest.mark.parametrize("place", [shutil.copytree, os.symlink])
@@ -131,9 +111,7 @@ def test_a_folder_under_another_runs_name_is_refused_by_name(place, run):
     other = get_or_train(Line(steps=4))
     shutil.rmtree(other.path)
     place(run.path, other.path)
-    assert f"is of run {run.key}: a copy or a link under another name" in faults(other.path)[0]
-    assert [each.key for each in finished_runs()] == [run.key]
-    with pytest.warns(UserWarning, match=rf"of run {run.key}: a copy.*trained anew"):
+    with pytest.warns(UserWarning, match=rf"of run {run.key}: a copy or a link under another name.*trained anew"):
         again = get_or_train(Line(steps=4))
     assert again.metrics["step"].max() == 4
     assert faults(run.path) == []
@@ -153,10 +131,9 @@ def spoil_partial(path: Path) -> None:
         (lambda path: (shutil.rmtree(path), path.mkdir()), "never finished"),
         (lambda path: ((path / MANIFEST).unlink(), (path / MANIFEST).mkdir()), "cannot be read"),
         (lambda path: ((path / "config.json").unlink(), (path / "config.json").mkdir()), "is no file"),
-        (lambda path: ((path / MANIFEST).unlink(), (path / MANIFEST).symlink_to("nowhere")), "never finished"),
         (spoil_partial, None),
     ],
-    ids=["file", "dangling link", "empty", "manifest folder", "file folder", "dangling manifest", "partial file"],
+    ids=["file", "dangling link", "empty", "manifest folder", "file folder", "partial file"],
 )
 def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
     other = get_or_train(Line(steps=4))
@@ -181,25 +158,24 @@ def test_a_manifests_class_is_looked_up_and_never_imported(run, tmp_path, monkey
         _ = moved.config
 
 
-def with_table(run, data: bytes) -> Run:
-    """The run with other metrics, of the right checksum."""
-    (run.path / "metrics.parquet").write_bytes(data)
-    files = run.manifest.model_dump()["files"]
-    crafted(run, files=files | {"metrics.parquet": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}})
-    return Run(run.path)
-
-
-def test_a_table_that_would_fill_the_memory_is_refused(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (pd.DataFrame({"seed": [0] * 2_000_000}).to_parquet(path=None), "2000000 rows of 1 columns are no run's"),
+        (b"PAR1 and more", "cannot be read as a table"),
+    ],
+)
+def test_a_table_that_would_fill_the_memory_or_is_none_is_refused(table, said, run, monkeypatch):
     monkeypatch.setattr("anm_nb.run.CELLS", 10**6)
-    with_rows = pd.DataFrame({"seed": [0] * 2_000_000}).to_parquet(path=None)
-    assert len(with_rows) < 100_000
-    with pytest.raises(CorruptRun, match="2000000 rows of 1 columns are no run's metrics"):
-        _ = with_table(run, with_rows).metrics
-    with pytest.raises(CorruptRun, match="cannot be read as a table"):
-        _ = with_table(run, b"PAR1 and more").metrics
+    assert len(table) < 100_000
+    (run.path / "metrics.parquet").write_bytes(table)
+    files = run.manifest.model_dump()["files"]
+    crafted(run, files=files | {"metrics.parquet": {"sha256": hashlib.sha256(table).hexdigest(), "size": len(table)}})
+    with pytest.raises(CorruptRun, match=said):
+        _ = Run(run.path).metrics
 
 
-def test_a_corrupted_checkpoint_of_an_unfinished_training_is_named_and_training_ends_the_same(run, tmp_path):
+def test_a_corrupted_checkpoint_of_an_unfinished_training_is_named_and_training_ends_the_same(run):
     """Both the newest and the one before it: the seed starts over."""
     partial = store_root() / ".partial" / run.key
     shutil.rmtree(run.path)
@@ -233,11 +209,11 @@ def test_nothing_is_pickled():
 
 def copies(run: Run, count: int) -> None:
     """Runs of as many configs, made of the files of one."""
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
     for number in range(count):
         identity = run.manifest.identity | {"version": number + 2}
         copy = run.path.with_name(key_of(identity))
         shutil.copytree(run.path, copy)
-        contents = {name: (copy / name).read_bytes() for name in run.manifest.files}
         Manifest.of(contents, identity, run.summary).write(copy)
 
 
@@ -269,8 +245,7 @@ def test_five_thousand_runs_are_listed_in_time(run, capsys):
     started = time.monotonic()
     command = [sys.executable, "-m", "anm_nb.cli", "runs", "ls"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    seconds = time.monotonic() - started
     with capsys.disabled():
-        print(f"\n`anm-nb runs ls` over 5,000 runs: {seconds:.2f} s")
+        print(f"\n`anm-nb runs ls` over 5,000 runs: {(seconds := time.monotonic() - started):.2f} s")
     assert "5000 of 5000 runs" in answer
     assert seconds < 6  # of a busy machine

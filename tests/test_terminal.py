@@ -112,9 +112,9 @@ def other_paths() -> list[str]:
     [
         ("-m", "anm_nb.cli", "demo"),
         ("-m", "anm_nb.cli", "sweep", "hrm"),
-        ("-m", "anm_nb.cli", "reference", "hrm"),
+        ("-m", "anm_nb.cli", "index"),
         ("-m", "anm_nb.cli", "figures", "--venue", "icml"),
-        ("-c", "from anm_nb.analysis.reference import load_reference; load_reference('hrm')"),
+        ("-c", "from anm_nb.analysis import kept; kept.load('hrm')"),
     ],
     ids=lambda arguments: " ".join(arguments[1:4]),
 )

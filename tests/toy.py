@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from anm_nb.bounds import Seeds
-from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses, TrainingConfig
+from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
 from anm_nb.training.run import assemble, train
 from anm_nb.training.seeds import RowDraws, generator, initialise
-from anm_nb.training.stack import Stack
+from anm_nb.training.stack import ParameterGroup, Stack
 
 
 class Killed(Exception):

@@ -28,8 +28,9 @@ time.sleep(pause)
 """
 SHOW = f"""
 from IPython.display import display
-verdict = {{"claim": f"{{n}}·x is small", "measured": "so", "state": "supported", "estimate": n * x / 3, "seeds": 3}}
-display({{{VERDICT_MIME!r}: verdict | {{"interval": [n * x - 1, n * x + 1]}}, "text/plain": "so"}}, raw=True)
+row = {{"claim": f"{{n}}·x is small", "measured": "so", "verdict": "supported", "estimate": n * x / 3, "seeds": 3}}
+row |= {{"low": n * x - 1, "high": n * x + 1}}
+display({{{VERDICT_MIME!r}: {{"verdicts": [row]}}, "text/plain": "so"}}, raw=True)
 """
 
 

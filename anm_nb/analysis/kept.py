@@ -14,7 +14,7 @@ import pandas as pd
 from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.files import project_root, whole_folder
-from anm_nb.store import Run
+from anm_nb.store import KEPT, Run, note_use
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,6 +91,7 @@ def load(name: str) -> Kept:
     """A kept result by name. Raises `ParameterError` naming the nearest one that exists."""
     if name not in names():
         raise ParameterError(unknown_name("kept result", name, names()))
+    note_use(f"{KEPT}{name}")
     return Kept(kept_root() / name)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,8 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from anm_nb.analysis.publication import FIGURES, write
 from anm_nb.analysis.stats import Interval, bounded_interval, mean_interval
 from anm_nb.analysis.style import LINE_STYLES, PALETTE, colours, house_style, label, new_figure, points
+from anm_nb.config import ParameterError
 
 
 def legend_below(figure: Figure, axes: Axes, at_most: int) -> None:
@@ -185,9 +190,18 @@ def forest(rows: pd.DataFrame, unit: str, groups: str | None = None) -> Figure:
     return figure
 
 
-def publish(figure: Figure, name: str, width: str = "text", table: pd.DataFrame | None = None) -> Figure:
+def publish(
+    figure: Figure, name: str, width: Literal["column", "text"] = "text", table: pd.DataFrame | None = None
+) -> Figure:
     """Mark a figure, and the table beside it, for papers: `anm-nb figures` writes it by this name; returns the figure.
 
-    `width` is that of one "column" or of the "text".
+    `width` is that of one "column" or of the "text". Raises `ParameterError` for another width, and for a name that is
+    no plain file name.
     """
+    if width not in ("column", "text"):
+        raise ParameterError(f"width = {width!r}: 'column' or 'text'")
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name, re.ASCII):
+        raise ParameterError(f"name = {name!r}: letters, digits, _ and - only, as it names files")
+    if folder := os.environ.get(FIGURES):
+        write(figure, name, width, table, Path(folder))
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,8 +25,31 @@ class Layout:
     text: float
 
 
+@dataclass(frozen=True)
+class Venue:
+    """Widths of a page in inches, the size in points of titles and axis labels, and what these are taken from.
+
+    The text of figures is one or two points smaller than that of captions: as large as three panels in a row allow.
+    """
+
+    column: float
+    text: float
+    points: float
+    source: str
+
+
 NOTEBOOK = Layout(width=6.75, text=8)
-_current: ContextVar[Layout] = ContextVar("layout", default=NOTEBOOK)
+VENUE = "ANM_NB_VENUE"  # in the environment: the venue whose page a notebook's figures are for
+VENUES = {
+    "icml": Venue(3.25, 6.75, 8, "ICML's instructions: two columns of 3.25 in, 0.25 in apart; captions of 9 pt"),
+    "neurips": Venue(5.5, 5.5, 8, "NeurIPS's instructions: one column of 5.5 in; captions of 10 pt"),
+    "thesis": Venue(6.0, 6.0, 9, "A4 (8.27 in) less margins of 1.13 in; captions of 10 pt, \\small of an 11 pt text"),
+}
+
+
+_venue = VENUES.get(os.environ.get(VENUE, ""))
+_page = Layout(_venue.text, _venue.points) if _venue else NOTEBOOK
+_current: ContextVar[Layout] = ContextVar("layout", default=_page)
 
 # One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision. On white,
 # `random`, `hrm` and `published baseline` have less contrast than 3:1: they are not for hairlines or letters.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anm_nb.energy.losses import denoising_mse
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy
-from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.probes import count_of, energy_columns, noising_columns, noisings
 from anm_nb.training.graph import host_may_wait
 
@@ -39,19 +35,16 @@ def contrast_of(
 ) -> Contrast:
     """Negatives by a strategy, noised here and only here with the positives' own noise, and their energies.
 
-    With `probes` it is looked for negatives that are not noised exactly once. Raises `NoisedTwice`, and ValueError for
-    negatives of another shape than the targets.
+    Raises ValueError for negatives of another shape than the targets, and with `probes` `NoisedTwice`.
     """
     with noisings() if probes and host_may_wait() else nullcontext() as seen:
         with torch.no_grad():
             mined = strategy.propose(problem)
-        y_neg = mined.y_neg.detach()
-        if y_neg.shape != problem.y_pos.shape:
-            raise ValueError(
-                f"strategy '{strategy.name}' returned negatives of shape {tuple(y_neg.shape)}; "
-                f"the targets have {tuple(problem.y_pos.shape)}"
-            )
-        y_neg = y_neg if problem.clues is None else problem.clues.impose(y_neg)
+        y_neg, shape = mined.y_neg.detach(), tuple(problem.y_pos.shape)
+        if y_neg.shape != shape:
+            returned = f"strategy '{strategy.name}' returned negatives of shape {tuple(y_neg.shape)}"
+            raise ValueError(f"{returned}; the targets have {shape}")
+        y_neg = problem.impose(y_neg)
         noised_neg = problem.noise.noised(y_neg)
     if seen is not None and count_of(y_neg, seen) != 1:
         raise NoisedTwice(f"the negatives of '{strategy.name}' were noised {count_of(y_neg, seen)} times")
@@ -60,24 +53,11 @@ def contrast_of(
     return Contrast(Mined(y_neg, mined.log), e_pos, e_neg, margin, problem, (noised_pos, noised_neg))
 
 
-def denoising_rows(
-    energy: Callable[[Tensor], Tensor],
-    noised: Float[Tensor, "b y_dim"],
-    eps: Float[Tensor, "b y_dim"],
-    given: Bool[Tensor, "b y_dim"] | None,
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Denoising losses and energies, one evaluation for both; of given entries, whose noise is 0, nothing is learnt."""
-    score, e_pos = gradient_and_value(energy, noised)
-    score = score if given is None else score.masked_fill(given, 0.0)
-    return denoising_mse(score, eps), e_pos
-
-
 def illegitimate_by_level(contrast: Contrast, rows: slice) -> Tensor:
     """How many negatives of some rows have m* < 0, and how many there are, at each noise level: [2, levels]."""
     noise, margin = contrast.problem.noise, contrast.optimal_margin[rows]
     k, levels = noise.k[rows], len(noise.schedule.betas)
-    counts = [torch.bincount(which, minlength=levels) for which in (k[margin < 0], k)]
-    return torch.stack(counts).float()
+    return torch.stack([torch.bincount(which, minlength=levels) for which in (k[margin < 0], k)]).float()
 
 
 def contrast_scalars(contrast: Contrast, rows: slice) -> dict[str, float]:
@@ -88,11 +68,10 @@ def contrast_scalars(contrast: Contrast, rows: slice) -> dict[str, float]:
     problem, noise, margin = contrast.problem, contrast.problem.noise, contrast.optimal_margin[rows]
     signal, sigma = noise.schedule.signal(noise.k[rows]), noise.schedule.sigma(noise.k[rows])
     columns = energy_columns(contrast.e_pos[rows].detach(), contrast.e_neg[rows].detach())
-    columns.pop("loss_con", None)  # the loss itself stands beside it
+    columns.pop("loss_con")  # the loss itself stands beside it
     noised_pos, noised_neg = (each[rows] for each in contrast.noised)
     columns |= noising_columns(noised_pos, noised_neg, problem.y_pos[rows], contrast.mined.y_neg[rows], signal, sigma)
-    columns["illegitimate_fraction"] = (margin < 0).float().mean()
-    columns["optimal_margin_mean"] = margin.mean()
+    columns |= {"illegitimate_fraction": (margin < 0).float().mean(), "optimal_margin_mean": margin.mean()}
     log = {name: values[rows].float().nanmean() for name, values in contrast.mined.log.items()}
     if {"e_start", "e_mined"} <= log.keys():
         log["mined_drop"] = log["e_start"] - log["e_mined"]

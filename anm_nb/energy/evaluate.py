@@ -29,10 +29,7 @@ def predict(
     seeds: Sequence[int],
     clamp: float | None = None,
 ) -> Tensor:
-    """The sampler's answers to the rows of all seeds, from starting noise that depends on each seed alone.
-
-    `clamp` replaces the one published for the task.
-    """
+    """The sampler's answers to the rows of all seeds, from starting noise that depends on each seed alone."""
     sources = [generator(seed, "sampling", batch.x.device.type) for seed in seeds]
     bound = task.sample_clamp if clamp is None else clamp
     return sample(model, schedule, batch.x, batch.y.shape[1], sources, sampler, bound, task.clues(batch))
@@ -44,28 +41,23 @@ def final_scores(
     """Test scores by `split/metric/predictor`, every predictor on the same problems.
 
     Predictors are `model`, with the sampler as configured and the task's clamp for that kind of problems; `steps=…`,
-    with other numbers of descent steps; `published clamp`, where that is another one; and the task's references by
-    name, which learn from as many training problems as there are test problems.
+    with other numbers of descent steps; `published clamp`, where that is another one; and the task's references, which
+    learn from as many training problems as there are test problems.
     """
     n, sampler = config.test_examples, config.make_sampler(task)
     assert n is not None
-    source = generator(seed, "references", device)
-    training = task.stream("train").sample(n, generator=source, device=device)
+    training = task.stream("train").sample(n, generator=generator(seed, "references", device), device=device)
     columns: dict[str, float] = {}
     for split, harder in SPLITS.items():
-        source = generator(seed, f"test/{split}", device)
+        source, clamp = generator(seed, f"test/{split}", device), task.clamp(harder)
         batch = task.stream("test").sample(n, generator=source, device=device, harder=harder)
         answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
-        clamp = task.clamp(harder)
         answers["model"] = predict(model, task, batch, schedule, sampler, [seed], clamp)
         if clamp != task.sample_clamp:
             answers["published clamp"] = predict(model, task, batch, schedule, sampler, [seed])
         for steps in config.test_inner_steps:
             at_steps = sampler.model_copy(update={"inner_steps": steps})
-            known = steps == sampler.inner_steps
-            answers[f"steps={steps}"] = (
-                answers["model"] if known else predict(model, task, batch, schedule, at_steps, [seed], clamp)
-            )
+            answers[f"steps={steps}"] = predict(model, task, batch, schedule, at_steps, [seed], clamp)
         for predictor, y_hat in answers.items():
             scores = task.metrics(y_hat, batch)
             columns |= {f"{split}/{metric}/{predictor}": score for metric, score in scores.items()}
@@ -79,10 +71,10 @@ def kept_steps(run: Run) -> list[int]:
 
 
 def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
-    """The EMA energy of a finished run as it was recorded at a step, or at the end of training; on the CPU, frozen.
+    """The EMA energy of a finished run at a step (which needs `keep_weights`), or at the end; on the CPU, frozen.
 
-    Needs the network's class and not the negative strategy's. Steps other than the end need a run with `keep_weights`.
-    Raises `ParameterError` for a run that is not of this family, and for a seed or step that it has no weights of.
+    Needs the network's class and not the negative strategy's. Raises `ParameterError` for a run that is not of this
+    family, and for a seed or step that it has no weights of.
     """
     if run.summary["family"] != "energy":
         raise ParameterError(f"run {run.key}: its config is {type(run.config).__name__}, which trains no energy")

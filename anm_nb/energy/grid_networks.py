@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.networks import EnergyNetwork, Head, LevelEmbedding, energy_of, register_network, scale_and_bias
+from anm_nb.energy.schedule import Levels, Points, Values
 from anm_nb.tasks.base import DenoisingTask
 
 GRIDS = {size**3: size for size in (4, 9)}  # rows, columns and digits by the number of one-hot entries
+LEVEL_DIM = 64
+Pairs = Float[Tensor, "b n n width"]
 
 
 def node_count(pairs: int) -> int:
@@ -29,11 +32,11 @@ class GraphLayer(nn.Module):
 
     g_ij = W₁h_ij + W₂h_ji + W₃ tanh(Σ_m (A h_im) ∘ (B h_mj)) + W₄ mean_m h_im + W₅ mean_m h_mj.
 
-    The sum runs over the nodes m that may connect i with j. A bounded sum finds whether there is such a node: one
-    counts as much among 18 as among 12, where a mean would dilute it, and many count little more than one.
+    The sum runs over the nodes m that may connect i with j; bounded, it finds whether there is one: one counts as much
+    among 18 as among 12, where a mean would dilute it.
     """
 
-    def __init__(self, width: int, level_dim: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.own = nn.Linear(width, width)
         self.reverse = nn.Linear(width, width, bias=False)
@@ -42,11 +45,9 @@ class GraphLayer(nn.Module):
         self.triangle = nn.Linear(width, width, bias=False)
         self.row = nn.Linear(width, width, bias=False)
         self.column = nn.Linear(width, width, bias=False)
-        self.modulation = nn.Linear(level_dim, 2 * width)
+        self.modulation = nn.Linear(LEVEL_DIM, 2 * width)
 
-    def forward(
-        self, h: Float[Tensor, "b n n width"], embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b n n width"]:
+    def forward(self, h: Pairs, embedded: Tensor, k: Levels) -> Pairs:
         scale, bias = (each[:, None, None] for each in scale_and_bias(self.modulation, embedded, k))
         paths = self.left(h).permute(0, 3, 1, 2) @ self.right(h).permute(0, 3, 1, 2)
         g = self.own(h) + self.reverse(h).transpose(1, 2) + self.triangle(paths.tanh().permute(0, 2, 3, 1))
@@ -58,45 +59,33 @@ class GraphLayer(nn.Module):
 class GraphEnergy(EnergyNetwork):
     """An energy of x and ỹ, both one number for each ordered pair of n nodes, flattened; n is free at every call.
 
-    Each pair starts from (x_ij, ỹ_ij, [i = j]); `GraphLayer`s then let it see all pairs that share a node with it, so
-    that L layers can join paths of 2ᴸ edges. One output a pair; `squared_norm` sums their squares, `scalar` sums them,
-    unbounded below, so that scores keep their scale as n grows. Relabelling the nodes leaves the energy as it is.
-
-    A network of the project's own: the published runs (IRED, arXiv 2406.11179, appendix A) used a neural logic machine
-    of breadth 3 with 32 channels, which carries vectors of ordered triples too.
+    Each pair starts from (x_ij, ỹ_ij, [i = j]); L `GraphLayer`s can join paths of 2ᴸ edges. One output a pair, summed
+    by the head, so that scores keep their scale as n grows. Relabelling the nodes leaves the energy as it is. A network
+    of the project's own: the published runs (IRED, arXiv 2406.11179, appendix A) used a neural logic machine.
     """
 
     name = "graph"
 
     def __init__(self, width: int = 32, head: Head = "squared_norm", levels: int = 10, layers: int = 3) -> None:
         super().__init__()
-        level_dim = 64
         self.head = head
-        self.level = LevelEmbedding(levels, level_dim)
+        self.level = LevelEmbedding(levels, LEVEL_DIM)
         self.input = nn.Linear(3, width)
-        self.layers = nn.ModuleList(GraphLayer(width, level_dim) for _ in range(layers))
+        self.layers = nn.ModuleList(GraphLayer(width) for _ in range(layers))
         self.output = nn.Linear(width, 1)
 
     @classmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> GraphEnergy:
-        """Suits tasks with a number for each pair of nodes in x and in y; `ParameterError` for any other."""
         if task.x_dim != task.y_dim:
-            raise ParameterError(
-                f"network 'graph': needs as many entries in x as in y, one for each ordered pair of nodes; "
-                f"this task has {task.x_dim} and {task.y_dim}"
-            )
+            needs = "needs as many entries in x as in y, one for each ordered pair of nodes"
+            raise ParameterError(f"network 'graph': {needs}; this task has {task.x_dim} and {task.y_dim}")
         node_count(task.y_dim)
         return cls(width, head, levels)
 
-    def forward(
-        self, x: Float[Tensor, "b pairs"], y: Float[Tensor, "b pairs"], k: Int[Tensor, " b"]
-    ) -> Float[Tensor, " b"]:
-        """Energies [batch] of noised relations y at levels k. Raises `ParameterError` unless `pairs` is a square."""
-        nodes = node_count(y.shape[1])
-        embedded = self.level()
+    def forward(self, x: Points, y: Points, k: Levels) -> Values:
+        nodes, embedded = node_count(y.shape[1]), self.level()
         diagonal = torch.eye(nodes, device=y.device, dtype=y.dtype).flatten().expand(len(y), -1)
-        features = torch.stack([x, y, diagonal], dim=2).unflatten(1, (nodes, nodes))
-        h = F.silu(self.input(features))
+        h = F.silu(self.input(torch.stack([x, y, diagonal], dim=2).unflatten(1, (nodes, nodes))))
         for layer in self.layers:
             h = layer(h, embedded, k)
         return energy_of(self.output(h), self.head)
@@ -105,15 +94,13 @@ class GraphEnergy(EnergyNetwork):
 class SudokuBlock(nn.Module):
     """h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) with 5 × 5 convolutions C₁, C₂."""
 
-    def __init__(self, width: int, level_dim: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 5, padding=2)
         self.second = nn.Conv2d(width, width, 5, padding=2)
-        self.modulation = nn.Linear(level_dim, 2 * width)
+        self.modulation = nn.Linear(LEVEL_DIM, 2 * width)
 
-    def forward(
-        self, h: Float[Tensor, "b width size size"], embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b width size size"]:
+    def forward(self, h: Float[Tensor, "b width n n"], embedded: Tensor, k: Levels) -> Float[Tensor, "b width n n"]:
         scale, bias = (each[:, :, None, None] for each in scale_and_bias(self.modulation, embedded, k))
         return h + F.silu(self.second(F.silu(self.first(h))) * scale + bias)
 
@@ -122,38 +109,29 @@ class SudokuBlock(nn.Module):
 class SudokuEnergy(EnergyNetwork):
     """IRED's energy of Sudoku (arXiv 2406.11179, appendix A), 44.6 million weights at its published width of 384.
 
-    x and ỹ are one-hot grids of size × size, flattened cell by cell with the digit last. Stacked to 2·size channels, 18
-    as published, they pass a 3 × 3 convolution with swish, six `SudokuBlock`s and a 1 × 1 convolution: `squared_norm`
-    (published) sums the squares of its `size` channels over all cells; `scalar` has one channel and sums it, unbounded
-    below. A board of 4 × 4 goes through the same convolutions, which then see all of it at every cell.
+    x and ỹ are one-hot grids, flattened cell by cell with the digit last. Stacked to 2·size channels, they pass a 3 × 3
+    convolution with swish, six `SudokuBlock`s and a 1 × 1 convolution to `size` channels, or to one for `scalar`.
     """
 
     name = "sudoku_conv"
 
     def __init__(self, width: int = 384, head: Head = "squared_norm", levels: int = 10, size: int = 9) -> None:
         super().__init__()
-        level_dim = 64
         self.head, self.size = head, size
-        self.level = LevelEmbedding(levels, level_dim)
+        self.level = LevelEmbedding(levels, LEVEL_DIM)
         self.input = nn.Conv2d(2 * size, width, 3, padding=1)
-        self.blocks = nn.ModuleList(SudokuBlock(width, level_dim) for _ in range(6))
+        self.blocks = nn.ModuleList(SudokuBlock(width) for _ in range(6))
         self.output = nn.Conv2d(width, size if head == "squared_norm" else 1, 1)
 
     @classmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> SudokuEnergy:
-        """Suits tasks whose inputs and targets are one-hot 4 × 4 or 9 × 9 grids; `ParameterError` for any other."""
         if task.x_dim != task.y_dim or task.y_dim not in GRIDS:
             grids = " or ".join(f"{entries} ({size} × {size} cells × {size} digits)" for entries, size in GRIDS.items())
-            raise ParameterError(
-                f"network 'sudoku_conv': needs as many entries in x as in y, {grids}; "
-                f"this task has {task.x_dim} and {task.y_dim}"
-            )
+            has = f"this task has {task.x_dim} and {task.y_dim}"
+            raise ParameterError(f"network 'sudoku_conv': needs as many entries in x as in y, {grids}; {has}")
         return cls(width, head, levels, GRIDS[task.y_dim])
 
-    def forward(
-        self, x: Float[Tensor, "b entries"], y: Float[Tensor, "b entries"], k: Int[Tensor, " b"]
-    ) -> Float[Tensor, " b"]:
-        """Energies [batch] of noised grids y at levels k."""
+    def forward(self, x: Points, y: Points, k: Levels) -> Values:
         embedded = self.level()
         grids = torch.cat([each.unflatten(1, 3 * [self.size]).permute(0, 3, 1, 2) for each in (x, y)], dim=1)
         h = F.silu(self.input(grids))

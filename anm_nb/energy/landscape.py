@@ -2,7 +2,8 @@
 
 An energy here is a function of noised points [b, d] with values [b] in nats, whose x, k and noise the caller has fixed,
 and which allows torch.func's vmap, grad and jvp; `start` is the noised positive ỹ⁺ and `end` the noised negative ỹ⁻,
-with the same noise. No graph is kept, no weight gets a gradient and nothing is drawn at random.
+with the same noise. No graph is kept, no weight gets a gradient and nothing is drawn at random. All raise
+`ParameterError` where start equals end, for a grid that does not increase, and for results that are not finite.
 
 Where x has one right answer, the energy that the denoising loss asks for (`optimal_energy`) gives known numbers, Δ̃
 being ỹ⁻ − ỹ⁺: the barrier is max(0, m*) (`SharedNoise.optimal_margin`), φ''(0) is ‖Δ̃‖²/σ_k and the directional
@@ -20,82 +21,80 @@ from torch import Tensor
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.networks import Model, gradient_and_value
-from anm_nb.energy.schedule import NoiseSchedule
+from anm_nb.energy.schedule import NoiseSchedule, Points, Values
 
 Energy = Callable[[Tensor], Tensor]  # noised points [b, d] to energies [b]
+Grid = Float[Tensor, " T"]
 
 SCAN_GRID = torch.arange(-10, 31, dtype=torch.float64) / 20  # −0.5 … 1.5, the truth at 0 and the negative at 1 exactly
 
 
 @torch.no_grad()
 def line_scan(
-    energy: Energy,
-    start: Float[Tensor, "b d"],
-    end: Float[Tensor, "b d"],
-    t: Float[Tensor, " T"] = SCAN_GRID,
-    points_at_once: int = 1024,
+    energy: Energy, start: Points, end: Points, t: Grid = SCAN_GRID, points_at_once: int = 1024
 ) -> Float[Tensor, "b T"]:
     """φ(t) = E((1 − t)·ỹ⁺ + t·ỹ⁻) (ANM checklist, section E.1): φ(0) is the truth's energy, φ(1) the negative's.
 
-    Memory is that of about `points_at_once` points (at least the b of one t), however fine the grid. Raises
-    `ParameterError` where start equals end, for a grid that does not increase, and for energies that are not finite.
+    Memory is that of about `points_at_once` points (at least the b of one t), however fine the grid.
     """
-    start, end, _ = _segment(start, end)
+    start, end = start.as_subclass(Tensor), end.as_subclass(Tensor)
+    _length(end - start)
     t = _increasing("t", t).to(start)
-    profile = _values(energy, lambda at: (1 - at) * start + at * end, t, len(start), points_at_once)
-    return _finite("energy", profile)
+    return _values(energy, lambda at: (1 - at) * start + at * end, t, len(start), points_at_once)
 
 
-def barrier(profile: Float[Tensor, "b T"], t: Float[Tensor, " T"]) -> Float[Tensor, " b"]:
+def barrier(profile: Float[Tensor, "b T"], t: Grid) -> Values:
     """max over 0 ≤ t ≤ 1 of φ(t) − φ(0), never negative (ANM checklist, section E.1): what keeps ỹ⁺ from ỹ⁻.
 
     Raises `ParameterError` unless 0 and 1 are on the grid exactly.
     """
-    first, last = (_place_on(_increasing("t", t), value) for value in (0, 1))
-    return profile[:, first : last + 1].amax(1) - profile[:, first]
+    _increasing("t", t)
+    for value in (0, 1):
+        if not bool((t == value).any()):
+            nearest = float(t[(t - value).abs().argmin()])
+            raise ParameterError(f"t: the grid has to hold {value} exactly; the nearest on it is {nearest!r}")
+    return profile[:, (t >= 0) & (t <= 1)].amax(1) - profile[:, t == 0].squeeze(1)
 
 
 @torch.no_grad()
-def curvature(energy: Energy, start: Float[Tensor, "b d"], end: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+def curvature(energy: Energy, start: Points, end: Points) -> Values:
     """φ''(0), the second derivative at the truth along the line to the negative (ANM checklist, section E.1).
 
     Per unit of t, as the document writes it: Δ̃ᵀHΔ̃ for Δ̃ = ỹ⁻ − ỹ⁺, forward over reverse (Pearlmutter 1994). It grows
-    with the square of the negative's distance; divided by ‖Δ̃‖² it compares negatives at different ones. Raises
-    `ParameterError` as `line_scan` does.
+    with the square of the negative's distance; divided by ‖Δ̃‖² it compares negatives at different ones.
     """
-    start, end, _ = _segment(start, end)
-    gradient, shift = torch.func.grad(lambda point: energy(point).sum()), end - start
-    product = torch.func.jvp(gradient, (start,), (shift,))[1]
-    return _finite("curvature", (shift * product).sum(1))
+    start, shift = start.as_subclass(Tensor), (end - start).as_subclass(Tensor)
+    _length(shift)
+    gradient = torch.func.grad(lambda point: energy(point).sum())
+    return _finite("curvature", (shift * torch.func.jvp(gradient, (start,), (shift,))[1]).sum(1))
 
 
 @torch.no_grad()
-def directional_derivative(
-    energy: Energy, start: Float[Tensor, "b d"], end: Float[Tensor, "b d"]
-) -> Float[Tensor, " b"]:
+def directional_derivative(energy: Energy, start: Points, end: Points) -> Values:
     """g = ∇E(ỹ⁺)·(ỹ⁻ − ỹ⁺)/‖ỹ⁻ − ỹ⁺‖, in nats per unit of length: below 0 the negative lies downhill (section E.2).
 
-    φ'(0), per unit of t, is g·‖ỹ⁻ − ỹ⁺‖. Raises `ParameterError` where start equals end or g is not finite.
+    φ'(0), per unit of t, is g·‖ỹ⁻ − ỹ⁺‖.
     """
-    start, end, distance = _segment(start, end)
+    shift = (end - start).as_subclass(Tensor)
+    distance = _length(shift)
     gradient, _ = gradient_and_value(energy, start)
-    return _finite("dir_derivative", (gradient * (end - start)).sum(1) / distance)
+    return _finite("dir_derivative", (gradient * shift).sum(1) / distance)
 
 
 @torch.no_grad()
 def plane_scan(
     energy: Energy,
-    origin: Float[Tensor, "b d"],
-    first: Float[Tensor, "b d"],
-    second: Float[Tensor, "b d"],
+    origin: Points,
+    first: Points,
+    second: Points,
     s: Float[Tensor, " S"],
-    t: Float[Tensor, " T"],
+    t: Grid,
     points_at_once: int = 1024,
 ) -> Float[Tensor, "b S T"]:
     """E(ỹ⁺ + s·u + t·v), a slice of the landscape through two directions (as Li et al. 2018, here in ỹ; section E).
 
     u is `first`, the mined direction ỹ⁻ − ỹ⁺, so that the negative is at s = 1, t = 0; v is `second`, a random one,
-    made orthogonal to u and as long. Raises `ParameterError` as `line_scan` does, and where both are parallel.
+    made orthogonal to u and as long. Raises `ParameterError` where both are parallel, too.
     """
     origin, u, raw = (each.as_subclass(Tensor) for each in (origin, first, second))
     length = _length(u)
@@ -108,16 +107,12 @@ def plane_scan(
     s, t = _increasing("s", s).to(origin), _increasing("t", t).to(origin)
     places = torch.cartesian_prod(s, t)
     flat = _values(energy, lambda at: origin + at[0] * u + at[1] * v, places, len(u), points_at_once)
-    return _finite("energy", flat).unflatten(1, (len(s), len(t)))
+    return flat.unflatten(1, (len(s), len(t)))
 
 
-def optimal_energy(schedule: NoiseSchedule, y_pos: Float[Tensor, "b d"]) -> Model:
+def optimal_energy(schedule: NoiseSchedule, y_pos: Points) -> Model:
     """E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), the energy of a perfect denoiser: the reference for all numbers here."""
-
-    def energy(x: Tensor, point: Tensor, k: Tensor) -> Tensor:
-        return ((point - schedule.signal(k) * y_pos).square() / (2 * schedule.sigma(k))).sum(1)
-
-    return energy
+    return lambda x, point, k: ((point - schedule.signal(k) * y_pos).square() / (2 * schedule.sigma(k))).sum(1)
 
 
 def _values(
@@ -131,17 +126,12 @@ def _values(
             raise ParameterError(f"energy: gave shape {tuple(values.shape)} for {batch} points; should be ({batch},)")
         return values
 
-    return torch.func.vmap(values_at, out_dims=1, chunk_size=max(1, points_at_once // batch))(places)
+    chunk = max(1, points_at_once // batch)
+    return _finite("energy", torch.func.vmap(values_at, out_dims=1, chunk_size=chunk)(places))
 
 
-def _segment(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both ends as plain tensors, and their distance [b]."""
-    start, end = start.as_subclass(Tensor), end.as_subclass(Tensor)
-    return start, end, _length(end - start)
-
-
-def _length(shift: Tensor) -> Tensor:
-    """‖shift‖ [b], checked to give a direction."""
+def _length(shift: Points) -> Values:
+    """‖shift‖, checked to give a direction."""
     length = shift.norm(dim=1)
     refused = ~((length > 0) & length.isfinite())
     if bool(refused.any()):
@@ -154,15 +144,6 @@ def _increasing(name: str, grid: Tensor) -> Tensor:
     if not len(grid) or not bool(grid.isfinite().all()) or not bool((grid.diff() > 0).all()):
         raise ParameterError(f"{name} = {grid.tolist()}: should be one or more finite numbers in increasing order")
     return grid
-
-
-def _place_on(grid: Tensor, value: int) -> int:
-    """Where on the grid of t the value is."""
-    places = (grid == value).nonzero()
-    if not len(places):
-        nearest = float(grid[(grid - value).abs().argmin()])
-        raise ParameterError(f"t: the grid has to hold {value} exactly; the nearest on it is {nearest!r}")
-    return int(places[0])
 
 
 def _finite(name: str, values: Tensor) -> Tensor:

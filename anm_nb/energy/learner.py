@@ -12,17 +12,17 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.energy.contrast import Contrast, contrast_of, contrast_scalars, denoising_rows, illegitimate_by_level
+from anm_nb.energy.contrast import Contrast, contrast_of, contrast_scalars, illegitimate_by_level
 from anm_nb.energy.evaluate import final_scores, predict
-from anm_nb.energy.losses import info_nce, soft_info_nce
+from anm_nb.energy.losses import denoising_mse, info_nce, soft_info_nce
 from anm_nb.energy.negatives import MiningProblem, NegativeStrategy, Random
+from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.probes import grad_shares
-from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.tasks.base import Batch, Clues
-from anm_nb.training.epochs import batch_indices
-from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses
-from anm_nb.training.seeds import RowDraws, generator, initialise
-from anm_nb.training.stack import Stack
+from anm_nb.training.learner import Measurement, Member, StepLosses
+from anm_nb.training.seeds import RowDraws, batch_indices, generator, initialise
+from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
     from anm_nb.energy.train import EnergyConfig
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
 PROBE_NUMBERS = 2**18  # of the dev problems that the trace keeps, for whatever shows an example: the first that fit
 BLOCK_NUMBERS = 2**26  # a GPU draws fresh problems for several steps at once, so many numbers of each seed
+
+PerSeed = Float[Tensor, " seeds"]
 
 
 class Balance(Parameters):
@@ -52,7 +54,6 @@ class Balance(Parameters):
         return self
 
     def adapted(self, weight: Float[Tensor, "*n"], share: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """The next λ for measured shares r."""
         raised = torch.where(share < self.low, weight * self.factor, weight)
         return torch.where(share > self.high, weight / self.factor, raised)
 
@@ -68,9 +69,9 @@ class Detail(NamedTuple):
     """What the measurements need of a step's losses."""
 
     contrast: Contrast
-    weight: Float[Tensor, " seeds"]  # λ
-    weighted: Float[Tensor, " seeds"]  # contrastive loss with its weight
-    loss_mse: Float[Tensor, " seeds"]
+    weight: PerSeed  # λ
+    weighted: PerSeed  # contrastive loss with its weight
+    loss_mse: PerSeed
 
 
 class EnergyLearner:
@@ -88,64 +89,49 @@ class EnergyLearner:
         self.schedule = NoiseSchedule.cosine(self.config.levels, device=device)
         self.sampler = self.config.make_sampler(self.task)
         self.model = Stack([self._network(seed) for seed in self.seeds])
-        parameters = list(self.model.members[0].parameters())
-        adam = {"betas": (0.9, 0.99)}  # as published
+        parameters, betas = list(self.model.members[0].parameters()), {"betas": (0.9, 0.99)}  # as published
+        optimised, lrs = (torch.optim.Adam, self.config.lr, self.config.clip_norm), [each.config.lr for each in members]
         self.groups: Sequence[ParameterGroup] = [
-            ParameterGroup(
-                "energy",
-                parameters,
-                torch.optim.Adam,
-                self.config.lr,
-                self.config.clip_norm,
-                options=adam,
-                lrs=[member.config.lr for member in members],
-            )
+            ParameterGroup("energy", parameters, *optimised, options=betas, lrs=lrs)
         ]
         self.generators: Mapping[str, Sequence[torch.Generator]] = {
-            purpose: [generator(seed, purpose, device) for seed in self.seeds]
-            for purpose in ("data", "noise", "negatives")
+            purpose: self._sources(purpose) for purpose in ("data", "noise", "negatives")
         }
-        self.weights = [[member.config.weight_at(step) for member in members] for step in range(self.config.steps + 1)]
-        progress = torch.arange(self.config.steps + 1, dtype=torch.float64) / self.config.steps
+        steps = self.config.steps
+        self.weights = [[member.config.weight_at(step) for member in members] for step in range(steps + 1)]
+        weights = torch.tensor(self.weights, dtype=torch.float64, device=device)
         self.schedules: Mapping[str, Tensor] = {
-            "progress": progress.float().to(device),
-            "contrastive_weight": torch.tensor(self.weights, dtype=torch.float64, device=device),
+            "progress": (torch.arange(steps + 1, dtype=torch.float64) / steps).float().to(device),
+            "contrastive_weight": weights,
         }
         balanced = self.config.balance is not None
-        self.state: Mapping[str, Tensor] = (
-            {"contrastive_weight": torch.tensor(self.weights[-1], dtype=torch.float64, device=device)}
-            if balanced
-            else {}
-        )
-        self.suspects = ", ".join(f"{plugin.__name__}" for plugin in self.config.plugins())
+        self.state: Mapping[str, Tensor] = {"contrastive_weight": weights[-1].clone()} if balanced else {}
+        self.suspects = ", ".join(plugin.__name__ for plugin in self.config.plugins())
         self.training = self.task.stream("train")
-        self.fixed = [self._fixed_set(seed) for seed in self.seeds] if self.config.training_examples else None
-        numbers = self.config.batch * (self.task.x_dim + self.task.y_dim)
-        self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" and self.fixed is None else 1
+        fixed, size = self.config.training_examples, self.config.batch
+        self.fixed = None if fixed is None else self._problems(fixed, self._sources("training set"))
+        self.batch = size if fixed is None else min(size, fixed)
+        numbers = size * (self.task.x_dim + self.task.y_dim)
+        self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" and fixed is None else 1
         self.drawn: list[Batch] = []  # the fresh problems of the present block of steps, of each seed
         self.dev, self.dev_problem, self.dev_negatives = self._dev_set()
 
     def inputs(self, step: int) -> dict[str, Tensor]:
         """The problems of a step, rows of all seeds: fresh ones, or the next of the fixed sets."""
         if self.fixed is not None:
-            size = min(self.config.batch, len(self.fixed[0].x))
             batches = [
-                _rows(batch, batch_indices(len(batch.x), size, step, seed, self.device))
+                _rows(batch, batch_indices(len(batch.x), self.batch, step, seed, self.device))
                 for batch, seed in zip(self.fixed, self.seeds, strict=True)
             ]
         else:
-            size, place = self.config.batch, step % self.block
+            place = step % self.block
             if place == 0:
-                self.drawn = [
-                    self.training.sample(self.block * size, generator=source, device=self.device)
-                    for source in self.generators["data"]
-                ]
-            batches = [_rows(batch, slice(place * size, (place + 1) * size)) for batch in self.drawn]
+                self.drawn = self._problems(self.block * self.batch, self.generators["data"])
+            batches = [_rows(batch, slice(place * self.batch, (place + 1) * self.batch)) for batch in self.drawn]
         stacked = vars(joined(batches))
         return {name: stacked[name] for name in ("x", "y", "known") if stacked[name] is not None}
 
     def branch(self, step: int, recorded: bool) -> Hashable:
-        """Whether there is a contrast, and whether its weight is adapted."""
         contrasted = self.config.negatives is not None and (recorded or any(self.weights[step]))
         balance = self.config.balance
         return Branch(contrasted, contrasted and balance is not None and step % balance.every == 0)
@@ -155,45 +141,37 @@ class EnergyLearner:
     ) -> StepLosses:
         """Denoising and contrastive losses of a batch; the positive's score and energy are one evaluation."""
         assert isinstance(branch, Branch)
-        problem, weight = self.problem(inputs, now, averaged), self.weight(now)
+        batch = Batch(inputs["x"], inputs["y"], inputs.get("known"))
+        noise, draws = (RowDraws(self.generators[purpose], self.device) for purpose in ("noise", "negatives"))
+        problem = replace(self._problem(batch, averaged, noise), draws=draws, progress=now["progress"])
+        weight = self.state["contrastive_weight"].clone() if self.state else now["contrastive_weight"]
         losses = self.losses_of(problem, self.config.negatives if branch.contrasted else None, weight)
         if branch.balanced and self.config.balance is not None:
             share = grad_shares(losses.detail.weighted, losses.detail.loss_mse, list(self.model.parameters()))
             self.state["contrastive_weight"].copy_(self.config.balance.adapted(weight, share))
         return losses
 
-    def losses_of(
-        self, problem: MiningProblem, strategy: NegativeStrategy | None, weight: Float[Tensor, " seeds"]
-    ) -> StepLosses:
-        """Losses of a noised batch, with a strategy's negatives at contrastive weight λ, or with none."""
+    def losses_of(self, problem: MiningProblem, strategy: NegativeStrategy | None, weight: PerSeed) -> StepLosses:
+        """Losses of a noised batch, with a strategy's negatives at contrastive weight λ, or with none.
+
+        Of given entries, whose noise is 0, nothing is learnt.
+        """
         noised = problem.noise.noised(problem.y_pos)
-        rows_mse, e_pos = denoising_rows(problem.noised_energy, noised, problem.noise.eps, problem.given)
-        loss_mse = self.model.apart(rows_mse).mean(1)
+        score, e_pos = gradient_and_value(problem.noised_energy, noised)
+        score = score if problem.given is None else score.masked_fill(problem.given, 0.0)
+        loss_mse = self.model.apart(denoising_mse(score, problem.noise.eps)).mean(1)
         if strategy is None:
             return StepLosses(loss_mse, {"loss_mse": loss_mse})
         contrast = contrast_of(problem, strategy, noised, e_pos, self.config.probes)
-        loss_con = self.model.apart(self.contrastive_rows(contrast)).mean(1)
+        rows = strategy.loss(problem, contrast.mined.y_neg, e_pos, contrast.e_neg)
+        if rows is None and self.config.soft_label:
+            rows = soft_info_nce(e_pos, contrast.e_neg, contrast.optimal_margin)
+        elif rows is None:
+            rows = info_nce(e_pos, contrast.e_neg)
+        loss_con = self.model.apart(rows).mean(1)
         weighted = weight.float() * loss_con
         parts = {"loss_mse": loss_mse, "loss_con": loss_con}
         return StepLosses(loss_mse + weighted, parts, Detail(contrast, weight, weighted, loss_mse))
-
-    def problem(self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], averaged: Stack) -> MiningProblem:
-        """A batch with its noise, for the networks in training and their EMA."""
-        batch = Batch(inputs["x"], inputs["y"], inputs.get("known"))
-        clues = self.task.clues(batch)
-        noise = SharedNoise.draw(self.schedule, batch.y, self._draws("noise"), clues)
-        draws = self._draws("negatives")
-        return MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, draws, clues, now["progress"])
-
-    def weight(self, now: Mapping[str, Tensor]) -> Float[Tensor, " seeds"]:
-        """λ of this step."""
-        return self.state["contrastive_weight"].clone() if self.state else now["contrastive_weight"]
-
-    def contrastive_rows(self, contrast: Contrast) -> Float[Tensor, " b"]:
-        """The contrastive loss of each pair, with hard or soft labels as configured."""
-        if self.config.soft_label:
-            return soft_info_nce(contrast.e_pos, contrast.e_neg, contrast.optimal_margin)
-        return info_nce(contrast.e_pos, contrast.e_neg)
 
     def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
         """The checklist's columns (sections A, B, D, J) before the update of this step."""
@@ -202,9 +180,8 @@ class EnergyLearner:
         margins = self.model.apart(self.dev_margin(averaged))
         measured = []
         for place, (answer, margin) in enumerate(zip(answers, margins, strict=True)):
-            scalars = self.task.metrics(answer, self._own_dev(place))
-            scalars["dev_margin_mean"] = float(margin.mean())
-            scalars["dev_p_hard"] = float((margin < 0).float().mean())
+            scalars = self.task.metrics(answer, _rows(self.dev, self._own(place, self.config.dev_examples)))
+            scalars |= {"dev_margin_mean": float(margin.mean()), "dev_p_hard": float((margin < 0).float().mean())}
             measured.append(Measurement(scalars, {"dev_margins": margin}))
         if isinstance(losses.detail, Detail):
             self.measure_contrast(losses.detail, measured)
@@ -216,72 +193,27 @@ class EnergyLearner:
         shares = grad_shares(detail.weighted, detail.loss_mse, list(self.model.parameters()))
         size = len(contrast.e_pos) // len(self.seeds)
         for place, each in enumerate(measured):
-            rows = slice(place * size, (place + 1) * size)
+            rows = self._own(place, size)
             each.scalars |= contrast_scalars(contrast, rows)
-            each.scalars["contrastive_weight"] = float(detail.weight[place])
-            each.scalars["grad_share_contrast"] = float(shares[place])
-            each.arrays["margins"] = self._padded((contrast.e_neg - contrast.e_pos)[rows])
+            each.scalars |= {"contrastive_weight": float(detail.weight[place])}
+            each.scalars |= {"grad_share_contrast": float(shares[place])}
+            margins = (contrast.e_neg - contrast.e_pos)[rows]
+            padding = (0, self.batch - size)  # of the short last batch of an epoch
+            each.arrays["margins"] = nn.functional.pad(margins, padding, value=torch.nan)
             each.arrays["illegitimate_by_level"] = illegitimate_by_level(contrast, rows)
 
     def evaluate(self, place: int, selected: nn.Module) -> Measurement:
-        """Scores on test problems, where the config asks for them, and the dev problems that are shown as examples."""
-        arrays = self._probes(place)
+        """Scores on test problems, where asked for, and the first held-out pairs, for whoever shows an example."""
+        own = self._own(place, self.config.dev_examples)
+        dev = _rows(self.dev, own)
+        first = slice(0, max(1, PROBE_NUMBERS // dev.y[0].numel()))
+        arrays = {"probe_x": dev.x[first], "probe_y": dev.y[first]}
+        arrays |= {} if dev.known is None else {"probe_known": dev.known[first]}
+        arrays |= {"probe_negatives": self.dev_negatives[own][first], "dev_levels": self.dev_problem.noise.k[own]}
         if self.config.test_examples is None:
             return Measurement({}, arrays)
         config, seed = self.members[place].config, self.seeds[place]
         return Measurement(final_scores(selected, config, self.task, self.schedule, seed, self.device), arrays)
-
-    def _network(self, seed: int) -> nn.Module:
-        network = self.config.make_network(self.task)
-        initialise(network, generator(seed, "weights"))
-        return network.to(self.device)
-
-    def _draws(self, purpose: str) -> RowDraws:
-        return RowDraws(self.generators[purpose], self.device)
-
-    def _padded(self, values: Tensor) -> Tensor:
-        """Values of a batch, followed by NaN where it is the short last one of an epoch."""
-        size = self.config.batch if self.fixed is None else min(self.config.batch, len(self.fixed[0].x))
-        return nn.functional.pad(values, (0, size - len(values)), value=torch.nan)
-
-    def _fixed_set(self, seed: int) -> Batch:
-        """The fixed training problems, the same for every config of a seed."""
-        source, n = generator(seed, "training set", self.device), self.config.training_examples
-        assert n is not None
-        return self.training.sample(n, generator=source, device=self.device)
-
-    def _dev_set(self) -> tuple[Batch, MiningProblem, Tensor]:
-        """Held-out problems, and negatives for them with levels and noise that no training step sees."""
-        problems = []
-        for seed, network in zip(self.seeds, self.model.members, strict=True):
-            source = generator(seed, "dev", self.device)
-            n, draws = self.config.dev_examples, RowDraws([source], self.device)
-            batch = self.task.stream("dev").sample(n, generator=source, device=self.device)
-            clues = self.task.clues(batch)
-            noise = SharedNoise.draw(self.schedule, batch.y, draws, clues)
-            problem = MiningProblem(self.task, batch.x, batch.y, noise, network, network, draws, clues)
-            y_neg = DEV_NEGATIVES.propose(problem).y_neg
-            problems.append((batch, noise, y_neg if clues is None else clues.impose(y_neg)))
-        batches, noises, negatives = zip(*problems, strict=True)
-        dev = joined(batches)
-        noise = SharedNoise(self.schedule, *(torch.cat([getattr(n, name) for n in noises]) for name in ("k", "eps")))
-        draws = RowDraws([generator(seed, "dev", self.device) for seed in self.seeds], self.device)
-        problem = MiningProblem(self.task, dev.x, dev.y, noise, self.model, self.model, draws, self.task.clues(dev))
-        return dev, problem, torch.cat(negatives)
-
-    def _probes(self, place: int) -> dict[str, Tensor]:
-        """One seed's first held-out pairs, for whoever shows an example, and the noise level of every pair."""
-        own, n = self._own_dev(place), self.config.dev_examples
-        first = slice(0, max(1, PROBE_NUMBERS // own.y[0].numel()))
-        arrays = {"probe_x": own.x[first], "probe_y": own.y[first]}
-        arrays |= {} if own.known is None else {"probe_known": own.known[first]}
-        arrays["probe_negatives"] = self.dev_negatives[place * n : (place + 1) * n][first]
-        return arrays | {"dev_levels": self.dev_problem.noise.k[place * n : (place + 1) * n]}
-
-    def _own_dev(self, place: int) -> Batch:
-        """One seed's held-out problems."""
-        n = self.config.dev_examples
-        return _rows(self.dev, slice(place * n, (place + 1) * n))
 
     def at_levels(
         self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
@@ -299,11 +231,40 @@ class EnergyLearner:
         return MiningProblem(self.task, x, y_pos, noise, model, model, draws, clues)
 
     @torch.no_grad()
-    def dev_margin(self, model: Stack) -> Float[Tensor, " b"]:
+    def dev_margin(self, model: Stack) -> Values:
         """Margins of an energy on the held-out pairs."""
         noise, x = self.dev_problem.noise, self.dev.x
         e_pos = model(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
         return model(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
+
+    def _network(self, seed: int) -> nn.Module:
+        network = self.config.make_network(self.task)
+        initialise(network, generator(seed, "weights"))
+        return network.to(self.device)
+
+    def _sources(self, purpose: str) -> list[torch.Generator]:
+        return [generator(seed, purpose, self.device) for seed in self.seeds]
+
+    def _problems(self, n: int, sources: Sequence[torch.Generator]) -> list[Batch]:
+        """n training problems of each seed."""
+        return [self.training.sample(n, generator=source, device=self.device) for source in sources]
+
+    def _problem(self, batch: Batch, averaged: Stack, draws: RowDraws) -> MiningProblem:
+        """A batch with its noise, for the networks in training and their EMA."""
+        clues = self.task.clues(batch)
+        noise = SharedNoise.draw(self.schedule, batch.y, draws, clues)
+        return MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, draws, clues)
+
+    def _dev_set(self) -> tuple[Batch, MiningProblem, Tensor]:
+        """Held-out problems, and negatives for them with levels and noise that no training step sees."""
+        sources, task, n = self._sources("dev"), self.task.stream("dev"), self.config.dev_examples
+        dev = joined([task.sample(n, generator=source, device=self.device) for source in sources])
+        problem = self._problem(dev, self.model, RowDraws(sources, self.device))
+        negatives = problem.impose(DEV_NEGATIVES.propose(problem).y_neg)
+        return dev, replace(problem, draws=RowDraws(self._sources("dev"), self.device)), negatives
+
+    def _own(self, place: int, size: int) -> slice:
+        return slice(place * size, (place + 1) * size)
 
 
 def _rows(batch: Batch, rows: Any) -> Batch:

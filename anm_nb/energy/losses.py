@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn import functional as F
 
+from anm_nb.energy.schedule import Points, Values
 
-def denoising_mse(score: Float[Tensor, "b d"], eps: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+
+def denoising_mse(score: Points, eps: Points) -> Values:
     """Mean over entries of (∇_ỹE(x, ỹ, k) − ε)² (IRED, arXiv 2406.11179, section 3.1)."""
     return (score - eps).square().mean(1)
 
 
-def info_nce(e_pos: Float[Tensor, " b"], e_neg: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+def info_nce(e_pos: Values, e_neg: Values) -> Values:
     """log(1 + e^−m) of the margin m = E⁻ − E⁺, stable for large |m| (ANM checklist, section A).
 
-    Its gradient by E⁺ is σ(−m), by E⁻ −σ(−m). Equal to IRED's two-way cross-entropy over (−E⁺, −E⁻).
+    Equal to IRED's two-way cross-entropy over (−E⁺, −E⁻); its gradient by E⁺ is σ(−m), by E⁻ −σ(−m).
     """
     return F.softplus(e_pos - e_neg)
 
 
-def soft_info_nce(
-    e_pos: Float[Tensor, " b"], e_neg: Float[Tensor, " b"], optimal_margin: Float[Tensor, " b"]
-) -> Float[Tensor, " b"]:
-    """The two-way cross-entropy with the pair labelled σ(m*) instead of 1: q log(1 + e^−m) + (1 − q) log(1 + e^m).
+def soft_info_nce(e_pos: Values, e_neg: Values, optimal_margin: Values) -> Values:
+    """The two-way cross-entropy with the pair labelled q = σ(m*) instead of 1: q log(1 + e^−m) + (1 − q) log(1 + e^m).
 
-    q = σ(m*) for the margin m* of the optimal energy (`SharedNoise.optimal_margin`), m = E⁻ − E⁺ as in `info_nce`.
-    The gradient by E⁻ is σ(m) − σ(m*), by E⁺ its negative, so the loss is least at m = m*, where it is the binary
-    entropy of q: unlike `info_nce` it asks for a margin that the score allows, and an illegitimate negative (m* < 0)
-    has its energy pulled down. It is `info_nce` for m* → ∞. Both terms are positive: nothing cancels at large |m|.
+    Least at m = m* (`SharedNoise.optimal_margin`), the margin that the score allows: an illegitimate negative has its
+    energy pulled down. The gradient by E⁻ is σ(m) − σ(m*). Both terms are positive: nothing cancels at large |m|.
     """
     label = optimal_margin.detach()
     return label.sigmoid() * F.softplus(e_pos - e_neg) + (-label).sigmoid() * F.softplus(e_neg - e_pos)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.constraints import Constraint, L2Ball
 from anm_nb.energy.networks import gradient_and_value
+from anm_nb.energy.schedule import Points, Values
 from anm_nb.training.graph import host_may_wait
 
 SHRINK = 0.5  # factor on the step after a rejection
@@ -25,6 +26,7 @@ BB_RANGE = 10.0  # α may be this many times the first α, or that part of it
 RESTARTS = 2  # new starts after which a point too near the truth is given up, and marked
 
 Energy = Callable[[Tensor], Tensor]  # clean points [b, d] to energies [b]
+Marks = Bool[Tensor, " b"]
 Rule = Literal["armijo", "fixed", "barzilai_borwein"]
 
 
@@ -67,7 +69,7 @@ class MinerConfig(Parameters):
 class Mined:
     """Negatives in clean y-space, and what the miner recorded of each example (tensors [batch])."""
 
-    y_neg: Float[Tensor, "b d"]
+    y_neg: Points
     log: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -79,18 +81,18 @@ class Trial:
     """
 
     turn: int
-    y: Float[Tensor, "b d"]
-    value: Float[Tensor, " b"]  # Ẽ of the trial points
-    previous: Float[Tensor, "b d"]  # where they were tried from
-    previous_value: Float[Tensor, " b"]
-    alpha: Float[Tensor, " b"]  # step size of the trial
-    below: Float[Tensor, " b"]  # how far Ẽ lies below the Armijo bound
-    starting: Bool[Tensor, " b"]  # a fresh starting point, taken whatever its energy
-    accepted: Bool[Tensor, " b"]
-    rejected: Bool[Tensor, " b"]
+    y: Points
+    value: Values  # Ẽ of the trial points
+    previous: Points  # where they were tried from
+    previous_value: Values
+    alpha: Values  # step size of the trial
+    below: Values  # how far Ẽ lies below the Armijo bound
+    starting: Marks  # a fresh starting point, taken whatever its energy
+    accepted: Marks
+    rejected: Marks
 
 
-def at_length(direction: Float[Tensor, "b d"], length: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
+def at_length(direction: Points, length: Values) -> Points:
     """The directions with these lengths; a zero vector stays zero."""
     return direction * (length / direction.norm(dim=1).clamp_min(1e-30)).unsqueeze(1)
 
@@ -98,7 +100,7 @@ def at_length(direction: Float[Tensor, "b d"], length: Float[Tensor, " b"]) -> F
 @torch.no_grad()
 def mine(
     energy: Energy,
-    y_pos: Float[Tensor, "b d"],
+    y_pos: Points,
     constraint: Constraint,
     config: MinerConfig,
     generator: torch.Generator | Sequence[torch.Generator],
@@ -108,15 +110,15 @@ def mine(
 ) -> Mined:
     """Minimise Ẽ(y) = E(y) − λ‖y − y⁺‖² over the constraint, all examples at once.
 
-    Every turn of the loop evaluates Ẽ and its gradient at one trial point of each example, which serves both the test
-    of that point and the next step from it; `callback` is handed every turn. An example ends after `steps` accepted
-    steps, `max_backtracks` rejections in a row, or at a point stationary to `tol`; one that lands too near the truth
-    (`near(y)` [batch] is true, by default nearer than `delta`) starts anew, at most `RESTARTS` times, and is then
-    marked `too_close`. One that has not ended after `turns` turns stays where it is and is marked `miner_cut`.
+    Every turn evaluates Ẽ and its gradient at one trial point of each example, which serves both the test of that point
+    and the next step from it; `callback` is handed every turn. An example ends after `steps` accepted steps,
+    `max_backtracks` rejections in a row, or at a point stationary to `tol`; one that lands too near the truth
+    (`near(y)` [batch], by default nearer than `delta`) starts anew, at most `RESTARTS` times, and is then marked
+    `too_close`. One that has not ended after `turns` turns stays where it is and is marked `miner_cut`.
     With several generators the examples are as many equal blocks, each of which starts from its own, as it would alone.
     Where the host may wait, the loop ends with the last example, starting points are drawn only for blocks that need
-    them, and an energy that is not a finite number raises `ParameterError` with its example and value (except
-    `in_training`, where one seed's energies may fail and the loss tells of it).
+    them, and an energy that is not finite raises `ParameterError` with its example and value (except `in_training`,
+    where one seed's energies may fail and the loss tells of it).
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
 
@@ -138,8 +140,9 @@ def mine(
             break
         trial = now.trial(sources, may_wait)
         gradient, value = gradient_and_value(objective, trial)
-        if may_wait and not in_training:
-            _require_finite(value, ~now.done)
+        if may_wait and not in_training and bool((refused := ~now.done & ~value.isfinite()).any()):
+            first = int(refused.nonzero()[0])
+            raise ParameterError(f"energy of example {first} = {float(value[first])}: should be a finite number")
         tried = now.judge(trial, value, turn)
         if callback is not None:
             callback(tried)
@@ -166,22 +169,20 @@ class _Descents:
         self.done = self.accepted.bool()
         self.near = self.starting = ~self.done
 
-    def trial(self, sources: Sequence[torch.Generator], may_wait: bool) -> Float[Tensor, "b d"]:
+    def trial(self, sources: Sequence[torch.Generator], may_wait: bool) -> Points:
         """The points of this turn. Directions are drawn block by block; where nobody starts, only if unavoidable."""
-        blocks, starts = self.y_pos.chunk(len(sources)), [True] * len(sources)
+        starts = [True] * len(sources)
         if may_wait:
             starts = self.starting.unflatten(0, (len(sources), -1)).any(1).tolist()
         if not any(starts):
             return self.ahead
-        directions = [
-            torch.randn(block.shape, generator=source, device=block.device, dtype=block.dtype)
-            if starting
-            else torch.ones_like(block)
-            for block, source, starting in zip(blocks, sources, starts, strict=True)
-        ]
-        return _where(self.starting, self.starting_points(torch.cat(directions)), self.ahead)
+        directions = torch.ones_like(self.y_pos)
+        for block, source, starting in zip(directions.chunk(len(sources)), sources, starts, strict=True):
+            if starting:
+                block.normal_(generator=source)
+        return _where(self.starting, self.starting_points(directions), self.ahead)
 
-    def starting_points(self, direction: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    def starting_points(self, direction: Points) -> Points:
         """Feasible points in those directions, at the starting distance, nearer where the set ends before."""
         y_pos, constraint, distance = self.y_pos, self.constraint, self.config.start * self.scale
         if isinstance(constraint, L2Ball):  # whose directions all reach as far
@@ -191,7 +192,7 @@ class _Descents:
         outside = constraint.residual(start) > 1e-5 * distance  # beyond rounding
         return _where(outside, constraint.project(start), start)
 
-    def judge(self, trial: Float[Tensor, "b d"], value: Float[Tensor, " b"], turn: int) -> Trial:
+    def judge(self, trial: Points, value: Values, turn: int) -> Trial:
         """Which examples take their trial points."""
         below = self.value - value - self.config.armijo_c / self.alpha * (trial - self.y).square().sum(1)
         stepping = ~self.done & ~self.starting
@@ -199,7 +200,7 @@ class _Descents:
         judged = (self.starting, stepping & enough, stepping & ~enough)
         return Trial(turn, trial, value, self.y, self.value, self.alpha, below, *judged)
 
-    def advance(self, tried: Trial, trial_gradient: Float[Tensor, "b d"]) -> None:
+    def advance(self, tried: Trial, trial_gradient: Points) -> None:
         """The state after a turn."""
         config, moved, left = self.config, tried.accepted | tried.starting, self.gradient
         self.y, self.gradient = _where(moved, tried.y, self.y), _where(moved, trial_gradient, self.gradient)
@@ -207,7 +208,10 @@ class _Descents:
         self.first_alpha = torch.where(tried.starting, first, self.first_alpha)
         alpha = torch.where(tried.rejected, SHRINK * self.alpha, self.alpha)
         if config.rule == "barzilai_borwein":
-            spectral = self.spectral_step(tried.y - tried.previous, trial_gradient - left)
+            step = tried.y - tried.previous
+            curvature = (step * (trial_gradient - left)).sum(1)
+            spectral = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
+            spectral = torch.clamp(spectral, self.first_alpha / BB_RANGE, self.first_alpha * BB_RANGE)
             alpha = torch.where(tried.accepted, spectral, alpha)
         self.alpha = torch.where(tried.starting, first, alpha)
         self.ahead = self.constraint.project(self.y - self.alpha.unsqueeze(1) * self.gradient)
@@ -224,12 +228,6 @@ class _Descents:
         if config.tol:
             ended = ended | moved & ((self.y - self.ahead).norm(dim=1) < config.tol * self.scale)
         self.done = self.done | ~self.starting & ended
-
-    def spectral_step(self, step: Float[Tensor, "b d"], change: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        """‖s‖²/⟨s, Δg⟩ within its bounds; the upper one where the curvature is not positive."""
-        curvature = (step * change).sum(1)
-        spectral = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
-        return torch.clamp(spectral, self.first_alpha / BB_RANGE, self.first_alpha * BB_RANGE)
 
     def log(self) -> dict[str, Tensor]:
         """The columns of section B. `gm_norm` is the length of the step that would be tried next."""
@@ -251,12 +249,5 @@ class _Descents:
         }
 
 
-def _where(condition: Bool[Tensor, " b"], yes: Tensor, no: Tensor) -> Tensor:
+def _where(condition: Marks, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.unsqueeze(1), yes, no)
-
-
-def _require_finite(value: Float[Tensor, " b"], active: Bool[Tensor, " b"]) -> None:
-    refused = active & ~value.isfinite()
-    if bool(refused.any()):
-        example = int(refused.nonzero()[0])
-        raise ParameterError(f"energy of example {example} = {float(value[example])}: should be a finite number")

@@ -12,31 +12,38 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkabl
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import Tensor
 
-from anm_nb.bounds import Distinct
 from anm_nb.config import ParameterError, Parameters, Registry, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
 from anm_nb.energy.miner import Energy, Mined, MinerConfig, at_length, mine
-from anm_nb.energy.networks import Model, energy_given
+from anm_nb.energy.networks import Inputs, Model, Targets, energy_given
 from anm_nb.energy.sampler import Form, descend
-from anm_nb.energy.schedule import SharedNoise
+from anm_nb.energy.schedule import SharedNoise, Values
 from anm_nb.tasks.base import Clues, DenoisingTask
 from anm_nb.training.seeds import RowDraws
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
 class MiningProblem:
     """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
 
-    A strategy need not know of the seeds. On a GPU it is captured: it chooses by `torch.where`, and may look at no
-    value of a tensor (`.item()`, `if`, `x[mask]`).
+    On a GPU a strategy is captured: it chooses by `torch.where`, and may look at no value (`.item()`, `if`, `x[mask]`).
     """
 
     task: DenoisingTask
-    x: Float[Tensor, "b x_dim"]
-    y_pos: Float[Tensor, "b y_dim"]
+    x: Inputs
+    y_pos: Targets
     noise: SharedNoise  # levels k and ε that positive and negative share
     model: Model  # the network in training
     averaged: Model  # its EMA, in eval mode and without gradients
@@ -55,18 +62,15 @@ class MiningProblem:
         """Energies of noised points under the network in training; with gradients if first asked for with them."""
         return energy_given(self.model, self.x, self.noise.k)
 
-    def impose(self, y: Float[Tensor, "b y_dim"]) -> Float[Tensor, "b y_dim"]:
-        """y with the clues, if any, in place."""
+    def impose(self, y: Targets) -> Targets:
         return y if self.clues is None else self.clues.impose(y)
 
     @property
     def given(self) -> Bool[Tensor, "b y_dim"] | None:
-        """Which entries are clues, where there are any."""
         return None if self.clues is None else self.clues.mask
 
     @property
     def seeds(self) -> int:
-        """How many equal blocks of rows there are."""
         return len(self.draws.generators)
 
 
@@ -79,8 +83,12 @@ class NegativeStrategy(Parameters):
     def propose(self, problem: MiningProblem) -> Mined:
         """Negatives [batch, y_dim] in clean y-space. Runs without gradients to any weights."""
 
+    def loss(self, problem: MiningProblem, y_neg: Targets, e_pos: Values, e_neg: Values) -> Values | None:
+        """A loss of its own of each pair, in place of the contrastive one; None: `info_nce` or its soft form."""
+        return None
 
-STRATEGIES: Registry[NegativeStrategy] = Registry("negative strategy")
+
+STRATEGIES: Registry[NegativeStrategy] = Registry("negative strategy", {"mrncl": "anm_nb.energy.mrncl:Mrncl"})
 register_negatives = STRATEGIES.register
 
 
@@ -96,37 +104,28 @@ def named_negatives(name: str) -> NegativeStrategy | None:
     return None if name == "none" else get_negatives(name)
 
 
-def _strategy_name(name: str) -> str:
-    named_negatives(name)
-    return name
-
-
-StrategyName = Annotated[str, AfterValidator(_strategy_name)]  # a registered one, or "none"
-StrategyNames = Annotated[tuple[StrategyName, ...], Field(strict=False, min_length=1), Distinct]
-
-
 def strategy_from(value: Any) -> Any:
     """A strategy from its name, or from {"name": …, options}; anything else as it is, for pydantic to judge."""
     if isinstance(value, str):
-        return get_negatives(value)
+        return named_negatives(value)
     return get_negatives(**value) if isinstance(value, dict) and "name" in value else value
 
 
-def strategy_to_json(strategy: NegativeStrategy) -> dict[str, Any]:
+def strategy_to_json(strategy: NegativeStrategy | None) -> dict[str, Any] | str:
     """What `strategy_from` reads back."""
-    return {"name": strategy.name, **strategy.model_dump(mode="json")}
+    return {"name": strategy.name, **strategy.model_dump(mode="json")} if strategy else "none"
 
 
-Negatives = Annotated[NegativeStrategy, BeforeValidator(strategy_from), PlainSerializer(strategy_to_json)]
+_FROM, _TO = BeforeValidator(strategy_from), PlainSerializer(strategy_to_json)
+Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]
 
 
 @register_negatives
 class Stock(NegativeStrategy):
     """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
 
-    For continuous tasks that is the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped.
-    `form` "released" descends as the released code does: steps from the second on are as much longer as the clamp is
-    wide (2 for continuous tasks), and all points are clamped by the noise level of the first example of their batch.
+    For continuous tasks: the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped. `form`
+    "released" descends as the released code does: later steps twice as long, clamped by the level of the first example.
     """
 
     name = "stock"
@@ -135,11 +134,9 @@ class Stock(NegativeStrategy):
     form: Form = "paper"
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives by the published recipe."""
         return Mined(problem.impose(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws)))
 
     def _settled(self, problem: MiningProblem) -> Tensor:
-        """Noised targets after a few descent steps on the energy, back in y-space."""
         schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
         start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps).as_subclass(Tensor)
         size, steps, bound, later = schedule.step_size(k), self.descent_steps, schedule.signal(k) * clamp, 1.0
@@ -158,16 +155,14 @@ class Random(NegativeStrategy):
     orthogonal_to_noise: bool = False
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives that look at neither the energy nor the problem."""
         y_pos = problem.y_pos
         length = self.eps * y_pos.norm(dim=1)
         shift = problem.draws.normal(y_pos.shape).to(y_pos.dtype)
-        if not self.orthogonal_to_noise and problem.clues is None:
-            return Mined(y_pos + at_length(shift, length))
         normal = problem.noise.eps if self.orthogonal_to_noise else None
+        if normal is None and problem.clues is None:
+            return Mined(y_pos + at_length(shift, length))
         ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
-        shift = ball.tangent(at_length(ball.tangent(shift), length))  # again, as rounding was stretched too
-        return Mined(y_pos + shift)
+        return Mined(y_pos + ball.tangent(at_length(ball.tangent(shift), length)))  # again: rounding was stretched too
 
 
 @register_negatives
@@ -175,7 +170,7 @@ class Anm(NegativeStrategy):
     """Adversarial negative mining: low EMA energy within a ball around the truth (ANM checklist, section B).
 
     `ball` "l2" has radius `miner.eps`·‖y⁺‖; "linf" is the box inscribed in it, of half-width `miner.eps`·‖y⁺‖/√y_dim.
-    Clues stay in place. `orthogonal_to_noise` keeps y⁻ − y⁺ ⟂ ε, which makes every negative legitimate
+    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, which makes every negative legitimate
     (`SharedNoise.optimal_margin`); without it the miner removes the positive's noise instead of finding an error.
     """
 
@@ -184,18 +179,21 @@ class Anm(NegativeStrategy):
     ball: Literal["l2", "linf"] = "l2"
     miner: MinerConfig = Field(default_factory=MinerConfig)
 
+    @model_validator(mode="after")
+    def _projects(self) -> Anm:
+        if self.ball == "linf" and self.orthogonal_to_noise:
+            raise ValueError("ball = 'linf': should be 'l2' with orthogonal_to_noise")
+        return self
+
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives mined against the EMA energy."""
         constraint, sources = self.constraint(problem), problem.draws.generators
         return mine(problem.energy, problem.y_pos, constraint, self.miner, sources, in_training=True)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
-        """The ball around each truth."""
-        normal = problem.noise.eps if self.orthogonal_to_noise else None
         radius = self.miner.eps * problem.y_pos.norm(dim=1)
-        box = self.ball == "linf"
-        kind, radius = (LinfBall, radius / problem.y_pos.shape[1] ** 0.5) if box else (L2Ball, radius)
-        return kind(problem.y_pos, radius, normal, problem.given)
+        if self.ball == "linf":
+            return LinfBall(problem.y_pos, radius / problem.y_pos.shape[1] ** 0.5, problem.given)
+        return L2Ball(problem.y_pos, radius, problem.noise.eps if self.orthogonal_to_noise else None, problem.given)
 
 
 @register_negatives
@@ -215,13 +213,12 @@ class DiscreteTask(Protocol):
 
 @register_negatives
 class AnmSimplex(NegativeStrategy):
-    """Adversarial mining over the relaxed answers of a discrete task (ANM checklist, sections B and G).
+    """Adversarial mining over the relaxed answers of a discrete task, clues fixed (ANM checklist, sections B and G).
 
-    The set is the whole relaxation, clues fixed: the miner's `eps` bounds only where descent starts, and its `delta`
-    gives way to "at least one decision differs". `round` returns the nearest answer instead of the relaxed point, which
-    a network could tell from a truth without looking at the problem, so that the contrastive loss would saturate.
-    `legitimate` forbids each decision that alone would have m* ≤ 0 (`SharedNoise.optimal_margin`): as m* is a sum over
-    decisions, every rounded negative then has m* > 0. Raises `ParameterError` for a task that is not discrete.
+    The miner's `eps` bounds only where descent starts, and its `delta` gives way to "at least one decision differs".
+    `round` returns the nearest answer, as a relaxed point can be told from a truth without looking at the problem.
+    `legitimate` forbids each decision that alone would have m* ≤ 0; m* is a sum over decisions, so that every rounded
+    negative then has m* > 0. Raises `ParameterError` for a task that is not discrete.
     """
 
     name = "anm_simplex"
@@ -230,14 +227,12 @@ class AnmSimplex(NegativeStrategy):
     miner: MinerConfig = Field(default_factory=MinerConfig)
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives mined against the EMA energy; entropy and invalid mass are those of the relaxed points."""
         y_pos, answers = problem.y_pos, self.answers(problem)
 
         def changed(y: Tensor) -> Tensor:
             return answers.decisions_changed(answers.nearest_vertex(y), y_pos)
 
-        sources = problem.draws.generators
-        near, energy = (lambda y: changed(y) == 0), problem.energy
+        near, energy, sources = (lambda y: changed(y) == 0), problem.energy, problem.draws.generators
         mined = mine(energy, y_pos, answers, self.miner, sources, near=near, in_training=True)
         log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
@@ -247,8 +242,9 @@ class AnmSimplex(NegativeStrategy):
         task, y_pos = problem.task, problem.y_pos
         if not isinstance(task, DiscreteTask):
             raise ParameterError(f"negatives '{self.name}': task '{task.name}' is continuous; use 'anm' for it")
-        everything = torch.ones_like(y_pos, dtype=torch.bool)
-        allowed = change_margin(problem, task.classes) > 0 if self.legitimate else everything
+        allowed = (
+            problem.noise.change_margin(y_pos, task.classes) > 0 if self.legitimate else torch.ones_like(y_pos).bool()
+        )
         if task.classes > 1:
             return MaskedSimplex(allowed | (y_pos > 0), task.classes, problem.clues)
         return SignBox.around(y_pos, ~allowed if problem.given is None else ~allowed | problem.given)
@@ -262,49 +258,30 @@ class AnmSimplexLegitimate(AnmSimplex):
     legitimate: bool = True
 
 
-def change_margin(problem: MiningProblem, classes: int) -> Float[Tensor, "b y_dim"]:
-    """m* of changing one decision of the truth: to each class, or, when each entry is a sign, to the other sign.
-
-    Zero at the true classes. Elsewhere the shift Δ is 2 at the new class and −2 at the true one, so ‖Δ‖² = 8 and
-    Δ·ε = 2(ε_new − ε_true); for a sign it is −2y⁺, so ‖Δ‖² = 4 and Δ·ε = −2y⁺ε.
-    """
-    y_pos, noise = problem.y_pos, problem.noise
-    signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
-    if classes == 1:
-        return 2 * signal**2 / sigma - 2 * signal * y_pos * noise.eps
-    of_truth = (noise.eps * (y_pos > 0)).unflatten(1, (-1, classes)).sum(2)
-    gain = noise.eps - of_truth.unsqueeze(2).expand(-1, -1, classes).flatten(1)
-    return (4 * signal**2 / sigma + 2 * signal * gain).masked_fill(y_pos > 0, 0.0)
-
-
 @register_negatives
 class Mixed(NegativeStrategy):
     """Two kinds of negatives in one batch: the within-run A/B of the ANM checklist's section F, and curricula.
 
-    A random share of each seed's rows, `fraction` of them to the nearest row, is `first`'s and marked by the log column
-    `mined`; the rest is `second`'s. With `fraction_at_start` the share moves linearly with the training's progress,
-    from it to `fraction`. Both kinds are proposed for all rows; a column that only one records is NaN in the other's.
+    A random share of each seed's rows, `fraction` of them to the nearest row, is `first`'s and marked by the column
+    `mined`; the rest is `second`'s. With `fraction_at_start` the share moves linearly with the training's progress. A
+    column that only one kind records is NaN in the other's rows.
     """
 
     name = "mixed"
-    first: Negatives = Field(default_factory=AnmOrthogonal)
-    second: Negatives = Field(default_factory=Stock)
-    fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-    fraction_at_start: Annotated[float, Field(ge=0, le=1)] | None = None
+    first: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=AnmOrthogonal)
+    second: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=Stock)
+    fraction: Share = 0.5
+    fraction_at_start: Share | None = None
 
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives of both kinds, each in its own rows."""
         place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (problem.seeds, -1)).argsort(1)
         mined = (place < (self.share(problem.progress.double()) * place.shape[1]).round()).flatten()
         first, second = self.first.propose(problem), self.second.propose(problem)
-        nothing = torch.full_like(mined, torch.nan, dtype=torch.float32)
-        log = {
-            name: torch.where(mined, *(each.log.get(name, nothing).float() for each in (first, second)))
-            for name in first.log | second.log
-        }
+        nothing, log = torch.full_like(mined, torch.nan, dtype=torch.float32), {}
+        for name in first.log | second.log:
+            log[name] = torch.where(mined, *(each.log.get(name, nothing).float() for each in (first, second)))
         return Mined(torch.where(mined.unsqueeze(1), first.y_neg, second.y_neg), log | {"mined": mined})
 
     def share(self, progress: Any) -> Any:
-        """The fraction of `first` at some progress of the training."""
         start = self.fraction if self.fraction_at_start is None else self.fraction_at_start
         return start + (self.fraction - start) * progress

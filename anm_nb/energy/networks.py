@@ -11,16 +11,19 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anm_nb.config import Registry
+from anm_nb.energy.schedule import Levels, Points, Values
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.stack import Stack
 
 Head = Literal["squared_norm", "scalar"]
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b], as an `EnergyNetwork`
+Inputs = Float[Tensor, "b x_dim"]
+Targets = Float[Tensor, "b y_dim"]
 
 
 class EnergyNetwork(nn.Module, ABC):
@@ -46,17 +49,15 @@ class EnergyNetwork(nn.Module, ABC):
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> EnergyNetwork:
         """The network for problems of that task. Raises `ParameterError` where it does not suit them."""
 
-    def forward(
-        self, x: Float[Tensor, "b x_dim"], y: Float[Tensor, "b y_dim"], k: Int[Tensor, " b"]
-    ) -> Float[Tensor, " b"]:
+    def forward(self, x: Inputs, y: Targets, k: Levels) -> Values:
         """Energies [batch], in float32 or better, of noised targets y at levels k, 0 ≤ k < levels."""
         return self.energy(self.prepare(x, k), y)
 
-    def prepare(self, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
+    def prepare(self, x: Inputs, k: Levels) -> tuple[Tensor, ...]:
         """What `energy` needs of x and k."""
         return x, k
 
-    def energy(self, prepared: tuple[Tensor, ...], y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
+    def energy(self, prepared: tuple[Tensor, ...], y: Targets) -> Values:
         """Energies [batch], as of `forward`, from what `prepare` gave."""
         x, k = prepared
         return self(x, y, k)
@@ -87,18 +88,13 @@ class LevelEmbedding(nn.Module):
         return self.mlp(self.sinusoids)
 
 
-def scale_and_bias(
-    modulation: nn.Linear, embedded: Float[Tensor, "levels dim"], k: Int[Tensor, " b"]
-) -> tuple[Float[Tensor, "b channels"], Float[Tensor, "b channels"]]:
-    """1 + gain_k and bias_k of a layer h ↦ h·(1 + gain_k) + bias_k; `modulation` maps dim to 2·channels.
-
-    They are computed once for each level and looked up, not once for each example of the batch.
-    """
+def scale_and_bias(modulation: nn.Linear, embedded: Float[Tensor, "levels dim"], k: Levels) -> tuple[Tensor, Tensor]:
+    """1 + gain_k and bias_k, both [b, channels]; computed once for each level and looked up, not for each example."""
     gain, bias = F.embedding(k, modulation(embedded)).chunk(2, dim=1)
     return 1 + gain, bias
 
 
-def energy_of(output: Float[Tensor, "b ..."], head: Head) -> Float[Tensor, " b"]:
+def energy_of(output: Float[Tensor, "b ..."], head: Head) -> Values:
     """A network's output to energies: `squared_norm` (published) sums its squares, `scalar` sums it, unbounded below.
 
     In float32 or better: margins are small differences of large energies.
@@ -136,53 +132,46 @@ class EnergyMLP(EnergyNetwork):
         self.head = head
         self.level = LevelEmbedding(levels)
         self.input = nn.Linear(x_dim + y_dim, width)
-        self.first = FiLMLayer(width)
-        self.second = FiLMLayer(width)
+        self.first, self.second = FiLMLayer(width), FiLMLayer(width)
         self.output = nn.Linear(width, y_dim if head == "squared_norm" else 1)
 
     @classmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> EnergyMLP:
-        """Suits every task."""
         return cls(task.x_dim, task.y_dim, width, head, levels)
 
-    def prepare(self, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> tuple[Tensor, ...]:
+    def prepare(self, x: Inputs, k: Levels) -> tuple[Tensor, ...]:
         """W₁'s product with x and its part for ỹ, then gains and biases of both layers at levels k."""
         of_x, of_y = self.input.weight.split([x.shape[1], self.input.in_features - x.shape[1]], dim=1)
         from_x = F.linear(x, of_x, self.input.bias)
         of_levels, layers = self.level(), (self.first, self.second)
         return from_x, of_y, *(part for each in layers for part in scale_and_bias(each.modulation, of_levels, k))
 
-    def energy(self, prepared: tuple[Tensor, ...], y: Float[Tensor, "b y_dim"]) -> Float[Tensor, " b"]:
-        """Energies [batch] of noised targets y."""
+    def energy(self, prepared: tuple[Tensor, ...], y: Targets) -> Values:
         from_x, of_y, *first, scale, bias = prepared
         h = F.silu(torch.addmm(from_x, y, of_y.mT))
         return energy_of(self.output(self.second(self.first(h, *first), scale, bias)), self.head)
 
 
-def energy_given(model: Model, x: Float[Tensor, "b x_dim"], k: Int[Tensor, " b"]) -> Callable[[Tensor], Tensor]:
+def energy_given(model: Model, x: Inputs, k: Levels) -> Callable[[Tensor], Tensor]:
     """ỹ ↦ E(x, ỹ, k), for many ỹ, of any energy (x, ỹ, k) ↦ [b]; of a `Stack`, whose rows are seed after seed."""
+
+    def prepare(model: Any, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        return model.prepare(x, k) if isinstance(model, EnergyNetwork) else (x, k)
+
+    def energy(model: Any, y: Tensor, *prepared: Tensor) -> Tensor:
+        return model.energy(prepared, y) if isinstance(model, EnergyNetwork) else model(prepared[0], y, prepared[1])
+
     if isinstance(model, Stack):
-        of_seeds = model.rows(_prepare, x, k)
-        return lambda y: model.rows(_energy, y, *of_seeds)
-    prepared = _prepare(model, x, k)
-    return lambda y: _energy(model, y, *prepared)
+        of_seeds = model.rows(prepare, x, k)
+        return lambda y: model.rows(energy, y, *of_seeds)
+    prepared = prepare(model, x, k)
+    return lambda y: energy(model, y, *prepared)
 
 
-def _prepare(model: Model, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-    return model.prepare(x, k) if isinstance(model, EnergyNetwork) else (x, k)
-
-
-def _energy(model: Model, y: Tensor, *prepared: Tensor) -> Tensor:
-    return model.energy(prepared, y) if isinstance(model, EnergyNetwork) else model(prepared[0], y, prepared[1])
-
-
-def gradient_and_value(
-    function: Callable[[Tensor], Tensor], y: Float[Tensor, "b d"]
-) -> tuple[Float[Tensor, "b d"], Float[Tensor, " b"]]:
+def gradient_and_value(function: Callable[[Tensor], Tensor], y: Points) -> tuple[Points, Values]:
     """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another.
 
     Under `torch.no_grad` the gradient is not prepared to be differentiated again, which makes it cheaper.
     """
     values, pull_back = torch.func.vjp(function, y.as_subclass(Tensor))[:2]
-    (gradient,) = pull_back(torch.ones_like(values))
-    return gradient, values
+    return pull_back(torch.ones_like(values))[0], values

@@ -11,16 +11,14 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.energy.schedule import Levels, NoiseSchedule, Points, SharedNoise
 
 Scale = Tensor | float | int  # one number, one per example, or any shape that broadcasts to the targets'
 ROUNDINGS = 8  # two products, two sums and two differences round once each, and coefficients may have been rounded too
-QUARTILES = (("margin_q25", 0.25), ("margin_q50", 0.5), ("margin_q75", 0.75))
 
 
 @torch.no_grad()
@@ -35,11 +33,11 @@ def energy_columns(e_pos: Tensor, e_neg: Tensor) -> dict[str, Tensor]:
         raise ParameterError(f"e_pos has shape {tuple(e_pos.shape)} and e_neg {tuple(e_neg.shape)}: need [b] and [b]")
     positive, negative = _plain(e_pos).reshape(-1, 1), _plain(e_neg).reshape(len(e_neg), -1)
     margin = (negative - positive).flatten()
-    finite = torch.cat([positive.isfinite().flatten(), negative.isfinite().flatten()])
+    finite = torch.cat([positive.flatten(), negative.flatten()]).isfinite()
     return {
         "p_hard": (margin < 0).float().mean(),
         "margin_mean": margin.mean(),
-        **{name: _quantile(margin, share) for name, share in QUARTILES},
+        **{f"margin_q{per_cent}": _quantile(margin, per_cent / 100) for per_cent in (25, 50, 75)},
         "loss_con": F.softplus(-margin).mean(),
         "e_pos": positive.mean(),
         "e_neg": negative.mean(),
@@ -58,11 +56,12 @@ def noising_columns(
     and Δ = y⁻ − y⁺ the optimal margin is m* = (‖√ᾱΔ‖²/2 + √ᾱΔ·n)/σ; a negative with m* < 0 is illegitimate. `wrongness`
     is the mean ‖Δ‖, `negative_scale` the mean ‖y⁻‖ by the mean ‖y⁺‖. Raises `ParameterError` for shapes that differ.
     """
-    shapes = [tuple(t.shape) for t in (noised_pos, noised_neg, y_pos, y_neg)]
+    given = (noised_pos, noised_neg, y_pos, y_neg)
+    shapes = [tuple(t.shape) for t in given]
     if len(set(shapes)) > 1:
         raise ParameterError(f"noised_pos, noised_neg, y_pos, y_neg have shapes {shapes}: all four need the same")
-    precision = max(torch.finfo(t.dtype).eps for t in (noised_pos, noised_neg, y_pos, y_neg) if t.is_floating_point())
-    tilde_pos, tilde_neg, pos, neg = (_plain(t) for t in (noised_pos, noised_neg, y_pos, y_neg))
+    precision = max(torch.finfo(t.dtype).eps for t in given if t.is_floating_point())
+    tilde_pos, tilde_neg, pos, neg = map(_plain, given)
     factor, spread = _coefficient("signal", signal, pos), _coefficient("sigma", sigma, pos)
     noise = tilde_pos - factor * pos
     difference = noise - (tilde_neg - factor * neg)
@@ -108,7 +107,7 @@ def grad_share(loss_con: Tensor, loss_mse: Tensor, parameters: Iterable[Tensor])
 
 
 def shared_noise_residual(
-    noised_pos: Tensor, noised_neg: Tensor, y_pos: Tensor, y_neg: Tensor, schedule: NoiseSchedule, k: Int[Tensor, " b"]
+    noised_pos: Points, noised_neg: Points, y_pos: Points, y_neg: Points, schedule: NoiseSchedule, k: Levels
 ) -> float:
     """max |(ỹ⁺ − √ᾱ_k y⁺) − (ỹ⁻ − √ᾱ_k y⁻)|: zero up to rounding when both carry the same noise (checklist, I.1)."""
     signal = schedule.signal(k)
@@ -129,7 +128,7 @@ def noisings() -> Iterator[list[Tensor]]:
         yield seen
 
 
-def count_of(y: Float[Tensor, "b d"], seen: Sequence[Tensor]) -> int:
+def count_of(y: Points, seen: Sequence[Tensor]) -> int:
     """How many of the collected tensors equal y."""
     return sum(other.shape == y.shape and bool(torch.equal(other, y)) for other in seen)
 
@@ -139,8 +138,8 @@ class Recorder:
 
     Nothing that a call is handed is changed. Numbers stay on their device until `frame`. `every` is the number of steps
     from one row to the next, `gradients_every` that for gradient norms, which cost a backward pass for each loss;
-    `armijo_c` is the miner's c. While `training` is False, as it should be where the same functions evaluate a network,
-    only `score` records. A second call of one kind in a step replaces the first, except for `trial`. Raises
+    `armijo_c` is the miner's c. While `training` is False only `score` records: set it where the same functions
+    evaluate a network. A second call of one kind in a step replaces the first, except for `trial`. Raises
     `ParameterError` for steps below 1 and `armijo_c` outside (0, 1).
     """
 
@@ -241,15 +240,12 @@ class Recorder:
         before, after, alpha, slope, took = torch.cat(self._trials, dim=1)
         slack = before - after - self.armijo_c * alpha * slope.square()
         counted = slack.isfinite() & (took > 0)
-        sums = {
-            "miner_accepted": took,
-            "miner_backtracks": 1 - took,
-            "mined_drop": torch.where(counted, before - after, 0.0),
-            "miner_non_finite": ~slack.isfinite(),
+        drop, least = torch.where(counted, before - after, 0.0), torch.where(counted, slack, torch.inf).amin()
+        columns = ("miner_accepted", "miner_backtracks", "mined_drop", "miner_non_finite")
+        sums = zip(columns, (took, 1 - took, drop, ~slack.isfinite()), strict=True)
+        return {name: each.sum() / examples for name, each in sums} | {
+            "armijo_slack": torch.where(least.isfinite(), least, torch.nan)
         }
-        least = torch.where(counted, slack, torch.inf).amin()
-        least = torch.where(least.isfinite(), least, torch.nan)
-        return {name: each.sum() / examples for name, each in sums.items()} | {"armijo_slack": least}
 
 
 def _plain(tensor: Tensor) -> Tensor:

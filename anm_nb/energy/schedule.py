@@ -11,13 +11,14 @@ from torch import Tensor
 from anm_nb.tasks.base import Clues
 from anm_nb.training.seeds import RowDraws
 
+Points = Float[Tensor, "b d"]
+Values = Float[Tensor, " b"]  # one number for each point
+Column = Float[Tensor, "b 1"]
+Levels = Int[Tensor, " b"]
+
 
 class Noised(Tensor):
-    """A tensor that already carries noise.
-
-    Arithmetic keeps the mark, and `NoiseSchedule.q_sample` refuses it: noising anything twice, the bug of the ANM
-    checklist's section C, raises instead of training. `NoiseSchedule.to_clean` is the one way back to y-space.
-    """
+    """A tensor that carries noise. Arithmetic keeps the mark, and noising it again, the bug of section C, raises."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +37,26 @@ class NoiseSchedule:
         alphas_cumprod = torch.cumprod(1 - betas, 0)
         return cls(alphas_cumprod.float().to(device), betas.float().to(device))
 
-    def signal(self, k: Int[Tensor, " b"]) -> Float[Tensor, "b 1"]:
+    def signal(self, k: Levels) -> Column:
         """√ᾱ_k, the factor on the clean target."""
         return self.alphas_cumprod[k].sqrt().unsqueeze(1)
 
-    def sigma(self, k: Int[Tensor, " b"]) -> Float[Tensor, "b 1"]:
+    def sigma(self, k: Levels) -> Column:
         """σ_k = √(1 − ᾱ_k), the standard deviation of the noise."""
         return (1 - self.alphas_cumprod[k]).sqrt().unsqueeze(1)
 
-    def step_size(self, k: Int[Tensor, " b"]) -> Float[Tensor, "b 1"]:
+    def step_size(self, k: Levels) -> Column:
         """β_k/σ_k, the published step size of an energy descent at level k."""
         return self.betas[k].unsqueeze(1) / self.sigma(k)
 
-    def q_sample(self, y: Float[Tensor, "b d"], k: Int[Tensor, " b"], eps: Float[Tensor, "b d"]) -> Noised:
+    def q_sample(self, y: Points, k: Levels, eps: Points) -> Noised:
         """ỹ = √ᾱ_k·y + σ_k·ε. Raises `TypeError` when y carries noise already."""
         if isinstance(y, Noised):
             raise TypeError("this tensor is noised already: a target is noised exactly once (checklist, section C)")
         return (self.signal(k) * y + self.sigma(k) * eps).as_subclass(Noised)
 
-    def to_clean(self, noised: Tensor, k: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """ỹ/√ᾱ_k, read as a point in y-space."""
+    def to_clean(self, noised: Points, k: Levels) -> Points:
+        """ỹ/√ᾱ_k, read as a point in y-space, without the mark."""
         return (noised / self.signal(k)).as_subclass(Tensor)
 
 
@@ -64,23 +65,20 @@ class SharedNoise:
     """One draw of levels and noise for a batch, shared by the positive and its negative (checklist, section C)."""
 
     schedule: NoiseSchedule
-    k: Int[Tensor, " b"]
-    eps: Float[Tensor, "b d"]
+    k: Levels
+    eps: Points
 
     @classmethod
-    def draw(
-        cls, schedule: NoiseSchedule, y: Float[Tensor, "b d"], draws: RowDraws, clues: Clues | None = None
-    ) -> SharedNoise:
+    def draw(cls, schedule: NoiseSchedule, y: Points, draws: RowDraws, clues: Clues | None = None) -> SharedNoise:
         """Levels uniform over the schedule, ε standard normal, and zero where an entry is given."""
-        levels = len(schedule.alphas_cumprod)
-        k, eps = draws.integers(levels, (len(y),)), draws.normal(y.shape)
+        k, eps = draws.integers(len(schedule.betas), (len(y),)), draws.normal(y.shape)
         return cls(schedule, k, eps if clues is None else eps.masked_fill(clues.mask, 0.0))
 
-    def noised(self, y: Float[Tensor, "b d"]) -> Noised:
+    def noised(self, y: Points) -> Noised:
         """ỹ of this draw."""
         return self.schedule.q_sample(y, self.k, self.eps)
 
-    def optimal_margin(self, y_pos: Float[Tensor, "b d"], y_neg: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    def optimal_margin(self, y_pos: Points, y_neg: Points) -> Values:
         """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε for Δ = y⁻ − y⁺: the margin under the energy that the denoising loss asks for.
 
         That energy is E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), as its gradient at ỹ⁺ is ε. A negative with m* < 0 is
@@ -88,3 +86,16 @@ class SharedNoise:
         """
         shift = self.schedule.signal(self.k) * (y_neg - y_pos)
         return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)
+
+    def change_margin(self, y_pos: Points, classes: int) -> Points:
+        """m* of changing one decision of a discrete truth: to each class (0 at the true ones), or to the other sign.
+
+        The shift Δ is 2 at the new class and −2 at the true one: ‖Δ‖² = 8, Δ·ε = 2(ε_new − ε_true). For a sign it is
+        −2y⁺. `classes` consecutive entries are one decision; 1 when every entry is a sign.
+        """
+        signal, sigma = self.schedule.signal(self.k), self.schedule.sigma(self.k)
+        if classes == 1:
+            return 2 * signal**2 / sigma - 2 * signal * y_pos * self.eps
+        of_truth = (self.eps * (y_pos > 0)).unflatten(1, (-1, classes)).sum(2)
+        gain = self.eps - of_truth.repeat_interleave(classes, dim=1)
+        return (4 * signal**2 / sigma + 2 * signal * gain).masked_fill(y_pos > 0, 0.0)

@@ -19,9 +19,9 @@ from anm_nb.energy.learner import joined
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.files import replace_whole
 from anm_nb.tasks.base import SPLITS
+from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, resolve_device
 from anm_nb.training.loop import NonFiniteLoss, Training
-from anm_nb.training.record import by_prefix
 from anm_nb.training.run import arithmetic
 from anm_nb.training.seeds import generator
 from anm_nb.training.timing import next_step_seconds

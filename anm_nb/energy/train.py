@@ -7,30 +7,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from anm_nb.bounds import Decay, Examples, Fraction, LearningRate, Records, Size, Steps, Weight, Width, require_memory
+from anm_nb.bounds import (
+    Decay,
+    Examples,
+    Fraction,
+    LearningRate,
+    Records,
+    Size,
+    Steps,
+    Weight,
+    Width,
+    require_memory,
+    weight_bytes,
+)
 from anm_nb.config import ParameterError
 from anm_nb.energy.learner import Balance, EnergyLearner
-from anm_nb.energy.negatives import NegativeStrategy, strategy_from, strategy_to_json
+from anm_nb.energy.negatives import Negatives
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network
 from anm_nb.energy.sampler import SamplerConfig
-from anm_nb.tasks import get_task, task_class
+from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.learner import Member, TrainingConfig
-from anm_nb.training.memory import weight_bytes
 from anm_nb.training.run import Trained, train
 
 WEIGHTS = ("contrastive_weight", "contrastive_weight_end")  # each of several stacked seeds may have its own, and lr
-
-
-def _strategy(value: Any) -> Any:
-    """What `strategy_from` makes of it; "none" means no contrastive loss."""
-    return None if value == "none" else strategy_from(value)
-
-
-def _strategy_to_json(strategy: NegativeStrategy | None) -> dict[str, Any] | str:
-    return strategy_to_json(strategy) if strategy else "none"
 
 
 class EnergyConfig(TrainingConfig):
@@ -49,7 +51,7 @@ class EnergyConfig(TrainingConfig):
     levels: Annotated[int, Field(ge=2)] = 10
     width: Width = 128
     head: Head = "squared_norm"
-    negatives: Annotated[NegativeStrategy | None, BeforeValidator(_strategy), PlainSerializer(_strategy_to_json)] = None
+    negatives: Negatives = None  # "none": no contrastive loss
     contrastive_weight: Weight | None = None
     contrastive_weight_end: Weight | None = None  # where the weight moves to, linearly
     contrast_from: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps before which there is no contrast
@@ -74,8 +76,6 @@ class EnergyConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _usable(self) -> EnergyConfig:
-        if not issubclass(task_class(self.task), DenoisingTask):
-            raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
         task = self.make_task()
         get_network(self.network or task.network)
         if self.balance is not None and self.contrastive_weight_end is not None:
@@ -85,30 +85,34 @@ class EnergyConfig(TrainingConfig):
 
     def least_bytes(self, task: DenoisingTask) -> dict[str, int]:
         """Bytes that training one seed needs at least, by the fields they come from."""
-        row = 4 * (task.x_dim + 4 * task.y_dim)  # with the target its noise, the noised point and its score
+        pair = 4 * (task.x_dim + task.y_dim)
+        row = pair + 12 * task.y_dim  # with the target its noise, the noised point and its score
         kept = len(self.record_steps()) if self.keep_weights else 0
         large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
         return {
             "width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0,
             "batch size": self.batch * row,
             "dev_examples size": self.dev_examples * row,
-            "training_examples size": (self.training_examples or 0) * 4 * (task.x_dim + task.y_dim),
+            "training_examples size": (self.training_examples or 0) * pair,
             "test_examples size": (self.test_examples or 0) * row,
         }
 
     def make_task(self) -> DenoisingTask:
-        """The task, with its options."""
-        task = get_task(self.task, size=self.size, **self.task_options)
-        assert isinstance(task, DenoisingTask)
+        return self.task_class(size=self.size, **self.task_options)
+
+    @property
+    def task_class(self) -> type[DenoisingTask]:
+        """The task's class. Raises `ParameterError` for one that an energy cannot learn."""
+        task = task_class(self.task)
+        if not issubclass(task, DenoisingTask):
+            raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
         return task
 
     def make_network(self, task: DenoisingTask) -> EnergyNetwork:
         """The network for that task, its weights not yet drawn from a generator."""
-        network = get_network(self.network or task.network)
-        return network.for_task(task, self.width, self.head, self.levels)
+        return get_network(self.network or task.network).for_task(task, self.width, self.head, self.levels)
 
     def make_sampler(self, task: DenoisingTask) -> SamplerConfig:
-        """How the sampler descends."""
         return SamplerConfig(inner_steps=self.inner_steps or task.inner_steps)
 
     @property
@@ -118,44 +122,36 @@ class EnergyConfig(TrainingConfig):
 
     def plugins(self) -> list[type]:
         """The classes of the task, the network and the strategy."""
-        task = task_class(self.task)
-        assert issubclass(task, DenoisingTask)
-        return [task, get_network(self.network or task.network), *([type(self.negatives)] if self.negatives else [])]
+        network = get_network(self.network or self.task_class.network)
+        return [self.task_class, network, *([type(self.negatives)] if self.negatives else [])]
 
     def train(self, workdir: Path) -> Trained:
-        """Train every seed."""
         return train(self, workdir)
 
     def make_learner(self, members: Sequence[Member], device: str) -> EnergyLearner:
-        """The learner of several seeds."""
         return EnergyLearner(members, device)
 
     def stack_key(self) -> str:
-        """Configs of equal keys differ in seeds, learning rates and contrastive weights only."""
         apart = {"seeds", "lr"} if self.balance else {"seeds", "lr", *WEIGHTS}
         return self.model_dump_json(exclude=apart) + str([getattr(self, name) is None for name in WEIGHTS])
 
     def total_steps(self) -> int:
-        """Updates in all."""
         return self.steps
 
     def record_steps(self) -> list[int]:
         """Steps at which to measure: 0, the last, and dense over the first 20 % (ANM checklist, section J)."""
         if self.record_every is not None:
             return sorted({*range(0, self.steps, self.record_every), self.steps})
-        early = max(1, self.records // 2)
+        early, knee = max(1, self.records // 2), self.steps / 5
         late = max(1, self.records - early - 1)
-        knee = self.steps / 5
-        points = [int(knee * i / early) for i in range(early + 1)]
-        points += [round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1)]
-        return sorted(set(points))
+        points = {int(knee * i / early) for i in range(early + 1)}
+        return sorted(points | {round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1)})
 
     def lr_factor(self, step: int) -> float:
         """Factor on the learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def averaging(self) -> tuple[float, int]:
-        """Decay of the EMA, and after how many steps it moves."""
         return self.ema_decay, self.ema_every
 
     def weight_at(self, step: int) -> float:
@@ -165,8 +161,6 @@ class EnergyConfig(TrainingConfig):
             return 0.0
         weight = self.contrastive_weight
         if weight is None:  # as published for the task; asked for every step of every seed, so no task is made
-            task = task_class(self.task)
-            assert issubclass(task, DenoisingTask)
-            weight = task.contrastive_weight
+            weight = self.task_class.contrastive_weight
         end = self.contrastive_weight_end
         return weight if end is None else weight + (end - weight) * progress

@@ -15,10 +15,9 @@ from anm_nb.ranking.losses import RANKING_LOSSES, pointer_loss
 from anm_nb.ranking.networks import PointerDecoder, RankingModel, RankingOutput
 from anm_nb.ranking.routing import Controller, routing_entropy
 from anm_nb.tasks.base import Batch, Stream
-from anm_nb.training.epochs import batch_indices
-from anm_nb.training.learner import Measurement, Member, ParameterGroup, StepLosses
-from anm_nb.training.seeds import generator, initialise
-from anm_nb.training.stack import Stack
+from anm_nb.training.learner import Measurement, Member, StepLosses
+from anm_nb.training.seeds import batch_indices, generator, initialise
+from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
     from anm_nb.ranking.train import RankingConfig
@@ -59,20 +58,20 @@ class RankingLearner:
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         self.members, self.device = members, device
-        self.config: RankingConfig = members[0].config
-        self.task = self.config.make_task()
-        self.dev = self._problems("dev", self.config.dev_samples)
-        self.test = self._problems("test", self.config.test_samples)
-        training = self._problems("train", self.config.train_samples)
+        config: RankingConfig = members[0].config
+        self.config, self.task = config, config.make_task()
+        self.dev = self._problems("dev", config.dev_samples)
+        self.test = self._problems("test", config.test_samples)
+        training = self._problems("train", config.train_samples)
         self.x, self.ranks = (torch.stack([getattr(batch, name) for batch in training]) for name in ("x", "y"))
-        self.selection = self.config.selection or self.task.metric
+        self.selection = config.selection or self.task.metric
         known = [batch.known for batch in training if batch.known is not None]
-        observed = self.config.mask_aware and self.task.metric == "tau_obs"
+        observed = config.mask_aware and self.task.metric == "tau_obs"
         self.compared = torch.stack(known) if known and observed else None
         networks = [self._network(member.seed) for member in members]
         self.model = Stack(networks)
-        self.groups: Sequence[ParameterGroup] = parameter_groups(self.config, networks[0])
-        epochs = [self.epoch(step) for step in range(self.config.total_steps() + 1)]
+        self.groups: Sequence[ParameterGroup] = parameter_groups(config, networks[0])
+        epochs = [self.epoch(step) for step in range(config.total_steps() + 1)]
         self.schedules: Mapping[str, Tensor] = {
             name: torch.tensor([[at(member.config, epoch) for member in members] for epoch in epochs], device=device)
             for name, at in SCHEDULES.items()

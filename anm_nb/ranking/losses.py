@@ -27,7 +27,7 @@ def ranknet_loss(
     scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
     """Cross-entropy of pairwise order: softplus(sⱼ − sᵢ) for i before j (RankNet, Burges et al. 2005)."""
-    pairs, _ = _comparable(scores, ranks, obs_mask)
+    pairs, _, _ = _comparable(scores, ranks, obs_mask)
     wrongness = F.softplus(scores.unsqueeze(-2) - scores.unsqueeze(-1))
     total = torch.where(pairs, wrongness, 0.0).sum((-2, -1))
     return _reduced(total / pairs.sum((-2, -1)).clamp_min(1), pairs, reduction)
@@ -40,9 +40,9 @@ def listnet_loss(
 
     True ones are softmax(−rank), ranked among the observed items; predicted ones softmax(s).
     """
-    pairs, observed = _comparable(scores, ranks, obs_mask)
+    pairs, observed, order = _comparable(scores, ranks, obs_mask)
     lowest = torch.finfo(scores.dtype).min
-    target = (-_observed_ranks(pairs, scores.dtype)).masked_fill(~observed, lowest).softmax(-1)
+    target = (-order).masked_fill(~observed, lowest).softmax(-1)
     log_p = scores.masked_fill(~observed, lowest).log_softmax(-1).masked_fill(~observed, 0.0)
     return _reduced(-(target * log_p).sum(-1), pairs, reduction)
 
@@ -54,12 +54,12 @@ def soft_sort_loss(
 
     Both are ranks among the observed items, divided by the last one, so that the loss lies in [0, 1] for any length.
     """
-    pairs, observed = _comparable(scores, ranks, obs_mask)
+    pairs, observed, order = _comparable(scores, ranks, obs_mask)
     others = observed.unsqueeze(-2) & ~torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     ahead = torch.sigmoid(scores.unsqueeze(-2) - scores.unsqueeze(-1))
     soft_ranks = torch.where(others, ahead, 0.0).sum(-1)
     last = (observed.sum(-1, keepdim=True) - 1).clamp_min(1)
-    error = ((soft_ranks - _observed_ranks(pairs, scores.dtype)) / last).square()
+    error = ((soft_ranks - order) / last).square()
     mean = torch.where(observed, error, 0.0).sum(-1) / observed.sum(-1).clamp_min(1)
     return _reduced(mean, pairs, reduction)
 
@@ -87,32 +87,28 @@ def pointer_loss(
 
     logits [batch, ranks, items].
     """
-    require_items("ranks", tuple(ranks.shape), logits.shape[-1])
+    observed = _observed(logits.select(-1, 0), ranks, obs_mask)
     order = ranks.argsort(-1).expand(logits.shape[:-1])
-    counted = _observed(logits.select(-1, 0), obs_mask).expand(logits.shape[:-1]).gather(-1, order)
+    counted = observed.expand(logits.shape[:-1]).gather(-1, order)
     surprise = -logits.log_softmax(-1).gather(-1, order.unsqueeze(-1)).squeeze(-1)
     mean = torch.where(counted, surprise, 0.0).sum(-1) / counted.sum(-1).clamp_min(1)
     return _reduced(mean, counted.unsqueeze(-1), reduction)
 
 
-def _observed(scores: Tensor, obs_mask: Tensor | None) -> Bool[Tensor, "..."]:
+def _observed(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> Bool[Tensor, "..."]:
+    """The observed items, with the shapes of ranks and mask checked."""
+    require_items("ranks", tuple(ranks.shape), scores.shape[-1])
     if obs_mask is None:
         return torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
     require_items("obs_mask", tuple(obs_mask.shape), scores.shape[-1])
     return obs_mask.bool()
 
 
-def _comparable(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Ordered pairs (i, j) of observed items with i truly before j, and the observed items."""
-    require_items("ranks", tuple(ranks.shape), scores.shape[-1])
-    observed = _observed(scores, obs_mask)
+def _comparable(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Ordered pairs (i, j) of observed items with i truly before j, the observed items, and their ranks among them."""
+    observed = _observed(scores, ranks, obs_mask)
     pairs = (ranks.unsqueeze(-1) < ranks.unsqueeze(-2)) & observed.unsqueeze(-1) & observed.unsqueeze(-2)
-    return pairs, observed
-
-
-def _observed_ranks(pairs: Tensor, dtype: torch.dtype) -> Float[Tensor, "..."]:
-    """How many observed items truly come before each: what a mask-aware loss may know of the ranks."""
-    return pairs.sum(-2).to(dtype)
+    return pairs, observed, pairs.sum(-2).to(scores.dtype)
 
 
 def _reduced(rows: Tensor, compared: Tensor, reduction: Reduction) -> Tensor:

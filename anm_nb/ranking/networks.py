@@ -208,7 +208,12 @@ class RankingModel(nn.Module):
         if x.ndim != 3 or x.shape[2] != self.features or (items is not None and x.shape[1] != items):
             allowed = f"[batch, {items or 'items'}, {self.features}]"
             raise ParameterError(f"x has shape {tuple(x.shape)}; this model takes {allowed}")
-        encoded = self.encoder(self._embed(x))
+        z = self.value(x[..., :1])
+        if self.hidden is not None:
+            z = torch.where(x[..., 1:2] > 0.5, self.hidden.weight, z)
+        if self.own_features is not None:
+            z = z + self.own_features(OWN_FEATURES_GAIN * x[..., 2:])
+        encoded = self.encoder(z)
         alpha = encoded.new_full((*encoded.shape[:2], self.config.n_heads), 1 / self.config.n_heads)
         state = None if self.controller is None else self.controller.start(encoded)
         return Refinement(encoded, torch.zeros_like(encoded), alpha, state)
@@ -230,11 +235,3 @@ class RankingModel(nn.Module):
             allowed = "at least 1" if tied else f"1 to {most}, as each has a block of its own"
             raise ParameterError(f"iterations = {iterations}: allowed: {allowed}")
         return iterations
-
-    def _embed(self, x: Inputs) -> Tokens:
-        z = self.value(x[..., :1])
-        if self.hidden is not None:
-            z = torch.where(x[..., 1:2] > 0.5, self.hidden.weight, z)
-        if self.own_features is not None:
-            z = z + self.own_features(OWN_FEATURES_GAIN * x[..., 2:])
-        return z

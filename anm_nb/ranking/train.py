@@ -8,33 +8,27 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from anm_nb.bounds import Epochs, Examples, LearningRate, Seeds, Size, require_memory
+from anm_nb.bounds import Epochs, Examples, Fraction, LearningRate, Rate, Seeds, Size, require_memory, weight_bytes
 from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import RankingTask
-from anm_nb.training.epochs import batches_per_epoch
+from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, TrainingConfig
-from anm_nb.training.memory import weight_bytes
 from anm_nb.training.run import Trained, train
+from anm_nb.training.seeds import batches_per_epoch
 
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-# What each config of a stack may have of its own: numbers that enter a step as tensors.
-SCHEDULED = ("temperature", "temperature_min", "temperature_decay", "entropy_weight", "entropy_decay", "entropy_every")
-# What only a model whose controller is trained makes use of …
-LEARNED_ROUTING_FIELDS = (
-    *("entropy_weight", "entropy_decay", "entropy_every", "warmup_epochs"),
-    *("two_optimisers", "controller_lr", "controller_clip"),
-)
-# … only one that has a controller …
+TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
+ENTROPY = ("entropy_weight", "entropy_decay", "entropy_every")
+SCHEDULED = (*TEMPERATURE, *ENTROPY)  # numbers that enter a step as tensors: configs of a stack may differ in them
+# What only a model whose controller is trained makes use of, only one that has a controller, and only one with a
+# controller or with several iterations.
+LEARNED_ROUTING_FIELDS = (*ENTROPY, "warmup_epochs", "two_optimisers", "controller_lr", "controller_clip")
 ROUTED_FIELDS = (
-    *("trained_routing", "slow_state", "hrm_period", "controller_width"),
-    *("temperature", "temperature_min", "temperature_decay", *LEARNED_ROUTING_FIELDS),
-)
-# … and only one with a controller, or with several iterations.
+    *("trained_routing", "slow_state", "hrm_period", "controller_width"), *TEMPERATURE, *LEARNED_ROUTING_FIELDS
+)  # fmt: skip
 ITERATED_FIELDS = (*ROUTED_FIELDS, "tied", "gradient", "deep_supervision")
 
 
@@ -50,7 +44,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     task: str = "partial_sort"
     size: Size = 12  # items
-    mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    mask_rate: Rate = 0.5
     encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside these three
     train_samples: Examples = 500  # a fixed set
@@ -190,8 +184,6 @@ def trained_ranking(run: Run, seed: int) -> RankingModel:
         raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no ranking")
     if seed not in config.seeds:
         raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
-    prefix = f"seed{seed}.selected."
-    weights = {name.removeprefix(prefix): tensor for name, tensor in run.weights.items() if name.startswith(prefix)}
     model = config.make_model()
-    model.load_state_dict(weights)
+    model.load_state_dict(by_prefix(run.weights, f"seed{seed}.selected."))
     return model.requires_grad_(False).eval()

@@ -33,9 +33,8 @@ from anm_nb.energy.negatives import (
 )
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.learner import Measurement, Member, StepLosses
-from anm_nb.training.optimiser import StackOptimiser, update
 from anm_nb.training.seeds import RowDraws, generator
-from anm_nb.training.stack import Stack
+from anm_nb.training.stack import Stack, StackOptimiser, update
 
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training

@@ -1,129 +1,80 @@
-"""Many cases into a folder, here or on a Dask cluster: shown while they run, their outcomes kept as each ends."""
+"""A sweep from its first case to its tables: shown while it runs, each outcome kept as its case ends."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock, Timeout
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from anm_nb.config import ParameterError
-from anm_nb.sweep.case import PARTIAL_PREFIX, STOP_SECONDS, Case, Outcome, OutOfTime, growing, run_case, write_outcomes
-from anm_nb.terminal import refuse, say
+from anm_nb.locks import Held, locked
+from anm_nb.sweep import workers
+from anm_nb.sweep.cases import Case, Sweep
+from anm_nb.sweep.outcomes import (
+    SCORES_FILE,
+    TABLE_FILE,
+    Outcome,
+    read_verdicts,
+    tally,
+    valid_outcomes,
+    write_outcomes,
+    write_tables,
+)
+from anm_nb.sweep.process import PARTIAL_PREFIX, STOP_SECONDS, half_written
+from anm_nb.terminal import duration, memory, refuse, say
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from anm_nb.sweep.plan import Sweep
-
 LOCK_FILE = ".sweep.lock"
-RUNNING_SHOWN = 8
 INTERRUPTED = 130  # a shell's exit code for Ctrl-C
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
-def run_cases(
-    cases: Sequence[Case],
-    jobs: int | None,
-    cluster: Client | None = None,
-    resources: Mapping[str, float] | None = None,
-    until: float = math.inf,
-) -> Generator[Outcome]:
-    """The outcomes of the cases as they finish, `jobs` at a time, sharing out the cores; a failing one stops no other.
+@dataclass(frozen=True)
+class Place:
+    """Where cases run: `jobs` at a time here, or on Dask; none starts after `until`, in seconds since 1970."""
 
-    With a cluster, its workers run as many as they have threads, or as the `resources` that a case needs allow. Where
-    `jobs` is None they need not be here, and a case has as many threads as its worker's OMP_NUM_THREADS says. No case
-    starts after the time `until`. An exception, and closing the iterator, end what runs and leave nothing half-written.
-    """
-    from joblib import cpu_count
+    jobs: int | None = None
+    backend: Literal["local", "dask"] = "local"
+    scheduler: str | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    until: float = math.inf
 
-    from anm_nb import files
+    def slots(self, cases: int) -> int | None:
+        """How many of the cases run at a time; None where a scheduler's workers say."""
+        from joblib import cpu_count
 
-    env = {"ANM_NB_OUTPUTS": str(files.outputs_root())}  # a relative one would mean another place beside the notebook
-    threads = max(1, cpu_count() // jobs) if jobs else None
-    place: Any
-    if cluster:
-        from anm_nb.sweep.cluster import Workers
-
-        place = Workers(cluster, resources or {}, threads, env, until)
-    else:
-        place = Threads(jobs or cpu_count(), threads or 1, env, until)
-    waiting: dict[Future[Any], Case] = {}
-    try:
-        waiting |= {place.submit(case): case for case in cases}
-        while waiting:
-            done = wait(waiting, return_when=FIRST_COMPLETED).done
-            while done:
-                future = done.pop()
-                case = waiting.pop(future)
-                try:
-                    outcome = place.outcome(case, future)
-                except OutOfTime:
-                    continue
-                del future  # Dask runs again what is still referred to, where the worker that had it is lost
-                if outcome is None:
-                    waiting[place.submit(case)] = case
-                else:
-                    yield outcome
-    finally:
-        place.close()
-
-
-class Threads:
-    """Cases on threads here, each waiting for its case's process."""
-
-    def __init__(self, jobs: int, threads: int, env: Mapping[str, str], until: float) -> None:
-        self._executor, self._stopping = ThreadPoolExecutor(jobs), threading.Event()
-        self._threads, self._env, self._until = threads, env, until
-
-    def submit(self, case: Case) -> Future[Outcome]:
-        """The case's future, whose result is for `outcome`."""
-        return self._executor.submit(self._run, case)
-
-    def _run(self, case: Case) -> Outcome:
-        if time.time() >= self._until:
-            raise OutOfTime
-        return run_case(case, self._threads, self._env, self._stopping.is_set)
-
-    def outcome(self, case: Case, future: Future[Outcome]) -> Outcome:
-        """How a case ended. Raises OutOfTime where it was not started, and what its thread raised."""
-        return future.result()
-
-    def close(self) -> None:
-        """End what runs, and wait until its processes are gone."""
-        self._stopping.set()
-        self._executor.shutdown(cancel_futures=True)
+        return None if self.scheduler else self.jobs or max(1, min(cpu_count(), cases))
 
 
 @contextmanager
 def folder_of_results(folder: Path) -> Iterator[None]:
     """Have the folder to oneself, without what a killed process or a lost worker left half-written there.
 
-    Raises ParameterError while another process runs cases into it.
+    Raises `ParameterError` while another process runs cases into it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / LOCK_FILE).acquire(timeout=0)
-    except Timeout:
-        raise ParameterError(f"{folder}: another process is running cases into it") from None
-    with lock:
-        _remove_partial(folder)
-        try:
-            yield
-        finally:
+        with locked(folder / LOCK_FILE, "a sweep runs into this folder", wait=False):
             _remove_partial(folder)
+            try:
+                yield
+            finally:
+                _remove_partial(folder)
+    except Held:
+        raise ParameterError(f"{folder}: another process is running cases into it") from None
 
 
 def _remove_partial(folder: Path) -> None:
@@ -135,163 +86,124 @@ def run_into(
     folder: Path,
     cases: Sequence[Case],
     kept: Sequence[Outcome],
-    jobs: int | None,
     console: Console,
-    cluster: Client | None = None,
-    resources: Mapping[str, float] | None = None,
-    until: float = math.inf,
+    place: Place,
+    client: Client | None = None,
 ) -> list[Outcome]:
-    """Run the cases, beside the `kept` outcomes of earlier ones, storing all outcomes after each: none is ever lost.
+    """Run the cases, beside the `kept` outcomes of earlier ones, storing all outcomes after each.
 
-    Arguments as of `run_cases`. A case's older outcome is forgotten before anything starts. Returns the outcomes in the
-    order of the cases. Raises OSError where there is no room for the outcomes, after what runs has been stopped; those
-    stored before stay.
+    A case's older outcome is forgotten before anything starts. Returns the outcomes in the order of the cases. Raises
+    OSError where there is no room for the outcomes, after what runs has been stopped; those stored before stay.
     """
-    from anm_nb.gallery import duration, memory
-
     outcomes: dict[str, Outcome] = {}
     write_outcomes(kept, folder)
-    running = run_cases(cases, jobs, cluster, resources, until)
-    with _LiveTable(console, folder, len(cases), len(kept)) as table, closing(running):
+    running = workers.run_cases(cases, place.slots(len(cases)), client, place.resources, place.until)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    live: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
+    with Progress(*columns, speed_estimate_period=math.inf, **live) as progress, closing(running):
+        task = progress.add_task(f"{len(kept)} done before", total=len(cases))
         for outcome in running:
             outcomes[outcome.name] = outcome
             write_outcomes([*kept, *outcomes.values()], folder)
-            table.count(outcome)
+            ended = Counter(each.status for each in outcomes.values())
+            said = f"{ended['done']} done, {ended['failed']} failed, {len(kept)} before"
+            progress.update(task, advance=1, description=said)
             said = f"{outcome.status:6} {outcome.name}  {duration(outcome.seconds)}, {memory(outcome.peak_mib)}"
             console.print(f"{said}\n       {outcome.error}" if outcome.error else said, soft_wrap=True)
     return [outcomes[case.name] for case in cases if case.name in outcomes]
 
 
-class _LiveTable(Progress):
-    """Counts of cases by state, the time left, and what is running; nothing where nobody watches."""
-
-    def __init__(self, console: Console, folder: Path, total: int, skipped: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.folder, self.ended, self.skipped = folder, Counter[str](), skipped
-        options: dict[str, Any] = {"transient": True, "disable": not console.is_terminal, "refresh_per_second": 2}
-        super().__init__(*columns, console=console, speed_estimate_period=math.inf, **options)
-        self.add_task(self._counts(), total=total)
-
-    def _counts(self) -> str:
-        return f"{self.ended['done']} done, {self.ended['failed']} failed, {self.skipped} skipped"
-
-    def count(self, outcome: Outcome) -> None:
-        """A case came to its end."""
-        self.ended[outcome.status] += 1
-        self.update(self.task_ids[0], advance=1, description=self._counts())
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        """The counts, and below them the cases that grow in the folder of results."""
-        yield from super().get_renderables()
-        running = sorted(set(growing(self.folder)))
-        yield from (Text(f"  {name}") for name in running[:RUNNING_SHOWN])
-        if len(running) > RUNNING_SHOWN:
-            yield Text(f"  and {len(running) - RUNNING_SHOWN} more")
-
-
-def summary(console: Console, outcomes: Sequence[Outcome], verdicts: Callable[[str], str], kind: str) -> None:
-    """A table of how each case ended; `verdicts` tells of a name what its notebook found, `kind` what a name is of."""
-    from anm_nb.gallery import duration, memory
-
+def summary(console: Console, outcomes: Sequence[Outcome], folder: Path, kind: str) -> None:
+    """A table of how each case ended and what its notebook found; `kind` is what a name is of."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (kind, "status", "verdicts", "time", "peak memory"):
         table.add_column(column, overflow="fold", justify="right" if column in ("time", "peak memory") else "left")
     for outcome in outcomes:
         status = Text(outcome.status, style="red" if outcome.status == "failed" else "")
-        cells = (verdicts(outcome.name) or "–", duration(outcome.seconds), memory(outcome.peak_mib))
-        table.add_row(outcome.name, status, *cells)
+        found = tally(read_verdicts(folder / f"{outcome.name}.ipynb"))
+        table.add_row(outcome.name, status, found or "–", duration(outcome.seconds), memory(outcome.peak_mib))
     console.print()
     console.print(table)
 
 
 def run_sweep(
-    sweep: Sweep,
-    chosen: Sequence[Case],
-    console: Console,
-    retry_failed: bool = False,
-    jobs: int | None = None,
-    backend: str = "local",
-    scheduler: str | None = None,
-    resources: Mapping[str, float] | None = None,
-    until: float = math.inf,
+    sweep: Sweep, chosen: Sequence[Case], console: Console, retry_failed: bool, dry_run: bool, place: Place
 ) -> None:
-    """Run what has to run of the chosen cases, and write the tables over all that ended.
+    """Say what there is, run what is not finished of the chosen cases, and write the tables over all that ended.
 
-    Exits with 1 if anything failed, with 130 if interrupted, with 75 if cases are left that would start after `until`.
+    Exits with 1 if anything failed, with 130 if interrupted, with 75 if cases are left that would start after the time
+    for them.
     """
-    from joblib import cpu_count
+    outcomes, problems = valid_outcomes(sweep.cases, sweep.folder)
+    for problem in problems:
+        say(f"anm-nb: {problem}; its case runs again", err=True)
+    todo = _unfinished(chosen, outcomes, retry_failed)
+    waiting = {case.name for case in todo}
+    for case in chosen if dry_run else ():
+        console.print(f"{'to run' if case.name in waiting else outcomes[case.name].status:6} {case.name}")
+    console.print(f"{len(chosen)} cases: {_counted(chosen, outcomes, todo, ' before')}; results in {sweep.folder}")
+    if sweep.folded:
+        console.print(f"{sweep.folded} more in the file are the same as one of its cases, and run once")
+    if any(case.name not in waiting and outcomes[case.name].status == "failed" for case in chosen):
+        console.print("What failed before is not run again unless its inputs change, or with --retry-failed")
+    if dry_run:
+        return
 
-    from anm_nb.sweep import cluster
-    from anm_nb.sweep.table import SCORES_FILE, TABLE_FILE
+    def counted() -> str:
+        return _counted(chosen, valid_outcomes(sweep.cases, sweep.folder)[0])
 
     try:
         with folder_of_results(sweep.folder):
-            sweep.read()  # again, now that nobody else writes
-            waiting = to_run(sweep, chosen, retry_failed)
-            names = {case.name for case in waiting}
-            kept = [outcome for name, outcome in sweep.outcomes.items() if name not in names]
-            slots = None if scheduler else jobs or max(1, min(cpu_count(), len(waiting)))
-            place = cluster.connected(scheduler, slots) if backend == "dask" and waiting else nullcontext()
-            try:
-                for name in (TABLE_FILE, SCORES_FILE) if waiting else ():  # they would be of other cases than the rest
-                    (sweep.folder / name).unlink(missing_ok=True)
-                with place as client:
-                    run_into(sweep.folder, waiting, kept, slots, console, client, resources, until)
-            except BaseException:
-                deadline = time.monotonic() + 2 * STOP_SECONDS  # of a cluster's workers, to stop what they run
-                while growing(sweep.folder) and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                raise
-            finally:
-                sweep.read()
+            _run_unfinished(sweep, chosen, console, retry_failed, place)
             _conclude(console, sweep, chosen)
     except KeyboardInterrupt:
-        refuse(f"stopped: {counted(sweep, chosen)}; the same command goes on from there", INTERRUPTED)
+        refuse(f"stopped: {counted()}; the same command goes on from there", INTERRUPTED)
     except OSError as error:
-        refuse(f"{error}; {counted(sweep, chosen)}, which are kept; the same command goes on from there", 1)
+        refuse(f"{error}; {counted()}, which are kept; the same command goes on from there", 1)
 
 
-def to_run(sweep: Sweep, chosen: Sequence[Case], retry_failed: bool) -> list[Case]:
-    """Those of the chosen cases that are not finished."""
-    return [case for case in chosen if sweep.status(case) in (("new", "failed") if retry_failed else ("new",))]
+def _run_unfinished(sweep: Sweep, chosen: Sequence[Case], console: Console, retry_failed: bool, place: Place) -> None:
+    outcomes, _ = valid_outcomes(sweep.cases, sweep.folder)  # again, now that nobody else writes
+    todo = _unfinished(chosen, outcomes, retry_failed)
+    kept = [outcomes[name] for name in outcomes.keys() - {case.name for case in todo}]
+    dask = place.backend == "dask" and todo
+    cluster: Any = workers.dask_client(place.scheduler, place.slots(len(todo))) if dask else nullcontext()
+    try:
+        for name in (TABLE_FILE, SCORES_FILE) if todo else ():  # they would be of other cases than the rest
+            (sweep.folder / name).unlink(missing_ok=True)
+        with cluster as client:
+            run_into(sweep.folder, todo, kept, console, place, client)
+    except BaseException:
+        deadline = time.monotonic() + 2 * STOP_SECONDS  # for a cluster's workers to stop what they run
+        while half_written(sweep.folder) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        raise
 
 
-def counted(sweep: Sweep, chosen: Sequence[Case], todo: Sequence[Case] = (), before: bool = False) -> str:
-    """How many cases are in each state, such as `3 done, 1 failed`; with those that are to run, `before` they do."""
-    states = {case.name: sweep.status(case) for case in chosen} | {case.name: "to run" for case in todo}
-    when, counts = " before" if before else "", Counter(states.values())
-    words = {"to run": "to run", "done": f"done{when}", "failed": f"failed{when}", "new": "not finished"}
-    return ", ".join(f"{counts[state]} {said}" for state, said in words.items() if counts[state]) or "nothing"
+def _unfinished(chosen: Sequence[Case], outcomes: Mapping[str, Outcome], retry_failed: bool) -> list[Case]:
+    again = ("failed",) if retry_failed else ()
+    return [case for case in chosen if case.name not in outcomes or outcomes[case.name].status in again]
 
 
-def tell(sweep: Sweep, chosen: Sequence[Case], console: Console, retry_failed: bool, each: bool) -> None:
-    """Say what there is of a sweep before it runs, or `each` case of it."""
-    for problem in sweep.problems:
-        say(f"anm-nb: {problem}; its case runs again", err=True)
-    todo = to_run(sweep, chosen, retry_failed)
-    for case in chosen if each else ():
-        console.print(f"{'to run' if case in todo else sweep.status(case):6} {case.name}")
-    console.print(f"{len(chosen)} cases: {counted(sweep, chosen, todo, before=True)}; results in {sweep.folder}")
-    if sweep.folded:
-        console.print(f"{sweep.folded} more in the file are the same as one of its cases, and run once")
-    if any(sweep.status(case) == "failed" and case not in todo for case in chosen):
-        console.print("What failed before is not run again unless its inputs change, or with --retry-failed")
+def _counted(
+    chosen: Sequence[Case], outcomes: Mapping[str, Outcome], todo: Sequence[Case] = (), before: str = ""
+) -> str:
+    """How many cases are in each state, such as `3 done, 1 failed`; `todo` are about to run."""
+    ended = {name: f"{outcome.status}{before}" for name, outcome in outcomes.items()}
+    states = ended | {case.name: "to run" for case in todo}
+    counts = Counter(states.get(case.name, "not finished") for case in chosen)
+    order = ("to run", f"done{before}", f"failed{before}", "not finished")
+    return ", ".join(f"{counts[state]} {state}" for state in order if counts[state]) or "nothing"
 
 
 def _conclude(console: Console, sweep: Sweep, chosen: Sequence[Case]) -> None:
-    from anm_nb.sweep.table import SCORES_FILE, states, write_tables
-
-    outputs = {case.name: case.output for case in chosen if case.name in sweep.outcomes}
-    table = write_tables(sweep.cases, sweep.outcomes, sweep.folder)
-
-    def verdicts(name: str) -> str:
-        return ", ".join(f"{count} {state}" for state, count in states(outputs[name]).items() if count)
-
-    summary(console, [sweep.outcomes[name] for name in outputs], verdicts, "case")
-    pages = f"Table: {table}, with scores: {SCORES_FILE}; a page: anm-nb index {sweep.folder}"
-    console.print(f"{counted(sweep, chosen)}. {pages}")
-    failed = [name for name in outputs if sweep.outcomes[name].status == "failed"]
-    if len(outputs) < len(chosen):
-        refuse(f"time is up: {counted(sweep, chosen)}; the same command goes on from there", OUT_OF_TIME)
-    if failed:
+    outcomes, _ = valid_outcomes(sweep.cases, sweep.folder)
+    write_tables(sweep.cases, outcomes, sweep.folder)
+    ended = [outcomes[case.name] for case in chosen if case.name in outcomes]
+    summary(console, ended, sweep.folder, "case")
+    pages = f"Table: {sweep.folder / TABLE_FILE}, with scores: {SCORES_FILE}; a page: anm-nb index {sweep.folder}"
+    console.print(f"{_counted(chosen, outcomes)}. {pages}")
+    if len(ended) < len(chosen):
+        refuse(f"time is up: {_counted(chosen, outcomes)}; the same command goes on from there", OUT_OF_TIME)
+    if failed := [outcome.name for outcome in ended if outcome.status == "failed"]:
         refuse(f"{len(failed)} of {len(chosen)} cases failed: {', '.join(failed)}", 1)

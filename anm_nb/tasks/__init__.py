@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -11,9 +10,7 @@ from anm_nb.bounds import Distinct
 from anm_nb.config import Registry
 
 if TYPE_CHECKING:
-    from anm_nb.tasks.base import Batch, Task
-
-__all__ = ["Batch", "Task", "TaskName", "TaskNames", "get_task", "register_task", "task_class", "task_names"]
+    from anm_nb.tasks.base import Task
 
 # A built-in task is imported when asked for, so that a list of names costs no torch import.
 TASKS: Registry[Task] = Registry(
@@ -34,14 +31,5 @@ TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False, min_length=1), D
 
 
 def get_task(name: str, **options: Any) -> Task:
-    """A task by name: `get_task("inverse", size=20)`.
-
-    Raises `ParameterError` for an unknown name, an unknown option, or a value the task refuses.
-    """
+    """A task by name: `get_task("inverse", size=20)`. Raises `ParameterError` for unknown names and options."""
     return TASKS.get(name)(**options)
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("Batch", "Task"):
-        return getattr(import_module("anm_nb.tasks.base"), name)
-    raise AttributeError(f"module 'anm_nb.tasks' has no attribute '{name}'")

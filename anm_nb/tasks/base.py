@@ -15,12 +15,13 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from anm_nb.config import Parameters
+from anm_nb.training import seeds
 from anm_nb.training.seeds import RowDraws
-from anm_nb.training.seeds import generator as seeded
 
 Kind = Literal["trivial", "classical", "ceiling"]  # no learning; the best known method; the best possible
 Stream = Literal["train", "dev", "test"]
 SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
+Scores = dict[str, Float[Tensor, " n"]]  # by metric, problem by problem
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+    def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """The task's native metrics of predictions y_hat, problem by problem; NaN where a problem has no score."""
 
     @abstractmethod
@@ -135,8 +136,8 @@ class DenoisingTask(Task):
 class MatrixTask(DenoisingTask):
     """A regression onto a flattened size × size matrix: IRED's continuous tasks (arXiv 2406.11179, section 4.1)."""
 
-    contrastive_weight: ClassVar[float] = 0.5
-    sample_clamp: ClassVar[float] = 2.0
+    contrastive_weight = 0.5
+    sample_clamp = 2.0
     solver: ClassVar[str] = "exact solution"  # what `solve` is, for tables
 
     def __init__(self, **options: Any) -> None:
@@ -148,10 +149,9 @@ class MatrixTask(DenoisingTask):
         """The best classical method."""
 
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
-        """The settled points, clamped."""
         return settle().clamp(-self.sample_clamp, self.sample_clamp)
 
-    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+    def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """{"mse": mean squared error over entries}."""
         return {"mse": (y_hat - batch.y).double().square().mean(1)}
 
@@ -168,20 +168,21 @@ class MatrixTask(DenoisingTask):
 
 def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.DataFrame:
     """Reference scores of tasks on fresh problems, same and harder, with columns task, split and seed in front."""
-    tables = {}
-    for name, task in tasks.items():
-        for split, harder in SPLITS.items():
-            source = seeded(seed, f"references/{split}")
-            tables[name, split, seed] = task.reference_scores(problems, generator=source, harder=harder)
-    columns = ["task", "split", "seed"]
-    return pd.concat(tables, names=columns).reset_index(level=columns).reset_index(drop=True)
+    tables = {
+        (name, split, seed): task.reference_scores(
+            problems, generator=seeds.generator(seed, f"references/{split}"), harder=harder
+        )
+        for name, task in tasks.items()
+        for split, harder in SPLITS.items()
+    }
+    return pd.concat(tables, names=["task", "split", "seed"]).reset_index([0, 1, 2]).reset_index(drop=True)
 
 
 def reference_table(scores: Mapping[tuple[str, Kind], Mapping[str, Float[Tensor, " n"]]]) -> pd.DataFrame:
     """Scores [problems] by (name, kind) and metric as a table of means with their 95 % intervals."""
     rows = [
-        (name, kind, metric, *mean_interval(values))
-        for (name, kind), by_metric in scores.items()
+        (*reference, metric, *mean_interval(values))
+        for reference, by_metric in scores.items()
         for metric, values in by_metric.items()
     ]
     return pd.DataFrame(rows, columns=["name", "kind", "metric", "value", "low", "high"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isqrt
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from anm_nb.tasks.base import Batch, DenoisingTask, Kind, TaskOptions
+from anm_nb.tasks.base import Batch, DenoisingTask, Kind, Scores, TaskOptions
 from anm_nb.training.seeds import RowDraws
 
 FLIPPED = 0.05  # of the entries of a stock negative
@@ -33,19 +33,18 @@ class Connectivity(DenoisingTask):
 
     name = "connectivity"
     network = "graph"
-    metric: ClassVar[str] = "balanced_accuracy"
-    contrastive_weight: ClassVar[float] = 0.05
-    sample_clamp: ClassVar[float] = 1.0
-    classes: ClassVar[int] = 1  # every entry is a decision of its own, a sign
+    metric = "balanced_accuracy"
+    contrastive_weight = 0.05
+    sample_clamp = 1.0
+    classes = 1  # every entry is a decision of its own, a sign
     options: ConnectivityOptions
-    options_class: ClassVar[type[TaskOptions]] = ConnectivityOptions
+    options_class = ConnectivityOptions
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.x_dim = self.y_dim = self.options.size**2
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n graphs and their reachability."""
         size = self.options.size
         nodes = (3 * size + 1) // 2 if harder else size
         draws = torch.rand(n, nodes, nodes, generator=generator, device=device)
@@ -57,16 +56,15 @@ class Connectivity(DenoisingTask):
         """Each entry flipped with probability 0.05; the public code, whose randint(0, 1) is always 0, only to −1."""
         return torch.where(draws.uniform(y.shape) < FLIPPED, -y, y)
 
-    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+    def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """{"accuracy", "balanced_accuracy"} of the answers y_hat > 0, over ordered pairs of different nodes.
 
         Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph has no negatives, or the
         rate of the only class there is: single graphs have the parts whose mean it is (`pooled_rate`), not scores.
         """
-        nodes = isqrt(batch.y.shape[1])
-        pairs = ~torch.eye(nodes, dtype=torch.bool, device=batch.y.device).flatten()
-        truth, answer = (batch.y > 0)[:, pairs], (y_hat > 0)[:, pairs]
-        right = truth == answer
+        pairs = ~torch.eye(isqrt(batch.y.shape[1]), dtype=torch.bool, device=batch.y.device).flatten()
+        truth = (batch.y > 0)[:, pairs]
+        right = truth == (y_hat > 0)[:, pairs]
         rates = [pooled_rate((right & of_class).sum(1), of_class.sum(1)) for of_class in (truth, ~truth)]
         return {"accuracy": right.double().mean(1), "balanced_accuracy": torch.stack(rates).nanmean(0)}
 
@@ -93,10 +91,7 @@ class Connectivity(DenoisingTask):
 
 
 def pooled_rate(right: Tensor, count: Tensor) -> Float[Tensor, " n"]:
-    """Parts of the rate Σ right/Σ count over problems: their mean is the rate, its standard error that of their mean.
-
-    rate + (rightᵢ − rate·countᵢ)/mean(count), by the delta method. NaN where no problem counts anything.
-    """
+    """rate + (rightᵢ − rate·countᵢ)/mean(count): their mean is Σ right/Σ count, with its error by the delta method."""
     right, count = right.double(), count.double()
     rate = right.sum() / count.sum()
     return rate + (right - rate * count) / count.mean()

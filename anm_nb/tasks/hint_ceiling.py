@@ -5,18 +5,17 @@ A chain from a visible item follows it without a gap: both are one *anchored* bl
 item without a pointer: a *loose* block, whose place is unknown. Within a block the order is known.
 
 A true order puts loose blocks, in any order, into the gaps after anchored ones. With n_i hidden items in the i-th gap,
-∏ C(g_i, n_i) choices of their values lead to it; masks do not depend on values, and all that `chain_length` allows are
-alike. The first item of a loose block has no pointer by chance, unless its rank is 0. So an order has weight
+∏ C(g_i, n_i) choices of their values lead to it. The first item of a loose block has no pointer by chance, unless its
+rank is 0. So an order has weight
 
     ∏_i C(g_i, n_i) · [max n_i = chain_length] · (1 − hint_rate)^(loose blocks, less one if a loose block comes first).
 
 Blocks of one length are interchangeable. How many of each stand before a gap is the state of a Markov chain over gaps,
 and its forward-backward sums give P(block before block) for every two blocks.
 
-Expected τ is a sum over pairs, but three blocks can be preferred in a circle, as with intransitive dice. The best
-ranking need not mix blocks (a mixture scores the average of rankings that do not), needs no ties (these score the
-average of their orders), and may keep blocks of one length together. That leaves orders of the lengths among the
-anchored blocks: dynamic programming over the lengths and the visible items already ranked finds the best.
+Expected τ is a sum over pairs, but three blocks can be preferred in a circle. The best ranking need not mix blocks or
+tie them (either scores the average of rankings that do not), and may keep blocks of one length together. That leaves
+orders of the lengths among the anchored blocks: dynamic programming over the lengths and the visible items finds it.
 """
 
 from __future__ import annotations

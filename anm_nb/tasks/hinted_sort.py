@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Kind, TaskOptions, mean_interval
+from anm_nb.tasks.base import Batch, Kind
 from anm_nb.tasks.hint_ceiling import Knowledge, ceiling
-from anm_nb.tasks.ordering import LOWEST, VALUES, PartialSort, RankingOptions
+from anm_nb.tasks.ordering import LOWEST, VALUES, Items, PartialSort, RankingOptions, Visible
 from anm_nb.training import seeds
 
 DISTINCT_BITS = 8  # of a code, which tell up to 256 items apart whatever the others are
@@ -30,15 +30,12 @@ class HintedSortOptions(RankingOptions):
 
     @model_validator(mode="after")
     def _encodable(self) -> HintedSortOptions:
+        rate = f"hint_rate = {self.hint_rate}"
         if self.encoding == "raw" and self.hint_rate > 0:
-            raise ParameterError(
-                f"encoding = 'raw': has no room for pointers; allowed with hint_rate = {self.hint_rate}: 'scaled'"
-            )
+            raise ParameterError(f"encoding = 'raw': has no room for pointers; allowed with {rate}: 'scaled'")
         if self.wrong_rate > 0 and (self.hint_rate == 0 or self.hints == "shuffled"):
-            raise ParameterError(
-                f"wrong_rate = {self.wrong_rate}: there are no true pointers to make wrong with hint_rate = "
-                f"{self.hint_rate} and hints = '{self.hints}'; allowed: 0"
-            )
+            why = f"there are no true pointers to make wrong with {rate} and hints = '{self.hints}'"
+            raise ParameterError(f"wrong_rate = {self.wrong_rate}: {why}; allowed: 0")
         return self
 
 
@@ -46,21 +43,20 @@ class HintedSort(PartialSort):
     """Partial-observation sorting where each hidden item but the first points, with `hint_rate`, at its predecessor.
 
     x is [n, size, 3 + 2·code_width]: partial_sort's two columns, a flag (1 = points), the item's code, and the code of
-    the item it points at (0 where it points at none). Codes are random signs, fresh in every problem and distinct
-    within it. With `hint_rate=0` the extra columns are absent, and without `chain_length` this *is* partial_sort: a
-    generator gives the same x, y and known. All else is drawn from a generator derived from it: values and order are
-    the same at any options, and the pointers at a lower rate are among those at a higher one.
+    the item it points at (0 where it points at none). Codes are random signs, fresh and distinct in every problem.
+    With `hint_rate=0` the extra columns are absent, and without `chain_length` this *is* partial_sort. All else is
+    drawn from a generator derived from the given one: values and order are the same at any options, and the pointers at
+    a lower rate are among those at a higher one.
 
-    `chain_length` is exactly, not at most, the longest run of hidden items in the true order, any such mask being as
-    likely as any other. Pointers that `hints="shuffled"` follow an independent order. A share `wrong_rate` of pointers
-    lead to an item that is neither their own nor the predecessor, all equally likely. What is best possible then is
-    not known; in its place stands what would be if the wrong pointers were taken out.
+    Any mask whose longest run of hidden items is `chain_length` is as likely as any other. A share `wrong_rate` of
+    pointers lead to an item that is neither their own nor the predecessor, all equally likely; what is best possible
+    then is not known, and in its place stands what would be if the wrong pointers were taken out.
     """
 
     name = "hinted_sort"
-    metric: ClassVar[str] = "tau_all"
+    metric = "tau_all"
     options: HintedSortOptions
-    options_class: ClassVar[type[TaskOptions]] = HintedSortOptions
+    options_class = HintedSortOptions
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -75,7 +71,6 @@ class HintedSort(PartialSort):
         return self.options.hint_rate * (1 - self.options.wrong_rate) if self.options.hints == "true" else 0.0
 
     def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
-        """n problems."""
         values, ranks, known = self._draw_values(n, generator=generator, device=device, harder=harder)
         source = _derived(generator)
         if self.options.chain_length is not None:
@@ -85,14 +80,14 @@ class HintedSort(PartialSort):
             x = torch.cat([x, self._draw_hints(ranks, known, source)], dim=-1)
         return Batch(x, ranks, known)
 
-    def pointers(self, batch: Batch) -> Int[Tensor, "n items"]:
+    def pointers(self, batch: Batch) -> Items:
         """The item that each item points at, −1 where it points at none, as x shows it."""
         if self.options.hint_rate == 0:
             return torch.full_like(batch.y, -1)
         own, shown = batch.x[..., 3:].split(self.options.code_width, dim=-1)
         return torch.where(batch.x[..., 2] > 0, (shown @ own.mT).argmax(dim=-1), -1)  # signs agree most with themselves
 
-    def solve(self, batch: Batch, links: int | None = None) -> Float[Tensor, "n items"]:
+    def solve(self, batch: Batch, links: int | None = None) -> Tensor:
         """Chains of pointers right after the visible item where they end: the best possible scores with hint_rate 1.
 
         A chain that ends at a hidden item stands at the median of the values not seen, with hint_rate 1 first. With
@@ -107,21 +102,15 @@ class HintedSort(PartialSort):
         cut = pointers.gather(1, ends) >= 0 if links is not None else torch.zeros_like(ends, dtype=torch.bool)
         return torch.where(cut, super().solve(batch), scores)
 
-    def all_pairs_ceiling(self, *, harder: bool = False) -> float:
-        """The highest expected τ over all pairs where it has a closed form: 1 with all hints, partial_sort's with none.
+    def all_pairs_ceiling(self, *, harder: bool = False) -> float | None:
+        """The mean of `ceilings` where it has a closed form, else None: 1 with all hints, partial_sort's with none.
 
         With all hints only the item of rank 0 can be hidden without a pointer, so every chain has a known place.
-        Raises `ParameterError` for other options: `ceilings` has them problem by problem.
         """
-        rate, longest = self.informed_rate, self.options.chain_length
-        if rate == 1:
+        if self.informed_rate == 1:
             return 1.0
-        if rate > 0 or longest is not None:
-            raise ParameterError(
-                f"hint_rate = {self.options.hint_rate}, wrong_rate = {self.options.wrong_rate}, chain_length = "
-                f"{longest}: the mean ceiling has no closed form; average `ceilings` over problems"
-            )
-        return super().all_pairs_ceiling(harder=harder)
+        plain = self.informed_rate == 0 and self.options.chain_length is None
+        return super().all_pairs_ceiling(harder=harder) if plain else None
 
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
         """Each problem's highest expected τ over all pairs, exact (`hint_ceiling`); wrong pointers are taken out."""
@@ -142,12 +131,6 @@ class HintedSort(PartialSort):
     def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
         return super()._predictions(batch, generator) | {("chains of pointers", "classical"): self.solve(batch)}
 
-    def _best_all_pairs(self, batch: Batch, harder: bool) -> tuple[float, float, float]:
-        try:
-            return super()._best_all_pairs(batch, harder)
-        except ParameterError:  # no closed form
-            return mean_interval(self.ceilings(batch))
-
     def _items(self, harder: bool) -> int:
         size = super()._items(harder)
         if self.options.chain_length is not None:
@@ -155,16 +138,14 @@ class HintedSort(PartialSort):
             require_longest_run(self.options.chain_length, hidden=size - seen, visible=seen)
         return size
 
-    def _draw_visible_ranks(self, n: int, size: int, source: torch.Generator) -> Bool[Tensor, "n items"]:
+    def _draw_visible_ranks(self, n: int, size: int, source: torch.Generator) -> Visible:
         """Masks by rank (True = visible)."""
         seen, longest = self.visible(size), self.options.chain_length
         if longest is None:
             return torch.rand(n, size, generator=source, device=source.device).argsort(dim=1) < seen
         return draw_longest_run(n, hidden=size - seen, visible=seen, longest=longest, generator=source)
 
-    def _draw_hints(
-        self, ranks: Int[Tensor, "n items"], known: Bool[Tensor, "n items"], source: torch.Generator
-    ) -> Float[Tensor, "n items features"]:
+    def _draw_hints(self, ranks: Items, known: Visible, source: torch.Generator) -> Float[Tensor, "n items features"]:
         """The columns after partial_sort's: flags, codes and codes pointed at."""
         n, items = ranks.shape
         chosen = torch.rand(n, items, generator=source, device=ranks.device) < self.options.hint_rate
@@ -182,7 +163,7 @@ class HintedSort(PartialSort):
         shown = codes.gather(1, led_to.unsqueeze(-1).expand_as(codes)) * points.unsqueeze(-1)
         return torch.cat([points.unsqueeze(-1).float(), codes, shown], dim=-1)
 
-    def _draw_other_ranks(self, known: Bool[Tensor, "n items"], source: torch.Generator) -> Int[Tensor, "n items"]:
+    def _draw_other_ranks(self, known: Visible, source: torch.Generator) -> Items:
         """Ranks in a random order that hides its items in runs of the same law, and is otherwise independent."""
         n, size = known.shape
         places = self._draw_visible_ranks(n, size, source).long().argsort(dim=1, descending=True)  # visible ones first
@@ -191,9 +172,7 @@ class HintedSort(PartialSort):
         return torch.empty_like(places).scatter_(1, items, places)
 
 
-def follow(
-    pointers: Int[Tensor, "n items"], links: int | None = None
-) -> tuple[Int[Tensor, "n items"], Int[Tensor, "n items"]]:
+def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
     """Where the chain of pointers from each item ends, and its length; in a circle, somewhere in it, too long.
 
     With `links`, where it is after at most so many pointers.
@@ -218,15 +197,14 @@ def require_longest_run(longest: int, *, hidden: int, visible: int) -> None:
     if hidden == 0:
         raise ParameterError(f"chain_length = {longest}: none of the {visible} items is hidden; allowed: None")
     if not least <= longest <= hidden:
-        raise ParameterError(
-            f"chain_length = {longest}: with {visible} of {visible + hidden} items visible the longest run of hidden "
-            f"ones has {least} to {hidden}; allowed: these or None, nearest: {min(max(longest, least), hidden)}"
+        runs = (
+            f"with {visible} of {visible + hidden} items visible the longest run of hidden ones has {least} to {hidden}"
         )
+        nearest = min(max(longest, least), hidden)
+        raise ParameterError(f"chain_length = {longest}: {runs}; allowed: these or None, nearest: {nearest}")
 
 
-def draw_longest_run(
-    n: int, *, hidden: int, visible: int, longest: int, generator: torch.Generator
-) -> Bool[Tensor, "n items"]:
+def draw_longest_run(n: int, *, hidden: int, visible: int, longest: int, generator: torch.Generator) -> Visible:
     """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`.
 
     A mask is a choice of run lengths for the visible + 1 gaps around visible ranks, that sum to `hidden`. ways[g, h, r]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import comb
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Kind, Stream, Task, TaskOptions, reference_table
+from anm_nb.tasks.base import Batch, Kind, Scores, Stream, Task, TaskOptions, mean_interval, reference_table
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 
 # Fingerprints modulo 4: half of all problems train, a quarter each are for dev and test.
@@ -21,6 +21,9 @@ STREAMS: dict[Stream, tuple[int, ...]] = {"train": (0, 1), "dev": (2,), "test": 
 MAX_ROUNDS = 100
 LOWEST, VALUES = -100, 200  # the values that are sorted: −100 … 99
 HIDDEN_RAW = -999.0  # what stands for a hidden value in the published encoding
+
+Items = Int[Tensor, "n items"]
+Visible = Bool[Tensor, "n items"]
 
 
 class RankingOptions(TaskOptions):
@@ -34,12 +37,12 @@ class RankingOptions(TaskOptions):
 class RankingTask(Task):
     """Items to put in order. x is [n, items, features]; y holds ranks (0 = first); `known` marks the visible items.
 
-    Every problem belongs to one stream, by its fingerprint: whatever the generators, none turns up in two streams.
+    Every problem belongs to one stream, by its fingerprint.
     """
 
-    metric: ClassVar[str] = "tau_obs"
+    metric = "tau_obs"
     options: RankingOptions
-    options_class: ClassVar[type[TaskOptions]] = RankingOptions
+    options_class = RankingOptions
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -75,7 +78,7 @@ class RankingTask(Task):
                 return Batch(*(torch.cat(parts)[:n] for parts in zip(*kept, strict=True)))
         raise ParameterError(f"{self.name}: too few distinct problems at {self.options} to keep streams apart")
 
-    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+    def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """{"tau_obs", "tau_all"}: τ of scores y_hat over observed and over all pairs."""
         return {"tau_obs": kendall_tau(y_hat, batch.y, batch.known), "tau_all": kendall_tau(y_hat, batch.y)}
 
@@ -96,15 +99,13 @@ class PartialSort(RankingTask):
         self._items(harder=False)
 
     def visible(self, size: int) -> int:
-        """How many of `size` values are visible."""
         return max(2, int(size * (1 - self.options.mask_rate)))
 
     def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
-        """n arrays."""
         values, ranks, known = self._draw_values(n, generator=generator, device=device, harder=harder)
         return Batch(self._encoded(values, known), ranks, known)
 
-    def values(self, batch: Batch) -> Int[Tensor, "n items"]:
+    def values(self, batch: Batch) -> Items:
         """The visible integers of a batch; 0 in the places of hidden ones."""
         seen = batch.x[..., 0]
         if self.options.encoding == "scaled":
@@ -115,21 +116,20 @@ class PartialSort(RankingTask):
         """A hash of the set of visible values, so that not even a re-ordered or re-hidden array leaves its stream."""
         return hashed((hashed(self.values(batch)) * batch.given).sum(dim=1))
 
-    def solve(self, batch: Batch) -> Float[Tensor, "n items"]:
-        """The best possible scores: visible values, and for hidden ones the median of the values not seen.
+    def solve(self, batch: Batch) -> Tensor:
+        """The best possible scores [n, items]: visible values, and for hidden ones the median of the values not seen.
 
         A hidden value is equally likely to be any that is not seen, so no order agrees better with it in expectation.
         """
         values = self.values(batch)
         unseen = torch.ones(len(values), VALUES, dtype=torch.long, device=values.device)
-        unseen.scatter_add_(1, (values - LOWEST), -batch.given.long())
-        up_to = unseen.cumsum(dim=1)
+        up_to = unseen.scatter_add_(1, (values - LOWEST), -batch.given.long()).cumsum(dim=1)
         count = up_to[:, -1:]
         middle = torch.cat([(count + 1) // 2, count // 2 + 1], dim=1)
         median = torch.searchsorted(up_to, middle).double().mean(dim=1, keepdim=True) + LOWEST
         return -torch.where(batch.given, values.double(), median)
 
-    def all_pairs_ceiling(self, *, harder: bool = False) -> float:
+    def all_pairs_ceiling(self, *, harder: bool = False) -> float | None:
         """The highest expected τ over all pairs, exact for any size and mask rate; `solve` attains it.
 
         Two visible values: 1. Two hidden ones: 0. A visible value v against a hidden one: of the M values not seen K
@@ -137,8 +137,7 @@ class PartialSort(RankingTask):
         M + 1 gaps, so K is uniform on 0 … M and the mean is (M + 2)/(2(M + 1)) for even M, (M + 1)/(2M) for odd.
         """
         size = self._items(harder)
-        seen = self.visible(size)
-        unseen = VALUES - seen
+        seen, unseen = self.visible(size), VALUES - self.visible(size)
         mixed = (unseen + 2) / (2 * (unseen + 1)) if unseen % 2 == 0 else (unseen + 1) / (2 * unseen)
         return (comb(seen, 2) + seen * (size - seen) * mixed) / comb(size, 2)
 
@@ -148,23 +147,22 @@ class PartialSort(RankingTask):
         `tau_index` (the published, index-space τ) has no ceiling row: no order is known to be best in it.
         """
         batch = self.sample(n, generator=generator, device=str(generator.device), harder=harder)
-        table = reference_table(
-            {
-                reference: self.scores(scores, batch) | {"tau_index": index_space_tau(scores, batch.y)}
-                for reference, scores in self._predictions(batch, generator).items()
-            }
-        )
-        best = {"tau_obs": (1.0, 1.0, 1.0), "tau_all": self._best_all_pairs(batch, harder)}
+        scores = {
+            reference: self.scores(predicted, batch) | {"tau_index": index_space_tau(predicted, batch.y)}
+            for reference, predicted in self._predictions(batch, generator).items()
+        }
+        exact = self.all_pairs_ceiling(harder=harder)
+        all_pairs = mean_interval(self.ceilings(batch)) if exact is None else (exact, exact, exact)
+        best = {"tau_obs": (1.0, 1.0, 1.0), "tau_all": all_pairs}
+        table = reference_table(scores)
         rows = [(self.ceiling_name, "ceiling", metric, *row) for metric, row in best.items()]
         return pd.concat([table, pd.DataFrame(rows, columns=table.columns)], ignore_index=True)
 
-    def _best_all_pairs(self, batch: Batch, harder: bool) -> tuple[float, float, float]:
-        """The ceiling over all pairs and its interval, which is the value itself where that is exact."""
-        ceiling = self.all_pairs_ceiling(harder=harder)
-        return ceiling, ceiling, ceiling
+    def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
+        """Each problem's highest expected τ over all pairs, for tasks without a closed form of their mean."""
+        raise NotImplementedError
 
     def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
-        """Reference scores of a batch's items, by name and kind."""
         n, items = batch.y.shape
         return {
             ("random scores", "trivial"): torch.rand(n, items, generator=generator, device=batch.y.device),
@@ -181,14 +179,14 @@ class PartialSort(RankingTask):
 
     def _draw_values(
         self, n: int, *, generator: torch.Generator, device: str, harder: bool
-    ) -> tuple[Int[Tensor, "n items"], Int[Tensor, "n items"], Bool[Tensor, "n items"]]:
+    ) -> tuple[Items, Items, Visible]:
         """Distinct values in random order, their ranks, and which of them are visible."""
         size = self._items(harder)
         values = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)[:, :size] + LOWEST
         turns = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
         return values, values.argsort(dim=1).argsort(dim=1), turns < self.visible(size)
 
-    def _encoded(self, values: Int[Tensor, "n items"], known: Bool[Tensor, "n items"]) -> Tensor:
+    def _encoded(self, values: Items, known: Visible) -> Tensor:
         if self.options.encoding == "raw":
             return torch.where(known, values.float(), HIDDEN_RAW).unsqueeze(-1)
         scaled = (values.float() + 0.5) * (2 / (VALUES - 1))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Kind, Stream, TaskOptions
+from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Kind, Scores, Stream, TaskOptions
 from anm_nb.tasks.sudoku_pool import Pool, PuzzleSource, Range, first_rows, read_puzzles, shuffled, stored_pool
-from anm_nb.tasks.sudoku_solver import board_size, broken, deduced, solve
+from anm_nb.tasks.sudoku_solver import Boards, board_size, broken, deduced, solve
 from anm_nb.training.seeds import RowDraws
 
 CORRUPTED = 0.05  # share of cells that the published negatives draw anew
@@ -29,15 +29,12 @@ Givens = Annotated[Range, Field(strict=False)]
 
 
 class SudokuOptions(TaskOptions):
-    """Options of `Sudoku`; `size` is the number of rows, columns, boxes and digits.
-
-    The givens of each puzzle are uniform on a range, both ends included, by default `USUAL` and `HARDER` of the size.
-    """
+    """Options of `Sudoku`; `size` is the number of rows, columns, boxes and digits."""
 
     size: Literal[4, 9] = 9
     pool: PositiveInt = 2000  # puzzles of each of the two kinds
     pool_seed: NonNegativeInt = 0
-    givens: Givens = USUAL[9]
+    givens: Givens = USUAL[9]  # of each puzzle, uniform on a range with both ends included
     harder_givens: Givens = HARDER[9]
 
     @model_validator(mode="before")
@@ -61,21 +58,18 @@ class Sudoku(DenoisingTask):
     """One-solution puzzles from a pool that is built once (`sudoku_pool`), or a user's own (`from_puzzles`).
 
     x and y are [n, size³], cell by cell row by row, `size` entries each: 1 for the cell's digit, −1 for the others; an
-    empty cell of x is −1 throughout. `known` [n, size³] is true for all entries of a given cell. The pools, the usual
-    and the `harder` one with fewer givens, are loaded or built when a puzzle is first asked for.
-
-    Size 4 is for quick looks: singles, without a guess, solve it. There are only 288 grids, two but for symmetry, so
-    that 2,000 puzzles are 6 or 7 of each (intervals are too narrow), and each held-out grid has its like in training.
+    empty cell of x is −1 throughout. `known` [n, size³] is true for all entries of a given cell. Size 4 is for quick
+    looks: singles solve it, and of its 288 grids each held-out one has its like in training.
     """
 
     name = "sudoku"
-    metric: ClassVar[str] = "board_accuracy"
-    network: ClassVar[str] = "sudoku_conv"
-    contrastive_weight: ClassVar[float] = 0.05
-    sample_clamp: ClassVar[float] = 1.0
-    inner_steps: ClassVar[int] = 20
+    metric = "board_accuracy"
+    network = "sudoku_conv"
+    contrastive_weight = 0.05
+    sample_clamp = 1.0
+    inner_steps = 20
     options: SudokuOptions
-    options_class: ClassVar[type[TaskOptions]] = SudokuOptions
+    options_class = SudokuOptions
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -87,10 +81,7 @@ class Sudoku(DenoisingTask):
 
     @classmethod
     def from_puzzles(cls, puzzles: PuzzleSource, **options: Any) -> Sudoku:
-        """A task whose problems are given puzzles: the path of a file, its text or bytes, or an iterable of lines.
-
-        A line is a puzzle, 0 or . for an empty cell, or CSV. Raises `ParameterError` as `read_puzzles` does.
-        """
+        """A task of given puzzles: a file's path, text, bytes or lines, as `read_puzzles` takes them."""
         task = cls(**options)
         task._pools[False, "cpu", None] = read_puzzles(puzzles, task.options.size)
         task._own = True
@@ -100,8 +91,7 @@ class Sudoku(DenoisingTask):
         """The task restricted to its puzzles for training, dev or test, which share neither puzzles nor solutions.
 
         Solutions are divided in the order in which they first occur: the first 80 % for training, 10 % each, at least
-        one, for dev and test, harder puzzles included. It holds within one `pool_seed`: at size 4 another has the same
-        grids in another order. Raises `ParameterError` for fewer than 3 puzzles and, later, fewer than 3 solutions.
+        one, for dev and test, harder puzzles included. Raises `ParameterError` for fewer than 3 puzzles or solutions.
         """
         count = len(self._pool(harder=False).puzzles) if self._own else self.options.pool
         if count < len(get_args(Stream)):
@@ -129,7 +119,6 @@ class Sudoku(DenoisingTask):
         return super().reference_scores(min(n, available), generator=generator, harder=harder)
 
     def clues(self, batch: Batch) -> Clues:
-        """The given cells."""
         return Clues(batch.given, batch.x)
 
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
@@ -139,7 +128,7 @@ class Sudoku(DenoisingTask):
         replaced = draws.uniform(cells.shape[:2]) < CORRUPTED
         return torch.where(replaced.unsqueeze(2), _cells(one_hot_boards(drawn)), cells).flatten(1)
 
-    def scores(self, y_hat: Tensor, batch: Batch) -> dict[str, Float[Tensor, " n"]]:
+    def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """Shares per puzzle of the digits with the highest entries (NaN where there are no such cells).
 
         cell_accuracy: empty cells with the right digit; board_accuracy: 1 for a right grid; violation_rate: rows,
@@ -185,18 +174,18 @@ class Sudoku(DenoisingTask):
         return self._pools[place]
 
 
-def one_hot_boards(boards: Integer[Tensor, "n cells"]) -> Float[Tensor, "n entries"]:
+def one_hot_boards(boards: Boards) -> Float[Tensor, "n entries"]:
     """Digits 1 … size as `size` entries each: 1 for the digit, −1 for the others; 0 as −1 throughout."""
     each = torch.arange(1, board_size(boards) + 1, device=boards.device)
     return (2.0 * (boards.unsqueeze(2) == each) - 1).flatten(1)
 
 
-def digits(y: Float[Tensor, "n entries"]) -> Int[Tensor, "n cells"]:
+def digits(y: Float[Tensor, "n entries"]) -> Boards:
     """The digit 1 … size with the highest of each cell's entries."""
     return _cells(y).argmax(2) + 1
 
 
-def clue_digits(batch: Batch) -> Int[Tensor, "n cells"]:
+def clue_digits(batch: Batch) -> Boards:
     """The given digits of a batch's puzzles, 0 in empty cells."""
     return torch.where(_cells(batch.given)[:, :, 0], digits(batch.x), 0)
 
@@ -206,12 +195,12 @@ def _cells(entries: Tensor) -> Tensor:
     return entries.unflatten(1, (-1, round(entries.shape[1] ** (1 / 3))))
 
 
-def _batch(puzzles: Integer[Tensor, "n cells"], solutions: Integer[Tensor, "n cells"]) -> Batch:
+def _batch(puzzles: Boards, solutions: Boards) -> Batch:
     known = (puzzles > 0).repeat_interleave(board_size(puzzles), dim=1)
     return Batch(one_hot_boards(puzzles), one_hot_boards(solutions), known)
 
 
-def _stream_rows(solutions: Integer[Tensor, "n cells"], name: Stream) -> Bool[Tensor, " n"]:
+def _stream_rows(solutions: Boards, name: Stream) -> Bool[Tensor, " n"]:
     """Which puzzles are in a stream: by the place of their solution in the order of first occurrence."""
     distinct, place = torch.unique(first_rows(solutions), return_inverse=True)
     n, names = len(distinct), get_args(Stream)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from filelock import FileLock
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Int, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root
-from anm_nb.tasks.sudoku_solver import SIZES, broken, has_other_solution, solve, units
+from anm_nb.tasks.sudoku_solver import SIZES, Boards, broken, has_other_solution, solve, units
 from anm_nb.training.seeds import generator
 
 Range = tuple[int, int]
@@ -65,8 +65,8 @@ def build_pool(count: int, seed: int, givens: Range, size: int = 9) -> Pool:
 
     Row i of every pool of one size, count and seed has the same solution, whatever its givens. A puzzle that becomes
     minimal before keeps what it has: of 2,000 asked for 17 … 34 the fewest givens are 21, and their mean is 27.1.
-    Solutions of 9×9 are empty boards solved by guessing at random: every grid can come up, those reached through few
-    and narrow guesses more often. Those of 4×4 come in random order, all 288 before any again; like puzzles are redug.
+    Solutions of 9×9 are empty boards solved by guessing at random, not uniformly. Those of 4×4 come in random order,
+    all 288 before any again; like puzzles are redug.
     """
     source = generator(seed, "sudoku grids")
     if size == 9:
@@ -99,16 +99,14 @@ def shuffled(rows: int, n: int, generator: torch.Generator) -> Int[Tensor, " n"]
     return torch.cat([*rounds, torch.empty(0, dtype=torch.long, device=generator.device)])[:n]
 
 
-def first_rows(boards: Integer[Tensor, "n cells"]) -> Int[Tensor, " n"]:
+def first_rows(boards: Boards) -> Int[Tensor, " n"]:
     """For each row the first one equal to it."""
     group = torch.unique(boards, dim=0, return_inverse=True)[1]
     rows = torch.arange(len(boards), device=boards.device)
     return torch.full_like(rows, len(rows)).scatter_reduce(0, group, rows, "amin")[group]
 
 
-def dig(
-    solutions: Int[Tensor, "n cells"], target: Int[Tensor, " n"], source: torch.Generator
-) -> Int[Tensor, "n cells"]:
+def dig(solutions: Boards, target: Int[Tensor, " n"], source: torch.Generator) -> Boards:
     """Puzzles left when clues are taken out of complete grids in random order, down to `target` clues or minimal.
 
     A clue without which a second solution appears would have to stay later too, so one pass over all cells is enough.
@@ -146,10 +144,8 @@ def read_puzzles(source: PuzzleSource, size: int = 9) -> Pool:
     wrong = [number for number in texts if found.get(number) != 1]
     if wrong:
         problems = [f"line {number}: {_problem(texts[number], size, found.get(number))}" for number in wrong[:SHOWN]]
-        if len(wrong) > SHOWN:
-            problems.append(f"… and {len(wrong) - SHOWN} more of {len(texts)} lines")
-        if not sound:
-            problems.append(f"should be a puzzle a line, or CSV with a column named {', '.join(COLUMNS)}")
+        problems += [f"… and {len(wrong) - SHOWN} more of {len(texts)} lines"] if len(wrong) > SHOWN else []
+        problems += [] if sound else [f"should be a puzzle a line, or CSV with a column named {', '.join(COLUMNS)}"]
         raise ParameterError("\n".join(problems))
     return Pool(puzzles, torch.cat([part.grids for part in parts]).to(torch.uint8))
 

@@ -24,6 +24,7 @@ ONES = 0x1_1111_1111  # 1 in every nibble
 # Search nodes expanded side by side: enough to make up for the cost of a call, few enough to stay in cache.
 WIDTH = 1024
 
+Boards = Integer[Tensor, "n cells"]
 BoardMasks = Int[Tensor, "n side side side side"]
 Nodes = tuple[Tensor, Tensor]  # board masks met in the search, and the row of the board that each belongs to
 
@@ -35,9 +36,7 @@ class Solutions(NamedTuple):
     found: Int[Tensor, " n"]
 
 
-def solve(
-    puzzles: Integer[Tensor, "n cells"], limit: int = 2, *, generator: torch.Generator | None = None
-) -> Solutions:
+def solve(puzzles: Boards, limit: int = 2, *, generator: torch.Generator | None = None) -> Solutions:
     """A solution of each puzzle (0 = empty) and how many it has, counted up to `limit`: 2 proves whether just one.
 
     Which of several is given is arbitrary, and random with a `generator` on the puzzles' device. Raises
@@ -52,19 +51,14 @@ def solve(
     return Solutions(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
-def has_other_solution(
-    puzzles: Integer[Tensor, "n cells"], cells: Int[Tensor, " n"], digits: Integer[Tensor, " n"]
-) -> Bool[Tensor, " n"]:
-    """Whether a puzzle has a solution whose digit in the cell `cells` (from 0, empty in the puzzle) is not `digits`.
-
-    A puzzle with one solution that loses the clue of a cell still has one just if no solution has another digit there.
-    """
+def has_other_solution(puzzles: Boards, cells: Int[Tensor, " n"], digits: Integer[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Whether a puzzle has a solution whose digit in the cell `cells` (from 0, empty in the puzzle) is not `digits`."""
     masks = _candidates(puzzles)
     masks.flatten(1)[torch.arange(len(masks), device=masks.device), cells] &= ~_bit(digits)
     return torch.cat([_search(part, 1, None).found for part in masks.split(4 * WIDTH)]) > 0
 
 
-def deduced(puzzles: Integer[Tensor, "n cells"]) -> Int[Tensor, "n cells"]:
+def deduced(puzzles: Boards) -> Boards:
     """Digits that follow by naked and hidden singles alone, without a guess, clues included; 0 where none does."""
     masks = _candidates(puzzles)
     while True:
@@ -74,7 +68,7 @@ def deduced(puzzles: Integer[Tensor, "n cells"]) -> Int[Tensor, "n cells"]:
         masks = further
 
 
-def board_size(boards: Integer[Tensor, "n cells"]) -> int:
+def board_size(boards: Boards) -> int:
     """4 or 9, the rows of boards given as 16 or 81 cells. Raises `ParameterError` for another number of cells."""
     size = math.isqrt(boards.shape[1])
     if size not in SIZES or size**2 != boards.shape[1]:
@@ -82,7 +76,7 @@ def board_size(boards: Integer[Tensor, "n cells"]) -> int:
     return size
 
 
-def units(boards: Integer[Tensor, "n cells"]) -> Integer[Tensor, "3 n size size"]:
+def units(boards: Boards) -> Integer[Tensor, "3 n size size"]:
     """The digits of the rows, of the columns and of the boxes."""
     size = board_size(boards)
     rows = boards.unflatten(1, (size, size))
@@ -90,17 +84,14 @@ def units(boards: Integer[Tensor, "n cells"]) -> Integer[Tensor, "3 n size size"
     return torch.stack([rows, rows.mT, boxes])
 
 
-def broken(boards: Integer[Tensor, "n cells"]) -> Bool[Tensor, "3 n size"]:
+def broken(boards: Boards) -> Bool[Tensor, "3 n size"]:
     """Which rows, columns and boxes do not hold every digit once."""
     each = torch.arange(1, board_size(boards) + 1, device=boards.device)
     return (units(boards).sort(3).values != each).any(3)
 
 
 def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) -> Solutions:
-    """Depth-first search from all boards at once; the longer it takes, the more alternatives go side by side.
-
-    Each round takes up to WIDTH nodes one step further and stacks the alternatives of those that had to guess.
-    """
+    """Depth-first search from all boards at once, up to WIDTH nodes a round; what is not tried yet is stacked."""
     rows = torch.arange(len(masks), device=masks.device)
     grids = torch.zeros_like(masks).flatten(1)
     count = torch.zeros_like(rows)
@@ -137,11 +128,7 @@ def _from_top(waiting: list[Nodes], unfinished: Bool[Tensor, " boards"], width: 
 
 
 def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
-    """One round of naked and hidden singles, and which boards are seen to have no solution.
-
-    A digit in its only cell leaves the rest of the cell's units; one with a single place left in a unit takes it. A
-    board is dead when a unit holds a digit twice or has no place for one, which an empty cell also comes to.
-    """
+    """One round of naked and hidden singles, and which boards have no solution: a digit twice in a unit, or nowhere."""
     fixed = torch.where(_single(masks), masks, 0)
     taken = _counts(fixed)
     rows, columns, boxes = taken
@@ -185,7 +172,7 @@ def _record(masks: BoardMasks, owner: Int[Tensor, " n"], grids: Tensor, count: T
     count.index_add_(0, owner, torch.ones_like(owner))
 
 
-def _candidates(puzzles: Integer[Tensor, "n cells"]) -> BoardMasks:
+def _candidates(puzzles: Boards) -> BoardMasks:
     """Masks of what the cells may hold before any deduction: the clue, or every digit."""
     size = board_size(puzzles)
     return torch.where(puzzles == 0, _all_digits(size), _bit(puzzles)).unflatten(1, 4 * [math.isqrt(size)])

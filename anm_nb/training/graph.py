@@ -69,15 +69,13 @@ class StepGraphs:
             known.taken += 1
             self.step(inputs, kind)
             return
-        if known.graph is None:
-            self._capture(known, inputs, kind)
-        assert known.graph is not None
+        known.graph = known.graph or self._capture(known, inputs, kind)
         for name, tensor in inputs.items():
             known.inputs[name].copy_(tensor)
         known.graph.replay()
         self.replays += 1
 
-    def _capture(self, known: _Captured, inputs: Mapping[str, Tensor], kind: Hashable) -> None:
+    def _capture(self, known: _Captured, inputs: Mapping[str, Tensor], kind: Hashable) -> torch.cuda.CUDAGraph:
         started = time.perf_counter()
         known.inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
@@ -92,15 +90,12 @@ class StepGraphs:
                 first = first.__context__
             if "captur" not in f"{error} {first}".lower():
                 raise
+            said = str(first).strip().partition("\n")[0]
             raise NotCapturable(
-                f"the training step cannot be captured as a CUDA graph ({_first_line(first)}): something in it waits "
-                f"for the host. Look at {self.suspects} for .item(), float(), bool(), tolist(), nonzero or "
-                "boolean-mask indexing, and use torch.where and masks instead; or set graph = False"
+                f"the training step cannot be captured as a CUDA graph ({said}): something in it waits for the host. "
+                f"Look at {self.suspects} for .item(), float(), bool(), tolist(), nonzero or boolean-mask indexing, "
+                "and use torch.where and masks instead; or set graph = False"
             ) from error
         torch.cuda.synchronize()
         self.setup_seconds += time.perf_counter() - started
-        known.graph = graph
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+        return graph

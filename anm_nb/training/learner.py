@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from anm_nb.bounds import Seeds, Threads
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.store import RunConfig
-from anm_nb.training.stack import Stack
+from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training
@@ -89,20 +89,6 @@ class Member:
 
     config: Any  # of the learner's own class
     seed: int
-
-
-@dataclass
-class ParameterGroup:
-    """Parameters of one network, their optimiser and clipping norm, and for how many steps they stay frozen."""
-
-    name: str
-    parameters: Sequence[nn.Parameter]  # of the stack's first member
-    optimiser: type[torch.optim.Optimizer]  # Adam, AdamW or SGD, whose updates of stacks are those of the parts
-    lr: float
-    clip_norm: float
-    frozen_steps: int = 0
-    options: dict[str, Any] = field(default_factory=dict)  # the optimiser's other settings
-    lrs: Sequence[float] = ()  # of each seed, where they may differ; `lr` is then the first's
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from anm_nb.training.checkpoint import common_checkpoints, save_checkpoint
+from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.graph import StepGraphs, without_host
 from anm_nb.training.learner import Learner, Member, StepLosses
-from anm_nb.training.optimiser import StackOptimiser, update
-from anm_nb.training.progress import OutOfTime, progress_bar, time_is_limited, time_is_up
-from anm_nb.training.record import SeedRecord, by_prefix
-from anm_nb.training.stack import Stack
+from anm_nb.training.progress import OutOfTime, progress_bar, seconds_left
+from anm_nb.training.stack import Stack, StackOptimiser, update
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
 
@@ -51,12 +50,12 @@ class Training:
         device: str,
         host: bool | None = None,
     ) -> None:
-        self.learner, self.members, self.folders, self.device = learner, members, folders, device
-        self.config = members[0].config
-        self.model = learner.model
+        self.learner, self.members, self.device = learner, members, device
+        self.config, self.model = members[0].config, learner.model
         self.averaged = Stack([copy.deepcopy(each).requires_grad_(False).eval() for each in self.model.members])
         self.optimisers = [StackOptimiser(group, self.model, device) for group in learner.groups]
         self.records = [SeedRecord(member.seed) for member in members]
+        self.checkpoints = [checkpoint_of(folder, each.seed) for folder, each in zip(folders, members, strict=True)]
         self.step = self.saved_at = 0
         self.counter = torch.zeros(1, dtype=torch.long, device=device)  # the step, for what a graph reads by it
         factors = [self.config.lr_factor(step) for step in range(self.config.total_steps() + 1)]
@@ -185,9 +184,8 @@ class Training:
     def _drop_failed(self) -> None:
         """End the seeds whose loss was not finite; raises `NonFiniteLoss` where nobody is left."""
         for place, step in enumerate(self.failed_at.tolist()):
-            if step < 0 or self.records[place].ended:
-                continue
-            self.records[place].fail(step, {name: float(each[place]) for name, each in self.failed.items()})
+            if step >= 0 and not self.records[place].ended:
+                self.records[place].fail(step, {name: float(each[place]) for name, each in self.failed.items()})
         if not self.running():
             self._raise_failures()
 
@@ -235,10 +233,10 @@ class Training:
 
     def _save_or_leave(self) -> None:
         """Between two blocks of steps: a checkpoint where one is due; raises `OutOfTime` where time is up."""
-        due = self.step - self.saved_at >= self.config.checkpoint_every
-        if due or (time_is_limited() and (self.host or self.step % LOOK_EVERY < self.learner.block)):
+        due, left = self.step - self.saved_at >= self.config.checkpoint_every, seconds_left()
+        if due or (left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)):
             self._count_time()
-            if time_is_up():
+            if left < 0:
                 self.save()
                 raise OutOfTime(f"{self._name()}: time is up at step {self.step} of {self.config.total_steps()}")
             if due:
@@ -252,7 +250,7 @@ class Training:
 
     def save(self) -> None:
         """Write every seed's state as it stands before step `self.step`, each file atomically."""
-        for place, (record, path) in enumerate(zip(self.records, self._checkpoints(), strict=True)):
+        for place, (record, path) in enumerate(zip(self.records, self.checkpoints, strict=True)):
             tensors, facts = record.state()
             if not record.ended:
                 tensors |= self._weights(place)
@@ -268,11 +266,11 @@ class Training:
 
     def restore(self) -> None:
         """Continue exactly where `save` stood, in the newest state that is whole for all seeds that have not ended."""
-        found = common_checkpoints(self._checkpoints(), [record.seed for record in self.records])
+        found = common_checkpoints(self.checkpoints, [record.seed for record in self.records])
         for place, (tensors, facts) in enumerate(found):
             self.records[place].load(tensors, facts, self.device)
-        places = [place for place in self.running() if found]
-        for place in places:
+        going_on = [place for place in self.running() if found]
+        for place in going_on:
             tensors, facts = found[place]
             self.step, self.seconds = facts["step"], facts["spent"]
             self.model.members[place].load_state_dict(by_prefix(tensors, "model."))
@@ -283,16 +281,8 @@ class Training:
                 sources[place].set_state(tensors[f"generator.{purpose}"].cpu())
             for each in self.optimisers:
                 each.norms[place] = tensors[f"norm.{each.group.name}"]
-        for each in self.optimisers if places else ():
+        for each in self.optimisers if going_on else ():
             states = [by_prefix(tensors, f"optimiser.{each.group.name}.") for tensors, _ in found]
-            each.load([state or states[places[0]] for state in states])  # of a seed that has ended, any will do
+            each.load([state or states[going_on[0]] for state in states])  # of a seed that has ended, any will do
         self.counter.fill_(self.step)
         self.saved_at = self.step
-
-    def _checkpoints(self) -> list[Path]:
-        return [checkpoint_of(folder, each.seed) for folder, each in zip(self.folders, self.records, strict=True)]
-
-
-def checkpoint_of(folder: Path, seed: int) -> Path:
-    """Where a seed's checkpoint lies, in the folder of its run's key."""
-    return folder / f"seed-{seed}.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -30,15 +31,10 @@ def time_limit(seconds: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
-def time_is_limited() -> bool:
-    """Whether a `time_limit` is set."""
-    return _deadline.get() is not None
-
-
-def time_is_up() -> bool:
-    """Whether a `time_limit` has passed."""
+def seconds_left() -> float:
+    """Until the `time_limit` that is set; infinite without one."""
     deadline = _deadline.get()
-    return deadline is not None and time.monotonic() > deadline
+    return math.inf if deadline is None else deadline - time.monotonic()
 
 
 def progress_bar(items: Iterable[Item], what: str, total: int, shown: bool = True) -> Iterable[Item]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 
@@ -19,6 +21,26 @@ def derived_seed(seed: int, purpose: str) -> int:
 def generator(seed: int, purpose: str, device: str = "cpu") -> torch.Generator:
     """A generator on `device` for one purpose of one run seed."""
     return torch.Generator(device=device).manual_seed(derived_seed(seed, purpose))
+
+
+def batches_per_epoch(examples: int, batch: int) -> int:
+    """Steps in which every example is taken once; the last batch may be smaller."""
+    return math.ceil(examples / batch)
+
+
+def batch_indices(examples: int, batch: int, step: int, seed: int, device: str = "cpu") -> Int[Tensor, " batch"]:
+    """The examples of one step, each epoch in an order of its own.
+
+    The order is derived afresh from the seed and the epoch, so a resumed training needs no state to continue in it.
+    """
+    epoch, position = divmod(step, batches_per_epoch(examples, batch))
+    return _order(examples, epoch, seed, device)[position * batch : (position + 1) * batch]
+
+
+@lru_cache(maxsize=64)
+def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " examples"]:
+    """The order of one epoch, kept for its steps, whatever the number of seeds that take them in turn."""
+    return torch.randperm(examples, generator=generator(seed, f"order/{epoch}", device), device=device)
 
 
 @torch.no_grad()

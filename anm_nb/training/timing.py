@@ -12,7 +12,7 @@ import torch
 
 from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
-from anm_nb.training.run import arithmetic, cpu_threads
+from anm_nb.training.run import arithmetic, cpu_threads, new_training
 
 WARM_UP = {"cpu": 3, "cuda": 6}  # rounds; by then a GPU's steps are graphs
 
@@ -42,8 +42,7 @@ def turn_seconds(ways: Mapping[Any, Sequence[Training]], rounds: int) -> pd.Data
 
 def fresh_training(config: TrainingConfig, seeds: Sequence[int], device: str = "cpu") -> Training:
     """The training of several seeds as one stack, as it begins; nothing of it is saved."""
-    members = [Member(config, seed) for seed in seeds]
-    return Training(config.make_learner(members, device), members, [Path()] * len(members), device)
+    return new_training([Member(config, seed) for seed in seeds], [Path()] * len(seeds), device)
 
 
 def next_step_seconds(training: Training) -> float:

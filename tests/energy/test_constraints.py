@@ -1,18 +1,23 @@
-"""Projections onto balls: feasible, idempotent, and no feasible point is nearer (scipy's SLSQP in float64 says so)."""
+"""Projections are feasible, idempotent and the nearest (scipy says so), clues stay, entropies are scipy's."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
+from scipy.stats import entropy
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.constraints import L2Ball, LinfBall
+from anm_nb.energy.constraints import L2Ball, LinfBall, MaskedSimplex, SignBox
+from anm_nb.tasks.base import Clues
 from anm_nb.training.seeds import generator
 
 BALLS = {L2Ball: 2, LinfBall: float("inf")}  # and their norms
-kinds = st.sampled_from(list(BALLS))
+BATCH, GROUPS = 3, 4
+seeds, sizes = st.integers(0, 10**6), st.integers(1, 9)
 
 
 def ball(kind, seed, with_normal, with_fixed, batch=3, dim=5, dtype=torch.float32):
@@ -21,89 +26,35 @@ def ball(kind, seed, with_normal, with_fixed, batch=3, dim=5, dtype=torch.float3
     radius = torch.rand(batch, generator=source, dtype=dtype) + 0.1
     fixed = torch.rand(batch, dim, generator=source) < 0.3
     y = center + 3 * torch.randn(batch, dim, generator=source, dtype=dtype) * torch.rand(batch, 1, generator=source)
-    return kind(center, radius, normal if with_normal else None, fixed if with_fixed else None), y
-
-
-@given(kind=kinds, seed=st.integers(0, 10**6), with_normal=st.booleans(), with_fixed=st.booleans())
-def test_projection_is_feasible_and_idempotent(kind, seed, with_normal, with_fixed):
-    constraint, y = ball(kind, seed, with_normal, with_fixed, dim=12)
-    projected = constraint.project(y)
-    shift = projected - constraint.center
-    assert (torch.linalg.vector_norm(shift, BALLS[kind], dim=1) <= constraint.radius * (1 + 1e-5)).all()
-    if with_normal:
-        assert (shift * constraint.normal).sum(1).abs().max() < 1e-4
-    if with_fixed:
-        assert torch.equal(projected[constraint.fixed], constraint.center[constraint.fixed])
-    torch.testing.assert_close(constraint.project(projected), projected, atol=1e-5, rtol=1e-5)
-    assert constraint.residual(projected).max() < 1e-5
+    plane = {"normal": normal if with_normal else None} if kind is L2Ball else {}
+    return kind(center, radius, fixed=fixed if with_fixed else None, **plane), y, plane.get("normal")
 
 
 @settings(max_examples=60)
-@given(kind=kinds, seed=st.integers(0, 10**6), with_normal=st.booleans(), with_fixed=st.booleans())
-def test_no_feasible_point_is_nearer(kind, seed, with_normal, with_fixed):
-    constraint, y = ball(kind, seed, with_normal, with_fixed, batch=1, dtype=torch.float64)
+@given(kind=st.sampled_from(list(BALLS)), seed=seeds, with_normal=st.booleans(), with_fixed=st.booleans())
+def test_projection_onto_a_ball_is_the_nearest_feasible_point(kind, seed, with_normal, with_fixed):
+    constraint, y, normal = ball(kind, seed, with_normal, with_fixed, batch=1, dtype=torch.float64)
+    projected = constraint.project(y)
+    torch.testing.assert_close(constraint.project(projected), projected)
+    assert torch.equal(constraint.project(constraint.center), constraint.center)
+    shift = (projected - constraint.center)[0]
+    assert torch.linalg.vector_norm(shift, BALLS[kind]) <= constraint.radius * (1 + 1e-9)
     center, radius, target = (t[0].numpy() for t in (constraint.center, constraint.radius, y))
     conditions, bounds = [], None
     if kind is L2Ball:
         conditions.append({"type": "ineq", "fun": lambda p: radius**2 - ((p - center) ** 2).sum()})
     else:
         bounds = list(zip(center - radius, center + radius, strict=True))
-    if with_normal:
-        normal = constraint.normal[0].numpy()
-        conditions.append({"type": "eq", "fun": lambda p: (p - center) @ normal})
+    if normal is not None:
+        conditions.append({"type": "eq", "fun": lambda p: (p - center) @ normal[0].numpy()})
+        assert float(shift @ normal[0]) == pytest.approx(0, abs=1e-9)
     if with_fixed:
         held = constraint.fixed[0].numpy()
         conditions.append({"type": "eq", "fun": lambda p: (p - center)[held]})
-    best = minimize(
-        lambda p: ((p - target) ** 2).sum(),
-        center,
-        bounds=bounds,
-        constraints=conditions,
-        method="SLSQP",
-        options={"ftol": 1e-14, "maxiter": 500},
-    )
-    ours = np.linalg.norm(constraint.project(y)[0].numpy() - target)
-    assert ours == pytest.approx(np.sqrt(best.fun), abs=1e-5)
-
-
-@given(seed=st.integers(0, 10**6), scale=st.sampled_from([1e-3, 1.0, 1e3]))
-def test_a_box_with_a_plane_is_projected_onto_at_every_scale_and_with_ties(seed, scale):
-    """Optimality itself (KKT): y − Π(y) − μ·normal is zero inside and points outwards at every face, for some μ."""
-    source = generator(seed, "test")
-    normal = torch.randint(-2, 3, (4, 30), generator=source).double()  # many equal and many zero entries
-    shift = scale * torch.randint(-3, 4, (4, 30), generator=source).double()
-    box = LinfBall(torch.zeros(4, 30, dtype=torch.float64), torch.full((4,), scale, dtype=torch.float64), normal)
-    z = box.project(shift)
-    assert (z.abs() <= scale * (1 + 1e-12)).all()
-    assert (z * normal).sum(1).abs().max() < 1e-9 * scale
-    for given_, found, a in zip(shift.numpy(), z.numpy(), normal.numpy(), strict=True):
-        gap, bent = given_ - found, a != 0
-        high, low = found >= scale * (1 - 1e-12), found <= -scale * (1 - 1e-12)
-        assert (gap[~bent & ~high] <= 1e-9 * scale).all()
-        assert (gap[~bent & ~low] >= -1e-9 * scale).all()
-        # gap ≥ μa at the upper face, ≤ at the lower, = between: an interval for μ from every entry, and one in common
-        at_most = (high & (a > 0)) | (low & (a < 0))  # entries whose ratio bounds μ from above
-        at_least = (high & (a < 0)) | (low & (a > 0))
-        ratio = np.divide(gap, a, out=np.zeros_like(gap), where=bent)
-        upper, lower = ratio[bent & ~at_least], ratio[bent & ~at_most]
-        assert max(lower, default=-np.inf) <= min(upper, default=np.inf) + 1e-9 * scale
-
-
-@pytest.mark.parametrize("kind", BALLS)
-def test_residual_is_the_distance_from_the_set(kind):
-    constraint = kind(torch.zeros(2, 2), torch.tensor([1.0, 1.0]))
-    distance = {L2Ball: 4.0, LinfBall: (2**2 + 3**2) ** 0.5}[kind]
-    torch.testing.assert_close(
-        constraint.residual(torch.tensor([[3.0, 4.0], [0.3, 0.4]])), torch.tensor([distance, 0.0])
-    )
-
-
-@pytest.mark.parametrize("kind", BALLS)
-def test_the_centre_itself_is_a_fixed_point_even_where_every_entry_is_held(kind):
-    constraint, y = ball(kind, 0, True, False)
-    assert torch.equal(constraint.project(constraint.center), constraint.center)
-    held = kind(constraint.center, constraint.radius, constraint.normal, torch.ones_like(y, dtype=torch.bool))
-    assert torch.equal(held.project(y), constraint.center)
+        assert (shift[held] == 0).all()
+    options = {"method": "SLSQP", "options": {"ftol": 1e-14, "maxiter": 500}}
+    best = minimize(lambda p: ((p - target) ** 2).sum(), center, bounds=bounds, constraints=conditions, **options)
+    assert float(constraint.residual(y)) == pytest.approx(np.sqrt(best.fun), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", BALLS)
@@ -111,3 +62,109 @@ def test_the_centre_itself_is_a_fixed_point_even_where_every_entry_is_held(kind)
 def test_a_radius_that_is_not_positive_is_refused_by_example(kind, radius):
     with pytest.raises(ParameterError, match=rf"radius of example 1 = {radius}: should be positive"):
         kind(torch.zeros(3, 2), torch.tensor([1.0, radius, 0.0]))
+
+
+# relaxed answers
+
+
+def example(seed, classes, dtype=torch.float64):
+    """A simplex with some classes disallowed and some groups given whole, and points far and near."""
+    source = generator(seed, "test")
+    chosen = torch.randint(classes, (BATCH, GROUPS), generator=source)
+    answers = (2.0 * torch.nn.functional.one_hot(chosen, classes) - 1).double().flatten(1)
+    allowed = (torch.rand(answers.shape, generator=source) < 0.7) | (answers > 0)
+    given_groups = torch.rand(BATCH, GROUPS, 1, generator=source) < 0.3
+    clues = Clues(given_groups.expand(-1, -1, classes).flatten(1), answers.to(dtype))
+    spread = 10.0 ** torch.randint(-2, 3, (BATCH, 1), generator=source)
+    y = answers + spread * torch.randn(answers.shape, generator=source, dtype=torch.float64)
+    return MaskedSimplex(allowed, classes, clues), y.to(dtype)
+
+
+def probabilities(y, classes):
+    return ((y + 1) / 2).unflatten(1, (-1, classes))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(seed=seeds, classes=sizes)
+def test_projection_onto_simplices_is_feasible_and_idempotent(dtype, seed, classes):
+    simplex, y = example(seed, classes, dtype)
+    projected = simplex.project(y)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    p = probabilities(projected, classes)
+    assert (p >= 0).all()
+    torch.testing.assert_close(p.sum(2), torch.ones_like(p[..., 0]), atol=tolerance, rtol=0)
+    clues = simplex.fixed
+    assert torch.equal(projected[clues.mask], clues.values[clues.mask])
+    assert (projected[~simplex.allowed & ~clues.mask] == -1).all()
+    assert (simplex.log(projected)["invalid_mass"] == 0).all()
+    assert simplex.residual(projected).max() < 10 * tolerance
+
+
+@settings(max_examples=50)
+@given(seed=seeds, classes=sizes)
+def test_every_group_is_the_root_of_its_own_equation_and_its_vertex_the_nearest(seed, classes):
+    """References of their own: the threshold τ of Σ max(p − τ, 0) = 1 by scipy, and the nearest of all vertices."""
+    simplex, y = example(seed, classes)
+    points, vertex = (probabilities(of(y), classes) for of in (simplex.project, simplex.nearest_vertex))
+    free = (simplex.allowed & ~simplex.fixed.mask).unflatten(1, (-1, classes))
+    for row, group in np.ndindex(BATCH, GROUPS):
+        held = free[row, group]
+        if not held.any():
+            continue
+        p = probabilities(y, classes)[row, group].numpy()
+        p_held = p[held.numpy()]
+        root = brentq(lambda tau, p=p_held: np.maximum(p - tau, 0).sum() - 1, p_held.max() - 1.5, p_held.max())
+        np.testing.assert_allclose(points[row, group][held], np.maximum(p_held - root, 0), atol=1e-10)
+        best = min(np.flatnonzero(held), key=lambda c, p=p: np.linalg.norm(p - np.eye(classes)[c]))
+        assert np.array_equal(vertex[row, group], np.eye(classes)[best])
+
+
+def test_a_group_may_be_given_by_one_entry():
+    """A given 1 decides its group; a given −1 closes its class."""
+    mask, values = torch.tensor([[True, False, False, True, False, False]]), torch.tensor([[1.0, 0, 0, -1.0, 0, 0]])
+    simplex = MaskedSimplex(torch.ones(1, 6, dtype=torch.bool), 3, Clues(mask, values))
+    y = 2 * torch.tensor([[0.1, 0.8, 0.1, 0.9, 0.3, 0.2]]) - 1
+    expected = 2 * torch.tensor([[1, 0, 0, 0, 0.55, 0.45]]) - 1
+    torch.testing.assert_close(simplex.project(y), expected)
+    assert torch.equal(simplex.nearest_vertex(y), torch.tensor([[1.0, -1, -1, -1, 1, -1]]))
+
+
+def test_entropies_are_scipy_s_over_groups_with_a_choice():
+    allowed = torch.tensor([[True] * 3, [True, True, False], [True, False, False]]).flatten().unsqueeze(0)
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0], [0.7, 0.3, 0.0]], dtype=torch.float64)
+    log = MaskedSimplex(allowed, 3).log((2 * p - 1).flatten().unsqueeze(0))
+    expected = [entropy([0.5, 0.3, 0.2]), entropy([0.9, 0.1])]  # the third group has no choice
+    assert float(log["entropy"]) == pytest.approx(np.mean(expected))
+    relative = np.mean([expected[0] / math.log(3), expected[1] / math.log(2)])
+    assert float(log["relative_entropy"]) == pytest.approx(relative)
+    assert float(log["invalid_mass"]) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 0}, "classes = 0: a simplex needs at least 1 class"),
+        ({"classes": 4}, "classes = 4: does not divide 6 entries"),
+        ({}, "example 1, group 1: no class is allowed that is not given as another"),
+    ],
+)
+def test_sets_without_a_point_are_refused_by_name(options, message):
+    allowed = torch.ones(2, 6, dtype=torch.bool)
+    allowed[1, 3:6] = False
+    with pytest.raises(ParameterError, match=message):
+        MaskedSimplex(**{"allowed": allowed, "classes": 3} | options)
+
+
+def test_a_sign_box_holds_its_clues_and_reports_binary_entropies():
+    answers = torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]])
+    fixed = torch.tensor([[True, False, False], [True, True, True]])
+    box = SignBox.around(answers, fixed)
+    y = torch.tensor([[-0.5, 0.5, 3.0], [0.0, 0.0, 0.0]])
+    assert torch.equal(box.project(y), torch.tensor([[1.0, 0.5, 1.0], [-1.0, -1.0, 1.0]]))
+    assert torch.equal(box.nearest_vertex(y), torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, 1.0]]))
+    assert box.decisions_changed(box.nearest_vertex(y), answers).tolist() == [1, 0]
+    log = box.log(y)
+    binary = float(entropy([0.75, 0.25]))
+    torch.testing.assert_close(log["entropy"], torch.tensor([binary / 2, 0.0]))
+    torch.testing.assert_close(log["relative_entropy"], torch.tensor([binary / 2 / math.log(2), 0.0]))
+    torch.testing.assert_close(log["invalid_mass"], torch.tensor([(1.5 + 2) / 2, 1.5]))

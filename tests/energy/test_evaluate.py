@@ -1,25 +1,20 @@
 """The final test scores all predictors on the same unseen problems; what a problem gives away is kept as it is."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from first_step import begun, losses_at
-from tasks.sudoku_reference import KNOWN
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.evaluate import final_scores, predict
-from anm_nb.energy.networks import get_network
-from anm_nb.energy.sampler import SamplerConfig, sample
-from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.energy.evaluate import final_scores, kept_steps, predict, trained_energy
+from anm_nb.energy.learner import EnergyLearner
+from anm_nb.energy.sampler import SamplerConfig
+from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
+from anm_nb.store import get_or_train
 from anm_nb.tasks import get_task
-from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits
-from anm_nb.tasks.sudoku_solver import solve
-from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.seeds import RowDraws, generator
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sudoku-easy50.txt"
 TEST = {"test_examples": 12, "test_inner_steps": (1, 2, 3)}
 SMALL = {
     "lowrank": {"size": 4, "width": 8},
@@ -71,12 +66,6 @@ def test_predictors_stand_on_the_same_problems():
     assert columns["harder/mse/model"] == pytest.approx(((ours - problems.y) ** 2).mean().item(), rel=1e-5)
 
 
-def test_other_numbers_of_steps_are_tested_beside_the_sampler_s_own():
-    _, columns = scored("lowrank")
-    assert columns["same/mse/steps=2"] == columns["same/mse/model"]
-    assert columns["same/mse/steps=1"] != columns["same/mse/model"] != columns["same/mse/steps=3"]
-
-
 def test_harder_answers_have_room():
     """The published clamp, made for answers within ±2, would score the truth itself of harder sums at 0.54."""
     for name, size in (("addition", 6), ("inverse", 6), ("lowrank", 6)):
@@ -91,11 +80,6 @@ def test_harder_answers_have_room():
     assert "same/mse/published clamp" not in columns
 
 
-def test_a_final_test_is_a_function_of_the_seed():
-    assert scored("lowrank")[1] == scored("lowrank")[1]
-    assert scored("lowrank", seed=1)[1]["same/mse/zero"] != scored("lowrank")[1]["same/mse/zero"]
-
-
 def test_harder_graphs_have_more_nodes_than_the_network_was_built_for():
     learner, columns = scored("connectivity")
     assert learner.task.sample(2, generator=generator(0, "test"), harder=True).y.shape == (2, 81)
@@ -103,27 +87,7 @@ def test_harder_graphs_have_more_nodes_than_the_network_was_built_for():
     assert columns["harder/balanced_accuracy/breadth-first search"] == 1
 
 
-def test_no_test_puzzle_is_trained_on():
-    learner = config("sudoku").learner(0)
-    trained = {tuple(board) for board in digits(learner.training.puzzles().y).tolist()}
-    for harder in (False, True):
-        tested = {tuple(board) for board in digits(learner.task.stream("test").puzzles(harder=harder).y).tolist()}
-        assert tested
-        assert not tested & trained
-
-
 # clues
-
-
-def test_given_entries_carry_no_noise_and_are_not_trained_on():
-    """The published recipe: a clue is √ᾱ_k times itself at level k, and the denoising loss does not see it."""
-    learner = config("sudoku").learner(0)
-    batch = learner.task.sample(3, generator=generator(0, "test"))
-    clues = learner.task.clues(batch)
-    noise = SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"), clues)
-    signal = learner.schedule.signal(noise.k)
-    assert torch.equal(noise.noised(batch.y)[clues.mask], (signal * batch.y)[clues.mask])
-    assert (noise.eps[~clues.mask] != 0).all()
 
 
 def test_a_loss_is_the_published_one_on_the_entries_that_are_not_given():
@@ -157,41 +121,6 @@ def test_negatives_keep_the_clues(negatives):
         torch.testing.assert_close(given, batch.y[batch.known])
 
 
-def sudoku_sampled(task):
-    """Every puzzle of a task through the sampler of an untrained network, and what it looked like on the way."""
-    network = get_network("sudoku_conv").for_task(task, 4, "squared_norm", 4)
-    initialise(network, generator(0, "weights"))
-    problems, trajectory = task.puzzles(), []
-    schedule, steps = NoiseSchedule.cosine(4), SamplerConfig(inner_steps=2)
-    y_hat = sample(
-        network, schedule, problems.x, 729, generator(0, "start"), steps, 1.0, task.clues(problems), trajectory.append
-    )
-    return problems, y_hat, trajectory
-
-
-PUZZLES = [  # those everybody knows, anywhere, and the shared file where it is
-    pytest.param([puzzle for _, puzzle, _ in KNOWN], len(KNOWN), id="known"),
-    pytest.param(
-        SHARED, 50, id="shared", marks=pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED.name} here")
-    ),
-]
-
-
-@pytest.mark.parametrize(("source", "count"), PUZZLES)
-def test_puzzles_load_solve_and_go_through_the_sampler_with_their_clues(source, count):
-    lines = source.read_text().splitlines() if isinstance(source, Path) else source
-    task = Sudoku.from_puzzles(lines)
-    problems, y_hat, trajectory = sudoku_sampled(task)
-    clues = clue_digits(problems)
-    assert len(problems.x) == count
-    assert torch.equal(solve(clues, limit=1).grids.long(), digits(problems.y))
-    assert task.metrics(problems.y, problems)["board_accuracy"] == 1
-    for state in trajectory:
-        assert torch.equal(state.y[problems.known], problems.x[problems.known])
-    assert torch.equal(y_hat[problems.known], problems.x[problems.known])
-    assert task.metrics(y_hat, problems)["violation_clues"] == 0
-
-
 # what cannot be
 
 
@@ -202,3 +131,80 @@ def test_a_network_of_another_shape_is_refused_by_name():
         config("sudoku", task_options={"poool": 3})
     with pytest.raises(ParameterError, match="flat target"):
         EnergyConfig(task="partial_sort")
+
+
+# weights of a finished run
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run that kept the weights of every record."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANM_NB_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        yield get_or_train(EnergyConfig(**TINY, keep_weights=True))
+
+
+TINY = {
+    "size": 2, "width": 8, "batch": 8, "steps": 6, "records": 3, "dev_examples": 5, "seeds": [0, 1], "negatives": "anm",
+}  # fmt: skip
+
+
+def test_a_loaded_energy_is_the_ema_that_was_measured_at_its_step(tmp_path, monkeypatch):
+    """Energies of the EMA as the learner itself is handed it at each record, against those of the weights read back."""
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    seen = {}
+    measure = EnergyLearner.measure
+
+    def watched(self, training, losses):
+        noise = self.dev_problem.noise
+        energies = training.averaged(self.dev.x, noise.noised(self.dev.y).as_subclass(torch.Tensor), noise.k)
+        seen[self.seeds[0], training.step] = energies, self
+        return measure(self, training, losses)
+
+    monkeypatch.setattr(EnergyLearner, "measure", watched)
+    run = get_or_train(EnergyConfig(**TINY | {"steps": 7}, keep_weights=True))
+    assert kept_steps(run) == sorted(run.metrics["step"].unique())
+    assert len(seen) == 2 * len(kept_steps(run))
+    for (seed, step), (expected, learner) in seen.items():
+        noise = learner.dev_problem.noise
+        for moment in [step, *([None] if step == 7 else [])]:
+            energy = trained_energy(run, seed, moment)
+            assert torch.equal(energy(learner.dev.x, noise.noised(learner.dev.y), noise.k), expected)
+            assert not any(parameter.requires_grad for parameter in energy.parameters())
+            assert not energy.training
+    first, last = (seen[0, step][0] for step in (0, 7))
+    assert not torch.equal(first, last)
+    assert not torch.equal(last, seen[1, 7][0])
+
+
+def test_weights_that_a_run_does_not_have_are_refused(kept, monkeypatch):
+    with pytest.raises(ParameterError, match=r"step = 4: run \w+ has no weights of it; steps kept: 0, 1, 6"):
+        trained_energy(kept, 0, 4)
+    with pytest.raises(ParameterError, match=r"seed = 2: run \w+ has 0, 1"):
+        trained_energy(kept, 2)
+    plain = get_or_train(EnergyConfig(**TINY))
+    assert kept_steps(plain) == []
+    assert trained_energy(plain, 1) is not None
+    with pytest.raises(ParameterError, match=r"steps kept: none; train with keep_weights"):
+        trained_energy(plain, 0, 6)
+    monkeypatch.setitem(plain.summary, "family", "ranking")
+    with pytest.raises(ParameterError, match="its config is EnergyConfig, which trains no energy"):
+        trained_energy(plain, 0)
+
+
+@pytest.mark.parametrize(("task", "dtype"), [("inverse", torch.float64), ("sudoku", torch.float32)])
+def test_problems_at_levels_are_the_held_out_ones_with_their_own_noise(task, dtype):
+    options = {"size": 4, "task_options": {"pool": 40}, "network": "mlp"} if task == "sudoku" else {}
+    learner = EnergyConfig(task=task, **TINY | {"negatives": "none"} | options).learner(1)
+    problem = learner.at_levels((0, 3, 6), learner.model, "test", dtype)
+    assert problem.noise.k.tolist() == [0] * 5 + [3] * 5 + [6] * 5
+    dev = learner.dev_problem
+    for rows in torch.arange(15).split(5):
+        assert torch.equal(problem.x[rows], learner.dev.x.to(dtype))
+        assert torch.equal(problem.y_pos[rows], learner.dev.y.to(dtype))
+        assert torch.equal(problem.noise.eps[rows], dev.noise.eps.to(dtype))
+        if task == "sudoku":
+            assert torch.equal(problem.clues.mask[rows], dev.clues.mask)
+    assert task != "sudoku" or not problem.noise.eps[problem.clues.mask].any()
+    again = learner.at_levels((0, 3, 6), learner.model, "test", dtype)
+    assert torch.equal(problem.draws.normal((15, 2)), again.draws.normal((15, 2)))

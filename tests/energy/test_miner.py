@@ -107,49 +107,6 @@ def test_the_batched_miner_is_the_plain_one_example_by_example(rule, seed):
         assert int(mined.log["miner_accepted"][i]) == accepted
 
 
-def test_the_fixed_rule_takes_every_step_and_its_slack_tells():
-    y_pos, _, source = problem()
-    curved = MinerConfig(rule="fixed", steps=6, step_size=4.0, start=1.0, delta=0.0)
-    mined = mine(lambda y: 50 * y.square().sum(1), y_pos, L2Ball(y_pos, 9 * y_pos.norm(dim=1)), curved, source)
-    assert (mined.log["miner_accepted"] == 6).all()
-    assert (mined.log["miner_backtracks"] == 0).all()
-    assert (mined.log["armijo_slack"] < 0).any()  # it overshoots, and is not stopped
-    assert not mined.log["miner_limit_hits"].any()
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_stationary_example_stops_early_and_only_with_a_tolerance(rule):
-    y_pos, ball, source = problem()
-    target = y_pos + 0.5 * torch.randn(y_pos.shape, generator=source)
-
-    def energy(y):
-        return 0.5 * (y - target).square().sum(1)
-
-    options = {"steps": 120, "step_size": 0.2, "delta": 0.0, "rule": rule}
-    stopped = mine(energy, y_pos, ball, MinerConfig(**options, tol=1e-3), generator(1, "test"))
-    assert stopped.log["miner_converged"].all()
-    assert (stopped.log["gm_norm"] < 1e-3 * y_pos.norm(dim=1)).all()
-    assert (stopped.log["miner_accepted"] < 120).all()
-    free = mine(energy, y_pos, ball, MinerConfig(**options), generator(1, "test"))
-    assert not free.log["miner_converged"].any()
-    assert (free.log["miner_accepted"] + free.log["miner_backtracks"] > stopped.log["miner_accepted"]).all()
-
-
-def test_the_callback_sees_every_turn_and_changes_nothing():
-    y_pos, ball, _ = problem()
-    _, energy = network_energy()
-    config = MinerConfig(steps=4, delta=0.4, step_size=2.0)
-    trials = []
-    traced = mine(energy, y_pos, ball, config, generator(1, "test"), callback=trials.append)
-    plain_ = mine(energy, y_pos, ball, config, generator(1, "test"))
-    assert torch.equal(traced.y_neg, plain_.y_neg)
-    assert [trial.turn for trial in trials] == list(range(len(trials)))
-    kinds = torch.stack([torch.stack([t.starting, t.accepted, t.rejected]) for t in trials]).long()
-    assert kinds.sum(1).max() == 1
-    assert torch.equal(kinds[:, 0].sum(0) - 1, traced.log["miner_restarts"])
-    assert torch.equal(kinds[:, 2].sum(0), traced.log["miner_backtracks"])
-
-
 def test_who_has_not_ended_after_the_turns_is_left_where_it_is_and_marked():
     y_pos, ball, _ = problem()
     _, energy = network_energy()
@@ -167,13 +124,6 @@ def test_who_has_not_ended_after_the_turns_is_left_where_it_is_and_marked():
     stood = torch.where((last.accepted | last.starting).unsqueeze(1), last.y, last.previous)
     assert torch.equal(short.y_neg, stood)
     assert (short.log["miner_accepted"][going] < 6).all()
-
-
-@pytest.mark.parametrize("steps", [1, 3, 60])
-def test_by_default_every_example_may_be_rejected_a_few_times(steps):
-    y_pos, ball, source = problem()
-    mined = mine(lambda y: (y - 2 * y_pos).square().sum(1), y_pos, ball, MinerConfig(steps=steps), source)
-    assert not mined.log["miner_cut"].any()
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -212,12 +162,6 @@ def test_an_energy_that_is_no_number_is_refused_at_the_trial_where_it_occurs(val
     assert len(trials) == at
 
 
-def test_an_energy_of_the_wrong_shape_is_refused():
-    y_pos, ball, source = problem()
-    with pytest.raises(ParameterError, match=rf"energy of {BATCH} points has shape \({BATCH}, 1\): should be one"):
-        mine(lambda y: y.square().sum(1, keepdim=True), y_pos, ball, MinerConfig(), source)
-
-
 def test_a_quadratic_is_minimised_over_the_ball():
     """The minimiser over a ball of ‖y − target‖², known in closed form: the target's projection."""
     y_pos, ball, source = problem()
@@ -244,45 +188,8 @@ def test_wrongness_is_kept_and_points_that_cannot_keep_it_are_marked_not_looped_
     assert (away.log["miner_restarts"] == 0).all()
 
 
-def test_an_energy_that_no_step_lowers_ends_after_the_allowed_backtracks():
-    y_pos, ball, source = problem()
-    directions = torch.randn(BATCH, DIM, generator=source)
-    rising = iter(range(10**6))
-
-    def energy(y):  # every evaluation is higher than the last, whatever the gradient promises
-        return (y * directions).sum(1) * 1e-3 + 10.0 * next(rising)
-
-    mined = mine(energy, y_pos, ball, MinerConfig(max_backtracks=4), source)
-    assert (mined.log["miner_accepted"] == 0).all()
-    assert (mined.log["miner_backtracks"] == 4).all()
-    assert mined.log["miner_limit_hits"].all()
-    assert torch.equal(mined.log["e_mined"], mined.log["e_start"])
-
-
-def test_starting_points_of_a_box_are_feasible():
-    y_pos, _, source = problem()
-    box = LinfBall(y_pos, y_pos.norm(dim=1) / DIM**0.5)
-    trials = []
-    mine(lambda y: y.sum(1), y_pos, box, MinerConfig(start=0.9), source, callback=trials.append)
-    assert (box.residual(trials[0].y) < 1e-5).all()
-    distance = (trials[0].y - y_pos).norm(dim=1) / y_pos.norm(dim=1)
-    assert (distance <= 0.9 + 1e-5).all()
-    assert distance.mean() > 0.6
-
-
-def test_mining_leaves_no_gradient_and_no_change_in_the_weights():
-    y_pos, ball, source = problem()
-    model, energy = network_energy()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    mined = mine(energy, y_pos, ball, MinerConfig(), source)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert not mined.y_neg.requires_grad
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("kind", [L2Ball, LinfBall])
-def test_the_optimal_energy_makes_the_document_s_miner_illegitimate_and_the_orthogonal_one_legitimate(kind, rule):
+def test_the_optimal_energy_makes_the_document_s_miner_illegitimate_and_the_orthogonal_one_legitimate(rule):
     """With E* in place of a network, low energy means undoing the noise: p_hard → 1 unless the miner stays ⟂ ε."""
     y_pos, _, source = problem()
     y_pos = y_pos.double()  # at the noisiest level margins are below float32's rounding
@@ -296,8 +203,8 @@ def test_the_optimal_energy_makes_the_document_s_miner_illegitimate_and_the_orth
         return ((signal * (y - y_pos) + sigma * noise.eps).square() / (2 * sigma)).sum(1)
 
     config = MinerConfig(rule=rule, delta=1e-3)
-    radius = y_pos.norm(dim=1) / (DIM**0.5 if kind is LinfBall else 1)
-    for constraint, expected in ((kind(y_pos, radius), 1.0), (kind(y_pos, radius, noise.eps), 0.0)):
+    radius = y_pos.norm(dim=1)
+    for constraint, expected in ((L2Ball(y_pos, radius), 1.0), (L2Ball(y_pos, radius, noise.eps), 0.0)):
         mined = mine(optimal_energy, y_pos, constraint, config, source)
         hard = optimal_energy(mined.y_neg) < optimal_energy(y_pos)
         kept = ~mined.log["too_close"]  # within ε⊥ the truth itself is the minimum; who lands there is marked

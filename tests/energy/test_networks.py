@@ -5,19 +5,15 @@ import pytest
 import torch
 from scipy.signal import correlate2d
 from scipy.special import erf
-from torch import nn
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.grid_networks import GraphEnergy, SudokuEnergy
 from anm_nb.energy.networks import (
-    NETWORKS,
     EnergyMLP,
     EnergyNetwork,
     energy_given,
     get_network,
     gradient_and_value,
-    network_names,
-    register_network,
 )
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator, initialise
@@ -71,48 +67,14 @@ def published_energy(model, x, y, k):
     return (out**2).sum(1) if model.head == "squared_norm" else out[:, 0]
 
 
-def test_parameter_count_of_the_published_network():
-    assert sum(p.numel() for p in EnergyMLP(400, 400, width=512).parameters()) == 1_437_840
-
-
-@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-def test_energy_is_the_published_formula(head):
-    model, x, y, k = network(head)
-    expected = published_energy(model, x.double().numpy(), y.double().numpy(), k.numpy())
-    np.testing.assert_allclose(model(x, y, k).detach(), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
 def test_score_is_the_gradient_of_the_published_formula(head):
     model, x, y, k = network(head)
     score, energy = score_and_energy(model, x, y, k)
-    x64, y64, step = x.double().numpy(), y.double().numpy(), 1e-5
-    for entry in range(y.shape[1]):
-        shift = np.zeros_like(y64)
-        shift[:, entry] = step
-        rise = published_energy(model, x64, y64 + shift, k.numpy())
-        fall = published_energy(model, x64, y64 - shift, k.numpy())
-        np.testing.assert_allclose(score[:, entry].detach(), (rise - fall) / (2 * step), atol=1e-5)
-    torch.testing.assert_close(energy, model(x, y, k))
-
-
-def test_weights_get_the_same_gradient_as_by_a_created_graph():
-    model, x, y, k = network()
-    score, _ = score_and_energy(model, x, y, k)
-    ours = torch.autograd.grad(score.square().sum(), list(model.parameters()), allow_unused=True)
-    point = y.clone().requires_grad_()
-    (graph,) = torch.autograd.grad(model(x, point, k).sum(), point, create_graph=True)
-    theirs = torch.autograd.grad(graph.square().sum(), list(model.parameters()), allow_unused=True)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_weights_are_a_function_of_their_generator_alone():
-    torch.manual_seed(1)
-    first = network()[0].state_dict()
-    torch.manual_seed(2)
-    second = network()[0].state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    x64, y64 = x.double().numpy(), y.double().numpy()
+    expected = slopes(lambda at: published_energy(model, x64, at, k.numpy()), y64, np.eye(y.shape[1]))
+    np.testing.assert_allclose(score.detach().T, expected, atol=1e-5)
+    np.testing.assert_allclose(energy.detach(), published_energy(model, x64, y64, k.numpy()), atol=1e-5)
 
 
 # Sudoku
@@ -159,13 +121,6 @@ def test_parameter_count_of_the_published_sudoku_network():
     assert sum(p.numel() for p in model.parameters()) == expected == 44_619_401
 
 
-def test_a_smaller_board_has_fewer_channels_at_its_ends_alone():
-    large, small = ({name: w.shape for name, w in SudokuEnergy(6, size=size).state_dict().items()} for size in (9, 4))
-    assert list(large) == list(small)
-    differing = {name: tuple(shape) for name, shape in small.items() if shape != large[name]}
-    assert differing == {"input.weight": (6, 8, 3, 3), "output.weight": (4, 6, 1, 1), "output.bias": (4,)}
-
-
 @pytest.mark.parametrize("size", [4, 9])
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
 def test_sudoku_energy_is_the_published_formula(head, size):
@@ -177,21 +132,6 @@ def test_sudoku_energy_is_the_published_formula(head, size):
 def slopes(energy, y, directions, step=1e-5):
     """Central differences of energies [b] along directions [b, d]."""
     return np.stack([(energy(y + step * d) - energy(y - step * d)) / (2 * step) for d in directions])
-
-
-@pytest.mark.parametrize(
-    ("size", "entries"), [(9, [0, 8, 79, 364, 365, 651, 728]), (4, [0, 3, 14, 21, 38, 48, 61, 63])]
-)
-@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-def test_sudoku_score_is_the_gradient_of_the_published_formula(head, size, entries):
-    """Along single entries, some of each corner and the middle, and along random directions."""
-    model, x, y, k = sudoku(size, head, width=2, batch=1)
-    score, _ = score_and_energy(model, x, y, k)
-    random = torch.randn(4, size**3, generator=generator(2, "test"), dtype=torch.float64).numpy()
-    directions = np.concatenate([np.eye(size**3)[entries], random])[:, None]
-    x64, k64 = x.double().numpy(), k.numpy()
-    expected = slopes(lambda at: published_sudoku_energy(model, x64, at, k64), y.double().numpy(), directions)
-    np.testing.assert_allclose((score.detach().double().numpy() * directions).sum(2), expected, rtol=1e-4, atol=1e-5)
 
 
 # graphs
@@ -253,17 +193,6 @@ def test_graph_energy_does_not_depend_on_the_names_of_nodes(nodes):
     assert (model(*reversed_edges, k) - energy).abs().min() > 1e-3
 
 
-@pytest.mark.parametrize("nodes", [12, 18])
-def test_graph_score_is_the_gradient_at_every_size(nodes):
-    model, x, y, k = graphs(nodes)
-    model, x, y = model.double(), x.double(), y.double()
-    score, _ = score_and_energy(model, x, y, k)
-    directions = torch.randn(5, *y.shape, generator=generator(3, "test"), dtype=torch.float64)
-    with torch.no_grad():
-        rise, fall = (torch.stack([model(x, y + step * d, k) for d in directions]) for step in (1e-5, -1e-5))
-    torch.testing.assert_close((score * directions).sum(2), (rise - fall) / 2e-5, rtol=1e-5, atol=1e-5)
-
-
 def test_a_graph_needs_a_square_number_of_entries():
     with pytest.raises(ParameterError, match="20 entries: a graph of n nodes has n² ordered pairs, a square such as"):
         GraphEnergy(4)(torch.zeros(1, 20), torch.zeros(1, 20), torch.zeros(1, dtype=torch.long))
@@ -296,69 +225,12 @@ def test_networks_of_a_task_train_on_the_score(name, head, size):
     assert without == (["output.bias"] if head == "scalar" else [])
 
 
-@pytest.mark.parametrize("name", ["graph", "mlp", "sudoku_conv"])
-def test_energies_are_float32_under_autocast_and_know_their_level(name):
-    model = get_network(name).for_task(Grids(size=27), width=4, head="squared_norm", levels=3)
-    initialise(model, generator(0, "weights"))
-    x, y = torch.randn(2, 1, 729, generator=generator(1, "test")).expand(2, 3, 729)
-    with torch.autocast("cpu", torch.bfloat16):
-        energy = model(x, y, torch.arange(3))
-    assert energy.dtype == torch.float32
-    assert len(energy.unique()) == 3
-
-
-def test_networks_are_found_by_name():
-    assert set(network_names()) >= {"graph", "mlp", "sudoku_conv"}
-    assert get_network("mlp") is EnergyMLP
-    assert get_network("sudoku_conv") is SudokuEnergy
-    assert get_network("graph") is GraphEnergy
-    assert issubclass(get_network(get_task("inverse").network), EnergyMLP)
-    with pytest.raises(ParameterError, match=r"unknown energy network 'sudoku_cnv' \(did you mean 'sudoku_conv'\?\)"):
-        get_network("sudoku_cnv")
-
-
 def test_a_task_without_grids_is_refused_by_the_sudoku_network():
     needed = r"network 'sudoku_conv': needs as many entries in x as in y, 64 \(4 × 4 cells.*\) or 729 \(9 × 9 cells.*\)"
     with pytest.raises(ParameterError, match=rf"{needed}; this task has 9 and 9"):
         SudokuEnergy.for_task(get_task("inverse", size=3), 4, "scalar", 10)
     with pytest.raises(ParameterError, match=rf"{needed}; this task has 128 and 64"):
         SudokuEnergy.for_task(get_task("addition", size=8), 4, "scalar", 10)
-
-
-def test_a_network_of_ones_own_is_found_by_name(monkeypatch):
-    monkeypatch.setattr(NETWORKS, "entries", {})
-
-    @register_network
-    class Quadratic(EnergyNetwork):
-        name = "quadratic"
-
-        def __init__(self, x_dim, y_dim):
-            super().__init__()
-            self.solution = nn.Linear(x_dim, y_dim)
-
-        @classmethod
-        def for_task(cls, task, width, head, levels):
-            return cls(task.x_dim, task.y_dim)
-
-        def forward(self, x, y, k):
-            return (y - self.solution(x)).square().sum(1) / 2
-
-    assert network_names() == ["quadratic"]
-    model = get_network("quadratic").for_task(get_task("addition", size=2), 8, "scalar", 10)
-    initialise(model, generator(0, "weights"))
-    x, y = torch.randn(3, 8, generator=generator(1, "test")), torch.zeros(3, 4)
-    score, _ = score_and_energy(model, x, y, torch.zeros(3, dtype=torch.long))
-    torch.testing.assert_close(score, -model.solution(x))
-
-
-@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-def test_what_is_given_once_serves_many_points(head):
-    model, x, y, k = network(head)
-    energy = energy_given(model, x, k)
-    for point in (y, 2 * y):
-        torch.testing.assert_close(energy(point), model(x, point, k))
-    plain = energy_given(lambda x, y, k: model(x, y, k), x, k)  # a function that is no network is simply called
-    torch.testing.assert_close(plain(y), energy(y))
 
 
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
@@ -396,34 +268,3 @@ def test_a_network_that_gives_no_energy_is_refused():
 
         class Empty(EnergyNetwork):
             name = "empty"
-
-
-def test_a_forward_of_ones_own_is_what_is_evaluated_whatever_the_parent_prepares():
-    class Doubled(EnergyMLP):
-        def forward(self, x, y, k):
-            return 2 * EnergyMLP.energy(self, EnergyMLP.prepare(self, x, k), y)
-
-    model = Doubled(6, 4, 16, levels=10)
-    plain, x, y, k = network()
-    model.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(energy_given(model, x, k)(y), 2 * plain(x, y, k))
-
-
-def test_without_gradients_of_weights_the_score_is_the_same():
-    model, x, y, k = network()
-    score, energy = score_and_energy(model, x, y, k)
-    with torch.no_grad():
-        cheaper, same = score_and_energy(model, x, y, k)
-    assert score.requires_grad
-    assert not cheaper.requires_grad
-    torch.testing.assert_close(cheaper, score)
-    torch.testing.assert_close(same, energy)
-
-
-def test_points_of_one_batch_share_what_is_given_in_their_gradients_too():
-    """The loss of two points through one preparation has the gradient of the sum of their losses."""
-    model, x, y, k = network()
-    energy = energy_given(model, x, k)
-    together = torch.autograd.grad((energy(y) - energy(y + 1)).sum(), model.input.weight)[0]
-    apart = [torch.autograd.grad(model(x, point, k).sum(), model.input.weight)[0] for point in (y, y + 1)]
-    torch.testing.assert_close(together, apart[0] - apart[1], rtol=1e-4, atol=1e-5)

@@ -137,70 +137,7 @@ def test_snippet_4_steps_are_accepted_by_armijos_rule_and_counted(planted):
     assert (row["armijo_slack"] < 0) == planted
 
 
-def test_not_a_number_is_counted_and_nothing_accepted_has_no_slack():
-    recorder = Recorder()
-    before = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    recorder.trial(before, torch.tensor([0.5, torch.nan, torch.inf, 5.0]), 0.1, 1.0, False)
-    recorder.energies(before, torch.tensor([torch.nan, 1.0, 1.0, 1.0]))
-    row = only_row(recorder)
-    assert row["miner_non_finite"] == 0.5
-    assert row["miner_backtracks"] == 1
-    assert np.isnan(row["armijo_slack"])
-    assert row["non_finite_energies"] == 1 / 8
-
-
-def test_trials_of_those_still_being_mined_count_per_example():
-    recorder = Recorder()
-    for n in (4, 2):
-        recorder.trial(torch.ones(n), torch.zeros(n), 0.1, 1.0, True)
-    assert only_row(recorder)["miner_accepted"] == 6 / 4
-    assert only_row(recorder)["mined_drop"] == 6 / 4
-
-
-@pytest.mark.parametrize("shape", [(5,), (5, 1)])
-def test_steps_energies_and_slopes_may_be_columns(shape):
-    """As networks and line searches hand them over: [b, 1]."""
-    before, after, step, slope = (rand(5, seed=i).abs() for i in range(4))
-    took = torch.tensor([True, False, True, True, False])
-    plain, other = Recorder(), Recorder()
-    plain.trial(before, after, step, slope, took)
-    other.trial(*(each.reshape(shape) for each in (before, after, step, slope, took)))
-    assert only_row(other).to_dict() == pytest.approx(only_row(plain).to_dict())
-
-
 # rows
-
-
-def mined(recorder, energy):
-    recorder.trial(energy, energy - 1, 0.1, 1.0, True)
-
-
-def test_mining_in_an_evaluation_is_not_recorded():
-    recorder = Recorder(every=1)
-    mined(recorder, torch.ones(3))
-    recorder.losses(torch.tensor(1.0), torch.tensor(0.5), [])
-    recorder.next_step()
-    recorder.training = False
-    for _ in range(4):
-        mined(recorder, torch.full((9,), 50.0))
-        recorder.energies(torch.ones(3), torch.zeros(3))
-    recorder.score("accuracy", 0.5)
-    recorder.training = True
-    mined(recorder, torch.ones(3))
-    recorder.losses(torch.tensor(1.0), torch.tensor(0.5), [])
-    recorder.next_step()
-    frame = recorder.frame()
-    assert frame["miner_accepted"].tolist() == [1, 1]
-    assert frame["accuracy"].dropna().tolist() == [0.5]
-    assert "e_pos" not in frame
-
-
-def test_mining_after_the_last_step_makes_no_row():
-    recorder = Recorder(every=1)
-    recorder.losses(torch.tensor(1.0), torch.tensor(0.5), [])
-    recorder.next_step()
-    mined(recorder, torch.ones(3))
-    assert len(recorder.frame()) == 1
 
 
 def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
@@ -225,17 +162,6 @@ def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
     }  # fmt: skip
 
 
-def test_what_is_recorded_does_not_follow_later_changes_in_place():
-    recorder = Recorder()
-    loss, energy = torch.tensor(1.0), torch.ones(3)
-    recorder.losses(loss, loss, [])
-    recorder.trial(energy, torch.zeros(3), 0.1, 0.0, True)
-    loss.add_(5)
-    energy.add_(5)
-    assert only_row(recorder)["loss_mse"] == 1
-    assert only_row(recorder)["mined_drop"] == 1
-
-
 def test_training_is_bit_identical_with_and_without_the_recorder():
     plain, recorded = OwnTrainer().train(12), OwnTrainer(Recorder(every=1, gradients_every=3)).train(12)
     assert len(recorded.recorder.frame()) == 12
@@ -245,15 +171,6 @@ def test_training_is_bit_identical_with_and_without_the_recorder():
         assert (p.grad is None) == (q.grad is None)
         assert p.grad is None or torch.equal(p.grad, q.grad)
     assert torch.equal(plain.rng.get_state(), recorded.rng.get_state())
-
-
-def test_no_generator_is_drawn_from():
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    recorder = Recorder(every=1)
-    recorder.energies(rand(4), rand(4, seed=1))
-    recorder.noising(*(rand(4, 2, seed=i) for i in range(4)), 0.8, 0.6)
-    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from anm_nb.config import ParameterError
 from anm_nb.energy.networks import EnergyMLP, energy_given, gradient_and_value
 from anm_nb.energy.sampler import SamplerConfig, descend, sample
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Clues
 from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stack import Stack
@@ -28,25 +25,6 @@ class Trajectory(list):
     def __getattr__(self, name):
         values = [getattr(state, name) for state in self]
         return torch.stack(values) if isinstance(values[0], torch.Tensor) else torch.tensor(values)
-
-
-class Stable(nn.Module):
-    """E_k(ỹ) = c_k·E(ỹ/√ᾱ_k) for energies E in y-space with Hessians of eigenvalues up to `curvature` [batch].
-
-    A gradient step of size η converges where η times the Hessian's eigenvalues stays below 2. At level k the step is
-    η_k = β_k/σ_k and dividing by √ᾱ_k multiplies the Hessian by 1/ᾱ_k; c_k = 1.8·ᾱ_k/(η_k·curvature) therefore makes
-    the largest product 1.8 at every level: stable, and as quick as that leaves the flat directions.
-    """
-
-    def __init__(self, energy, curvature):
-        super().__init__()
-        self.energy, self.curvature = energy, curvature
-        levels = torch.arange(10)
-        self.signal = SCHEDULE.signal(levels)
-        self.scale = 1.8 * self.signal.square().squeeze(1) / SCHEDULE.step_size(levels).squeeze(1)
-
-    def forward(self, x, y, k):
-        return self.scale[k] / self.curvature * self.energy(y / self.signal[k])
 
 
 class OptimalEnergy(nn.Module):
@@ -69,53 +47,6 @@ def test_sampler_finds_the_truth_of_the_optimal_energy():
     torch.testing.assert_close(y, x.sin(), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("size", [3, 4])
-def test_sampler_inverts_matrices(size):
-    """E = ‖XY − I‖² has the Hessian 2·XᵀX for each column of Y, and its minimum, 0, at Y = X⁻¹ alone."""
-    x = get_task("inverse", size=size).sample(16, generator=generator(0, "test")).x.double()
-    matrix, identity = x.unflatten(1, (size, size)), torch.eye(size, dtype=torch.float64)
-
-    def residual(y):
-        return (matrix @ y.unflatten(1, (size, size)) - identity).square().sum((1, 2))
-
-    model = Stable(residual, 2 * torch.linalg.eigvalsh(matrix)[:, -1] ** 2)
-    y = sample(model, SCHEDULE, x, size**2, generator(1, "sampling"), SamplerConfig(inner_steps=150))
-    assert (y - torch.linalg.inv(matrix).flatten(1)).square().mean() < 1e-6
-
-
-def test_sampler_connects_graphs():
-    """Quadratic constraints, none of which knows more than one edge, give the reachability of all pairs.
-
-    Edges make rows of Y equal (their sum is tr YᵀLY, L the Laplacian), the diagonal is 1, and all other entries are
-    drawn to −1 so weakly that the edges win wherever they join an entry to the diagonal.
-    """
-    nodes, pull = 12, 0.005
-    upper = np.triu(np.random.default_rng(0).random((16, nodes, nodes)) < 0.15, 1)
-    adjacency = upper | upper.swapaxes(1, 2)
-    labels = np.stack([connected_components(graph)[1] for graph in adjacency])
-    reachable = torch.from_numpy(labels[:, :, None] == labels[:, None, :])
-    assert 0.2 < reachable.double().mean() < 0.8
-
-    edges, diagonal = torch.from_numpy(adjacency).double(), torch.eye(nodes, dtype=torch.float64)
-    laplacian = torch.diag_embed(edges.sum(2)) - edges
-
-    def violation(y):
-        answer = y.unflatten(1, (nodes, nodes))
-        joined = (answer * (laplacian @ answer)).sum((1, 2))
-        on, off = diagonal * (answer - 1), (1 - diagonal) * (answer + 1)
-        return joined + on.square().sum((1, 2)) + pull * off.square().sum((1, 2))
-
-    model = Stable(violation, 2 * (torch.linalg.eigvalsh(laplacian)[:, -1] + 1))
-    x, source = edges.flatten(1), generator(1, "sampling")
-    y = sample(model, SCHEDULE, x, nodes**2, source, SamplerConfig(inner_steps=150), clamp=1.0)
-    assert torch.equal(y.unflatten(1, (nodes, nodes)) > 0, reachable)
-
-
-def test_sampler_stays_within_its_clamp():
-    y = sample(OptimalEnergy(SCHEDULE), SCHEDULE, torch.ones(4, 3), 3, generator(0, "sampling"), clamp=0.5)
-    assert y.abs().max() <= 0.5 + 1e-6
-
-
 # descent
 
 
@@ -136,23 +67,10 @@ def test_descent_never_raises_the_energy_and_keeps_to_its_bound(seed, step, step
     assert end.abs().max() <= 1
 
 
-def test_one_small_step_is_plain_gradient_descent():
-    start = torch.tensor([[0.3, -0.2]])
-    end = descend(lambda z: z.square().sum(1), start, torch.tensor([[0.1]]), torch.tensor([[1.0]]), 1)
-    torch.testing.assert_close(end, start * 0.8)
-
-
 def test_a_step_that_overshoots_is_refused():
     """On z² a step of 1.25 multiplies by −1.5."""
     start, one = torch.full((1, 1), 0.3), torch.ones(1, 1)
     assert torch.equal(descend(lambda z: z.square().sum(1), start, 1.25 * one, one, 3), start)
-
-
-def test_later_steps_may_be_longer_than_the_first():
-    """On z² steps of 0.1, 0.2 and 0.2 multiply by 0.8, 0.6 and 0.6."""
-    start, one = torch.full((2, 1), 0.5), torch.ones(2, 1)
-    end = descend(lambda z: z.square().sum(1), start, 0.1 * one, one, 3, later=2.0)
-    torch.testing.assert_close(end, start * 0.8 * 0.6 * 0.6)
 
 
 class Counting(nn.Module):
@@ -187,52 +105,6 @@ def test_no_point_is_evaluated_twice_and_the_last_needs_no_gradient(callback):
 
 
 # stopping early
-
-
-class Halving(nn.Module):
-    """A bowl in which the published step halves every entry, so that the energy falls by three quarters of itself."""
-
-    def forward(self, x, y, k):
-        return (y.square() / (4 * SCHEDULE.step_size(k))).sum(1)
-
-
-def test_tolerance_ends_a_level_when_no_example_gains_more():
-    for tolerance, steps in ((None, 4), (0.0, 4), (0.74, 4), (0.76, 1)):
-        model, trajectory = Counting(Halving()), Trajectory()
-        config = SamplerConfig(inner_steps=4, tolerance=tolerance)
-        sample(model, SCHEDULE, torch.ones(2, 3), 3, generator(0, "sampling"), config, callback=trajectory)
-        assert model.evaluations == 10 * (2 + steps)
-        assert trajectory.accepted.sum(0).tolist() == [10 * steps] * 2
-        assert trajectory.step.tolist() == list(range(steps + 1)) * 10
-
-
-@settings(max_examples=30)
-@given(seed=st.integers(0, 10**6), tolerance=st.sampled_from([None, 0.0, 0.01, 0.1, 0.5]))
-def test_an_example_rests_by_its_own_energy_whatever_else_is_in_the_batch(seed, tolerance):
-    source = generator(seed, "test")
-    curvature = torch.rand(3, 4, generator=source) * 10
-    start, size = torch.randn(3, 4, generator=source), torch.rand(3, 1, generator=source) * 0.4
-    bound = torch.full((3, 1), 2.0)
-    together = descend(hilly(curvature), start, size, bound, 8, tolerance)
-    for row in range(3):
-        one = slice(row, row + 1)
-        alone = descend(hilly(curvature[one]), start[one], size[one], bound[one], 8, tolerance)
-        assert torch.equal(together[one], alone)
-        assert torch.equal(alone, rested(hilly(curvature[one]), start[one], size[one], 8, tolerance))
-
-
-def rested(energy, z, size, steps, tolerance):
-    """One example's descent written out."""
-    for _ in range(steps):
-        point = z.clone().requires_grad_()
-        before = energy(point)
-        (slope,) = torch.autograd.grad(before.sum(), point)
-        trial = (z - size * slope).clamp(-2, 2)
-        fall = before.detach() - energy(trial)
-        z = trial if fall >= 0 else z
-        if tolerance is not None and fall <= tolerance * before.detach().abs():
-            break
-    return z
 
 
 def score_and_energy(model, x, y, k):
@@ -286,23 +158,6 @@ def test_seeds_sampled_at_once_are_those_sampled_alone():
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
-def test_a_sample_does_not_depend_on_its_neighbours():
-    x = torch.randn(5, 3, generator=generator(0, "x"))
-    other = torch.cat([x[:1], torch.randn(4, 3, generator=generator(1, "x"))])
-    config = SamplerConfig(inner_steps=30, tolerance=0.1)
-    y, again = (sample(OptimalEnergy(SCHEDULE), SCHEDULE, each, 3, generator(2, "s"), config) for each in (x, other))
-    assert torch.equal(y[0], again[0])
-    assert not torch.equal(y[1:], again[1:])
-
-
-def test_options_are_checked():
-    assert SamplerConfig() == SamplerConfig(inner_steps=5, tolerance=None, form="paper")
-    with pytest.raises(ParameterError, match=r"tolerance = -0.1: .*greater than or equal to 0"):
-        SamplerConfig(tolerance=-0.1)
-    with pytest.raises(ParameterError, match=r"unknown parameter 'tolerence' \(did you mean 'tolerance'\?\)"):
-        SamplerConfig(tolerence=0.1)
-
-
 # what a callback is handed
 
 
@@ -316,29 +171,6 @@ def test_a_trajectory_holds_every_step_of_every_level():
     assert trajectory.step.tolist() == list(range(5)) * 10
     assert torch.equal(trajectory.y[-1], y)
     assert torch.equal(y, sample(OptimalEnergy(SCHEDULE), SCHEDULE, x, 3, generator(1, "s"), config))
-
-
-def test_a_trajectory_says_who_moved_and_at_which_energy():
-    """Steps that overshoot for one half of the examples: those are refused at times, or raise the energy."""
-
-    class Bowl(nn.Module):
-        def forward(self, x, y, k):
-            return x[:, 0] * ((y - 0.1 * SCHEDULE.signal(k)).square() / (2 * SCHEDULE.step_size(k))).sum(1)
-
-    x, trajectory = torch.tensor([[0.5], [0.5], [2.5], [2.5]]), Trajectory()
-    sample(Bowl(), SCHEDULE, x, 3, generator(0, "s"), callback=trajectory)
-    k = trajectory.level.repeat_interleave(4)
-    noised = SCHEDULE.signal(k) * trajectory.y.flatten(0, 1)
-    torch.testing.assert_close(Bowl()(x.repeat(60, 1), noised, k), trajectory.energy.flatten(), rtol=1e-3, atol=1e-6)
-    y, energy, accepted = (
-        each.unflatten(0, (10, 6)) for each in (trajectory.y, trajectory.energy, trajectory.accepted)
-    )
-    moved = (y.diff(dim=1) != 0).any(3)
-    assert not accepted[:, 0].any()
-    assert not (moved & ~accepted[:, 1:]).any()
-    assert (moved & accepted[:, 1:]).any()
-    assert not accepted[:, 1:].all()
-    assert (energy.diff(dim=1) <= 0).all()
 
 
 # given entries
@@ -407,19 +239,6 @@ def test_with_clues_the_other_entries_are_sampled_as_the_reduced_problem(steps):
     assert np.abs(blind[:, ~clues.mask[0]].numpy() - expected).max() > 0.1
 
 
-def test_with_clues_the_sampler_reaches_the_conditional_minimum():
-    """y_f = m_f − H_ff⁻¹H_fc(v − m_c), as for a conditional Gaussian."""
-    hessian, middle, clues = coupled(seed=3)
-    given, free = clues.mask[0], ~clues.mask[0]
-    clues = Clues(clues.mask, clues.values.clamp(-0.5, 0.5))
-    push = (clues.values - middle)[:, given] @ hessian[given][:, free]
-    expected = middle[:, free] - torch.linalg.solve(hessian[free][:, free], push.mT).mT
-    assert expected.abs().max() < 2
-    config = SamplerConfig(inner_steps=50)
-    y = sample(Coupled(hessian), SCHEDULE, middle, 6, generator(1, "s"), config, clues=clues)
-    torch.testing.assert_close(y[:, free], expected, atol=1e-5, rtol=0)
-
-
 class Watching(nn.Module):
     """A steep energy that asserts that wherever it is evaluated the given entries are √ᾱ_k times their value."""
 
@@ -446,12 +265,3 @@ def test_given_entries_are_held_to_the_last_bit(dtype):
         assert torch.equal(state[clues.mask], values[clues.mask])
         assert state[~clues.mask].abs().max() <= 1 + 1e-6
     assert trajectory.accepted.any()
-
-
-def test_clues_that_give_nothing_change_nothing():
-    x = torch.randn(5, 3, generator=generator(0, "x"))
-    nothing = Clues(torch.zeros(5, 3, dtype=torch.bool), torch.full((5, 3), 7.0))
-    one, other = (
-        sample(OptimalEnergy(SCHEDULE), SCHEDULE, x, 3, generator(1, "s"), clues=clues) for clues in (None, nothing)
-    )
-    assert torch.equal(one, other)

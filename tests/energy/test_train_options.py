@@ -1,13 +1,12 @@
 """Options of an energy's training: soft labels, a balanced gradient share, probes, and weights kept along the way."""
 
-import numpy as np
 import pytest
 import torch
 from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.contrast import NoisedTwice
-from anm_nb.energy.learner import Balance, EnergyLearner
+from anm_nb.energy.learner import Balance
 from anm_nb.energy.losses import info_nce, soft_info_nce
 from anm_nb.energy.negatives import NegativeStrategy
 from anm_nb.energy.train import EnergyConfig
@@ -53,12 +52,6 @@ def test_a_soft_label_is_the_optimal_margin_s(tmp_path):
 # the gradient share
 
 
-@pytest.mark.parametrize(("share", "factor"), [(0.1, 2.0), (0.3, 1.0), (0.5, 1.0), (0.7, 1.0), (0.9, 0.5)])
-def test_the_weight_moves_towards_the_band(share, factor):
-    adapted = Balance(factor=2.0).adapted(torch.tensor(0.4), torch.tensor(share))
-    assert adapted.item() == pytest.approx(0.4 * factor)
-
-
 def test_a_tiny_weight_grows_until_the_share_is_in_the_band(tmp_path):
     run = trained(config(steps=60, contrastive_weight=1e-3, balance=Balance(every=1, factor=2.0)), tmp_path)
     trajectory = run.metrics["contrastive_weight"].to_numpy()
@@ -67,33 +60,6 @@ def test_a_tiny_weight_grows_until_the_share_is_in_the_band(tmp_path):
     fixed = trained(config(steps=60, contrastive_weight=1e-3), tmp_path / "fixed")
     assert fixed.metrics["contrastive_weight"].nunique() == 1
     assert fixed.metrics["grad_share_contrast"].iloc[-1] < 0.1 < run.metrics["grad_share_contrast"].iloc[-1]
-
-
-def test_a_balanced_training_resumes_with_its_weight(tmp_path):
-    options = {"balance": Balance(every=1, factor=2.0), "contrastive_weight": 1e-3, "steps": 6}
-    whole = trained(config(**options), tmp_path / "whole")
-    resumed = config(**options, checkpoint_every=2)
-    interrupt_at(resumed, 5, tmp_path / "killed")
-    again = trained(resumed, tmp_path / "killed")
-    assert alike(whole, again)
-    assert np.array_equal(whole.metrics["contrastive_weight"], again.metrics["contrastive_weight"])
-
-
-def interrupt_at(killed, step, workdir):
-    """Train until a step, and die there."""
-    workdir.mkdir()
-    original = EnergyLearner.inputs
-
-    def dying(self, at):
-        if at == step:
-            raise KeyboardInterrupt
-        return original(self, at)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EnergyLearner, "inputs", dying)
-        with pytest.raises(KeyboardInterrupt):
-            killed.train(workdir)
-    assert list(workdir.glob("*.safetensors"))
 
 
 def test_a_band_has_two_ends():
@@ -110,13 +76,6 @@ def test_probes_do_not_disturb_the_training(negatives, tmp_path):
     probed = trained(config(negatives, probes=True), tmp_path / "on")
     assert alike(quiet, probed)
     assert (probed.metrics["shared_noise_residual"] <= probed.metrics["shared_noise_rounding"]).all()
-
-
-def test_measuring_more_often_does_not_disturb_the_training_either(tmp_path):
-    seldom = trained(config(steps=12), tmp_path / "few")
-    often = trained(config(steps=12, record_every=1), tmp_path / "many")
-    assert len(often.metrics) == 13
-    assert alike(seldom, often)
 
 
 def test_a_second_noising_is_found_by_the_probes():
@@ -149,15 +108,6 @@ def test_kept_weights_are_those_of_their_step(tmp_path):
     fresh = config(steps=6).learner(0)
     for name, tensor in fresh.model.members[0].state_dict().items():
         assert torch.equal(kept.weights[f"seed0.step0.averaged.{name}"], tensor)
-
-
-def test_a_resumed_training_keeps_the_weights_it_had_kept(tmp_path):
-    options = {"keep_weights": True, "checkpoint_every": 2, "steps": 6}
-    whole = trained(config(**options), tmp_path / "whole")
-    interrupt_at(config(**options), 5, tmp_path / "killed")
-    again = trained(config(**options), tmp_path / "killed")
-    assert whole.weights.keys() == again.weights.keys()
-    assert all(torch.equal(whole.weights[name], again.weights[name]) for name in whole.weights)
 
 
 # schedules of the contrastive weight, and fixed training sets
@@ -201,11 +151,6 @@ def test_a_record_may_fall_on_the_short_last_batch_of_an_epoch(tmp_path):
     wanted = config("stock", steps=6, training_examples=40, record_every=1)
     (margins,) = trained(wanted, tmp_path / "run").trace["margins"]
     assert margins.isfinite().sum(1).tolist() == [16, 16, 8, 16, 16, 8, 16]
-
-
-def test_a_size_that_cannot_be_is_refused_whatever_the_network():
-    with pytest.raises(ParameterError, match="size"):
-        config("stock", task="sudoku", size=5, network="mlp")
 
 
 def test_two_ways_to_adapt_the_weight_are_one_too_many():

@@ -45,16 +45,8 @@ def test_both_agree_with_brute_force(case):
     assert torch_tau.shape == (len(pred),)
     np.testing.assert_allclose(torch_tau, expected, rtol=1e-14)
     np.testing.assert_allclose(kendall_tau_numpy(pred, target, mask), expected, rtol=1e-14)
-
-
-@given(rankings())
-def test_without_a_mask_every_pair_counts(case):
-    pred, target, _ = case
-    everything = np.ones_like(target, dtype=bool)
-    np.testing.assert_array_equal(kendall_tau_numpy(pred, target), kendall_tau_numpy(pred, target, everything))
-    np.testing.assert_array_equal(
-        kendall_tau(torch.tensor(pred), torch.tensor(target)), kendall_tau_numpy(pred, target)
-    )
+    unmasked = [brute_force(*row, np.ones_like(target[0])) for row in zip(pred, target, strict=True)]
+    np.testing.assert_allclose(kendall_tau(torch.tensor(pred), torch.tensor(target)), unmasked, rtol=1e-14)
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)))
@@ -112,19 +104,6 @@ def test_a_score_that_is_not_a_number_earns_nothing():
     assert float(kendall_tau(torch.tensor([2.0, torch.nan, 0.0]), ranks)) == pytest.approx(1 / 3)
 
 
-@given(rankings())
-def test_masking_never_raises_the_number_of_pairs(case):
-    _, target, mask = case
-    ranks = torch.tensor(target)
-    all_agree = kendall_tau(-ranks, ranks, torch.tensor(mask))
-    pairs = [sum(target[row][i] != target[row][j] for i, j in pairs_of(mask[row])) for row in range(len(mask))]
-    everything = [
-        sum(target[row][i] != target[row][j] for i, j in pairs_of(np.ones_like(mask[row]))) for row in range(len(mask))
-    ]
-    assert all(few <= many for few, many in zip(pairs, everything, strict=True))
-    assert all((tau == 1) if count else torch.isnan(tau) for tau, count in zip(all_agree, pairs, strict=True))
-
-
 @pytest.mark.parametrize("tau", [kendall_tau, kendall_tau_numpy])
 def test_other_numbers_of_items_are_refused_by_name(tau):
     scores, ranks = torch.zeros(2, 4), torch.zeros(2, 4)
@@ -145,13 +124,3 @@ def published_tau(pred_order, true_order):
 def test_index_space_tau_is_the_published_one(scores, ranks):
     tau = index_space_tau(torch.tensor([scores]), torch.tensor([ranks]))
     assert float(tau) == pytest.approx(published_tau(np.argsort(-np.array(scores)), np.argsort(ranks)))
-
-
-def test_one_item_out_of_place_ruins_the_index_space():
-    items = 20
-    ranks = torch.stack([torch.randperm(items, generator=torch.Generator().manual_seed(seed)) for seed in range(200)])
-    scores = -ranks.double()
-    first = ranks == 0
-    scores[first] = -float(items)  # the first item comes last; all others are in perfect order
-    assert kendall_tau(scores, ranks).mean() == pytest.approx(1 - 2 * 19 / 190)
-    assert abs(index_space_tau(scores, ranks).mean()) < 0.1

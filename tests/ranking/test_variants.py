@@ -11,14 +11,13 @@ from torch import nn
 from anm_nb.config import ParameterError
 from anm_nb.ranking.losses import ranknet_loss
 from anm_nb.ranking.networks import OWN_FEATURES_GAIN, ModelConfig, RankingModel
-from anm_nb.ranking.routing import Controller, RandomRouting, routing_entropy
+from anm_nb.ranking.routing import Controller
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.ranking.variants import FIXES, ablations, comparators, published
 from anm_nb.tasks import get_task
-from anm_nb.training.epochs import batch_indices
 from anm_nb.training.learner import Member
 from anm_nb.training.loop import Training
-from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.seeds import batch_indices, generator, initialise
 
 ITEMS, WIDTH, HEADS, STATE, ITERATIONS, CODE = 6, 8, 2, 4, 3, 9
 
@@ -149,14 +148,6 @@ def test_random_routing_is_drawn_once_for_each_iteration_and_begins_again():
     assert not torch.equal(model(seed=1, routing="random")(inputs()).alphas, alphas[:, :4])
 
 
-def test_random_routing_is_as_uneven_as_the_documents_bands_allow():
-    routing = RandomRouting(4, 4000)
-    initialise(routing, generator(0, "weights"))
-    alphas = routing.logits.weight.detach().softmax(-1)
-    assert float(routing_entropy(alphas).mean()) == pytest.approx(1.1, abs=0.05)
-    assert float(alphas.amax(-1).mean()) == pytest.approx(0.5, abs=0.05)
-
-
 def test_without_a_slow_state_the_controller_is_one_gated_cell():
     module = Controller(8, 2, 6, 2, per_sequence=False, slow_state=False).double()
     initialise(module, generator(0, "weights"))
@@ -175,15 +166,8 @@ def test_without_a_slow_state_the_controller_is_one_gated_cell():
         torch.testing.assert_close(alpha[0], (h @ module.logits.weight.T + module.logits.bias).softmax(-1))
 
 
-def test_one_timescale_has_no_period_to_fit():
-    assert config(slow_state=False, hrm_period=99).make_model().controller.slow is None
-    with pytest.raises(ParameterError, match="hrm_period = 99"):
-        config(hrm_period=99)
-
-
-# ---- iterations and lengths beyond training ----------------------------------------------------------------------
 @pytest.mark.parametrize("options", [{}, {"routing": "sequence"}, {"routing": "uniform"}, {"slow_state": False}])
-@pytest.mark.parametrize("iterations", [1, 2, 4, 7, 48])
+@pytest.mark.parametrize("iterations", [1, 2, 7])
 def test_any_number_of_iterations_is_a_model_built_with_so_many(options, iterations):
     module = model(**options)
     built = model(**options | {"max_inner_iters": iterations, "hrm_period": min(2, iterations)})
@@ -236,10 +220,6 @@ def test_own_features_are_added_to_the_items_state_by_a_linear_map():
     plain.encoder = module.encoder = nn.Identity()
     added = module.begin(x).encoded - plain.begin(x[..., :2]).encoded
     torch.testing.assert_close(added, OWN_FEATURES_GAIN * x[..., 2:] @ module.own_features.weight.T)
-
-
-def test_models_of_one_or_two_features_have_no_map_for_more():
-    assert [model(features=count).own_features is None for count in (1, 2, 3)] == [True, True, False]
 
 
 def test_the_tasks_options_reach_the_task():

@@ -12,8 +12,7 @@ from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import Anm, Mixed, Random, Stock, get_negatives
 from anm_nb.studies.within_experiments import WithinRun
 from anm_nb.studies.within_run import WithinRunConfig, WithinRunLearner
-from anm_nb.training.learner import ParameterGroup
-from anm_nb.training.stack import Stack
+from anm_nb.training.stack import ParameterGroup, Stack
 
 NEAR, FAR = Random(eps=0.3), Stock()
 COLUMNS = {

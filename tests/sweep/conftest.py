@@ -7,7 +7,7 @@ from trivial_sweep import TrivialSweep
 
 from anm_nb import files
 from anm_nb.analysis import VERDICT_MIME
-from anm_nb.sweep.case import Outcome
+from anm_nb.sweep.outcomes import Outcome
 
 
 @pytest.fixture
@@ -25,12 +25,19 @@ def fake(trivial, monkeypatch):
         for case in cases:
             n = case.parameters.get("n", 1)
             ran.append(n)
-            verdict = {"claim": "n is n", "measured": f"{n}", "state": "refuted", "estimate": n, "interval": [0, None]}
-            outputs = [new_output("display_data", {VERDICT_MIME: verdict})] if n != 13 else []
+            verdict = {
+                "claim": "n is n",
+                "measured": f"{n}",
+                "verdict": "refuted",
+                "estimate": n,
+                "low": 0,
+                "high": None,
+            }
+            outputs = [new_output("display_data", {VERDICT_MIME: {"verdicts": [verdict]}})] if n != 13 else []
             nbformat.write(new_notebook(cells=[new_code_cell("n", outputs=outputs, id="n")]), case.output)
             end = ("failed", 2.0, 64.0, "ValueError: 13") if n == 13 else ("done", 2.0, 64.0, None)
             checksum = files.sha256_of(case.output)
             yield Outcome(case.name, *end, case.digest, (f"run{n}",), checksum)
 
-    monkeypatch.setattr("anm_nb.sweep.run.run_cases", run_cases)
+    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", run_cases)
     return ran

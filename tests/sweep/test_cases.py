@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from trivial_sweep import ended, wait_until, write_notebook
 
-from anm_nb.sweep.case import Case, Outcome, read_outcomes, write_outcomes
-from anm_nb.sweep.run import run_cases
+from anm_nb.sweep.cases import Case
+from anm_nb.sweep.workers import run_cases
 
 REPORT = """
 import os, sys, json
@@ -93,7 +93,7 @@ def test_an_interrupt_ends_the_kernel_and_leaves_nothing_half_written(tmp_path, 
     notebook = write_notebook(tmp_path / "01_endless.ipynb", "n = 1", ENDLESS)
     out = tmp_path / "out"
     program = (
-        "from pathlib import Path; from anm_nb.sweep.run import Case, run_cases\n"
+        "from pathlib import Path; from anm_nb.sweep.workers import Case, run_cases\n"
         f"list(run_cases([Case(Path({str(notebook)!r}), Path({str(out)!r}, 'a.ipynb'))], {jobs}))"
     )
     running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
@@ -108,7 +108,7 @@ def test_an_interrupt_ends_the_kernel_and_leaves_nothing_half_written(tmp_path, 
 def test_a_case_ends_with_the_program_that_runs_it_however_that_ended(tmp_path):
     notebook = write_notebook(tmp_path / "01_endless.ipynb", "n = 1", ENDLESS)
     program = (
-        "from pathlib import Path; from anm_nb.sweep.run import Case, run_cases\n"
+        "from pathlib import Path; from anm_nb.sweep.workers import Case, run_cases\n"
         f"list(run_cases([Case(Path({str(notebook)!r}), Path({str(tmp_path)!r}, 'out', 'a.ipynb'))], 2))"
     )
     running = subprocess.Popen([sys.executable, "-c", program])
@@ -135,14 +135,6 @@ def test_where_the_process_of_a_case_is_killed_it_fails_and_the_others_run(tmp_p
     died, ran_on = run_cases(cases, 1)
     assert (died.status, died.error) == ("failed", "its process was ended by SIGKILL, as happens where memory runs out")
     assert (ran_on.status, ran_on.error) == ("done", None)
-
-
-def test_outcomes_are_stored_and_read_back(tmp_path):
-    outcomes = [Outcome("a", "done", 1.5, 80.0, notebook="0f"), Outcome("b", "failed", 2.0, 90.0, "ValueError: é")]
-    assert read_outcomes(tmp_path) == ([], [])
-    write_outcomes(outcomes, tmp_path / "new")
-    assert read_outcomes(tmp_path / "new") == (outcomes, [])
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["outcomes.json"]
 
 
 SERVED = """
@@ -185,15 +177,11 @@ def edit(path, old: str, new: str):
         (lambda t: edit(t.out / "n=2.ipynb", '"refuted"', '"supported"'), [2], ["n=2.ipynb is not the notebook"]),
         (swap, [1, 2], ["n=1.ipynb is not the notebook", "n=2.ipynb is not the notebook"]),
         (lambda t: (t.out / "n=1.ipynb").write_text('{"cells": ['), [1], ["n=1.ipynb is not the notebook"]),
-        (lambda t: (t.out / "n=1.ipynb").unlink(), [1], ["n=1.ipynb is not the notebook"]),
-        (lambda t: edit(t.out / "outcomes.json", '"done"', '"bone"'), [1], ["outcomes.json: what it says of n=1 is"]),
-        (lambda t: edit(t.out / "outcomes.json", '"failed"', '"done"'), [13], ["outcomes.json: what it says of n=13"]),
-        (lambda t: edit(t.out / "outcomes.json", '"n=1"', '"n=2"'), [1], ["outcomes.json: what it says of n=2 is"]),
-        (lambda t: edit(t.out / "outcomes.json", '"run1"', '"run7"'), [1], ["outcomes.json: what it says of n=1 is"]),
-        (lambda t: edit(t.out / "outcomes.json", "2.0", "3.0"), [1], ["outcomes.json: what it says of n=1 is"]),
+        (lambda t: edit(t.out / "outcomes.json", '"done"', '"bone"'), [1], ["outcomes.json: the entry of n=1 is"]),
+        (lambda t: edit(t.out / "outcomes.json", '"failed"', '"done"'), [13], ["outcomes.json: the entry of n=13"]),
+        (lambda t: edit(t.out / "outcomes.json", '"n=1"', '"n=2"'), [1], ["outcomes.json: the entry of n=2 is"]),
         (lambda t: (t.out / "outcomes.json").write_text("[{"), [1, 13, 2], ["outcomes.json cannot be read"]),
-        (lambda t: (t.out / "outcomes.json").write_bytes(b"\xff"), [1, 13, 2], ["outcomes.json cannot be read"]),
-        (lambda t: (t.out / "outcomes.json").write_text("[1, null]"), [1, 13, 2], ["outcomes.json: what it says of"]),
+        (lambda t: (t.out / "outcomes.json").write_text("[1, null]"), [1, 13, 2], ["outcomes.json: the entry of"]),
     ],
 )
 def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, fake, change, again, named):
@@ -211,12 +199,3 @@ def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, fake, ch
     assert (trivial.out / "table.parquet").read_bytes() == table
     assert trivial.outcomes() == expected
     assert "written" not in trivial.invoke().stderr
-
-
-def test_outcomes_that_are_a_folder_are_named(trivial, fake):
-    trivial.write(grid={"n": [1]})
-    (trivial.out / "outcomes.json").mkdir(parents=True)
-    refused = trivial.invoke()
-    assert refused.exit_code == 1
-    assert f"{trivial.out / 'outcomes.json'} cannot be read" in refused.stderr
-    assert "outcomes.json" in refused.stderr.splitlines()[-1]

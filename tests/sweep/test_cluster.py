@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from trivial_sweep import ended, wait_until, write_notebook
 
-from anm_nb.sweep.case import threads_here
+from anm_nb.sweep.process import threads_here
 
 pytest.importorskip("distributed")
 
@@ -118,7 +118,7 @@ DEADLY = """
 import os, signal, psutil
 if n == 13:
     worker = psutil.Process().parent()
-    while "anm_nb.sweep.case" in str(worker.cmdline()):
+    while "anm_nb.sweep.process" in str(worker.cmdline()):
         worker = worker.parent()
     worker.kill()  # which a nanny starts again
 """
@@ -156,7 +156,7 @@ def test_a_case_whose_process_is_killed_runs_again_as_often_as_one_whose_worker_
     assert code == 1, said
     assert [row["status"] for _, row in sorted(trivial.outcomes().items())] == ["done", "done", "failed"]
     assert [(trivial.folder / f"tries-{n}").read_text() for n in (1, 2, 3)] == ["x", "xx", "xx"]
-    assert "2 processes that ran it were killed" in said
+    assert "its process was ended by SIGKILL" in said
 
 
 # workers that are not like this program

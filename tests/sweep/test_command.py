@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from anm_nb import files
 from anm_nb.cli import app
-from anm_nb.sweep import run as sweep_run
-from anm_nb.sweep.case import Outcome
+from anm_nb.sweep import workers
+from anm_nb.sweep.outcomes import Outcome
 
 
 def anm_nb(trivial, *arguments: str):
@@ -43,7 +43,7 @@ def test_a_finished_case_runs_again_when_what_it_depends_on_changed(trivial, fak
     elif change == "notebook":
         trivial.notebook.write_text(trivial.notebook.read_text().replace("is small", "is smaller"))
     elif change == "sources":
-        monkeypatch.setattr("anm_nb.sweep.plan.code_digest", lambda notebook: "other")
+        monkeypatch.setattr("anm_nb.sweep.cases.code_digest", lambda notebook: "other")
     else:
         (trivial.out / "n=2.ipynb").unlink()
     assert anm_nb(trivial).exit_code == 0
@@ -96,7 +96,7 @@ def test_only_chooses_by_value_and_keeps_what_the_others_left(trivial, fake, con
     ("arguments", "said"),
     [
         (["--only", "m=1"], "unknown parameter in --only 'm'"),
-        (["--only", "n=7"], "--only n=7: none of the 2 cases is like that"),
+        (["--only", "n=7"], "--only n=7: fits none of the 2 cases"),
         (["--only", "n"], "--only n: write NAME=VALUE"),
         (["--scheduler", "tcp://localhost:1"], "--scheduler needs --backend dask"),
         (["--resource", "GPU=1"], "--resource needs --backend dask"),
@@ -122,8 +122,8 @@ def test_after_the_budget_no_case_starts_what_ran_is_kept_and_the_same_command_g
         return Outcome(case.name, "failed" if "13" in case.name else "done", 1.0, 64.0, digest=case.digest)
 
     clock = SimpleNamespace(time=lambda: 1e12 if len(ran) == 2 else 0.0, monotonic=time.monotonic, sleep=time.sleep)
-    monkeypatch.setattr(sweep_run, "run_case", run_case)
-    monkeypatch.setattr(sweep_run, "time", clock)
+    monkeypatch.setattr(workers, "run_case", run_case)
+    monkeypatch.setattr(workers, "time", clock)
     trivial.write(grid={"n": [1, 13, 2, 3]})
     first = anm_nb(trivial, "--jobs", "1", "--budget", "3600")
     assert (first.exit_code, ran) == (75, ["n=1", "n=13"])
@@ -145,14 +145,6 @@ def test_two_sweeps_into_one_folder_are_one_too_many(trivial, fake):
     assert anm_nb(trivial).exit_code == 0
 
 
-def test_what_a_killed_sweep_left_half_written_goes(trivial, fake):
-    trivial.write(grid={"n": [1]})
-    (trivial.out / ".partial-abc").mkdir(parents=True)
-    (trivial.out / ".partial-abc" / "notebook.ipynb").write_text("{")
-    anm_nb(trivial)
-    assert trivial.half_written() == []
-
-
 def test_the_table_has_each_verdict_beside_what_differs(trivial, fake):
     trivial.write(grid={"n": [2, 13]}, cases=[{"n": 3, "x": 2.0}])
     anm_nb(trivial)
@@ -161,7 +153,7 @@ def test_the_table_has_each_verdict_beside_what_differs(trivial, fake):
     assert table["n"].tolist() == [2, 13, 3]
     assert table["x"].tolist() == [0.5, 0.5, 2.0]
     assert table["status"].tolist() == ["done", "failed", "done"]
-    assert table["state"].fillna("").tolist() == ["refuted", "", "refuted"]
+    assert table["verdict"].fillna("").tolist() == ["refuted", "", "refuted"]
     assert table["estimate"].fillna(-1).tolist() == [2, -1, 3]
     assert table["high"].isna().all()
     assert "pause" not in table
@@ -217,19 +209,19 @@ def test_scores_of_every_seed_stand_beside_the_verdicts(trivial, fake, monkeypat
 
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "outputs"))
     run = get_or_train(energy("stock"))
-    run_cases = sweep_run.run_cases
+    run_cases = workers.run_cases
 
     def served(*given):
         for outcome in run_cases(*given):
             yield replace(outcome, runs=(run.key,))
 
-    monkeypatch.setattr(sweep_run, "run_cases", served)
+    monkeypatch.setattr(workers, "run_cases", served)
     trivial.write(grid={"n": [2, 13]})
     anm_nb(trivial)
     scores = pd.read_csv(trivial.out / "table.csv")
     assert scores["case"].tolist() == ["n=2", "n=2", "n=13", "n=13"]
     assert scores["n"].tolist() == [2, 2, 13, 13]
-    assert scores["refuted"].tolist() == [1, 1, 0, 0]
+    assert scores["verdicts"].fillna("").tolist() == ["1 refuted", "1 refuted", "", ""]
     assert scores["seed"].tolist() == [0, 1, 0, 1]
     assert set(scores["method"]) == {"stock"}
     last = run.metrics.groupby("seed").last()
@@ -244,7 +236,10 @@ def test_a_case_whose_runs_are_gone_keeps_its_row(trivial, fake, monkeypatch):
     trivial.write(grid={"n": [1, 2]})
     anm_nb(trivial)
     scores = pd.read_csv(trivial.out / "table.csv")
-    assert scores[["case", "run", "refuted"]].values.tolist() == [["n=1", "run1", 1], ["n=2", "run2", 1]]
+    assert scores[["case", "run", "verdicts"]].values.tolist() == [
+        ["n=1", "run1", "1 refuted"],
+        ["n=2", "run2", "1 refuted"],
+    ]
 
 
 # where results go
@@ -282,6 +277,6 @@ def test_a_sweep_s_name_leads_to_a_folder_of_its_own(trivial, fake, monkeypatch,
     refused = CliRunner().invoke(app, ["sweep", str(path)])
     assert (refused.exit_code, fake) == (2, [])
     assert str(path) in refused.stderr
-    assert "give the file another name" in refused.stderr
+    assert "rename the file" in refused.stderr
     assert not (trivial.folder / "outputs").exists()
     assert CliRunner().invoke(app, ["sweep", str(path), "--out", str(trivial.out)]).exit_code == 0

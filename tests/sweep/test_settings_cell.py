@@ -5,7 +5,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from anm_nb.config import ParameterError
-from anm_nb.sweep.parameters import check_of
+from anm_nb.sweep.notebook import check_of
 
 PARAMETERS = "epochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
 SETTINGS = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from fractions import Fraction
 
 import numpy as np
 
@@ -68,42 +67,3 @@ def ceilings_by_enumeration(
             weight / total,
         )
     return found
-
-
-def ceiling_by_interleavings(
-    unseen: tuple[int, ...], tails: tuple[int, ...], loose: tuple[int, ...], rate: float, chain_length: int | None
-) -> tuple[float, float] | None:
-    """Best τ and bound of one problem, over every order of its loose blocks in every gap; None where none can be."""
-    sizes = [1 + tail for tail in tails] + list(loose)
-    blocks, visible = len(sizes), len(tails)
-    first = [[Fraction(0)] * blocks for _ in range(blocks)]
-    total = Fraction(0)
-    exact = Fraction(rate)
-    for turned in itertools.permutations(range(visible, blocks)):
-        for gaps in itertools.combinations_with_replacement(range(visible + 1), len(loose)):
-            runs = [0, *tails]
-            for block, gap in zip(turned, gaps, strict=True):
-                runs[gap] += sizes[block]
-            if chain_length is not None and max(runs) != chain_length:
-                continue
-            unpointed = len(loose) - (1 if 0 in gaps else 0)
-            weight = math.prod(map(math.comb, unseen, runs)) * (1 - exact) ** unpointed
-            order = []
-            for gap in range(visible + 1):
-                order += [block for block, own in zip(turned, gaps, strict=True) if own == gap]
-                order += [gap] if gap < visible else []
-            total += weight
-            for before, after in itertools.combinations(order, 2):
-                first[before][after] += weight
-    if total == 0:
-        return None
-    pairs = math.comb(sum(sizes), 2)
-    within = sum(math.comb(size, 2) for size in sizes)
-    gain = [
-        [float((first[a][b] - first[b][a]) / total) * sizes[a] * sizes[b] for b in range(blocks)] for a in range(blocks)
-    ]
-    best = max(
-        sum(gain[a][b] for a, b in itertools.combinations(order, 2)) for order in itertools.permutations(range(blocks))
-    )
-    bound = sum(abs(gain[a][b]) for a, b in itertools.combinations(range(blocks), 2))
-    return (within + best) / pairs, (within + bound) / pairs

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from functools import cache
-from itertools import combinations
 from math import isqrt
 
 # (name, puzzle, solution), as published
@@ -147,29 +145,3 @@ def symmetric_to(grid: list[int], source: random.Random) -> list[int]:
     moved = [names[grid[size * row + column] - 1] for row in rows for column in columns]
     transposed = [moved[size * j + i] for i in range(size) for j in range(size)]
     return transposed if source.random() < 0.5 else moved
-
-
-def symmetry_class(grid: list[int]) -> frozenset:
-    """The same for 9×9 grids that a symmetry relates: cycle types from line to line within bands and stacks."""
-    rows = [[grid[9 * i + j] for j in range(9)] for i in range(9)]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    return frozenset(Counter([_types(rows), _types(columns)]).items())
-
-
-def _types(lines: list[list[int]]) -> tuple:
-    """Per block of three lines the cycle types of its pairs; blocks, and pairs within them, in no order."""
-    blocks = [lines[start : start + 3] for start in (0, 3, 6)]
-    return tuple(sorted(tuple(sorted(_cycles(*pair) for pair in combinations(block, 2))) for block in blocks))
-
-
-def _cycles(first: list[int], second: list[int]) -> tuple[int, ...]:
-    step, lengths = dict(zip(first, second, strict=True)), []
-    while step:
-        start = digit = next(iter(step))
-        length = 0
-        while digit in step:
-            digit = step.pop(digit)
-            length += 1
-        assert digit == start
-        lengths.append(length)
-    return tuple(sorted(lengths))

@@ -6,9 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
-from anm_nb.tasks.base import Batch
 from anm_nb.training.seeds import RowDraws, generator
 
 sizes = st.integers(2, 12)
@@ -59,41 +57,6 @@ def test_targets_are_what_a_search_finds(size, probability, harder, seed):
     assert (task.x_dim, task.y_dim) == (size**2, size**2)
 
 
-@given(size=sizes, seed=seeds)
-def test_answers_follow_the_nodes_when_they_are_named_anew(size, seed):
-    task = get_task("connectivity", size=size)
-    batch = task.sample(4, generator=generator(seed, "test"))
-    names = torch.randperm(size, generator=generator(seed, "names"))
-
-    def renamed(flat):
-        return squares(flat)[:, names][:, :, names].flatten(1)
-
-    assert torch.equal(task.solve(renamed(batch.x)), renamed(batch.y))
-
-
-def test_a_long_path_is_followed_to_its_end_and_no_graph_reaches_into_the_next():
-    nodes = 12
-    path = torch.full((nodes, nodes), -1.0)
-    path[torch.arange(nodes - 1), torch.arange(1, nodes)] = path[torch.arange(1, nodes), torch.arange(nodes - 1)] = 1.0
-    empty = torch.full((nodes, nodes), -1.0)
-    answers = squares(get_task("connectivity").solve(torch.stack([empty, path, empty]).flatten(1)))
-    assert (answers[1] == 1).all()
-    assert torch.equal(answers[0], 2 * torch.eye(nodes) - 1)
-    assert torch.equal(answers[2], answers[0])
-
-
-@pytest.mark.parametrize("harder", [False, True])
-def test_edges_are_drawn_with_their_probability_and_harder_graphs_have_18_nodes(harder):
-    batch = get_task("connectivity").sample(4000, generator=generator(0, "test"), harder=harder)
-    nodes = 18 if harder else 12
-    above = squares(batch.x.numpy())[:, *np.triu_indices(nodes, k=1)] > 0
-    assert batch.x.shape == (4000, nodes**2)
-    assert above.mean() == pytest.approx(0.2, abs=5 * (0.16 / above.size) ** 0.5)
-    by_pair = above.mean(axis=0)
-    assert np.abs(by_pair - 0.2).max() < 5 * (0.16 / 4000) ** 0.5
-    assert np.abs(np.corrcoef(above.T) - np.eye(above.shape[1])).max() < 6 / 4000**0.5  # pairs are independent
-
-
 def test_stock_negatives_have_a_twentieth_of_their_entries_flipped_either_way():
     task = get_task("connectivity")
     batch = task.sample(4000, generator=generator(0, "test"))
@@ -127,28 +90,6 @@ def test_scores_are_those_counted_by_hand(size, probability, noise, seed):
         np.testing.assert_allclose(scores["balanced_accuracy"], expected, atol=1e-9)
 
 
-def test_the_diagonal_does_not_count_and_zero_is_no_connection():
-    task = get_task("connectivity", size=3)
-    y = torch.tensor([[1.0, 1, -1, 1, 1, -1, -1, -1, 1]])
-    batch = Batch(y, y)
-    wrong_diagonal = torch.where(torch.eye(3).bool().flatten(), -1.0, y)
-    assert task.metrics(wrong_diagonal, batch) == {"accuracy": 1.0, "balanced_accuracy": 1.0}
-    assert task.metrics(torch.zeros_like(y), batch) == {"accuracy": pytest.approx(4 / 6), "balanced_accuracy": 0.5}
-    assert task.metrics(torch.full_like(y, torch.nan), batch)["balanced_accuracy"] == 0.5
-
-
-@pytest.mark.parametrize("answer", [-1.0, 1.0])
-def test_a_batch_of_one_class_has_the_rate_of_that_class(answer):
-    y = torch.ones(4, 9)
-    y_hat = torch.ones(4, 9)
-    y_hat[0, 1] = y_hat[2, 3] = -1.0
-    off = answer * (1 - 2 * torch.eye(3).flatten())  # all pairs of one class: 1 or −1 off the diagonal
-    batch = Batch(y, -off.expand(4, 9).clone())
-    scores = get_task("connectivity", size=3).scores(-answer * y_hat, batch)
-    right = torch.tensor([5 / 6, 1, 5 / 6, 1], dtype=torch.float64)
-    torch.testing.assert_close(scores["balanced_accuracy"], right)
-
-
 def test_the_interval_of_balanced_accuracy_is_that_of_a_bootstrap_over_graphs():
     task = get_task("connectivity")
     batch = task.sample(400, generator=generator(0, "test"))
@@ -174,22 +115,3 @@ def test_references_bracket_every_score(harder):
     )  # it never errs on pairs out of reach: ½(1 + its share of the connected pairs)
     assert (table.loc[["breadth-first search", "truth"]] == 1).all(axis=None)
     assert set(scores["kind"]) == {"trivial", "classical", "ceiling"}
-
-
-@pytest.mark.parametrize(("probability", "answer"), [(0.02, -1.0), (0.3, 1.0)])
-def test_the_majority_is_that_of_the_training_set(probability, answer):
-    task = get_task("connectivity", edge_probability=probability)
-    training = task.sample(200, generator=generator(0, "train"))
-    test = task.sample(5, generator=generator(0, "test"), harder=True)
-    prediction = task.references(training, test)["majority", "trivial"]
-    assert torch.equal(prediction, torch.full((5, 18**2), answer))
-
-
-def test_options_are_checked():
-    with pytest.raises(ParameterError, match="size = 1: should be greater than or equal to 2"):
-        get_task("connectivity", size=1)
-    for probability in (0.0, 1.0):
-        with pytest.raises(ParameterError, match=f"edge_probability = {probability}"):
-            get_task("connectivity", edge_probability=probability)
-    task = get_task("connectivity")
-    assert (task.options.size, task.options.edge_probability) == (12, 0.2)

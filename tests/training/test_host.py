@@ -6,7 +6,7 @@ from families import CASES, Own, config_of, energy
 from host_waits import HostWait, RefuseHostWaits
 from toy import ToyConfig, toy_training
 
-from anm_nb.training.graph import host_may_wait, without_host
+from anm_nb.training.graph import host_may_wait
 from anm_nb.training.learner import Member
 from anm_nb.training.loop import Training
 
@@ -51,14 +51,6 @@ def test_code_in_a_step_is_told_whether_it_may_wait(host, tmp_path):
     training.learner.losses = listening
     training.run()
     assert told == [host] * 4
-    assert host_may_wait()
-
-
-def test_the_host_is_refused_inside_and_given_back():
-    with without_host(refused=False):
-        assert host_may_wait()
-    with without_host(), without_host(refused=False):
-        assert not host_may_wait()  # nothing inside may take it back
     assert host_may_wait()
 
 

@@ -17,8 +17,8 @@ from stored_training import CONFIGS, long_training
 from toy import ToyConfig, assert_same
 
 from anm_nb.energy.negatives import STRATEGIES, register_negatives
-from anm_nb.store import get_or_train
-from anm_nb.training import processes, run
+from anm_nb.training import run
+from anm_nb.training.checkpoint import checkpoint_of
 from anm_nb.training.loop import NonFiniteLoss
 
 SEEDS = (4, 0, 2)
@@ -34,7 +34,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def two_at_a_time(monkeypatch):
-    monkeypatch.setattr(processes, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(run, "WORTH_SECONDS", 0.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
 
 
@@ -65,7 +65,7 @@ def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, 
 
 
 def test_a_seed_that_fails_is_named_as_it_would_be_here(two_at_a_time, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "FIRST_STEPS", 1)  # so that it is not this process that meets it
+    monkeypatch.setattr(run, "FIRST_STEPS", 1)  # so that it is not this process that meets it
     config = ENERGY.model_copy(update={"lr": 1e20, "clip_norm": 1e20, "seeds": (5, 6)})
     failures = []
     for cores in (1, 2):
@@ -80,14 +80,6 @@ def test_a_seed_that_fails_is_named_as_it_would_be_here(two_at_a_time, tmp_path,
     assert children(os.getpid(), "loky.backend.popen") == []
 
 
-def test_provenance_tells_of_processes_and_of_seconds(two_at_a_time, tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    provenance = get_or_train(CONFIGS["ranking"]).provenance
-    assert provenance["processes"] == 2
-    assert {seed: len(spent) for seed, spent in provenance["training_seconds"].items()} == {"0": 5, "1": 5}
-    assert provenance["threads"] == 1
-
-
 @pytest.fixture
 def notebook_strategy(monkeypatch):
     """A strategy as a notebook registers it, forgotten after the test."""
@@ -100,41 +92,36 @@ def notebook_strategy(monkeypatch):
 
 def test_a_class_of_the_users_own_trains_here(notebook_strategy, two_at_a_time, tmp_path):
     config = ENERGY.model_copy(update={"negatives": notebook_strategy(), "seeds": (0, 1)})
-    assert not processes.can_be_sent(config)
+    assert not run.can_be_sent(config)
+    assert not run.can_be_sent(ToyConfig())  # nor one that is not of this package
     assert config.train(tmp_path).processes == 1
-
-
-def test_what_is_not_a_config_of_this_package_trains_here():
-    assert processes.can_be_sent(ENERGY)
-    assert processes.can_be_sent(RANKING)
-    assert not processes.can_be_sent(ToyConfig())
 
 
 @pytest.mark.parametrize(
     ("cores", "threads", "worth"), [(2, 1, 1e9), (1, 1, 0.0), (3, 2, 0.0)], ids=["short", "one core", "two threads"]
 )
 def test_one_core_and_short_trainings_need_no_second_process(cores, threads, worth, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "_executor", None)
-    monkeypatch.setattr(processes, "WORTH_SECONDS", worth)
+    monkeypatch.setattr(run, "_executor", None)
+    monkeypatch.setattr(run, "WORTH_SECONDS", worth)
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
     config = RANKING.changed(threads=threads)
-    assert processes.train_in_processes(config, tmp_path) == 1
+    assert run.train_in_processes(config, tmp_path) == 1
 
 
 def test_finished_seeds_need_no_process(two_at_a_time, tmp_path, monkeypatch):
     config = CONFIGS["ranking"]
     assert config.train(tmp_path).processes == 2
-    monkeypatch.setattr(processes, "_executor", None)
+    monkeypatch.setattr(run, "_executor", None)
     assert config.train(tmp_path).processes == 1
     (tmp_path / "seed-0.safetensors").unlink()
     (tmp_path / "seed-0.safetensors.before").unlink()
     assert config.train(tmp_path).processes == 1  # the one that is left is trained here
 
 
-@pytest.mark.parametrize(("value", "cores"), [("3", 3), ("4,2", 4), ("", None), ("0", None), ("many", None)])
+@pytest.mark.parametrize(("value", "cores"), [("3", 3), ("4,2", 4), ("", None), ("many", None)])
 def test_the_cores_are_the_share_or_the_machines(value, cores, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert processes.available_cores() == (cores or joblib.cpu_count())
+    assert run.available_cores() == (cores or joblib.cpu_count())
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +135,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(how, whole, tmp_path, monkeypatch):
     text = (
-        "import sys, pathlib, stored_training; from anm_nb.training import processes; processes.WORTH_SECONDS = 0.0;"
+        "import sys, pathlib, stored_training; from anm_nb.training import run; run.WORTH_SECONDS = 0.0;"
         "stored_training.long_training().train(pathlib.Path(sys.argv[1]))"
     )
     path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
@@ -159,7 +146,7 @@ def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(h
         text=True,
         start_new_session=True,
     )
-    newest = [processes.checkpoint_of(tmp_path, seed) for seed in (0, 1)]
+    newest = [checkpoint_of(tmp_path, seed) for seed in (0, 1)]
     wait_until(lambda: all(path.exists() for path in newest) or parent.poll() is not None)
     assert parent.poll() is None, parent.communicate()[1]
     trainers = children(parent.pid, "loky.backend.popen")
@@ -192,7 +179,7 @@ def test_a_training_waits_for_the_process_of_a_killed_one_to_end(tmp_path, monke
         assert not begun.wait(1)
     training.join(300)
     assert begun.is_set()
-    assert processes.checkpoint_of(tmp_path, 0).exists()
+    assert checkpoint_of(tmp_path, 0).exists()
 
 
 def children(pid, command):

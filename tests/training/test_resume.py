@@ -1,18 +1,16 @@
 """A training that was killed, or ran out of time, goes on to the same bits, for one seed and for a stack."""
 
 import shutil
-import warnings
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored_training import CONFIGS, energy
-from toy import Killed, Toy, ToyConfig, assert_same, toy_trained, toy_training
+from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
 from anm_nb.training import loop, progress
-from anm_nb.training.checkpoint import before
-from anm_nb.training.learner import Member
-from anm_nb.training.loop import Training, checkpoint_of
+from anm_nb.training.checkpoint import checkpoint_of
+from anm_nb.training.loop import Training
 from anm_nb.training.progress import OutOfTime, time_limit
 from anm_nb.training.run import train, train_together
 
@@ -88,17 +86,6 @@ def test_a_newest_checkpoint_that_cannot_be_trusted_gives_way_to_the_one_before(
     assert_same(resumed, whole)
 
 
-def test_without_any_checkpoint_to_trust_training_starts_from_the_beginning(tmp_path):
-    whole = toy_trained(CONFIG, tmp_path / "whole", (0, 1))
-    with pytest.raises(Killed):
-        toy_trained(CONFIG, tmp_path / "run", (0, 1), die_at=10)
-    newest = checkpoint_of(tmp_path / "run", 0)
-    for each in (newest, before(newest)):
-        each.write_bytes(b"")
-    with pytest.warns(UserWarning, match="training starts from the beginning"):
-        assert_same(toy_trained(CONFIG, tmp_path / "run", (0, 1)), whole)
-
-
 def test_a_finished_training_is_read_and_not_computed_again(tmp_path):
     whole = toy_trained(CONFIG, tmp_path, (0, 1))
     again = toy_training(CONFIG, tmp_path, (0, 1), die_at=12)
@@ -159,12 +146,3 @@ def test_either_family_resumes_to_the_same_bits(name, together, tmp_path, monkey
             trained(tmp_path / "killed")
         monkeypatch.setattr(Training, "update", update)
     assert_same(trained(tmp_path / "killed"), whole)
-
-
-def test_a_learner_is_told_of_its_members_only(tmp_path):
-    """Checkpoints of a seed do not depend on the seeds it was trained with: one that ended is read by itself."""
-    stack = toy_trained(CONFIG, tmp_path, (0, 1, 2))
-    with warnings.catch_warnings(action="error"):
-        alone = Training(Toy([Member(CONFIG, 1)], "cpu"), [Member(CONFIG, 1)], [tmp_path], "cpu").run()[0]
-    own = stack.metrics[stack.metrics["seed"] == 1]
-    assert [row["error"] for row in alone.rows] == own["error"].tolist()

@@ -1,10 +1,12 @@
-"""Draws for stacked batches: one seed's are torch's own, several seeds' are their own, block after block."""
+"""One seed draws what torch draws, several their own, block after block; an epoch takes every example once."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.seeds import RowDraws, batch_indices, batches_per_epoch, generator, initialise
 
 
 def sources(*seeds):
@@ -53,3 +55,18 @@ def test_initial_weights_are_a_function_of_the_generator_alone():
 def test_a_layer_whose_start_would_be_left_to_chance_is_refused():
     with pytest.raises(TypeError, match="GRUCell: no rule"):
         initialise(nn.Sequential(nn.GRUCell(2, 2)), generator(0, "weights"))
+
+
+@given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3), st.integers(0, 99))
+def test_an_epoch_takes_every_example_once(examples, batch, epoch, seed):
+    steps = batches_per_epoch(examples, batch)
+    batches = [batch_indices(examples, batch, epoch * steps + i, seed) for i in range(steps)]
+    assert [len(indices) for indices in batches[:-1]] == [batch] * (steps - 1)
+    assert torch.equal(torch.cat(batches).sort().values, torch.arange(examples))
+
+
+def test_the_order_changes_with_epoch_and_seed_and_with_nothing_else():
+    first = batch_indices(100, 100, 0, seed=0)
+    assert torch.equal(first, batch_indices(100, 100, 0, seed=0))
+    assert not torch.equal(first, batch_indices(100, 100, 1, seed=0))
+    assert not torch.equal(first, batch_indices(100, 100, 0, seed=1))

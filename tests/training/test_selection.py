@@ -7,8 +7,8 @@ import pytest
 import torch
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
+from anm_nb.training.checkpoint import SeedRecord
 from anm_nb.training.learner import Measurement
-from anm_nb.training.record import SeedRecord
 
 NAN = math.nan
 CONFIG = ToyConfig(record_every=1, decay=0.6)
@@ -63,14 +63,6 @@ def test_a_seed_stops_where_its_score_is_reached_and_says_that_it_was(tmp_path):
         (4, 4, 0, 0),
     ]
     assert [len(record.seconds) for record in records] == [4, 2, 5]
-
-
-def test_running_out_of_patience_is_not_reaching_the_score(tmp_path):
-    scores = {0: [0.1, 0.5, 0.4, 0.4, 0.4, 0.9], 1: [0.1, 0.5, 0.4, 0.9, 0.9, 0.9]}
-    with pytest.warns(UserWarning, match="seed 0 stopped at step 3 of 5") as said:
-        _, records = selected(scores, tmp_path, patience=2, stop_at_score=0.9)
-    assert len(said) == 1
-    assert ends(records, "stopped_early", "score_reached") == [(1, 0), (1, 1)]
 
 
 def test_a_score_reached_at_the_last_step_stops_nothing_and_none_is_looked_for_unasked(tmp_path):

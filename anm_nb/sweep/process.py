@@ -1,10 +1,9 @@
-"""One case: a notebook run by papermill in a process of its own, and how it ended, kept beside the notebook."""
+"""One case: a notebook run by papermill in a process of its own, which ends with whoever started it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -15,125 +14,66 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from anm_nb.config import ParameterError
-from anm_nb.files import FULL, DiskFull, put_in_place, replace_whole, sha256_of
+from anm_nb.files import FULL, DiskFull, put_in_place, sha256_of
+from anm_nb.sweep.cases import Case
+from anm_nb.sweep.notebook import code_digest
+from anm_nb.sweep.outcomes import Outcome
 from anm_nb.terminal import plain
 
-OUTCOMES_FILE = "outcomes.json"
 PARTIAL_PREFIX = ".partial-"  # of the folders in which cases grow
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ERROR_LINES = 4  # of a failure's message that are kept
-POLL_SECONDS = 0.02
 STOP_SECONDS = 5.0  # how long an interrupted notebook may take to close its kernel before it is killed
 DISK_FULL = 74  # the exit status where there was no room for the executed notebook
-PROGRAM = "from anm_nb.sweep.case import serve; serve()"
+PROGRAM = "from anm_nb.sweep.process import serve; serve()"
 
 
 class Interrupted(Exception):
     """A case did not run to its end because it is no longer wanted."""
 
 
-class OutOfTime(Exception):
-    """A case was not started because it would have been after the time for it."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
-
-    `parameters` is a YAML file, a mapping from names to values, or None for the notebook's own defaults; `values` are
-    all that it runs with, where they are known. `digest` stands for all that the result depends on and is kept with the
-    outcome; `code` is the part of it (`code_digest`) that must still hold when the case has run.
-    """
-
-    notebook: Path
-    output: Path
-    parameters: Path | Mapping[str, Any] | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
-    digest: str | None = None
-    code: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What outcomes and messages call the case: the output's name without its ending."""
-        return self.output.name.removesuffix(".ipynb")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a case ended: wall-clock seconds with the kernel's start, peak resident memory in MiB, and why it failed.
-
-    The peak is that of the largest process of the case, papermill's or the kernel's. Both are 0 where the machine that
-    ran it was lost. `digest` is the case's; `runs` are the keys of the stored runs that the notebook was served;
-    `notebook` is the SHA-256 of the executed notebook, None where there is none. `killed`: it died of a signal.
-    """
-
-    name: str
-    status: Literal["done", "failed"]
-    seconds: float
-    peak_mib: float
-    error: str | None = None
-    digest: str | None = None
-    runs: tuple[str, ...] = ()
-    notebook: str | None = None
-    killed: bool = False
-
-
-def write_outcomes(outcomes: Iterable[Outcome], folder: Path) -> None:
-    """Write the outcomes, by name, each with a checksum of itself, as a table beside the executed notebooks.
-
-    In one step: raises OSError where there is no room, and the table that was there before stays.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(json.dumps(asdict(each))) for each in sorted(outcomes, key=lambda each: each.name)]
-    signed = [row | {"checksum": _checksum(row)} for row in rows]
-    replace_whole(folder / OUTCOMES_FILE, f"{json.dumps(signed, indent=1)}\n".encode())
-
-
-def read_outcomes(folder: Path) -> tuple[list[Outcome], list[str]]:
-    """The outcomes stored in a folder that are as they were written, and a sentence for each that is not."""
-    path = folder / OUTCOMES_FILE
-    try:
-        rows = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return [], []
-    except (OSError, ValueError) as error:
-        return [], [f"{path} cannot be read ({error})"]
-    outcomes, problems = [], []
-    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-        try:
-            rest = {name: value for name, value in row.items() if name != "checksum"}
-            if row["checksum"] != _checksum(rest):
-                raise ValueError("its checksum is another")
-            outcomes.append(Outcome(**rest | {"runs": tuple(rest["runs"])}))
-        except (ValueError, TypeError, AttributeError, KeyError):
-            name = row.get("name") if isinstance(row, Mapping) else None
-            problems.append(f"{path}: what it says of {name or f'case {number}'} is not what was written")
-    return outcomes, problems
-
-
-def _checksum(row: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def growing(folder: Path) -> list[str]:
+def half_written(folder: Path) -> list[str]:
     """The names of the cases that are half-written in a folder of results, once for each place where they are."""
     return [path.name.removeprefix(PARTIAL_PREFIX).rpartition("-")[0] for path in folder.glob(f"{PARTIAL_PREFIX}*")]
+
+
+def threads_here() -> int:
+    """The threads that OMP_NUM_THREADS gives this process, the first of its list (one for each nesting level), or 1."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(first)) if first.isdecimal() else 1
+
+
+def attempt(
+    case: Case,
+    threads: int | None,
+    env: Mapping[str, str],
+    until: float,
+    stopped: Callable[[], bool],
+    times: int = 1,
+) -> Outcome | None:
+    """Run a case, so many times at most where its process is killed; None where it is too late to start."""
+    for number in range(1, times + 1):
+        if time.time() >= until:
+            return None
+        outcome = run_case(case, threads, env, stopped)
+        if not outcome.killed or number == times:
+            return outcome
+    return None
 
 
 def run_case(case: Case, threads: int | None, env: Mapping[str, str], stopped: Callable[[], bool]) -> Outcome:
     """Run the case, with `env` over this process's environment, until `stopped` says otherwise.
 
     Without `threads` it has as many as OMP_NUM_THREADS says here. The case grows in a folder of its own beside its
-    output, which appears in one step or, where papermill left no whole notebook, disappears. Raises Interrupted when
-    stopped, DiskFull, and ParameterError where the code it depends on is not, or does not stay, what it was.
+    output, which appears atomically or, where papermill left no whole notebook, disappears. Raises `Interrupted` when
+    stopped, `DiskFull`, and `ParameterError` where the code it depends on is not, or does not stay, what it was.
     """
-    from anm_nb.store import RUNS_USED
+    from anm_nb.store import KEPT, RUNS_USED
 
     output = Path(os.path.abspath(case.output))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +81,7 @@ def run_case(case: Case, threads: int | None, env: Mapping[str, str], stopped: C
     _check_code(case)
     with tempfile.TemporaryDirectory(prefix=f"{PARTIAL_PREFIX}{case.name}-", dir=output.parent) as folder:
         partial, log, used = (Path(folder, name) for name in ("notebook.ipynb", "log", "runs-used"))
-        surroundings = os.environ | env | _surroundings(Path(folder), threads or threads_here())
+        surroundings = {**os.environ, **env, **case.env} | _surroundings(Path(folder), threads or threads_here())
         status, peak = _papermill(_request(case, partial), surroundings | {RUNS_USED: str(used)}, log, stopped)
         if status == DISK_FULL:
             raise DiskFull(errno.ENOSPC, f"no space left on the device while writing {output}")
@@ -153,32 +93,25 @@ def run_case(case: Case, threads: int | None, env: Mapping[str, str], stopped: C
             executed = None
             output.unlink(missing_ok=True)
         error = None if status == 0 and executed is not None else _why_failed(status, executed, log)
-        keys = sorted(set(used.read_text("utf-8").split())) if used.exists() else ()
+        lines = set(used.read_text("utf-8").split()) if used.exists() else set()
     checksum = None if executed is None else sha256_of(output)
-    seconds, rest = time.monotonic() - start, (case.digest, tuple(keys), checksum, status < 0)
-    return Outcome(case.name, "failed" if error else "done", seconds, peak, error, *rest)
-
-
-def threads_here() -> int:
-    """The threads that OMP_NUM_THREADS gives this process, the first of its list (one for each nesting level), or 1."""
-    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return max(1, int(first)) if first.isdecimal() else 1
+    runs = tuple(sorted(line for line in lines if not line.startswith(KEPT)))
+    end = (time.monotonic() - start, peak, error, case.digest, runs, checksum, status < 0)
+    return Outcome(case.name, "failed" if error else "done", *end)
 
 
 def _check_code(case: Case) -> None:
-    from anm_nb.sweep.parameters import code_digest
-
     if case.code is not None and case.code != code_digest(case.notebook):
         raise ParameterError(
             f"{case.notebook}, or the sources of anm_nb, changed while the sweep ran; {case.name} is not kept: "
-            "start the sweep again, with what is there now"
+            "start the sweep again"
         )
 
 
 def _papermill(
     request: Mapping[str, Any], env: Mapping[str, str], log: Path, stopped: Callable[[], bool]
 ) -> tuple[int, float]:
-    """Exit status and peak memory, in MiB, of a process that does what is requested; what it says goes to the log."""
+    """Exit status and peak memory, in MiB, of a process that executes a request; its output goes to the log."""
     with log.open("ab") as said:
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
@@ -198,7 +131,7 @@ def _papermill(
             if ended:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 return process.returncode, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-            time.sleep(POLL_SECONDS)
+            time.sleep(0.02)
         raise Interrupted
     finally:
         with contextlib.suppress(BrokenPipeError):
@@ -211,10 +144,9 @@ def _papermill(
 
 
 def serve() -> None:
-    """Do what the first line of standard input says, arguments of papermill's `execute_notebook` in JSON, and exit.
+    """Execute the notebook that standard input's first line asks for, in JSON; the process ends with its input.
 
-    The status is 0, `DISK_FULL`, or 1 with a traceback on stderr. The end of the input, which is the end of whoever
-    holds its other side, however that came about, ends the process too.
+    The exit status is 0, `DISK_FULL`, or 1 with a traceback on stderr.
     """
     request = json.loads(sys.stdin.buffer.readline())
 
@@ -240,16 +172,10 @@ def serve() -> None:
 
 
 def _request(case: Case, partial: Path) -> dict[str, Any]:
-    """What papermill is asked for; the values as they are, since YAML would read JSON's 1e-05 as text."""
-    parameters = case.parameters or {}
-    if isinstance(parameters, Path):
-        from anm_nb.yaml_file import read_yaml  # brings pydantic along
-
-        parameters = read_yaml(parameters)
-    parameters = dict(parameters)
+    """Arguments of papermill's `execute_notebook`."""
     notebook = case.notebook.resolve()
     paths = {"input_path": str(notebook), "output_path": str(partial), "cwd": str(notebook.parent)}
-    return paths | {"parameters": parameters}
+    return paths | {"parameters": dict(case.parameters)}
 
 
 def _surroundings(folder: Path, threads: int) -> dict[str, str]:

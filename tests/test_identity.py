@@ -13,10 +13,10 @@ import pytest
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
+from anm_nb.identity import code_digest
 from anm_nb.store import Run, finished_runs, get_or_train, run_key
 from anm_nb.tasks import register_task
 from anm_nb.tasks.matrices import Inverse
-from anm_nb.user_code import code_digest
 
 HEADER = """
 from typing import ClassVar
@@ -163,11 +163,26 @@ def test_only_the_other_cell_is_run_again():
     assert notebook.run("SHIFT = 1", "def shift():\n    return SHIFT").key() == first
 
 
-def test_comments_moves_and_what_is_not_reached_change_nothing(tmp_path, monkeypatch):
+def test_comments_layout_moves_and_what_is_not_reached_change_nothing():
     key = Notebook(STRATEGY).key()
     assert Notebook("# more\n\n\n" + STRATEGY.replace("+ 1)", "+ 1)  # why")).key() == key
+    assert (
+        Notebook(
+            STRATEGY.replace("        return", "        # because\n\n        return (").replace("+ 1)", "+ 1))")
+        ).key()
+        == key
+    )
     assert Notebook("OTHER = 3\ndef unused():\n    return OTHER", STRATEGY).key() == key
     assert Notebook(*STRATEGY.split("@register")[:1], "@register" + STRATEGY.split("@register")[1]).key() == key
+
+
+def test_the_text_counts_where_it_is_at_hand_and_the_compiled_code_where_it_is_not():
+    assert Notebook(OWN.format("2")).key() != Notebook(OWN.format("(1 + 1)")).key()  # which compile to the same
+    without_text = set()
+    for number in ("2", "(1 + 1)", "3"):
+        exec(HEADER + OWN.format(number), {"__name__": "__main__"})
+        without_text.add(run_key(own_config()))
+    assert len(without_text) == 2
 
 
 def test_another_name_for_a_librarys_function_changes_the_key():
@@ -187,15 +202,6 @@ def test_an_edited_file_counts_when_it_is_loaded(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     importlib.reload(sys.modules["own_strategy"])
     assert run_key(own_config()) != one
-
-
-def test_code_without_a_text_is_in_the_key_too():
-    keys = set()
-    for number in (1, 2):
-        names = {"__name__": "__main__"}
-        exec(HEADER + OWN.format(number), names)
-        keys.add(run_key(own_config()))
-    assert len(keys) == 2
 
 
 @pytest.mark.parametrize(
@@ -225,7 +231,7 @@ def test_the_digest_is_the_same_in_every_process(tmp_path):
     """Sets and hashes of texts are ordered anew in each."""
     text = HEADER + "NAMES = {'a', 'b', 'c', 'd'}\n" + OWN.format("len(NAMES & {'e', 'f', 'a', 'g'})")
     (tmp_path / "own_strategy.py").write_text(text)
-    program = "import own_strategy; from anm_nb.user_code import code_digest; print(code_digest([own_strategy.Own]))"
+    program = "import own_strategy; from anm_nb.identity import code_digest; print(code_digest([own_strategy.Own]))"
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     found = set()
     for seed in ("1", "2"):

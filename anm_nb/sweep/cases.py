@@ -1,29 +1,53 @@
-"""Sweep files: which cases one means, checked as a whole before anything starts, and which of them are finished."""
+"""Sweep files: which cases one means, checked as a whole before anything starts, and the code that they depend on."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from anm_nb import files, store
 from anm_nb.bounds import Seeds
 from anm_nb.config import ParameterError, Parameters, shown, unknown_name
-from anm_nb.sweep.case import Case, Outcome, read_outcomes
-from anm_nb.sweep.parameters import as_text, case_digest, case_names, check_of, code_digest
+from anm_nb.sweep.notebook import as_text, check_of, code_digest, sha256_text
 from anm_nb.yaml_file import read_yaml, stands_for
 
 Values = dict[str, Any]
 MOST_CASES = 10_000  # of a sweep file, each checked before the first one runs
+LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with an ending and a folder's prefix
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.+=,_-]+")
 OTHERS_FOLDERS = ("check", "figures", "quick", "reference", "runs")  # in outputs/
+
+
+@dataclass(frozen=True)
+class Case:
+    """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
+
+    `values` are all parameters that it runs with, defaults included, where they are known. `digest` is of all that the
+    result depends on; `code` is the part of it (`code_digest`) that must still hold when the case has run.
+    """
+
+    notebook: Path
+    output: Path
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
+    code: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)  # over the environment that it runs in
+
+    @property
+    def name(self) -> str:
+        """The output's name without its ending."""
+        return self.output.name.removesuffix(".ipynb")
 
 
 class SweepFile(Parameters):
@@ -48,17 +72,14 @@ class SweepFile(Parameters):
     def _says_one_thing(self) -> SweepFile:
         beside = sorted(self.model_fields_set - {"union", "base"})
         if self.union is not None and beside:
-            raise ParameterError(
-                f"only base may stand beside union; {', '.join(beside)} belongs into the files it names"
-            )
+            raise ParameterError(f"only base may stand beside union; move {', '.join(beside)} into the files it names")
         if self.union is None and self.notebook is None:
             raise ParameterError("a sweep needs a notebook, or a union of sweep files")
         for name, values in (self.grid or {}).items():
             if not values:
                 raise ParameterError(f"grid.{name} = []: needs at least 1 item")
             counts = Counter(map(as_text, values))
-            repeated = [value for value in values if counts[as_text(value)] > 1]
-            if repeated:
+            if repeated := [value for value in values if counts[as_text(value)] > 1]:
                 raise ParameterError(f"grid.{name} = {shown(values)}: {shown(repeated[0])} appears more than once")
         count = math.prod(map(len, (self.grid or {}).values())) + len(self.cases or ())
         if count > MOST_CASES:
@@ -73,42 +94,18 @@ class SweepFile(Parameters):
         yield from self.cases or ([{}] if self.grid is None else [])
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sweep:
-    """The distinct cases of a sweep file, in its order, and how many more it says that are the same as one of them.
-
-    `outcomes` are those stored in the folder that still hold: of the same parameters, notebook, sources and result;
-    `problems` has a sentence for each outcome, or executed notebook, that is not as it was written.
-    """
+    """The distinct cases of a sweep file, in its order; how many more of its cases equal one of them; their folder."""
 
     cases: list[Case]
-    folded: int
+    folded: int = 0
     folder: Path = Path()
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    def read(self) -> None:
-        """Look at what is stored in the folder now."""
-        found, self.problems = read_outcomes(self.folder)
-        stored = {outcome.name: outcome for outcome in found}
-        self.outcomes = {}
-        for case in self.cases:
-            outcome = stored.get(case.name)
-            if outcome is None or outcome.digest != case.digest:
-                continue
-            if outcome.notebook == (files.sha256_of(case.output) if case.output.is_file() else None):
-                self.outcomes[case.name] = outcome
-            else:
-                self.problems.append(f"{case.output} is not the notebook that was written")
-
-    def status(self, case: Case) -> Literal["done", "failed", "new"]:
-        """How a case ended, if it did as it is now."""
-        return self.outcomes[case.name].status if case.name in self.outcomes else "new"
 
     def only(self, asked: Sequence[str]) -> list[Case]:
         """The cases whose parameters have the values asked for by `name=value`; a name given twice may have either.
 
-        `notebook` is a name too. Raises ParameterError for a name that no case has, and where no case is left.
+        `notebook` is a name too. Raises `ParameterError` for a name that no case has, and where no case is left.
         """
         wanted = defaultdict(list)
         for condition in asked:
@@ -126,48 +123,43 @@ class Sweep:
             if all(name in each and any(stands_for(t, each[name]) for t in texts) for name, texts in wanted.items())
         ]
         if not chosen:
-            raise ParameterError(f"--only {' --only '.join(asked)}: none of the {len(self.cases)} cases is like that")
+            raise ParameterError(f"--only {' --only '.join(asked)}: fits none of the {len(self.cases)} cases")
         return chosen
 
 
-def find_sweep(asked: str) -> Path:
-    """A sweep file by its path, or by its name in `params/sweeps`. Raises ParameterError where there is none."""
-    if (path := Path(asked)).is_file():
-        return path
-    folder = files.project_root() / "params" / "sweeps"
-    if (named := folder / f"{asked}.yaml").is_file():
-        return named
-    raise ParameterError(unknown_name("sweep file", asked, (file.stem for file in folder.glob("*.yaml"))))
+def open_sweep(asked: str, profile: str | None = None, folder: Path | None = None) -> Sweep:
+    """The sweep of a file, by path or name in `params/sweeps`, checked, with its folder and its cases' digests.
 
-
-def open_sweep(file: Path, profile: str | None = None, folder: Path | None = None) -> Sweep:
-    """The sweep of a file, checked, with its results in a folder: `outputs/<sweep>` if none is given.
-
-    Another profile than the file's own has a folder of its own, `outputs/<sweep>-<profile>`, so that a quick look costs
-    nobody a long result. Raises ParameterError as `plan` and `check_folder` do.
+    The folder is `outputs/<sweep>` if none is given; another profile than the file's own has one of its own,
+    `outputs/<sweep>-<profile>`. Raises `ParameterError` as `plan` and `check_folder` do.
     """
+    file = _find(asked)
     sweep = plan(file, profile)
     if folder is None:
         if file.stem.startswith(".") or file.stem in OTHERS_FOLDERS:
-            raise ParameterError(
-                f"{file}: a sweep of the name '{file.stem}' would write into outputs/{file.stem}, which is not "
-                "its to fill; give the file another name, or the results a folder with --out"
-            )
+            raise ParameterError(f"{file}: outputs/{file.stem} is not a sweep's; rename the file, or choose --out")
         folder = files.outputs_root() / (f"{file.stem}-{profile}" if profile else file.stem)
-    sweep.folder = Path(os.path.abspath(folder))
-    check_folder(sweep.folder, {case.notebook for case in sweep.cases})
-    codes = {notebook: code_digest(notebook) for notebook in {case.notebook for case in sweep.cases}}
-    sweep.cases = [
-        replace(case, output=sweep.folder / f"{name}.ipynb", digest=case_digest(case, code), code=code)
-        for name, case in zip(case_names(sweep.cases), sweep.cases, strict=True)
-        for code in [codes[case.notebook]]
-    ]
-    sweep.read()
-    return sweep
+    folder = Path(os.path.abspath(folder))
+    notebooks = {case.notebook for case in sweep.cases}
+    check_folder(folder, notebooks)
+    codes = {notebook: code_digest(notebook) for notebook in notebooks}
+    cases = []
+    for name, case in zip(case_names(sweep.cases), sweep.cases, strict=True):
+        code = codes[case.notebook]
+        digest = sha256_text(as_text([case.notebook.stem, case.values, code]))[:16]
+        cases.append(replace(case, output=folder / f"{name}.ipynb", digest=digest, code=code))
+    return Sweep(cases, sweep.folded, folder)
+
+
+def _find(asked: str) -> Path:
+    named = files.project_root() / "params" / "sweeps" / f"{asked}.yaml" if not Path(asked).is_file() else Path(asked)
+    if not named.is_file():
+        raise ParameterError(unknown_name("sweep file", asked, (file.stem for file in named.parent.glob("*.yaml"))))
+    return named
 
 
 def check_folder(folder: Path, notebooks: Iterable[Path]) -> None:
-    """Refuse, by ParameterError, a folder of results that holds the notebooks themselves or lies in the run store."""
+    """Raise `ParameterError` for a folder of results that holds the notebooks themselves or is in the run store."""
     where = folder.resolve()
     if any(where == notebook.resolve().parent for notebook in notebooks):
         raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
@@ -178,7 +170,7 @@ def check_folder(folder: Path, notebooks: Iterable[Path]) -> None:
 def plan(path: Path, profile: str | None = None) -> Sweep:
     """The cases of a sweep file, without a folder, at another profile than its own where one is given.
 
-    Raises ParameterError, with a line for each problem, for all that the file or its notebooks would not accept.
+    Raises `ParameterError`, with a line for each problem, for all that the file or its notebooks would not accept.
     """
     file = _read(path)
     members = [path] if file.union is None else [path.parent / member for member in file.union]
@@ -199,8 +191,7 @@ def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
     shared = (profile_values(named, notebook.stem) if named else {}) | file.base | over
     if file.seeds is not None:
         shared |= {"seeds": list(file.seeds)}
-    check = check_of(notebook)
-    own_parameters = list(file.own_parameters())
+    check, own_parameters = check_of(notebook), list(file.own_parameters())
     cases, problems = [], defaultdict(list)
     for own in own_parameters:
         given = shared | own
@@ -209,18 +200,15 @@ def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
         except ParameterError as error:
             for line in str(error).split("\n"):
                 problems[line].append(own)
-    if problems:
-        count = len(own_parameters)
-        raise ParameterError("\n".join(f"{path.name}: {line}{_where(own, count)}" for line, own in problems.items()))
+    lines = []
+    for line, affected in problems.items():
+        first = ", ".join(f"{name} = {value}" for name, value in affected[0].items())
+        some = len(affected) < len(own_parameters)
+        where = f" (in {len(affected)} of {len(own_parameters)} cases; the first: {first})" if some else ""
+        lines.append(f"{path.name}: {line}{where}")
+    if lines:
+        raise ParameterError("\n".join(lines))
     return cases
-
-
-def _where(affected: Sequence[Values], count: int) -> str:
-    """Which cases a problem is of, unless it is of all."""
-    if len(affected) == count:
-        return ""
-    first = ", ".join(f"{name} = {value}" for name, value in affected[0].items())
-    return f" (in {len(affected)} of {count} cases; the first: {first})"
 
 
 def _read(path: Path) -> SweepFile:
@@ -243,9 +231,47 @@ def _notebook(named: str, file: Path) -> Path:
 
 
 def profile_values(profile: str, notebook: str) -> Values:
-    """A notebook's parameters at a profile of `params/`. Raises ParameterError where it has none of that name."""
+    """A notebook's parameters at a profile of `params/`. Raises `ParameterError` where it has none of that name."""
     params = files.project_root() / "params"
     profiles = {path.parent.name: path for path in params.glob(f"*/{notebook}.yaml")}
     if profile not in profiles:
         raise ParameterError(f"{notebook}: {unknown_name('profile', profile, profiles)}")
     return read_yaml(profiles[profile])
+
+
+def differing(cases: Sequence[Case]) -> list[str]:
+    """The parameters whose values are not the same in all cases of one of the notebooks, in their notebook's order."""
+    names: dict[str, None] = {}
+    for notebook in dict.fromkeys(case.notebook for case in cases):
+        of_notebook = [case.values for case in cases if case.notebook == notebook]
+        for name in dict.fromkeys(name for values in of_notebook for name in values):
+            if len({as_text(values.get(name)) for values in of_notebook}) > 1:
+                names[name] = None
+    return list(names)
+
+
+def case_names(cases: Sequence[Case]) -> list[str]:
+    """A name for each case, good as a file name: its notebook where there are several, and what differs in its cases.
+
+    `size=5,strategies=stock-anm`; too long a name, or one that two cases would share, ends in a digest of them.
+    """
+    notebooks = {case.notebook for case in cases}
+    varied = {notebook: differing([case for case in cases if case.notebook == notebook]) for notebook in notebooks}
+    names = []
+    for case in cases:
+        parts = [f"{name}={_plain(case.values.get(name))}" for name in varied[case.notebook]]
+        head = [case.notebook.stem] if len(notebooks) > 1 or not parts else []
+        names.append(NOT_IN_NAMES.sub("_", ",".join(head + parts)))
+    shared = Counter(name.casefold() for name in names)  # some file systems do not tell A from a
+    for place, (name, case) in enumerate(zip(names, cases, strict=True)):
+        if len(name) > LONGEST or shared[name.casefold()] > 1:
+            names[place] = f"{name[: LONGEST - 9]}-{sha256_text(as_text([str(case.notebook), case.values]))[:8]}"
+    return names
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(map(_plain, value))
+    if isinstance(value, Mapping):
+        return "-".join(f"{name}.{_plain(each)}" for name, each in value.items())
+    return format(value, ".10g") if isinstance(value, float) else str(value)

@@ -10,11 +10,8 @@ from hypothesis import strategies as st
 from trivial_sweep import write_notebook
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.train import RankingConfig
-from anm_nb.ranking.variants import at_values
-from anm_nb.sweep.case import Case
-from anm_nb.sweep.parameters import LONGEST, case_digest, case_names, code_digest, differing
-from anm_nb.sweep.plan import find_sweep, open_sweep, plan
+from anm_nb.sweep.cases import LONGEST, Case, case_names, differing, open_sweep, plan
+from anm_nb.sweep.notebook import code_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = sorted(set((ROOT / "params" / "sweeps").glob("*.yaml")) - {ROOT / "params" / "sweeps" / "gpu.yaml"})
@@ -68,8 +65,8 @@ def test_a_case_goes_over_the_base_and_the_base_over_the_profile(profiles):
 def test_another_profile_has_a_folder_of_its_own(profiles, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(profiles.folder / "o"))
     path = profiles.write(profile="quick")
-    assert open_sweep(path).folder == profiles.folder / "o" / "trivial"
-    assert open_sweep(path, "paper").folder == profiles.folder / "o" / "trivial-paper"
+    assert open_sweep(str(path)).folder == profiles.folder / "o" / "trivial"
+    assert open_sweep(str(path), "paper").folder == profiles.folder / "o" / "trivial-paper"
 
 
 def test_seeds_go_to_every_case_together(trivial):
@@ -124,7 +121,7 @@ def test_a_whole_number_is_the_same_as_its_float_where_the_settings_say_so(tmp_p
         ({"notebook": "cube.ipynb"}, "notebook = 'cube.ipynb'"),
         ({"notebook": None}, "needs a notebook, or a union"),
         ({"notebook": "20_hrm_vs_baseline", "profile": "papr"}, "unknown profile 'papr' (did you mean 'paper'?)"),
-        ({"union": ["a.yaml"], "seeds": [1]}, "only base may stand beside union; seeds belongs into"),
+        ({"union": ["a.yaml"], "seeds": [1]}, "only base may stand beside union; move seeds into"),
         ({"seeds": [2**64]}, "seeds.0 = 18446744073709551616: should be less than or equal to 4294967295"),
         ({"grid": {"n": list(range(4000)), "x": [0.1, 0.2, 0.3]}}, "grid: 12,000 cases; at most 10,000 in one sweep"),
         ({"grid": {name: list(range(1000)) for name in "abc"}}, "grid: 1,000,000,000 cases; at most 10,000"),
@@ -183,10 +180,9 @@ def test_numbers_of_sweep_files_and_profiles_may_be_in_scientific_notation(trivi
     assert [case.values["x"] for case in plan(path).cases] == [1e-3]
 
 
-def test_sweeps_are_found_by_name_and_unknown_ones_named(monkeypatch):
-    assert find_sweep("hrm_period") == ROOT / "params" / "sweeps" / "hrm_period.yaml"
+def test_an_unknown_sweep_is_named_with_the_nearest():
     with pytest.raises(ParameterError, match=r"unknown sweep file 'hrm_perod' \(did you mean 'hrm_period'\?\)"):
-        find_sweep("hrm_perod")
+        open_sweep("hrm_perod")
 
 
 # the project's own
@@ -201,30 +197,23 @@ def test_the_project_s_sweeps_are_valid_at_their_profile_and_at_the_quick_one(pa
 
 
 @pytest.mark.parametrize(("name", "swept"), DOCUMENT.items())
-def test_each_experiment_trains_what_the_document_says(name, swept):
-    """The last case trains the document's models, at its fixed values; the other cases train the same ones, singly."""
+def test_each_experiment_varies_what_the_document_says_at_its_fixed_values(name, swept):
+    """One case for each value, and a last one that compares them all."""
     field, values = swept
-    *single, whole = (
-        at_values(RankingConfig.of(case_study(case)), field, case.values["values"])
-        for case in plan(ROOT / "params" / "sweeps" / f"{name}.yaml").cases
-    )
-    fixed = {"max_inner_iters": 12, "hrm_period": 4, "size": 20, "mask_rate": 0.5, "epochs": 100}
-    hrm = RankingConfig.from_mapping(paper() | fixed | {"seeds": [1, 2, 3, 4, 5]})
-    settings = [hrm.changed(**{field: value}) for value in values]
-    assert list(whole.values()) == [hrm.baseline(), *settings]
-    assert [list(configs.values())[1] for configs in single] == settings
-    assert all(configs["baseline"] == whole["baseline"] for configs in single)
-
-
-def case_study(case) -> RankingConfig:
-    """What a case's notebook makes of its values, but for its own fields."""
-    return RankingConfig.from_mapping(
-        {name: case.values[name] for name in case.values if name in RankingConfig.model_fields}
-    )
-
-
-def paper() -> dict:
-    return yaml.safe_load((ROOT / "params" / "paper" / "20_hrm_vs_baseline.yaml").read_text())
+    *single, whole = plan(ROOT / "params" / "sweeps" / f"{name}.yaml").cases
+    fixed = {
+        "max_inner_iters": 12,
+        "hrm_period": 4,
+        "size": 20,
+        "mask_rate": 0.5,
+        "epochs": 100,
+        "seeds": [1, 2, 3, 4, 5],
+    }
+    assert [case.values[field] for case in single] == values
+    assert whole.values["values"] == values
+    for case in (*single, whole):
+        rest = {name: value for name, value in fixed.items() if name != field}
+        assert {name: case.values[name] for name in rest} == rest
 
 
 def test_the_union_is_the_five_experiments():
@@ -264,22 +253,19 @@ def test_a_name_says_what_differs_and_no_more():
     assert case_names(cases) == ["10_a,n=1,s=1-2", "10_a,n=2,s=a_b", "20_b"]
 
 
-def test_a_digest_covers_parameters_code_and_sources_but_no_outputs(trivial):
-    def digests() -> tuple[str, str]:
-        case = plan(trivial.write(cases=[{"n": 2}])).cases[0]
-        return code_digest(case.notebook), case_digest(case, code_digest(case.notebook))
+def test_a_digest_covers_parameters_and_code_but_no_outputs(trivial):
+    def digest(n: int) -> str:
+        return open_sweep(str(trivial.write(cases=[{"n": n}])), folder=trivial.out).cases[0].digest
 
-    code, digest = digests()
-    case = plan(trivial.write(cases=[{"n": 3}])).cases[0]
-    assert len({digest, case_digest(case, code), case_digest(case, "other sources")}) == 3
+    first, code = digest(2), code_digest(trivial.notebook)
+    assert digest(3) != first
     executed = json.loads(trivial.notebook.read_text())
     executed["cells"][1] |= {
         "outputs": [{"output_type": "stream", "name": "stdout", "text": "!"}],
         "execution_count": 3,
     }
     trivial.notebook.write_text(json.dumps(executed))
-    assert digests() == (code, digest)
+    assert (digest(2), code_digest(trivial.notebook)) == (first, code)
     executed["cells"][2]["source"] = "changed = True"
     trivial.notebook.write_text(json.dumps(executed))
-    assert code not in digests()
-    assert digest not in digests()
+    assert digest(2) != first

@@ -1,7 +1,11 @@
-"""The user's own code that a plugin reaches: its class, and all that it refers to by a global name, transitively."""
+"""What decides a run: its config, the family's version, the device, and the user's own code that takes part.
+
+That code is a plugin's class and all that it refers to by a global name, transitively.
+"""
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dis
 import hashlib
@@ -11,18 +15,73 @@ import linecache
 import site
 import sys
 import sysconfig
+from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec, resolve_name
 from itertools import takewhile
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from anm_nb.config import ParameterError
+from anm_nb.config import ParameterError, Parameters
+
+if TYPE_CHECKING:
+    from anm_nb.training.run import Trained
 
 PACKAGE = __name__.partition(".")[0]
+
+
+CONFIGS: dict[str, type[RunConfig]] = {}  # by name: what a manifest's class is looked up in
+
+
+class RunConfig(Parameters):
+    """A config that can train itself, the base of every family's; subclasses are registered by name."""
+
+    family: ClassVar[str] = "own"
+    version: ClassVar[int] = 1  # of the family's numerics: raise it when the same config gives other numbers
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        CONFIGS[path_of(cls)] = cls
+
+    @abstractmethod
+    def train(self, workdir: Path) -> Trained:
+        """Train, resuming from what an interrupted training left in `workdir`, whose name is the run's key."""
+
+    @abstractmethod
+    def device_kind(self) -> str:
+        """The kind of device that `train` would use here: cpu or cuda."""
+
+    def plugins(self) -> list[type]:
+        """Classes that take part in training and may be a user's own."""
+        return []
+
+
+def path_of(cls: type) -> str:
+    """A class's name, as manifests have it."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """What decides a run, as plain data: class, values, version, device kind, and a digest of the user's own code."""
+    plugins = [type(config), *config.plugins()]
+    document = {
+        "class": path_of(type(config)),
+        "config": config.model_dump(mode="json"),
+        "version": config.version,
+        "device": config.device_kind(),
+        "users_classes": classes_of_the_user(plugins),
+        "code": code_digest(plugins),
+    }
+    return json.loads(json.dumps(document))
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of the SHA-256 of what decides a run."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def classes_of_the_user(plugins: Iterable[type]) -> list[str]:
@@ -34,9 +93,9 @@ def classes_of_the_user(plugins: Iterable[type]) -> list[str]:
 def code_digest(plugins: Iterable[type]) -> str | None:
     """SHA-256 over the user's own code that classes reach; None where they reach none.
 
-    Covered: classes, bases, functions and, by value, constants, followed through global names and imports. The code is
-    taken as compiled, so it is what runs, also where a file was edited after its import; comments and line numbers do
-    not count, the version of Python does. Raises `ParameterError` for a value that cannot be read.
+    Covered: classes, bases, functions and, by value, constants, followed through global names and imports. A function
+    counts by its source text as `ast` writes it, so that comments, blank lines and layout do not; by its compiled code
+    only where there is no text, or none that compiles to what runs. Raises `ParameterError` for an unreadable value.
     """
     reader = _Reader()
     for plugin in plugins:
@@ -56,7 +115,7 @@ def is_the_users(name: str | None) -> bool:
     spec = None if module else find_spec(top)
     places = [getattr(module, "__file__", None), *getattr(module, "__path__", []), getattr(spec, "origin", None)]
     file = next((Path(place).resolve() for place in places if place), None)
-    return file is None or not any(file.is_relative_to(folder) for folder in _library_folders())
+    return file is None or not any(map(file.is_relative_to, _library_folders()))
 
 
 @cache
@@ -101,11 +160,11 @@ class _Reader:
         if isinstance(value, FunctionType):
             return self._function(value, name)
         if isinstance(value, MethodType):
-            return [self.describe(value.__func__, name), self.describe(value.__self__, name)]
+            return self.describe([value.__func__, value.__self__], name)
         if isinstance(value, staticmethod | classmethod) or callable(getattr(value, "__wrapped__", None)):
-            return [self.describe(type(value), name), self.describe(value.__wrapped__, name)]
+            return self.describe([type(value), value.__wrapped__], name)
         if isinstance(value, property):
-            return [self.describe(each, name) for each in (value.fget, value.fset, value.fdel)]
+            return self.describe([value.fget, value.fset, value.fdel], name)
         of_module = isinstance(value, BuiltinFunctionType) and isinstance(value.__self__, ModuleType | None)
         if of_module and not is_the_users(value.__module__):
             return f"{value.__module__}:{value.__qualname__}"
@@ -117,7 +176,8 @@ class _Reader:
         known = getattr(sys.modules.get(function.__module__), function.__name__, None)
         if known is function and not is_the_users(function.__module__):
             return f"{function.__module__}:{function.__name__}"
-        if is_the_users(home) and not (wrapped and _is_generated(function)):
+        # a wrapper that a decorator compiled has no text, and memory addresses among its names
+        if is_the_users(home) and not (wrapped and not linecache.getlines(function.__code__.co_filename)):
             own: Any = self._reach(function)
         else:
             own = [f"{home}:{function.__code__.co_qualname}"]
@@ -146,25 +206,27 @@ class _Reader:
         return ["object", [self.describe(list(p) if isinstance(p, Iterator) else p, name) for p in reduced]]
 
     def _reach(self, value: Any) -> int:
-        for number, known in enumerate(self.reached):
-            if known is value:
-                return number
-        self.reached.append(value)
-        return len(self.reached) - 1
+        if not any(known is value for known in self.reached):
+            self.reached.append(value)
+        return next(number for number, known in enumerate(self.reached) if known is value)
 
     def unit(self, value: Any) -> Any:
         """What decides the results of a class, function or module of the user's."""
         if isinstance(value, FunctionType):
             scope = ChainMap(_closure(value), value.__globals__, vars(builtins))
             names = [self._name(chain, scope, value) for chain in sorted(_references(value.__code__, value))]
-            inside = [_closure(value), value.__defaults__, value.__kwdefaults__]
-            return [self.describe([value.__code__, inside], value.__qualname__), names]
-        if isinstance(value, ModuleType):
-            members = {name: each for name, each in vars(value).items() if not _is_dunder(name)}
-        else:
-            kept = {name: each for name, each in vars(value).items() if _is_kept(name, each)}
-            fields = {name: [field.default, field.default_factory] for name, field in _fields(value).items()}
-            members = {"bases": value.__bases__, "fields": fields} | kept
+            code = _text(value.__code__) or value.__code__
+            inside = [code, _closure(value), value.__defaults__, value.__kwdefaults__]
+            return [self.describe(inside, value.__qualname__), names]
+        members: dict[str, Any] = {}
+        if isinstance(value, type):
+            fields = vars(value).get("__pydantic_fields__", {})
+            defaults = {name: [field.default, field.default_factory] for name, field in fields.items()}
+            members = {"bases": value.__bases__, "fields": defaults}
+        for name, member in vars(value).items():
+            put_there_by_python = name == "_abc_impl" or (name.startswith("__") and name.endswith("__"))
+            if not put_there_by_python or (isinstance(value, type) and isinstance(member, FunctionType)):
+                members[name] = member
         return [[name, self.describe(each, f"{value.__name__}.{name}")] for name, each in members.items()]
 
     def _name(self, chain: tuple[str, ...], scope: Mapping[str, Any], owner: FunctionType) -> Any:
@@ -174,6 +236,36 @@ class _Reader:
             if isinstance(value, ModuleType) and is_the_users(value.__name__):
                 value = getattr(value, attribute, None)
         return [chain, self.describe(value, f"{'.'.join(chain)}, which {owner.__qualname__} refers to,")]
+
+
+def _text(code: CodeType) -> list[str] | None:
+    """The source of a function without comments and blank lines; None where there is none, or it is not what runs."""
+    if code not in _TEXTS:  # what was read once stays, whatever becomes of the file
+        _TEXTS.update(_texts(code.co_filename, "".join(linecache.getlines(code.co_filename))))
+    return _TEXTS.get(code)
+
+
+_TEXTS: dict[CodeType, list[str]] = {}
+
+
+@lru_cache(maxsize=64)
+def _texts(file: str, source: str) -> dict[CodeType, list[str]]:
+    """The text of every function in a file, by its compiled code; of lambdas that of all in the line."""
+    try:
+        tree, waiting = ast.parse(source), [compile(source, file, "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        return {}
+    texts: dict[tuple[str, int], list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
+            texts.setdefault((getattr(node, "name", "<lambda>"), first), []).append(ast.unparse(node))
+    found = {}
+    for code in waiting:  # which grows meanwhile
+        waiting += [each for each in code.co_consts if isinstance(each, CodeType)]
+        if text := texts.get((code.co_name, code.co_firstlineno)):
+            found[code] = text
+    return found
 
 
 def _references(code: CodeType, function: FunctionType) -> set[tuple[str, ...]]:
@@ -192,11 +284,6 @@ def _references(code: CodeType, function: FunctionType) -> set[tuple[str, ...]]:
     return found.union(*(_references(each, function) for each in code.co_consts if isinstance(each, CodeType)))
 
 
-def _is_generated(function: FunctionType) -> bool:
-    """Whether a function has no text, as wrappers that a decorator compiles: their names hold memory addresses."""
-    return not linecache.getlines(function.__code__.co_filename)
-
-
 def _closure(function: FunctionType) -> dict[str, Any]:
     """The values of the names that a function has from the function around it."""
     found = {}
@@ -206,16 +293,3 @@ def _closure(function: FunctionType) -> dict[str, Any]:
         except ValueError:  # not assigned yet
             continue
     return found
-
-
-def _fields(cls: type) -> dict[str, Any]:
-    return vars(cls).get("__pydantic_fields__", {})
-
-
-def _is_dunder(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
-
-
-def _is_kept(name: str, member: Any) -> bool:
-    """Whether a member of a class can decide results: functions, and all that Python and pydantic do not put there."""
-    return isinstance(member, FunctionType) or not (_is_dunder(name) or name == "_abc_impl")

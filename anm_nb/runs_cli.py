@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anm_nb import terminal
-from anm_nb.terminal import say
+from anm_nb.terminal import duration, memory, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from anm_nb.store import Run
 
 FAULTS = 5  # named by a list; `verify` names all
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-COLUMNS = ("key", "family", "task", "method", "seeds", "steps", "size", "when", "wall time", "commit")
+SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
+LONGEST = 40  # characters of a value in the table
 
 app = typer.Typer(
     no_args_is_help=True, help="List, show, verify, remove, export and import stored runs.", rich_markup_mode=None
 )
-
+Some = Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")]
 Keys = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Keys or beginnings of keys; all if none.")]
 
 
@@ -45,8 +43,11 @@ def ls(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="So many of the newest are shown as a table.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="All of them as JSON instead.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="All of them as CSV instead.")] = False,
 ) -> None:
-    """List finished runs, the newest last."""
+    """List finished runs, the newest last, with their score and the values in which they differ."""
+    import pandas as pd
+
     from anm_nb import store
 
     runs, broken = store.scan()
@@ -55,10 +56,11 @@ def ls(
         earliest = _moment(since).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         found = [run for run in found if run.summary["finished"] >= earliest]
     found = _where(found, where or [])
-    if as_json:
-        say(json.dumps([_plain(run) for run in found], indent=1))
+    if as_json or as_csv:
+        rows = [_facts(run) | differing for run, differing in zip(found, _differing(found), strict=True)]
+        say(json.dumps(rows, indent=1) if as_json else pd.DataFrame(rows).to_csv(index=False).rstrip())
     else:
-        _print_list(found, len(runs), limit)
+        _print_list(found, limit, len(runs))
     for path, reason in list(broken.items())[:FAULTS]:
         say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}", err=True)
     if len(broken) > FAULTS:
@@ -75,18 +77,19 @@ def show(
     from anm_nb import store
 
     found = store.find(run)
-    settings, provenance, metrics = found.settings, found.provenance, found.metrics
-    console = _console()
-    console.print(f"run {found.key}: {found.title}\n{found.path}\n", soft_wrap=True)
-    for title, values in (("config", settings), ("provenance", provenance)):
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-        console.print(f"{title}\n{_indented(text)}", soft_wrap=True)
-    files = _table("file", "size", "sha256", right=("size",))
-    for name, file in found.manifest.files.items():
-        files.add_row(name, _size(file.size), file.sha256)
-    console.print(files)
+    metrics = found.metrics
     last = metrics.loc[metrics.groupby("seed")["step"].idxmax()].set_index("seed").T
-    console.print(f"\nlast row of metrics, by seed\n{_indented(last.to_string())}", soft_wrap=True)
+    parts = {"config": found.settings, "provenance": found.provenance}
+    texts = {
+        title: yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+        for title, values in parts.items()
+    }
+    files = found.manifest.files.items()
+    texts["files"] = "\n".join(f"{name:24}{_size(file.size):>9}  {file.sha256}" for name, file in files)
+    texts["last row of metrics, by seed"] = last.to_string()
+    say(f"run {found.key}: {found.title}\n{found.path}")
+    for title, text in texts.items():
+        say(f"\n{title}\n" + "\n".join(f"  {line}" for line in text.splitlines()))
 
 
 @app.command()
@@ -108,9 +111,7 @@ def verify(runs: Keys = None) -> None:
 
 
 @app.command()
-def rm(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")],
-) -> None:
+def rm(runs: Some) -> None:
     """Remove runs and unfinished trainings; never one that a kept result or a sweep names, or that is being trained."""
     from anm_nb import store
 
@@ -120,15 +121,15 @@ def rm(
 
 @app.command()
 def export(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")],
+    runs: Some,
     out: Annotated[Path, typer.Option(metavar="DIR|FILE.zip", help="A folder for theirs, or one zip file.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Copy runs with their manifests, for `anm-nb runs import` on another machine."""
-    from anm_nb import archive, store
+    from anm_nb import store
 
     found = {run.path: run for run in map(store.find, runs)}
-    for path in archive.export(list(found.values()), out, overwrite):
+    for path in store.export(list(found.values()), out, overwrite):
         say(path)
 
 
@@ -137,9 +138,9 @@ def import_(
     source: Annotated[Path, typer.Argument(metavar="DIR|FILE.zip", help="What `anm-nb runs export` has written.")],
 ) -> None:
     """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
-    from anm_nb import archive
+    from anm_nb import store
 
-    for run in archive.import_runs(source):
+    for run in store.import_runs(source):
         say(run.path)
 
 
@@ -195,54 +196,73 @@ def _moment(text: str) -> datetime:
         ) from None
 
 
-def _plain(run: Run) -> dict[str, Any]:
-    return {"key": run.key, "path": str(run.path), "bytes": run.size, **run.summary}
+def _facts(run: Run) -> dict[str, Any]:
+    return {"key": run.key, "path": str(run.path), "bytes": run.size, **run.summary, **_score(run)}
 
 
-def _print_list(found: Sequence[Run], of: int, limit: int) -> None:
+def _score(run: Run) -> dict[str, Any]:
+    """The name of a run's score on dev and its mean over seeds at the last record; empty where it has none."""
+    from anm_nb.run import CorruptRun
+
+    try:
+        metrics = run.metrics
+    except (CorruptRun, OSError):
+        return {}
+    for name in SCORES:
+        if name in metrics and metrics[name].notna().any():
+            return {"score": name, "value": float(metrics.dropna(subset=[name]).groupby("seed")[name].last().mean())}
+    return {}
+
+
+def _differing(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """For each run the config values in which the runs of its family differ, but those that lists show anyway."""
+    from anm_nb.run import flat
+
+    values, different = [], dict[tuple[str, str], set[str]]()
+    for run in runs:
+        known = {run.summary["task"], run.summary["method"], None}
+        own = {n: v for n, v in flat(run.settings).items() if not isinstance(v, dict) and n != "seeds"}
+        values.append({n: v for n, v in own.items() if not isinstance(v, str) or v not in known})
+        for name, value in own.items():
+            different.setdefault((run.summary["family"], name), set()).add(repr(value))
+    return [
+        {n: v for n, v in own.items() if len(different[run.summary["family"], n]) > 1}
+        for run, own in zip(runs, values, strict=True)
+    ]
+
+
+def _print_list(every: Sequence[Run], limit: int, of: int) -> None:
+    from rich.table import Table
     from rich.text import Text
 
-    from anm_nb.gallery import duration
-    from anm_nb.gallery.used_runs import shown
-
-    table = _table(*COLUMNS, right=("steps", "size", "wall time"))
-    for run in found[-limit:]:
-        facts, texts = run.summary, shown(run.summary)
-        wall = ("≥ " if facts["resumed"] else "") + duration(facts["wall_seconds"])
-        named = (texts[name] for name in ("family", "task", "method", "seeds"))
-        cells = (run.key, *named, f"{facts['steps']}", _size(run.size), facts["finished"], wall, texts["commit"])
-        table.add_row(*map(Text, cells))  # as text, no markup: a method's name may be anything
-    console = _console()
+    found, table = every[-limit:], Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("key", "task", "method", "seeds", "steps", "score", "finished", "wall time", "commit", "differs in"):
+        right = column in ("steps", "wall time")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "differs in")
+    for run, differing in zip(found, _differing(found), strict=True):
+        facts, score = run.summary, _score(run)
+        seeds = ", ".join(map(str, facts["seeds"])) if len(facts["seeds"]) < 5 else f"{len(facts['seeds'])} of them"
+        cells = (
+            run.key,
+            facts["task"] or facts["family"],
+            facts["method"] or "–",
+            seeds,
+            f"{facts['steps']}",
+            f"{score['score']} {score['value']:.4g}" if score else "–",
+            facts["finished"],
+            ("≥ " if facts["resumed"] else "") + duration(facts["wall_seconds"]),
+            (facts["commit"] or "–")[:8] + (", dirty" if facts["dirty"] else ""),
+            ", ".join(f"{name}={value}"[:LONGEST] for name, value in differing.items()),
+        )
+        table.add_row(*(Text(terminal.printable(cell)) for cell in cells))  # as text: a method's name may be anything
+    console = terminal.console()
+    if not console.is_terminal:  # nobody looks: wide enough to cut nothing off
+        console = terminal.console(width=240)
     if found:
         console.print(table)
-    hidden = f", the newest {limit} of them shown (--limit)" if len(found) > limit else ""
-    total = _size(sum(run.size for run in found))
-    console.print(f"{len(found)} of {of} runs, {total}{hidden}", soft_wrap=True)
-
-
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
-    return table
-
-
-def _console() -> Console:
-    """Where people look, as wide as they have it; where nobody does, wide enough to cut nothing off."""
-    console = terminal.console()
-    return console if console.is_terminal else terminal.console(width=200)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
+    hidden = f", the newest {limit} of them shown (--limit)" if len(every) > limit else ""
+    console.print(f"{len(every)} of {of} runs, {_size(sum(run.size for run in every))}{hidden}", soft_wrap=True)
 
 
 def _size(count: int) -> str:
-    """Bytes as a person reads them: `412 B`, `3.3 MiB`."""
-    from anm_nb.gallery import memory
-
-    if count < 1000:
-        return f"{count} B"
-    return f"{count / 1024:.0f} KiB" if count < 1000 * 1024 else memory(count / 1024**2)
+    return memory(count / 2**20)
