@@ -26,6 +26,17 @@ SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": 
 # The document's healthy bands of routing ("Validation checks", 3).
 BANDS = {"entropy": (0.5, 2.0), "herfindahl": (float("-inf"), 0.5), "max_alpha": (0.3, 0.6)}
 MARGIN = 0.01  # of τ: a difference within it counts as none, stated before the runs
+SAME = [
+    "task",
+    "task_options",
+    "size",
+    "mask_rate",
+    "width",
+    "n_heads",
+    "train_samples",
+    "epochs",
+    "seeds",
+]  # in all of a kept grid
 SHORT = {  # the fields that the document's experiments vary, as figures and tables name them
     "max_inner_iters": "iterations",
     "hrm_period": "T",
@@ -254,17 +265,7 @@ def keep_in_grid(runs: Mapping[str, Run], references: pd.DataFrame, config: Rank
     name = "hrm_hinted" if config.task == "hinted_sort" else "hrm"
     if name in kept_results.names():
         there = kept_results.load(name).provenance["hrm"]["config"]
-        for field in (
-            "task",
-            "task_options",
-            "size",
-            "mask_rate",
-            "width",
-            "n_heads",
-            "train_samples",
-            "epochs",
-            "seeds",
-        ):
+        for field in SAME:
             value = config.model_dump(mode="json")[field]
             if value != there[field]:
                 raise ParameterError(f"{field} = {value}: kept result '{name}' has {there[field]}, and keeps no other")
