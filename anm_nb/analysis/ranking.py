@@ -26,6 +26,7 @@ SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": 
 # The document's healthy bands of routing ("Validation checks", 3).
 BANDS = {"entropy": (0.5, 2.0), "herfindahl": (float("-inf"), 0.5), "max_alpha": (0.3, 0.6)}
 MARGIN = 0.01  # of τ: a difference within it counts as none, stated before the runs
+# What all models of a kept grid share.
 SAME = [
     "task",
     "task_options",
