@@ -12,13 +12,16 @@ from pydantic import Field, model_validator
 from anm_nb import store
 from anm_nb.bounds import (
     Count,
+    Decay,
     Epochs,
     Examples,
+    Fraction,
     LearningRate,
     Rate,
     Records,
     Seeds,
     Size,
+    Steps,
     Temperature,
     Threads,
     Weight,
@@ -26,9 +29,10 @@ from anm_nb.bounds import (
 )
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.negatives import get_negatives
+from anm_nb.energy.strategies import Strategies, labelled
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.studies.energy_settings import AnmVsCorruption
+from anm_nb.tasks import TaskName
 
 BOARD: dict[str, Any] = {
     "size": 4, "task_options": {"pool": 500}, "network": "mlp", "width": 128, "steps": 50, "batch": 64, "lr": 5e-3,
@@ -36,7 +40,7 @@ BOARD: dict[str, Any] = {
 }  # fmt: skip
 
 
-class ExploreMargins(AnmVsCorruption):
+class ExploreMargins(Parameters):
     """The runs of notebook 13, for margins and landscapes, and one of notebook 14, for a board that is solved.
 
     `board` replaces single values of notebook 14's Sudoku.
@@ -44,21 +48,41 @@ class ExploreMargins(AnmVsCorruption):
 
     notebook: ClassVar[str] = "40_explore_margins"
 
+    task: TaskName = "inverse"
     size: Size = 4
+    strategies: Strategies = ("none", "stock", "random", "anm", "anm_orthogonal")
+    seeds: Seeds = (0, 1, 2)
+    steps: Steps = 80
     batch: Examples = 64
     width: Width = 64
+    head: Literal["squared_norm", "scalar"] = "squared_norm"
+    network: str | None = None  # None: the task's published one
+    contrastive_weight: Weight = 0.5
+    lr: LearningRate = 2e-3
+    lr_final: Fraction = 0.05
+    ema_decay: Decay = 0.95
+    ema_every: Steps = 1
     records: Records = 5
     dev_examples: Examples = 48
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Threads = 1
     board: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _board_usable(self) -> ExploreMargins:
+    def _usable(self) -> ExploreMargins:
+        self.configs()
         self.board_config()
         return self
 
     def configs(self) -> dict[str, EnergyConfig]:
         """One run for each strategy, alike in everything else, with the weights of every record."""
-        return {name: config.model_copy(update={"keep_weights": True}) for name, config in super().configs().items()}
+        strategies = labelled(self.strategies)
+        return {name: EnergyConfig.of(self, negatives=each, keep_weights=True) for name, each in strategies.items()}
+
+    def get_or_train(self) -> dict[str, store.Run]:
+        """The finished run of each strategy, trained where the store has none."""
+        return {strategy: store.get_or_train(config) for strategy, config in self.configs().items()}
 
     def board_config(self) -> EnergyConfig:
         """The run of the Sudoku, trained with IRED's own negatives."""

@@ -16,15 +16,12 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb import exploration
-from anm_nb.analysis import all_runs
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import (
-    miner_study,
     reference_settings,
     scaling,
     verdict_study,
-    within_experiments,
 )
 from anm_nb.sweep.notebook import check_of
 
@@ -32,8 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
-    reference_settings, scaling, energy, miner_study, verdict_study,
-    within_experiments, exploration, all_runs,
+    reference_settings, scaling, energy, verdict_study, exploration,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
@@ -101,6 +97,14 @@ def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
 @pytest.mark.parametrize(
     ("notebook", "given", "message"),
     [
+        ("10_anm_vs_corruption", {"strategies": ["anm", "anm"]}, "each may appear once"),
+        ("10_anm_vs_corruption", {"task": "sudoku", "size": 9}, "task = 'sudoku': this comparison is of mean squared"),
+        ("11_anm_within_run", {"miners": ["stock"]}, "need two different kinds"),
+        ("11_anm_within_run", {"baseline": "stok"}, "baseline: unknown negative strategy 'stok' (did you"),
+        ("11_anm_within_run", {"batch": 1}, "leaves one kind without a row"),
+        ("12_miner_convergence", {"batches": [64, 64]}, "batches = [64, 64]: each may appear once"),
+        ("12_miner_convergence", {"ema_decays": [1.0]}, "ema_decays.0 = 1.0: should be less than 1"),
+        ("12_miner_convergence", {"strategy": "anm_ortogonal"}, "did you mean 'anm_orthogonal'"),
         ("21_hrm_iterations", {"values": [3, 3]}, "values = [3, 3]: each may appear once"),
         ("21_hrm_iterations", {"values": [3, 10**6]}, "values.1 = 1000000: should be less"),
         ("21_hrm_iterations", {"values": [2, 4]}, "values = [2, 4]: max_inner_iters = 3 has to be among them"),
@@ -118,7 +122,7 @@ def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
         ("25_where_iteration_helps", {"code_width": 4}, "code_width = 4"),
     ],
 )
-def test_a_ranking_notebook_refuses_what_would_fail_after_training(notebook, given, message):
+def test_a_settings_cell_refuses_what_would_fail_after_training(notebook, given, message):
     with pytest.raises(ParameterError) as refusal:
         check_of(ROOT / "notebooks" / f"{notebook}.ipynb")(given)
     assert message in str(refusal.value)

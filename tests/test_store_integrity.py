@@ -200,7 +200,11 @@ def test_nothing_is_pickled():
     found = [
         f"{path}:{number}"
         for path in package.rglob("*.py")
-        if path != package / "sweep" / "cluster.py"  # Dask sends everything to its workers that way, nothing is kept
+        if path
+        not in (
+            package / "sweep" / "cluster.py",
+            package / "sweep" / "workers.py",
+        )  # Dask sends everything to its workers that way, nothing is kept
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.search(r"pickle|torch\.(save|load)\b|joblib\.(dump|load)|allow_pickle|\bshelve\b|\bdill\b|marshal", line)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,12 +74,6 @@ class Verdicts:
             return {"text/plain": shown.to_string(), "text/html": shown.to_html(), VERDICT_MIME: {"verdicts": rows}}
 
 
-def stored_verdicts(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of all verdicts in an executed notebook's cells, as `judge` made them; numbers that are not are None."""
-    bundles = [output.get("data", {}).get(VERDICT_MIME) for cell in cells for output in cell.get("outputs", [])]
-    return [row for bundle in bundles if isinstance(bundle, dict) for row in bundle.get("verdicts", [])]
-
-
 def reduced(
     frame: pd.DataFrame,
     metric: str,
@@ -146,7 +140,7 @@ def judge(
     reachable one: `headroom` is the difference as a share of what the comparator leaves to gain. `detectable`, with the
     range that its standard deviation allows, is the difference found with 80 % power: at 0.05/m for m primary claims.
     """
-    references = pd.DataFrame(columns=["kind", "metric", "value"]) if references is None else references
+    references = pd.DataFrame(columns=["name", "kind", "metric", "value"]) if references is None else references
     level = ALPHA / max(1, sum(claim.primary for claim in claims))
     rows, untrained = [], []
     for claim in claims:

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.publication import FIGURES, write
-from anm_nb.analysis.stats import Interval, bounded_interval, mean_interval
 from anm_nb.analysis.style import LINE_STYLES, PALETTE, colours, house_style, label, new_figure, points
+from anm_nb.analysis.tables import score_interval
 from anm_nb.config import ParameterError
 
 
@@ -32,29 +32,13 @@ def legend_below(figure: Figure, axes: Axes, at_most: int) -> None:
         legend.remove()
 
 
-Bounds = tuple[float, float] | None  # of a score; None: it has none
-
-
-def _interval(values: pd.Series, bounds: Bounds) -> Interval:
-    return mean_interval(values) if bounds is None else bounded_interval(values, *bounds)
-
-
-def interval_line(
-    axes: Axes,
-    rows: pd.DataFrame,
-    x: str,
-    y: str,
-    method: str,
-    colour: str,
-    dots: bool = False,
-    bounds: Bounds = None,
-) -> None:
+def interval_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, method: str, colour: str, dots: bool = False) -> None:
     """Mean of y over seeds against x with its 95 % interval, for one method: a band, or a bar where x has one value.
 
     `rows` holds one row for each seed and x; those without y are left out, and nothing is drawn where none is left.
     `dots` marks the means where there are fewer than 20.
     """
-    bands = rows.dropna(subset=[y]).groupby(x)[y].apply(_interval, bounds)
+    bands = rows.dropna(subset=[y]).groupby(x)[y].apply(score_interval, metric=y)
     if bands.empty:
         return
     mean, low, high = np.array(bands.tolist()).T
@@ -68,7 +52,7 @@ def interval_line(
 
 
 def curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
-    """Mean over seeds of a column against the step, with its 95 % t-interval as a band, for each method."""
+    """Mean over seeds of a column against the step, with its 95 % interval as a band, for each method."""
     if column not in metrics:  # no method of these has it
         return
     for method, colour in colours(list(metrics["method"].unique())).items():
@@ -120,12 +104,7 @@ def _lines(references: pd.DataFrame) -> list[tuple[str, float]]:
 
 
 def seed_strips(
-    scores: pd.DataFrame,
-    references: pd.DataFrame,
-    metric: str = "mse",
-    unit: str = "held-out MSE",
-    scale: str = "log",
-    bounds: Bounds = None,
+    scores: pd.DataFrame, references: pd.DataFrame, metric: str = "mse", unit: str = "held-out MSE", scale: str = "log"
 ) -> Figure:
     """Final scores [seeds × methods]: every seed as a dot, mean and 95 % interval, references as lines.
 
@@ -135,7 +114,7 @@ def seed_strips(
     with house_style():
         figure, (axes,) = new_figure(1, 1, 0.9 + 0.28 * scores.shape[1])
         for height, (method, colour) in enumerate(colours(list(map(str, scores))).items()):
-            mean, low, high = _interval(scores[method], bounds)
+            mean, low, high = score_interval(scores[method], metric)
             axes.plot(scores[method], np.full(len(scores), height), "o", color=colour, alpha=0.45, markersize=3.5)
             axes.plot([low, high], [height] * 2, color=colour, linewidth=2)
             axes.plot(mean, height, "D", color=colour, markersize=5)

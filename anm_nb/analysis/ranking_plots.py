@@ -52,7 +52,7 @@ def tau_lines(table: pd.DataFrame, references: pd.DataFrame, x: str, unit: str) 
         figure, panels = new_figure(1, 2, 2.6)
         for axes, metric in zip(panels, ("tau_obs", "tau_all"), strict=True):
             for method, colour in shades(methods).items():
-                interval_line(axes, table[table["method"] == method], x, metric, method, colour, True, (-1.0, 1.0))
+                interval_line(axes, table[table["method"] == method], x, metric, method, colour, dots=True)
             ceiling = ceiling_of(references, metric)
             reference_line(axes, ceiling, "ceiling")
             # intervals of few seeds would squeeze the curves, and a model at the ceiling would fill the axis

@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis.stats import Interval, bounded_interval, mean_interval
+
+# Names of metrics that cannot lie outside these bounds, by how they begin or end.
+BOUNDED = {"tau": (-1.0, 1.0), "accuracy": (0.0, 1.0), "rate": (0.0, 1.0), "fraction": (0.0, 1.0), "p_hard": (0.0, 1.0)}
+
+UNREACHABLE = ("noise floor",)  # ceilings that no predictor can attain: what they take is not in the problem
 
 
 class Measured(Protocol):
@@ -30,8 +35,8 @@ def at_step(metrics: pd.DataFrame, column: str, step: int) -> pd.DataFrame:
 
 
 def final(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One column at each method's own last step: a row per seed, a column per method."""
-    last = metrics.groupby("method")["step"].transform("max")
+    """One column at the last step of each training, wherever it ended: a row per seed, a column per method."""
+    last = metrics.groupby(["method", "seed"])["step"].transform("max")
     return metrics[metrics["step"] == last].pivot(index="seed", columns="method", values=column)
 
 
@@ -68,15 +73,30 @@ def first_better(metrics: pd.DataFrame, column: str, score: float, larger_is_bet
     return float(better.index.get_level_values("step").min()) if len(better) else None
 
 
+def ceilings_apart(references: pd.DataFrame) -> pd.DataFrame:
+    """References with the kind "unreachable" for the ceilings that no predictor can attain."""
+    return references.assign(kind=references["kind"].where(~references["name"].isin(UNREACHABLE), "unreachable"))
+
+
 def best_reference(
     references: pd.DataFrame, metric: str, kinds: Sequence[str], larger_is_better: bool = False
 ) -> float:
     """The best of the references of some kinds, NaN where there is none; those of one name are averaged."""
-    known = references[(references["metric"] == metric) & references["kind"].isin(kinds)]
+    known = ceilings_apart(references[references["metric"] == metric])
+    known = known[known["kind"].isin(kinds)]
     if known.empty:
         return float("nan")
-    values = known.groupby("name")["value"].mean() if "name" in known else known["value"]
+    values = known.groupby("name")["value"].mean()
     return float(values.max() if larger_is_better else values.min())
+
+
+def score_interval(values: ArrayLike, metric: str) -> Interval:
+    """Mean over seeds and 95 % interval, within the metric's bounds where its name is that of a τ, accuracy or rate."""
+    given = np.asarray(values, float)
+    for name, (lowest, highest) in BOUNDED.items():
+        if (metric.startswith(name) or metric.endswith(name)) and not ((given < lowest) | (given > highest)).any():
+            return bounded_interval(given, lowest, highest)
+    return mean_interval(given)
 
 
 def skill(score: ArrayLike, trivial: ArrayLike, ceiling: ArrayLike) -> np.ndarray:
@@ -103,13 +123,14 @@ def score_table(
     reference's own, over problems, is missing where `references` has no columns low and high.
     """
     columns = ["name", "kind", metric, "low", "high", "seeds"]
-    known = references[references["metric"] == metric].rename(columns={"value": metric}).reindex(columns=columns)
+    known = ceilings_apart(references[references["metric"] == metric])
+    known = known.rename(columns={"value": metric}).reindex(columns=columns)
     trivials = known[known["kind"] == "trivial"].set_index("name")[metric]
     bounds = [value for kind in ("ceiling", "unreachable") for value in known.loc[known["kind"] == kind, metric]]
     ceiling = float(next(iter(bounds), 0.0))
     base = float(trivials[trivial] if trivial else trivials.iloc[int((trivials - ceiling).abs().argmin())])
     measured = [
-        (method, "measured", *mean_interval(scores[method].to_numpy()), int(scores[method].count()))
+        (method, "measured", *score_interval(scores[method].to_numpy(), metric), int(scores[method].count()))
         for method in scores.columns
     ]
     rows = [*known.itertuples(index=False, name=None), *measured]

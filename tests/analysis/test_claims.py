@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anm_nb.analysis.claims import Claim, judge, stored_verdicts
+from anm_nb.analysis.claims import Claim, judge
 from anm_nb.analysis.stats import detectable_effect
 from anm_nb.config import ParameterError
+from anm_nb.sweep.outcomes import verdicts_in
 
 SEEDS = 6
 
@@ -91,7 +92,9 @@ def test_verdicts_show_themselves_and_are_collected_as_rows():
     bundle = shown._repr_mimebundle_()
     assert "supported" in bundle["text/plain"]
     assert "mining helps" in bundle["text/html"]
-    (row,) = stored_verdicts([{"outputs": [{"data": json.loads(json.dumps(bundle))}]}, {"cell_type": "markdown"}])
+    (row,) = verdicts_in(
+        {"cells": [{"outputs": [{"data": json.loads(json.dumps(bundle))}]}, {"cell_type": "markdown"}]}
+    )
     assert (row["verdict"], row["section"], row["seeds"]) == ("supported", "J", SEEDS)
 
 
@@ -180,3 +183,10 @@ def test_methods_of_different_length_are_compared_at_their_own_ends():
     table = curves(short=FALLING[:6], long=FALLING)
     row = judge([Claim("a", "mse", "long", "short")], table).table.iloc[0]
     assert row["estimate"] == pytest.approx(0.0 - 0.5, abs=0.01)
+
+
+def test_seeds_that_stopped_early_count_with_their_last_score():
+    table = curves(fast=FALLING, slow=SLOW)
+    stopped = table[(table["seed"] > 1) | (table["step"] <= 70)]
+    row = judge([Claim("a", "mse", "fast", "slow")], stopped).table.iloc[0]
+    assert row["seeds"] == SEEDS

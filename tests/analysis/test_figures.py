@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from anm_nb.analysis import figures
+from anm_nb.analysis.plots import seed_strips
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import final, score_table
 
@@ -41,16 +42,9 @@ def metrics(methods=tuple(METHODS), seeds=3):
     return rows
 
 
-def margins(methods=tuple(METHODS)):
-    source = np.random.default_rng(1)
-    return {
-        method: source.normal(index, 1, (len(STEPS), 30)) for index, method in enumerate(methods) if method != "none"
-    }
-
-
 def summary(methods=tuple(METHODS), seeds=3):
     scores = final(metrics(methods, seeds), "mse")[list(methods)]
-    return figures.score_summary(scores, score_table(scores, REFERENCES))
+    return seed_strips(scores, REFERENCES)
 
 
 def loss_shape():
@@ -60,10 +54,7 @@ def loss_shape():
 
 MAKERS = {
     "learning_curves": lambda: figures.learning_curves(metrics(), REFERENCES),
-    "checklist_panels": lambda: figures.checklist_panels(metrics()),
-    "energy_trends": lambda: figures.energy_trends(metrics()),
-    "margin_histograms": lambda: figures.margin_histograms(margins(), STEPS),
-    "score_summary": summary,
+    "seed_strips": summary,
     "contrastive_loss_shape": loss_shape,
 }
 
@@ -98,7 +89,7 @@ def test_every_figure_function_is_tested():
     public = {
         name for name, value in vars(figures).items() if getattr(value, "__annotations__", {}).get("return") == "Figure"
     }
-    assert {name for name in public if not name.startswith("_")} == set(MAKERS)
+    assert {name for name in public if not name.startswith("_")} <= set(MAKERS)
 
 
 def test_a_figure_shows_itself_as_png(drawn):
@@ -155,17 +146,9 @@ def colours_by_label(axes):
 
 def test_a_method_has_the_same_colour_in_every_figure():
     expected = {figures.label(method): to_hex(colour) for method, colour in figures.colours(METHODS).items()}
-    contrasted = {name: colour for name, colour in expected.items() if name != figures.label("none")}
     for axes in figure_of("learning_curves").axes:
         assert colours_by_label(axes) == expected
-    for axes in figure_of("checklist_panels").axes:
-        drawn = colours_by_label(axes)
-        assert drawn in (expected, contrasted)
-    trends = figure_of("energy_trends").axes
-    assert {axes.get_title(loc="left"): to_hex(axes.get_lines()[0].get_color()) for axes in trends} == contrasted
-    rows = [axes for axes in figure_of("margin_histograms").axes if axes.get_ylabel()]
-    assert {axes.get_ylabel(): to_hex(axes.patches[0].get_facecolor()) for axes in rows} == contrasted
-    (axes,) = figure_of("score_summary").axes
+    (axes,) = figure_of("seed_strips").axes
     names = [text.get_text() for text in axes.get_yticklabels()]
     diamonds = [line for line in axes.get_lines() if line.get_marker() == "D"]
     assert {names[int(line.get_ydata()[0])]: to_hex(line.get_color()) for line in diamonds} == expected
@@ -259,25 +242,13 @@ def test_curves_are_means_over_seeds_at_the_steps_recorded():
 def test_the_summary_shows_every_seed_the_mean_and_its_interval():
     scores = final(metrics(), "mse")[METHODS]
     table = score_table(scores, REFERENCES)
-    (axes,) = figures.score_summary(scores, table).axes
+    (axes,) = seed_strips(scores, REFERENCES).axes
     lines = axes.get_lines()
     for height, method in enumerate(METHODS):
         dots, bar, diamond = lines[3 * height : 3 * height + 3]
         assert sorted(dots.get_xdata()) == sorted(scores[method])
         assert list(bar.get_xdata()) == [table.loc[method, "low"], table.loc[method, "high"]]
         assert diamond.get_xdata()[0] == pytest.approx(scores[method].mean())
-
-
-def test_histograms_lose_no_example():
-    """Margins beyond the reach sit in the outermost bars."""
-    values = {"anm": np.concatenate([np.linspace(-1, 1, 96), [-50, 50, 80, -90]])[None].repeat(2, axis=0)}
-    for axes in figures.margin_histograms(values, [0, 10]).axes:
-        area = sum(patch.get_height() * patch.get_width() for patch in axes.patches)
-        assert area == pytest.approx(1)
-        counts = np.array([patch.get_height() * patch.get_width() * 100 for patch in axes.patches])
-        assert counts.sum() == pytest.approx(100)
-        assert counts[0] >= 2 - 1e-9
-        assert counts[-1] >= 2 - 1e-9
 
 
 # sparse input
@@ -293,24 +264,6 @@ def test_one_method_and_one_record_are_drawn():
     only = metrics(methods=["anm"])
     for made in (
         figures.learning_curves(only, REFERENCES),
-        figures.checklist_panels(only),
-        figures.energy_trends(only),
-        figures.margin_histograms(margins(["anm"]), STEPS),
-        figures.margin_histograms({"anm": np.ones((1, 5))}, [0]),
         summary(methods=["anm"]),
     ):
         made.draw_without_rendering()
-
-
-@pytest.mark.parametrize("maker", [figures.checklist_panels, figures.energy_trends])
-def test_plain_denoising_alone_is_drawn(maker):
-    """Its table has none of the contrastive columns; notebook 10 may be asked for it alone."""
-    plain = metrics(methods=["none"]).drop(columns=CONTRAST)
-    maker(plain).draw_without_rendering()
-
-
-def test_histograms_leave_out_what_a_short_batch_has_not():
-    values = {"stock": np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, np.nan, np.nan]])}
-    full, short = figures.margin_histograms(values, [0, 10]).axes
-    assert sum(patch.get_height() > 0 for patch in short.patches) == 2
-    assert sum(patch.get_height() > 0 for patch in full.patches) >= 2

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.analysis.tables import at_step, collect, early_area, final, rounded, score_table, significant, skill
+from anm_nb.analysis.tables import (
+    at_step,
+    best_reference,
+    collect,
+    early_area,
+    final,
+    rounded,
+    score_interval,
+    score_table,
+    significant,
+    skill,
+)
 
 
 def curves():
@@ -178,3 +189,28 @@ def test_a_shown_table_has_text_and_dashes_and_leaves_the_table_alone():
     assert shown["low"].tolist() == ["0.0123", "–"]
     assert shown["seeds"].tolist() == [3.0, "–"]
     assert table["low"].iloc[0] == 0.01234
+
+
+def test_intervals_of_scores_respect_the_bounds_of_the_metric():
+    near_one = [0.99, 0.999, 0.97]
+    assert mean_interval(near_one).high > 1
+    for metric in ("tau_all", "balanced_accuracy", "violation_rate", "illegitimate_fraction"):
+        assert score_interval(near_one, metric).high < 1
+    assert score_interval(near_one, "mse") == mean_interval(near_one)
+    assert score_interval([0.5, 1.5, 0.7], "my_rate") == mean_interval([0.5, 1.5, 0.7])  # of a user's own, unbounded
+
+
+def test_a_bound_that_nobody_reaches_is_told_from_a_ceiling():
+    references = pd.DataFrame(
+        {
+            "name": ["copy", "solver", "noise floor"],
+            "kind": ["trivial", "classical", "ceiling"],
+            "metric": "mse",
+            "value": [0.05, 0.04, 0.005],
+        }
+    )
+    assert best_reference(references, "mse", ("classical", "ceiling")) == 0.04
+    assert math.isnan(best_reference(references, "tau_all", ("classical",)))
+    shown = score_table(pd.DataFrame({"model": [0.03, 0.02]}), references)
+    assert shown.loc["noise floor", "kind"] == "unreachable"
+    assert shown.loc["model", "skill"] == pytest.approx(0.5)

@@ -10,8 +10,7 @@ from torch import nn
 from anm_nb.config import ParameterError
 from anm_nb.energy.miner import Mined
 from anm_nb.energy.negatives import Anm, Mixed, Random, Stock, get_negatives
-from anm_nb.studies.within_experiments import WithinRun
-from anm_nb.studies.within_run import WithinRunConfig, WithinRunLearner
+from anm_nb.energy.within_run import WithinRunConfig, WithinRunLearner
 from anm_nb.training.stack import ParameterGroup, Stack
 
 NEAR, FAR = Random(eps=0.3), Stock()
@@ -54,20 +53,6 @@ def test_what_cannot_be_compared_is_refused(negatives, message):
     with pytest.raises(ParameterError) as refusal:
         WithinRunConfig(negatives=negatives, batch=16)
     assert message in str(refusal.value)
-
-
-def test_the_notebook_compares_each_miner_with_the_baseline_at_half_a_batch():
-    configs = WithinRun(miners=["anm", "random"], batch=8).configs()
-    assert [each.kinds for each in configs.values()] == [("anm", "stock"), ("random", "stock")]
-    assert all(each.negatives.fraction == 0.5 for each in configs.values())
-    for values, message in (
-        ({"miners": ["anm", "anm"]}, "each may appear once"),
-        ({"miners": ["stock"]}, "need two different kinds"),
-        ({"baseline": "stok"}, "did you mean 'stock'?"),
-        ({"batch": 1}, "leaves one kind without a row"),
-    ):
-        with pytest.raises(ParameterError, match=message.replace("?", r"\?")):
-            WithinRun(**values)
 
 
 # measuring leaves training alone

@@ -47,8 +47,8 @@ class WithinRunConfig(EnergyConfig):
     """An energy run whose batches hold two kinds of negatives, which are compared at its record steps.
 
     Beside the metrics of every energy run, the trace holds arrays `within.<column>` [seeds, records, updates, kinds],
-    in the order of `updates` and `kinds`; `anm_nb.analysis.within_run.effects` reads them as a table. Raises
-    `ParameterError` where the kinds have no names of their own, or a batch would lack one of them.
+    in the order of `updates` and `kinds`. Raises `ParameterError` where the kinds have no names of their own, or a
+    batch would lack one of them.
     """
 
     negatives: Annotated[Mixed, BeforeValidator(strategy_from), PlainSerializer(strategy_to_json)] = Field(
