@@ -54,8 +54,8 @@ def main() -> int:
     from anm_nb.training.progress import OutOfTime, time_limit
 
     log, started = Log(asked.out / "log.txt"), time.time()
-    values = {"task": asked.task, "size": asked.size} | ({"methods": asked.methods} if asked.methods else {})
-    study = Tuning(**values | (TINY if asked.tiny else {}))
+    values = {"task": asked.task, "size": asked.size} | (TINY if asked.tiny else {})
+    study = Tuning(**values | ({"methods": asked.methods} if asked.methods else {}))
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     log(f"{study.task}, size {study.size}, on {card}, torch {torch.__version__}, for {asked.budget:g} s")
     facts = partial(_provenance, asked, card, torch.__version__)

@@ -17,20 +17,12 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb import exploration
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.studies import energy_settings as energy
-from anm_nb.studies import (
-    reference_settings,
-    scaling,
-    verdict_study,
-)
 from anm_nb.sweep.notebook import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
-FAMILIES = (
-    reference_settings, scaling, energy, verdict_study, exploration,
-)  # fmt: skip
+FAMILIES = (exploration,)
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
     for family in FAMILIES

@@ -232,3 +232,21 @@ def test_unusable_options_are_refused(options, message):
     with pytest.raises(ParameterError) as refusal:
         MinerConfig(**options)
     assert message in str(refusal.value)
+
+
+def test_mining_leaves_no_gradient_and_no_change_in_the_weights():
+    model, energy = network_energy()
+    before = [weight.clone() for weight in model.parameters()]
+    y_pos, ball, source = problem()
+    mined = mine(energy, y_pos, ball, MinerConfig(), source)
+    assert not mined.y_neg.requires_grad
+    assert all(weight.grad is None for weight in model.parameters())
+    assert all(weight.equal(old) for weight, old in zip(model.parameters(), before, strict=True))
+
+
+def test_a_stationary_example_stops_early_and_only_with_a_tolerance():
+    y_pos, ball, source = problem()
+    _, energy = network_energy()
+    for tol, moves in ((1e6, False), (0.0, True)):  # a gradient mapping of any length is shorter than the first
+        mined = mine(energy, y_pos, ball, MinerConfig(tol=tol), source)
+        assert (mined.log["miner_accepted"] > 0).any() == moves
