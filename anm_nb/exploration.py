@@ -5,17 +5,33 @@ Their runs are those of other notebooks where parameters are the same, so that w
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from anm_nb import store
-from anm_nb.bounds import Decay, Examples, Fraction, LearningRate, Records, Seeds, Size, Steps, Threads, Weight, Width
+from anm_nb.bounds import (
+    Count,
+    Decay,
+    Epochs,
+    Examples,
+    Fraction,
+    LearningRate,
+    Rate,
+    Records,
+    Seeds,
+    Size,
+    Steps,
+    Temperature,
+    Threads,
+    Weight,
+    Width,
+)
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.negatives import get_negatives
 from anm_nb.energy.strategies import Strategies, labelled
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.studies.ranking_settings import HrmVsBaseline
+from anm_nb.ranking.train import RankingConfig
 from anm_nb.tasks import TaskName
 
 BOARD: dict[str, Any] = {
@@ -82,7 +98,45 @@ class ExploreMargins(Parameters):
         return store.get_or_train(self.board_config())
 
 
-class ExploreRouting(HrmVsBaseline):
+class ExploreRouting(Parameters):
     """The runs of notebook 20."""
 
     notebook: ClassVar[str] = "41_explore_routing"
+
+    task: str = "partial_sort"
+    size: Annotated[Size, Field(ge=2)] = 10
+    mask_rate: Rate = 0.5
+    width: Width = 32
+    n_heads: Count = 4
+    max_inner_iters: Count = 3
+    hrm_period: Count = 2
+    temperature: Temperature = 2.0
+    entropy_weight: Weight = 1e-3
+    entropy_every: Epochs = 1
+    warmup_epochs: Annotated[int, Field(ge=0, le=10**5)] = 1
+    encoder_lr: LearningRate = 5e-3
+    controller_lr: LearningRate = 2e-3
+    batch: Examples = 32
+    epochs: Epochs = 3
+    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None
+    train_samples: Examples = 160
+    dev_samples: Examples = 100
+    test_samples: Examples = 200
+    seeds: Seeds = (1, 2, 3)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Threads = 1
+
+    @model_validator(mode="after")
+    def _usable(self) -> ExploreRouting:
+        self.configs()
+        return self
+
+    def configs(self) -> dict[str, RankingConfig]:
+        """The HRM model and the same one without iteration."""
+        hrm = RankingConfig.of(self)
+        return {"baseline": hrm.baseline(), "hrm": hrm}
+
+    def get_or_train(self) -> dict[str, store.Run]:
+        """The finished runs by name, trained where the store has none."""
+        return {name: store.get_or_train(config) for name, config in self.configs().items()}

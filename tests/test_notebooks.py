@@ -17,22 +17,12 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb import exploration
 from anm_nb.config import Parameters
-from anm_nb.studies import energy_settings as energy
-from anm_nb.studies import (
-    iteration_study,
-    reference_settings,
-    scaling,
-    verdict_study,
-)
-from anm_nb.studies import ranking_settings as ranking
 from anm_nb.sweep.notebook import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
-FAMILIES = (
-    reference_settings, scaling, energy, verdict_study, ranking, iteration_study, exploration,
-)  # fmt: skip
+FAMILIES = (exploration,)
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
     for family in FAMILIES
@@ -82,7 +72,7 @@ def test_a_notebook_asks_a_question_and_ends_with_its_verdicts(path):
     assert cells[0].cell_type == "markdown"
     assert re.fullmatch(r"# .*\?", title)
     last = [cell for cell in code_cells(path) if "study.keep" not in cell.source][-1].source
-    assert "verdicts(" in last or "judge(" in last or "show(" in last
+    assert re.search(r"verdicts\(|judge\w*\(|controls\(|headlines\(|show\(", last)
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=name)
@@ -107,6 +97,21 @@ def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
         ("12_miner_convergence", {"batches": [64, 64]}, "batches = [64, 64]: each may appear once"),
         ("12_miner_convergence", {"ema_decays": [1.0]}, "ema_decays.0 = 1.0: should be less than 1"),
         ("12_miner_convergence", {"strategy": "anm_ortogonal"}, "did you mean 'anm_orthogonal'"),
+        ("21_hrm_iterations", {"values": [3, 3]}, "values = [3, 3]: each may appear once"),
+        ("21_hrm_iterations", {"values": [3, 10**6]}, "values.1 = 1000000: should be less"),
+        ("21_hrm_iterations", {"values": [2, 4]}, "values = [2, 4]: max_inner_iters = 3 has to be among them"),
+        ("22_hrm_period", {"values": [2, 4]}, "hrm_period = 4: with max_inner_iters = 3 the slow state"),
+        ("23_hrm_entropy", {"values": [1e-3, 1e7]}, "values.1 = 10000000.0: should be less"),
+        ("24_hrm_temperature", {"task": "inverse"}, "task = 'inverse': the ranking family needs a task whose answer"),
+        ("20_hrm_vs_baseline", {"width": 30}, "n_heads = 4: has to divide width = 30"),
+        ("02_kendall_forensics", {"max_iner_iters": 3}, "did you mean 'max_inner_iters'?"),
+        ("25_where_iteration_helps", {"chain_lengths": [7]}, "chain_lengths: chain_length = 7: with 2 of 8 items"),
+        ("25_where_iteration_helps", {"test_lengths": [8, 201]}, "test_lengths: size = 201: there are only 200"),
+        ("25_where_iteration_helps", {"train_sizes": [100]}, "train_sizes: 100 does not divide train_samples = 256"),
+        ("25_where_iteration_helps", {"patiences": []}, "patiences = []: needs at least 1 item"),
+        ("25_where_iteration_helps", {"wrong_rates": [1.0]}, "wrong_rates.0 = 1.0: should be less than 1"),
+        ("25_where_iteration_helps", {"max_inner_iters": 1, "hrm_period": 1}, "max_inner_iters = 1: comparators are"),
+        ("25_where_iteration_helps", {"code_width": 4}, "code_width = 4"),
     ],
 )
 def test_a_settings_cell_refuses_what_would_fail_after_training(notebook, given, message):

@@ -1,4 +1,4 @@
-"""The verdict on mined negatives: the confirmatory runs of `anm_nb.studies.verdict_study` as tables.
+"""The verdict on mined negatives: the kept study's confirmatory runs as tables.
 
 They are kept in `outputs/reference/anm_verdict.parquet`, with the tuning runs and the provenance of all beside it. An
 error is the mean squared error, or 1 − accuracy for a discrete task: always lower is better.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,9 @@ import pandas as pd
 from anm_nb.analysis.reference import reference_root
 from anm_nb.analysis.stats import holm, mean_interval, paired_difference
 from anm_nb.analysis.tables import rounded
-from anm_nb.analysis.verdicts import LEAST_SEEDS, Verdict, judge
+from anm_nb.analysis.verdicts import LEAST_SEEDS
 from anm_nb.config import ParameterError
-from anm_nb.files import replace_whole
 from anm_nb.tasks import task_class
-from anm_nb.training.seeds import generator
-
-if TYPE_CHECKING:
-    from anm_nb.studies.verdict_study import AnmVerdict, Study
 
 NAME = "anm_verdict"
 RUN = ["task", "training", "method"]
@@ -78,42 +73,8 @@ def load_verdict() -> KeptVerdict:
     """The kept study. Raises `ParameterError` that says how to make it where there is none."""
     kept = KeptVerdict(reference_root())
     if not (kept.folder / f"{NAME}.json").exists():
-        raise ParameterError(f"no kept verdict in {kept.folder.name}; `anm-nb verdict --profile mid` makes it")
+        raise ParameterError(f"no kept verdict in {kept.folder.name}")
     return kept
-
-
-def keep_verdict(settings: AnmVerdict, study: Study) -> KeptVerdict:
-    """Keep a study; its provenance comes last and makes it one."""
-    kept = KeptVerdict(reference_root())
-    kept.folder.mkdir(parents=True, exist_ok=True)
-    (kept.folder / f"{NAME}.json").unlink(missing_ok=True)
-    confirmed_table(study).to_parquet(kept.folder / f"{NAME}.parquet")
-    study.tuning.to_parquet(kept.folder / f"{NAME}_tuning.parquet")
-    provenance = {
-        "settings": settings.model_dump(mode="json"),
-        "references": reference_kinds(study),
-        "plans": [asdict(plan) for plan in study.plans],
-        "runs": {
-            "/".join(name): {"key": run.key, "config": run.settings, "provenance": run.provenance}
-            for name, run in study.confirmed.items()
-        },
-    }
-    replace_whole(kept.folder / f"{NAME}.json", (json.dumps(provenance, indent=1) + "\n").encode())
-    return kept
-
-
-def confirmed_table(study: Study) -> pd.DataFrame:
-    """The last record of every confirmatory run and seed, with task, training, method, and what it cost."""
-    tables = []
-    for (task, training, method), run in study.confirmed.items():
-        last = run.metrics.sort_values("step").groupby("seed", as_index=False).tail(1)
-        cost = {name: run.settings[name] for name in ("steps", "batch")}
-        seconds = run.provenance["wall_seconds"] / len(last)
-        names = {"task": task, "training": training, "method": method}
-        tables.append(last.drop(columns="step").assign(**names, **cost, seconds_a_seed=seconds))
-    table = pd.concat(tables, ignore_index=True)
-    first = [*RUN, "seed", "steps", "batch", "seconds_a_seed"]
-    return table[[*first, *(column for column in table.columns if column not in first)]]
 
 
 def errors(confirmed: pd.DataFrame, split: str = "same", predictor: str = "model") -> pd.DataFrame:
@@ -205,62 +166,6 @@ def reference_errors(confirmed: pd.DataFrame, kinds: Mapping[str, str], task: st
     means = {name: float(errors(rows, split, name)["error"].mean()) for name in named}
     best = min(means, key=lambda name: means[name])
     return rounded(means[best]) if kind == "ceiling" else f"{rounded(means[best])} ({best})"
-
-
-def reference_kinds(study: Study) -> dict[str, dict[str, str]]:
-    """The kind of each reference of each task, by task and name."""
-    kinds = {}
-    for task in {name: run.config.make_task() for (name, _, _), run in study.confirmed.items()}.values():
-        few = task.stream("test").sample(4, generator=generator(0, "references"))
-        kinds[task.name] = {name: kind for name, kind in task.references(few, few)}
-    return kinds
-
-
-def instruments(confirmed: pd.DataFrame) -> pd.DataFrame:
-    """What the checklist's instruments read at the end of the equal-step runs with negatives: means over seeds."""
-    columns = [column for column in INSTRUMENTS if column in confirmed]
-    rows = confirmed[confirmed["method"].isin(["anm", "anm_tuned", "stock", "stock_tuned"])]
-    return rows.groupby(RUN, sort=False)[columns].mean()
-
-
-def chosen(plans: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """What tuning chose: a row for each task, kind of training and family, a column for each name."""
-    rows = [
-        {"task": plan["task"], "training": plan["training"], "family": family, **choice}
-        for plan in plans
-        for family, choice in plan["chosen"].items()
-    ]
-    return pd.DataFrame(rows).set_index(["task", "training", "family"]).astype(object).fillna("–")
-
-
-def costs(plans: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """What a step of each tuned method costs beside plain denoising, and what equal time means for the others: text."""
-    rows = []
-    for plan in plans:
-        step = plan["step_ms"]
-        of_none = {f"{name}, × a step of none": f"{step[name] / step['none']:.2f}" for name in FAMILIES}
-        longer = {f"steps of {name} in equal time": steps for name, steps in plan["longer"].items()}
-        names = {"task": plan["task"], "training": plan["training"]}
-        rows.append(names | of_none | longer | {"batch of none in equal time": plan["larger_batch"]})
-    return pd.DataFrame(rows).set_index(["task", "training"]).astype(str)
-
-
-def verdicts(confirmed: pd.DataFrame, budget: str) -> list[Verdict]:
-    """Whether tuned mining beats each comparator at an equal budget ("steps" or "time"), each test on its own."""
-    found = []
-    for (task, training), group in errors(confirmed).groupby(["task", "training"], sort=False):
-        by_method = group.pivot(index="seed", columns="method", values="error")
-        for equal, method, against in COMPARED:
-            if equal != budget or method != "anm_tuned" or against not in by_method:
-                continue
-            claim = (
-                f"{task}, {TRAINING_LABELS[str(training)]}: tuned mining beats {COMPARATORS[against]} at equal {equal}"
-            )
-            names = ("tuned mining", COMPARATORS[against])
-            found.append(
-                judge(claim, lower=by_method[method], higher=by_method[against], names=names, unit="test error")
-            )
-    return found
 
 
 def summary(kept: KeptVerdict) -> str:

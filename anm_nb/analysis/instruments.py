@@ -94,9 +94,9 @@ def _of_section(section: str, *rows: tuple[str, Kind, str]) -> tuple[Instrument,
     return tuple(Instrument(section, *row) for row in rows)
 
 
-RECORDER, MINER, NEGATIVES, TRAIN, LANDSCAPE, SCHEDULE, CONSTRAINTS = (
+RECORDER, MINER, NEGATIVES, TRAIN, TRAIN_OPTIONS, LANDSCAPE, SCHEDULE, SIMPLEX = (
     f"tests/energy/test_{name}.py"
-    for name in ("recorder", "miner", "negatives", "train", "landscape", "schedule", "constraints")
+    for name in ("recorder", "miner", "negatives", "train", "train_options", "landscape", "schedule", "constraints")
 )
 
 INSTRUMENTS: tuple[Instrument, ...] = (
@@ -107,7 +107,6 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("contrastive loss log(1 + e^−m)", "column", "loss_con"),
         ("its gradients ±σ(−m)", "check",
          "tests/energy/test_losses.py::test_info_nce_and_its_gradients_are_the_closed_forms"),
-        ("its gradients ±σ(−m)", "figure", "anm_nb.analysis.figures.contrastive_loss_shape"),
         ("1: hardness p_hard", "column", "p_hard"),
         ("1: p_hard high early, then dropping", "check", "10_anm_vs_corruption"),
         ("2: margin percentile 25", "column", "margin_q25"),
@@ -123,9 +122,9 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "B",
         ("objective E − λ‖y − y⁺‖² over the set", "check", "anm_nb.energy.miner.mine"),
         ("projection onto ℓ₂ and ℓ∞ balls", "check",
-         f"{CONSTRAINTS}::test_projection_onto_a_ball_is_the_nearest_feasible_point"),
+         "tests/energy/test_constraints.py::test_projection_onto_a_ball_is_the_nearest_feasible_point"),
         ("projection onto the masked simplex", "check",
-         f"{CONSTRAINTS}::test_every_group_is_the_root_of_its_own_equation_and_its_vertex_the_nearest"),
+         f"{SIMPLEX}::test_every_group_is_the_root_of_its_own_equation_and_its_vertex_the_nearest"),
         ("1: Armijo's rule at every accepted step", "check",
          f"{MINER}::test_every_accepted_step_meets_armijo_and_descent_is_monotone"),
         ("1: how far the worst accepted step is below the bound", "column", "armijo_slack"),
@@ -166,7 +165,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
          f"{SCHEDULE}::test_shared_noise_leaves_no_residual_and_a_second_draw_does"),
         ("exactly one noising of the negative, counted", "check", "anm_nb.energy.probes.noisings"),
         ("exactly one noising of the negative, in training", "check",
-         "tests/energy/test_train_options.py::test_probes_do_not_disturb_the_training"),
+         f"{TRAIN_OPTIONS}::test_a_second_noising_is_found_by_the_probes"),
         ("noising twice is refused", "check", f"{SCHEDULE}::test_noising_twice_raises_whatever_was_done_in_between"),
         ("renoising bug in a run", "finding", "negative noised a second time, or with other noise"),
     ),
@@ -219,10 +218,9 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("mask compliance: invalid mass", "check", "anm_nb.energy.constraints.MaskedSimplex.log"),
         ("entropy keeps a middle band early on", "check", "14_discrete_feasibility"),
         ("entropy over training, its histograms, the band", "figure", "14_discrete_feasibility"),
-        ("entropies are scipy's", "check",
-         f"{CONSTRAINTS}::test_entropies_are_scipy_s_over_groups_with_a_choice"),
+        ("entropies are scipy's", "check", f"{SIMPLEX}::test_entropies_are_scipy_s_over_groups_with_a_choice"),
         ("invalid mass is about 0 after projection", "check",
-         f"{CONSTRAINTS}::test_projection_onto_simplices_is_feasible_and_idempotent"),
+         f"{SIMPLEX}::test_projection_onto_simplices_is_feasible_and_idempotent"),
         ("mask compliance: no mass outside, no clue moved", "check",
          "14_discrete_feasibility"),
         ("legitimacy, decisions and rules broken by noise level", "figure",
@@ -243,7 +241,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("mean margin on dev, held-out k and ε", "column", "dev_margin_mean"),
         ("dev pairs ordered wrongly", "column", "dev_p_hard"),
         ("dev pairs seen by no training step", "check",
-         f"{TRAIN}::test_held_out_problems_are_the_same_for_every_method_and_seen_by_no_step"),
+         f"{TRAIN}::test_held_out_scores_are_of_the_averaged_weights_and_touch_no_generator"),
         ("dev order better than the baseline's", "check", "10_anm_vs_corruption"),
     ),
     *_of_section(

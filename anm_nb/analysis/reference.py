@@ -15,18 +15,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from anm_nb.analysis import figures, hrm_grid, ranking_figures
-from anm_nb.analysis.iteration_figures import headline
-from anm_nb.analysis.iteration_tables import at_trained, study_tables
-from anm_nb.analysis.iteration_verdicts import (
-    component_effects,
-    shown_comparators,
-    shown_effects,
-    shown_tiers,
-    tier_table,
-)
-from anm_nb.analysis.ranking_tables import SPACES, spaces_on_test
-from anm_nb.analysis.stats import mean_interval
+from anm_nb.analysis import figures
 from anm_nb.analysis.tables import collect, final, rounded, score_table
 from anm_nb.analysis.verdicts import judge
 from anm_nb.config import ParameterError, unknown_name
@@ -181,57 +170,6 @@ def mse_figure(kept: Reference) -> Figure:
     return figures.learning_curves(kept.metrics, kept.references)
 
 
-def tau_figure(kept: Reference) -> Figure:
-    """τ on test in each space, for every model."""
-    return ranking_figures.tau_waterfall(spaces_on_test(kept.metrics), kept.references)
-
-
-def tau_summary(kept: Reference) -> str:
-    """τ on test of every model in each space, beside the references of the task."""
-    lines = [f"| ranking | kind | {' | '.join(SPACES)} |", "|---|---|" + "---|" * len(SPACES)]
-    known = kept.references.pivot(index=["name", "kind"], columns="metric", values="value")
-    for row in known.reset_index().sort_values("kind", ascending=False).to_dict("records"):
-        taus = [f"{row[metric]:z.2f}".replace("nan", "–") for metric in SPACES.values()]
-        lines.append(f"| {row['name']} | {row['kind']} | {' | '.join(taus)} |")
-    spaces = spaces_on_test(kept.metrics)
-    for method in kept.provenance:
-        cells = []
-        for space in SPACES:
-            of = spaces[(spaces["method"] == method) & (spaces["space"] == space)]
-            mean, low, high = (f"{value:z.3f}" for value in mean_interval(of["tau"]))
-            cells.append(f"{mean} [{low}, {high}]")
-        lines.append(f"| `{method}` | measured | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def grid_figure(kept: Reference) -> Figure:
-    """τ on test of every model of the document's grid."""
-    return hrm_grid.grid_figure(kept.metrics, kept.references)
-
-
-def iteration_figure(kept: Reference) -> Figure:
-    """τ against the length of chains, and what each component adds."""
-    scores = at_trained(kept.table("test_iterations"))
-    return headline(kept.table("chain_lengths"), component_effects(scores), scores, kept.table("references"))
-
-
-def iteration_summary(kept: Reference) -> str:
-    """τ of every comparator on fresh problems, what each component adds, and the document's tiers."""
-    scores = at_trained(kept.table("test_iterations"))
-    tiers = tier_table(kept.table("mask_rates"), kept.table("references"))
-    shown_tables = (
-        shown_comparators(scores, kept.references),
-        shown_effects(component_effects(scores)),
-        shown_tiers(tiers),
-    )
-    return "\n\n".join(_markdown(table) for table in shown_tables)
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    lines: list[Any] = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 @dataclass(frozen=True)
 class Display:
     """How a kept result is shown, by a figure and Markdown tables, and what else is made of its runs to be kept."""
@@ -242,10 +180,5 @@ class Display:
 
 
 DISPLAYS = {
-    "02_kendall_forensics": Display(tau_figure, tau_summary),
     "10_anm_vs_corruption": Display(mse_figure, mse_summary),
-    "20_hrm_vs_baseline": Display(tau_figure, tau_summary),
-    "hrm": Display(grid_figure, hrm_grid.grid_summary),
-    "hrm_hinted": Display(grid_figure, hrm_grid.grid_summary),
-    "25_where_iteration_helps": Display(iteration_figure, iteration_summary, study_tables),
 }

@@ -108,9 +108,9 @@ def test_the_figure_shows_every_comparison_once():
     assert shown == pytest.approx(sorted(table["difference"]))
 
 
-def test_a_missing_verdict_says_how_to_make_it(tmp_path, monkeypatch):
+def test_a_missing_verdict_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(anm_verdict, "reference_root", lambda: tmp_path)
-    with pytest.raises(ParameterError, match="anm-nb verdict"):
+    with pytest.raises(ParameterError, match="no kept verdict"):
         anm_verdict.load_verdict()
 
 

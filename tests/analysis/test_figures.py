@@ -47,15 +47,9 @@ def summary(methods=tuple(METHODS), seeds=3):
     return seed_strips(scores, REFERENCES)
 
 
-def loss_shape():
-    margin = np.linspace(-3, 3, 9)
-    return figures.contrastive_loss_shape(margin, np.logaddexp(0, -margin), 0 * margin, 0 * margin)
-
-
 MAKERS = {
     "learning_curves": lambda: figures.learning_curves(metrics(), REFERENCES),
     "seed_strips": summary,
-    "contrastive_loss_shape": loss_shape,
 }
 
 
