@@ -241,7 +241,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         ("mean margin on dev, held-out k and ε", "column", "dev_margin_mean"),
         ("dev pairs ordered wrongly", "column", "dev_p_hard"),
         ("dev pairs seen by no training step", "check",
-         f"{TRAIN}::test_held_out_scores_are_of_the_averaged_weights_and_touch_no_generator"),
+         f"{TRAIN}::test_held_out_problems_are_the_same_for_every_method_and_seen_by_no_step"),
         ("dev order better than the baseline's", "check", "10_anm_vs_corruption"),
     ),
     *_of_section(
