@@ -16,7 +16,7 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
 from anm_nb import exploration
-from anm_nb.config import ParameterError, Parameters
+from anm_nb.config import Parameters
 from anm_nb.sweep.notebook import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
