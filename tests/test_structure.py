@@ -14,7 +14,6 @@ FLOORS = (
     ("training",),
     ("tasks",),
     ("energy", "ranking"),
-    ("studies",),
     ("analysis",),
 )
 GROUND = tuple(name for floor in FLOORS[:5] for name in floor)
