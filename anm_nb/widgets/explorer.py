@@ -12,7 +12,7 @@ from ipywidgets import HTML, Box, Layout, VBox
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from anm_nb.analysis.figures import colours, house_style, label
+from anm_nb.analysis.style import colours, house_style, label
 from anm_nb.config import ParameterError
 from anm_nb.run import Run
 from anm_nb.store import store_root

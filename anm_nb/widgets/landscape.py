@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from anm_nb.analysis.figures import LINE_STYLES, PALETTE, label
+from anm_nb.analysis.style import LINE_STYLES, PALETTE, label
 from anm_nb.analysis.tables import rounded
 from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import (

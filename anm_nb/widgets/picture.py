@@ -20,7 +20,7 @@ from matplotlib.transforms import blended_transform_factory
 from PIL import Image
 from torch import Tensor
 
-from anm_nb.analysis.figures import house_style
+from anm_nb.analysis.style import house_style
 from anm_nb.config import ParameterError
 from anm_nb.run import Run
 

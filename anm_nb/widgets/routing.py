@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from anm_nb.analysis.figures import PALETTE
+from anm_nb.analysis.style import PALETTE
 from anm_nb.config import ParameterError
 from anm_nb.ranking.routing import routing_entropy
 from anm_nb.run import Run

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from anm_nb.analysis.figures import label
+from anm_nb.analysis.style import label
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
 from anm_nb.run import CorruptRun, Run, flat

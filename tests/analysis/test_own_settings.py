@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from anm_nb.analysis import kept
-from anm_nb.analysis.plots import learning_curves
-from anm_nb.analysis.style import new_figure
+from anm_nb.analysis import kept, plots, style
 
 HOSTILE = Path(__file__).resolve().parents[1] / "hostile.matplotlibrc"
+KEPT = "10_anm_vs_corruption"
 SETTINGS = {
     "TeX": {"text.usetex": True, "font.family": "serif"},
     "dark": {"axes.facecolor": "black", "savefig.facecolor": "black", "figure.facecolor": "black"},
@@ -19,24 +19,26 @@ SETTINGS = {
 }
 
 
-def shown():
-    """The figure of a kept result as a notebook shows it."""
-    result = kept.load("10_anm_vs_corruption")
-    return learning_curves(result.metrics, result.references)._repr_png_()
+def drawn():
+    """Figures of a kept result, as a notebook shows them."""
+    result = kept.load(KEPT)
+    effects = pd.DataFrame({"name": ["mined"], "method": ["anm"], "estimate": [1.0], "low": [0.5], "high": [2.0]})
+    made = (plots.learning_curves(result.metrics, result.references), plots.forest(effects, "per cent"))
+    return [figure._repr_png_() for figure in made]
 
 
-def test_a_notebook_s_figure_is_the_same_under_a_person_s_own_settings():
-    expected = shown()
+def test_a_notebook_s_figures_are_the_same_under_a_person_s_own_settings():
+    expected = drawn()
     with mpl.rc_context(fname=HOSTILE):
         before = dict(mpl.rcParams)
-        assert shown() == expected
+        assert drawn() == expected
         assert dict(mpl.rcParams) == before
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_a_figure_keeps_its_looks_when_settings_change_after_it_was_made(kind, tmp_path):
     """As `%matplotlib inline` draws it, and as `figure.savefig` writes it from a cell."""
-    figure, (axes,) = new_figure(1, 1, 2.0)
+    figure, (axes,) = style.new_figure(1, 1, 2.0)
     axes.set(xscale="log", xlim=(1e-3, 1e3), yscale="symlog", ylim=(-50, 50))
     pictures = []
     for settings in ({}, SETTINGS[kind]):
