@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from anm_nb.analysis.figures import label
+from anm_nb.analysis.style import label
 from anm_nb.analysis.verdicts import Verdict, judge
 from anm_nb.store import Run
 
