@@ -15,7 +15,6 @@ import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
-from anm_nb import exploration
 from anm_nb.config import Parameters
 from anm_nb.studies import energy_settings as energy
 from anm_nb.studies import (
@@ -31,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
 FAMILIES = (
-    reference_settings, scaling, energy, verdict_study, ranking, iteration_study, exploration,
+    reference_settings, scaling, energy, verdict_study, ranking, iteration_study,
 )  # fmt: skip
 SETTINGS: dict[str, type[Parameters]] = {
     value.notebook: value
