@@ -44,11 +44,13 @@ Width = Annotated[int, whole(10**5)]
 Threads = Annotated[int, whole(1024)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part
+Weights = Annotated[tuple[Weight, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Rates = Annotated[tuple[Rate, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(gt=0, le=1000)]
+Temperatures = Annotated[tuple[Temperature, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
 
 
 def machine_memory() -> int:

@@ -33,12 +33,17 @@ def executed_cells(shell: Any) -> list[Cell]:
 
 
 def parameter_cells(cells: Sequence[Cell], fields: Collection[str]) -> list[Cell]:
-    """The latest cells that set parameters, back to the check before them; papermill's and literals-only ones too."""
+    """The latest cells that set parameters, back to the check before them; papermill's and literals-only ones too.
+
+    Cells above them that only compute (a notebook's first screen, with its kept answer) are none.
+    """
     segment: list[Cell] = []
     for cell in reversed(cells[:-1]):
         if cell.checks and any(_sets_parameters(each, fields) for each in segment):
             break
         segment.insert(0, cell)
+    first = next((place for place, cell in enumerate(segment) if _sets_parameters(cell, fields)), 0)
+    segment = [cell for cell in segment[:first] if any(plain for _, plain in cell.assigned.values())] + segment[first:]
     return [cell for cell in segment if _sets_parameters(cell, fields) or (cell.only_assigns and not cell.checks)]
 
 

@@ -46,29 +46,37 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     work = asked.out / "work"
     work.mkdir(parents=True, exist_ok=True)
+    import pandas as pd
     import torch
 
     from anm_nb import store
-    from anm_nb.energy.tuning import Tuning, best_settings, choices, confirm, confirmation, tune
+    from anm_nb.energy.tuning import Setting, Tuning, best_settings, choices, confirm, confirmation, tune
     from anm_nb.tasks.base import reference_scores
     from anm_nb.training.progress import OutOfTime, time_limit
 
     log, started = Log(asked.out / "log.txt"), time.time()
-    values = {"task": asked.task, "size": asked.size} | ({"methods": asked.methods} if asked.methods else {})
-    study = Tuning(**values | (TINY if asked.tiny else {}))
+    values = {"task": asked.task, "size": asked.size} | (TINY if asked.tiny else {})
+    study = Tuning(**values | ({"methods": asked.methods} if asked.methods else {}))
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     log(f"{study.task}, size {study.size}, on {card}, torch {torch.__version__}, for {asked.budget:g} s")
     facts = partial(_provenance, asked, card, torch.__version__)
     (asked.out / "study.json").write_text(study.model_dump_json(indent=1) + "\n", encoding="utf-8")
     try:
         with time_limit(asked.budget):
-            tuning = tune(study, work, log)
-            tuning.to_parquet(asked.out / "tuning.parquet")
-            chosen = choices(tuning)
+            if asked.choices:  # of an earlier run of this study; nothing but the learning rates is tuned again
+                chosen = pd.read_parquet(asked.choices)
+                best = [Setting(*row) for row in chosen[list(Setting._fields)].itertuples(index=False)]
+            else:
+                tuning = tune(study, work, log)
+                tuning.to_parquet(asked.out / "tuning.parquet")
+                chosen, best = choices(tuning), best_settings(tuning)
             chosen.to_parquet(asked.out / "choices.parquet")
             log(f"chosen:\n{chosen.to_string()}")
-            runs = confirmation(study, best_settings(tuning))
+            runs = confirmation(study, best)
             confirmed = confirm(study, runs, work, log)
+            if asked.choices:
+                grid = study.model_copy(update={"n_options": 0, "growth": 0})
+                tune(grid, work, log).to_parquet(asked.out / "tuning.parquet")
     except OutOfTime as error:
         log(f"goes on next time: {error}")
         return UNFINISHED
@@ -99,6 +107,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--task", default="inverse", help="inverse, addition or lowrank")
     parser.add_argument("--size", type=int, default=5, help="side of the matrices")
     parser.add_argument("--methods", type=lambda text: tuple(text.split(",")), help="some of METHODS, by comma")
+    parser.add_argument("--choices", type=Path, help="choices.parquet of an earlier run: only confirm these")
     parser.add_argument("--commit", default="", help="of the code, where there is no git history to ask")
     parser.add_argument("--tiny", action="store_true", help="a few steps of a small network: shows that it works")
     return parser.parse_args()

@@ -38,11 +38,11 @@ TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev
 def run_notebook(snippet: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
     """Notebook 10 up to its first table, with a user's cell and a user's values, through papermill."""
     notebook = nbformat.read(project_root() / "notebooks" / "10_anm_vs_corruption.ipynb", as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    last = next(cell for cell in code if "score_table(scores" in cell.source)
-    notebook.cells = notebook.cells[: notebook.cells.index(last) + 1]
-    notebook.cells.insert(notebook.cells.index(code[1]), nbformat.v4.new_code_cell(snippet))
-    code[0].source = parameters
+    places = {cell.id: place for place, cell in enumerate(notebook.cells)}
+    notebook.cells = notebook.cells[places["parameters"] : places["scores"] + 1]
+    notebook.cells[0].source = parameters
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(snippet))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("from anm_nb.analysis.tables import final"))
     nbformat.write(notebook, folder / "mine.ipynb")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(folder / "outputs"))
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "mine.ipynb", "out.ipynb"]

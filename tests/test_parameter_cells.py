@@ -62,6 +62,7 @@ VARIANTS = {
     "imported": Variant((PARAMETERS, "from mine import epochs")),
     "star import": Variant((PARAMETERS, "from mine import *")),
     "globals": Variant((PARAMETERS, "globals().update(epochs=2)")),
+    "an answer first": Variant(("import os\nepoch, siz = os.getcwd(), os.sep", EDITED)),
     "run again after an edit": Variant((PARAMETERS, CHECK, "result = {}\nfigure = 3", EDITED)),
     "only the check again": Variant((EDITED, CHECK, "result = {}\nlabel = 'a'")),
     "one parameter again": Variant((PARAMETERS, CHECK, "result = 1", "epochs = 2")),

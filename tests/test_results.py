@@ -1,79 +1,54 @@
-"""docs/results.md quotes what is stored, and what it says of it is counted there."""
+"""docs/results.md is what `anm-nb index` writes from the notebooks as they are."""
 
-import json
+import base64
 import re
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from anm_nb.analysis import anm_verdict
-from anm_nb.analysis.ranking_tables import on_test
-from anm_nb.analysis.reference import DISPLAYS, load_reference, summary
+from anm_nb.config import ParameterError
 from anm_nb.files import project_root
+from anm_nb.results_page import write_results
 
-PAGE = (project_root() / "docs" / "results.md").read_text(encoding="utf-8")
-SENTENCES = " ".join(PAGE.split())  # wherever lines are broken
-
-
-@pytest.mark.parametrize("name", DISPLAYS)
-def test_the_quoted_table_is_the_stored_one(name):
-    quoted = PAGE.split(f"<!-- begin: {name} -->\n")[1].split(f"\n<!-- end: {name} -->")[0]
-    assert quoted == summary(load_reference(name))
+PAGE = project_root() / "docs" / "results.md"
 
 
-def test_the_quoted_verdict_is_the_stored_one():
-    quoted = PAGE.split("<!-- begin: anm_verdict -->\n")[1].split("\n<!-- end: anm_verdict -->")[0]
-    assert quoted == anm_verdict.summary(anm_verdict.load_verdict())
+def write_notebook(folder, name, title, *outputs):
+    shown = [new_output("display_data", {mime: data}) for mime, data in outputs]
+    cells = [new_markdown_cell(f"# {title}"), new_code_cell(outputs=shown, metadata={"tags": ["answer"]})]
+    nbformat.write(new_notebook(cells=[*cells, new_code_cell(outputs=shown)]), folder / f"{name}.ipynb")
 
 
-def test_what_it_says_of_the_grid_s_last_epochs_is_counted_in_the_stored_runs():
-    metrics = load_reference("hrm").metrics
-    all_pairs = metrics.pivot(index=["method", "seed"], columns="epoch", values="tau_all")
-    lower = int((all_pairs[100] < all_pairs[1]).sum())
-    assert f"than after the first in {lower} of the {len(all_pairs)} trainings" in SENTENCES
-    observed = metrics[metrics["epoch"] == 100].set_index(["method", "seed"])["tau_obs"]
-    lost = observed[observed < 0.9995].sort_values()
-    assert f"in {len(lost)} the last epoch has lost observed pairs" in SENTENCES
-    assert ", ".join(f"`{method}` seed {seed} ({tau:.3f})" for (method, seed), tau in lost.items()) in SENTENCES
+def test_the_page_is_what_the_notebooks_show(tmp_path):
+    written = write_results(project_root() / "notebooks", tmp_path / "results.md")
+    assert written.read_text("utf-8") == PAGE.read_text("utf-8"), "run `anm-nb index`"
+    pictures, kept = ({path.name: path.read_bytes() for path in of.glob("*")} for of in (
+        tmp_path / "results", PAGE.with_suffix("")
+    ))  # fmt: skip
+    assert pictures == kept, "run `anm-nb index`"
 
 
-def test_what_it_says_of_the_grid_s_seeds_on_hinted_sorting_is_read_from_the_stored_runs():
-    scores = on_test(load_reference("hrm_hinted").metrics, "test_tau_all")
-    iterated, one_pass = scores.drop(columns="baseline"), scores["baseline"]
-    (stalled,) = iterated.idxmin().unique()
-    others = iterated.drop(index=stalled).to_numpy()
-    assert f"Four seeds of every iterated model end at τ {others.min():.2f} to {others.max():.2f} over all" in SENTENCES
-    best = one_pass.drop(index=one_pass.idxmin())
-    assert f"four of the single pass at {best.min():.2f} to {best.max():.2f}. But seed {stalled}" in SENTENCES
-    assert f"near {iterated.loc[stalled].mean():.2f}, which sorting the visible values reaches" in SENTENCES
-    assert f"and seed {one_pass.idxmin()} of the single pass at {one_pass.min():.2f}" in SENTENCES
-    gains = iterated["hrm"] - one_pass
-    assert (gains.drop(index=stalled) > 0.2).all()
-    assert f"the mean gain of {gains.mean():.2f} is undecided" in SENTENCES
-    means = iterated.mean()
-    assert f"no two settings differ by more than {means.max() - means.min():.3f}" in SENTENCES
-
-
-def test_what_it_says_of_the_tuning_is_read_from_the_stored_study():
-    kept = anm_verdict.load_verdict()
-    choices = kept.tuning["choice"].map(json.loads)
-    rates = sorted(choices.map(lambda choice: choice["lr"]).unique())
-    assert f"The learning rates tried were {rates[0]}, {rates[1]} and {rates[2]}. " in SENTENCES
-    inverse = choices[kept.tuning["task"] == "inverse"]
-    assert {choice["lr"] for choice in inverse if choice.get("legitimacy") == "orthogonal"} == {rates[1]}
-    plans = {(plan["task"], plan["training"]): plan for plan in kept.provenance["plans"]}
-    chosen = plans["inverse", "unlimited"]["chosen"]
-    assert chosen["none"]["lr"] == chosen["stock"]["lr"] == rates[-1]
-    assert chosen["anm"]["legitimacy"] == "orthogonal"
-    sudoku = kept.provenance["runs"]["sudoku/unlimited/anm_tuned"]["config"]
-    weights = sudoku["contrastive_weight"], sudoku["contrastive_weight_end"]
-    assert f"(weight {weights[0]:.3g}, falling to {weights[1]:g})" in SENTENCES
-
-
-def test_no_text_sets_two_processes_beside_one_of_the_public_implementation():
-    """Paired, one process and one thread each, it is 1.05 [0.99, 1.11]; whoever quotes a ratio quotes that."""
-    pages = [*(project_root() / "docs").glob("*.md"), project_root() / "README.md"]
-    texts = [path.read_text("utf-8") for path in (*pages, *(project_root() / "notebooks").glob("*.ipynb"))]
-    sentences = [line for text in texts for line in re.split(r"\n\n|\n- ", text) if "public implementation" in line]
-    assert sentences
-    assert not [each for each in sentences if "[0.99, 1.11]" not in each or "scaled by the rate" in each]
-    assert not re.search(r"2[.]20?× the public|public reference scaled", "".join(texts))
+def test_answers_come_before_their_pictures_and_those_without_one_at_the_end(tmp_path):
+    notebooks, page = tmp_path / "notebooks", tmp_path / "docs" / "results.md"
+    notebooks.mkdir()
+    with pytest.raises(ParameterError, match=r"no notebook in .*notebooks shows an answer"):
+        write_results(notebooks, page)
+    (page.parent / "results").mkdir(parents=True)
+    (page.parent / "results" / "of_old.png").touch()
+    write_notebook(notebooks, "10_first", "Is it?", ("text/markdown", "None\nkept."))
+    text = "**Yes**, as [there](10_first.ipynb#why)."
+    picture = ("image/png", base64.b64encode(b"PNG").decode())
+    write_notebook(notebooks, "20_second", "Does it?", picture, ("text/markdown", text), picture)
+    written = write_results(notebooks, page).read_text("utf-8")
+    expected = [
+        "### [Does it?](../notebooks/20_second.ipynb)",
+        "**Yes**, as [there](../notebooks/10_first.ipynb#why).",
+        "![Does it?](results/20_second.png)",
+        "![Does it?](results/20_second-1.png)",
+        "## Questions without kept runs",
+        "**[Is it?](../notebooks/10_first.ipynb)** None kept.",
+    ]
+    assert re.search("\n\n".join(map(re.escape, expected)) + "\n$", written)
+    found = {path.name: path.read_bytes() for path in (page.parent / "results").iterdir()}
+    assert found == {"20_second.png": b"PNG", "20_second-1.png": b"PNG"}

@@ -14,7 +14,6 @@ FLOORS = (
     ("training",),
     ("tasks",),
     ("energy", "ranking"),
-    ("studies",),
     ("analysis",),
 )
 GROUND = tuple(name for floor in FLOORS[:5] for name in floor)
@@ -70,6 +69,10 @@ def circle_from(module: str, way: tuple[str, ...], seen: set[str]) -> tuple[str,
     seen.add(module)
     onward = IMPORTS[module] & MODULES.keys()
     return next(filter(None, (circle_from(each, (*way, module), seen) for each in onward)), ())
+
+
+def test_every_part_of_a_floor_exists():
+    assert {name for floor in FLOORS for name in floor} <= {part_of(module) for module in MODULES}
 
 
 def test_no_imports_go_round_in_a_circle():

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb import store
 from anm_nb.energy.evaluate import predict
@@ -24,7 +23,7 @@ from anm_nb.training.learner import Member, resolve_device
 from anm_nb.training.loop import NonFiniteLoss, Training
 from anm_nb.training.run import arithmetic
 from anm_nb.training.seeds import generator
-from anm_nb.training.timing import next_step_seconds
+from anm_nb.training.timing import counted_flops, next_step_seconds
 
 TIMED_STEPS = 128
 NamedConfig = tuple[Mapping[str, Any], EnergyConfig]  # columns that name a run, and the run
@@ -120,9 +119,4 @@ def multiply_adds(config: EnergyConfig) -> int:
     small = EnergyConfig(**dict(config) | {"device": "cpu", "dev_examples": 2, "seeds": config.seeds[:1]})
     members = [Member(small, small.seeds[0])]
     training = Training(small.make_learner(members, "cpu"), members, [Path()], "cpu", host=False)
-    counter: Any = FlopCounterMode(display=False)
-    counter.mod_tracker = nullcontext()  # its hooks refuse the gradients of torch.func
-    counter.mod_tracker.parents = {"Global"}
-    with counter:
-        training.take(training.learner.inputs(0), training.kind(0, recorded=False))
-    return int(counter.get_total_flops()) // 2
+    return counted_flops(lambda: training.take(training.learner.inputs(0), training.kind(0, recorded=False))) // 2

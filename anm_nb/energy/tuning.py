@@ -58,6 +58,11 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
         "radius ‖y‖/2": _negatives("random", orthogonal_to_noise=True, eps=0.5),
         "radius ‖y‖/4": _negatives("random", orthogonal_to_noise=True, eps=0.25),
     },
+    "mrncl": {
+        "": _negatives("mrncl"),
+        "radius ‖y‖/2": _negatives("mrncl", eps=0.5),
+        "least slope 4": _negatives("mrncl", least_slope=4.0),
+    },
 }
 
 

@@ -6,6 +6,7 @@ that HRM configs which differ in nothing else share it as one run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from anm_nb.config import ParameterError
@@ -69,3 +70,17 @@ def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
     if config.max_inner_iters < 2:
         raise ParameterError("max_inner_iters = 1: comparators are of a whole HRM model; allowed: 2 or more")
     return {name: config.changed(**fields).reduced() for name, fields in COMPARATORS.items()}
+
+
+def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dict[str, RankingConfig]:
+    """The baseline, and an HRM config at each value of one field, by name ("hrm_period = 4").
+
+    Raises `ParameterError` where the config's own value is not among `values`: the others are compared with it.
+    """
+    if (own := getattr(config, field)) not in values:
+        raise ParameterError(
+            f"values = {list(values)}: {field} = {own} has to be among them, as the others are compared with it"
+        )
+    return {"baseline": config.baseline()} | {
+        f"{field} = {value:g}": config.changed(**{field: value}) for value in values
+    }

@@ -87,16 +87,20 @@ class HintedSort(PartialSort):
         own, shown = batch.x[..., 3:].split(self.options.code_width, dim=-1)
         return torch.where(batch.x[..., 2] > 0, (shown @ own.mT).argmax(dim=-1), -1)  # signs agree most with themselves
 
-    def solve(self, batch: Batch) -> Tensor:
+    def solve(self, batch: Batch, links: int | None = None) -> Tensor:
         """Chains of pointers right after the visible item where they end: the best possible scores with hint_rate 1.
 
-        A chain that ends at a hidden item stands at the median of the values not seen, with hint_rate 1 first.
+        A chain that ends at a hidden item stands at the median of the values not seen, with hint_rate 1 first. With
+        `links`, at most so many pointers of a chain are followed; an item whose chain is longer stands at the median.
         """
-        ends, lengths = follow(self.pointers(batch))
+        pointers = self.pointers(batch)
+        ends, lengths = follow(pointers, links)
         starts = super().solve(batch)
         if self.options.hint_rate == 1:
             starts = torch.where(batch.given, starts, 1.0 - LOWEST)
-        return starts.gather(1, ends) - lengths / (lengths.shape[1] + 1)
+        scores = starts.gather(1, ends) - lengths / (lengths.shape[1] + 1)
+        cut = pointers.gather(1, ends) >= 0 if links is not None else torch.zeros_like(ends, dtype=torch.bool)
+        return torch.where(cut, super().solve(batch), scores)
 
     def all_pairs_ceiling(self, *, harder: bool = False) -> float | None:
         """The mean of `ceilings` where it has a closed form, else None: 1 with all hints, partial_sort's with none.
@@ -168,9 +172,18 @@ class HintedSort(PartialSort):
         return torch.empty_like(places).scatter_(1, items, places)
 
 
-def follow(pointers: Items) -> tuple[Items, Items]:
-    """Where the chain of pointers from each item ends, and its length; in a circle, somewhere in it, too long."""
+def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
+    """Where the chain of pointers from each item ends, and its length; in a circle, somewhere in it, too long.
+
+    With `links`, where it is after at most so many pointers.
+    """
     items = pointers.shape[1]
+    if links is not None:
+        places, lengths = torch.arange(items, device=pointers.device).expand_as(pointers), torch.zeros_like(pointers)
+        for _ in range(links):
+            on = pointers.gather(1, places)
+            places, lengths = torch.where(on < 0, places, on), lengths + (on >= 0)
+        return places, lengths
     ends = torch.where(pointers < 0, torch.arange(items, device=pointers.device), pointers)
     lengths = (pointers >= 0).long()
     for _ in range(items.bit_length()):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
@@ -62,6 +64,19 @@ def settle(device: str) -> None:
     """Wait until a device has done what it was asked for."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def counted_flops(work: Callable[[], object]) -> int:
+    """Operations of matrix products, convolutions and attention in a piece of work; a multiply-add counts 2.
+
+    Elementwise work, reductions and factorisations count nothing. Attention is counted as its two products.
+    """
+    counter: Any = FlopCounterMode(display=False)
+    counter.mod_tracker = nullcontext()  # its hooks refuse the gradients of torch.func
+    counter.mod_tracker.parents = {"Global"}
+    with counter:
+        work()
+    return int(counter.get_total_flops())
 
 
 def matmul_rate(threads: int, device: str = "cpu", size: int = 1024, rounds: int = 5) -> float:

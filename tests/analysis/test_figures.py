@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from anm_nb.analysis import figures
+from anm_nb.analysis import plots, style
 from anm_nb.analysis.plots import seed_strips
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import final, score_table
@@ -47,15 +47,13 @@ def summary(methods=tuple(METHODS), seeds=3):
     return seed_strips(scores, REFERENCES)
 
 
-def loss_shape():
-    margin = np.linspace(-3, 3, 9)
-    return figures.contrastive_loss_shape(margin, np.logaddexp(0, -margin), 0 * margin, 0 * margin)
-
-
+EFFECTS = pd.DataFrame(
+    {"name": [style.label(method) for method in METHODS], "rival": "stock", "estimate": 1.0, "low": 0.5, "high": 2.0}
+)
 MAKERS = {
-    "learning_curves": lambda: figures.learning_curves(metrics(), REFERENCES),
+    "learning_curves": lambda: plots.learning_curves(metrics(), REFERENCES),
     "seed_strips": summary,
-    "contrastive_loss_shape": loss_shape,
+    "forest": lambda: plots.forest(EFFECTS, "per cent", "rival"),
 }
 
 
@@ -86,10 +84,9 @@ def drawn(request):
 
 
 def test_every_figure_function_is_tested():
-    public = {
-        name for name, value in vars(figures).items() if getattr(value, "__annotations__", {}).get("return") == "Figure"
-    }
-    assert {name for name in public if not name.startswith("_")} <= set(MAKERS)
+    returned = {name: getattr(value, "__annotations__", {}).get("return") for name, value in vars(plots).items()}
+    public = {name for name, kind in returned.items() if kind == "Figure" and not name.startswith("_")}
+    assert public - {"publish"} == set(MAKERS)
 
 
 def test_a_figure_shows_itself_as_png(drawn):
@@ -105,7 +102,7 @@ def test_every_glyph_is_in_the_font_and_nothing_else_is_complained_about(drawn):
 
 
 def test_a_missing_glyph_would_be_noticed():
-    blank = figures.PaperFigure()
+    blank = style.PaperFigure()
     blank.text(0.5, 0.5, "\u4e2d")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -122,7 +119,7 @@ def test_axes_say_what_they_show(drawn):
             assert axes.get_xlabel() or figure.get_supxlabel()
         named_by_ticks = [text.get_text() for text in axes.get_yticklabels()]
         if place.is_first_col():
-            assert axes.get_ylabel() or axes.get_title(loc="left") or figures.label(METHODS[0]) in named_by_ticks
+            assert axes.get_ylabel() or axes.get_title(loc="left") or style.label(METHODS[0]) in named_by_ticks
         else:
             shares_y = any(other is not axes for other in axes.get_shared_y_axes().get_siblings(axes))
             assert axes.get_ylabel() or axes.get_title(loc="left") or shares_y
@@ -145,7 +142,7 @@ def colours_by_label(axes):
 
 
 def test_a_method_has_the_same_colour_in_every_figure():
-    expected = {figures.label(method): to_hex(colour) for method, colour in figures.colours(METHODS).items()}
+    expected = {style.label(method): to_hex(colour) for method, colour in style.colours(METHODS).items()}
     for axes in figure_of("learning_curves").axes:
         assert colours_by_label(axes) == expected
     (axes,) = figure_of("seed_strips").axes
@@ -156,21 +153,21 @@ def test_a_method_has_the_same_colour_in_every_figure():
 
 def test_colours_are_told_apart():
     same = {"no iteration": "baseline", "HRM per token": "hrm"}  # one model, by its names in two notebooks
-    assert all(figures.PALETTE[one] == figures.PALETTE[other] for one, other in same.items())
-    shades = [*(shade for name, shade in figures.PALETTE.items() if name not in same), *figures.OTHER_COLOURS]
+    assert all(style.PALETTE[one] == style.PALETTE[other] for one, other in same.items())
+    shades = [*(shade for name, shade in style.PALETTE.items() if name not in same), *style.OTHER_COLOURS]
     for one, other in itertools.combinations(shades, 2):
         assert np.linalg.norm(np.subtract(to_rgb(one), to_rgb(other))) > 0.2, (one, other)
 
 
 def test_methods_of_a_user_s_own_get_colours_of_their_own():
     own = [f"own_{number}" for number in range(3)]
-    given = figures.colours(["stock", *own])
-    assert given["stock"] == figures.PALETTE["stock"]
+    given = style.colours(["stock", *own])
+    assert given["stock"] == style.PALETTE["stock"]
     assert len(set(given.values())) == 4
-    assert not set(given.values()) & (set(figures.PALETTE.values()) - {figures.PALETTE["stock"]})
-    assert figures.colours([*own, "anm"])["own_0"] == given["own_0"]
-    assert figures.label("own_0") == "own_0"
-    assert len(figures.colours([f"own_{number}" for number in range(20)])) == 20  # never too few
+    assert not set(given.values()) & (set(style.PALETTE.values()) - {style.PALETTE["stock"]})
+    assert style.colours([*own, "anm"])["own_0"] == given["own_0"]
+    assert style.label("own_0") == "own_0"
+    assert len(style.colours([f"own_{number}" for number in range(20)])) == 20  # never too few
 
 
 # what is drawn
@@ -178,8 +175,8 @@ def test_methods_of_a_user_s_own_get_colours_of_their_own():
 
 def interval_drawn(rows, method="anm", **options):
     """The axes of an interval line alone."""
-    _, (axes,) = figures.new_figure(1, 1, 2)
-    figures.interval_line(axes, rows, "x", "y", method, "#123456", **options)
+    _, (axes,) = style.new_figure(1, 1, 2)
+    plots.interval_line(axes, rows, "x", "y", method, "#123456", **options)
     return axes
 
 
@@ -191,7 +188,7 @@ def test_an_interval_line_is_the_mean_and_its_interval_at_every_x():
     axes = interval_drawn(rows, dots=True)
     (line,) = axes.get_lines()
     expected = {x: mean_interval(each["y"]) for x, each in rows.dropna().groupby("x")}
-    assert line.get_label() == figures.label("anm")
+    assert line.get_label() == style.label("anm")
     assert line.get_marker() == "."
     np.testing.assert_allclose(line.get_xydata(), [(x, mean) for x, (mean, _, _) in expected.items()])
     edge = axes.collections[0].get_paths()[0].vertices
@@ -227,10 +224,10 @@ def test_what_others_are_measured_against_is_told_by_its_dashes_too():
 
 def test_curves_are_means_over_seeds_at_the_steps_recorded():
     data = metrics()
-    early, whole = figures.learning_curves(data, REFERENCES).axes
+    early, whole = plots.learning_curves(data, REFERENCES).axes
     means = data.groupby(["method", "step"])["mse"].mean()
     for line in (line for line in whole.get_lines() if not line.get_label().startswith("_")):
-        method = next(name for name in METHODS if figures.label(name) == line.get_label())
+        method = next(name for name in METHODS if style.label(name) == line.get_label())
         assert line.get_xdata().tolist() == STEPS
         np.testing.assert_allclose(line.get_ydata(), means[method])
     assert early.get_xlim() == (0, 8)  # the first 20 %
@@ -256,14 +253,14 @@ def test_the_summary_shows_every_seed_the_mean_and_its_interval():
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_are_drawn(seeds):
-    for made in (figures.learning_curves(metrics(seeds=seeds), REFERENCES), summary(seeds=seeds)):
+    for made in (plots.learning_curves(metrics(seeds=seeds), REFERENCES), summary(seeds=seeds)):
         made.draw_without_rendering()
 
 
 def test_one_method_and_one_record_are_drawn():
     only = metrics(methods=["anm"])
     for made in (
-        figures.learning_curves(only, REFERENCES),
+        plots.learning_curves(only, REFERENCES),
         summary(methods=["anm"]),
     ):
         made.draw_without_rendering()

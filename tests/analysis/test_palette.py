@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from anm_nb.analysis import figures
+from anm_nb.analysis import style
 
 VISION = {
     "normal": np.eye(3),
@@ -64,7 +64,7 @@ def test_the_measures_know_black_and_white():
 
 
 def test_which_colours_are_faint_on_paper_is_known():
-    faint = {name for name, colour in figures.PALETTE.items() if contrast(colour, "white") < 3}
+    faint = {name for name, colour in style.PALETTE.items() if contrast(colour, "white") < 3}
     assert faint == FAINT_ON_WHITE
 
 
@@ -72,5 +72,5 @@ def test_which_colours_are_faint_on_paper_is_known():
 @pytest.mark.parametrize("methods", TOGETHER, ids="+".join)
 def test_methods_of_one_panel_are_told_apart_by_colour_or_dashes(methods, vision):
     for one, other in itertools.combinations(methods, 2):
-        distance = np.linalg.norm(lab(figures.PALETTE[one], vision) - lab(figures.PALETTE[other], vision))
-        assert distance > 13 or (one in figures.LINE_STYLES) != (other in figures.LINE_STYLES), (one, other, distance)
+        distance = np.linalg.norm(lab(style.PALETTE[one], vision) - lab(style.PALETTE[other], vision))
+        assert distance > 13 or (one in style.LINE_STYLES) != (other in style.LINE_STYLES), (one, other, distance)

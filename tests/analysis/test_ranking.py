@@ -1,6 +1,5 @@
-"""Tables, verdicts and figures of ranking runs say what a hand calculation on the same predictions says."""
+"""Tables, claims and figures of ranking runs say what a hand calculation on the same predictions says."""
 
-import itertools
 import math
 import warnings
 from types import SimpleNamespace
@@ -10,111 +9,49 @@ import pandas as pd
 import pytest
 import torch
 
-from anm_nb.analysis import ranking_figures as figures
-from anm_nb.analysis.ranking_checklist import (
-    ceilings,
-    gain,
-    iteration_gain,
-    routing_bands,
-    sweep_verdicts,
-    tier_reports,
-)
-from anm_nb.analysis.ranking_tables import (
-    SPACES,
-    Probe,
-    check_bands,
-    fix_effects,
-    on_test,
-    probe,
-    reached_by,
-    tau_by_iteration,
-    time_to_tau,
-    waterfall,
-)
-from anm_nb.analysis.tables import collect, score_table
-from anm_nb.ranking.variants import FIXES
+from anm_nb.analysis import kept, ranking, ranking_plots
+from anm_nb.analysis.tables import collect
+from anm_nb.config import ParameterError
+from anm_nb.ranking.train import RankingConfig
+from anm_nb.ranking.variants import at_values
 from anm_nb.store import get_or_train
-from anm_nb.studies.ranking_settings import HrmVsBaseline
+from anm_nb.tasks import get_task
+from anm_nb.tasks.kendall import kendall_tau_numpy
+from anm_nb.training.seeds import generator
 
-TINY = {
-    "size": 6, "width": 8, "n_heads": 2, "max_inner_iters": 3, "train_samples": 16, "batch": 8, "epochs": 2,
-    "dev_samples": 8, "test_samples": 20, "seeds": [1, 2],
-}  # fmt: skip
-REFERENCES = pd.DataFrame(
-    [
-        ("random scores", "trivial", "tau_obs", 0.01), ("random scores", "trivial", "tau_all", 0.0),
-        ("random scores", "trivial", "tau_index", 0.0), ("sorted", "classical", "tau_obs", 1.0),
-        ("sorted", "classical", "tau_all", 0.5), ("sorted", "classical", "tau_index", 0.06),
-        ("best possible", "ceiling", "tau_obs", 1.0), ("best possible", "ceiling", "tau_all", 0.5),
-    ],
-    columns=["name", "kind", "metric", "value"],
+HRM = RankingConfig(
+    size=6, width=8, n_heads=2, max_inner_iters=3, train_samples=16, batch=8, epochs=2, dev_samples=8,
+    test_samples=20, warmup_epochs=1, entropy_every=1, seeds=(1, 2),
 )  # fmt: skip
-ABLATED = ["published", *(f"only {fix}" for fix in FIXES), *(f"all but {fix}" for fix in FIXES), "all"]
+SPREAD = np.array([-0.004, -0.002, 0.0, 0.002, 0.004])
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Two tiny runs, their settings with them."""
+def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANM_NB_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
-        settings = HrmVsBaseline(**TINY)
-        yield settings, settings.get_or_train()
+        yield {name: get_or_train(config) for name, config in at_values(HRM, "max_inner_iters", (2, 3)).items()}
 
 
-def metrics(methods=("baseline", "hrm"), seeds=3, level=0.4):
-    """Three epochs of every method; τ rises, test scores stand in the last row as in a run."""
-    source = np.random.default_rng(0)
-    rows = pd.DataFrame(itertools.product(methods, range(seeds), range(3)), columns=["method", "seed", "epoch"])
-    rows["step"] = rows["epoch"] * 5
-    for column in ("tau_obs", "tau_all", "tau_index", "entropy", "herfindahl", "max_alpha"):
-        rows[column] = level + source.uniform(-0.05, 0.05, len(rows))
-        if column.startswith("tau"):
-            rows[f"test_{column}"] = rows[column].where(rows["epoch"] == 2)
-    return rows
+@pytest.fixture(scope="module")
+def references():
+    return HRM.make_task().reference_scores(100, generator=generator(0, "references"))
 
 
-def spaces(methods=("published baseline", "published", "hrm")):
-    rows = itertools.product(methods, range(3), SPACES)
-    return pd.DataFrame(
-        [(method, seed, space, 0.1 * (seed + 1)) for method, seed, space in rows],
-        columns=["method", "seed", "space", "tau"],
-    )
-
-
-def iterations(counts):
-    rows = [
-        (method, seed, iteration, 0.9 + 0.01 * (1 + 0.1 * seed) * iteration, 0.4 + 0.01 * (1 + 0.1 * seed) * iteration)
-        for method, count in counts.items()
-        for seed in range(3)
-        for iteration in range(1, count + 1)
-    ]
-    return pd.DataFrame(rows, columns=["method", "seed", "iteration", "tau_obs", "tau_all"])
-
-
-def a_probe(count=5):
-    return Probe(np.full((count, 6, 4), 0.25), np.arange(6), np.arange(6) < 3)
-
-
-# ---- tables ------------------------------------------------------------------------------------------------------
-def test_the_waterfall_measures_the_predictions_that_the_run_was_scored_by(trained):
-    _, runs = trained
-    found = waterfall(runs).set_index(["method", "seed", "space"])["tau"]
+def test_tau_is_that_of_the_stored_predictions_by_another_implementation(runs):
+    by_iteration = ranking.tau_by_iteration(runs).set_index(["method", "seed", "iteration"])
+    tested = ranking.on_test(collect(runs), "tau_all")
+    assert list(tested) == ["baseline", "max_inner_iters = 2", "max_inner_iters = 3"]
     for method, run in runs.items():
-        ends = run.metrics.groupby("seed").last()
-        for seed, (space, metric) in itertools.product([1, 2], SPACES.items()):
-            assert found[method, seed, space] == pytest.approx(ends.loc[seed, f"test_{metric}"])
-
-
-def test_the_last_iteration_is_the_answer(trained):
-    _, runs = trained
-    table = tau_by_iteration(runs)
-    assert table.groupby("method")["iteration"].max().to_dict() == {"baseline": 1, "hrm": 3}
-    last = table[table["method"] == "hrm"].groupby("seed").last()
-    np.testing.assert_allclose(last["tau_all"], on_test(collect(runs), "test_tau_all")["hrm"])
+        for place, seed in enumerate(HRM.seeds):
+            scores, ranks = run.trace["test_scores"][place, 0].numpy(), run.trace["test_ranks"][place, 0].numpy()
+            for iteration in range(scores.shape[1]):
+                expected = np.nanmean(kendall_tau_numpy(scores[:, iteration], ranks))
+                assert by_iteration.loc[(method, seed, iteration + 1), "tau_all"] == pytest.approx(expected)
+            assert tested.loc[seed, method] == pytest.approx(expected)
 
 
 def finished(taus, seconds):
-    """What is read of a run: τ by seed and epoch, five steps an epoch, and seconds where there are any."""
     rows = [
         {"seed": seed, "epoch": float(epoch), "step": 5 * epoch, "tau_obs": tau}
         for seed, of_seed in taus.items()
@@ -123,177 +60,134 @@ def finished(taus, seconds):
     return SimpleNamespace(metrics=pd.DataFrame(rows), provenance={"training_seconds": seconds})
 
 
-def test_time_to_tau_is_the_first_epoch_that_reaches_it():
+def test_time_to_tau_is_the_first_epoch_that_reaches_it(runs):
     taus = {4: [-0.1, 0.25, 0.2, 0.95, 0.9], 0: [0.3, math.nan, 0.9, 0.9, 0.99]}
     seconds = {"4": [0.0, 1.5, 3.0, 4.5, 6.0], "0": [0.5, 1.0, 1.5, 2.0, 2.5]}
-    table = time_to_tau({"hrm": finished(taus, seconds), "untimed": finished({1: [0.9]}, {})})
-    expected = pd.DataFrame(
-        [
-            ("hrm", 4, 0.25, 1, 5, 1.5), ("hrm", 4, 0.9, 3, 15, 4.5), ("hrm", 4, 0.99, None, None, math.nan),
-            ("hrm", 0, 0.25, 0, 0, 0.5), ("hrm", 0, 0.9, 2, 10, 1.5), ("hrm", 0, 0.99, 4, 20, 2.5),
-            ("untimed", 1, 0.25, 0, 0, math.nan), ("untimed", 1, 0.9, 0, 0, math.nan),
-            ("untimed", 1, 0.99, None, None, math.nan),
-        ],
-        columns=["method", "seed", "tau", "epoch", "step", "seconds"],
-    ).astype({"epoch": "Int64", "step": "Int64"})  # fmt: skip
-    pd.testing.assert_frame_equal(table, expected)
-    glance = reached_by(table[table["method"] == "hrm"], "epoch")
-    assert glance.to_numpy().tolist() == [[0, 1], [2, 3], [4, "never"]]
-    assert glance.index.tolist() == [("hrm", 0.25), ("hrm", 0.9), ("hrm", 0.99)]
-    assert glance.columns.tolist() == [0, 4]
+    given = {"hrm": finished(taus, seconds), "untimed": finished({4: [0.9], 0: [0.1]}, {})}
+    epochs = ranking.time_to_tau(given)
+    assert epochs.loc["hrm"].to_numpy().tolist() == [[1, 0], [3, 2], ["never", 4]]
+    assert epochs.loc[("untimed", 0.9)].tolist() == [0, "never"]
+    assert epochs.columns.tolist() == [4, 0]
+    assert ranking.time_to_tau(given, "seconds").loc["hrm"].to_numpy().tolist() == [
+        [1.5, 0.5],
+        [4.5, 1.5],
+        ["never", 2.5],
+    ]
+    assert (ranking.time_to_tau(runs, milestones=[-2.0]) == 0).all(axis=None)  # runs as they are stored
+    assert (ranking.time_to_tau(runs, "seconds", milestones=[2.0]) == "never").all(axis=None)
 
 
-def test_time_to_tau_reads_a_run_as_it_is_stored(trained):
-    _, runs = trained
-    table = time_to_tau(runs, milestones=[-2.0])  # which every τ reaches at once
-    assert table["epoch"].tolist() == table["step"].tolist() == [0] * 4
-    assert table["seconds"].tolist() == [0.0] * 4
-    ends = time_to_tau(runs, milestones=[2.0])
-    assert ends[["epoch", "step", "seconds"]].isna().all(axis=None)
+def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
+    learner = HRM.learner(1)
+    model, dev = learner.model.members[0], learner.dev[0]
+    prefix, run = "seed1.averaged.", runs["max_inner_iters = 3"]
+    model.load_state_dict({n.removeprefix(prefix): w for n, w in run.weights.items() if n.startswith(prefix)})
+    with torch.no_grad():
+        alphas = model(dev.x[:1]).alphas[0].numpy()
+    seen, ranks, known = ranking.probe(run)
+    np.testing.assert_allclose(seen, alphas[:, np.lexsort((dev.y[0], ~dev.known[0]))], atol=1e-6)
+    assert known.tolist() == [True] * 3 + [False] * 3
+    assert all(np.diff(ranks[:3]) > 0)
 
 
 def test_a_probe_is_of_the_last_epoch_of_a_seed_that_stopped_before_another(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    config = HrmVsBaseline(**TINY | {"epochs": 12, "seeds": [1, 2, 3]}).hrm()
+    config = HRM.changed(epochs=12, seeds=(1, 2, 3))
     score = sorted(get_or_train(config).metrics.groupby("seed")["tau_obs"].max())[0]
-    stopped = get_or_train(config.changed(stop_at_score=score))
-    lengths = stopped.metrics.groupby("seed").size()
-    first = lengths.idxmin()
+    lengths = get_or_train(config.changed(stop_at_score=score)).metrics.groupby("seed").size()
+    first = int(lengths.idxmin())
     assert lengths[first] < lengths.max()
-    alone = get_or_train(config.changed(stop_at_score=score, seeds=(int(first), int(lengths.idxmax()))))
-    assert np.isfinite(probe(alone).alphas).all()
+    alone = get_or_train(config.changed(stop_at_score=score, seeds=(first, int(lengths.idxmax()))))
+    assert np.isfinite(ranking.probe(alone)[0]).all()
 
 
-def test_a_probe_is_the_problem_its_weights_were_recorded_on(trained):
-    settings, runs = trained
-    learner = settings.hrm().learner(1)
-    model, dev = learner.model.members[0], learner.dev[0]
-    model.load_state_dict(
-        {
-            name.removeprefix("seed1.averaged."): weight
-            for name, weight in runs["hrm"].weights.items()
-            if name.startswith("seed1.averaged.")
-        }
+def test_following_pointers_reaches_what_it_does_one_by_one():
+    task = get_task("hinted_sort", size=8, mask_rate=0.75)
+    assert ranking.reach(task, links=8) == pytest.approx(1)
+    growing = [ranking.reach(task, links) for links in (0, 1, 2, 3)]
+    assert growing == sorted(growing)
+    assert ranking.halfway(task) == pytest.approx((growing[2] + 1) / 2)
+    assert math.isnan(ranking.halfway(get_task("partial_sort", size=8)))
+
+
+def test_seeds_that_took_off_are_counted_with_an_interval():
+    scores = pd.DataFrame({"one": [0.5, 0.97, 0.98, 0.99, 0.96], "none": [0.5] * 5})
+    assert ranking.took_off(scores, 0.965).to_dict() == {"one": "3 of 5 [0.23, 0.88]", "none": "0 of 5 [0.00, 0.43]"}
+
+
+def test_scores_stand_below_every_reference_and_within_the_bounds_of_tau(runs, references):
+    table = ranking.score_summary(collect(runs), references, level=0.9)
+    assert table["kind"].tolist() == ["trivial"] * 2 + ["classical", "ceiling"] + ["measured"] * 3
+    assert table.iloc[-1]["took off (τ > 0.900)"].startswith("0 of 2")
+    assert "took off" not in " ".join(ranking.score_summary(collect(runs), references))
+    mean, low, high = (float(each.strip("[],")) for each in ranking.interval_text([0.5, 0.99, 0.99]).split())
+    assert low < mean < high <= 1
+
+
+def test_the_tiers_are_the_document_s_and_every_condition_counts():
+    table = ranking.tier_rows(0.20 + SPREAD, 0.28 + SPREAD, ceiling=0.5)
+    assert table["asks for"]["stretch"] == "τ > 0.2, τ > 0.3, + 50 %"
+    assert table["by the means"].tolist() == ["yes", "yes", "no"]
+    assert table["by intervals"].tolist() == ["yes", "yes", "no"]
+    assert set(table["reachable"]) == {"yes"}
+    at_ceiling = ranking.tier_rows(0.999 + SPREAD / 10, 0.9995 + SPREAD / 10, ceiling=1.0)
+    assert set(at_ceiling["by the means"]) == set(at_ceiling["reachable"]) == {"no"}
+    few = ranking.tier_rows([0.2, 0.21], [0.4, 0.41], ceiling=0.5)
+    assert set(few["by intervals"]) == {"undecided"}
+
+
+def grid(differences):
+    """Test scores of a grid with five seeds, each model so much better than the centre."""
+    base = np.array([0.5, 0.95, 0.96, 0.97, 0.98])
+    scores = {"baseline": base - 0.2, "T = 4": base} | {
+        name: base + gap + SPREAD / 4 for name, gap in differences.items()
+    }
+    rows = [(m, s, tau) for m, taus in scores.items() for s, tau in enumerate(taus)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "test_tau_all"])
+    return table.assign(test_tau_obs=1.0, test_tau_index=0.1)
+
+
+def test_values_are_judged_against_the_centre_with_a_margin():
+    judged = ranking.judge_sweep(grid({"T = 3": -0.05, "T = 6": 0.001}), "baseline", "T = 4", "tau_all").table
+    assert judged["claim"].tolist()[:2] == ["T = 3 ranks better than T = 4", "T = 6 ranks better than T = 4"]
+    assert judged["verdict"].tolist() == ["refuted", "equivalent", "supported", "supported", "supported"]
+    assert judged["primary"].tolist() == [True, True, False, False, False]
+
+
+def test_a_kept_sweep_is_the_baseline_and_its_values_in_order():
+    metrics, centre = ranking.of_sweep(kept.load("hrm_hinted"), "max_inner_iters")
+    assert centre == "iterations = 12"
+    assert list(metrics["method"].unique()) == ["baseline", *(f"iterations = {n}" for n in (6, 8, 12, 16))]
+    answer = ranking.sweep_answer("hrm_period", kept.load("hrm_hinted"), kept.load("hrm"))
+    assert answer.startswith("Beside T 4: **3 is equivalent (-0.002 [-0.006, +0.001]); 6 is equivalent")
+    assert "hinted_sort, size 20, 100 epochs, 5 seeds, 2026-11-22" in answer
+
+
+def test_runs_of_other_settings_are_not_put_into_a_kept_grid(runs, references, monkeypatch):
+    written = []
+    monkeypatch.setattr("anm_nb.analysis.kept.keep", lambda *given, **options: written.append((given, options)))
+    with pytest.raises(ParameterError, match=r"size = 6: kept result 'hrm' has 20, and keeps no other"):
+        ranking.keep_in_grid(runs, references, HRM)
+    own = HRM.changed(
+        size=20, width=128, n_heads=4, train_samples=1000, epochs=100, seeds=(1, 2, 3, 4, 5), task="hinted_sort"
     )
-    with torch.no_grad():
-        alphas = model(dev.x[:1]).alphas[0].numpy()
-    seen = probe(runs["hrm"])
-    order = np.lexsort((dev.y[0], ~dev.known[0]))
-    np.testing.assert_allclose(seen.alphas, alphas[:, order], atol=1e-6)
-    assert seen.known.tolist() == [True] * 3 + [False] * 3
-    assert all(np.diff(seen.ranks[:3]) > 0)
+    ranking.keep_in_grid(runs, references, own, "max_inner_iters = 3")
+    (((name, kept_runs, _), options),) = written
+    assert (name, list(kept_runs), options) == ("hrm_hinted", ["baseline", "max_inner_iters = 2", "hrm"], {"add": True})
 
 
-def test_effects_are_paired_differences_in_favour_of_the_fix():
-    table = metrics(ABLATED)
-    effects = fix_effects(table).set_index(["fix", "how", "metric"])
-    scores = on_test(table, "test_tau_obs")
-    added = (scores["only ranking loss"] - scores["published"]).mean()
-    removed = (scores["all"] - scores["all but ranking loss"]).mean()
-    assert effects.loc[("ranking loss", "added", "tau_obs"), "estimate"] == pytest.approx(added)
-    assert effects.loc[("ranking loss", "removed", "tau_obs"), "estimate"] == pytest.approx(removed)
-    assert len(effects) == 2 * 2 * len(FIXES)
-
-
-def test_skill_of_a_score_that_rises_is_its_share_of_the_way_to_the_ceiling():
-    scores = pd.DataFrame({"hrm": [0.3, 0.2]})
-    assert score_table(scores, REFERENCES, "tau_all").loc["hrm", "skill"] == pytest.approx(0.5)
-
-
-# ---- verdicts ----------------------------------------------------------------------------------------------------
-def test_models_at_the_ceiling_have_no_headroom_whatever_their_difference():
-    table = metrics(level=0.4)
-    rows = table["epoch"] == 2
-    table.loc[rows, "test_tau_obs"] = [0.995, 0.996, 0.997, 0.9991, 0.9995, 0.9999]
-    verdict = gain(table, REFERENCES, "hrm", "baseline", "observed pairs")
-    assert verdict.p_value < 0.05
-    assert verdict.state == "undecided"
-    assert "no headroom" in verdict.measured
-    assert "would have been found" in str(verdict)
-
-
-def test_a_gain_below_the_ceiling_is_judged():
-    table = metrics()
-    rows = table["epoch"] == 2
-    table.loc[rows, "test_tau_all"] = [0.20, 0.21, 0.22, 0.31, 0.30, 0.32]
-    assert gain(table, REFERENCES, "hrm", "baseline", "all pairs").state == "supported"
-    assert gain(table, REFERENCES, "baseline", "hrm", "all pairs").state == "refuted"
-
-
-def test_tiers_are_reported_in_every_space():
-    reports = tier_reports(metrics(), REFERENCES)
-    assert [report.space for report in reports] == ["observed pairs", "all pairs", "index space"]
-    assert ceilings(REFERENCES) == {"index space": 1.0, "all pairs": 0.5, "observed pairs": 1.0}
-
-
-def test_other_verdicts_are_about_what_they_say():
-    assert iteration_gain(iterations({"hrm": 3}), "hrm", "tau_obs").state == "supported"
-    entropy, concentration, largest = routing_bands(metrics(seeds=10), "hrm")
-    assert (entropy.state, concentration.state, largest.state) == ("refuted", "supported", "supported")
-    names = ["baseline", "hrm_period = 1", "hrm_period = 2"]
-    verdicts = sweep_verdicts(metrics(names), REFERENCES, "hrm_period = 2")
-    assert [verdict.claim.split(" (")[0] for verdict in verdicts] == [
-        "hrm_period = 1 has a higher τ than baseline",
-        "hrm_period = 2 has a higher τ than baseline",
-        "hrm_period = 1 has a higher τ than hrm_period = 2",
-    ]
-
-
-# ---- figures -----------------------------------------------------------------------------------------------------
-SWEPT = ["baseline", *(f"max_inner_iters = {count}" for count in (2, 3, 6))]
-MAKERS = {
-    "tau_waterfall": lambda: figures.tau_waterfall(spaces(), REFERENCES),
-    "tau_against_iteration": lambda: figures.tau_against_iteration(iterations({"baseline": 1, "hrm": 3}), REFERENCES),
-    "tau_curves": lambda: figures.tau_curves(metrics(), REFERENCES),
-    "routing_curves": lambda: figures.routing_curves(metrics(SWEPT), 4),
-    "routing_heatmaps": lambda: figures.routing_heatmaps({"hrm": a_probe(), "max_inner_iters = 2": a_probe(2)}),
-    "fix_effect_intervals": lambda: figures.fix_effect_intervals(fix_effects(metrics(ABLATED))),
-}
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_figures_draw_without_complaint_and_say_what_they_show(name):
+def test_figures_draw_without_complaint(runs, references):
+    metrics, by_iteration = collect(runs), ranking.tau_by_iteration(runs)
+    routed = {name: run for name, run in runs.items() if name != "baseline"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a missing glyph among them
-        figure = MAKERS[name]()
-        assert len(figure._repr_png_()) > 5000
-    assert figure.get_size_inches()[0] == pytest.approx(6.75)
-    shown = [axes for axes in figure.axes if axes.axison and axes.get_subplotspec() is not None]
-    assert all(axes.get_xlabel() for axes in shown if axes.get_subplotspec().is_last_row() and name != "tau_waterfall")
-    assert all(
-        axes.get_ylabel() or axes.get_title(loc="left") or axes.get_yticklabels()
-        for axes in shown
-        if axes.get_subplotspec().is_first_col()
-    )
-
-
-def test_every_figure_function_is_on_test():
-    public = {
-        name for name, value in vars(figures).items() if getattr(value, "__annotations__", {}).get("return") == "Figure"
-    }
-    assert public == set(MAKERS)
-
-
-def test_few_seeds_are_drawn():
-    one = metrics(seeds=1)
-    figures.tau_curves(one, REFERENCES).draw_without_rendering()
-    figures.routing_curves(one, 4).draw_without_rendering()
-
-
-def test_values_of_a_sweep_get_shades_of_their_own():
-    given = figures.shades(SWEPT)
-    assert given["baseline"] == figures.PALETTE["baseline"]
-    assert len(set(given.values())) == len(SWEPT)
-    assert not set(given.values()) & (set(figures.PALETTE.values()) - {figures.PALETTE["baseline"]})
-
-
-def test_bands_report_and_never_raise():
-    healthy = check_bands({"entropy": 1.2, "herfindahl": 0.3, "max_alpha": 0.45}).set_index("quantity")
-    assert healthy["inside"].all()
-    collapsed = check_bands({"entropy": 0.1, "herfindahl": 0.9, "max_alpha": 0.97}).set_index("quantity")
-    assert not collapsed["inside"].any()
-    uniform = check_bands({"entropy": math.log(4), "herfindahl": 0.25, "max_alpha": 0.25}).set_index("quantity")
-    assert uniform["inside"].to_dict() == {"entropy": True, "herfindahl": True, "max_alpha": False}
-    assert not check_bands({"entropy": float("nan")})["inside"].any()
-    edges = check_bands({"entropy": 2.0, "herfindahl": 0.5, "max_alpha": 0.6})
-    assert not edges["inside"].any()  # the document's bands are open
+        drawn = [
+            ranking_plots.tau_lines(by_iteration, references, "iteration", "iteration"),
+            ranking_plots.tau_lines(metrics, references, "epoch", "epochs"),
+            ranking_plots.routing_curves(metrics, HRM.n_heads),
+            ranking_plots.routing_heatmaps(routed),
+        ]
+        assert all(len(figure._repr_png_()) > 5000 for figure in drawn)
+    assert [axes.get_xlabel() for axes in drawn[0].axes] == ["iteration"] * 2
+    shown = ranking_plots.shades(["baseline", *routed])
+    assert len(set(shown.values())) == 3

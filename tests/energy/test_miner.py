@@ -126,6 +126,30 @@ def test_who_has_not_ended_after_the_turns_is_left_where_it_is_and_marked():
     assert (short.log["miner_accepted"][going] < 6).all()
 
 
+def test_a_stationary_example_stops_early_and_only_with_a_tolerance():
+    y_pos, ball, source = problem()
+    target = y_pos + 0.5 * torch.randn(y_pos.shape, generator=source)
+
+    def energy(y):
+        return 0.5 * (y - target).square().sum(1)
+
+    options = {"steps": 120, "step_size": 0.2, "delta": 0.0}
+    stopped = mine(energy, y_pos, ball, MinerConfig(**options, tol=1e-3), source)
+    assert stopped.log["miner_converged"].all()
+    assert (stopped.log["gm_norm"] < 1e-3 * y_pos.norm(dim=1)).all()
+    assert (stopped.log["miner_accepted"] < 120).all()
+    assert not mine(energy, y_pos, ball, MinerConfig(**options), source).log["miner_converged"].any()
+
+
+def test_mining_leaves_no_gradient_and_no_change_in_the_weights():
+    y_pos, ball, source = problem()
+    model, energy = network_energy()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert not mine(energy, y_pos, ball, MinerConfig(), source).y_neg.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_blocks_with_generators_of_their_own_are_mined_as_alone(waits):
     """A bowl around the truth with ripples: many examples start anew, each block from its own generator."""

@@ -195,6 +195,14 @@ def test_held_out_scores_are_of_the_averaged_weights_and_touch_no_generator():
     assert all(parameter.grad is None for parameter in learner.model.parameters())
 
 
+def test_held_out_problems_are_the_same_for_every_method_and_seen_by_no_step():
+    learner, *others = [config(name).learner(0) for name in ("none", "stock", "anm")]
+    assert all(torch.equal(learner.dev.x, other.dev.x) for other in others)
+    batch, _ = replayed(learner)
+    assert not any(torch.equal(row, held) for row in batch.x for held in learner.dev.x)
+    assert not torch.equal(learner.dev.x, config("none").learner(1).dev.x)
+
+
 def test_the_miner_is_given_the_average_and_stock_the_model(monkeypatch):
     """ANM mines against the EMA (section B), IRED's own negatives descend on the network in training."""
     for method, expected in (("anm", "averaged"), ("stock", "model")):

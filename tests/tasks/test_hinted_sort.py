@@ -15,6 +15,7 @@ from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.hinted_sort import draw_longest_run, follow
 from anm_nb.tasks.kendall import kendall_tau
+from anm_nb.tasks.ordering import PartialSort
 from anm_nb.training.seeds import generator
 
 seeds = st.integers(0, 10**6)
@@ -251,3 +252,19 @@ def test_every_mask_is_as_likely_as_any_other(hidden, visible, longest):
     for row in drawn:
         counts[index[tuple(row.nonzero().flatten().tolist())]] += 1
     assert chisquare(counts.numpy()).pvalue > 0.001
+
+
+@pytest.mark.parametrize("links", [0, 1, 2, 5])
+def test_chains_cut_short_stand_at_the_median_and_others_where_they_end(links):
+    task = get_task("hinted_sort", size=8, mask_rate=0.75)
+    batch = task.sample(50, generator=generator(0, "cut"))
+    scores, whole, pointers = task.solve(batch, links), task.solve(batch), task.pointers(batch)
+    for row in range(50):
+        for item in range(8):
+            place, steps = item, 0
+            while pointers[row, place] >= 0:
+                place, steps = int(pointers[row, place]), steps + 1
+            if steps <= links:
+                assert scores[row, item] == pytest.approx(float(whole[row, item]))
+            else:
+                assert scores[row, item] == pytest.approx(float(PartialSort.solve(task, batch)[row, item]))

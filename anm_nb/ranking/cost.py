@@ -1,4 +1,4 @@
-"""What ranking models cost, counted: parameters and operations, and comparators matched to an HRM model by either."""
+"""What ranking models cost, counted: parameters and operations, and widths at which two models cost alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,10 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from anm_nb.ranking.learner import objective
 from anm_nb.ranking.networks import RankingModel
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.ranking.variants import comparators
-from anm_nb.training.timing import step_seconds
-
-By = Literal["parameters", "operations"]
 
 
 @dataclass(frozen=True)
@@ -72,12 +67,7 @@ def forward_flops(model: RankingModel, x: Float[Tensor, "batch items features"],
 COUNTS = {"parameters": parameter_count, "operations": training_flops}
 
 
-def epoch_seconds(config: RankingConfig, rounds: int = 3) -> float:
-    """Seconds of an epoch, from the median of `rounds` timed training steps (dev evaluation not included)."""
-    return float(step_seconds({"model": config}, rounds)["model"].median()) * config.steps_per_epoch()
-
-
-def matched(config: RankingConfig, *, to: RankingConfig, by: By) -> RankingConfig:
+def matched(config: RankingConfig, *, to: RankingConfig, by: Literal["parameters", "operations"]) -> RankingConfig:
     """The config at the width, a multiple of n_heads, whose count is nearest to that of `to`; the narrower of equals.
 
     `by` is "parameters" (all, trained or not) or "operations" (of a training step).
@@ -90,26 +80,3 @@ def matched(config: RankingConfig, *, to: RankingConfig, by: By) -> RankingConfi
     return config.changed(
         width=min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(count(width) - wanted))
     )
-
-
-def comparator_table(config: RankingConfig, by: By | None = None) -> pd.DataFrame:
-    """What the comparators of an HRM config cost, as they are or, with `by`, each `matched` to it.
-
-    One row each. Columns: comparator, width, max_inner_iters, those of `model_cost`, and ratios to the HRM model's:
-    parameters_ratio, forward_ratio, training_ratio; what a matched one differs from 1 by is what remains.
-    """
-    full = model_cost(config)
-    rows = []
-    for name, variant in comparators(config).items():
-        variant = matched(variant, to=config, by=by) if by else variant
-        cost = model_cost(variant)
-        rows.append(
-            {"comparator": name, "width": variant.width, "max_inner_iters": variant.max_inner_iters}
-            | vars(cost)
-            | {
-                "parameters_ratio": cost.parameters / full.parameters,
-                "forward_ratio": cost.forward_flops / full.forward_flops,
-                "training_ratio": cost.training_flops / full.training_flops,
-            }
-        )
-    return pd.DataFrame(rows)

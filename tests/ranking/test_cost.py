@@ -2,9 +2,9 @@
 
 import pytest
 
+from anm_nb.ranking.cost import matched, model_cost, parameter_count, training_flops
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.ranking.variants import comparators
-from anm_nb.studies.ranking_cost import comparator_table, matched, model_cost, parameter_count, training_flops
 
 ITEMS, WIDTH, HEADS, STATE, ITERATIONS, CODE = 6, 8, 2, 4, 3, 9
 
@@ -15,9 +15,6 @@ def config(**options):
         "hrm_period": 2, "task": "hinted_sort", "task_options": {"code_width": CODE},
     }  # fmt: skip
     return RankingConfig(**small | options)
-
-
-NAMES = list(comparators(config()))
 
 
 def test_parameters_are_those_counted_by_hand():
@@ -86,18 +83,3 @@ def test_no_other_width_is_nearer(name, by, count):
 
 def test_matching_a_model_to_itself_changes_nothing():
     assert matched(config(), to=config(), by="parameters") == config()
-
-
-def test_the_table_shows_what_remains_of_a_difference():
-    plain = comparator_table(config()).set_index("comparator")
-    assert plain.index.tolist() == NAMES
-    assert plain.loc["HRM per token", ["parameters_ratio", "forward_ratio", "training_ratio"]].tolist() == [1, 1, 1]
-    assert (plain["forward_flops"] / plain["forward_ratio"]).round(6).nunique() == 1
-    assert plain["parameters_ratio"].max() == plain.loc["deep untied", "parameters_ratio"] > 1.4
-    level = comparator_table(config(), by="parameters").set_index("comparator")
-    matches = {name: matched(each, to=config(), by="parameters") for name, each in comparators(config()).items()}
-    assert level["width"].to_dict() == {name: match.width for name, match in matches.items()}
-    assert level["parameters_ratio"].to_dict() == {
-        name: parameter_count(match) / parameter_count(config()) for name, match in matches.items()
-    }
-    assert not level["width"].equals(plain["width"])

@@ -1,1 +1,0 @@
-"""What single notebooks need beside the families: settings, study loops and measurements of their own."""
