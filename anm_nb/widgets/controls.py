@@ -9,7 +9,6 @@ from ipywidgets import Dropdown, HBox, Layout, Play, SelectionSlider, Widget
 from traitlets import link
 
 PLAY_EVERY = 500  # milliseconds from one value to the next
-FORMS = {"list": Dropdown, "slider": SelectionSlider, "player": SelectionSlider}
 
 
 class Control:
@@ -27,25 +26,24 @@ class Control:
         form: Literal["list", "slider", "player"] = "list",
         wide: bool = False,
     ) -> None:
-        self.name, self.tooltip = name, tooltip
-        self.values: list[Any] = [None]
-        self.input = FORMS[form](
+        self.name, self.values, self.play = name, [None], None
+        self.input = (Dropdown if form == "list" else SelectionSlider)(
             options=["–"],
             description=label,
             tooltip=tooltip,
             style={"description_width": "7em"},
             layout=Layout(width="auto" if wide else "23em", max_width="100%"),
-        )
-        self.input.add_class(f"anm-control-{name}")
+        ).add_class(f"anm-control-{name}")
         self.widget: Widget = self.input
-        self.play: Play | None = None
         if form == "player":
-            text, layout = f"Play: {tooltip}", Layout(width="auto")
-            described = {"description": f"Play {label.lower()}", "tooltip": text, "layout": layout}
-            self.play = Play(interval=PLAY_EVERY, show_repeat=False, max=0, **described)
+            described = {"description": f"Play {label.lower()}", "tooltip": f"Play: {tooltip}"}
+            self.play = Play(interval=PLAY_EVERY, show_repeat=False, max=0, layout=Layout(width="auto"), **described)
             self.play.add_class(f"anm-play-{name}")
             link((self.play, "value"), (self.input, "index"))
             self.widget = HBox([self.input, self.play], layout=Layout(max_width="100%"))
+
+    values: list[Any]
+    play: Play | None
 
     @property
     def value(self) -> Any:
@@ -78,3 +76,7 @@ class Control:
         if self.play:
             self.play.max = len(labels) - 1
             self.play.disabled = len(labels) < 2
+
+    def offer_range(self, count: int, first: int = 0, start: Any = None) -> None:
+        """Offer the numbers 0, 1, …, labelled from `first` on."""
+        self.offer([(str(place + first), place) for place in range(count)], start)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any, ClassVar
 
+from IPython.display import display
 from ipywidgets import HTML, Box, Layout, VBox
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ from anm_nb.config import ParameterError
 from anm_nb.run import Run
 from anm_nb.store import store_root
 from anm_nb.widgets.controls import Control
-from anm_nb.widgets.picture import Picture
+from anm_nb.widgets.picture import WIDTH, Picture
 from anm_nb.widgets.runs import alike, reason, stored_runs
 
 NAMED = 3  # unreadable runs that are named; of more, how many there are
@@ -26,16 +27,16 @@ NAMED = 3  # unreadable runs that are named; of more, how many there are
 class Explorer(ABC):
     """A finished run to look into: pick it, move sliders, and picture and read-outs follow.
 
-    Shows itself as the last expression of a notebook's cell, as widgets where these run and as a still picture where
-    they do not. `chosen` is the run to open with, by default the newest in the store; what the store holds is listed
-    when the explorer is made. Where a run cannot be read or drawn, the reason stands in place of the picture. Raises
-    `ParameterError` for a chosen run that is not in the store, or that this explorer cannot show. In the page
-    everything is found by class: `anm-explorer` and `anm-<name>-explorer` for the whole, `anm-control-<control>`,
-    `anm-play-<control>`, `anm-picture`, and `anm-readout`, whose values carry `data-readout`.
+    `chosen` is the run to open with, by default the newest in the store. As a cell's last expression it shows a still
+    picture, for where widgets cannot run and for a notebook that is opened again, and the widgets, which hide it. A run
+    that cannot be read or drawn leaves the picture blank and says why. Raises `ParameterError` for a chosen run that is
+    not in the store, or that this explorer cannot show. Classes in the page: `anm-explorer`, `anm-<name>-explorer`,
+    `anm-control-<control>`, `anm-play-<control>`, `anm-picture`, `anm-readout` (values carry `data-readout`).
     """
 
     name: ClassVar[str]  # of the kind of explorer, for its class in the page
     needs: ClassVar[str]  # what leaves a run that it can show, for an empty store
+    height: ClassVar[float]  # of the picture, in inches
 
     def __init__(self, chosen: Run | None = None) -> None:
         self.runs, labels, self.unreadable = stored_runs(self.suits)
@@ -58,9 +59,10 @@ class Explorer(ABC):
         self.picker.input.disabled = False  # to be read even where it is the only one
         self.controls = self.make_controls()
         with house_style():
-            self.picture = Picture(*self.make_figure())
-        controls = [control.widget for control in (self.strategy, *self.controls)]
-        rows = Box(controls, layout=Layout(flex_flow="row wrap"))
+            figure = Figure(figsize=(WIDTH, self.height))
+            self.picture = Picture(figure, self.make_axes(figure))
+        widgets = [control.widget for control in (self.strategy, *self.controls)]
+        rows = Box(widgets, layout=Layout(flex_flow="row wrap"))
         notes = [HTML(f'<p role="status">{escape(note)}</p>') for note in self._left_out()]
         self.root.children = [self.picker.widget, *notes, rows, self.picture.widget, self.readout]
         self.picker.input.observe(self._pick, "index")
@@ -72,15 +74,15 @@ class Explorer(ABC):
     @classmethod
     @abstractmethod
     def suits(cls, run: Run) -> bool:
-        """Whether the explorer can show a run, as far as its summary and settings tell."""
+        """Whether the explorer can show a run, as far as its manifest tells."""
 
     @abstractmethod
     def make_controls(self) -> Sequence[Control]:
         """The controls in the order in which Tab reaches them, not yet offering anything."""
 
     @abstractmethod
-    def make_figure(self) -> tuple[Figure, Sequence[Artist]]:
-        """The figure, and the artists that `draw` changes, from back to front; all others wait for `open`."""
+    def make_axes(self, figure: Figure) -> Sequence[Artist]:
+        """Lay out axes and what never moves in them; returns what of it moves: axis whose limits change, frames."""
 
     @abstractmethod
     def open(self, run: Run) -> None:
@@ -88,7 +90,7 @@ class Explorer(ABC):
 
     @abstractmethod
     def draw(self) -> tuple[str, Mapping[str, str]]:
-        """Bring the artists to where the controls stand; returns what they show in words, and read-outs by name."""
+        """Plot what the controls ask for into empty axes; returns what it shows in words, and read-outs by name."""
 
     @property
     def method(self) -> str:
@@ -105,6 +107,13 @@ class Explorer(ABC):
         """Show another run of the store."""
         self.picker.value = run.key
 
+    def offer_seeds(self, *options: tuple[str, Any]) -> None:
+        """Let the control `seed` offer other options, then the places of the run's seeds."""
+        seeds = self.run.settings["seeds"]
+        self.seed.offer([*options, *((f"seed {seed}", place) for place, seed in enumerate(seeds))])
+
+    seed: Control
+
     def _check(self, chosen: Run | None) -> None:
         if chosen and chosen.key in self.unreadable:
             raise ParameterError(f"run {chosen.key} cannot be read: {self.unreadable[chosen.key]}")
@@ -114,14 +123,14 @@ class Explorer(ABC):
     def _pick(self, change: Any = None) -> None:
         """Open the picked run; its controls are out of sight where that fails."""
         self.run = Run(self.runs[self.picker.value].path)  # its files are read anew, and none of another run kept
+        self.picture.clear()
         with self._settle():
             self._offer_strategies()
             self._opened = self._succeeds(lambda: self.open(self.run))
         for control in self.controls:
             control.widget.layout.visibility = "visible" if self._opened else "hidden"
-        if self._opened:
-            self.picture.refresh()
-            self._redraw()
+        self.picture.hold()
+        self._redraw()
 
     def _offer_strategies(self) -> None:
         """Offer the newest run of each strategy that differs in its negatives alone; a ranking has none."""
@@ -139,6 +148,7 @@ class Explorer(ABC):
 
     def _redraw(self, change: Any = None) -> None:
         if self._opened and not self._settling:
+            self.picture.clear()
             self._succeeds(lambda: self._present(*self.draw()))
 
     def _succeeds(self, step: Callable[[], None]) -> bool:
@@ -179,9 +189,17 @@ class Explorer(ABC):
         rest = f"; and {len(self.unreadable) - NAMED} more" if len(self.unreadable) > NAMED else ""
         return [f"Not in the list, as they cannot be read: {named}{rest}."]
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        bundle = dict(self.root._repr_mimebundle_())
+    def still(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Picture and words as they are now, or the reason for none, by MIME type; and the picture's metadata."""
         if self.unshown:
-            return bundle | {"text/plain": self.unshown}, {}
+            return {"text/plain": self.unshown}, {}
         words = "\n".join([self.picture.alt, *(f"{name}: {value}" for name, value in self.readouts.items())])
-        return bundle | {"text/plain": words, "image/png": self.picture.png()}, {"image/png": {"alt": self.picture.alt}}
+        return {"text/plain": words, "image/png": self.picture.png()}, {"image/png": {"alt": self.picture.alt}}
+
+    def _ipython_display_(self) -> None:
+        if self.unshown:
+            display({**self.root._repr_mimebundle_(), **self.still()[0]}, raw=True)
+            return
+        bundle, metadata = self.still()
+        display(bundle, metadata=metadata, raw=True)
+        display({**self.root._repr_mimebundle_(), "text/plain": ""}, raw=True)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
-import contourpy
 import numpy as np
 import torch
-from matplotlib.artist import Artist
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -37,7 +37,7 @@ from anm_nb.tasks.base import MatrixTask
 from anm_nb.training.seeds import RowDraws, generator
 from anm_nb.widgets.controls import Control
 from anm_nb.widgets.explorer import Explorer
-from anm_nb.widgets.picture import WIDTH, Answers, panels, still_label
+from anm_nb.widgets.picture import Answers, panels
 
 PROBLEMS = 4  # as many as are scanned within the blink that a slider's move may take
 # Towards which negative the energy is looked at, and the strategy that mines it; the held-out ones are in the trace.
@@ -45,9 +45,12 @@ DIRECTIONS = {"held-out negative": None, "mined, as written": "anm", "mined, ort
 S = torch.arange(-4, 13, dtype=torch.float64) / 8  # the plane: towards the negative, which is at 1
 ACROSS = torch.arange(-8, 9, dtype=torch.float64) / 8  # and across, in the same unit
 T = SCAN_GRID.numpy()
-
-
 UNITS = {"barrier": "nats", "curvature": "nats per unit²", "slope": "nats per unit"}  # unit: of length of ỹ
+OWN, HEIGHT = {"linewidth": 1.8, "label": "this problem"}, {"color": "black", "marker": "_", "label": "barrier"}
+OTHERS = {"color": "#b8b8b8", "linewidth": 0.8, "label": "other problems"}
+PERFECT: dict[str, Any] = {"color": PALETTE["optimal"], "label": label("optimal"), **LINE_STYLES["optimal"]}
+MARK: dict[str, Any] = {"linestyle": "", "color": "white", "markeredgecolor": "black", "markersize": 6}
+MARKS = {"truth": {"marker": "o", **MARK}, "negative": {"marker": "X", **MARK}}
 
 
 class LandscapeExplorer(Explorer):
@@ -59,6 +62,7 @@ class LandscapeExplorer(Explorer):
 
     name: ClassVar[str] = "landscape"
     needs: ClassVar[str] = "Train an energy: run notebook 13_landscape_line_scans, or anm-nb demo in a terminal."
+    height: ClassVar[float] = 3.7
 
     @classmethod
     def suits(cls, run: Run) -> bool:
@@ -74,28 +78,47 @@ class LandscapeExplorer(Explorer):
         self.problem = Control("problem", "Problem", f"One of the first {PROBLEMS} held-out problems", "slider")
         return [self.direction, self.seed, self.step, self.level, self.problem]
 
-    def make_figure(self) -> tuple[Figure, Sequence[Artist]]:
+    def make_axes(self, figure: Figure) -> Sequence[Axis]:
         """φ(t) − φ(0) of several problems, one of them in colour, on the left; E − E(truth) on a plane on the right."""
-        figure = Figure(figsize=(WIDTH, 3.7))
-        return figure, [*self._make_profiles(figure), *self._make_plane(figure)]
+        places = ((0.1, 0.46), (0.56, 0.87), (0.885, 0.9))
+        self.profiles, self.plane_axes, self.scale = (
+            panels(figure, 1, 1, left=left, right=right, bottom=0.16, top=0.86)[0, 0] for left, right in places
+        )
+        for place in (0, 1):
+            self.profiles.axvline(place, color="black", linewidth=0.6, linestyle=(0, (4, 3)))
+        self.profiles.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["−0.5", "0\ntruth", "0.5", "1\nnegative", "1.5"])
+        self.profiles.set(xlim=(T[0], T[-1]), xlabel="t, place on the line")
+        half = float(S[1] - S[0]) / 2
+        self.extent = tuple(
+            float(end) + side for axis in (S, ACROSS) for end, side in ((axis[0], -half), (axis[-1], half))
+        )
+        self.plane_axes.set(xlim=self.extent[:2], ylim=self.extent[2:], xticks=[-0.5, 0, 0.5, 1, 1.5])
+        self.plane_axes.set(xlabel="s, towards the negative", ylabel="t, random direction")
+        handles = [Line2D([], [], label=name, **style) for name, style in MARKS.items()]
+        self.plane_axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+        self.scale.set(xticks=[], xlim=(0, 1))
+        self.scale.yaxis.tick_right()
+        for left, text in ((0.006, "φ(t) − φ(0), nats"), (0.97, "E − E(truth), nats")):
+            figure.text(left, 0.51, text, rotation=90, va="center")
+        for axes in (self.profiles, self.scale):
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+        return [self.profiles.yaxis, self.scale.yaxis]
 
     def open(self, run: Run) -> None:
         """Find which problems and weights there are; nothing is scanned yet."""
-        settings = run.settings
         Answers.of(run)  # an older version's run is refused
         self.scan, self.plane, self.ends = cache(self._scan), cache(self._plane), cache(self._ends)
-        self.energy = cache(lambda seed, step: trained_energy(run, seed, step).double())
+        self.energy = cache(lambda place, step: trained_energy(run, run.settings["seeds"][place], step).double())
         self.task = run.config_with(negatives="none").make_task()  # without the strategy's class
-        self.schedule = NoiseSchedule.cosine(settings["levels"])
+        self.schedule = NoiseSchedule.cosine(run.settings["levels"])
         steps: list[tuple[str, Any]] = [(str(step), step) for step in kept_steps(run)]
         self.direction.offer([(name, name) for name in DIRECTIONS])
-        self.seed.offer([(f"seed {seed}", seed) for seed in settings["seeds"]])
+        self.offer_seeds()
         self.step.offer(steps or [("end", None)], steps[-1][1] if steps else None)
-        self.level.offer([(str(level), level) for level in range(settings["levels"])], settings["levels"] // 3)
-        problems = min(PROBLEMS, run.trace["probe_y"].shape[2])
-        self.problem.offer([(str(problem + 1), problem) for problem in range(problems)])
-        self.own.set_color(self.colour)
-        handles = [self.own, self.height, self.others, self.optimal]
+        self.level.offer_range(run.settings["levels"], start=run.settings["levels"] // 3)
+        self.problem.offer_range(min(PROBLEMS, run.trace["probe_y"].shape[2]), first=1)
+        styles = ({**OWN, "color": self.colour}, HEIGHT, OTHERS, PERFECT)
+        handles = [Line2D([], [], **style) for style in styles]
         self.profiles.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, columnspacing=1)
 
     def draw(self) -> tuple[str, Mapping[str, str]]:
@@ -125,9 +148,9 @@ class LandscapeExplorer(Explorer):
         """
         return self.scan(*self._where())
 
-    def pairs(self, seed: int, level: int) -> tuple[Tensor, Tensor, Tensor, SharedNoise]:
-        """x, truths, held-out negatives and noise of the first problems, in float64; ε depends on the seed alone."""
-        place, first = self.run.settings["seeds"].index(seed), slice(0, len(self.problem.values))
+    def pairs(self, place: int, level: int) -> tuple[Tensor, Tensor, Tensor, SharedNoise]:
+        """x, truths, held-out negatives and noise of a seed's first problems, in float64; the seed alone decides ε."""
+        seed, first = self.run.settings["seeds"][place], slice(0, len(self.problem.values))
         x, y_pos, y_neg = (
             self.run.trace[name][place, 0, first].double() for name in ("probe_x", "probe_y", "probe_negatives")
         )
@@ -137,21 +160,24 @@ class LandscapeExplorer(Explorer):
     def _where(self) -> tuple[int, int | None, int, str]:
         return self.seed.value, self.step.value, self.level.value, self.direction.value
 
-    def _ends(self, seed: int, step: int | None, level: int, direction: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _source(self, place: int, what: str) -> torch.Generator:
+        return generator(self.run.settings["seeds"][place], f"explorer/{what}")
+
+    def _ends(self, place: int, step: int | None, level: int, direction: str) -> tuple[Tensor, Tensor, Tensor]:
         """Noised truths and negatives, and the negatives as they are; those that are mined, mined anew."""
-        x, y_pos, y_neg, noise = self.pairs(seed, level)
+        x, y_pos, y_neg, noise = self.pairs(place, level)
         if strategy := DIRECTIONS[direction]:
-            model, draws = self.energy(seed, step), RowDraws([generator(seed, f"explorer/{strategy}")], "cpu")
+            model, draws = self.energy(place, step), RowDraws([self._source(place, strategy)], "cpu")
             problem = MiningProblem(self.task, x, y_pos, noise, model, model, draws)
             y_neg = get_negatives(strategy, miner=MinerConfig().to_the_end()).propose(problem).y_neg
         start, end = (noise.noised(y).as_subclass(Tensor) for y in (y_pos, y_neg))
         return start, end, y_neg
 
-    def _scan(self, seed: int, step: int | None, level: int, direction: str) -> dict[str, np.ndarray]:
+    def _scan(self, place: int, step: int | None, level: int, direction: str) -> dict[str, np.ndarray]:
         """Profiles and numbers of the first problems."""
-        x, y_pos, _, noise = self.pairs(seed, level)
-        start, end, y_neg = self.ends(seed, step, level, direction)
-        energy = energy_given(self.energy(seed, step), x, noise.k)
+        x, y_pos, _, noise = self.pairs(place, level)
+        start, end, y_neg = self.ends(place, step, level, direction)
+        energy = energy_given(self.energy(place, step), x, noise.k)
         perfect = energy_given(optimal_energy(self.schedule, y_pos), x, noise.k)
         profile, distance = line_scan(energy, start, end), (end - start).norm(dim=1)
         found = {
@@ -166,76 +192,42 @@ class LandscapeExplorer(Explorer):
         }
         return {name: values.numpy() for name, values in found.items()}
 
-    def _plane(self, seed: int, step: int | None, level: int, direction: str, problem: int) -> np.ndarray:
+    def _plane(self, place: int, step: int | None, level: int, direction: str, problem: int) -> np.ndarray:
         """E − E(truth) of one problem on the grid `ACROSS` × `S`."""
         row = slice(problem, problem + 1)
-        x, _, _, noise = self.pairs(seed, level)
-        start, end, _ = (each[row] for each in self.ends(seed, step, level, direction))
-        energy = energy_given(self.energy(seed, step), x[row], noise.k[row])
-        source = generator(seed, f"explorer/plane/{problem}")
-        other = torch.randn(start.shape, generator=source, dtype=start.dtype)
+        x, _, _, noise = self.pairs(place, level)
+        start, end, _ = (each[row] for each in self.ends(place, step, level, direction))
+        energy = energy_given(self.energy(place, step), x[row], noise.k[row])
+        other = torch.randn(start.shape, generator=self._source(place, f"plane/{problem}"), dtype=start.dtype)
         values = plane_scan(energy, start, end - start, other, S, ACROSS)[0]
         return (values - values[S == 0][:, ACROSS == 0]).T.numpy()
 
-    def _make_profiles(self, figure: Figure) -> list[Artist]:
-        (axes,) = panels(figure, 1, 1, left=0.1, right=0.46, bottom=0.16, top=0.86).flat
-        self.profiles = axes
-        for place in (0, 1):
-            axes.axvline(place, color="black", linewidth=0.6, linestyle=(0, (4, 3)))
-        zero = axes.axhline(0, color="black", linewidth=0.6)
-        self.others = axes.add_collection(LineCollection([], colors="#b8b8b8", linewidths=0.8))
-        self.others.set_label("other problems")
-        perfect = {"color": PALETTE["optimal"], "label": label("optimal"), **LINE_STYLES["optimal"]}
-        (self.optimal,) = axes.plot(T, 0 * T, **perfect)
-        (self.own,) = axes.plot(T, 0 * T, linewidth=1.8, label="this problem")
-        (self.height,) = axes.plot([], [], color="black", linewidth=1.2, marker="_", label="barrier")
-        axes.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["−0.5", "0\ntruth", "0.5", "1\nnegative", "1.5"])
-        axes.set(xlim=(T[0], T[-1]), xlabel="t, place on the line")
-        still_label(axes, "φ(t) − φ(0), nats", 0.006)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        return [axes.yaxis, zero, self.others, self.optimal, self.own, self.height]
-
-    def _make_plane(self, figure: Figure) -> list[Artist]:
-        (axes,) = panels(figure, 1, 1, left=0.56, right=0.87, bottom=0.16, top=0.86).flat
-        (self.scale,) = panels(figure, 1, 1, left=0.885, right=0.9, bottom=0.16, top=0.86).flat
-        half = float(S[1] - S[0]) / 2
-        extent = (float(S[0]) - half, float(S[-1]) + half, float(ACROSS[0]) - half, float(ACROSS[-1]) + half)
-        style: dict[str, Any] = {"origin": "lower", "cmap": "cividis", "aspect": "auto"}
-        self.image = axes.imshow(np.zeros((len(ACROSS), len(S))), extent=extent, **style)
-        self.same = axes.add_collection(LineCollection([], colors="white", linewidths=1.0))  # where E = E(truth)
-        marks = {"linestyle": "", "color": "white", "markeredgecolor": "black", "markersize": 6, "clip_on": False}
-        truth, negative = (axes.plot([], [], marker, **marks)[0] for marker in "oX")
-        truth.set(data=([0], [0]), label="truth")
-        negative.set(data=([1], [0]), label="negative")
-        axes.set(xlabel="s, towards the negative", ylabel="t, random direction")
-        axes.set_xticks([-0.5, 0, 0.5, 1, 1.5])
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
-        self.shades = self.scale.imshow(np.linspace(0, 1, 256)[:, None], **style)
-        self.scale.set(xticks=[])
-        still_label(self.scale, "E − E(truth), nats", 0.97)
-        self.scale.yaxis.tick_right()
-        self.scale.yaxis.set_major_locator(MaxNLocator(5))
-        return [self.scale.yaxis, self.image, self.same, truth, negative]
-
     def _draw_profiles(self, scan: Mapping[str, np.ndarray], problem: int) -> None:
-        rises = scan["rises"]
-        self.own.set_ydata(rises[problem])
-        self.optimal.set_ydata(scan["perfect rises"][problem])
-        self.others.set_segments([np.column_stack([T, rise]) for rise in np.delete(rises, problem, 0)])
+        axes, rises = self.profiles, scan["rises"]
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.add_collection(
+            LineCollection([np.column_stack([T, rise]) for rise in np.delete(rises, problem, 0)], **OTHERS)
+        )
+        (self.optimal,) = axes.plot(T, scan["perfect rises"][problem], **PERFECT)
+        (self.own,) = axes.plot(T, rises[problem], color=self.colour, **OWN)
         between = np.where((T >= 0) & (T <= 1), rises[problem], -np.inf)
-        self.height.set_data([T[between.argmax()]] * 2, [0, float(scan["barrier"][problem])])
+        (self.barrier,) = axes.plot([T[between.argmax()]] * 2, [0, float(scan["barrier"][problem])], **HEIGHT)
         low, high = min(rises.min(), 0.0), max(rises.max(), 0.0)
         room = 0.05 * (high - low) or 1.0
-        self.profiles.set_ylim(low - room, high + room)
+        axes.set_ylim(low - room, high + room)
 
     def _draw_plane(self, rises: np.ndarray) -> None:
         """E − E(truth) [T, S] in colours, and the line where it is 0."""
         low, high = float(rises.min()), float(rises.max())
         high = high if high > low else low + 1.0
-        self.image.set(data=rises, clim=(low, high))
-        self.shades.set_extent((0, 1, low, high))
-        self.scale.set(xlim=(0, 1), ylim=(low, high))
-        self.same.set_segments(contourpy.contour_generator(S.numpy(), ACROSS.numpy(), rises).lines(0.0))
+        style: dict[str, Any] = {"origin": "lower", "cmap": "cividis", "aspect": "auto"}
+        self.image = self.plane_axes.imshow(rises, extent=self.extent, clim=(low, high), **style)
+        if low < 0:
+            self.plane_axes.contour(S, ACROSS, rises, [0.0], colors="white", linewidths=1.0)
+        for place, mark in enumerate(MARKS.values()):
+            self.plane_axes.plot([place], [0], clip_on=False, **mark)
+        self.scale.set_ylim(low, high)
+        self.scale.imshow(np.linspace(0, 1, 256)[:, None], extent=(0, 1, low, high), **style)
 
 
 def _number(value: float | np.floating) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from matplotlib.artist import Artist
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -14,13 +14,14 @@ from anm_nb.analysis.tables import rounded
 from anm_nb.run import Run
 from anm_nb.widgets.controls import Control
 from anm_nb.widgets.explorer import Explorer
-from anm_nb.widgets.picture import WIDTH, Answers, panels, still_label
+from anm_nb.widgets.picture import Answers, panels
 
 HELD_OUT, BATCH = "held-out pairs", "the batch's own pairs"
 ARRAYS = {HELD_OUT: "dev_margins", BATCH: "margins"}  # in the trace, each [seeds, records, pairs]
 BARS = 40
 WITHIN = 0.95  # share of all recorded margins that lie between the outermost bars
 EXAMPLES = 4  # pairs that there is room for
+QUARTILES = {"first quartile": 0.25, "median": 0.5, "third quartile": 0.75}
 
 
 class MarginExplorer(Explorer):
@@ -32,6 +33,7 @@ class MarginExplorer(Explorer):
 
     name: ClassVar[str] = "margin"
     needs: ClassVar[str] = "Train an energy: run notebook 10_anm_vs_corruption, or anm-nb demo in a terminal."
+    height: ClassVar[float] = 3.9
 
     @classmethod
     def suits(cls, run: Run) -> bool:
@@ -47,15 +49,26 @@ class MarginExplorer(Explorer):
         self.bar = Control("bar", "Bar", "The bar of the histogram whose pairs are shown, from left to right", "slider")
         return [self.source, self.seed, self.step, self.level, self.bar]
 
-    def make_figure(self) -> tuple[Figure, Sequence[Artist]]:
+    def make_axes(self, figure: Figure) -> Sequence[Axis]:
         """Histogram on the left; p_hard over training and a few pairs, truth above negative, on the right."""
-        figure = Figure(figsize=(WIDTH, 3.9))
-        moving = [*self._make_histogram(figure), *self._make_curve(figure), *self._make_examples(figure)]
-        return figure, moving
+        self.histogram = axes = panels(figure, 1, 1, left=0.07, right=0.48, bottom=0.12, top=0.96)[0, 0]
+        axes.set(xlabel="margin E⁻ − E⁺, nats (marks at the top: quartiles)")
+        axes.yaxis.set(major_formatter=PercentFormatter(1, decimals=0), major_locator=MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        figure.text(0.005, 0.54, "share of pairs", rotation=90, va="center")
+        self.curve = panels(figure, 1, 1, left=0.6, right=0.985, bottom=0.66, top=0.96)[0, 0]
+        self.curve.set(xlabel="training step", ylabel="p_hard, share\nwith margin < 0", ylim=(-0.03, 1.03))
+        self.curve.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        self.curve.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        self.examples = panels(figure, 1, 1, left=0.6, right=0.985, bottom=0.01, top=0.43)[0, 0]
+        self.examples.set(xlim=(0, EXAMPLES), ylim=(0, 2), aspect="equal", anchor="S")
+        self.examples.set_axis_off()
+        for height, text in ((1.5, "truth"), (0.5, "negative")):
+            figure.text(-0.03, height, text, rotation=90, va="center", ha="right", transform=self.examples.transData)
+        return [self.histogram.yaxis]
 
     def open(self, run: Run) -> None:
         """Read the run's margins and pairs."""
-        self.seeds: list[int] = run.settings["seeds"]
         self.steps = sorted(int(step) for step in run.metrics["step"].unique())
         self.margins = {kind: run.trace[name].numpy() for kind, name in ARRAYS.items() if name in run.trace}
         reaches = {kind: float(np.nanquantile(np.abs(each), WITHIN)) or 1.0 for kind, each in self.margins.items()}
@@ -63,14 +76,11 @@ class MarginExplorer(Explorer):
         kept = "probe_negatives" in run.trace  # runs of older versions keep no pairs
         self.answers = Answers.of(run) if kept else None
         self.levels = run.trace["dev_levels"][:, 0].numpy() if kept else None  # [seeds, pairs]
-        every: list[tuple[str, Any]] = [("all seeds", None)] if len(self.seeds) > 1 else []
         self.source.offer([(source, source) for source in self.margins])
-        self.seed.offer([*every, *((f"seed {seed}", seed) for seed in self.seeds)])
+        self.offer_seeds(*([("all seeds", None)] if len(run.settings["seeds"]) > 1 else []))
         self.step.offer([(str(step), record) for record, step in enumerate(self.steps)], len(self.steps) - 1)
         self.bar.offer([("none", None), *((str(bar + 1), bar) for bar in range(BARS))])
         self._offer_levels()
-        self.bars.set(color=self.colour, alpha=0.75)
-        self.p_hard.set_color(self.colour)
         room = 0.02 * (self.steps[-1] - self.steps[0])
         self.curve.set_xlim(self.steps[0] - room, self.steps[-1] + room)
 
@@ -79,18 +89,20 @@ class MarginExplorer(Explorer):
         with self._settle():
             self._offer_levels()
         margins, step = self.shown_margins(), self.steps[self.step.value]
-        quartiles = np.quantile(margins, [0.25, 0.5, 0.75]) if len(margins) else np.full(3, np.nan)
+        quartiles = np.quantile(margins, [*QUARTILES.values()]) if len(margins) else np.full(3, np.nan)
         p_hard, behind = self.hard_shares(), self.behind_bar()
-        self._draw_histogram(margins, quartiles)
-        self._draw_curve(p_hard)
         about = self._about(len(behind))
-        self._draw_examples(behind[:EXAMPLES], about)
+        self._draw_histogram(margins, quartiles)
+        (self.p_hard,) = self.curve.plot(self.steps, p_hard, marker=".", color=self.colour)
+        self.cursor = self.curve.axvline(step, color="black", linewidth=0.8)
+        self.curve.plot([step], [p_hard[self.step.value]], "o", color="black", markersize=4)
+        self.about = self.examples.text(0, 2.5, about)
+        self._draw_examples(behind[:EXAMPLES])
         hard = f"{100 * p_hard[self.step.value]:.1f} %"
-        readouts = {"step": str(step), "pairs": str(len(margins)), "p_hard": hard}
-        names = ("first quartile", "median", "third quartile")
-        readouts |= {name: f"{rounded(value)} nats" for name, value in zip(names, quartiles, strict=True)}
-        level = "all noise levels" if self.level.value is None else f"noise level {self.level.value}"
         low, middle, high = map(rounded, quartiles)
+        readouts = {"step": str(step), "pairs": str(len(margins)), "p_hard": hard}
+        readouts |= {name: f"{value} nats" for name, value in zip(QUARTILES, (low, middle, high), strict=True)}
+        level = "all noise levels" if self.level.value is None else f"noise level {self.level.value}"
         alt = (
             f"Histogram of {len(margins)} margins of {self.method}, {self.source.value}, {self.seed.label}, {level}, "
             f"at training step {step}: median {middle}, half of them between {low} and {high} nats. Beside it p_hard "
@@ -107,7 +119,7 @@ class MarginExplorer(Explorer):
         """Which pairs are of the chosen seed and level: [seeds, pairs]."""
         chosen = np.ones(self.margins[self.source.value][:, 0].shape, bool)
         if self.seed.value is not None:
-            chosen &= np.array(self.seeds)[:, np.newaxis] == self.seed.value
+            chosen &= np.arange(len(chosen))[:, np.newaxis] == self.seed.value
         return chosen if self.level.value is None else chosen & (self.levels == self.level.value)
 
     def shown_margins(self) -> np.ndarray:
@@ -153,81 +165,40 @@ class MarginExplorer(Explorer):
             return f"{count} pairs in the bar; the run keeps no pairs"
         return f"{min(EXAMPLES, count)} of the {count} pairs in the bar"
 
-    def _make_histogram(self, figure: Figure) -> list[Artist]:
-        (axes,) = panels(figure, 1, 1, left=0.07, right=0.48, bottom=0.12, top=0.96).flat
-        self.histogram = axes
-        self.bars = axes.stairs([0.0], [0, 1], fill=True)
-        self.selected = axes.stairs([0.0], [0, 1], fill=True, color="black")
-        zero = axes.axvline(0, color="black", linewidth=0.8)
-        (self.quartiles,) = axes.plot([], [], color="black", linewidth=1.2, solid_capstyle="butt")
-        self.quartiles.set_transform(axes.get_xaxis_transform())
-        axes.set(xlabel="margin E⁻ − E⁺, nats (marks at the top: quartiles)")
-        still_label(axes, "share of pairs", 0.005)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        return [axes.yaxis, self.bars, self.selected, zero, self.quartiles]
-
-    def _make_curve(self, figure: Figure) -> list[Artist]:
-        (self.curve,) = panels(figure, 1, 1, left=0.6, right=0.985, bottom=0.66, top=0.96).flat
-        (self.p_hard,) = self.curve.plot([], [], marker=".")
-        self.cursor = self.curve.axvline(0, color="black", linewidth=0.8)
-        (self.place,) = self.curve.plot([], [], "o", color="black", markersize=4)
-        self.curve.set(xlabel="training step", ylabel="p_hard, share\nwith margin < 0", ylim=(-0.03, 1.03))
-        self.curve.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        self.curve.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        return [self.p_hard, self.cursor, self.place]
-
-    def _make_examples(self, figure: Figure) -> list[Artist]:
-        grid = panels(figure, 2, EXAMPLES, left=0.6, right=0.985, bottom=0.01, top=0.43, hspace=0.06)
-        self.images = np.array([[axes.imshow([[0.0]]) for axes in row] for row in grid])  # truths above negatives
-        for axes in grid.flat:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        grid[0, 0].set_ylabel("truth")
-        grid[1, 0].set_ylabel("negative")
-        self.titles = [axes.title for axes in grid[0]]
-        for title in self.titles:
-            title.set_fontsize(6.5)
-        self.about = grid[0, 0].text(0, 1.6, "", transform=grid[0, 0].transAxes)
-        return [self.about, *self.titles, *self.images.flat]
-
     def _draw_histogram(self, margins: np.ndarray, quartiles: np.ndarray) -> None:
-        edges, bar = self.edges[self.source.value], self.bar.value
+        axes, edges, bar = self.histogram, self.edges[self.source.value], self.bar.value
         shares = np.bincount(self.bar_of(margins), minlength=BARS) / max(1, len(margins))
-        if self.histogram.get_xlim() != (edges[0], edges[-1]):
+        if axes.get_xlim() != (edges[0], edges[-1]):
             self.picture.refresh()  # the axis below the bars does not move otherwise
-        self.bars.set_data(shares, edges)
-        self.selected.set_visible(bar is not None)
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, max(0.01, 1.12 * float(shares.max()))))
+        self.bars = axes.stairs(shares, edges, fill=True, color=self.colour, alpha=0.75)
         if bar is not None:
-            self.selected.set_data(shares[bar : bar + 1], edges[bar : bar + 2])
-        inside = np.clip(quartiles, edges[0], edges[-1])
-        self.quartiles.set_data(np.repeat(inside, 3), np.tile([0.94, 1.0, np.nan], 3))
-        self.histogram.set(xlim=(edges[0], edges[-1]), ylim=(0, max(0.01, 1.12 * float(shares.max()))))
+            axes.stairs(shares[bar : bar + 1], edges[bar : bar + 2], fill=True, color="black")
+        axes.axvline(0, color="black", linewidth=0.8)
+        self.quartiles = axes.vlines(
+            np.clip(quartiles, edges[0], edges[-1]),
+            0.94,
+            1,
+            "black",
+            linewidth=1.2,
+            transform=axes.get_xaxis_transform(),
+        )
 
-    def _draw_curve(self, p_hard: np.ndarray) -> None:
-        record = self.step.value
-        self.p_hard.set_data(self.steps, p_hard)
-        self.cursor.set_xdata([self.steps[record]] * 2)
-        self.place.set_data([self.steps[record]], [p_hard[record]])
-
-    def _draw_examples(self, pairs: np.ndarray, about: str) -> None:
+    def _draw_examples(self, pairs: np.ndarray) -> None:
         """The first pairs behind the bar, in the colours of their truths, as far as the trace keeps them."""
-        self.about.set_text(about)
         answers, trace = self.answers, self.run.trace
-        kept = pairs.tolist() if answers is not None and self.source.value == HELD_OUT else []
-        for column, images in enumerate(self.images.T):
-            self.titles[column].set_text("")
-            for image in images:
-                image.set_visible(False)
-            if answers is None or column >= len(kept):
-                continue
-            place, example = kept[column]
+        self.titles, self.images = [], []
+        if answers is None or self.source.value != HELD_OUT:
+            return
+        rows, columns = answers.shape
+        for column, (place, example) in enumerate(pairs.tolist()):
             margin = self.margins[HELD_OUT][place, self.step.value, example]
-            self.titles[column].set_text(f"k = {int(trace['dev_levels'][place, 0, example])}\nm = {margin:.3g}")
+            text = f"k = {int(trace['dev_levels'][place, 0, example])}\nm = {margin:.3g}"
+            self.titles.append(self.examples.text(column + 0.45, 2.05, text, fontsize=6.5, ha="center"))
             if example >= trace["probe_y"].shape[2]:
                 continue
             truth, negative = (answers.array(trace[name][place, 0, example]) for name in ("probe_y", "probe_negatives"))
-            rows, columns = answers.shape
-            for image, array in zip(images, (truth, negative), strict=True):
-                image.set(data=array, extent=(0, columns, rows, 0), visible=True, **answers.colours(truth))
+            style = {"aspect": "equal", "interpolation": "nearest", **answers.colours(truth)}
+            for low, array in ((1.05, truth), (0.05, negative)):
+                extent = (column, column + 0.9, low, low + 0.9 * min(1.0, rows / columns))
+                self.images.append(self.examples.imshow(array, extent=extent, **style))

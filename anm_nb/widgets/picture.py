@@ -1,4 +1,4 @@
-"""A matplotlib figure as an image in a notebook: made once, its artists changed from then on, with words beside it."""
+"""A matplotlib figure as an image in a notebook with words beside it; what does not move in it is drawn once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ipywidgets import HTML
-from matplotlib import rcParams
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.transforms import blended_transform_factory
 from PIL import Image
 from torch import Tensor
 
@@ -25,12 +23,10 @@ from anm_nb.config import ParameterError
 from anm_nb.run import Run
 
 DPI = 120  # pixels an inch
-WIDTH = 8.0  # inches, so that a picture and its margins are at home in a window of 1000 pixels
+WIDTH = 8.0  # inches: fits a window of 1000 pixels
 FAST, SMALL = 1, 9  # zlib's levels: for a picture that the next move replaces, and for one that is kept
-# ipywidgets gives sliders and players no name that a screen reader could tell, has a slider tell its place instead of
-# its value, and makes Tab stop at values that nobody can edit; JupyterLab takes a list's arrow keys for its own, to go
-# to another cell. Only a script in the page can mend that: each new picture brings it along, and it runs more than once
-# as the controls beside a first picture may come after it.
+# Runs in the page with each picture, several times, since controls may come after it. It names sliders and players for
+# screen readers, has a slider tell its value, keeps a list's arrow keys from JupyterLab, and hides the still picture.
 MENDING = """
 const mend = () => {
   const all = kind => this.closest('.anm-explorer')?.querySelectorAll(kind) ?? [];
@@ -46,28 +42,19 @@ const mend = () => {
     play.ariaLabel = `Play or pause: ${label}`;
     stop.ariaLabel = `Back to the start: ${label}`;
   }
+  for (const still of this.closest('.jp-OutputArea')?.querySelectorAll('.jp-RenderedImage') ?? [])
+    still.closest('.jp-OutputArea-child').style.display = 'none';
 };
 [0, 100, 1000, 5000].forEach(wait => setTimeout(mend, wait));
 """
 
 
 def panels(figure: Figure, rows: int, columns: int, **place: Any) -> np.ndarray:
-    """Axes [rows, columns] where `place` says, in shares of the figure (left, right, bottom, top, hspace, wspace, …).
+    """Axes [rows, columns] where `place` says, in shares of the figure: left, right, bottom, top, hspace, wspace.
 
-    Fixed, with room for the longest labels: an engine that finds them room costs more than all else of a redraw.
+    Fixed places: a layout engine takes longer than the rest of a drawing.
     """
     return figure.add_gridspec(rows, columns, **place).subplots(squeeze=False)
-
-
-def still_label(axes: Axes, text: str, left: float) -> None:
-    """The label of a vertical axis that moves, itself not moving: from `left`, in shares of the figure's width.
-
-    As a part of the axis it is drawn anew each time, after the ticks' own labels were measured to find its place.
-    """
-    place = blended_transform_factory(axes.figure.transFigure, axes.transAxes)
-    size, colour = rcParams["axes.labelsize"], rcParams["axes.labelcolor"]
-    axes.text(left, 0.5, text, transform=place, rotation=90, va="center", fontsize=size, color=colour)
-    axes.yaxis.set_label_coords(0, 0.5)  # else a place is looked for even without a label
 
 
 class Answers(NamedTuple):
@@ -104,27 +91,43 @@ class Answers(NamedTuple):
 
 
 class Picture:
-    """A figure in an HTML widget, as an image whose alternative text says what it shows.
+    """A figure in an HTML widget, as an image with alternative text (which an `Image` widget has not).
 
-    `moving` are the artists that change from one picture to the next, from back to front, axes among them where their
-    limits change. What does not move is drawn once, until `refresh`: drawing text takes most of the time. An `Image`
-    widget has no alternative text. Agg draws: no pyplot, and nothing of its global state.
+    What the figure holds at `hold` is still: drawn once, until `refresh`. What is added to its axes from then on is
+    drawn each time, with those of its own that are `moving`, and removed by `clear`.
     """
 
     def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
-        self.figure, self.moving = figure, moving
+        self.figure, self.moving, self.alt = figure, moving, ""
+        self.widget = HTML().add_class("anm-picture")
         figure.set_dpi(DPI)
-        self.canvas = FigureCanvasAgg(figure)
+        self.canvas = FigureCanvasAgg(figure)  # no pyplot, nothing of its global state
         for artist in moving:
             artist.set_animated(True)
-        self._still: Any = None
-        self.alt = ""
-        self.widget = HTML()
-        self.widget.add_class("anm-picture")
+            if isinstance(artist, Axis):
+                artist.set_label_coords(0, 0.5)  # else a place is measured even without a label
+        for axes in figure.axes:
+            axes.autoscale(False)
+        self.hold()
+
+    @property
+    def moved(self) -> list[Artist]:
+        """What was added to the axes since `hold`."""
+        return [each for axes in self.figure.axes for each in axes.get_children() if each not in self._still]
+
+    def hold(self) -> None:
+        """From now on all that the figure holds is still."""
+        self._still = {artist for axes in self.figure.axes for artist in axes.get_children()}
+        self.refresh()
 
     def refresh(self) -> None:
         """Draw anew what does not move, too, the next time."""
-        self._still = None
+        self._background: Any = None
+
+    def clear(self) -> None:
+        """Remove what was added."""
+        for artist in self.moved:
+            artist.remove()
 
     def blank(self) -> None:
         """Show nothing, until the next picture."""
@@ -143,12 +146,15 @@ class Picture:
 
     def png(self, compression: int = SMALL) -> bytes:
         """The figure as a PNG file, at a compression level of zlib from 0 to 9."""
+        moved = self.moved
         with house_style():
-            if self._still is None:
+            if self._background is None:
+                for artist in moved:
+                    artist.set_animated(True)
                 self.canvas.draw()
-                self._still = self.canvas.copy_from_bbox(self.figure.bbox)
-            self.canvas.restore_region(self._still)
-            for artist in self.moving:
+                self._background = self.canvas.copy_from_bbox(self.figure.bbox)
+            self.canvas.restore_region(self._background)
+            for artist in sorted([*self.moving, *moved], key=lambda artist: artist.zorder):
                 artist.draw(self.canvas.get_renderer())
         buffer = BytesIO()
         pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from matplotlib.artist import Artist
+from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.style import PALETTE
@@ -17,10 +19,15 @@ from anm_nb.ranking.routing import routing_entropy
 from anm_nb.run import Run
 from anm_nb.widgets.controls import Control
 from anm_nb.widgets.explorer import Explorer
-from anm_nb.widgets.picture import WIDTH, panels, still_label
+from anm_nb.widgets.picture import panels
 
-TAU_COLOURS = {"tau_obs": PALETTE["baseline"], "tau_all": PALETTE["hrm"]}
-TAU_LABELS = {"tau_obs": "observed pairs", "tau_all": "all pairs"}
+CURVES = {  # over iterations: what the trace calls them, and how they look
+    "own": {"marker": "s", "color": PALETTE["anm"], "label": "this problem"},
+    "entropies": {"marker": "o", "color": "#6e6e6e", "label": "mean over dev"},
+    "tau_obs": {"marker": "o", "color": PALETTE["baseline"], "label": "observed pairs"},
+    "tau_all": {"marker": "s", "color": PALETTE["hrm"], "linestyle": "--", "label": "all pairs"},
+}
+UNIFORM = {"color": "black", "linewidth": 0.8, "linestyle": ":", "label": "uniform"}
 
 
 class RoutingExplorer(Explorer):
@@ -32,6 +39,7 @@ class RoutingExplorer(Explorer):
 
     name: ClassVar[str] = "routing"
     needs: ClassVar[str] = "Train a ranking: run notebook 20_hrm_vs_baseline, or anm-nb demo in a terminal."
+    height: ClassVar[float] = 3.9
 
     @classmethod
     def suits(cls, run: Run) -> bool:
@@ -47,72 +55,62 @@ class RoutingExplorer(Explorer):
         self.iteration = Control("iteration", "Iteration", "The iteration of the model that is shown", "player")
         return [self.seed, self.epoch, self.sample, self.iteration]
 
-    def make_figure(self) -> tuple[Figure, Sequence[Artist]]:
-        """A heatmap with its colour bar, and two curves over iterations with one cursor."""
-        figure = Figure(figsize=(WIDTH, 3.9))
-        (self.heat,) = panels(figure, 1, 1, left=0.09, right=0.43, bottom=0.12, top=0.93).flat
-        (scale,) = panels(figure, 1, 1, left=0.445, right=0.46, bottom=0.12, top=0.93).flat
-        self.image = self.heat.imshow([[0.0]], aspect="auto", cmap="cividis", vmin=0)
-        self.border = self.heat.axhline(0, color="white", linewidth=1.2)
+    def make_axes(self, figure: Figure) -> Sequence[Axis]:
+        """A heatmap with its colour bar, and two curves over iterations."""
+        self.heat = panels(figure, 1, 1, left=0.09, right=0.43, bottom=0.12, top=0.93)[0, 0]
         self.heat.set_xlabel("head")
-        still_label(self.heat, "rank of the item, in brackets where hidden", 0.01)
-        figure.colorbar(self.image, cax=scale, label="routing weight α")
-        (self.above,), (self.below,) = panels(figure, 2, 1, left=0.61, right=0.985, bottom=0.12, top=0.93, hspace=0.3)
-        (self.uniform,) = self.above.plot([], [], color="black", linewidth=0.8, linestyle=":", label="uniform")
-        (self.mean,) = self.above.plot([], [], "o-", markersize=3, color="#6e6e6e", label="mean over dev")
-        (self.own,) = self.above.plot([], [], "s-", markersize=3, color=PALETTE["anm"], label="this problem")
-        self.taus = {
-            name: self.below.plot([], [], marker, markersize=3, color=colour, label=TAU_LABELS[name])[0]
-            for (name, colour), marker in zip(TAU_COLOURS.items(), ("o-", "s--"), strict=True)
-        }
-        self.cursors = [axes.axvline(1, color="black", linewidth=0.8, zorder=0) for axes in (self.above, self.below)]
-        self.above.set_ylabel("routing entropy, nats")
-        self.below.set(ylabel="Kendall τ on dev", xlabel="iteration", ylim=(-1.05, 1.05))
-        for axes in (self.above, self.below):
+        figure.text(0.01, 0.525, "rank of the item, in brackets where hidden", rotation=90, va="center")
+        scale = panels(figure, 1, 1, left=0.445, right=0.46, bottom=0.12, top=0.93)[0, 0]
+        self.colours = ScalarMappable(cmap="cividis")
+        figure.colorbar(self.colours, cax=scale, label="routing weight α")
+        self.curves = panels(figure, 2, 1, left=0.61, right=0.985, bottom=0.12, top=0.93, hspace=0.3)[:, 0]
+        self.curves[0].set_ylabel("routing entropy, nats")
+        self.curves[1].set(ylabel="Kendall τ on dev", xlabel="iteration", ylim=(-1.05, 1.05))
+        styles = [UNIFORM, *CURVES.values()]
+        for axes, shown in zip(self.curves, (styles[:3], styles[3:]), strict=True):
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-            axes.legend(loc="lower right", ncols=3, columnspacing=1, handlelength=1.6)
-        of_heatmap = [self.heat.yaxis, self.heat.title, self.image, self.border]
-        return figure, [*of_heatmap, *self.cursors, self.mean, self.own, *self.taus.values()]
+            handles = [Line2D([], [], markersize=3, **style) for style in shown]
+            axes.legend(handles=handles, loc="lower right", ncols=3, columnspacing=1, handlelength=1.6)
+        return [self.heat.yaxis]
 
     def open(self, run: Run) -> None:
         """Read the routing weights and the problems they belong to."""
         if "probe_ranks" not in run.trace:
             raise ParameterError(f"run {run.key} keeps no problems, as an older version trained it: train it again")
         self.alphas = run.trace["alphas"].float().numpy()  # [seeds, records, samples, iterations, items, heads]
-        samples, iterations, _, heads = self.alphas.shape[2:]
-        self.seed.offer([(f"seed {seed}", place) for place, seed in enumerate(run.settings["seeds"])])
-        self.sample.offer([(str(sample + 1), sample) for sample in range(samples)])
-        self.iteration.offer([(str(iteration + 1), iteration) for iteration in range(iterations)])
+        samples, iterations, items, heads = self.alphas.shape[2:]
+        self.offer_seeds()
+        self.sample.offer_range(samples, first=1)
+        self.iteration.offer_range(iterations, first=1)
         self._offer_epochs()
-        self.image.set_clim(0, float(np.nanmax(self.alphas)))
+        self.colours.set_clim(0, float(np.nanmax(self.alphas)))
+        self.heat.set(xlim=(-0.5, heads - 0.5), ylim=(items - 0.5, -0.5))
         self.heat.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
-        self.above.set(ylim=(0, 1.35 * np.log(max(heads, 2))))
-        self.uniform.set_data([0.5, iterations + 0.5], [np.log(heads)] * 2)
-        for axes in (self.above, self.below):
+        self.curves[0].set(ylim=(0, 1.35 * np.log(max(heads, 2))))
+        for axes in self.curves:
             axes.set_xlim(0.5, iterations + 0.5)
 
     def draw(self) -> tuple[str, Mapping[str, str]]:
         """The heatmap of one problem after one iteration, and the curves of that epoch."""
         with self._settle():
             self._offer_epochs()
-        place, record, iteration = self.seed.value, self.epoch.value, self.iteration.value
         alphas, names = self.shown()
-        own = routing_entropy(torch.from_numpy(alphas)).mean(-1).numpy()
-        mean, *taus = (self.run.trace[name][place, record].double().numpy() for name in ("entropies", *self.taus))
+        iteration, trace, where = self.iteration.value, self.run.trace, (self.seed.value, self.epoch.value)
+        values = {name: trace[name][where].double().numpy() for name in CURVES if name != "own"}
+        values["own"] = routing_entropy(torch.from_numpy(alphas)).mean(-1).numpy()
         self._draw_heatmap(alphas[iteration], names)
-        iterations = np.arange(1, len(alphas) + 1)
-        for line, values in zip((self.own, self.mean, *self.taus.values()), (own, mean, *taus), strict=True):
-            line.set_data(iterations, values)
-        for cursor in self.cursors:
-            cursor.set_xdata([iteration + 1] * 2)
-        readouts = {
-            "epoch": self.epoch.label,
-            "iteration": str(iteration + 1),
-            "entropy": f"{own[iteration]:.3f} nats",
-            "mean entropy": f"{mean[iteration]:.3f} nats",
-            "largest α": f"{alphas[iteration].max():.3f}",
-            **{name: f"{values[iteration]:.3f}" for name, values in zip(self.taus, taus, strict=True)},
-        }
+        self.curves[0].axhline(np.log(alphas.shape[-1]), **UNIFORM)
+        self.cursors = [axes.axvline(iteration + 1, color="black", linewidth=0.8, zorder=0) for axes in self.curves]
+        self.lines = {}
+        for name, style in CURVES.items():
+            axes = self.curves[int(name.startswith("tau"))]
+            (self.lines[name],) = axes.plot(range(1, len(alphas) + 1), values[name], markersize=3, **style)
+        told = {"entropy": "own", "mean entropy": "entropies", "tau_obs": "tau_obs", "tau_all": "tau_all"}
+        readouts = {"epoch": self.epoch.label, "iteration": str(iteration + 1)}
+        readouts["largest α"] = f"{alphas[iteration].max():.3f}"
+        readouts |= {name: f"{values[of][iteration]:.3f}" for name, of in told.items()}
+        for name in ("entropy", "mean entropy"):
+            readouts[name] += " nats"
         return self._alt(alphas[iteration], names, readouts), readouts
 
     def shown(self) -> tuple[np.ndarray, list[str]]:
@@ -135,14 +133,16 @@ class RoutingExplorer(Explorer):
             self.epoch.offer(options, len(options) - 1)
 
     def _draw_heatmap(self, alphas: np.ndarray, names: Sequence[str]) -> None:
-        items, heads = alphas.shape
-        self.image.set(data=alphas, extent=(-0.5, heads - 0.5, items - 0.5, -0.5))
+        items = len(alphas)
+        self.image = self.heat.imshow(alphas, aspect="auto", cmap="cividis", clim=self.colours.get_clim())
         every = -(-items // 20)  # as many labels as there is room for
         self.heat.set_yticks(range(0, items, every), names[::every])
-        self.heat.title.set_text(f"iteration {self.iteration.label}, epoch {self.epoch.label}")
+        title = f"iteration {self.iteration.label}, epoch {self.epoch.label}"
+        self.heat.text(0, 1.02, title, transform=self.heat.transAxes)
         visible = sum(not name.startswith("(") for name in names)
-        self.border.set_visible(0 < visible < items)
-        self.border.set_ydata([visible - 0.5] * 2)
+        self.border = visible - 0.5  # where the visible items end
+        if 0 < visible < items:
+            self.heat.axhline(self.border, color="white", linewidth=1.2)
 
     def _alt(self, alphas: np.ndarray, names: Sequence[str], readouts: Mapping[str, str]) -> str:
         items, heads = alphas.shape

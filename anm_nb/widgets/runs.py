@@ -8,11 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from anm_nb.analysis.style import label
-from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
 from anm_nb.run import CorruptRun, Run, flat
 from anm_nb.store import scan
-from anm_nb.tasks import task_class
 
 DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
 
@@ -20,20 +18,20 @@ DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", 
 def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], list[str], dict[str, str]]:
     """The finished runs that suit, newest first, by key; their labels; and why others, by key, cannot be read.
 
-    A label has task, size, method, seeds, steps, score, every other field that differs within the list, the time, and
-    the beginning of the key. Manifests and metrics are read, no arrays; no class of a user's own is needed.
+    A label has task, size, method, seeds, steps, every other field that differs within the list, the time, and the
+    beginning of the key. Manifests alone are read; no class of a user's own is needed.
     """
     runs, described, unreadable = {}, [], {}
     for run in reversed(scan()[0]):
         try:
             if suits(run):
-                described.append((_description(run), flat(run.settings), _ending(run)))
+                described.append((*_description(run), flat(run.settings)))
                 runs[run.key] = run
         except Exception as error:  # of any kind: what is in a file may be anything
             unreadable[run.key] = reason(error)
-    apart = _differing([settings for _, settings, _ in described])
-    parts = [[*start, *fields, *end] for (start, _, end), fields in zip(described, apart, strict=True)]
-    return runs, list(map(" · ".join, parts)), unreadable
+    apart = _differing([settings for *_, settings in described])
+    labels = [" · ".join([*start, *own, *end]) for (start, end, _), own in zip(described, apart, strict=True)]
+    return runs, labels, unreadable
 
 
 def alike(run: Run, other: Run) -> bool:
@@ -47,24 +45,12 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, ParameterError | CorruptRun) else f"{type(error).__name__}: {error}"
 
 
-def _description(run: Run) -> list[str]:
+def _description(run: Run) -> tuple[list[str], list[str]]:
+    """The beginning and the end of a label."""
     summary, seeds = run.summary, ", ".join(map(str, run.summary["seeds"]))
-    parts = [f"{summary['task']}, size {run.settings.get('size')}", label(str(summary["method"])), f"seeds {seeds}"]
-    return [*parts, f"{summary['steps']} steps", *_score(run)]
-
-
-def _score(run: Run) -> list[str]:
-    """The task's metric on dev problems at the end of training, the mean over seeds, where it can be told."""
-    try:
-        metric = task_class(run.summary["task"]).metric
-        return [f"{metric} {rounded(run.metrics.dropna(subset=[metric]).groupby('seed')[metric].last().mean())}"]
-    except Exception:  # a task that is not defined here, or damaged metrics: opening the run says what is wrong
-        return []
-
-
-def _ending(run: Run) -> list[str]:
-    finished = datetime.fromisoformat(run.summary["finished"]).astimezone()
-    return [finished.strftime("%d %b %Y %H:%M"), run.key[:8]]
+    finished = datetime.fromisoformat(summary["finished"]).astimezone()
+    task, method = f"{summary['task']}, size {run.settings.get('size')}", label(str(summary["method"]))
+    return [task, method, f"seeds {seeds}", f"{summary['steps']} steps"], [f"{finished:%d %b %Y %H:%M}", run.key[:8]]
 
 
 def _differing(settings: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -74,8 +60,9 @@ def _differing(settings: Sequence[dict[str, Any]]) -> list[list[str]]:
         for name, value in own.items():
             if name not in DESCRIBED and not isinstance(value, dict):
                 seen.setdefault(name, set()).add(json.dumps(value))
-    differing = [name for name, values in seen.items() if len(values) > 1]
     last = [name.rpartition(".")[2] for name in seen]
-    short = {name: name.rpartition(".")[2] for name in differing}
-    short |= {name: name for name, end in short.items() if last.count(end) > 1 or end in DESCRIBED}
-    return [[f"{short[name]} = {own[name]}" for name in differing if name in own] for own in settings]
+    names = {}
+    for name, end in zip(seen, last, strict=True):
+        if len(seen[name]) > 1:
+            names[name] = name if last.count(end) > 1 or end in DESCRIBED else end
+    return [[f"{names[name]} = {own[name]}" for name in names if name in own] for own in settings]

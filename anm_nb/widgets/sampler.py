@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -25,11 +26,10 @@ from anm_nb.tasks.base import Batch
 from anm_nb.training.seeds import generator
 from anm_nb.widgets.controls import Control
 from anm_nb.widgets.explorer import Explorer
-from anm_nb.widgets.picture import WIDTH, Answers, panels
+from anm_nb.widgets.picture import Answers, panels
 
 PROBLEMS = 8
-DIGITS = 9  # of the largest board
-GIVEN, RIGHT, WRONG = "#d9d9d9", "#ffffff", "#f5b68a"
+CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f5b68a"])  # given, right, wrong
 TITLES = ("answer now", "truth", "|answer − truth|")
 BOARD_TITLES = ("answer now (grey: given, orange: wrong)", "solution", "wrong cells")
 
@@ -57,6 +57,7 @@ class SamplerExplorer(Explorer):
 
     name: ClassVar[str] = "sampler"
     needs: ClassVar[str] = "Train an energy: run notebook 15_ired_table, or anm-nb demo in a terminal."
+    height: ClassVar[float] = 4.6
 
     @classmethod
     def suits(cls, run: Run) -> bool:
@@ -67,61 +68,52 @@ class SamplerExplorer(Explorer):
         """Seed, problem and step of the sampler."""
         self.seed = Control("seed", "Seed", "The seed of the run")
         self.problem = Control("problem", "Problem", "One of the run's held-out problems", "slider")
-        passed = "How many states the sampler has been through"
-        self.state = Control("state", "Sampler step", passed, "player")
+        self.state = Control("state", "Sampler step", "How many states the sampler has been through", "player")
         return [self.seed, self.problem, self.state]
 
-    def make_figure(self) -> tuple[Figure, Sequence[Artist]]:
-        """Answer, truth and difference above; energy and error over the sampler's steps, with one cursor, below."""
-        figure = Figure(figsize=(WIDTH, 4.6))
+    def make_axes(self, figure: Figure) -> Sequence[Artist]:
+        """Answer, truth and difference above; energy and error over the sampler's steps below."""
         self.boards = panels(figure, 1, 3, left=0.02, right=0.98, bottom=0.46, top=0.95, wspace=0.06)[0]
-        self.images = [axes.imshow([[0.0]]) for axes in self.boards]
-        style = {"color": "black", "linestyle": "", "markersize": 9, "markeredgewidth": 0}
-        self.digits = [  # as markers, since texts are slow to draw
-            [axes.plot([], [], marker=_glyph(digit + 1), **style)[0] for digit in range(DIGITS)]
-            for axes in self.boards[:2]
-        ]
-        self.borders = [axes.plot([], [], color="black", linewidth=1.0)[0] for axes in self.boards[:2]]  # of boxes
         for axes in self.boards:
-            axes.set(xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[], aspect="equal")
             axes.spines[:].set_visible(True)
         self.curves = panels(figure, 1, 2, left=0.09, right=0.985, bottom=0.1, top=0.37, wspace=0.25)[0]
-        (self.energy,) = self.curves[0].plot([], [], marker=".", markersize=3)
-        (self.error,) = self.curves[1].plot([], [], marker=".", markersize=3, color="black")
-        self.cursors = [axes.axvline(1, color="black", linewidth=0.8) for axes in self.curves]
         self.curves[0].set_ylabel("energy, nats")
         for axes in self.curves:
             axes.set_xlabel("sampler step (breaks: to the next noise level)")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        frames = [spine for axes in self.boards for spine in axes.spines.values()]
-        digits = [marker for markers in self.digits for marker in markers]
-        return figure, [*self.images, *frames, *digits, *self.borders, *self.cursors]
+        return [spine for axes in self.boards for spine in axes.spines.values()]
 
     def open(self, run: Run) -> None:
         """Find out what there is to solve, and solve the first problem."""
         self.answers = Answers.of(run)
         self.config = run.config_with(negatives="none")  # whose class may be defined elsewhere
         self.task = self.config.make_task()
-        self.solved: dict[tuple[int, int], Solution] = {}
+        self.solve = cache(self._solve)
         self._drawn: Solution | None = None
-        self.seed.offer([(f"seed {seed}", seed) for seed in run.settings["seeds"]])
-        problems = min(PROBLEMS, run.trace["probe_y"].shape[2])
-        self.problem.offer([(str(problem + 1), problem) for problem in range(problems)])
+        self.offer_seeds()
+        self.problem.offer_range(min(PROBLEMS, run.trace["probe_y"].shape[2]), first=1)
         states = len(self.shown().level)
-        self.state.offer([(str(state + 1), state) for state in range(states)], states - 1)
-        self._dress()
+        self.state.offer_range(states, first=1, start=states - 1)
+        (rows, columns), board = self.answers.shape, self.answers.digits
+        for axes, title in zip(self.boards, BOARD_TITLES if board else TITLES, strict=True):
+            axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), title=title)
+        errors = self.curves[1]
+        errors.set(ylabel="wrong cells" if board else "squared error, mean", yscale="linear" if board else "log")
+        if board:
+            errors.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        else:
+            ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
+            errors.yaxis.set(minor_formatter=NullFormatter(), **ticks)
 
     def draw(self) -> tuple[str, Mapping[str, str]]:
-        """The answer at the sampler's step, and cursors there."""
-        solution, state = self.shown(), self.state.value
-        self._draw_answer(solution, state)
-        for cursor in self.cursors:
-            cursor.set_xdata([state + 1] * 2)
-        if solution is not self._drawn:
-            self._draw_curves(solution)
-            self.picture.refresh()
-            self._drawn = solution
-        board = bool(self.answers.digits)
+        """The answer at the sampler's step, and energy and error over all steps with a cursor there."""
+        solution, state, board = self.shown(), self.state.value, self.answers.digits
+        if board:
+            self._draw_board(solution, state)
+        else:
+            self._draw_matrix(solution, state)
+        self._draw_curves(solution, state)
         faults = "wrong cells" if board else "mean squared error"
         error, first, last = (self._error(solution, place) for place in (state, 0, -1))
         readouts = {
@@ -143,20 +135,17 @@ class SamplerExplorer(Explorer):
 
     def shown(self) -> Solution:
         """The way to the answer of the chosen problem."""
-        where = self.seed.value, self.problem.value
-        if where not in self.solved:
-            self.solved[where] = self._solve(*where)
-        return self.solved[where]
+        return self.solve(self.seed.value, self.problem.value)
 
-    def batch(self, seed: int, problem: int) -> Batch:
-        """One of the run's held-out problems."""
-        place, row = self.run.settings["seeds"].index(seed), slice(problem, problem + 1)
+    def batch(self, place: int, problem: int) -> Batch:
+        """One of the held-out problems of a seed, by its place."""
         parts = {name: self.run.trace.get(f"probe_{name}") for name in ("x", "y", "known")}
+        row = slice(problem, problem + 1)
         return Batch(**{name: each[place, 0, row] for name, each in parts.items() if each is not None})
 
-    def _solve(self, seed: int, problem: int) -> Solution:
+    def _solve(self, place: int, problem: int) -> Solution:
         """Sample from starting noise that depends on seed and problem alone."""
-        batch, task = self.batch(seed, problem), self.task
+        seed, batch, task = self.run.settings["seeds"][place], self.batch(place, problem), self.task
         clues, states = task.clues(batch), []
 
         def keep(state: SamplerState) -> None:
@@ -182,60 +171,55 @@ class SamplerExplorer(Explorer):
             return f"{int(solution.error[state].sum())} of {int((~solution.given).sum())}"
         return rounded(float(np.square(solution.error[state]).mean()))
 
-    def _dress(self) -> None:
-        """Colours, titles, axes and borders for the run's kind of answers."""
-        self.energy.set_color(self.colour)
-        (rows, columns), side = self.answers.shape, self.answers.digits
-        for axes, image, title in zip(self.boards, self.images, BOARD_TITLES if side else TITLES, strict=True):
-            image.set_extent((-0.5, columns - 0.5, rows - 0.5, -0.5))
-            axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), title=title)
+    def _draw_matrix(self, solution: Solution, state: int) -> None:
+        colours = self.answers.colours(solution.truth)
+        difference = {"cmap": "cividis", "clim": (0, colours["clim"][1])}
+        shown = ((solution.answers[state], colours), (solution.truth, colours), (solution.error[state], difference))
+        self.images = [axes.imshow(array, **own) for axes, (array, own) in zip(self.boards, shown, strict=True)]
+
+    def _draw_board(self, solution: Solution, state: int) -> None:
+        """Cells in colours, digits written into them, and the borders of boxes."""
+        wrong = solution.error[state] > 0
+        marked = (np.where(solution.given, 0, 1 + wrong), np.where(solution.given, 0, 1), 1 + wrong)
+        pairs = zip(self.boards, marked, strict=True)
+        self.images = [axes.imshow(array, cmap=CELLS, clim=(0, 2)) for axes, array in pairs]
+        side = self.answers.digits
         box = round(side**0.5) or 1
-        places = np.arange(box, side, box) - 0.5
-        along, across = np.tile([-0.5, side - 0.5, np.nan], len(places)), np.repeat(places, 3)
-        for border in self.borders:
-            border.set_data(np.append(along, across), np.append(across, along))
-        for marker in (marker for markers in self.digits for marker in markers):
-            marker.set_data([], [])
-        axes = self.curves[1]
-        axes.set(ylabel="wrong cells" if side else "squared error, mean", yscale="linear" if side else "log")
-        if side:
-            axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        else:
-            ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
-            axes.yaxis.set(minor_formatter=NullFormatter(), **ticks)
+        for axes, digits in zip(self.boards, (solution.answers[state], solution.truth), strict=False):
+            _write(axes, digits)
+            for place in np.arange(box, side, box) - 0.5:
+                axes.plot([-0.5, side - 0.5, np.nan, place, place], [place, place, np.nan, -0.5, side - 0.5], "k", lw=1)
 
-    def _draw_answer(self, solution: Solution, state: int) -> None:
-        """The three pictures at one of the sampler's states."""
-        now, truth, error = solution.answers[state], solution.truth, solution.error[state]
-        if not self.answers.digits:
-            colours = self.answers.colours(truth)
-            for image, array in zip(self.images, (now, truth), strict=False):
-                image.set(data=array, **colours)
-            self.images[2].set(data=error, cmap="cividis", clim=(0, colours["clim"][1]))
-            return
-        colours = {"cmap": ListedColormap([GIVEN, RIGHT, WRONG]), "clim": (0, 2)}
-        for image, marked in zip(self.images, (error > 0, error < 0), strict=False):
-            image.set(data=np.where(solution.given, 0, np.where(marked, 2, 1)), **colours)
-        self.images[2].set(data=error, cmap=ListedColormap([RIGHT, WRONG]), clim=(0, 1))
-        for markers, array in zip(self.digits, (now, truth), strict=True):
-            for digit, marker in enumerate(markers, start=1):
-                rows, columns = np.nonzero(array == digit)
-                marker.set_data(columns, rows)
-
-    def _draw_curves(self, solution: Solution) -> None:
-        """Energy and error over all states of another solution, broken where the level changes; these do not move."""
+    def _draw_curves(self, solution: Solution, state: int) -> None:
+        """Energy and error over all states, broken where the level changes, and cursors; axes of a new solution fit."""
         steps = np.arange(1.0, len(solution.level) + 1)
         breaks = np.flatnonzero(np.diff(solution.level)) + 1
         flat = solution.error.reshape(len(steps), -1)
         errors = flat.sum(1) if self.answers.digits else np.square(flat).mean(1)
-        lines: Sequence[Line2D] = (self.energy, self.error)
-        for axes, line, values in zip(self.curves, lines, (solution.energy, errors), strict=True):
-            line.set_data(np.insert(steps, breaks, np.nan), np.insert(values.astype(float), breaks, np.nan))
-            axes.set_xlim(0.5, len(steps) + 0.5)
-            axes.relim()
-            axes.autoscale_view(scalex=False)
+        self.lines = []
+        for axes, colour, values in zip(self.curves, (self.colour, "black"), (solution.energy, errors), strict=True):
+            x, y = (np.insert(each.astype(float), breaks, np.nan) for each in (steps, values))
+            self.lines += axes.plot(x, y, marker=".", markersize=3, color=colour)
+            if solution is not self._drawn:
+                axes.set_xlim(0.5, len(steps) + 0.5)
+                axes.relim()
+                axes.autoscale(axis="y")
+                axes.autoscale_view(scalex=False)
+                axes.autoscale(False)
+                self.picture.refresh()
+            axes.axvline(state + 1, color="black", linewidth=0.8)
+        self._drawn = solution
 
 
+def _write(axes: Axes, digits: np.ndarray) -> None:
+    """Digits [rows, columns] in their cells, as markers, since texts are slow to draw."""
+    style: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 9, "markeredgewidth": 0}
+    for digit in np.unique(digits):
+        rows, columns = np.nonzero(digits == digit)
+        axes.plot(columns, rows, marker=_glyph(int(digit)), gid=str(digit), **style)
+
+
+@cache
 def _glyph(digit: int) -> Path:
     """A digit's outline around its own middle."""
     outline = TextPath((0, 0), str(digit), size=10)
