@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from IPython.display import display
 from ipywidgets import HTML, Box, Layout, VBox
-from matplotlib.axis import Axis
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from anm_nb.analysis.style import colours, house_style, label
@@ -81,8 +81,8 @@ class Explorer(ABC):
         """The controls in the order in which Tab reaches them, not yet offering anything."""
 
     @abstractmethod
-    def make_axes(self, figure: Figure) -> Sequence[Axis]:
-        """Lay out axes and what never moves in them; returns each axis whose ticks move from picture to picture."""
+    def make_axes(self, figure: Figure) -> Sequence[Artist]:
+        """Lay out axes and what never moves in them; returns what of it moves: axis whose limits change, frames."""
 
     @abstractmethod
     def open(self, run: Run) -> None:
@@ -123,12 +123,13 @@ class Explorer(ABC):
     def _pick(self, change: Any = None) -> None:
         """Open the picked run; its controls are out of sight where that fails."""
         self.run = Run(self.runs[self.picker.value].path)  # its files are read anew, and none of another run kept
+        self.picture.clear()
         with self._settle():
             self._offer_strategies()
             self._opened = self._succeeds(lambda: self.open(self.run))
         for control in self.controls:
             control.widget.layout.visibility = "visible" if self._opened else "hidden"
-        self.picture.refresh()
+        self.picture.hold()
         self._redraw()
 
     def _offer_strategies(self) -> None:

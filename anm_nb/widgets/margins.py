@@ -96,7 +96,7 @@ class MarginExplorer(Explorer):
         (self.p_hard,) = self.curve.plot(self.steps, p_hard, marker=".", color=self.colour)
         self.cursor = self.curve.axvline(step, color="black", linewidth=0.8)
         self.curve.plot([step], [p_hard[self.step.value]], "o", color="black", markersize=4)
-        self.about = self.examples.text(0, 2.85, about)
+        self.about = self.examples.text(0, 2.5, about)
         self._draw_examples(behind[:EXAMPLES])
         hard = f"{100 * p_hard[self.step.value]:.1f} %"
         low, middle, high = map(rounded, quartiles)

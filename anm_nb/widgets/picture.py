@@ -93,33 +93,36 @@ class Answers(NamedTuple):
 class Picture:
     """A figure in an HTML widget, as an image with alternative text (which an `Image` widget has not).
 
-    What the figure holds when it comes here is still: drawn once, until `refresh`. What is added to its axes from then
-    on, and the `moving` axis, are drawn each time, and removed by `clear`.
+    What the figure holds at `hold` is still: drawn once, until `refresh`. What is added to its axes from then on is
+    drawn each time, with those of its own that are `moving`, and removed by `clear`.
     """
 
-    def __init__(self, figure: Figure, moving: Sequence[Axis]) -> None:
+    def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
         self.figure, self.moving, self.alt = figure, moving, ""
         self.widget = HTML().add_class("anm-picture")
         figure.set_dpi(DPI)
         self.canvas = FigureCanvasAgg(figure)  # no pyplot, nothing of its global state
-        for axis in moving:
-            axis.set_animated(True)
-            axis.set_label_coords(0, 0.5)  # else a place is measured even without a label
+        for artist in moving:
+            artist.set_animated(True)
+            if isinstance(artist, Axis):
+                artist.set_label_coords(0, 0.5)  # else a place is measured even without a label
         for axes in figure.axes:
             axes.autoscale(False)
-        self._still = {artist for axes in figure.axes for artist in axes.get_children()}
-        self._background: Any = None
+        self.hold()
 
     @property
     def moved(self) -> list[Artist]:
-        """What was added since, axes by axes from back to front."""
-        found = [(axes, artist) for axes in self.figure.axes for artist in axes.get_children()]
-        added = [artist for axes, artist in found if artist not in self._still and artist is not axes.get_legend()]
-        return sorted(added, key=lambda artist: artist.zorder)
+        """What was added to the axes since `hold`."""
+        return [each for axes in self.figure.axes for each in axes.get_children() if each not in self._still]
+
+    def hold(self) -> None:
+        """From now on all that the figure holds is still."""
+        self._still = {artist for axes in self.figure.axes for artist in axes.get_children()}
+        self.refresh()
 
     def refresh(self) -> None:
         """Draw anew what does not move, too, the next time."""
-        self._background = None
+        self._background: Any = None
 
     def clear(self) -> None:
         """Remove what was added."""
@@ -151,7 +154,7 @@ class Picture:
                 self.canvas.draw()
                 self._background = self.canvas.copy_from_bbox(self.figure.bbox)
             self.canvas.restore_region(self._background)
-            for artist in (*self.moving, *moved):
+            for artist in sorted([*self.moving, *moved], key=lambda artist: artist.zorder):
                 artist.draw(self.canvas.get_renderer())
         buffer = BytesIO()
         pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]

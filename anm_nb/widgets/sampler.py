@@ -9,8 +9,8 @@ from html import escape
 from typing import Any, ClassVar
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.path import Path
@@ -71,7 +71,7 @@ class SamplerExplorer(Explorer):
         self.state = Control("state", "Sampler step", "How many states the sampler has been through", "player")
         return [self.seed, self.problem, self.state]
 
-    def make_axes(self, figure: Figure) -> Sequence[Axis]:
+    def make_axes(self, figure: Figure) -> Sequence[Artist]:
         """Answer, truth and difference above; energy and error over the sampler's steps below."""
         self.boards = panels(figure, 1, 3, left=0.02, right=0.98, bottom=0.46, top=0.95, wspace=0.06)[0]
         for axes in self.boards:
@@ -82,7 +82,7 @@ class SamplerExplorer(Explorer):
         for axes in self.curves:
             axes.set_xlabel("sampler step (breaks: to the next noise level)")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        return []
+        return [spine for axes in self.boards for spine in axes.spines.values()]
 
     def open(self, run: Run) -> None:
         """Find out what there is to solve, and solve the first problem."""
