@@ -32,7 +32,7 @@ def test_the_page_is_what_the_notebooks_show(tmp_path):
 def test_answers_come_before_their_pictures_and_those_without_one_at_the_end(tmp_path):
     notebooks, page = tmp_path / "notebooks", tmp_path / "docs" / "results.md"
     notebooks.mkdir()
-    with pytest.raises(ParameterError, match="no notebook in .*notebooks shows an answer"):
+    with pytest.raises(ParameterError, match=r"no notebook in .*notebooks shows an answer"):
         write_results(notebooks, page)
     (page.parent / "results").mkdir(parents=True)
     (page.parent / "results" / "of_old.png").touch()
