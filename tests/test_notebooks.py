@@ -13,22 +13,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from IPython.core.inputtransformer2 import TransformerManager
 
-from anm_nb import exploration
-from anm_nb.config import Parameters
+from anm_nb.config import ParameterError
 from anm_nb.sweep.notebook import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROFILES = sorted(path for path in (ROOT / "params").glob("*/*.yaml") if path.parent.name != "sweeps")
-FAMILIES = (exploration,)
-SETTINGS: dict[str, type[Parameters]] = {
-    value.notebook: value
-    for family in FAMILIES
-    for value in vars(family).values()
-    if isinstance(value, type) and issubclass(value, Parameters) and hasattr(value, "notebook")
-}
 
 
 def name(path: Path) -> str:
@@ -46,10 +37,6 @@ def tagged(path: Path, tag: str) -> list[nbformat.NotebookNode]:
 def parameter_cell(path: Path) -> nbformat.NotebookNode:
     (cell,) = tagged(path, "parameters")
     return cell
-
-
-WHOLE = [path for path in NOTEBOOKS if tagged(path, "settings")]  # that hold their study themselves
-OTHERS = [path for path in NOTEBOOKS if path not in WHOLE]
 
 
 def literals(source: str) -> dict[str, object]:
@@ -75,7 +62,7 @@ def test_a_notebook_asks_a_question_and_ends_with_its_verdicts(path):
     assert re.search(r"verdicts\(|judge\w*\(|controls\(|headlines\(|show\(", last)
 
 
-@pytest.mark.parametrize("path", WHOLE, ids=name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
     answer, parameters, settings = code_cells(path)[:3]
     assert "answer" in answer.metadata.tags
@@ -120,42 +107,12 @@ def test_a_settings_cell_refuses_what_would_fail_after_training(notebook, given,
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("path", OTHERS, ids=name)
-def test_defaults_are_literals_and_those_of_the_settings(path):
-    """Every setting can be set, and a notebook opened in JupyterLab runs what its settings class says."""
-    settings = SETTINGS[path.stem]
-    values = literals(parameter_cell(path).source)
-    assert set(values) == set(settings.model_fields)
-    assert settings.from_mapping(values) == settings()
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_every_parameter_is_explained_beside_it(path):
     source = parameter_cell(path).source
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
     assert {statement.lineno for statement in ast.parse(source).body} <= commented
-
-
-@pytest.mark.parametrize("path", OTHERS, ids=name)
-def test_parameters_are_checked_before_anything_else(path):
-    first, second = code_cells(path)[:2]
-    assert first.source == parameter_cell(path).source
-    settings = SETTINGS[path.stem].__name__
-    assert f"settings = {settings}.from_notebook()" in second.source
-
-
-@pytest.mark.parametrize("path", OTHERS, ids=name)
-def test_notebooks_define_nothing_worth_importing(path):
-    plain = TransformerManager()
-    for cell in code_cells(path):
-        nodes = ast.walk(ast.parse(plain.transform_cell(cell.source)))
-        found = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
-        assert not found, cell.source
-
-
-def test_every_settings_class_has_its_notebook():
-    assert set(SETTINGS) >= {path.stem for path in OTHERS}
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=name)

@@ -46,8 +46,9 @@ S = torch.arange(-4, 13, dtype=torch.float64) / 8  # the plane: towards the nega
 ACROSS = torch.arange(-8, 9, dtype=torch.float64) / 8  # and across, in the same unit
 T = SCAN_GRID.numpy()
 UNITS = {"barrier": "nats", "curvature": "nats per unit²", "slope": "nats per unit"}  # unit: of length of ỹ
-OWN, HEIGHT = {"linewidth": 1.8, "label": "this problem"}, {"color": "black", "marker": "_", "label": "barrier"}
-OTHERS = {"color": "#b8b8b8", "linewidth": 0.8, "label": "other problems"}
+OWN: dict[str, Any] = {"linewidth": 1.8, "label": "this problem"}
+HEIGHT: dict[str, Any] = {"color": "black", "marker": "_", "label": "barrier"}
+OTHERS: dict[str, Any] = {"color": "#b8b8b8", "linewidth": 0.8, "label": "other problems"}
 PERFECT: dict[str, Any] = {"color": PALETTE["optimal"], "label": label("optimal"), **LINE_STYLES["optimal"]}
 MARK: dict[str, Any] = {"linestyle": "", "color": "white", "markeredgecolor": "black", "markersize": 6}
 MARKS = {"truth": {"marker": "o", **MARK}, "negative": {"marker": "X", **MARK}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from anm_nb.widgets.controls import Control
 from anm_nb.widgets.explorer import Explorer
 from anm_nb.widgets.picture import panels
 
-CURVES = {  # over iterations: what the trace calls them, and how they look
+CURVES: dict[str, dict[str, Any]] = {  # over iterations: what the trace calls them, and how they look
     "own": {"marker": "s", "color": PALETTE["anm"], "label": "this problem"},
     "entropies": {"marker": "o", "color": "#6e6e6e", "label": "mean over dev"},
     "tau_obs": {"marker": "o", "color": PALETTE["baseline"], "label": "observed pairs"},
     "tau_all": {"marker": "s", "color": PALETTE["hrm"], "linestyle": "--", "label": "all pairs"},
 }
-UNIFORM = {"color": "black", "linewidth": 0.8, "linestyle": ":", "label": "uniform"}
+UNIFORM: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": ":", "label": "uniform"}
 
 
 class RoutingExplorer(Explorer):

@@ -1,6 +1,5 @@
 """Notebooks 40 and 41 in JupyterLab and a browser: pictures and read-outs follow the sliders to the right values."""
 
-import shutil
 from itertools import pairwise
 from statistics import median
 
@@ -10,16 +9,16 @@ from jupyter_lab import jupyter_lab
 from jupyter_page import NotebookPage, chromium
 from stored_files import files
 
-from anm_nb.exploration import ExploreMargins, ExploreRouting
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.files import project_root
-from anm_nb.store import get_or_train
+from anm_nb.store import finished_runs, get_or_train
 from anm_nb.widgets import LandscapeExplorer, SamplerExplorer
 
 pytestmark = pytest.mark.browser
 
 NOTEBOOKS = ("40_explore_margins", "41_explore_routing")
 PICTURES = project_root() / "outputs" / "browser"
-STORED = 20  # runs in the store, for how long opening an explorer takes
+OTHERS = 12  # runs in the store beside the notebooks' own
 MOVES = 20
 # the slider that is moved, by its name and the read-out that tells its value
 MOVED = {
@@ -45,21 +44,13 @@ every_explorer = pytest.mark.parametrize("kind", MOVED)
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """A store of as many runs as are asked for, those of the notebooks among them."""
+    """A store that has some runs before those of the notebooks."""
     folder = tmp_path_factory.mktemp("outputs")
-    margins, routing = ExploreMargins(), ExploreRouting()
-    configs = [*margins.configs().values(), margins.board_config(), *routing.configs().values()]
-    for config in configs:  # in the store of all tests, as these notebooks and others are tests that want them, too
-        run = get_or_train(config)
-        shutil.copytree(run.path, folder / "runs" / run.key)
-    tiny = {"size": 2, "width": 8, "batch": 8, "steps": 3, "records": 3, "dev_examples": 8, "seeds": [0, 1]}
-    others = [
-        ExploreMargins(**tiny, strategies=["none"], lr=1e-3 * (place + 1)) for place in range(STORED - len(configs))
-    ]
+    tiny = {"task": "inverse", "size": 2, "width": 8, "batch": 8, "steps": 3, "records": 3, "dev_examples": 8}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANM_NB_OUTPUTS", str(folder))
-        for settings in others:
-            get_or_train(settings.configs()["none"])
+        for place in range(OTHERS):
+            get_or_train(EnergyConfig(**tiny, seeds=[0, 1], lr=1e-3 * (place + 1), keep_weights=True))
         yield folder
 
 
@@ -84,9 +75,9 @@ def explorer(explorers, kind):
     return explorers[kind]
 
 
-@pytest.fixture(scope="module")
-def energies(notebooks):
-    return ExploreMargins().get_or_train()
+def run_of(method, task):
+    """The newest run of a notebook, by what a list shows of it."""
+    return [run for run in finished_runs() if (run.summary["method"], run.summary["task"]) == (method, task)][-1]
 
 
 def close(value):
@@ -147,33 +138,6 @@ def test_picture_and_words_follow_each_move_there_and_back(explorer, kind, recor
 
 
 @every_explorer
-def test_a_key_held_down_ends_with_the_picture_of_where_it_ended(explorer, kind):
-    label, readout = MOVED[kind]
-    explorer.press(label, "End")
-    expected = explorer.picture, explorer.readouts
-    explorer.press(label, "Home")
-    for _ in range(explorer.last(label)):
-        explorer.page.keyboard.press("ArrowRight")
-    explorer.wait_for(readout, expected[1][readout])
-    assert (explorer.picture, explorer.readouts) == expected
-
-
-@every_explorer
-def test_a_slider_is_moved_by_the_mouse(explorer, kind):
-    label, _ = MOVED[kind]
-    explorer.press(label, "Home")
-    first = explorer.picture
-    track = explorer.part(label, ".noUi-base")
-    width = track.bounding_box()["width"]
-    explorer.until_new_picture(lambda: track.click(position={"x": width - 1, "y": 1}, force=True))
-    last = explorer.picture, explorer.readouts
-    assert last[0] != first
-    explorer.press(label, "ArrowLeft")
-    explorer.press(label, "End")
-    assert last == (explorer.picture, explorer.readouts)
-
-
-@every_explorer
 def test_a_player_plays_to_the_end_and_goes_back_by_the_keyboard(explorer, kind):
     label, readout = PLAYED[kind]
     explorer.press(label, "End")
@@ -209,8 +173,8 @@ def test_another_run_is_chosen_by_the_keyboard(explorer, kind):
 # what each of them shows
 
 
-def test_margins_are_those_of_the_runs_files(explorers, energies):
-    explorer, stored = explorers["margin"], files(energies["anm"])
+def test_margins_are_those_of_the_runs_files(explorers):
+    explorer, stored = explorers["margin"], files(run_of("anm", "inverse"))
     margins, metrics = stored.array("dev_margins"), stored.metrics.groupby("step")["dev_p_hard"].mean()
     outermost = np.quantile(np.abs(margins), 0.95)
     edges = np.linspace(-outermost, outermost, 41)
@@ -228,8 +192,8 @@ def test_margins_are_those_of_the_runs_files(explorers, energies):
         assert f"at training step {step}: median {explorer.readouts['median'].split()[0]}" in explorer.alt
 
 
-def test_routing_is_that_of_the_runs_files(explorers, notebooks):
-    explorer, stored = explorers["routing"], files(ExploreRouting().get_or_train()["hrm"])
+def test_routing_is_that_of_the_runs_files(explorers):
+    explorer, stored = explorers["routing"], files(run_of("token", "partial_sort"))
     explorer.page.bring_to_front()
     alphas, entropies = stored.array("alphas").astype(float), stored.array("entropies")
     taus = {name: stored.array(name) for name in ("tau_obs", "tau_all")}
@@ -255,9 +219,9 @@ def test_routing_is_that_of_the_runs_files(explorers, notebooks):
 
 
 @pytest.mark.parametrize("kind", ["landscape", "sampler"])
-def test_what_is_computed_in_the_page_is_what_is_computed_here(explorer, kind, energies):
+def test_what_is_computed_in_the_page_is_what_is_computed_here(explorer, kind):
     """That the numbers are right is a matter of the explorers' own tests."""
-    run = energies["anm_orthogonal"] if kind == "landscape" else ExploreMargins().get_or_train_board()
+    run = run_of("anm_orthogonal", "inverse") if kind == "landscape" else run_of("stock", "sudoku")
     here = LandscapeExplorer(run) if kind == "landscape" else SamplerExplorer(run)
     label, _ = MOVED[kind]
     control = here.level if kind == "landscape" else here.state
@@ -278,9 +242,26 @@ def test_what_is_computed_in_the_page_is_what_is_computed_here(explorer, kind, e
 @every_explorer
 def test_an_explorer_opens_again(explorer, kind, record_property):
     waits = [explorer.reopening_time() for _ in range(3)]
-    text = f"{kind}: opened in {median(waits):.0f} ms with {STORED} runs in the store (median of {len(waits)})"
+    text = f"{kind}: opened in {median(waits):.0f} ms beside {OTHERS} other runs (median of {len(waits)})"
     record_property("browser", text)
     assert explorer.too_wide() == []
+
+
+def test_a_saved_notebook_shows_its_still_pictures_without_a_kernel(notebooks):
+    """Live, the widgets hide them."""
+    for name, count in zip(NOTEBOOKS, (3, 1), strict=True):
+        page = notebooks[name].page
+        page.bring_to_front()
+        stills = page.locator(".jp-OutputArea:has(.anm-explorer) .jp-RenderedImage")
+        assert stills.count() == count
+        assert not any(still.is_visible() for still in stills.all())
+        page.keyboard.press("Control+s")
+        page.get_by_role("menuitem", name="Kernel", exact=True).click()
+        page.get_by_role("menuitem", name="Shut Down Kernel", exact=True).click()
+        page.wait_for_timeout(2000)
+        page.reload()
+        for still in page.locator(".jp-RenderedImage img[alt]").all()[-count:]:
+            still.wait_for()
 
 
 def test_nothing_was_asked_of_the_network(notebooks):
