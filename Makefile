@@ -75,10 +75,11 @@ nbval: $(STAMP)  ## notebooks against their stored outputs only
 	$(CHECK_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env notebooks $(PYTEST_ARGS)
 
 .PHONY: notebooks
-notebooks: $(STAMP)  ## run the notebooks in place, refreshing their stored outputs
+notebooks: $(STAMP)  ## run the notebooks in place, refreshing their stored outputs and docs/results.md
 	$(CHECK_ENV) $(BIN)/python -m jupyter nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
+	@$(BIN)/anm-nb index
 
 .PHONY: lock
 lock:  ## write requirements.lock, and environment.yml's pins, anew from the newest versions allowed

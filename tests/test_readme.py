@@ -1,83 +1,88 @@
 """README is short, its numbers are those of kept results, and its experiment runs."""
 
+import json
 import re
 
-import pytest
-from anm_nb.analysis.reference import load_reference, summary
+import pandas as pd
 
-from anm_nb.analysis import anm_verdict, kept, ranking
-from anm_nb.analysis.stats import paired_difference
+from anm_nb.analysis import kept, ranking
+from anm_nb.analysis.stats import paired_difference, ratio_interval
+from anm_nb.analysis.tables import final
 from anm_nb.files import project_root
 
 README = (project_root() / "README.md").read_text(encoding="utf-8")
 ANSWERS = README.split("<!-- begin: answers -->\n")[1].split("<!-- end: answers -->")[0]
-QUOTED = {  # from kept tables: the beginning of a row, the place of a cell in it, and what README quotes of that cell
-    "10_anm_vs_corruption": [
-        ("`anm`", 4, "+216.6 % [+207.4, +225.9]"),
-        ("`anm_orthogonal`", 4, "-21.5 % [-26.6, -16.3]"),
-    ],
-    "anm_verdict": [
-        ("no negatives (equal steps)", 3, "-6.4 % [-9.9, -3.0]"),
-        ("stock (equal steps)", 3, "-1.5 % [-4.4, +1.4]"),
-        ("stock, more steps (equal time)", 3, "+39 % [+35, +43]"),
-        ("no negatives, more steps (equal time)", 3, "+158 % [+152, +163]"),
-    ],
-}
-ITERATION = {  # of notebook 25, by the share of hidden items: the model, or the two whose difference is quoted
-    0.5: {
-        "no iteration": "0.883 [0.857, 0.904]",
-        "weight-tied": "0.983 [0.980, 0.986]",
-        "deep untied": "0.976 [0.968, 0.982]",
-        "HRM per token − weight-tied": "+0.003 [+0.000, +0.006]",
-        "HRM per token − one timescale": "-0.002 [-0.006, +0.003]",
-    },
-    0.9: {
-        "no iteration": "0.464 [0.387, 0.535]",
-        "HRM per token": "0.727 [0.425, 0.883]",
-        "weight-tied": "0.848 [0.826, 0.867]",
-    },
-}
+MINING, ITERATION = (" ".join(answer.split()) for answer in ANSWERS.split("\n\n"))
+NUMBER = re.compile(r"[+−]\d\S*(?: %)? \[[^]]+\]")
+
+
+def written(estimate, low, high, digits, unit=""):
+    text = f"{estimate:+z.{digits}f}{unit} [{low:+z.{digits}f}, {high:+z.{digits}f}]"
+    return text.replace("-", "−")
+
+
+def percent(first, second, digits):
+    return written(*(100 * (ratio - 1) for ratio in ratio_interval(first, second)), digits, " %")
+
+
+def gain(scores, first, second):
+    found = paired_difference(scores[first], scores[second])
+    return written(found.estimate, found.low, found.high, 3)
 
 
 def test_it_is_at_most_10_kb_and_answers_in_15_lines():
     assert len(README.encode()) <= 10_000
     assert len([line for line in ANSWERS.splitlines() if line]) <= 15
-    assert max(map(len, ANSWERS.splitlines())) <= 125
+    assert max(map(len, ANSWERS.splitlines())) <= 126
 
 
-@pytest.mark.parametrize("name", QUOTED)
-def test_its_answers_quote_kept_results(name):
-    kept = summary(load_reference(name)) if name != "anm_verdict" else anm_verdict.summary(anm_verdict.load_verdict())
-    for row, place, quoted in QUOTED[name]:
-        (line,) = [line for line in kept.splitlines() if line.startswith(f"| {row} |")]
-        assert quoted in line.strip("| ").split(" | ")[place]
-        assert quoted in " ".join(ANSWERS.split())
+def test_its_numbers_on_mining_are_those_of_kept_runs():
+    untuned = kept.load("10_anm_vs_corruption")
+    errors = final(untuned.metrics, "mse")
+    assert untuned.scope.startswith("inverse, size 5, 2,000 steps, 10 seeds")
+    study = pd.read_parquet(kept.kept_root() / "anm_verdict.parquet").query("training == 'unlimited'")
+    tuned = study.query("task == 'inverse'").pivot(index="seed", columns="method", values="same/mse/model")
+    assert len(tuned) == 10
+    assert NUMBER.findall(MINING) == [
+        *(percent(errors[method], errors["stock"], 0) for method in ("anm", "anm_orthogonal")),
+        *(percent(tuned["anm_tuned"], tuned[rival], 1) for rival in ("none_tuned", "stock_tuned")),
+        *(percent(tuned["anm_tuned"], tuned[rival], 0) for rival in ("none_longer", "stock_longer")),
+    ]
 
 
-@pytest.mark.parametrize("rate", ITERATION)
-def test_its_answers_quote_notebook_25(rate):
+def test_what_it_says_of_the_tuning_is_read_from_the_kept_study():
+    tried = pd.read_parquet(kept.kept_root() / "anm_verdict_tuning.parquet")
+    tried = tried.query("task == 'inverse' and training == 'unlimited'")["choice"].map(json.loads)
+    record = json.loads((kept.kept_root() / "anm_verdict.json").read_text("utf-8"))
+    (chosen,) = [p["chosen"] for p in record["plans"] if (p["task"], p["training"]) == ("inverse", "unlimited")]
+    assert chosen["none"]["lr"] == chosen["stock"]["lr"] == max(choice["lr"] for choice in tried) == 0.004
+    assert {choice["lr"] for choice in tried if choice.get("legitimacy") == "orthogonal"} == {0.002}
+    assert chosen["anm"]["legitimacy"] == "orthogonal"
+    config = record["runs"]["inverse/unlimited/anm_tuned"]["config"]
+    assert (config["size"], config["steps"]) == (5, 800)
+    shapes = {"barrier", "curvature", "slope", "dir_derivative"}
+    assert not shapes & {column for name in kept.names() for column in kept.load(name).metrics}
+
+
+def test_its_numbers_on_iteration_are_those_of_kept_runs():
     result = kept.load("25_where_iteration_helps")
-    if rate == 0.5:
-        rows = result.table("test_iterations").query("iterations == trained")
-    else:
-        rows = result.table("mask_rates").query("mask_rate == @rate")
-    scores = rows.pivot(index="seed", columns="model", values="tau_all")
-    for name, quoted in ITERATION[rate].items():
-        better, _, base = name.partition(" − ")
-        if base:
-            difference = paired_difference(scores[better], scores[base])
-            found = f"{difference.estimate:+z.3f} [{difference.low:+z.3f}, {difference.high:+z.3f}]"
-            assert max(abs(difference.low), abs(difference.high)) < ranking.MARGIN  # it is said to be equivalent
-        else:
-            found = ranking.interval_text(scores[better])
-        assert found == quoted
-        assert quoted in " ".join(ANSWERS.split())
-
-
-def test_its_answers_have_no_number_with_an_interval_that_is_not_looked_up():
-    intervals = re.findall(r"\S+(?: %)? \[[^]]+\](?!\()", " ".join(ANSWERS.split()))
-    quoted = [q for rows in QUOTED.values() for *_, q in rows] + [q for of in ITERATION.values() for q in of.values()]
-    assert sorted(each.lstrip("(") for each in intervals) == sorted(quoted)
+    assert result.scope.startswith("hinted_sort, size 20, 8 epochs, 5 seeds")
+    assert {run["config"]["width"] for run in result.provenance.values()} == {64}
+    trained = result.table("test_iterations").query("iterations == trained")
+    half = trained.pivot(index="seed", columns="model", values="tau_all")
+    rates = result.table("mask_rates").pivot(index=["mask_rate", "seed"], columns="model", values="tau_all")
+    pairs = [
+        ("weight-tied", "no iteration"), ("deep untied", "no iteration"),
+        ("HRM per token", "weight-tied"), ("HRM per token", "one timescale"),
+    ]  # fmt: skip
+    assert NUMBER.findall(ITERATION) == [
+        *(gain(half, *pair) for pair in pairs),
+        *(gain(rates.loc[rate], "HRM per token", "weight-tied") for rate in (0.75, 0.9)),
+    ]
+    for pair in pairs[2:]:
+        found = paired_difference(half[pair[0]], half[pair[1]])
+        assert max(abs(found.low), abs(found.high)) < ranking.MARGIN == 0.01
+    assert ranking.on_test(kept.load("hrm").metrics, "tau_obs").min(axis=None) > 0.999
 
 
 def test_it_lists_every_notebook():

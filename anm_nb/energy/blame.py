@@ -36,18 +36,28 @@ class Found:
         return lowest.indices
 
 
-def search(way: Search, problem: Problem, generator: torch.Generator, accepted: Callable[[Tensor], Tensor]) -> Found:
+def search(
+    way: Search,
+    problem: Problem,
+    generator: torch.Generator,
+    accepted: Callable[[Tensor], Tensor],
+    budget: float = float("inf"),
+) -> Found:
     """Run a search; each answer is judged by its energy, which is counted. `accepted(y)` [b] says which are right.
 
     A point between the answers of a discrete task stands for the nearest, and is judged as that: relaxed points may
-    have energies that no answer has.
+    have energies that no answer has. What is found after the `budget` is spent, in forward passes a problem, does not
+    count; the first answer always does.
     """
     problem.cost = 0.0
     answers, energies, costs, right = [], [], [], []
     for point in way.answers(problem, generator):
         y = problem.answer(point)
+        energy = problem.energy(y)
+        if answers and problem.cost > budget:
+            break
         answers.append(y)
-        energies.append(problem.energy(y))
+        energies.append(energy)
         costs.append(problem.cost)
         right.append(accepted(y).bool())
     spent = problem.cost

@@ -143,3 +143,13 @@ def test_best_oracle_majority_and_auc_of_a_table_by_hand():
     assert list(blame(found)) == ["model error", "search error"]
     # problem 0: right 2, 3, 2.5 against wrong 1: never lower; problem 1: right 5, 4, 0.5 against wrong 1: one of three
     assert verifier_auc(found) == pytest.approx((0 + 1 / 3) / 2)
+
+
+def test_what_is_found_beyond_the_budget_does_not_count():
+    task, batch = sudoku()
+    problem = Problem(Planted(batch.y), task, batch, SCHEDULE)
+    way = Beam(start="fresh")
+    found = search(way, problem, generator(0, "s"), accepted(task, batch), budget=100)
+    whole = search(way, problem, generator(0, "s"), accepted(task, batch))
+    assert found.costs[-1] <= 100 < whole.costs[-1]
+    assert torch.equal(found.answers, whole.answers[: len(found.answers)])
