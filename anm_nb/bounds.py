@@ -38,6 +38,7 @@ Epochs = Annotated[int, whole(10**5)]  # each is measured and recorded
 Records = Annotated[int, whole(10**4, least=3)]
 Count = Annotated[int, whole(10**4)]  # of iterations, heads, candidates
 Counts = Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
+Problems = Annotated[int, whole(10**6)]  # fresh ones of an evaluation, all held at once
 Examples = Annotated[int, whole(10**9)]  # what they take is held against the machine's memory (`require_memory`)
 Size = Annotated[int, whole(10**5)]  # items, or the side of a matrix or board; memory as above
 Width = Annotated[int, whole(10**5)]

@@ -92,6 +92,29 @@ def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
         ("24_hrm_temperature", {"task": "inverse"}, "task = 'inverse': the ranking family needs a task whose answer"),
         ("20_hrm_vs_baseline", {"width": 30}, "n_heads = 4: has to divide width = 30"),
         ("02_kendall_forensics", {"max_iner_iters": 3}, "did you mean 'max_inner_iters'?"),
+        ("01_reference_scores", {"problems": 10**9}, "problems = 1000000000: should be less"),
+        ("01_reference_scores", {"task_options": {"sudoku": {"sze": 9}}}, "task_options.sudoku: "),
+        ("03_cost_and_scaling", {"sides": [1, 2, 90_000]}, "sides: width = 128, size = 90000, batch = 128: needs at"),
+        ("10_anm_vs_corruption", {"seeds": [2**64]}, "seeds.0 = 18446744073709551616: should be less"),
+        ("10_anm_vs_corruption", {"strategies": ["stok"]}, "strategies.0: unknown negative strategy 'stok' (did you"),
+        ("10_anm_vs_corruption", {"strategies": [{"name": "anm", "steps": 10**9}]}, "strategies.0: miner: steps = 10"),
+        ("10_anm_vs_corruption", {"records": 10**10}, "records = 10000000000: should be less"),
+        ("10_anm_vs_corruption", {"size": 40_000}, "size = 40000, batch = 128, dev_examples = 128: needs at least"),
+        ("12_miner_convergence", {"batches": [64, 10**9]}, "batches: batch = 1000000000, size = 4: needs at least"),
+        ("12_miner_convergence", {"lr_divisors": [1e-3]}, "lr_divisors: lr = 2.0: should be less"),
+        ("14_discrete_feasibility", {"strategies": ["stock"]}, "strategies = ['stock']: one has to mine relaxed"),
+        ("14_discrete_feasibility", {"per_task": {"sudoku": {"width": 90_000}}}, "per_task.sudoku: width = 90000"),
+        ("15_ired_table", {"test_inner_steps": []}, "test_inner_steps = []: needs at least 1 item"),
+        ("15_ired_table", {"test_inner_steps": [10**9]}, "test_inner_steps.0 = 1000000000: should be less"),
+        ("15_ired_table", {"per_task": {"adition": {}}}, "per_task.adition.[key]: unknown task 'adition' (did you"),
+        ("16_anm_verdict", {"test_examples": 10**9}, "test_examples = 1000000000, size = 3: needs at least"),
+        ("17_search_or_model", {"strategies": ["stok"]}, "strategies.0: unknown negative strategy 'stok' (did you"),
+        ("17_search_or_model", {"matrix_size": 90_000}, "matrix_size: width = 64, size = 90000, batch = 128: needs"),
+        ("17_search_or_model", {"matrix_task": "inverze"}, "matrix_task: unknown task 'inverze' (did you mean 'inv"),
+        ("20_hrm_vs_baseline", {"threads": 10**10}, "threads = 10000000000: should be less"),
+        ("20_hrm_vs_baseline", {"controller_lr": 1e4}, "controller_lr = 10000.0: should be less"),
+        ("20_hrm_vs_baseline", {"entropy_weight": 1e6}, "entropy_weight = 1000000.0: should be less"),
+        ("25_where_iteration_helps", {"chain_lengths": [10**6]}, "chain_lengths.0 = 1000000: should be less"),
         ("25_where_iteration_helps", {"chain_lengths": [7]}, "chain_lengths: chain_length = 7: with 2 of 8 items"),
         ("25_where_iteration_helps", {"test_lengths": [8, 201]}, "test_lengths: size = 201: there are only 200"),
         ("25_where_iteration_helps", {"train_sizes": [100]}, "train_sizes: 100 does not divide train_samples = 256"),
@@ -105,6 +128,38 @@ def test_a_settings_cell_refuses_what_would_fail_after_training(notebook, given,
     with pytest.raises(ParameterError) as refusal:
         check_of(ROOT / "notebooks" / f"{notebook}.ipynb")(given)
     assert message in str(refusal.value)
+    assert len(str(refusal.value)) < 800  # which all names of a config take
+
+
+def absurd(value: object) -> list[object]:
+    """Values of the same kind that no notebook can use."""
+    match value:
+        case bool():
+            return ["perhaps"]
+        case int():
+            return [10**18, -1, 0.5]
+        case float():
+            return [1e30, -1e30, float("nan")]
+        case str():
+            return ["zzz", "z" * 10**5]
+        case [item, *_]:
+            return [[], [absurd(item)[0]], [value[0]] * 10**5]
+        case dict():
+            return [{"zzz": {"zzz": 1}}, {"zzz": 1}]
+        case _:
+            return ["zzz", -(10**18)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_every_parameter_is_checked_before_any_training_and_named(path):
+    check = check_of(path)
+    for parameter, default in literals(parameter_cell(path).source).items():
+        for value in absurd(default):
+            with pytest.raises(ParameterError) as refusal:
+                check({parameter: value})
+            said = str(refusal.value)
+            assert re.search(rf"\b{parameter}\b", said.split("; known")[0]), said
+            assert len(said) < 1500
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)

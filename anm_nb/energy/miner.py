@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from anm_nb.bounds import Count
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.constraints import Constraint, L2Ball
 from anm_nb.energy.networks import gradient_and_value
@@ -39,14 +40,14 @@ class MinerConfig(Parameters):
     the first α; the upper bound stands in where the curvature ⟨s, Δg⟩ is not positive (Birgin, Martínez & Raydan 2000).
     """
 
-    steps: PositiveInt = 3  # accepted descent steps
+    steps: Count = 3  # accepted descent steps
     eps: PositiveFloat = 1.0  # radius of the ball around the truth
     delta: NonNegativeFloat = 0.1  # least distance from the truth; nearer points start anew
     start: PositiveFloat = 0.5  # distance from the truth at which descent starts, in a random direction
     step_size: PositiveFloat = 0.5  # length of the first trial step
     rule: Rule = "armijo"
     armijo_c: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    max_backtracks: PositiveInt = 4  # rejections in a row after which an example stops
+    max_backtracks: Count = 4  # rejections in a row after which an example stops
     tol: NonNegativeFloat = 0.0  # an example stops when its projected gradient mapping is shorter
     distance_weight: NonNegativeFloat = 0.0  # λ of E − λ‖y − y⁺‖²
     turns: PositiveInt | None = None  # evaluations after which an example is cut; None: under 1 % are, measured

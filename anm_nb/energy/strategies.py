@@ -77,5 +77,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 StrategyName = Annotated[str, AfterValidator(_known)]
 Strategies = Annotated[  # each a name, "none" among them, or a name with options
-    tuple[Annotated[Any, AfterValidator(_known)], ...], Field(strict=False, min_length=1), AfterValidator(_distinct)
+    tuple[Annotated[Any, AfterValidator(_known)], ...],
+    Field(strict=False, min_length=1, max_length=100),
+    AfterValidator(_distinct),
 ]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from anm_nb.bounds import (
+    Count,
     Decay,
     Examples,
     Fraction,
@@ -48,7 +49,7 @@ class EnergyConfig(TrainingConfig):
     size: Size = 5
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside its size
     network: str | None = None
-    levels: Annotated[int, Field(ge=2)] = 10
+    levels: Annotated[Count, Field(ge=2)] = 10
     width: Width = 128
     head: Head = "squared_norm"
     negatives: Negatives = None  # "none": no contrastive loss
@@ -58,12 +59,12 @@ class EnergyConfig(TrainingConfig):
     soft_label: bool = False  # label each pair σ(m*) instead of 1 (`soft_info_nce`)
     balance: Balance | None = None  # None: the contrastive weight stays as it is
     probes: bool = False  # on a CPU, prove in every step that the negative is noised once (checklist, section C)
-    inner_steps: PositiveInt | None = None  # the sampler's descent steps a level
+    inner_steps: Count | None = None  # the sampler's descent steps a level
     training_examples: Examples | None = None  # a fixed set of so many, in epochs; None: fresh ones in every step
     dev_examples: Examples = 256
     test_examples: Examples | None = None  # None: no final evaluation on test problems
     # Numbers of descent steps a level to test at, beside the sampler's own.
-    test_inner_steps: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+    test_inner_steps: Annotated[tuple[Count, ...], Field(strict=False)] = ()
     steps: Steps = 300
     batch: Examples = 128
     lr: LearningRate = 1e-3
@@ -98,7 +99,10 @@ class EnergyConfig(TrainingConfig):
         }
 
     def make_task(self) -> DenoisingTask:
-        return self.task_class(size=self.size, **self.task_options)
+        try:
+            return self.task_class(size=self.size, **self.task_options)
+        except ParameterError as error:
+            raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
 
     @property
     def task_class(self) -> type[DenoisingTask]:

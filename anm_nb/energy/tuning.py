@@ -110,6 +110,7 @@ class Tuning(Parameters):
         if shared := set(self.seeds) & set(self.tuning_seeds):
             raise ParameterError(f"seeds and tuning_seeds share {sorted(shared)}: they must be disjoint")
         configs = [self.config(setting, self.seeds) for setting in self.grid()]
+        self.config(self.grid()[0], self.seeds, test_examples=self.test_examples)  # refuses what no memory holds
         if (metric := configs[0].make_task().metric) != "mse":
             raise ParameterError(f"task = '{self.task}': is scored by {metric}, and the study minimises an mse")
         return self

@@ -6,9 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from anm_nb.bounds import Epochs, Examples, Fraction, LearningRate, Rate, Seeds, Size, require_memory, weight_bytes
+from anm_nb.bounds import (
+    Epochs,
+    Examples,
+    Fraction,
+    LearningRate,
+    Rate,
+    Seeds,
+    Size,
+    Temperature,
+    Weight,
+    require_memory,
+    weight_bytes,
+    whole,
+)
 from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel
@@ -58,19 +71,19 @@ class RankingConfig(TrainingConfig, ModelConfig):
     selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     deep_supervision: bool = True  # a loss after every iteration t = 1, 2, …, weighing t; else after the last only
-    temperature: PositiveFloat = 2.0  # of routing in epoch 0 …
+    temperature: Temperature = 2.0  # of routing in epoch 0 …
     temperature_decay: Fraction = 0.95  # … times this in every epoch …
-    temperature_min: PositiveFloat = 0.8  # … but never less
-    entropy_weight: NonNegativeFloat = 1e-3  # of the mean routing entropy (nats) in the loss, in epoch 0 …
+    temperature_min: Temperature = 0.8  # … but never less
+    entropy_weight: Weight = 1e-3  # of the mean routing entropy (nats) in the loss, in epoch 0 …
     entropy_decay: Fraction = 0.5  # … times this …
-    entropy_every: PositiveInt = 5  # … in every so many epochs
+    entropy_every: Epochs = 5  # … in every so many epochs
     two_optimisers: bool = True  # else the controller takes the encoder's learning rate and clipping norm
     encoder_lr: LearningRate = 3e-4
     controller_lr: LearningRate = 1e-4
     weight_decay: NonNegativeFloat = 0.01
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
-    warmup_epochs: NonNegativeInt = 5  # epochs for which the controller stays frozen
+    warmup_epochs: Annotated[int, whole(10**5, least=0)] = 5  # epochs for which the controller stays frozen
 
     # Dev score at which a seed stops, as with the ceiling's nothing is left to gain; None: never.
     stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.bounds import Seeds, Threads
+from anm_nb.bounds import Seeds, Steps, Threads
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.store import RunConfig
 from anm_nb.training.stack import ParameterGroup, Stack
@@ -26,7 +26,7 @@ class TrainingConfig(RunConfig):
 
     patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
     stop_at_score: float | None = None  # selection score at which to stop, as nothing is left to gain; None: never
-    checkpoint_every: PositiveInt = 1000  # steps
+    checkpoint_every: Steps = 1000  # steps
     keep_weights: bool = False  # the EMA weights of every record too, for looking at a landscape as it forms
     # Of matrix products: tf32 rounds their factors to 10 bits on a GPU (on a CPU it is float32); bfloat16 is autocast.
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
