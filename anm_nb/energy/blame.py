@@ -50,7 +50,8 @@ def search(
     count; the first answer always does.
     """
     problem.cost = 0.0
-    answers, energies, costs, right = [], [], [], []
+    answers: list[Tensor] = []
+    energies, costs, right = [], [], []
     for point in way.answers(problem, generator):
         y = problem.answer(point)
         energy = problem.energy(y)
