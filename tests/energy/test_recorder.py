@@ -125,7 +125,7 @@ def test_snippet_4_steps_are_accepted_by_armijos_rule_and_counted(planted):
         before, after = y.square().sum(1), trial.square().sum(1)
         lower = after <= before - c * step * gradient.square().sum(1)
         took = torch.ones_like(lower) if planted else lower
-        recorder.trial(before, after, step, gradient.norm(dim=1), took)
+        recorder.trial(before, after, step[:, None], gradient.norm(dim=1, keepdim=True), took)  # α as [b, 1] too
         slack += (before - after - c * step * gradient.square().sum(1))[took].tolist()
         drop += float((before - after)[took].sum())
         accepted, refused = accepted + int(took.sum()), refused + int((~took).sum())
@@ -135,6 +135,18 @@ def test_snippet_4_steps_are_accepted_by_armijos_rule_and_counted(planted):
     assert row["armijo_slack"] == pytest.approx(min(slack), rel=1e-4)
     assert row["mined_drop"] == pytest.approx(drop / 9, rel=1e-4)
     assert (row["armijo_slack"] < 0) == planted
+
+
+def test_trials_after_training_are_no_row_of_it():
+    recorder, point = Recorder(every=1), torch.ones(3)
+    for _ in range(2):
+        recorder.score("mse", 1.0)
+        recorder.trial(2 * point, point, 0.5, point, point > 0)
+        recorder.next_step()
+    trained = recorder.frame()
+    recorder.trial(point, 2 * point, 0.5, point, point < 0)  # as an explorer or an evaluation mines
+    assert recorder.frame().equals(trained)
+    assert trained["miner_backtracks"].tolist() == [0, 0]
 
 
 # rows

@@ -315,6 +315,15 @@ def test_a_run_that_keeps_no_problems_says_so_or_shows_its_margins(stored, monke
 
 
 @every_explorer
+def test_where_a_run_was_trained_changes_nothing(stored, monkeypatch, kind):
+    """Another kind of device draws other numbers from one seed: problems are those of the trace."""
+    expected = kind().readouts
+    assert expected
+    monkeypatch.setattr(Run, "provenance", property(lambda run: {"device": "cuda an accelerator", "torch": "9.9"}))
+    assert kind().readouts == expected
+
+
+@every_explorer
 @pytest.mark.parametrize("step", ["open", "draw"])
 def test_an_error_of_any_kind_blanks_the_picture(stored, monkeypatch, kind, step):
     explorer = kind()
