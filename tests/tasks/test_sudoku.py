@@ -173,6 +173,14 @@ def test_puzzles_that_cannot_be_used_are_named_by_line_and_reason(line, message)
         Sudoku.from_puzzles([PUZZLE, "", line])
 
 
+def test_of_ten_thousand_wrong_lines_the_first_are_named_and_the_others_counted():
+    with pytest.raises(
+        ParameterError, match=r"(?s)^line 1: 80 char.*\nline 5: .*\n… and 9995 more of 10000 lines"
+    ) as told:
+        Sudoku.from_puzzles([PUZZLE[:80]] * 10_000)
+    assert len(str(told.value)) < 500
+
+
 @pytest.mark.parametrize(
     "text",
     [
