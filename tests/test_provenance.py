@@ -63,6 +63,16 @@ def test_an_archive_in_another_repository_has_no_commit(checkout):
     no_commit("is no checkout of its own, but lies in the repository")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_checkout_of_somebody_else_has_no_commit(checkout, monkeypatch):
+    repository(checkout)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    monkeypatch.setenv("HOME", str(checkout.parent))  # no safe.directory of the person who tests
+    for path in (checkout, *checkout.rglob("*")):
+        os.chown(path, 12345, 12345)
+    no_commit("dubious ownership")
+
+
 def test_a_repository_that_a_hook_names_is_not_ours(checkout, tmp_path, monkeypatch):
     other = repository(tmp_path / "other")
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))

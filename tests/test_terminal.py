@@ -158,6 +158,11 @@ def test_windows_is_refused_in_one_sentence():
     assert ran.returncode == 1
     assert "ImportError: anm-nb does not run on Windows" in ran.stderr.splitlines()[-1]
     assert "WSL" in ran.stderr.splitlines()[-1]
+    systems = [
+        line for line in (project_root() / "pyproject.toml").read_text("utf-8").splitlines() if "System ::" in line
+    ]
+    assert systems
+    assert not [line for line in systems if "Windows" in line or "Independent" in line]
 
 
 def test_readme_says_where_it_runs_and_installs_from_the_clone_only():
