@@ -172,3 +172,12 @@ def test_a_disk_that_runs_full_in_a_case_is_named_and_no_half_notebook_is_left(t
     assert "JSONDecodeError" not in ran.stderr + ran.stdout
     assert '"name": "n=1000"' in ran.stdout
     assert "n=400000.ipynb" not in ran.stdout.split("left: ")[1]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "ascii:strict"])
+def test_a_terminal_that_lacks_a_verdict_s_characters_gets_its_sweep_and_table(trivial, monkeypatch, encoding):
+    trivial.write(grid={"n": [1]})  # its claim has a middle dot
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    code, said = trivial.run()
+    assert code == 0, said
+    assert (trivial.out / "table.parquet").exists()
