@@ -172,8 +172,8 @@ def test_the_page_of_results_is_what_answer_cells_show(project):
     result = anm_nb("index")
     assert (result.exit_code, result.stdout) == (0, f"{page}\n")
     text = page.read_text(encoding="utf-8")
-    parts = ["## Does it help?", "![Does it help?](results/10_fails.png)", shown[1]["text/markdown"]]
-    parts += ["<table><tbody><tr><td>1</td></tr></tbody></table>", "[10_fails](../notebooks/10_fails.ipynb)"]
+    parts = ["### [Does it help?](../notebooks/10_fails.ipynb)", shown[1]["text/markdown"]]
+    parts += ["<table><tbody><tr><td>1</td></tr></tbody></table>", "![Does it help?](results/10_fails.png)"]
     assert [text.find(part) for part in parts] == sorted(text.find(part) for part in parts)
     assert -1 not in [text.find(part) for part in parts]
     assert not re.search("00_fine|not the answer|script", text)

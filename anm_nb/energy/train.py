@@ -99,8 +99,9 @@ class EnergyConfig(TrainingConfig):
         }
 
     def make_task(self) -> DenoisingTask:
+        made = self.task_class
         try:
-            return self.task_class(size=self.size, **self.task_options)
+            return made(size=self.size, **self.task_options)
         except ParameterError as error:
             raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
 

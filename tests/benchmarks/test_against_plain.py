@@ -65,9 +65,9 @@ def test_the_script_prints_a_table_and_writes_results_with_their_commit(tmp_path
     assert 0 < ired["flops"] < ired["plain_flops"]  # an energy and its score are one evaluation
 
 
-def test_the_page_of_results_quotes_the_kept_measurement():
+def test_the_page_on_running_quotes_the_kept_measurement():
     kept = json.loads((project_root() / "outputs" / "reference" / "bench_cpu.json").read_text(encoding="utf-8"))
-    page = (project_root() / "docs" / "results.md").read_text(encoding="utf-8")
+    page = (project_root() / "docs" / "running.md").read_text(encoding="utf-8")
     section = page.split("## How fast")[1].split("\n## ")[0]
     assert kept["environment"]["commit"][:8] in section
     speedups = [f"{each['speedup']:.2f}×" for each in kept["results"].values() if each.get("speedup")]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from anm_nb import files
 from anm_nb.cli import app
-from anm_nb.sweep import workers
+from anm_nb.sweep import process
 from anm_nb.sweep.outcomes import Outcome
 
 
@@ -122,8 +122,8 @@ def test_after_the_budget_no_case_starts_what_ran_is_kept_and_the_same_command_g
         return Outcome(case.name, "failed" if "13" in case.name else "done", 1.0, 64.0, digest=case.digest)
 
     clock = SimpleNamespace(time=lambda: 1e12 if len(ran) == 2 else 0.0, monotonic=time.monotonic, sleep=time.sleep)
-    monkeypatch.setattr(workers, "run_case", run_case)
-    monkeypatch.setattr(workers, "time", clock)
+    monkeypatch.setattr(process, "run_case", run_case)
+    monkeypatch.setattr(process, "time", clock)
     trivial.write(grid={"n": [1, 13, 2, 3]})
     first = anm_nb(trivial, "--jobs", "1", "--budget", "3600")
     assert (first.exit_code, ran) == (75, ["n=1", "n=13"])
