@@ -70,7 +70,11 @@ class Kept:
     @property
     def scope(self) -> str:
         """Task, size, length, seeds and day of the runs, in a phrase to end a claim with."""
-        config = next(iter(self.provenance.values()))["config"]
+        return self.scope_of(next(iter(self.provenance)))
+
+    def scope_of(self, method: str) -> str:
+        """The same, task, size and length being those of one method's run."""
+        config = self.provenance[method]["config"]
         length = f"{config['steps']:,} steps" if "steps" in config else f"{config['epochs']} epochs"
         seeds = self.metrics.groupby("method")["seed"].nunique().min()
         day = max(of["provenance"]["finished"] for of in self.provenance.values())[:10]
