@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from anm_nb import files
 from anm_nb.cli import app
-from anm_nb.sweep import process
+from anm_nb.sweep import process, workers
 from anm_nb.sweep.outcomes import Outcome
 
 
