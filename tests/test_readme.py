@@ -6,7 +6,7 @@ import re
 import pandas as pd
 
 from anm_nb.analysis import kept, ranking
-from anm_nb.analysis.stats import paired_difference, ratio_interval
+from anm_nb.analysis.stats import mean_interval, paired_difference, ratio_interval
 from anm_nb.analysis.tables import final
 from anm_nb.files import project_root
 
@@ -48,6 +48,19 @@ def test_its_numbers_on_mining_are_those_of_kept_runs():
         *(percent(tuned["anm_tuned"], tuned[rival], 1) for rival in ("none_tuned", "stock_tuned")),
         *(percent(tuned["anm_tuned"], tuned[rival], 0) for rival in ("none_longer", "stock_longer")),
     ]
+
+
+def test_what_it_says_of_search_and_model_is_that_of_kept_runs():
+    result = kept.load("17_search_or_model")
+    assert result.scope_of("none").startswith("sudoku, size 4, 500 steps, 10 seeds")
+    harder = result.table("blame").query("split == 'harder'")
+    plain = harder.query("method == 'none'").pivot(index="seed", columns="search", values="solved")
+    for search in ("published sampler", "beam of 4"):
+        mean, low, high = (f"{100 * value:.0f}" for value in mean_interval(plain[search]))
+        assert f"{mean} % [{low}, {high}]" in MINING
+    assert harder["search error"].sum() > 0 == result.table("blame")["model error"].sum()
+    cost = result.table("curves").groupby("search")["cost"].max()
+    assert cost["beam of 4"] <= cost["published sampler"]
 
 
 def test_what_it_says_of_the_tuning_is_read_from_the_kept_study():
