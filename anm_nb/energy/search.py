@@ -77,10 +77,14 @@ class Problem:
 
     def published(self, generator: torch.Generator) -> Float[Tensor, "b d"]:
         """The answers of the published sampler from fresh starting noise."""
-        levels, steps = len(self.schedule.betas), self.sampler.inner_steps
-        self.cost += levels * (GRADIENT * (steps + 1) + 1)
+        self.cost += published_cost(len(self.schedule.betas), self.sampler)
         x, y_dim, clues = self.batch.x, self.batch.y.shape[1], self.clues()
         return sample(self.model, self.schedule, x, y_dim, generator, self.sampler, self.bound, clues)
+
+
+def published_cost(levels: int, sampler: SamplerConfig) -> int:
+    """Forward passes that one answer of the published sampler costs."""
+    return levels * (GRADIENT * (sampler.inner_steps + 1) + 1)
 
 
 class Decisions:
