@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from anm_nb.tasks.base import Batch, DenoisingTask, Kind, Scores, TaskOptions
+from anm_nb.tasks.base import Batch, DenoisingTask, Predictions, Scores, TaskOptions
 from anm_nb.training.seeds import RowDraws
 
 FLIPPED = 0.05  # of the entries of a stock negative
@@ -45,8 +45,7 @@ class Connectivity(DenoisingTask):
         self.x_dim = self.y_dim = self.options.size**2
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        size = self.options.size
-        nodes = (3 * size + 1) // 2 if harder else size
+        nodes = (3 * self.options.size + 1) // 2 if harder else self.options.size
         draws = torch.rand(n, nodes, nodes, generator=generator, device=device)
         above = (draws < self.options.edge_probability).triu(diagonal=1)
         x = _signs(above | above.mT)
@@ -60,15 +59,20 @@ class Connectivity(DenoisingTask):
         """{"accuracy", "balanced_accuracy"} of the answers y_hat > 0, over ordered pairs of different nodes.
 
         Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph has no negatives, or the
-        rate of the only class there is: single graphs have the parts whose mean it is (`pooled_rate`), not scores.
+        rate of the only class there is. Single graphs have the parts whose mean it is, with its error by the delta
+        method: for a rate r = Σ rightᵢ/Σ countᵢ these are r + (rightᵢ − r·countᵢ)/mean(count).
         """
         pairs = ~torch.eye(isqrt(batch.y.shape[1]), dtype=torch.bool, device=batch.y.device).flatten()
         truth = (batch.y > 0)[:, pairs]
         right = truth == (y_hat > 0)[:, pairs]
-        rates = [pooled_rate((right & of_class).sum(1), of_class.sum(1)) for of_class in (truth, ~truth)]
-        return {"accuracy": right.double().mean(1), "balanced_accuracy": torch.stack(rates).nanmean(0)}
+        parts = []
+        for of_class in (truth, ~truth):
+            hits, count = (right & of_class).sum(1).double(), of_class.sum(1).double()
+            rate = hits.sum() / count.sum()
+            parts.append(rate + (hits - rate * count) / count.mean())
+        return {"accuracy": right.double().mean(1), "balanced_accuracy": torch.stack(parts).nanmean(0)}
 
-    def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
+    def references(self, training: Batch, test: Batch) -> Predictions:
         """The more frequent answer of the training set for all pairs, the edges themselves, a search, and the truth."""
         frequent = (training.y.sum(1) - self.options.size).sum().sign()  # without the diagonal, always reached
         return {
@@ -82,19 +86,11 @@ class Connectivity(DenoisingTask):
         """Reachability by breadth-first search from all nodes of all graphs at once; any number of nodes."""
         nodes = isqrt(x.shape[1])
         edges = (x > 0).float().unflatten(1, (nodes, nodes))
-        reached = torch.eye(nodes, dtype=torch.bool, device=x.device).repeat(len(x), 1, 1)
-        frontier = reached
+        reached = frontier = torch.eye(nodes, dtype=torch.bool, device=x.device).repeat(len(x), 1, 1)
         while frontier.any():
             frontier = (frontier.float() @ edges > 0) & ~reached
             reached = reached | frontier
         return _signs(reached)
-
-
-def pooled_rate(right: Tensor, count: Tensor) -> Float[Tensor, " n"]:
-    """rate + (rightᵢ − rate·countᵢ)/mean(count): their mean is Σ right/Σ count, with its error by the delta method."""
-    right, count = right.double(), count.double()
-    rate = right.sum() / count.sum()
-    return rate + (right - rate * count) / count.mean()
 
 
 def _signs(flags: Bool[Tensor, "n nodes nodes"]) -> Float[Tensor, "n nodes_squared"]:

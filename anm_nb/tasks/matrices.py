@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Kind, MatrixTask, reference_table
+from anm_nb.tasks.base import Batch, MatrixTask, Predictions, reference_table
 
 NOISE = 0.1  # standard deviation of what low-rank completion adds to every entry
 SEEN = 0.5  # probability that an entry is observed
@@ -21,6 +20,9 @@ SEEN = 0.5  # probability that an entry is observed
 SHRINKAGES = (1.6, 1.3, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 TUNING_MATRICES = 300
 SWEEPS, BURN_IN = 150, 50  # of the Gibbs sampler: at 20 × 20 its mean squared error is within 1 % of 300 and 100
+
+Matrices = Float[Tensor, "n rows columns"]
+Masks = Bool[Tensor, "n rows columns"]
 
 
 class Addition(MatrixTask):
@@ -55,13 +57,13 @@ class Inverse(MatrixTask):
         product = factor @ factor.mT
         matrix = product + product.mT  # exactly symmetric, which the product alone is not in floating point
         matrix.diagonal(dim1=1, dim2=2).add_(0.1 if harder else 0.5)
-        # positive definite as it is made: a check would only wait for the device
-        return Batch(matrix.flatten(1), torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L).flatten(1))
+        x = matrix.flatten(1)
+        return Batch(x, self.solve(x))
 
     def solve(self, x: Float[Tensor, "n x_dim"]) -> Float[Tensor, "n y_dim"]:
-        """The inverse by Cholesky factorisation."""
+        """The inverse by Cholesky factorisation, for a matrix that is positive definite: a check would wait for it."""
         matrix = x.unflatten(1, (self.options.size, self.options.size))
-        return torch.cholesky_inverse(torch.linalg.cholesky(matrix)).flatten(1)
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +84,18 @@ class LowRank(MatrixTask):
     harder_clamp = 10.0  # fifteen standard deviations of an entry at 20 × 20
     solver = "soft-impute"
 
-    @property
-    def noise_norm(self) -> float:
-        """About the spectral norm of the noise where it is observed: NOISE·(√size + √size)·√SEEN."""
-        return NOISE * 2 * (self.options.size * SEEN) ** 0.5
-
-    @property
-    def rank(self) -> int:
-        return max(1, self.options.size // 2)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        size = self.options.size
+        self.shape, self.rank = (size, size), max(1, size // 2)
+        self.noise_norm = NOISE * 2 * (size * SEEN) ** 0.5  # about the spectral norm of the noise where it is observed
 
     def divisor(self, harder: bool) -> float:
         """What U Vᵀ is divided by."""
         return self.options.size / 4 if harder else self.options.size
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> LowRankBatch:
-        size = self.options.size
-        left, right = torch.randn(2, n, size, self.rank, generator=generator, device=device)
+        left, right = torch.randn(2, n, self.options.size, self.rank, generator=generator, device=device)
         clean = (left @ right.mT).flatten(1) / self.divisor(harder)
         y = clean + NOISE * torch.randn(n, self.y_dim, generator=generator, device=device)
         known = torch.rand(n, self.y_dim, generator=generator, device=device) < SEEN
@@ -105,22 +103,22 @@ class LowRank(MatrixTask):
 
     def solve(self, x: Float[Tensor, "n x_dim"], shrinkage: float = 0.8) -> Float[Tensor, "n y_dim"]:
         """Observed entries as they are, hidden ones (0 in x) by soft-impute, `shrinkage` in units of `noise_norm`."""
-        return torch.where(x != 0, x, self._estimate(x, shrinkage))
+        observed = x.unflatten(1, self.shape)
+        return torch.where(x != 0, x, soft_impute(observed, observed != 0, shrinkage * self.noise_norm).flatten(1))
 
     def tuned_shrinkage(self, training: Batch) -> float:
         """The one of `SHRINKAGES` that predicts the hidden entries of the first training problems best.
 
         One for all problems, as their noise is the same: fractions of each spectral norm were no better, harder worse.
         """
-        x, y = training.x[:TUNING_MATRICES], training.y[:TUNING_MATRICES]
-        errors: dict[float, float] = {}
-        estimate = None
+        x, y = (each[:TUNING_MATRICES].unflatten(1, self.shape) for each in (training.x, training.y))
+        estimate, errors = torch.zeros_like(x), {}
         for shrinkage in SHRINKAGES:
-            estimate = self._estimate(x, shrinkage, estimate)
+            estimate = soft_impute(x, x != 0, shrinkage * self.noise_norm, start=estimate)
             errors[shrinkage] = float(torch.where(x != 0, 0.0, estimate - y).square().sum())
         return min(errors, key=errors.__getitem__)
 
-    def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
+    def references(self, training: Batch, test: Batch) -> Predictions:
         """Zero, the mean, the input, soft-impute, and the unreachable noise floor, NOISE²·(1 − SEEN)."""
         assert isinstance(test, LowRankBatch)
         return {
@@ -136,42 +134,34 @@ class LowRank(MatrixTask):
 
         The noise floor cannot be reached, as nobody knows U and V. 100 problems of 20 × 20 take some seconds.
         """
-        size, batch = (
-            self.options.size,
-            self.sample(n, generator=generator, device=str(generator.device), harder=harder),
-        )
-        x, known = (each.unflatten(1, (size, size)) for each in (batch.x, batch.given))
-        hidden = gibbs_mean(x, known, self.rank, self.divisor(harder), NOISE, generator).flatten(1)
-        answer = torch.where(batch.given, batch.x, hidden)
+        batch = self.sample(n, generator=generator, device=str(generator.device), harder=harder)
+        x, known = (each.unflatten(1, self.shape) for each in (batch.x, batch.given))
+        hidden = gibbs_mean(x, known, self.rank, self.divisor(harder), NOISE, generator)
+        answer = torch.where(known, x, hidden).flatten(1)
         return reference_table({("posterior mean (Gibbs)", "ceiling"): self.scores(answer, batch)})
-
-    def _estimate(self, x: Tensor, shrinkage: float, start: Tensor | None = None) -> Float[Tensor, "n y_dim"]:
-        """Soft-impute's matrices, flattened, from a `start` [n, y_dim] or from 0."""
-        shape = (self.options.size, self.options.size)
-        observed = x.unflatten(1, shape)
-        start = None if start is None else start.unflatten(1, shape)
-        return soft_impute(observed, observed != 0, shrinkage * self.noise_norm, start=start).flatten(1)
 
 
 def gibbs_mean(
-    x: Float[Tensor, "n rows columns"],
-    known: Bool[Tensor, "n rows columns"],
+    x: Matrices,
+    known: Masks,
     rank: int,
     divisor: float,
     noise: float,
     generator: torch.Generator,
     sweeps: int = SWEEPS,
     burn_in: int = BURN_IN,
-) -> Float[Tensor, "n rows columns"]:
+) -> Matrices:
     """E[U Vᵀ/divisor | x] for standard normal U, V of that rank and known entries x with normal noise of that size.
 
     Gibbs sampling of all rows of U given V, then of V given U (Salakhutdinov & Mnih, ICML 2008, with fixed hyper-
     parameters); the mean of E[U | V] Vᵀ over the sweeps after `burn_in` varies less than that of U Vᵀ.
     """
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=x.device).to(x)
+
     mask, data, eye = known.to(x), torch.where(known, x, 0) / noise, torch.eye(rank).to(x)
-    factors = [
-        torch.randn(*x.shape[:1], side, rank, generator=generator, device=x.device).to(x) for side in x.shape[1:]
-    ]
+    factors = [normal(len(x), side, rank) for side in x.shape[1:]]
     total = torch.zeros_like(x)
     for sweep in range(sweeps):
         for side, (seen, seen_data) in enumerate(((mask, data), (mask.mT, data.mT))):
@@ -181,41 +171,38 @@ def gibbs_mean(
             mean = torch.cholesky_solve((seen_data @ other).unsqueeze(3), root)
             if side == 0 and sweep >= burn_in:
                 total += mean.squeeze(3) @ factors[1].mT
-            drawn = torch.randn(mean.shape, generator=generator, device=x.device).to(x)
-            factors[side] = (mean + torch.linalg.solve_triangular(root.mT, drawn, upper=True)).squeeze(3)
+            drawn = torch.linalg.solve_triangular(root.mT, normal(*mean.shape), upper=True)
+            factors[side] = (mean + drawn).squeeze(3)
     return total / ((sweeps - burn_in) * divisor)
 
 
 def soft_impute(
-    observed: Float[Tensor, "n rows columns"],
-    known: Bool[Tensor, "n rows columns"],
+    observed: Matrices,
+    known: Masks,
     shrinkage: float,
     *,
-    start: Float[Tensor, "n rows columns"] | None = None,
+    start: Matrices | None = None,
     tolerance: float = 1e-6,
     max_iterations: int = 200,
-) -> Float[Tensor, "n rows columns"]:
-    """The matrices Z that minimise ½‖observed − Z‖² over the known entries + shrinkage·‖Z‖_* (nuclear norm).
+) -> Matrices:
+    """The matrices Z that minimise ½‖observed − Z‖² over the known entries + shrinkage·‖Z‖_* (nuclear norm), for > 0.
 
     Each step fills the unknown entries with Z and lowers the singular values of the result by `shrinkage`, from `start`
     (0 by default) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖², at most `max_iterations` times (Mazumder, Hastie &
-    Tibshirani, JMLR 11, 2010, algorithm 1). Raises `ParameterError` for a shrinkage that is not above 0.
+    Tibshirani, JMLR 11, 2010, algorithm 1).
     """
-    if not shrinkage > 0:
-        raise ParameterError(f"shrinkage = {shrinkage}: should be greater than 0")
     estimate = torch.zeros_like(observed) if start is None else start.clone()
     moving = torch.arange(len(observed), device=observed.device)
     for _ in range(max_iterations):
         before = estimate[moving]
-        after = shrunk(torch.where(known[moving], observed[moving], before), shrinkage)
-        estimate[moving] = after
+        estimate[moving] = after = shrunk(torch.where(known[moving], observed[moving], before), shrinkage)
         moving = moving[(after - before).square().sum((1, 2)) > tolerance * before.square().sum((1, 2))]
         if len(moving) == 0:
             break
     return estimate
 
 
-def shrunk(matrices: Float[Tensor, "n rows columns"], by: float) -> Float[Tensor, "n rows columns"]:
+def shrunk(matrices: Matrices, by: float) -> Matrices:
     """Matrices with every singular value lowered by `by` > 0, to no less than 0: the proximal map of by·‖·‖_*.
 
     M V diag((σ − by)₊/σ) Vᵀ with the eigenvectors V of MᵀM: twice as fast as a batched singular value decomposition,
