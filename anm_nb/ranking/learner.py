@@ -63,7 +63,7 @@ class RankingLearner:
         self.config, self.task = config, config.make_task()
         self.dev = self._problems("dev", config.dev_samples)
         self.test = self._problems("test", config.test_samples)
-        stages = [config.changed(mask_rate=rate).make_task() for rate in config.mask_rates()]
+        stages = [config.changed(mask_rate=rate).make_task() for rate in config.curriculum()]
         sets = [self._problems("train", config.train_samples, task) for task in stages]
         training = [joined(stage_sets) for stage_sets in zip(*sets, strict=True)]
         self.x, self.ranks = (torch.stack([getattr(batch, name) for batch in training]) for name in ("x", "y"))
