@@ -183,6 +183,6 @@ def reference_table(scores: Mapping[tuple[str, Kind], Mapping[str, Float[Tensor,
     for (name, kind), by_metric in scores.items():
         for metric, values in by_metric.items():
             each = pd.Series(values.double().cpu().numpy())
-            mean, half = each.mean(), NORMAL_95 * each.sem()
+            mean, half = each.mean(), NORMAL_95 * each.std() / each.count() ** 0.5
             rows.append((name, kind, metric, mean, mean - half, mean + half))
     return pd.DataFrame(rows, columns=["name", "kind", "metric", "value", "low", "high"])

@@ -194,68 +194,44 @@ def _other_ranks(known: Visible, seen: int, source: torch.Generator) -> Items:
 
 
 def ceiling(unseen: Sequence[int], tails: Sequence[int], loose: Sequence[int], rate: float) -> float:
-    """The highest expected τ over all pairs of one problem, for a ranker that knows how problems are drawn.
+    """The expected τ over all pairs of one problem of a ranker that knows how problems are drawn: no other has more.
 
     It sees how many values are `unseen` [visible + 1] below, between and above the visible ones; how many hidden items
-    are chained to each visible one (`tails`, smallest value first): an *anchored* block, its order and place known; and
-    the lengths of the chains that start at a hidden item: *loose* blocks, whose place is unknown. An order that puts
-    loose blocks into gaps, so that the i-th gap of unseen values g_i holds n_i hidden items, has weight
+    are chained to each visible one (`tails`, smallest value first), a block whose place is known; and the lengths of
+    the chains that start at a hidden item, `loose` blocks. An order that puts loose blocks into gaps, so that the i-th
+    gap of g_i unseen values holds n_i hidden items, has weight ∏ C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a
+    loose block comes first): so many choices of values lead to it, and what starts a loose block has no pointer by
+    chance, unless its rank is 0. Blocks of one length are alike, so how many of each stand before a gap, u, is a Markov
+    chain over gaps. Its forward-backward sums give P(block before block); for lengths a ≠ b, X = ∑_gaps P(u before it,
+    w after) u wᵀ and counts c it is ½ + (X − Xᵀ)_ab/(2 c_a c_b), as in one gap either may come first.
 
-        ∏_i C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a loose block comes first):
-
-    so many choices of values lead to it, and the first item of a loose block has no pointer by chance, unless its rank
-    is 0. Blocks of one length are alike, so how many of each stand before a gap, u, is a Markov chain over gaps, whose
-    forward-backward sums give P(block before block): for lengths a ≠ b, with X = ∑_gaps P(u before it, w after) u wᵀ
-    and counts c, it is ½ + (X − Xᵀ)_ab/(2 c_a c_b), as in one gap either may come first.
-
-    Three blocks can be preferred in a circle, but the best ranking need not mix blocks or tie them, and may keep blocks
-    of one length together: dynamic programming over lengths and visible items finds it.
+    The better guess for every pair of blocks together is a ranking, unless three are preferred in a circle: in 2 to 4 %
+    of problems of 20 items, where the mean over problems is 0.00005 or less too high.
     """
     if not loose:
         return 1.0
     lengths, counts = np.unique(loose, return_counts=True)
-    used = np.array(list(product(*(range(count + 1) for count in counts))))  # from none to all
+    used = np.array(list(product(*(range(count + 1) for count in counts))))  # blocks of each length, from none to all
     placed = used[None] - used[:, None]
-    possible = (placed >= 0).all(2)
     which = np.ravel_multi_index(tuple(np.moveaxis(placed.clip(0), 2, 0)), tuple(counts + 1))
     orders = np.array([factorial(sum(row)) / prod(map(factorial, row)) for row in used.tolist()])
-    steps = []
+    steps: list[np.ndarray] = []
     for values, tail in zip(unseen, (0, *tails), strict=True):
         weights = orders * [float(comb(values, run)) for run in (used @ lengths + tail).tolist()]
         if not steps:
             weights[0] *= 1 - rate  # nothing loose comes first, so that all the loose blocks are so by chance
-        steps.append(weights[which] * possible)
+        steps.append(weights[which] * (placed >= 0).all(2))
     start, end = np.eye(len(used))[[0, -1]]
-    forward = list(accumulate(steps, lambda sums, step: _normalised(sums @ step), initial=start))
-    backward = list(accumulate(reversed(steps), lambda sums, step: _normalised(step @ sums), initial=end))[::-1]
-    joint = [_normalised(f[:, None] * step * b) for f, step, b in zip(forward, steps, backward[1:], strict=False)]
-    among = sum((used.T @ each @ used for each in joint), np.zeros(()))
-    before = np.array([each.sum(axis=0) @ used / counts for each in joint[:-1]]).reshape(-1, len(lengths)).T
-    anchored, masses = np.array(tails, dtype=float) + 1, (lengths * counts).astype(float)
-    gained = _best_order((among - among.T) * np.outer(lengths, lengths), (2 * before - 1) * np.outer(masses, anchored))
-    sure = comb(int(anchored.sum()), 2) + sum(comb(length, 2) for length in loose)
-    return float((sure + gained) / comb(int(anchored.sum()) + sum(loose), 2))
-
-
-def _best_order(
-    among_loose: Float[np.ndarray, "kinds kinds"], to_anchored: Float[np.ndarray, "kinds visible"]
-) -> float:
-    """The most that one order of the blocks gains over all pairs of blocks not both anchored (whose order is known).
-
-    `among_loose[a, b]` and `to_anchored[a, j]` are what is gained where a precedes b, or j, and lost where it follows.
-    """
-    kinds, visible = to_anchored.shape
-    best = np.full((2**kinds, visible + 1), -np.inf)
-    best[0, 0] = 0.0
-    for ranked in range(2**kinds):
-        inside = (ranked >> np.arange(kinds)) & 1
-        for last in np.flatnonzero(inside):
-            before = ranked - (1 << int(last))
-            gained = among_loose[(before >> np.arange(kinds)) & 1 == 1, last].sum()
-            best[ranked] = np.maximum(best[ranked], best[before] + gained)
-        along = np.concatenate([[0.0], np.cumsum((2 * inside - 1) @ to_anchored)])
-        best[ranked] = np.maximum.accumulate(best[ranked] - along) + along
-    return float(best[-1, -1])
+    forward = accumulate(steps, lambda sums, step: _normalised(sums @ step), initial=start)
+    backward = list(accumulate(steps[:0:-1], lambda sums, step: _normalised(step @ sums), initial=end))[::-1]
+    joint = [_normalised(f[:, None] * step * b) for f, step, b in zip(forward, steps, backward, strict=False)]
+    among = sum(used.T @ each @ used for each in joint)
+    before = np.array([each.sum(0) @ used / counts for each in joint[:-1]])  # P(loose before a visible item's block)
+    anchored = np.array(tails) + 1
+    gained = np.abs((among - among.T) * np.outer(lengths, lengths)).sum() / 2
+    gained += (np.abs(2 * before - 1) * np.outer(anchored, lengths * counts)).sum()
+    sure = comb(sum(anchored), 2) + sum(comb(length, 2) for length in loose)
+    return float((sure + gained) / comb(sum(anchored) + sum(loose), 2))
 
 
 def _normalised(weights: np.ndarray) -> np.ndarray:

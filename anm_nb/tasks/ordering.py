@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import comb
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -42,7 +42,7 @@ class RankingTask(Task):
 
     metric = "tau_obs"
     options: RankingOptions
-    options_class = RankingOptions
+    options_class: ClassVar[type[TaskOptions]] = RankingOptions
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

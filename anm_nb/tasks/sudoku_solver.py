@@ -25,12 +25,14 @@ from anm_nb.training.seeds import generator
 GIVENS = {4: ((6, 10), (4, 6)), 9: ((31, 42), (17, 34))}
 VERSION = 1  # of what `build_pool` makes of its arguments
 REDIGS = 20  # times that puzzles which came out like another are dug anew
-NIBBLES, ONES = 9, 0x1_1111_1111  # 1 in every nibble
+ONES = 0x1_1111_1111  # 1 in every nibble
 # Search nodes expanded side by side: enough to make up for the cost of a call, few enough to stay in cache.
 WIDTH = 1024
 
 Boards = Integer[Tensor, "n cells"]
 Masks = Int[Tensor, "n side side side side"]
+Indices = Int[Tensor, " n"]
+Source = torch.Generator | None
 
 
 class Pool(NamedTuple):
@@ -78,7 +80,7 @@ def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
     return Pool(puzzles.to(torch.uint8), solutions.to(torch.uint8))
 
 
-def _dig(solutions: Boards, target: Int[Tensor, " n"], source: torch.Generator) -> Boards:
+def _dig(solutions: Boards, target: Indices, source: torch.Generator) -> Boards:
     """Puzzles left when clues are taken out of complete grids in random order, down to `target` clues or minimal.
 
     A clue without which a second solution appears would have to stay later too, so one pass over all cells is enough.
@@ -97,13 +99,13 @@ def _dig(solutions: Boards, target: Int[Tensor, " n"], source: torch.Generator) 
     return puzzles
 
 
-def shuffled(rows: int, n: int, source: torch.Generator) -> Int[Tensor, " n"]:
+def shuffled(rows: int, n: int, source: torch.Generator) -> Indices:
     """n of the numbers 0 … rows − 1 at random, none again before all have come, on the generator's device."""
     rounds = [torch.randperm(rows, generator=source, device=source.device) for _ in range(-(-n // rows))]
     return torch.cat([*rounds, torch.empty(0, dtype=torch.long, device=source.device)])[:n]
 
 
-def first_rows(boards: Boards) -> Int[Tensor, " n"]:
+def first_rows(boards: Boards) -> Indices:
     """For each row the first one equal to it."""
     group = torch.unique(boards, dim=0, return_inverse=True)[1]
     rows = torch.arange(len(boards), device=boards.device)
@@ -125,68 +127,63 @@ def broken(boards: Boards) -> Bool[Tensor, "3 n size"]:
 
 
 def solve(
-    puzzles: Boards,
-    limit: int = 2,
-    *,
-    barred: tuple[Tensor, Tensor] | None = None,
-    source: torch.Generator | None = None,
-) -> tuple[Boards, Int[Tensor, " n"]]:
-    """A solution of each puzzle (0 = empty; zeros if there is none), and how many it has, counted up to `limit`.
+    puzzles: Boards, limit: int = 2, barred: tuple[Tensor, Tensor] | None = None, source: Source = None
+) -> tuple[Boards, Indices]:
+    """A solution of each puzzle [n, cells] (0 = empty; zeros if there is none), and how many it has, up to `limit`.
 
     `barred` are cells [n], empty in the puzzles, and the digits [n] that they may not hold. Which of several solutions
-    is given is arbitrary, and random with a `source` on the puzzles' device.
+    is given is arbitrary; a `source` on the puzzles' device draws it.
     """
     masks = _candidates(puzzles)
     if barred is not None:
         cells, digits = barred
         masks.flatten(1)[torch.arange(len(masks), device=masks.device), cells] &= ~_bit(digits)
+    source = source or torch.Generator(masks.device).manual_seed(0)
     grids, found = zip(*(_search(part, limit, source) for part in masks.split(4 * WIDTH)), strict=True)
     return torch.cat(grids), torch.cat(found)
 
 
 def deduced(puzzles: Boards) -> Boards:
     """Digits that follow by naked and hidden singles alone, without a guess, clues included; 0 where none does."""
-    masks = _candidates(puzzles)
-    while True:
-        further, _ = _propagate(masks)
-        if torch.equal(further, masks):
-            return _digits(torch.where(_single(masks), masks, 0)).flatten(1)
-        masks = further
+    masks, further = None, _candidates(puzzles)
+    while masks is None or not torch.equal(further, masks):
+        masks, (further, _) = further, _propagate(further)
+    return _digits(torch.where(_single(masks), masks, 0))
 
 
-def _search(masks: Masks, limit: int, source: torch.Generator | None) -> tuple[Boards, Int[Tensor, " n"]]:
+def _search(masks: Masks, limit: int, source: torch.Generator) -> tuple[Boards, Indices]:
     """Depth-first search from all boards at once, up to WIDTH nodes a round; what is not tried yet is stacked."""
     rows = torch.arange(len(masks), device=masks.device)
     grids, found = torch.zeros_like(masks).flatten(1), torch.zeros_like(rows)
     waiting = [(masks, rows)]  # nodes, and the row of the board that each belongs to
     for spare in count():
-        unfinished = found < limit
-        width, nodes = min(WIDTH, int(unfinished.sum()) + spare), []
-        while waiting and width:
+        width, nodes = max(1, min(WIDTH, int((found < limit).sum()) + spare)), []
+        while waiting and width > 0:  # from the top of the stack, those of boards without enough solutions
             masks, owner = waiting.pop()
-            kept = unfinished[owner]
+            kept = found[owner] < limit
             masks, owner = masks[kept], owner[kept]
+            nodes.append((masks[:width], owner[:width]))
             if len(owner) > width:
                 waiting.append((masks[width:], owner[width:]))
-            nodes.append((masks[:width], owner[:width]))
-            width -= len(nodes[-1][1])
-        masks, owner = (torch.cat(parts) for parts in zip(*nodes, strict=True)) if nodes else (masks[:0], rows[:0])
-        if not len(owner):
-            return grids, found.clamp(max=limit)
+            width -= len(owner)
+        if not nodes:
+            break
+        masks, owner = map(torch.cat, zip(*nodes, strict=True))
         further, dead = _propagate(masks)
         solved = ~dead & _single(masks).flatten(1).all(1)
         if solved.any():  # of several with one owner the first is kept, lest the order of writes decide
             of = owner[solved]
             first = (first_rows(of.unsqueeze(1)) == torch.arange(len(of), device=of.device)) & (found[of] == 0)
-            grids[of[first]] = _digits(masks[solved][first]).flatten(1)
+            grids[of[first]] = _digits(masks[solved][first])
             found.index_add_(0, of, torch.ones_like(of))
         going = ~dead & ~solved
         stuck = going & (further == masks).flatten(1).all(1)
         if stuck.any():
             further[stuck], alternatives = _branch(further[stuck], source)
             waiting.append((alternatives, owner[stuck]))
-        waiting.append((further[going], owner[going]))
-    raise AssertionError
+        if going.any():
+            waiting.append((further[going], owner[going]))
+    return grids, found.clamp(max=limit)
 
 
 def _propagate(masks: Masks) -> tuple[Masks, Bool[Tensor, " n"]]:
@@ -197,7 +194,7 @@ def _propagate(masks: Masks) -> tuple[Masks, Bool[Tensor, " n"]]:
     masks = torch.where(fixed != 0, fixed, masks & ~((rows | boxes) | columns))
     places = _counts(masks)
     several = [_above_one(unit) for unit in places]
-    every = ONES >> 4 * (NIBBLES - masks.shape[1] ** 2)
+    every = ONES >> 4 * (9 - masks.shape[1] ** 2)
     missing = [every & ~(unit | more) for unit, more in zip(places, several, strict=True)]
     rows, columns, boxes = (unit & ~more for unit, more in zip(places, several, strict=True))
     lone = masks & ((rows | boxes) | columns)
@@ -205,19 +202,16 @@ def _propagate(masks: Masks) -> tuple[Masks, Bool[Tensor, " n"]]:
     return torch.where(lone != 0, lone, masks), torch.stack(dead).any(0)
 
 
-def _branch(masks: Masks, source: torch.Generator | None) -> tuple[Masks, Masks]:
+def _branch(masks: Masks, source: torch.Generator) -> tuple[Masks, Masks]:
     """Two halves of each board's possibilities: a cell with fewest candidates holds one of them, or it does not."""
     cells = masks.flatten(1)
     rows = torch.arange(len(cells), device=cells.device)
-    possible = _spread(cells)
+    possible = cells.unsqueeze(2) >> torch.arange(0, 36, 4, device=cells.device) & 1
     choices = possible.sum(2).float()
-    choices[choices <= 1] = NIBBLES + 1
-    if source is not None:
-        choices += torch.rand(choices.shape, generator=source, device=cells.device)
-    cell = choices.argmin(1)
+    choices[choices <= 1] = 10
+    cell = (choices + torch.rand(choices.shape, generator=source, device=cells.device)).argmin(1)
     weight = possible[rows, cell].float()
-    if source is not None:
-        weight *= 1 - torch.rand(weight.shape, generator=source, device=cells.device)
+    weight *= 1 - torch.rand(weight.shape, generator=source, device=cells.device)
     guess = _bit(weight.argmax(1) + 1)
     guesses, alternatives = cells.clone(), cells.clone()
     guesses[rows, cell] = guess
@@ -228,8 +222,7 @@ def _branch(masks: Masks, source: torch.Generator | None) -> tuple[Masks, Masks]
 def _candidates(puzzles: Boards) -> Masks:
     """Masks of what the cells may hold before any deduction: the clue, or every digit."""
     size = isqrt(puzzles.shape[1])
-    every = ONES >> 4 * (NIBBLES - size)
-    return torch.where(puzzles == 0, every, _bit(puzzles)).unflatten(1, 4 * [isqrt(size)])
+    return torch.where(puzzles == 0, ONES >> 4 * (9 - size), _bit(puzzles)).unflatten(1, 4 * [isqrt(size)])
 
 
 def _counts(masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,11 +245,6 @@ def _bit(digits: Integer[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     return 1 << 4 * (digits.long() - 1).clamp(min=0)
 
 
-def _spread(masks: Int[Tensor, "*n"]) -> Int[Tensor, "*n 9"]:
-    """Masks as a last axis of nine entries 0 or 1."""
-    return masks.unsqueeze(-1) >> torch.arange(0, 4 * NIBBLES, 4, device=masks.device) & 1
-
-
-def _digits(masks: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The digit of a mask with one candidate; 0 of an empty mask."""
-    return (_spread(masks) * torch.arange(1, NIBBLES + 1, device=masks.device)).sum(-1)
+def _digits(masks: Masks) -> Boards:
+    """The digits of masks with one candidate; 0 of an empty mask. The exponent of 0b1000 … is 4·digit − 3."""
+    return ((torch.frexp(masks.double()).exponent + 3) // 4).long().flatten(1)
