@@ -225,7 +225,7 @@ def test_own_features_are_added_to_the_items_state_by_a_linear_map():
 def test_the_tasks_options_reach_the_task():
     task = config(task_options={"code_width": 8, "hint_rate": 0.5}).make_task()
     assert (task.options.hint_rate, task.options.size, task.x_dim) == (0.5, ITEMS, 3 + 16)
-    assert config(task_options={"hint_rate": 0.0}).make_model().own_features is None
+    assert config(task="partial_sort", task_options={}).make_model().own_features is None
     with pytest.raises(ParameterError, match="unknown parameter 'hintrate'"):
         config(task_options={"hintrate": 1.0})
     with pytest.raises(ParameterError, match="task_options: mask_rate, size: set by the config's field"):
