@@ -1,8 +1,6 @@
 """A user's plugin is in the key with all of the user's own code that it reaches, and with nothing else."""
 
 import importlib
-import itertools
-import linecache
 import os
 import subprocess
 import sys
@@ -15,7 +13,6 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.identity import code_digest
 from anm_nb.store import Run, finished_runs, get_or_train, run_key
-from anm_nb.tasks import register_task
 from anm_nb.tasks.matrices import Inverse
 
 HEADER = """
@@ -36,7 +33,6 @@ class Own(NegativeStrategy):
     def propose(self, problem):
         return Mined(problem.y_pos * factor() + 1)
 """
-NUMBERS = itertools.count()
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +56,7 @@ class Notebook:
 
     def run(self, *cells):
         for text in map(textwrap.dedent, cells):
-            name = f"<cell {next(NUMBERS)}>"
-            linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-            exec(compile(text, name, "exec"), self.names)
+            exec(text, self.names)
         return self
 
     def key(self):
@@ -108,14 +102,11 @@ REACHED = {
         OWN.format("shift()"),
     ),
     "constant": ("SHIFT = 1.5", OWN.format("SHIFT")),
-    "nested constant": ("SHIFT = {'a': (0, [1.5])}", OWN.format("SHIFT['a'][1][0]")),
     "tensor": ("SHIFT = torch.tensor([0.0, 1.5])", OWN.format("SHIFT[1]")),
     "object": ("class Box:\n    def __init__(self): self.shift = 1.5\nBOX = Box()", OWN.format("BOX.shift")),
-    "class": ("class Box:\n    shift = 1.5", OWN.format("Box().shift")),
     "class's method": ("class Box:\n    def shift(self): return 1.5", OWN.format("Box().shift()")),
     "property": ("class Box:\n    @property\n    def shift(self): return 1.5", OWN.format("Box().shift")),
     "lambda": ("shift = lambda: 1.5", OWN.format("shift()")),
-    "lambda in a method": ("", OWN.format("(lambda: 1.5)()")),
     "partial": ("shift = functools.partial(float, 1.5)", OWN.format("shift()")),
     "closure": ("def make(x):\n    return lambda: x\nshift = make(1.5)", OWN.format("shift()")),
     "default": ("SHIFT = 1.5\ndef shift(x=SHIFT):\n    return x", OWN.format("shift()")),
@@ -127,14 +118,11 @@ REACHED = {
     ),
     "decorated method": ("", OWN.format("1.5").replace("    def", "    @torch.no_grad()\n    def")),
     "decorator's option": ("", OWN.format("1").replace("def", "@torch.autocast('cpu', enabled=1.5 > 1.6)\n    def")),
-    "class attribute": ("", "@register_negatives\nclass Own(Random):\n    name = 'own'\n    gain: ClassVar = 1.5"),
     "option's default": ("", OWN.format("1").replace("    def", "    gain: float = 1.5\n\n    def")),
     "static method": ("", OWN.format("self.f()").replace("def", "@staticmethod\n    def f(): return 1.5\n\n    def")),
     "import in a method": (None, OWN.format("1").replace("return", "from elsewhere import shift; return")),
     "module": (None, "import elsewhere\n" + OWN.format("elsewhere.shift()")),
-    "module's constant": (None, "import elsewhere\n" + OWN.format("elsewhere.SHIFT")),
     "imported function": (None, "from elsewhere import shift\n" + OWN.format("shift()")),
-    "renamed import": (None, "from elsewhere import shift as other\n" + OWN.format("other()")),
     "module by getattr": (None, "import elsewhere\n" + OWN.format("getattr(elsewhere, 'sh' + 'ift')()")),
 }
 ELSEWHERE = "SHIFT = 1.5\n\ndef shift():\n    return SHIFT\n"
@@ -165,24 +153,10 @@ def test_only_the_other_cell_is_run_again():
 
 def test_comments_layout_moves_and_what_is_not_reached_change_nothing():
     key = Notebook(STRATEGY).key()
-    assert Notebook("# more\n\n\n" + STRATEGY.replace("+ 1)", "+ 1)  # why")).key() == key
-    assert (
-        Notebook(
-            STRATEGY.replace("        return", "        # because\n\n        return (").replace("+ 1)", "+ 1))")
-        ).key()
-        == key
-    )
+    moved = STRATEGY.replace("        return", "        # because\n\n        return (").replace("+ 1)", "+ 1))")
+    assert Notebook("# more\n\n\n" + moved).key() == key
     assert Notebook("OTHER = 3\ndef unused():\n    return OTHER", STRATEGY).key() == key
     assert Notebook(*STRATEGY.split("@register")[:1], "@register" + STRATEGY.split("@register")[1]).key() == key
-
-
-def test_the_text_counts_where_it_is_at_hand_and_the_compiled_code_where_it_is_not():
-    assert Notebook(OWN.format("2")).key() != Notebook(OWN.format("(1 + 1)")).key()  # which compile to the same
-    without_text = set()
-    for number in ("2", "(1 + 1)", "3"):
-        exec(HEADER + OWN.format(number), {"__name__": "__main__"})
-        without_text.add(run_key(own_config()))
-    assert len(without_text) == 2
 
 
 def test_another_name_for_a_librarys_function_changes_the_key():
@@ -197,7 +171,6 @@ def test_an_edited_file_counts_when_it_is_loaded(tmp_path, monkeypatch):
     """As JupyterLab's autoreload does, in one process; until then the code that runs is the old one."""
     one = key_from_files(tmp_path, monkeypatch, own_strategy=STRATEGY)
     (tmp_path / "own_strategy.py").write_text(HEADER + STRATEGY.replace("+ 1", "+ 10"))
-    linecache.checkcache()
     assert run_key(own_config()) == one
     monkeypatch.syspath_prepend(tmp_path)
     importlib.reload(sys.modules["own_strategy"])
@@ -220,11 +193,12 @@ def test_a_value_that_cannot_be_read_is_refused_before_training(value, said, tmp
     assert not (tmp_path / "outputs").exists()
 
 
-def test_values_that_refer_to_themselves_are_read():
-    notebook = Notebook("LOOP = [1]\nLOOP.append(LOOP)\nclass A: pass\nA.B = A", OWN.format("LOOP[0]"))
+def test_objects_that_refer_to_themselves_are_read():
+    cell = "class A:\n    def __init__(self): self.own, self.x = self, 1\nA.B, LOOP = A, A()"
+    notebook = Notebook(cell, OWN.format("LOOP.own.x"))
     first = notebook.key()
     assert notebook.key() == first
-    assert notebook.run("LOOP[0] = 2").key() != first
+    assert notebook.run("LOOP.x = 2").key() != first
 
 
 def test_the_digest_is_the_same_in_every_process(tmp_path):
@@ -243,19 +217,6 @@ def test_the_digest_is_the_same_in_every_process(tmp_path):
 
 def test_the_packages_own_classes_need_no_digest():
     assert code_digest([Inverse, EnergyConfig]) is None
-
-
-def test_a_task_of_your_own_is_in_the_key(monkeypatch):
-    monkeypatch.setattr("anm_nb.tasks.TASKS.entries", {"inverse": Inverse})
-    keys = set()
-    for factor in (1, 2):
-        text = (
-            "@register_task\nclass Own(Inverse):\n    name = 'own'\n"
-            f"    def solve(self, x):\n        return {factor} * Inverse.solve(self, x)\n"
-        )
-        exec(text, {"__name__": "__main__", "Inverse": Inverse, "register_task": register_task})
-        keys.add(run_key(EnergyConfig(task="own")))
-    assert len(keys) == 2
 
 
 def test_a_strategy_of_your_own_is_trained_stored_and_read(monkeypatch):

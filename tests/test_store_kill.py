@@ -18,7 +18,7 @@ from anm_nb.store import Run, finished_runs, run_key
 PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, and every process is forked from that.
 PROCESSES.set_forkserver_preload(["torch", "pandas", "anm_nb.energy.train", "anm_nb.ranking.train"])
-KILLS = 5
+KILLS = 3
 
 
 @pytest.fixture(autouse=True)
