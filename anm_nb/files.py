@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,22 +92,18 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to write into; it replaces `path` when the block ends without an error.
+    """A new folder to write into; it replaces `path` when the block ends without an error.
 
-    Killed between the two renames at the end, both folders stay beside `path`, under names that begin with a dot.
+    Killed between the two renames at the end, both lie in a folder beside `path` whose name begins with a dot.
     """
-    partial, replaced = (path.with_name(f".{path.name}.{role}") for role in ("partial", "replaced"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        new.mkdir()
+        yield new
         if path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.replace(path, replaced)
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(path, old)
+        os.replace(new, path)
     flush_folder(path.parent)
 
 

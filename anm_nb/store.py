@@ -17,8 +17,8 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,25 @@ def get_or_train(config: RunConfig) -> Run:
     identity = identity_of(config)
     run = Run(store_root() / key_of(identity))
     if faults(run.path):
-        partial = partial_root() / run.key
         with ExitStack() as stack:
-            with _unwritable_named(run.path), files.full_disk_named(run.path, "nothing was lost"):
-                stack.enter_context(training_lock(run.key))
-                if os.path.lexists(run.path) and (wrong := faults(run.path)):
-                    _set_aside(run.path, wrong)
-                partial.mkdir(exist_ok=True)
+            partial = partial_root() / run.key
+            try:
+                with files.full_disk_named(run.path, "nothing was lost"):
+                    stack.enter_context(training_lock(run.key))
+                    if os.path.lexists(run.path) and (wrong := faults(run.path)):
+                        aside = (
+                            store_root() / ".corrupt" / f"{run.key}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns()}"
+                        )
+                        aside.parent.mkdir(exist_ok=True)
+                        os.rename(run.path, aside)
+                        said = f"run {run.key} cannot be trusted: {'; '.join(wrong)}. "
+                        warnings.warn(f"{said}It was moved to {aside} and is trained anew", stacklevel=2)
+                    partial.mkdir(exist_ok=True)
+            except OSError as error:
+                if error.errno not in UNWRITABLE:
+                    raise
+                said = f"{error.filename or run.path} cannot be written ({error.strerror}), so run {run.key} cannot be"
+                raise ParameterError(f"{said} stored: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
             if not run.path.exists():
                 _train_into(run.path, partial, config, identity)
             shutil.rmtree(partial, ignore_errors=True)
@@ -80,36 +92,18 @@ def training_lock(key: str, wait: bool = True) -> AbstractContextManager[None]:
     return locked(partial_root() / f"{key}.lock", f"run {key} is being trained", wait)
 
 
-@contextmanager
-def _unwritable_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        said = f"{error.filename or path} cannot be written ({error.strerror}), so run {path.name} cannot be stored"
-        raise ParameterError(f"{said}: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
-
-
-def _set_aside(path: Path, wrong: Sequence[str]) -> None:
-    aside = store_root() / ".corrupt" / f"{path.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns()}"
-    aside.parent.mkdir(exist_ok=True)
-    os.rename(path, aside)
-    moved = f"It was moved to {aside} and is trained anew"
-    warnings.warn(f"run {path.name} cannot be trusted: {'; '.join(wrong)}. {moved}", stacklevel=3)
-
-
 def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str, Any]) -> None:
     """Train in the folder `partial`, write the run's files there, its manifest last, and put them in their place."""
     from safetensors.torch import save
 
     started, checkout, resumed = time.monotonic(), checkout_state(), (partial / "config.json").exists()
+    written = json.dumps(identity, indent=1).encode()
     with files.full_disk_named(path, "nothing was lost"):
-        files.replace_whole(partial / "config.json", json.dumps(identity, indent=1).encode())
+        files.replace_whole(partial / "config.json", written)
     trained = config.train(partial)
     provenance = describe_environment(identity["device"], getattr(config, "threads", None)) | checkout
-    provenance |= {"processes": trained.processes, "training_seconds": trained.seconds}
-    provenance |= {"resumed": resumed, "wall_seconds": time.monotonic() - started}
+    provenance |= {"processes": trained.processes, "training_seconds": trained.seconds, "resumed": resumed}
+    provenance |= {"wall_seconds": time.monotonic() - started}
     methods = (getattr(config, name, None) for name in ("method", "routing"))  # what the families compare
     summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")}
     summary |= {
@@ -123,7 +117,7 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
     }
     with files.full_disk_named(path, "nothing was lost: training is over, and the run is stored when there is room"):
         contents = {
-            "config.json": json.dumps(identity, indent=1).encode(),
+            "config.json": written,
             "metrics.parquet": trained.metrics.to_parquet(path=None),
             "trace.safetensors": save(trained.trace),
             "checkpoint.safetensors": save(trained.weights),

@@ -53,7 +53,11 @@ def test_without_locks_a_marker_stands_in_and_no_dead_process_keeps_it(tmp_path)
     with pytest.warns(UserWarning, match=f"the file system of {tmp_path} has no locks"):
         lock.__enter__()
     said = rf"thing by another process \(if you know it to be dead, remove {path}.held\)"
-    with pytest.warns(UserWarning, match="has no locks"), pytest.raises(Held, match=said), locked(path, "thing", wait=False):
+    with (
+        pytest.warns(UserWarning, match="has no locks"),
+        pytest.raises(Held, match=said),
+        locked(path, "thing", wait=False),
+    ):
         pass
     lock.__exit__(None, None, None)
     assert not Path(f"{path}.held").exists()
