@@ -134,7 +134,7 @@ def test_a_run_reads_back_as_it_was(outputs, tmp_path):
         assert all(torch.equal(kept[name], expected[name]) for name in expected)
     prefix = "seed4.averaged."
     weights = {name.removeprefix(prefix): t for name, t in stored.weights.items() if name.startswith(prefix)}
-    config.learner(4, "cpu").model.members[0].load_state_dict(weights)
+    config.learner(4).model.members[0].load_state_dict(weights)
 
     provenance = stored.provenance
     assert provenance["versions"]["torch"] == version("torch")

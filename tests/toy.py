@@ -8,7 +8,7 @@ from torch import nn
 from anm_nb.bounds import Seeds
 from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
-from anm_nb.training.run import assemble, train
+from anm_nb.training.run import assemble
 from anm_nb.training.seeds import RowDraws, generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
@@ -49,9 +49,6 @@ class ToyConfig(TrainingConfig):
     def make_learner(self, members, device):
         return Toy(members, device)
 
-    def train(self, workdir):
-        return train(self, workdir)
-
 
 class Toy:
     """Its first layer takes AdamW, its second Adam; `changes` are slopes of the loss by seed and step.
@@ -63,7 +60,8 @@ class Toy:
     suspects = "Toy"
 
     def __init__(self, members, device, clip=1e9, frozen=0, changes=None, scores=None, die_at=None):
-        self.seeds, self.device, self.scores, self.die_at = [each.seed for each in members], device, scores, die_at
+        self.members, self.device = members, device
+        self.seeds, self.scores, self.die_at = [each.seed for each in members], scores, die_at
         networks = []
         for seed in self.seeds:
             network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -130,12 +128,12 @@ def toy_training(config, folder, seeds=(0,), host=None, device="cpu", **options)
     """A training of the toy, ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
     members = [Member(config, seed) for seed in seeds]
-    return Training(Toy(members, device, **options), members, [folder] * len(seeds), device, host)
+    return Training(Toy(members, device, **options), [folder] * len(seeds), host)
 
 
 def toy_trained(config, folder, seeds=(0,), **options):
     """What such a training leaves."""
-    return assemble(toy_training(config, folder, seeds, **options).run(), 1)
+    return assemble(toy_training(config, folder, seeds, **options).run())
 
 
 def assert_same(one, other):

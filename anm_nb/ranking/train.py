@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -30,7 +29,6 @@ from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, TrainingConfig
-from anm_nb.training.run import Trained, train
 from anm_nb.training.seeds import batches_per_epoch
 
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
@@ -138,7 +136,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return self.changed(**{name: type(self).model_fields[name].default for name in unused})
 
     def temperature_at(self, epoch: int) -> float:
-        """max(T_min, T₀·decay^epoch)."""
+        """Of routing: max(T_min, T₀·decay^epoch)."""
         return max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
 
     def entropy_weight_at(self, epoch: int) -> float:
@@ -178,19 +176,12 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return RankingModel(self, features=self.make_task().x_dim, decoder=decoder, size=self.size)
 
     def plugins(self) -> list[type]:
-        """The task's class."""
         return [task_class(self.task)]
 
-    def train(self, workdir: Path) -> Trained:
-        """Train every seed."""
-        return train(self, workdir)
-
     def make_learner(self, members: Sequence[Member], device: str) -> RankingLearner:
-        """The learner of several seeds."""
         return RankingLearner(members, device)
 
     def stack_key(self) -> str:
-        """Configs of equal keys differ in seeds and in schedules of temperature and entropy weight only."""
         return self.model_dump_json(exclude={"seeds", *SCHEDULED})
 
     def steps_per_epoch(self) -> int:
@@ -198,7 +189,6 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return batches_per_epoch(self.train_samples, self.batch)
 
     def total_steps(self) -> int:
-        """Updates in all."""
         return self.epochs * self.steps_per_epoch()
 
     def record_steps(self) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,10 @@ from anm_nb.store import RunConfig
 from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anm_nb.training.loop import Training
+    from anm_nb.training.run import Trained
 
 
 class TrainingConfig(RunConfig):
@@ -34,6 +37,12 @@ class TrainingConfig(RunConfig):
     graph: bool = True  # on a GPU the whole step is captured as a CUDA graph
     threads: Threads = 1  # CPU threads of one training; part of the config, as it changes the last bits
     seeds: Seeds = (0, 1, 2)
+
+    def train(self, workdir: Path) -> Trained:
+        """Train every seed, resuming from what an interrupted training left in `workdir`."""
+        from anm_nb.training.run import train
+
+        return train(self, workdir)
 
     @abstractmethod
     def total_steps(self) -> int:
@@ -52,14 +61,13 @@ class TrainingConfig(RunConfig):
         """Configs of equal keys can be trained as one stack: they differ in seeds and in scheduled numbers only."""
 
     @classmethod
-    def of(cls, *settings: Parameters, **values: Any) -> Any:
-        """The fields that settings have too, and values; of several settings the last to have one decides."""
-        given = {name: value for each in settings for name, value in each if name in cls.model_fields}
-        return cls(**(given | values))
+    def of(cls, settings: Parameters, **values: Any) -> Any:
+        """The fields that a notebook's settings have too, and values."""
+        return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
 
-    def learner(self, seed: int, device: str = "cpu") -> Any:
-        """The learner of one seed."""
-        return self.make_learner([Member(self, seed)], device)
+    def learner(self, *seeds: int, device: str = "cpu") -> Any:
+        """The learner of some seeds."""
+        return self.make_learner([Member(self, seed) for seed in seeds], device)
 
     def lr_factor(self, step: int) -> float:
         """Factor on every learning rate at a step; constant where a family does not say otherwise."""
@@ -78,13 +86,10 @@ def resolve_device(device: str) -> str:
     """ "auto" becomes cuda where there is one, else cpu. Raises `ParameterError` when cuda is asked for and missing."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ParameterError("device = 'cuda': no CUDA device here; allowed: auto, cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One seed of a stack, and the config it is of."""
 
     config: Any  # of the learner's own class
@@ -120,6 +125,8 @@ class Learner(Protocol):
     its `branch` only. What has to be made outside, such as fresh problems, comes from `inputs`.
     """
 
+    members: Sequence[Member]
+    device: str
     model: Stack
     groups: Sequence[ParameterGroup]
     generators: Mapping[str, Sequence[torch.Generator]]  # by purpose, one for each seed

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.losses import ranknet_loss
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.tasks import get_task
@@ -27,10 +26,8 @@ def config(**options):
 
 
 def training(settings, folder, seeds=(0,)):
-    members = [Member(settings, seed) for seed in seeds]
-    learner = settings.make_learner(members, "cpu")
-    assert isinstance(learner, RankingLearner)
-    return learner, Training(learner, members, [folder] * len(members), "cpu")
+    learner = settings.learner(*seeds)
+    return learner, Training(learner)
 
 
 def losses(state):

@@ -48,8 +48,7 @@ def inputs(batch=3, items=5, features=2, seed=0):
 
 
 def trained(settings, steps, folder):
-    members = [Member(settings, 0)]
-    state = Training(settings.make_learner(members, "cpu"), members, [folder], "cpu")
+    state = Training(settings.learner(0))
     network = state.model.members[0]
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
     for state.step in range(steps):

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from stored_training import CONFIGS, energy
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
-from anm_nb.training import loop, progress
+from anm_nb.training import loop
 from anm_nb.training.checkpoint import checkpoint_of
-from anm_nb.training.loop import Training
-from anm_nb.training.progress import OutOfTime, time_limit
+from anm_nb.training.loop import OutOfTime, Training, time_limit
 from anm_nb.training.run import train, train_together
 
 CONFIG = ToyConfig(every=2, checkpoint_every=4, keep_weights=True)
@@ -100,7 +99,7 @@ def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bit
     config = CONFIG.model_copy(update={"checkpoint_every": 1000})
     whole = toy_trained(config, tmp_path / "whole", seeds)
     seconds = iter(range(10**6))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
     name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     for step in (5, 10):
         with time_limit(5), pytest.raises(OutOfTime, match=f"{name}: time is up at step {step} of 12"):
