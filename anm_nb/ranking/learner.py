@@ -80,7 +80,7 @@ class RankingLearner:
         self.config, self.task = config, config.make_task()
         self.dev = self._problems("dev", config.dev_samples, self.task)
         self.test = self._problems("test", config.test_samples, self.task)
-        tasks = [config.changed(mask_rate=rate).make_task() for rate in config.mask_rates()]
+        tasks = [config.changed(mask_rate=rate).make_task() for rate in config.curriculum()]
         stages = [self._problems("train", config.train_samples, task) for task in tasks]
 
         def training_sets(part: str) -> Any:

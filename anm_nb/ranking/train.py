@@ -149,7 +149,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
         """Linear warm-up over the first `lr_warmup` epochs, then constant."""
         return min(1.0, (step + 1) / max(1, self.lr_warmup * self.steps_per_epoch()))
 
-    def mask_rates(self) -> list[float]:
+    def curriculum(self) -> list[float]:
         """Shares of hidden items of the training sets: one, or a curriculum's five in even steps."""
         if self.mask_rate_start is None:
             return [self.mask_rate]
@@ -157,8 +157,8 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return [*(self.mask_rate_start + stage * rise for stage in range(STAGES - 1)), self.mask_rate]
 
     def stage_at(self, epoch: int) -> int:
-        """The place in `mask_rates` that an epoch trains at: the last from half-way on."""
-        last = len(self.mask_rates()) - 1
+        """The place in `curriculum` that an epoch trains at: the last from half-way on."""
+        last = len(self.curriculum()) - 1
         return min(2 * last * epoch // max(1, self.epochs), last)
 
     def make_task(self) -> RankingTask:
