@@ -45,20 +45,16 @@ class TrainingConfig(RunConfig):
         return train(self, workdir)
 
     @abstractmethod
-    def total_steps(self) -> int:
-        """Updates in all."""
+    def total_steps(self) -> int: ...  # updates in all
 
     @abstractmethod
-    def record_steps(self) -> list[int]:
-        """Steps before whose update to measure, in order: 0 and the last among them."""
+    def record_steps(self) -> list[int]: ...  # before whose update to measure, in order: 0 and the last among them
 
     @abstractmethod
-    def make_learner(self, members: Sequence[Member], device: str) -> Learner:
-        """The learner of several seeds, this config's or those of configs that differ in scheduled numbers only."""
+    def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # of configs with one `stack_key`
 
     @abstractmethod
-    def stack_key(self) -> str:
-        """Configs of equal keys can be trained as one stack: they differ in seeds and in scheduled numbers only."""
+    def stack_key(self) -> str: ...  # equal for configs that differ in seeds and scheduled numbers only
 
     @classmethod
     def of(cls, settings: Parameters, **values: Any) -> Any:
@@ -135,11 +131,9 @@ class Learner(Protocol):
     block: int  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
     suspects: str  # the user's own parts of a step, for messages
 
-    def inputs(self, step: int) -> dict[str, Tensor]:
-        """The next batch of all seeds."""
+    def inputs(self, step: int) -> dict[str, Tensor]: ...  # the next batch of all seeds
 
-    def branch(self, step: int, recorded: bool) -> Hashable:
-        """Whatever the Python code of `losses` branches on at that step."""
+    def branch(self, step: int, recorded: bool) -> Hashable: ...  # whatever the Python code of `losses` branches on
 
     def losses(
         self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from anm_nb.training.learner import Learner, StepLosses
 from anm_nb.training.stack import Stack, StackOptimiser, update
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
-Item = TypeVar("Item")
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
@@ -50,7 +49,7 @@ def seconds_left() -> float:
     return _deadline.get() - time.monotonic()
 
 
-def progress_bar(items: Iterable[Item], what: str, total: int, shown: bool = True) -> Iterable[Item]:
+def progress_bar(items: Iterable[Any], what: str, total: int, shown: bool = True) -> Iterable[Any]:
     """The same, with a bar where somebody can see it: in a terminal, or in a kernel that a Jupyter server started."""
     if shown and (sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ):
         return tqdm(items, desc=what, total=total, leave=False)

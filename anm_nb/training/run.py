@@ -1,7 +1,6 @@
 """Trains configs: on a GPU all seeds as one stack, on a CPU seeds in processes of their own where that pays.
 
-What comes out does not depend on processes: a seed is trained by the same code, on the same number of threads. Times
-and counts of steps are taken here too.
+What comes out does not depend on processes: a seed is trained by the same code, on the same number of threads.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, good_checkpoin
 from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training, progress_bar, seconds_left
 
-# Two processes are ready to train after 3 to 5 s (torch is imported again in each, on a core each), and save half of
-# the time: below this they would gain next to nothing. The time is projected from a few steps that are thrown away;
-# it leaves out measurements, so it errs towards training here.
-WORTH_SECONDS = 12.0
+WORTH_SECONDS = 12.0  # of steps: processes are ready after 3 to 5 s, and two of them save half of the time
 FIRST_STEPS = 6  # of which the last is timed: the first ones are slower than the rest
 WATCH_SECONDS = 0.1  # how long a process may outlive the one that started it
 WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's steps are graphs

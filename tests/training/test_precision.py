@@ -66,22 +66,3 @@ def test_the_gradients_of_a_step_in_tf32_are_those_of_float32_within_four_thousa
     assert relative(rough_gradient, gradient) < 4e-3
     assert relative(rough_norms, norms) < 2e-3
     assert relative(rough_moved, moved) < 0.1  # in the first step Adam moves by signs, also of the least gradients
-
-
-@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-def test_energies_and_scores_in_tf32_are_those_of_float32_within_two_thousandths(head):
-    """A network of five layers, whose factors have relative errors of at most 2⁻¹¹ ≈ 0.0005 each."""
-    config = energy(head=head, **SIZES)
-    learner = config.learner(0)
-    y, x, k = learner.dev.y, learner.dev.x, learner.dev_problem.noise.k
-
-    def energies_and_scores():
-        point = y.clone().requires_grad_()
-        energies = learner.model(x, point, k)
-        return energies.detach(), torch.autograd.grad(energies.sum(), point)[0]
-
-    expected = energies_and_scores()
-    with Tf32():
-        found = energies_and_scores()
-    for one, other in zip(found, expected, strict=True):
-        assert 0 < relative(one, other) < 2e-3
