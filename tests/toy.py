@@ -8,7 +8,7 @@ from torch import nn
 from anm_nb.bounds import Seeds
 from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
-from anm_nb.training.run import assemble
+from anm_nb.training.run import assemble, train
 from anm_nb.training.seeds import RowDraws, generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
@@ -48,6 +48,9 @@ class ToyConfig(TrainingConfig):
 
     def make_learner(self, members, device):
         return Toy(members, device)
+
+    def train(self, workdir):
+        return train(self, workdir)
 
 
 class Toy:

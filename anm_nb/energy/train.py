@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -30,6 +31,7 @@ from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.run import Trained, train
 
 WEIGHTS = ("contrastive_weight", "contrastive_weight_end")  # each of several stacked seeds may have its own, and lr
 
@@ -127,6 +129,9 @@ class EnergyConfig(TrainingConfig):
         """The classes of the task, the network and the strategy."""
         network = get_network(self.network or self.task_class.network)
         return [self.task_class, network, *([type(self.negatives)] if self.negatives else [])]
+
+    def train(self, workdir: Path) -> Trained:
+        return train(self, workdir)
 
     def make_learner(self, members: Sequence[Member], device: str) -> EnergyLearner:
         return EnergyLearner(members, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -29,6 +30,7 @@ from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.run import Trained, train
 from anm_nb.training.seeds import batches_per_epoch
 
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
@@ -177,6 +179,9 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     def plugins(self) -> list[type]:
         return [task_class(self.task)]
+
+    def train(self, workdir: Path) -> Trained:
+        return train(self, workdir)
 
     def make_learner(self, members: Sequence[Member], device: str) -> RankingLearner:
         return RankingLearner(members, device)

@@ -18,10 +18,7 @@ from anm_nb.store import RunConfig
 from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anm_nb.training.loop import Training
-    from anm_nb.training.run import Trained
 
 
 class TrainingConfig(RunConfig):
@@ -37,12 +34,6 @@ class TrainingConfig(RunConfig):
     graph: bool = True  # on a GPU the whole step is captured as a CUDA graph
     threads: Threads = 1  # CPU threads of one training; part of the config, as it changes the last bits
     seeds: Seeds = (0, 1, 2)
-
-    def train(self, workdir: Path) -> Trained:
-        """Train every seed, resuming from what an interrupted training left in `workdir`."""
-        from anm_nb.training.run import train
-
-        return train(self, workdir)
 
     @abstractmethod
     def total_steps(self) -> int: ...  # updates in all

@@ -157,8 +157,7 @@ def train_in_processes(config: TrainingConfig, folder: Path) -> int:
 
 def available_cores() -> int:
     """The cores that are this process's to use: its share of them, where OMP_NUM_THREADS gives one, else all."""
-    share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if share.isdigit() and int(share) > 0:
+    if (share := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]).isdigit():
         return int(share)
     from joblib import cpu_count  # a third of a second, so not at import
 
