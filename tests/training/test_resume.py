@@ -119,7 +119,7 @@ def test_time_that_was_up_before_it_began_leaves_a_training_that_can_begin(tmp_p
 CASES = CONFIGS | {
     "none": energy("none"),
     "stock": energy("stock", keep_weights=True),
-    "mixed": energy("mixed", contrastive_weight_end=0.1),
+    "mixed": energy("mixed"),
 }
 
 
