@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from anm_nb.energy.landscape import SCAN_GRID, line_scan
-from anm_nb.energy.miner import MinerConfig
-from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
+from anm_nb.energy.miner import MinerConfig, MiningProblem
+from anm_nb.energy.negatives import Anm, get_negatives
 from anm_nb.energy.networks import EnergyMLP, energy_given
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise

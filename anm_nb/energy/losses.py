@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from anm_nb.energy.miner import Mined
+from anm_nb.energy.miner import Mined, MiningProblem
 from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.probes import energy_columns, noising_columns
 from anm_nb.energy.schedule import Noised, Points, Values
 from anm_nb.training.learner import StepLosses
 
 if TYPE_CHECKING:
-    from anm_nb.energy.negatives import MiningProblem, NegativeStrategy
+    from anm_nb.energy.negatives import NegativeStrategy
 
 PerSeed = Float[Tensor, " seeds"]
 
@@ -58,7 +58,7 @@ def monotonic_regression(
     return F.relu(least_slope - slope) + (energy - slope.unsqueeze(1) * distance).square().mean(1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contrast:
     """The pairs of a step before its update, rows of all seeds, seed after seed, and each seed's losses."""
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.bounds import Count
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.constraints import Constraint, L2Ball
-from anm_nb.energy.networks import gradient_and_value
-from anm_nb.energy.schedule import Points, Values
+from anm_nb.energy.networks import Inputs, Model, Targets, energy_given, gradient_and_value
+from anm_nb.energy.schedule import Points, SharedNoise, Values
+from anm_nb.tasks.base import Clues, DenoisingTask
 from anm_nb.training.graph import host_may_wait
+from anm_nb.training.seeds import RowDraws
 
 SHRINK = 0.5  # factor on the step after a rejection
 BB_RANGE = 10.0  # α may be this many times the first α, or that part of it
@@ -63,6 +66,46 @@ class MinerConfig(Parameters):
         """The same miner, with as many turns as any descent can take where it has no limit of its own."""
         most = (RESTARTS + 1) * (1 + self.steps * self.max_backtracks)
         return self if self.turns else self.model_copy(update={"turns": most})
+
+
+@dataclass(frozen=True)
+class MiningProblem:
+    """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
+
+    On a GPU a strategy is captured: it chooses by `torch.where`, and may look at no value (`.item()`, `if`, `x[mask]`).
+    """
+
+    task: DenoisingTask
+    x: Inputs
+    y_pos: Targets
+    noise: SharedNoise  # levels k and ε that positive and negative share
+    model: Model  # the network in training
+    averaged: Model  # its EMA, in eval mode and without gradients
+    draws: RowDraws  # random rows: .normal(shape), .uniform(shape), .integers(high, shape)
+    clues: Clues | None = None  # entries of the answers that are given, and stay as they are
+    progress: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))  # share of the training done, in [0, 1]
+
+    @property
+    def energy(self) -> Energy:
+        """EMA energies of clean points under the batch's own noise, low for a good negative; take it once for many."""
+        noise, of_noised = self.noise, energy_given(self.averaged, self.x, self.noise.k)
+        return lambda y: of_noised(noise.noised(self.impose(y)).as_subclass(Tensor))
+
+    @cached_property
+    def noised_energy(self) -> Energy:
+        """Energies of noised points under the network in training; with gradients if first asked for with them."""
+        return energy_given(self.model, self.x, self.noise.k)
+
+    def impose(self, y: Targets) -> Targets:
+        return y if self.clues is None else self.clues.impose(y)
+
+    @property
+    def given(self) -> Bool[Tensor, "b y_dim"] | None:
+        return None if self.clues is None else self.clues.mask
+
+    @property
+    def seeds(self) -> int:
+        return len(self.draws.generators)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ A strategy works in clean y-space. Noising is the trainer's, once, with the nois
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -27,52 +24,10 @@ from torch import Tensor
 from anm_nb.config import ParameterError, Parameters, Registry, shown, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
 from anm_nb.energy.losses import monotonic_regression
-from anm_nb.energy.miner import Energy, Mined, MinerConfig, at_length, mine
-from anm_nb.energy.networks import Inputs, Model, Targets, energy_given
+from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, at_length, mine
+from anm_nb.energy.networks import Targets
 from anm_nb.energy.sampler import Form, descend
-from anm_nb.energy.schedule import SharedNoise, Values
-from anm_nb.tasks.base import Clues, DenoisingTask
-from anm_nb.training.seeds import RowDraws
-
-
-@dataclass(frozen=True)
-class MiningProblem:
-    """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
-
-    On a GPU a strategy is captured: it chooses by `torch.where`, and may look at no value (`.item()`, `if`, `x[mask]`).
-    """
-
-    task: DenoisingTask
-    x: Inputs
-    y_pos: Targets
-    noise: SharedNoise  # levels k and ε that positive and negative share
-    model: Model  # the network in training
-    averaged: Model  # its EMA, in eval mode and without gradients
-    draws: RowDraws  # random rows: .normal(shape), .uniform(shape), .integers(high, shape)
-    clues: Clues | None = None  # entries of the answers that are given, and stay as they are
-    progress: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))  # share of the training done, in [0, 1]
-
-    @property
-    def energy(self) -> Energy:
-        """EMA energies of clean points under the batch's own noise, low for a good negative; take it once for many."""
-        noise, of_noised = self.noise, energy_given(self.averaged, self.x, self.noise.k)
-        return lambda y: of_noised(noise.noised(self.impose(y)).as_subclass(Tensor))
-
-    @cached_property
-    def noised_energy(self) -> Energy:
-        """Energies of noised points under the network in training; with gradients if first asked for with them."""
-        return energy_given(self.model, self.x, self.noise.k)
-
-    def impose(self, y: Targets) -> Targets:
-        return y if self.clues is None else self.clues.impose(y)
-
-    @property
-    def given(self) -> Bool[Tensor, "b y_dim"] | None:
-        return None if self.clues is None else self.clues.mask
-
-    @property
-    def seeds(self) -> int:
-        return len(self.draws.generators)
+from anm_nb.energy.schedule import Values
 
 
 class NegativeStrategy(Parameters):
@@ -124,34 +79,28 @@ def strategy_to_json(strategy: NegativeStrategy | None) -> dict[str, Any] | str:
     return {"name": strategy.name, **strategy.model_dump(mode="json")} if strategy else "none"
 
 
-def labelled(given: Iterable[Any]) -> dict[str, NegativeStrategy | None]:
+def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
     """Strategies by label: the name and the options that are given, as in "anm, eps 0.5".
 
     Raises `ParameterError` as `get_negatives`, and ValueError where two labels are the same.
     """
-    found: dict[str, NegativeStrategy | None] = {}
-    for each in given:
-        strategy, options = get_negatives(each), {} if isinstance(each, str) else {**each}
-        name = options.pop("name", each)
-        label = ", ".join([name, *(f"{option} {value}" for option, value in options.items())])
-        if label in found:
-            raise ValueError("each may appear once")
-        found[label] = strategy
+    strategies, found = [get_negatives(each) for each in given], {}
+    for each, strategy in zip(given, strategies, strict=True):
+        options = {"name": each} if isinstance(each, str) else {**each}
+        found[", ".join([options.pop("name"), *(f"{name} {value}" for name, value in options.items())])] = strategy
+    if len(found) < len(strategies):
+        raise ValueError("each may appear once")
     return found
 
 
-def _checked(check: Callable[[Any], Any]) -> AfterValidator:
-    """Keeps a value as it was written, where the check lets it pass."""
-    return AfterValidator(lambda value: (check(value), value)[1])
-
-
 _FROM, _TO = BeforeValidator(get_negatives), PlainSerializer(strategy_to_json)
+_CHECKED, _DISTINCT = (
+    AfterValidator(lambda value, check=check: (check(value), value)[1]) for check in (get_negatives, labelled)
+)
 Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]  # a field of one, None for "none"
-StrategyName = Annotated[str, _checked(get_negatives)]
-Strategies = Annotated[  # each a name, "none" among them, or a name with options
-    tuple[Annotated[Any, _checked(get_negatives)], ...],
-    Field(strict=False, min_length=1, max_length=100),
-    _checked(labelled),
+StrategyName = Annotated[str, _CHECKED]
+Strategies = Annotated[  # names, or names with options, kept as they are written
+    tuple[Annotated[Any, _CHECKED], ...], Field(strict=False, min_length=1, max_length=100), _DISTINCT
 ]
 
 
@@ -267,11 +216,11 @@ class AnmOrthogonal(Anm):
 class AnmSimplex(NegativeStrategy):
     """Adversarial mining over the relaxed answers of a discrete task, clues fixed (ANM checklist, sections B and G).
 
-    The miner's `eps` bounds only where descent starts, and its `delta` gives way to "at least one decision differs".
-    `round` returns the nearest answer, as a relaxed point can be told from a truth without looking at the problem.
-    `legitimate` forbids each decision that alone would have m* ≤ 0; m* is a sum over decisions, so that every rounded
-    negative then has m* > 0. A task is discrete that says by `classes` how many consecutive entries form one one-hot
-    decision in {−1, 1}, 1 where every entry is a sign. Raises `ParameterError` for one that is not.
+    A task is discrete that says by `classes` how many entries in a row form one one-hot decision in {−1, 1}, 1 where
+    every entry is a sign. The miner's `delta` gives way to "at least one decision differs", and its `eps` bounds only
+    the start. `round` returns the nearest answer: a relaxed point can be told from a truth without the problem.
+    `legitimate` forbids each decision that alone has m* ≤ 0; m* being a sum over decisions, rounded negatives have
+    m* > 0. Raises `ParameterError` for a task that is not discrete.
     """
 
     name = "anm_simplex"

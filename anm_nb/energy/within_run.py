@@ -19,10 +19,9 @@ from torch import Tensor
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.losses import Contrast, info_nce, step_losses
-from anm_nb.energy.miner import Mined
+from anm_nb.energy.miner import Mined, MiningProblem
 from anm_nb.energy.negatives import (
     AnmOrthogonal,
-    MiningProblem,
     Mixed,
     NegativeStrategy,
     Stock,

@@ -9,12 +9,11 @@ from host_waits import RefuseHostWaits
 from torch.nn import functional as F
 
 from anm_nb.config import ParameterError, Parameters
-from anm_nb.energy.miner import MinerConfig
+from anm_nb.energy.miner import MinerConfig, MiningProblem
 from anm_nb.energy.negatives import (
     STRATEGIES,
     Anm,
     AnmOrthogonal,
-    MiningProblem,
     Mixed,
     Random,
     Strategies,

@@ -9,8 +9,8 @@ from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.losses import info_nce, soft_info_nce
-from anm_nb.energy.miner import Mined, MinerConfig
-from anm_nb.energy.negatives import Anm, MiningProblem, Random, get_negatives
+from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem
+from anm_nb.energy.negatives import Anm, Random, get_negatives
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.seeds import RowDraws, generator
