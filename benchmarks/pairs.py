@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from anm_nb.energy.landscape import SCAN_GRID, line_scan
-from anm_nb.energy.miner import MinerConfig
-from anm_nb.energy.negatives import Anm, MiningProblem, named_negatives
+from anm_nb.energy.miner import MinerConfig, MiningProblem
+from anm_nb.energy.negatives import Anm, get_negatives
 from anm_nb.energy.networks import EnergyMLP, energy_given
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
@@ -106,7 +106,7 @@ def ired_step(tiny: bool, negatives: str) -> Pair:
     published: dict[str, Any] = {"lr": 1e-4, "lr_final": 1.0, "ema_decay": 0.995, "ema_every": 10}
     published |= {"contrastive_weight": 0.5}
     config = EnergyConfig(
-        task="inverse", size=size, width=width, batch=batch, negatives=named_negatives(negatives), levels=LEVELS,
+        task="inverse", size=size, width=width, batch=batch, negatives=get_negatives(negatives), levels=LEVELS,
         steps=50_000, dev_examples=2, seeds=(SEED,), device="cpu", **published,
     )  # fmt: skip
     training, schedule = Training(config.learner(SEED)), NoiseSchedule.cosine(LEVELS)
