@@ -167,7 +167,8 @@ class EnergyLearner:
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         config: EnergyConfig = members[0].config
-        self.config, self.device, self.seeds = config, device, [member.seed for member in members]
+        self.members, self.config, self.device = members, config, device
+        self.seeds = [member.seed for member in members]
         self.task, self.schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
         self.training, self.sampler = self.task.stream("train"), config.make_sampler(self.task)
         self.model = Stack([self._network(seed) for seed in self.seeds])
