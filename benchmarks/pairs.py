@@ -28,7 +28,7 @@ from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import kendall_tau
 from anm_nb.tasks.ordering import VALUES, PartialSort
 from anm_nb.tasks.sudoku import Sudoku
-from anm_nb.tasks.sudoku_pool import shuffled, stored_pool
+from anm_nb.tasks.sudoku_solver import shuffled, stored_pool
 from anm_nb.training.loop import Training
 from anm_nb.training.seeds import RowDraws, batch_indices, generator, initialise
 
@@ -195,7 +195,7 @@ def sudokus(tiny: bool) -> Pair:
     """Puzzles drawn from a pool of 100; from a larger one it costs the same."""
     count, pool = (3, 3) if tiny else (64, 100)
     task, (first, second) = Sudoku(pool=pool), [generator(SEED, "data") for _ in range(2)]
-    boards = stored_pool(pool, task.options.pool_seed, task.options.givens)
+    boards = stored_pool(task.options.size, pool, task.options.pool_seed, harder=False)
 
     def ours() -> Results:
         batch = task.sample(count, generator=first)

@@ -167,8 +167,7 @@ class EnergyLearner:
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         config: EnergyConfig = members[0].config
-        self.members, self.config, self.device = members, config, device
-        self.seeds = [member.seed for member in members]
+        self.members, self.config, self.device, self.seeds = members, config, device, [each.seed for each in members]
         self.task, self.schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
         self.training, self.sampler = self.task.stream("train"), config.make_sampler(self.task)
         self.model = Stack([self._network(seed) for seed in self.seeds])

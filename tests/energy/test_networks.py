@@ -233,7 +233,8 @@ def test_a_stack_of_seeds_is_each_of_them_with_the_gradients_of_their_weights(na
     rows = zip(models, x.chunk(3), y.chunk(3), k.chunk(3), strict=True)
     scores, energies, alone = zip(*(gradients(model, model.parameters(), *own) for model, *own in rows), strict=True)
     stack = Stack(models)
-    score, energy, found = gradients(stack, [stack.stack_of[id(each)] for each in models[0].parameters()], x, y, k)
+    stacks = [stack.stack_of[id(each)] for each in models[0].parameters()]
+    score, energy, found = gradients(stack, stacks, x, y, k)
     torch.testing.assert_close(score, torch.cat(scores), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(energy, torch.cat(energies), rtol=1e-4, atol=1e-5)
     for gradient, *own in zip(found, *alone, strict=True):
