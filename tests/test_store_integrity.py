@@ -118,6 +118,6 @@ def test_a_corrupted_checkpoint_of_an_unfinished_training_is_named_and_training_
     Line().train(partial)
     for checkpoint in partial.glob("seed-0*"):
         flip(checkpoint, 0.9)
-    with pytest.warns(UserWarning, match=r"seed-0\.safetensors.*expected sha256 .*starts from the beginning"):
+    with pytest.warns(UserWarning, match=r"seed-0\.checkpoint.*expected sha256 .*starts from the beginning"):
         again = get_or_train(Line())
     pd.testing.assert_frame_equal(again.metrics, run.metrics, check_exact=True)
