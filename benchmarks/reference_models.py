@@ -15,12 +15,12 @@ from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
 
 INVERSE = {
-    "task": "inverse", "size": 4, "width": 32, "batch": 128, "steps": 1500, "lr": 4e-3, "ema_decay": 0.99, "records": 5,
+    "task": "inverse", "size": 4, "width": 16, "batch": 128, "steps": 3000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,
     "dev_examples": 128, "keep_weights": True, "seeds": [0],
 }  # fmt: skip
 BOARD = {
-    "task": "sudoku", "size": 4, "task_options": {"pool": 2000}, "network": "mlp", "width": 64, "batch": 64,
-    "steps": 2000, "lr": 4e-3, "ema_decay": 0.99, "records": 6, "dev_examples": 64, "seeds": [0],
+    "task": "sudoku", "size": 4, "task_options": {"pool": 2000}, "network": "mlp", "width": 48, "batch": 64,
+    "steps": 3000, "lr": 4e-3, "ema_decay": 0.99, "records": 6, "dev_examples": 64, "seeds": [0],
 }  # fmt: skip
 ROUTING = {
     "task": "hinted_sort", "size": 10, "width": 32, "n_heads": 4, "max_inner_iters": 6, "hrm_period": 3, "epochs": 24,
