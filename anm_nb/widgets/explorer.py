@@ -35,10 +35,7 @@ STILL_OR_LIVE = """<style>
 
 
 class Control(NamedTuple):
-    """A list, a slider, or a slider with buttons that play it; in the page `anm-control-<name>`, `anm-play-<name>`.
-
-    Keyboard: Tab reaches it, arrow keys move it, Home and End go to a slider's ends.
-    """
+    """A list, a slider, or a slider with buttons that play it; in the page `anm-control-<name>`, `anm-play-<name>`."""
 
     name: str
     label: str
@@ -53,6 +50,8 @@ class View(ABC):
     that gives them, and `start`, the values to begin with where these are not the first.
     """
 
+    family: ClassVar[str] = "energy"
+    reads: ClassVar[str] = ""  # of the trace, which runs of older versions have not
     name: ClassVar[str]  # of the kind of explorer, for its class in the page
     about: ClassVar[str]  # what its panels show, in words
     needs: ClassVar[str]  # what leaves a run that it can show, for an empty store
@@ -63,14 +62,16 @@ class View(ABC):
     start: Mapping[str, Any]
 
     def __init__(self, run: Run) -> None:
+        if self.reads and self.reads not in run.trace:
+            raise ParameterError(f"run {run.key} keeps no problems, as an older version trained it: train it again")
         self.run, self.seeds, method = run, run.settings["seeds"], str(run.summary["method"])
         self.method, self.colour = label(method), colours([method])[method]
         self.seed_options = [(f"seed {seed}", place) for place, seed in enumerate(self.seeds)]
 
     @classmethod
-    @abstractmethod
     def suits(cls, run: Run) -> bool:
         """Whether the explorer can show a run, as far as its manifest tells."""
+        return run.summary["family"] == cls.family
 
     @abstractmethod
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
@@ -106,9 +107,7 @@ class Explorer:
         self.root = VBox(layout=Layout(width="100%", max_width="1000px")).add_class("anm-explorer")
         self.root.add_class(f"anm-{view.name}-explorer")
         named = [f"{key}: {why}" for key, why in unreadable.items()][:NAMED]
-        note = (
-            f"{len(unreadable)} runs are not in the list, as they cannot be read: {'; '.join(named)}" if named else ""
-        )
+        note = f"Not in the list, as they cannot be read ({len(unreadable)}): {'; '.join(named)}" if named else ""
         if not self.runs:
             nothing = f"There is no finished run in {store_root()} that this explorer can show."
             self._blank(f"{nothing} {view.needs} Then run this cell again. {note}", "status")
@@ -287,6 +286,11 @@ def _score(path: Path) -> list[str]:
         return [f"{name} {rounded(last[name].mean())}" for name in SCORES if name in last][:1]
     except (CorruptRun, OSError):
         return []
+
+
+def numbers(count: int, first: int = 1) -> list[tuple[str, int]]:
+    """Options for places from 0, labelled from `first` on."""
+    return [(str(place + first), place) for place in range(count)]
 
 
 def reason(error: Exception) -> str:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from anm_nb.analysis.style import LINE_STYLES, PALETTE, label
 from anm_nb.analysis.tables import rounded
-from anm_nb.config import ParameterError
 from anm_nb.energy import landscape
 from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import SCAN_GRID
@@ -22,7 +21,7 @@ from anm_nb.run import Run
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import MatrixTask
 from anm_nb.training.seeds import generator
-from anm_nb.widgets.explorer import Control, View
+from anm_nb.widgets.explorer import Control, View, numbers
 
 PROBLEMS = 4  # as many as are scanned within the blink that a slider's move may take
 END = 10**9  # of training, where the weights of no record are kept
@@ -38,7 +37,7 @@ class Landscape(View):
     (`keep_weights`) a run has its end alone to show.
     """
 
-    name = "landscape"
+    reads, name = "probe_negatives", "landscape"
     about = "Energy on the line from a noised truth to its negative, and beside it mean curvature by noise level."
     needs = "Train an energy: run notebook 13_landscape_line_scans, or anm-nb demo in a terminal."
     controls = (
@@ -51,21 +50,19 @@ class Landscape(View):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        if "probe_negatives" not in run.trace:
-            raise ParameterError(f"run {run.key} keeps no problems, as an older version trained it: train it again")
         self.levels, self.steps = range(run.settings["levels"]), kept_steps(run) or [END]
         self.problems, self.scan = min(PROBLEMS, run.trace["probe_y"].shape[2]), cache(self._scan)
         self.options = {
             "seed": self.seed_options,
             "step": [("end" if step == END else str(step), step) for step in self.steps],
-            "level": [(str(level), level) for level in self.levels],
-            "problem": [(str(place + 1), place) for place in range(self.problems)],
+            "level": numbers(len(self.levels), 0),
+            "problem": numbers(self.problems),
         }
         self.start = {"step": self.steps[-1], "level": len(self.levels) // 3}
 
     @classmethod
     def suits(cls, run: Run) -> bool:
-        return run.summary["family"] == "energy" and issubclass(task_class(run.summary["task"]), MatrixTask)
+        return super().suits(run) and issubclass(task_class(run.summary["task"]), MatrixTask)
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
         profiles, bends = axes

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from anm_nb.analysis.tables import rounded
 from anm_nb.run import Run
-from anm_nb.widgets.explorer import Control, View
+from anm_nb.widgets.explorer import Control, View, numbers
 
 HELD_OUT, BATCH = "held-out pairs", "the batch's own pairs"
 ARRAYS = {HELD_OUT: "dev_margins", BATCH: "margins"}  # in the trace, each [seeds, records, pairs]
@@ -46,7 +46,7 @@ class Margins(View):
         self.edges = {kind: np.linspace(-reach, reach, BARS + 1) for kind, reach in reaches.items()}  # 0 is one of them
         known = "dev_levels" in run.trace  # runs of older versions keep none
         self.levels = run.trace["dev_levels"][:, 0].numpy() if known else np.empty(0)  # [seeds, pairs]
-        levels = [(str(level), level) for level in range(run.settings["levels"] if known else 0)]
+        levels = numbers(run.settings["levels"] if known else 0, 0)
         self.options = {
             "pairs": [(kind, kind) for kind in self.margins],
             "seed": [*([("all seeds", ALL)] if len(self.seeds) > 1 else []), *self.seed_options],
@@ -54,10 +54,6 @@ class Margins(View):
             "level": lambda values: [("all", ALL), *(levels if values["pairs"] == HELD_OUT else [])],
         }
         self.start = {"step": int(self.steps[-1])}
-
-    @classmethod
-    def suits(cls, run: Run) -> bool:
-        return run.summary["family"] == "energy"
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
         histogram, curve = axes

@@ -10,10 +10,9 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.style import PALETTE
-from anm_nb.config import ParameterError
 from anm_nb.ranking.routing import routing_entropy
 from anm_nb.run import Run
-from anm_nb.widgets.explorer import Control, View
+from anm_nb.widgets.explorer import Control, View, numbers
 
 CURVES: dict[str, dict[str, Any]] = {  # over iterations: what the trace calls them, and how they look
     "own": {"marker": "s", "color": PALETTE["anm"], "label": "this problem"},
@@ -30,7 +29,7 @@ class Routing(View):
     mean over dev. It opens at the iteration whose weights differ most from item to item.
     """
 
-    name = "routing"
+    family, reads, name = "ranking", "probe_ranks", "routing"
     about = "Heatmap of routing weights, items by heads, and routing entropy and Kendall tau after each iteration."
     needs = "Train a ranking: run notebook 20_hrm_vs_baseline, or anm-nb demo in a terminal."
     controls = (
@@ -43,23 +42,17 @@ class Routing(View):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        if "probe_ranks" not in run.trace:
-            raise ParameterError(f"run {run.key} keeps no problems, as an older version trained it: train it again")
         self.alphas = run.trace["alphas"].float().numpy()  # [seeds, records, samples, iterations, items, heads]
         rows = run.metrics.groupby("seed")["epoch"]
         self.epochs = [rows.get_group(seed).astype(int).tolist() for seed in self.seeds]  # one seed may stop early
         self.options = {
             "seed": self.seed_options,
             "epoch": lambda values: [(str(epoch), epoch) for epoch in self.epochs[values["seed"]]],
-            "sample": [(str(place + 1), place) for place in range(self.alphas.shape[2])],
-            "iteration": [(str(place + 1), place) for place in range(self.alphas.shape[3])],
+            "sample": numbers(self.alphas.shape[2]),
+            "iteration": numbers(self.alphas.shape[3]),
         }
         last = self.alphas[0, len(self.epochs[0]) - 1, 0]  # [iterations, items, heads]
         self.start = {"epoch": self.epochs[0][-1], "iteration": int(last.std(1).mean(1).argmax())}
-
-    @classmethod
-    def suits(cls, run: Run) -> bool:
-        return run.summary["family"] == "ranking" and "routing" in run.settings
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
         heat, largest, iteration = axes[0], float(np.nanmax(self.alphas)), self.iteration(values)

@@ -14,14 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from anm_nb.analysis.tables import rounded
-from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.sampler import SamplerState, sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.run import Run
 from anm_nb.tasks.base import Batch
 from anm_nb.training.seeds import generator
-from anm_nb.widgets.explorer import Control, View
+from anm_nb.widgets.explorer import Control, View, numbers
 
 PROBLEMS = 8
 CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f5b68a"])  # given, right, wrong
@@ -43,7 +42,7 @@ class Sampling(View):
     solved when it is first shown, from starting noise that depends on seed and problem alone.
     """
 
-    name = "sampler"
+    reads, name = "probe_negatives", "sampler"
     about = "A problem's answer as the sampler has it, the truth, and energy and error over all steps of the sampler."
     needs = "Train an energy: run notebook 15_ired_table, or anm-nb demo in a terminal."
     controls = (
@@ -56,8 +55,6 @@ class Sampling(View):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        if "probe_negatives" not in run.trace:
-            raise ParameterError(f"run {run.key} keeps no problems, as an older version trained it: train it again")
         self.config = run.config_with(negatives="none")  # whose class may be defined elsewhere
         self.task, self.solve = self.config.make_task(), cache(self._solve)
         self.digits = run.settings["size"] if run.settings["task"] == "sudoku" else 0  # of a board; 0: numbers
@@ -65,14 +62,10 @@ class Sampling(View):
         self.problems, states = min(PROBLEMS, run.trace["probe_y"].shape[2]), len(self.solve(0, 0).states)
         self.options = {
             "seed": self.seed_options,
-            "problem": [(str(place + 1), place) for place in range(self.problems)],
-            "state": [(str(place + 1), place) for place in range(states)],
+            "problem": numbers(self.problems),
+            "state": numbers(states),
         }
         self.start = {"state": states - 1}
-
-    @classmethod
-    def suits(cls, run: Run) -> bool:
-        return run.summary["family"] == "energy"
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
         solution, state = self.shown(values)
@@ -88,7 +81,10 @@ class Sampling(View):
         states = solution.states
         breaks = np.flatnonzero(np.diff(states["level"])) + 1  # where the next noise level begins
         for panel, column, colour in zip(axes[2:], ("energy", "error"), (self.colour, "black"), strict=True):
-            x, y = (np.insert(each, breaks, np.nan) for each in (np.arange(1.0, len(states) + 1), states[column]))
+            x, y = (
+                np.insert(each, breaks, np.nan)
+                for each in (np.arange(1.0, len(states) + 1), states[column].astype(float))
+            )
             panel.plot(x, y, marker=".", markersize=3, color=colour)
             panel.axvline(state + 1, color="black", linewidth=0.8)
             panel.set(xlabel="sampler step", ylabel="energy, nats" if column == "energy" else self.error_name)
