@@ -29,16 +29,8 @@ WATCH = """root => {
     seen.waits.push(performance.now() - seen.since);
   }).observe(root, {subtree: true, childList: true, characterData: true});
 }"""
-TOO_WIDE = """root =>
-  [root.closest('.jp-OutputArea-output'), root, ...root.querySelectorAll('.widget-box, .widget-readout')]
-  .filter(box => box.scrollWidth > box.clientWidth)
-  .map(box => `${box.className}: ${box.scrollWidth} in ${box.clientWidth} pixels`)"""
 CONTROL = r"""() => document.activeElement.closest('[class*=anm-control-], [class*=anm-play-]')
   ?.className.match(/anm-(control|play)-(\w+)/)[2]"""
-BEYOND = """root => [...root.querySelectorAll('*')]
-  .filter(each => each.getBoundingClientRect().right > root.getBoundingClientRect().right + 0.5)
-  .filter(each => !each.closest('.slider-container'))
-  .map(each => each.outerHTML.slice(0, 200))"""
 
 
 @contextmanager
@@ -68,8 +60,8 @@ class NotebookPage:
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
     def wait_until_idle(self) -> None:
-        """Wait until no cell waits to be run."""
-        self.page.wait_for_function("!document.body.innerText.includes('[*]')")
+        """Wait until all cells ran, as sliders are answered only then."""
+        self.page.get_by_text("| Idle").wait_for()
 
     def _refuse(self, route) -> None:
         self.strangers.append(route.request.url)
@@ -156,10 +148,6 @@ class ExplorerPage:
             order.append(self.page.evaluate(CONTROL))
             self.page.keyboard.press("Tab")
         return order
-
-    def too_wide(self) -> list[str]:
-        """What needs more width than it has, or reaches beyond the explorer."""
-        return [*self.root.evaluate(TOO_WIDE), *self.root.evaluate(BEYOND)]
 
     def photograph(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,6 @@ class View(ABC):
     """
 
     family: ClassVar[str] = "energy"
-    reads: ClassVar[str] = ""  # of the trace, which runs of older versions have not
     name: ClassVar[str]  # of the kind of explorer, for its class in the page
     about: ClassVar[str]  # what its panels show, in words
     needs: ClassVar[str]  # what leaves a run that it can show, for an empty store
@@ -62,8 +61,6 @@ class View(ABC):
     start: Mapping[str, Any]
 
     def __init__(self, run: Run) -> None:
-        if self.reads and self.reads not in run.trace:
-            raise ParameterError(f"run {run.key} keeps no problems, as an older version trained it: train it again")
         self.run, self.seeds, method = run, run.settings["seeds"], str(run.summary["method"])
         self.method, self.colour = label(method), colours([method])[method]
         self.seed_options = [(f"seed {seed}", place) for place, seed in enumerate(self.seeds)]

@@ -37,7 +37,7 @@ class Landscape(View):
     (`keep_weights`) a run has its end alone to show.
     """
 
-    reads, name = "probe_negatives", "landscape"
+    name = "landscape"
     about = "Energy on the line from a noised truth to its negative, and beside it mean curvature by noise level."
     needs = "Train an energy: run notebook 13_landscape_line_scans, or anm-nb demo in a terminal."
     controls = (
@@ -88,13 +88,13 @@ class Landscape(View):
         names = {kind + name: unit for kind in ("", "perfect ") for name, unit in UNITS.items()}
         return told | {name: f"{rounded(float(scan[name][where]))} {unit}" for name, unit in names.items()}
 
-    def step(self, values: Mapping[str, Any]) -> int:
-        """The step nearest to the chosen one of those whose weights the run has."""
-        return min(self.steps, key=lambda step: abs(step - values["step"]))
-
     def shown(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems], also those of a perfect denoiser."""
         return self.scan(self.seed_place(values), self.step(values))
+
+    def step(self, values: Mapping[str, Any]) -> int:
+        """The step nearest to the chosen one of those whose weights the run has."""
+        return min(self.steps, key=lambda step: abs(step - values["step"]))
 
     def _scan(self, place: int, step: int) -> dict[str, np.ndarray]:
         """Everything of a seed at a step: the same pairs with the same ε at every level; the seed alone decides ε."""

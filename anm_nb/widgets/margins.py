@@ -44,9 +44,8 @@ class Margins(View):
         self.margins = {kind: run.trace[name].numpy() for kind, name in ARRAYS.items() if name in run.trace}
         reaches = {kind: float(np.nanquantile(np.abs(each), WITHIN)) or 1.0 for kind, each in self.margins.items()}
         self.edges = {kind: np.linspace(-reach, reach, BARS + 1) for kind, reach in reaches.items()}  # 0 is one of them
-        known = "dev_levels" in run.trace  # runs of older versions keep none
-        self.levels = run.trace["dev_levels"][:, 0].numpy() if known else np.empty(0)  # [seeds, pairs]
-        levels = numbers(run.settings["levels"] if known else 0, 0)
+        self.levels = run.trace["dev_levels"][:, 0].numpy()  # [seeds, pairs]; of a batch they are not kept
+        levels = numbers(run.settings["levels"], 0)
         self.options = {
             "pairs": [(kind, kind) for kind in self.margins],
             "seed": [*([("all seeds", ALL)] if len(self.seeds) > 1 else []), *self.seed_options],
@@ -56,9 +55,13 @@ class Margins(View):
         self.start = {"step": int(self.steps[-1])}
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        histogram, curve = axes
-        edges, record, margins = self.edges[values["pairs"]], self.record(values), self.chosen(values)
-        heights = [self.heights(values, each) for each in margins.swapaxes(0, 1)]
+        (histogram, curve), edges = axes, self.edges[values["pairs"]]
+        margins, record, hard = self.chosen(values)
+        finite = [each[np.isfinite(each)] for each in margins.swapaxes(0, 1)]
+        # A bar holds its lower edge and not its upper one, so that bars left of 0 hold the hard pairs and no others;
+        # what lies beyond the outermost bars counts in them.
+        bars = [np.searchsorted(edges[1:-1], each, side="right") for each in finite]
+        heights = [np.bincount(each, minlength=BARS) / max(1, len(each)) for each in bars]
         histogram.stairs(heights[record], edges, fill=True, color=self.colour, alpha=0.75)
         histogram.axvline(0, color="black", linewidth=0.8)
         marks = np.clip(quartiles(margins[:, record]), edges[0], edges[-1])
@@ -66,47 +69,34 @@ class Margins(View):
         highest = max(0.01, *(each.max() for each in heights))  # of all steps, so that the axis stays
         histogram.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.12 * highest))
         histogram.set(xlabel="margin E⁻ − E⁺, nats (marks at the top: quartiles)", ylabel="share of pairs")
-        curve.plot(self.steps, self.hard_shares(values), marker=".", color=self.colour)
+        curve.plot(self.steps, hard, marker=".", color=self.colour)
         curve.axvline(self.steps[record], color="black", linewidth=0.8)
         curve.set(xlabel="training step", ylabel="p_hard, share with margin < 0", ylim=(-0.03, 1.03))
         for axis in (histogram.yaxis, curve.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
     def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        record = self.record(values)
-        shown = self.chosen(values)[:, record]
+        margins, record, hard = self.chosen(values)
+        shown = margins[:, record]
         told = {"step": str(self.steps[record]), "pairs": str(np.isfinite(shown).sum())}
-        told["p_hard"] = f"{100 * self.hard_shares(values)[record]:.1f} %"
+        told["p_hard"] = f"{100 * hard[record]:.1f} %"
         return told | {name: f"{rounded(at)} nats" for name, at in zip(QUARTILES, quartiles(shown), strict=True)}
 
-    def record(self, values: Mapping[str, Any]) -> int:
-        """The record nearest to the chosen step."""
-        return int(np.abs(self.steps - values["step"]).argmin())
+    def chosen(self, values: Mapping[str, Any]) -> tuple[np.ndarray, int, np.ndarray]:
+        """Margins [seeds, records, pairs], the record nearest to the chosen step, and the share below 0 [records].
 
-    def chosen(self, values: Mapping[str, Any]) -> np.ndarray:
-        """Margins [seeds, records, pairs], NaN where seed or level is another, the batch short or the seed stopped."""
+        Margins are NaN where seed or level is another, a batch short or a seed stopped.
+        """
         margins = self.margins[values["pairs"]]
         chosen = np.ones((len(margins), margins.shape[2]), bool)
         if values["seed"] != ALL:
             chosen &= np.arange(len(margins))[:, np.newaxis] == self.seed_place(values)
         if values["level"] != ALL:
             chosen &= self.levels == values["level"]
-        return np.where(chosen[:, np.newaxis], margins, np.nan)
-
-    def hard_shares(self, values: Mapping[str, Any]) -> np.ndarray:
-        """The share of the chosen pairs with a margin below 0 at each record: [records]; NaN where there are none."""
-        margins = self.chosen(values)
+        margins = np.where(chosen[:, np.newaxis], margins, np.nan)
         with np.errstate(invalid="ignore"):
-            return (margins < 0).sum((0, 2)) / np.isfinite(margins).sum((0, 2))
-
-    def heights(self, values: Mapping[str, Any], margins: np.ndarray) -> np.ndarray:
-        """The share of margins, NaN left out, in each bar; what lies beyond the outermost bars counts in them.
-
-        A bar holds its lower edge and not its upper one, so that bars left of 0 hold the hard pairs and no others.
-        """
-        finite = margins[np.isfinite(margins)]
-        bars = np.searchsorted(self.edges[values["pairs"]][1:-1], finite, side="right")
-        return np.bincount(bars, minlength=BARS) / max(1, len(finite))
+            hard = (margins < 0).sum((0, 2)) / np.isfinite(margins).sum((0, 2))
+        return margins, int(np.abs(self.steps - values["step"]).argmin()), hard
 
 
 def quartiles(margins: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ class Routing(View):
     mean over dev. It opens at the iteration whose weights differ most from item to item.
     """
 
-    family, reads, name = "ranking", "probe_ranks", "routing"
+    family, name = "ranking", "routing"
     about = "Heatmap of routing weights, items by heads, and routing entropy and Kendall tau after each iteration."
     needs = "Train a ranking: run notebook 20_hrm_vs_baseline, or anm-nb demo in a terminal."
     controls = (
@@ -55,8 +55,8 @@ class Routing(View):
         self.start = {"epoch": self.epochs[0][-1], "iteration": int(last.std(1).mean(1).argmax())}
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        heat, largest, iteration = axes[0], float(np.nanmax(self.alphas)), self.iteration(values)
-        alphas, names = self.shown(values)
+        (heat, entropy, tau), largest = axes, float(np.nanmax(self.alphas))
+        alphas, names, curves, _, iteration = self.shown(values)
         _, items, heads = alphas.shape
         heat.imshow(alphas[iteration], aspect="auto", cmap="cividis", clim=(0, largest))
         every = -(-items // 16)  # as many labels as there is room for
@@ -64,13 +64,12 @@ class Routing(View):
         heat.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
         heat.set(xlabel=f"head (α: dark 0, bright {largest:.2f})", ylabel="true rank, hidden items in brackets")
         heat.axhline(sum(not name.startswith("(") for name in names) - 0.5, color="white", linewidth=1.2)
-        axes[1].axhline(np.log(heads), color="black", linewidth=0.8, linestyle=":", label="uniform")
-        curves = self.curves(values)
+        entropy.axhline(np.log(heads), color="black", linewidth=0.8, linestyle=":", label="uniform")
         for name, style in CURVES.items():
             axes[1 + name.startswith("tau")].plot(range(1, len(alphas) + 1), curves[name], markersize=3, **style)
-        axes[1].set(ylabel="routing entropy, nats", ylim=(0, 1.35 * np.log(max(heads, 2))))
-        axes[2].set(ylabel="Kendall τ on dev", ylim=(-1.05, 1.05))
-        for panel in axes[1:]:
+        entropy.set(ylabel="routing entropy, nats", ylim=(0, 1.35 * np.log(max(heads, 2))))
+        tau.set(ylabel="Kendall τ on dev", ylim=(-1.05, 1.05))
+        for panel in (entropy, tau):
             panel.axvline(iteration + 1, color="black", linewidth=0.8, zorder=0)
             panel.set(xlabel="iteration", xlim=(0.5, len(alphas) + 0.5))
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -78,38 +77,23 @@ class Routing(View):
                 panel.legend(loc="lower right", fontsize=6.5)
 
     def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        (place, record), iteration, curves = self.where(values), self.iteration(values), self.curves(values)
-        largest = self.alphas[place, record, values["sample"], iteration].max()
-        told = {
-            "epoch": str(self.epochs[place][record]),
-            "iteration": str(iteration + 1),
-            "largest α": f"{largest:.3f}",
-        }
+        alphas, _, curves, epoch, iteration = self.shown(values)
+        told = {"epoch": str(epoch), "iteration": str(iteration + 1), "largest α": f"{alphas[iteration].max():.3f}"}
         told["entropy"], told["mean entropy"] = (f"{curves[name][iteration]:.3f} nats" for name in ("own", "entropies"))
         return told | {name: f"{curves[name][iteration]:.3f}" for name in ("tau_obs", "tau_all")}
 
-    def where(self, values: Mapping[str, Any]) -> tuple[int, int]:
-        """Places of the seed, and of its record nearest to the chosen epoch."""
-        place = self.seed_place(values)
-        return place, int(np.abs(np.array(self.epochs[place]) - values["epoch"]).argmin())
-
-    def iteration(self, values: Mapping[str, Any]) -> int:
-        """The chosen iteration, or the last of a model that has fewer."""
-        return min(values["iteration"], self.alphas.shape[3] - 1)
-
-    def curves(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Entropies and τ after each iteration, by the names of `CURVES`."""
-        where = self.where(values)
-        own = routing_entropy(torch.from_numpy(self.alphas[where][values["sample"]])).mean(-1).numpy()
-        return {"own": own} | {name: self.run.trace[name][where].double().numpy() for name in CURVES if name != "own"}
-
-    def shown(self, values: Mapping[str, Any]) -> tuple[np.ndarray, list[str]]:
-        """α [iterations, items, heads] of the chosen problem at the chosen epoch, and its items' names.
+    def shown(self, values: Mapping[str, Any]) -> tuple[np.ndarray, list[str], dict[str, np.ndarray], int, int]:
+        """α [iterations, items, heads] of the chosen problem, names of items, curves, the epoch and the iteration.
 
         Items are in true order, the visible ones first; a name is the true rank from 1, in brackets where hidden.
+        Curves are over iterations, by the names of `CURVES`. Epoch and iteration are the nearest that this run has.
         """
-        place, record = self.where(values)
-        ranks, known = (self.run.trace[f"probe_{of}"][place, 0, values["sample"]].numpy() for of in ("ranks", "known"))
+        place, sample, trace = self.seed_place(values), values["sample"], self.run.trace
+        record = int(np.abs(np.array(self.epochs[place]) - values["epoch"]).argmin())
+        ranks, known = (trace[f"probe_{of}"][place, 0, sample].numpy() for of in ("ranks", "known"))
         order = np.lexsort((ranks, ~known))
         names = [f"{ranks[item] + 1}" if known[item] else f"({ranks[item] + 1})" for item in order]
-        return self.alphas[place, record, values["sample"]][:, order], names
+        alphas = self.alphas[place, record, sample][:, order]
+        curves = {name: trace[name][place, record].double().numpy() for name in CURVES if name != "own"}
+        curves["own"] = routing_entropy(torch.from_numpy(alphas)).mean(-1).numpy()
+        return alphas, names, curves, self.epochs[place][record], min(values["iteration"], len(alphas) - 1)

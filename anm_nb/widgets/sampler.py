@@ -42,7 +42,7 @@ class Sampling(View):
     solved when it is first shown, from starting noise that depends on seed and problem alone.
     """
 
-    reads, name = "probe_negatives", "sampler"
+    name = "sampler"
     about = "A problem's answer as the sampler has it, the truth, and energy and error over all steps of the sampler."
     needs = "Train an energy: run notebook 15_ired_table, or anm-nb demo in a terminal."
     controls = (

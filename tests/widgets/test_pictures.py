@@ -74,7 +74,7 @@ def test_levels_part_the_held_out_pairs(stored):
         for place, seed in enumerate(view.seeds):
             learner = view.run.config.learner(seed, "cpu")
             noise, x = learner.dev_problem.noise, learner.dev.x
-            np.testing.assert_array_equal(np.isfinite(view.chosen(values(explorer))[place, -1]), noise.k == level)
+            np.testing.assert_array_equal(np.isfinite(view.chosen(values(explorer))[0][place, -1]), noise.k == level)
             model = trained_energy(view.run, seed)
             e_neg, e_pos = (model(x, noise.noised(y), noise.k) for y in (learner.dev_negatives, learner.dev.y))
             np.testing.assert_allclose(e_neg - e_pos, dev[place], rtol=1e-4, atol=1e-6)
