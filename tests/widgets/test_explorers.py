@@ -154,7 +154,7 @@ def test_the_projects_own_runs_are_shown_with_an_empty_store(tmp_path, monkeypat
     models = project_runs()
     assert models.keys() == {"inverse stock", "inverse anm", "sudoku none", "hinted_sort token"}
     size = sum(file.stat().st_size for run in models.values() for file in run.path.iterdir())
-    assert size < 3e6
+    assert size < 3 * 2**20
     explorer = EXPLORERS[kind]()
     for key in explorer.runs:
         explorer.picker.value = key
