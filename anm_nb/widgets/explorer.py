@@ -63,7 +63,7 @@ class View(ABC):
     def __init__(self, run: Run) -> None:
         self.run, self.seeds, method = run, run.settings["seeds"], str(run.summary["method"])
         self.method, self.colour = label(method), colours([method])[method]
-        self.seed_options = [(f"seed {seed}", place) for place, seed in enumerate(self.seeds)]
+        self.seed_options = [(str(seed), place) for place, seed in enumerate(self.seeds)]
 
     @classmethod
     def suits(cls, run: Run) -> bool:

@@ -48,7 +48,7 @@ class Margins(View):
         levels = numbers(run.settings["levels"], 0)
         self.options = {
             "pairs": [(kind, kind) for kind in self.margins],
-            "seed": [*([("all seeds", ALL)] if len(self.seeds) > 1 else []), *self.seed_options],
+            "seed": [*([("all", ALL)] if len(self.seeds) > 1 else []), *self.seed_options],
             "step": [(str(step), int(step)) for step in self.steps],
             "level": lambda values: [("all", ALL), *(levels if values["pairs"] == HELD_OUT else [])],
         }
