@@ -72,7 +72,7 @@ def test_levels_part_the_held_out_pairs(stored):
         choose(explorer, level=level)
         found += int(explorer.readouts[0]["pairs"])
         for place, seed in enumerate(view.seeds):
-            learner = view.run.config.learner(seed, "cpu")
+            learner = view.run.config.learner(seed)
             noise, x = learner.dev_problem.noise, learner.dev.x
             np.testing.assert_array_equal(np.isfinite(view.chosen(values(explorer))[0][place, -1]), noise.k == level)
             model = trained_energy(view.run, seed)
