@@ -61,6 +61,7 @@ class View(ABC):
     start: Mapping[str, Any]
 
     def __init__(self, run: Run) -> None:
+        self.together: Sequence[Any] = [self]  # the views of all rows
         self.run, self.seeds, method = run, run.settings["seeds"], str(run.summary["method"])
         self.method, self.colour = label(method), colours([method])[method]
         self.seed_options = [(str(seed), place) for place, seed in enumerate(self.seeds)]
@@ -150,6 +151,8 @@ class Explorer:
     def _read(self) -> None:
         keys = [key for key in (self.picker.value, self.beside.value) if key]
         self.views = [self.view(Run(self.runs[key].path)) for key in keys]
+        for view in self.views:
+            view.together = self.views
         self.picture.lay_out(len(keys), self.view.widths, self.view.height)
 
     def _offer_beside(self, chosen: str) -> None:

@@ -55,7 +55,8 @@ class Margins(View):
         self.start = {"step": int(self.steps[-1])}
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        (histogram, curve), edges = axes, self.edges[values["pairs"]]
+        histogram, curve = axes
+        edges = max((view.edges[values["pairs"]] for view in self.together), key=np.max)  # the same bars in all rows
         margins, record, hard = self.chosen(values)
         finite = [each[np.isfinite(each)] for each in margins.swapaxes(0, 1)]
         # A bar holds its lower edge and not its upper one, so that bars left of 0 hold the hard pairs and no others;

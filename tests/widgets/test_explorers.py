@@ -223,6 +223,9 @@ def test_two_runs_stand_on_shared_axes_each_with_its_own_numbers(stored, kind):
     for upper, lower in explorer.picture.axes.T:
         assert upper.get_xlim() == lower.get_xlim()
         assert upper.images or upper.get_ylim() == lower.get_ylim()
+    if kind == "margin":
+        bars = [axes.patches[0].get_data().edges.tolist() for axes in explorer.picture.axes[:, 0]]
+        assert bars[0] == bars[1]
     assert "ANM as written" in explorer.picture.alt
     assert "no negatives" in explorer.picture.alt
     explorer.beside.value = ""
@@ -299,7 +302,7 @@ def test_a_damaged_manifest_is_named_beside_the_others(stored, copied):
 @pytest.mark.parametrize("kind", ["margin", "landscape", "sampler"])
 def test_the_newest_run_is_shown_though_its_strategy_is_not_defined_here(stored, copied, kind):
     run = stored.energies["anm"]
-    lost = own_strategy(run, negatives={"name": "lost", "depth": 3})
+    lost = own_strategy(run, negatives={"name": "lost", "depth": 3}, a_field_of_another_version=1)
     with pytest.raises(ParameterError):
         assert lost.config
     explorer = EXPLORERS[kind]()
