@@ -15,6 +15,7 @@ from anm_nb.ranking.losses import RANKING_LOSSES, pointer_loss
 from anm_nb.ranking.networks import PointerDecoder, RankingModel, RankingOutput
 from anm_nb.ranking.routing import Controller, routing_entropy
 from anm_nb.tasks.base import Batch, Stream
+from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.learner import Measurement, Member, StepLosses
 from anm_nb.training.seeds import batch_indices, generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
@@ -62,7 +63,9 @@ class RankingLearner:
         self.config, self.task = config, config.make_task()
         self.dev = self._problems("dev", config.dev_samples)
         self.test = self._problems("test", config.test_samples)
-        training = self._problems("train", config.train_samples)
+        stages = [config.changed(mask_rate=rate).make_task() for rate in config.curriculum()]
+        sets = [self._problems("train", config.train_samples, task) for task in stages]
+        training = [joined(stage_sets) for stage_sets in zip(*sets, strict=True)]
         self.x, self.ranks = (torch.stack([getattr(batch, name) for batch in training]) for name in ("x", "y"))
         self.selection = config.selection or self.task.metric
         known = [batch.known for batch in training if batch.known is not None]
@@ -84,10 +87,10 @@ class RankingLearner:
         return step // self.config.steps_per_epoch()
 
     def inputs(self, step: int) -> dict[str, Tensor]:
-        """The rows [S, b] of every seed's training set in a step, each epoch in an order of its own."""
+        """The rows [S, b] of every seed's training sets in a step, each epoch in an order of its own."""
         size = self.config.train_samples, self.config.batch
         rows = [batch_indices(*size, step, member.seed, self.device) for member in self.members]
-        return {"rows": torch.stack(rows)}
+        return {"rows": torch.stack(rows) + self.config.stage_at(self.epoch(step)) * self.config.train_samples}
 
     def branch(self, step: int, recorded: bool) -> Hashable:
         """All steps are alike."""
@@ -138,10 +141,17 @@ class RankingLearner:
         initialise(network, generator(seed, "weights"))
         return network.to(self.device)
 
-    def _problems(self, stream: Stream, n: int) -> list[Batch]:
+    def _problems(self, stream: Stream, n: int, task: RankingTask | None = None) -> list[Batch]:
         """n problems of each seed."""
         sources = [generator(member.seed, stream, self.device) for member in self.members]
-        return [self.task.sample(n, generator=each, device=self.device, stream=stream) for each in sources]
+        return [(task or self.task).sample(n, generator=each, device=self.device, stream=stream) for each in sources]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Training sets after one another."""
+    known = [batch.known for batch in batches if batch.known is not None]
+    x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "y"))
+    return Batch(x, y, torch.cat(known) if known else None)
 
 
 # What a config asks for in an epoch: numbers in which the configs of a stack may differ.

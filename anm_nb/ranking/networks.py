@@ -32,6 +32,7 @@ class ModelConfig(Parameters):
     n_heads: Count = 4
     max_inner_iters: Count = 4  # applications of the Pointer-over-Heads block
     tied: bool = True  # all of them with the same weights; else each iteration has a block of its own
+    norm: Literal["post", "pre"] = "post"  # a layer's output is normalised with its input added, or its input alone is
     # By a controller for each token or for the sequence; uniform: none, every head alike; random: see `RandomRouting`.
     routing: Literal["token", "sequence", "uniform", "random"] = "token"
     trained_routing: bool = True  # else the controller stays as it was drawn
@@ -81,30 +82,37 @@ class RankingOutput(NamedTuple):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention, then feed-forward, each added and normalised; `alpha` scales each token's head outputs.
+    """Self-attention, then feed-forward: each added to its input, the sum normalised; with `pre` the input is, alone.
 
-    They are scaled by heads·α, so that uniform routing is plain multi-head attention.
+    `alpha` scales each token's head outputs, by heads·α, so that uniform routing is plain multi-head attention.
     """
 
-    def __init__(self, width: int, n_heads: int) -> None:
+    def __init__(self, width: int, n_heads: int, pre: bool = False) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.pre = n_heads, pre
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         inner = FEEDFORWARD * width
         self.feedforward = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
-        self.after_attention = nn.LayerNorm(width)
+        self.after_attention = nn.LayerNorm(width)  # ahead of it with `pre`
         self.after_feedforward = nn.LayerNorm(width)
 
     def forward(self, z: Tokens, alpha: Alphas | None = None) -> Tokens:
+        if self.pre:
+            z = z + self.attend(self.after_attention(z), alpha)
+            return z + self.feedforward(self.after_feedforward(z))
+        z = self.after_attention(z + self.attend(z, alpha))
+        return self.after_feedforward(z + self.feedforward(z))
+
+    def attend(self, z: Tokens, alpha: Alphas | None) -> Tokens:
+        """Self-attention of the items."""
         q, k, v = self.qkv(z).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         # written out: the fused kernel fails under vmap on a GPU, and for items this few gains nothing on a CPU
         attention = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(dim=-1)
         heads = (attention @ v).transpose(1, 2)
         if alpha is not None:
             heads = heads * (self.n_heads * alpha).unsqueeze(-1)
-        z = self.after_attention(z + self.out(heads.flatten(-2)))
-        return self.after_feedforward(z + self.feedforward(z))
+        return self.out(heads.flatten(-2))
 
 
 class PointerDecoder(nn.Module):
@@ -158,11 +166,11 @@ class RankingModel(nn.Module):
         self.value = nn.Sequential(nn.Linear(1, width // 2 or 1), nn.GELU(), nn.Linear(width // 2 or 1, width))
         self.hidden = nn.Embedding(1, width) if features >= 2 else None
         self.own_features = nn.Linear(features - 2, width, bias=False) if features > 2 else None
-        self.encoder = AttentionBlock(width, config.n_heads)
-        self.block = AttentionBlock(width, config.n_heads)
-        self.later_blocks = nn.ModuleList(
-            AttentionBlock(width, config.n_heads) for _ in range(0 if config.tied else config.max_inner_iters - 1)
-        )
+        pre = config.norm == "pre"
+        self.encoder = AttentionBlock(width, config.n_heads, pre)
+        self.block = AttentionBlock(width, config.n_heads, pre)
+        later = range(0 if config.tied else config.max_inner_iters - 1)
+        self.later_blocks = nn.ModuleList(AttentionBlock(width, config.n_heads, pre) for _ in later)
         self.controller: Controller | RandomRouting | None = None
         if config.routing == "random":
             self.controller = RandomRouting(config.n_heads, config.max_inner_iters).requires_grad_(False)

@@ -318,3 +318,28 @@ def test_a_score_to_stop_at_is_a_tau_and_stops_at_the_first_epoch_that_has_it(tm
         expected = rows.loc[: reached[0] if len(reached) else None, ["step", "tau_obs"]]
         found = stopped.loc[stopped["seed"] == seed, ["step", "tau_obs"]]
         assert found.to_numpy().tolist() == expected.to_numpy().tolist()
+
+
+def test_a_curriculum_hides_more_until_half_way():
+    hrm = config(size=8, mask_rate=0.75, mask_rate_start=0.25, epochs=8)
+    learner = hrm.learner(1)
+    rows = [learner.inputs(epoch * hrm.steps_per_epoch())["rows"] for epoch in range(8)]
+    hidden = [learner.x[0, each[0], :, 1].mean().item() for each in rows]
+    assert (hidden[0], hidden[2]) == pytest.approx((0.25, 0.5))
+    assert hidden[4:] == pytest.approx([0.75] * 4)
+    assert torch.equal(hrm.changed(mask_rate_start=None).learner(1).x[0], learner.x[0, -hrm.train_samples :])
+
+
+def test_learning_rates_rise_over_the_warm_up():
+    hrm = config(lr_warmup=2)
+    warm = 2 * hrm.steps_per_epoch()
+    assert [hrm.lr_factor(step) for step in (0, warm - 1, warm, 10 * warm)] == [1 / warm, 1, 1, 1]
+
+
+def test_with_pre_norm_a_block_that_writes_nothing_leaves_the_state():
+    block = config(norm="pre").make_model().block
+    for part in (block.out, block.feedforward[-1]):
+        torch.nn.init.zeros_(part.weight)
+        torch.nn.init.zeros_(part.bias)
+    z = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(block(z), z)
