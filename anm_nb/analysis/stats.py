@@ -195,6 +195,17 @@ def proportion_interval(successes: int, trials: int) -> Interval:
     return Interval(successes / trials, *stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, "wilson"))
 
 
+def proportion_difference(first: tuple[int, int], second: tuple[int, int]) -> Interval:
+    """Difference of two independent proportions, each (successes, trials), with Newcombe's 95 % interval.
+
+    Method 10 of Newcombe (1998): the distances to the ends of the two Wilson intervals, added in squares.
+    """
+    one, other = proportion_interval(*first), proportion_interval(*second)
+    gap = one.estimate - other.estimate
+    down = np.hypot(one.estimate - one.low, other.high - other.estimate)
+    return Interval(gap, float(gap - down), float(gap + np.hypot(one.high - one.estimate, other.estimate - other.low)))
+
+
 def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
     """Median time to an event by Kaplan and Meier (1958), with its 95 % interval (Brookmeyer & Crowley 1982, log-log).
 
@@ -213,3 +224,18 @@ def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
     falls = (curve.probabilities, np.nan_to_num(band.low.probabilities, nan=0.0), band.high.probabilities)
     halved = [curve.quantiles[survival <= 0.5] for survival in falls]
     return Interval(*(float(reached[0]) if len(reached) else np.inf for reached in halved))
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> Interval:
+    """Spearman's rank correlation and its 95 % interval; pairs with a NaN are left out.
+
+    By Fisher's z with the variance (1 + ρ²/2)/(n − 3) of Bonett & Wright (2000). NaN with fewer than four pairs or
+    where one side is constant.
+    """
+    one, other = finite_pairs(first, second)
+    if len(one) < 4 or not np.ptp(one) or not np.ptp(other):
+        return Interval(NAN, NAN, NAN)
+    rho = float(stats.spearmanr(one, other).statistic)
+    z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    half = special.ndtri((1 + CONFIDENCE) / 2) * np.sqrt((1 + rho**2 / 2) / (len(one) - 3))
+    return Interval(rho, float(np.tanh(z - half)), float(np.tanh(z + half)))

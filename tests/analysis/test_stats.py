@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from anm_nb.analysis.stats import (
     holm,
     mean_interval,
     paired_difference,
+    proportion_difference,
     proportion_interval,
+    rank_correlation,
     ratio_interval,
     survival_median,
 )
@@ -114,7 +117,7 @@ def test_the_interval_of_a_ratio_covers_and_agrees_with_the_paired_test(seeds):
 
 
 @pytest.mark.parametrize(("trials", "chance"), [(10, 0.5), (40, 0.9)])
-def test_the_interval_of_a_proportion_covers(trials, chance):
+def test_intervals_of_proportions_and_of_their_differences_cover(trials, chance):
     """Counts are few, so that coverage at one chance jumps: over chances around it, it is what is asked."""
     source = np.random.default_rng(trials)
     exact = {count: proportion_interval(count, trials) for count in range(trials + 1)}
@@ -122,6 +125,22 @@ def test_the_interval_of_a_proportion_covers(trials, chance):
     counts = source.binomial(trials, chances)
     hits = [exact[n].low <= p <= exact[n].high for n, p in zip(counts, chances, strict=True)]
     assert 0.93 < np.mean(hits) < 0.97
+    other = source.binomial(trials, chances - 0.2)
+    gap = cache(lambda n, m: proportion_difference((n, trials), (m, trials)))
+    hits = [gap(n, m).low <= 0.2 <= gap(n, m).high for n, m in zip(counts, other, strict=True)]
+    assert 0.93 < np.mean(hits) < 0.97
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_the_interval_of_a_rank_correlation_covers(correlation):
+    source = np.random.default_rng(6)
+    truth = 6 / np.pi * np.arcsin(correlation / 2)  # of normal pairs
+
+    def draw():
+        first, noise = source.normal(size=(2, 20))
+        return first, correlation * first + (1 - correlation**2) ** 0.5 * noise
+
+    assert 0.93 < coverage(rank_correlation, truth, draw, 2000) < 0.97
 
 
 def test_the_interval_of_a_median_time_covers():
@@ -185,6 +204,8 @@ def test_power_is_alpha_without_an_effect_and_as_wanted_at_the_detectable_one(pa
 
 def test_others_find_the_same():
     """Values of statsmodels 0.14."""
+    assert proportion_difference((7, 10), (2, 12))[1:] == pytest.approx((0.119680, 0.759768), abs=1e-6)
+    assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]).estimate == pytest.approx(0.8)
     assert proportion_interval(7, 10) == pytest.approx((0.7, 0.396778, 0.892209), abs=1e-6)
     values = np.random.default_rng(0).normal(0.1, 1, 12)
     assert equivalence(values, 0.0, 1.0) == pytest.approx(0.000829010139)
