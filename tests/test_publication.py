@@ -35,6 +35,7 @@ for panel in axes:
     panel.plot(range(size), label="a")
     panel.set(title="A title that is much too long for a column", xlabel="an axis label with several words in it")
 publish(figure, "narrow", width="column")
+figure.draw_without_rendering()
 texts = [text for panel in axes for text in (panel._left_title, panel.xaxis.label)]
 boxes = [text.get_window_extent() for text in texts]
 assert all(text.get_fontsize() >= 6 and len(text.get_text().splitlines()) == 2 for text in texts)

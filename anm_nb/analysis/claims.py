@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +164,8 @@ def _measured(
     found = paired_difference(lower, higher)
     paired = np.isfinite(lower - higher)
     means = [float(each[paired].mean()) if paired.any() else np.nan for each in (lower, higher)]
-    gap, unit, scale, margin = found[:3], claim.unit, 1.0, claim.margin
+    gap: Sequence[float] = found[:3]
+    unit, scale, margin = claim.unit, 1.0, claim.margin
     if claim.ratio:
         scale, unit = 100 / abs(means[1]) if means[1] else np.nan, "%"
         gap, margin = [100 * (end - 1) for end in ratio_interval(lower, higher)], margin and margin / 100
@@ -232,7 +233,7 @@ def _interval_text(estimate: float, low: float, high: float) -> str:
     return f"{rounded(estimate)} [{rounded(low)}, {rounded(high)}]"
 
 
-def _state(row: dict[str, Any]) -> str:
+def _state(row: Mapping[Any, Any]) -> str:
     """The verdict on a row: supported, refuted, equivalent, undecided or not measured."""
     corrected = "_holm" * row["primary"]
     if row["seeds"] < LEAST_SEEDS:
@@ -244,7 +245,7 @@ def _state(row: dict[str, Any]) -> str:
     return "supported" if row["estimate"] < 0 else "refuted"
 
 
-def _power_text(row: dict[str, Any]) -> str:
+def _power_text(row: Mapping[Any, Any]) -> str:
     """What this many seeds would have found, where they leave a claim undecided."""
     if row["verdict"] != "undecided":
         return ""

@@ -127,7 +127,8 @@ def _finding(signature: Signature, metrics: pd.DataFrame, parameters: Mapping[st
         if set(sign.columns) <= set(metrics):
             rows = metrics.dropna(subset=sign.columns)
             rows = rows if sign.never else rows[rows["progress"] > sign.start]
-            shown = (rows.eval(sign.shows) if isinstance(sign.shows, str) else sign.shows(rows)).astype(bool)
+            shown: Any = rows.eval(sign.shows) if isinstance(sign.shows, str) else sign.shows(rows)
+            shown = shown.astype(bool)
             share = float(shown.groupby(rows["seed"]).mean().mean()) if len(rows) else 0.0
             if share >= FOUND or (sign.never and share):
                 seen.append((share, sign, rows[shown], len(rows)))

@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from anm_nb.analysis import kept
 from anm_nb.analysis.style import LINE_STYLES, PAGE, PALETTE, VENUES, colours, house_style, label, new_figure, points
@@ -164,7 +164,7 @@ def publish(
 def _write(figure: Figure, path: Path, inches: float, table: pd.DataFrame | None) -> None:
     """Write a figure at a width as PDF, SVG and PNG, its table as CSV and LaTeX, and its part of the manifest."""
     figure.set_size_inches(inches, figure.get_figheight())
-    _wrap(figure)
+    _fit(figure)
     files = {}
     for kind, undated in UNDATED.items():
         figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
@@ -180,8 +180,8 @@ def _write(figure: Figure, path: Path, inches: float, table: pd.DataFrame | None
 
 
 @house_style()
-def _wrap(figure: Figure) -> None:
-    """Break titles and labels that are wider than their panels, between words."""
+def _fit(figure: Figure) -> None:
+    """Break titles and labels wider than their panels, between words, and leave out tick labels that would touch."""
     figure.draw_without_rendering()
     for axes in figure.axes:
         room = axes.get_window_extent().width
@@ -189,6 +189,20 @@ def _wrap(figure: Figure) -> None:
             said, width = text.get_text(), text.get_window_extent().width
             if width > room and "\n" not in said:
                 text.set_text(textwrap.fill(said, int(0.95 * len(said) * room / width), break_long_words=False))
+    figure.draw_without_rendering()
+    for axis in (axes.xaxis for axes in figure.axes):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [t for t in (*axis.get_major_ticks(), *axis.get_minor_ticks()) if low <= t.get_loc() <= high]
+        texts: dict[float, str] = {}
+        end = -np.inf  # of the last label, in pixels
+        for tick in sorted(ticks, key=lambda tick: tick.label1.get_window_extent().x0):
+            box, clear = tick.label1.get_window_extent(), tick.label1.get_visible() and tick.label1.get_text()
+            texts[tick.get_loc()] = clear if clear and box.x0 > end + 2 else ""
+            end = box.x1 if texts[tick.get_loc()] else end
+        if any(tick.label1.get_visible() and tick.label1.get_text() != texts[tick.get_loc()] for tick in ticks):
+            axis.set_major_locator(FixedLocator(list(texts)))
+            axis.set_major_formatter(FixedFormatter(list(texts.values())))
+            axis.set_minor_locator(NullLocator())
 
 
 def _runs_used() -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -220,7 +220,7 @@ def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
     curve = stats.ecdf(stats.CensoredData(uncensored=at[seen], right=np.full((~seen).sum(), followed))).sf
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that the band has no ends where the curve is 0
-        band = curve.confidence_interval(CONFIDENCE, method="log-log")
+        band: Any = curve.confidence_interval(CONFIDENCE, method="log-log")
     falls = (curve.probabilities, np.nan_to_num(band.low.probabilities, nan=0.0), band.high.probabilities)
     halved = [curve.quantiles[survival <= 0.5] for survival in falls]
     return Interval(*(float(reached[0]) if len(reached) else np.inf for reached in halved))
