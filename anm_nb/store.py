@@ -222,8 +222,8 @@ def remove(asked: str) -> Path:
 
 
 def named_by(key: str) -> Path | None:
-    """The kept result or the sweep's outcomes that name a run, among the results this checkout knows."""
-    patterns = ("reference/**/*.json", "*/*.json")
+    """The kept result or the executed notebook that names a run, among the results this checkout knows."""
+    patterns = ("reference/**/*.json", "*/*.ipynb")
     found = (file for root in files.results_roots() for each in patterns for file in root.glob(each))
     return next((file for file in found if file.is_file() and key.encode() in file.read_bytes()), None)
 

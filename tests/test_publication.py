@@ -181,7 +181,7 @@ def test_where_a_notebook_fails_the_figures_stay_as_they_were(project):
     ],
 )
 def test_refusals_come_before_anything_runs(project, monkeypatch, arguments, said):
-    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("anm_nb.sweep.run_case", lambda *_: pytest.fail("ran"))
     refused = figures(*arguments)
     assert refused.exit_code == 2
     assert said in refused.stderr
