@@ -79,8 +79,8 @@ class TrivialSweep:
         return process.returncode, said
 
     def invoke(self, *arguments: str) -> Result:
-        """The same in this process."""
-        command = ["sweep", str(self.folder / "trivial.yaml"), "--out", str(self.out), *arguments]
+        """The same in this process, one case at a time."""
+        command = ["sweep", str(self.folder / "trivial.yaml"), "--out", str(self.out), "--jobs", "1", *arguments]
         return CliRunner().invoke(app, command)
 
     def ran(self) -> list[int]:

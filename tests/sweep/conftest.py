@@ -28,7 +28,7 @@ def instant(monkeypatch) -> list[int]:
             return None
         n = case.parameters.get("n", 1)
         ran.append(n)
-        folder = case.output.parent / ".partial-instant"
+        folder = case.output.parent / f".partial-{case.name}"
         folder.mkdir(parents=True, exist_ok=True)
         row = {"claim": "n is n", "measured": f"{n}", "verdict": "refuted", "estimate": n, "low": 0, "high": None}
         outputs = [new_output("display_data", {VERDICT_MIME: {"verdicts": [row]}})] if n != 13 else []

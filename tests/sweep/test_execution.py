@@ -156,7 +156,7 @@ EDIT = "import pathlib\npath = pathlib.Path('square.ipynb')\npath.write_text(pat
 def test_what_ran_while_its_code_was_edited_is_not_kept(trivial):
     write_notebook(trivial.notebook, "n = 1", EDIT)
     trivial.write(grid={"n": [1, 2]})
-    ran = trivial.invoke("--jobs", "1")
+    ran = trivial.invoke()
     assert ran.exit_code == 2, ran.output
     assert f"{trivial.notebook}, or the sources of anm_nb in {ROOT / 'anm_nb'} on " in ran.stderr
     assert re.search("changed while the sweep ran; n=1 is not kept: start the sweep again", ran.stderr)
