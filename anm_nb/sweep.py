@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import shutil
+import socket
 import sys
 import threading
 from collections import Counter
@@ -14,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import track
@@ -81,9 +83,13 @@ def outcomes_of(
 @contextlib.contextmanager
 def dask_client(scheduler: str) -> Iterator[Client]:
     """A client of a Dask scheduler. Raises `ParameterError` where none answers, or a worker has other sources."""
+    where = urlsplit(scheduler if "://" in scheduler else f"tcp://{scheduler}")
     try:
         from distributed import Client
 
+        if where.scheme == "tcp":  # a scheduler speaks first; to a silent server Dask's client listens without end
+            with socket.create_connection((where.hostname or "", where.port or 0), 10) as tried:
+                tried.recv(1)
         client = Client(scheduler, timeout=10, set_as_default=False)
     except ModuleNotFoundError:
         raise ParameterError("--scheduler: Dask is missing; in the clone, pip install -e '.[cluster]'") from None
@@ -102,12 +108,19 @@ def own_folder(folder: Path) -> Iterator[None]:
 
     Raises `ParameterError` while another process runs cases into it.
     """
+
+    def clear() -> None:
+        for each in folder.glob(f"{PARTIAL}*"):
+            shutil.rmtree(each, ignore_errors=True)
+
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder / ".sweep.lock", "a sweep runs into this folder", wait=False):
-            for each in folder.glob(f"{PARTIAL}*"):
-                shutil.rmtree(each, ignore_errors=True)
-            yield
+            clear()
+            try:
+                yield
+            finally:
+                clear()
     except Held:
         raise ParameterError(f"{folder}: another process is running cases into it") from None
 

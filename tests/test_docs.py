@@ -15,9 +15,9 @@ import torch
 import typer
 
 from anm_nb.analysis.doctor import Finding, examine, unexamined
+from anm_nb.cases import open_sweep
 from anm_nb.cli import app
 from anm_nb.files import project_root
-from anm_nb.cases import open_sweep
 
 ROOT = project_root()
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}

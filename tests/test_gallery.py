@@ -8,14 +8,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from anm_nb.sweep.outcomes import Outcome, write_outcomes
+from anm_nb.terminal import duration, memory
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
 from anm_nb.analysis import VERDICT_MIME
 from anm_nb.config import ParameterError
 from anm_nb.gallery import read_card, write_gallery
-from anm_nb.sweep.outcomes import Outcome, write_outcomes
-from anm_nb.terminal import duration, memory
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "verdict": "supported"}
 
