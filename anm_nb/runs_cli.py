@@ -120,12 +120,12 @@ def compare(
 
 @app.command()
 def verify(runs: All = None) -> None:
-    """Read every byte of stored runs, and name what is corrupted, missing or not theirs. Exit code 1 if anything is."""
+    """Read every byte of stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
     from anm_nb import run, store
 
     places = {path.name: path for path in store.run_folders()}
     names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else set(places)
-    wrong = {name: faults for name in sorted(names) if (faults := run.verify(places[name]))}
+    wrong = {name: faults for name in sorted(names) if (faults := run.faults(places[name]))}
     for name, faults in wrong.items():
         say("\n".join(f"{name}  {fault}" for fault in faults))
     say(f"{len(names) - len(wrong)} of {len(names)} runs are as they were written")
@@ -143,20 +143,18 @@ def rm(runs: Some) -> None:
 
 @app.command()
 def export(
-    runs: Some,
-    out: Annotated[Path, typer.Option(metavar="DIR|FILE.zip", help="A folder for theirs, or one zip file.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    runs: Some, out: Annotated[Path, typer.Option(metavar="FILE.zip", help="The zip file to write; a new one.")]
 ) -> None:
-    """Copy runs with their manifests, for `anm-nb runs import` on another machine."""
+    """Write runs with their manifests into a zip file, for `anm-nb runs import` on another machine."""
     from anm_nb import store
 
-    for path in store.export(list({run.path: run for run in map(store.find, runs)}.values()), out, overwrite):
-        say(path)
+    store.export(list({run.path: run for run in map(store.find, runs)}.values()), out)
+    say(out)
 
 
 @app.command(name="import")
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="DIR|FILE.zip", help="What `anm-nb runs export` has written.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What `anm-nb runs export` has written.")],
 ) -> None:
     """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
     from anm_nb import store

@@ -25,7 +25,6 @@ from anm_nb import files
 from anm_nb.cases import Case, differing, package_digest
 from anm_nb.config import ParameterError
 from anm_nb.execution import PARTIAL, Outcome, duration, keep, outcome_in, run_case, tally
-from anm_nb.locks import Held, locked
 from anm_nb.store import store_root
 
 if TYPE_CHECKING:
@@ -115,13 +114,13 @@ def own_folder(folder: Path) -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(folder / ".sweep.lock", "a sweep runs into this folder", wait=False):
+        with files.locked(folder / ".sweep.lock", "a sweep runs into this folder", wait=False):
             clear()
             try:
                 yield
             finally:
                 clear()
-    except Held:
+    except files.Held:
         raise ParameterError(f"{folder}: another process is running cases into it") from None
 
 

@@ -134,7 +134,7 @@ def test_the_doctor_says_what_it_found_with_its_evidence_and_what_to_change(stor
     [
         ("aa", "'aa' begins 2 keys: aaaa (energy, inverse, anm), aabb (energy, inverse, stock)"),
         ("aacb", "unknown run 'aacb' in {store}/runs (4 runs); nearest: aabb (energy, inverse, stock), aaaa"),
-        ("{store}", "{store} is no finished run: {store}/manifest.json is missing"),
+        ("{store}/runs/nowhere", "unknown run 'nowhere'"),
     ],
 )
 def test_the_doctor_refuses_a_run_that_is_not_one(store, asked, said):

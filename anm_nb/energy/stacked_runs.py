@@ -21,9 +21,8 @@ from anm_nb.tasks.base import SPLITS
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, resolve_device
 from anm_nb.training.loop import NonFiniteLoss, Training
-from anm_nb.training.run import arithmetic
+from anm_nb.training.run import arithmetic, counted_flops, next_step_seconds
 from anm_nb.training.seeds import generator
-from anm_nb.training.timing import counted_flops, next_step_seconds
 
 TIMED_STEPS = 128
 NamedConfig = tuple[Mapping[str, Any], EnergyConfig]  # columns that name a run, and the run
@@ -71,7 +70,7 @@ def train_stack(stack: Sequence[NamedConfig], folder: Path, test_examples: int, 
     for each in set(folders):
         each.mkdir(parents=True, exist_ok=True)
     with arithmetic(first):
-        training = Training(first.make_learner(members, device), members, folders, device)
+        training = Training(first.make_learner(members, device), folders)
         with suppress(NonFiniteLoss):  # such a seed has no row of the last step
             training.run(shown=False)
         tested = scores_on_test(training, test_examples)
@@ -91,8 +90,8 @@ def scores_on_test(training: Training, n: int) -> list[dict[str, float]]:
     learner: Any = training.learner
     task, device = learner.task, training.device
     for record, member in zip(training.records, training.averaged.members, strict=True):
-        if record.weights:
-            member.load_state_dict(by_prefix(record.weights, "averaged."))
+        if own := by_prefix(record.weights, "averaged."):
+            member.load_state_dict(own)
     found: list[dict[str, float]] = [{} for _ in training.records]
     for split, harder in SPLITS.items():
         sources = [generator(seed, f"test/{split}", device) for seed in learner.seeds]
@@ -117,6 +116,5 @@ def median_step_ms(training: Training) -> float:
 def multiply_adds(config: EnergyConfig) -> int:
     """Multiply-adds of matrix products in one training step of one seed, its problems included, as on a GPU."""
     small = EnergyConfig(**dict(config) | {"device": "cpu", "dev_examples": 2, "seeds": config.seeds[:1]})
-    members = [Member(small, small.seeds[0])]
-    training = Training(small.make_learner(members, "cpu"), members, [Path()], "cpu", host=False)
-    return counted_flops(lambda: training.take(training.learner.inputs(0), training.kind(0, recorded=False))) // 2
+    training = Training(small.learner(small.seeds[0]), host=False)
+    return counted_flops(lambda: training.take(training.learner.inputs(0), training.kind(0))) // 2

@@ -138,7 +138,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return self.changed(**{name: type(self).model_fields[name].default for name in unused})
 
     def temperature_at(self, epoch: int) -> float:
-        """max(T_min, T₀·decay^epoch)."""
+        """Of routing: max(T_min, T₀·decay^epoch)."""
         return max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
 
     def entropy_weight_at(self, epoch: int) -> float:
@@ -151,7 +151,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
         """Linear warm-up over the first `lr_warmup` epochs, then constant."""
         return min(1.0, (step + 1) / max(1, self.lr_warmup * self.steps_per_epoch()))
 
-    def mask_rates(self) -> list[float]:
+    def curriculum(self) -> list[float]:
         """Shares of hidden items of the training sets: one, or a curriculum's five in even steps."""
         if self.mask_rate_start is None:
             return [self.mask_rate]
@@ -159,8 +159,8 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return [*(self.mask_rate_start + stage * rise for stage in range(STAGES - 1)), self.mask_rate]
 
     def stage_at(self, epoch: int) -> int:
-        """The place in `mask_rates` that an epoch trains at: the last from half-way on."""
-        last = len(self.mask_rates()) - 1
+        """The place in `curriculum` that an epoch trains at: the last from half-way on."""
+        last = len(self.curriculum()) - 1
         return min(2 * last * epoch // max(1, self.epochs), last)
 
     def make_task(self) -> RankingTask:
@@ -178,19 +178,15 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return RankingModel(self, features=self.make_task().x_dim, decoder=decoder, size=self.size)
 
     def plugins(self) -> list[type]:
-        """The task's class."""
         return [task_class(self.task)]
 
     def train(self, workdir: Path) -> Trained:
-        """Train every seed."""
         return train(self, workdir)
 
     def make_learner(self, members: Sequence[Member], device: str) -> RankingLearner:
-        """The learner of several seeds."""
         return RankingLearner(members, device)
 
     def stack_key(self) -> str:
-        """Configs of equal keys differ in seeds and in schedules of temperature and entropy weight only."""
         return self.model_dump_json(exclude={"seeds", *SCHEDULED})
 
     def steps_per_epoch(self) -> int:
@@ -198,7 +194,6 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return batches_per_epoch(self.train_samples, self.batch)
 
     def total_steps(self) -> int:
-        """Updates in all."""
         return self.epochs * self.steps_per_epoch()
 
     def record_steps(self) -> list[int]:
