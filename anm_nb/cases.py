@@ -21,8 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from anm_nb import files
-from anm_nb.config import ParameterError, Parameters, in_place_of_the_kernel, unknown_name
-from anm_nb.yaml_file import read_yaml
+from anm_nb.config import ParameterError, Parameters, in_place_of_the_kernel, read_yaml, unknown_name
 
 Values = dict[str, Any]
 LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with an ending and a folder's prefix

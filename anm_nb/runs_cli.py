@@ -165,11 +165,10 @@ def import_(
 
 def _where(runs: Iterable[Run], conditions: Sequence[str]) -> list[Run]:
     """Runs whose summary or config has these values. Raises `ParameterError` for a name that none has."""
-    from anm_nb.config import ParameterError, unknown_name
+    from anm_nb.config import ParameterError, stands_for, unknown_name
     from anm_nb.run import flat
-    from anm_nb.yaml_file import stands_for
 
-    found = [(run, flat(run.settings) | run.summary) for run in runs] if conditions else [(run, {}) for run in runs]
+    found = [(run, run.summary | flat(run.settings)) for run in runs] if conditions else [(run, {}) for run in runs]
     known = {name for _, values in found for name in values}
     for condition in conditions:
         name, _, text = condition.partition("=")

@@ -67,8 +67,8 @@ def test_runs_are_listed_oldest_first_and_filtered(store):
     assert listed("family=energy") == [anm, stock]
     assert listed("task=inverse", "method=stock") == [stock]
     assert listed("negatives.name=anm") == [anm]
-    assert listed("steps=6", "size=3") == listed("lr=1e-3", "size=3") == [stock]
-    assert listed("probes=false", "inner_steps=1") == [anm, stock]
+    assert listed("steps=12", "size=3") == listed("lr=1e-3", "size=3") == [stock]
+    assert listed("soft_label=false", "inner_steps=1") == [anm, stock]
     table = runs("ls", "--limit", "2").stdout
     assert anm not in table
     assert "2 of 3 runs" in table

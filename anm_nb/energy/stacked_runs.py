@@ -14,8 +14,7 @@ import torch
 
 from anm_nb import store
 from anm_nb.energy.evaluate import predict
-from anm_nb.energy.learner import joined
-from anm_nb.energy.train import EnergyConfig
+from anm_nb.energy.train import EnergyConfig, joined
 from anm_nb.files import replace_whole
 from anm_nb.tasks.base import SPLITS
 from anm_nb.training.checkpoint import by_prefix

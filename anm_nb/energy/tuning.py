@@ -128,7 +128,7 @@ class Tuning(Parameters):
         found = []
         for method in self.methods:
             config = EnergyConfig.of(self, test_examples=None, **METHODS[method][""])
-            found += [Setting(method, "", lr, config.weight_at(self.steps)) for lr in self.lrs]
+            found += [Setting(method, "", lr, config.weight) for lr in self.lrs]
         return found
 
     def options(self, best: Sequence[Setting]) -> list[Setting]:

@@ -18,20 +18,17 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.contrast import Contrast
-from anm_nb.energy.learner import Detail, EnergyLearner
-from anm_nb.energy.losses import info_nce
-from anm_nb.energy.miner import Mined
+from anm_nb.energy.losses import Contrast, info_nce, step_losses
+from anm_nb.energy.miner import Mined, MiningProblem
 from anm_nb.energy.negatives import (
     AnmOrthogonal,
-    MiningProblem,
     Mixed,
     NegativeStrategy,
     Stock,
-    strategy_from,
+    get_negatives,
     strategy_to_json,
 )
-from anm_nb.energy.train import EnergyConfig
+from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.training.learner import Measurement, Member, StepLosses
 from anm_nb.training.seeds import RowDraws, generator
 from anm_nb.training.stack import Stack, StackOptimiser, update
@@ -51,7 +48,7 @@ class WithinRunConfig(EnergyConfig):
     batch would lack one of them.
     """
 
-    negatives: Annotated[Mixed, BeforeValidator(strategy_from), PlainSerializer(strategy_to_json)] = Field(
+    negatives: Annotated[Mixed, BeforeValidator(get_negatives), PlainSerializer(strategy_to_json)] = Field(
         default_factory=lambda: Mixed(first=AnmOrthogonal(), second=Stock())
     )
     compare_updates: bool = True  # training is bit-identical with and without
@@ -63,8 +60,7 @@ class WithinRunConfig(EnergyConfig):
                 f"negatives.first = '{self.kinds[0]}', negatives.second = '{self.kinds[1]}': need two different kinds, "
                 f"neither of them '{MIXED}'"
             )
-        shares = [self.negatives.share(progress) for progress in (0.0, 1.0)]
-        if any(round(share * self.batch) in (0, self.batch) for share in shares):
+        if round(self.negatives.fraction * self.batch) in (0, self.batch):
             raise ParameterError(
                 f"negatives.fraction = {self.negatives.fraction}: leaves one kind without a row in a batch of "
                 f"{self.batch}; between 0 and 1 are allowed, 0.5 is half of each"
@@ -126,8 +122,8 @@ class WithinRunLearner(EnergyLearner):
         the same batch with the same noise) and delta_dev_margin (held-out pairs, legitimate and always the same; the
         energy in training, not its EMA).
         """
-        assert isinstance(losses.detail, Detail)
-        contrast, weight = losses.detail.contrast, losses.detail.weight
+        assert isinstance(losses.detail, Contrast)
+        contrast, weight = losses.detail, losses.detail.weight
         margin, rows = _margin(contrast), self.rows_of_kinds(contrast)
         before = {
             "margin": margin,
@@ -135,14 +131,14 @@ class WithinRunLearner(EnergyLearner):
             "p_hard": (margin < 0).float(),
             "illegitimate_fraction": (contrast.optimal_margin < 0).float(),
         }
-        loss_mse, dev_margin = losses.detail.loss_mse.detach(), self._dev_means(self.model)
+        loss_mse, dev_margin = contrast.loss_mse.detach(), self._dev_means(self.model)
         table: dict[str, list[Tensor]] = {}
         for name, y_neg in self.negatives_of_updates(training.step, contrast).items():
             model, grad_norm = self.updated(training, contrast, y_neg, weight * (name != NO_NEGATIVES))
             after = self._again(model, contrast, contrast.mined.y_neg, weight)
             of_pairs = before | {
-                "delta_margin": _margin(after.detail.contrast) - margin,
-                "delta_loss_con": _pair_loss(after.detail.contrast) - before["loss_con"],
+                "delta_margin": _margin(after.detail) - margin,
+                "delta_loss_con": _pair_loss(after.detail) - before["loss_con"],
             }
             of_update = {
                 "update_norm": self._distance(model),
@@ -194,7 +190,9 @@ class WithinRunLearner(EnergyLearner):
         """The losses of the same batch with the same noise, and those negatives, by other weights."""
         bfloat16 = self.config.precision == "bfloat16"
         with torch.autocast(self.device, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
-            return self.losses_of(replace(contrast.problem, model=model), _Given(y_neg=y_neg), weight)
+            return step_losses(
+                replace(contrast.problem, model=model), _Given(y_neg=y_neg), weight, self.config.soft_label
+            )
 
     def _means(self, values: Float[Tensor, " b"], own: Bool[Tensor, " b"]) -> Float[Tensor, " seeds"]:
         """Each seed's mean over some of its rows."""
