@@ -127,11 +127,11 @@ def figures(
     from dataclasses import replace
 
     from anm_nb import files
-    from anm_nb.analysis import publication
+    from anm_nb.analysis import plots
     from anm_nb.analysis.style import VENUE
 
     folder = (out or files.outputs_root() / "figures" / venue).absolute()
-    before = publication.check_venue(venue, folder)
+    before = plots.check_venue(venue, folder)
     cases = _notebook_cases(folder / "notebooks", notebook or [], profile)
     cases = [case for case in cases if "publish(" in case.notebook.read_text("utf-8")]
     if not cases:
@@ -139,10 +139,10 @@ def figures(
     own = {case.name: folder / "notebooks" / case.name for case in cases}
     for each in own.values():
         shutil.rmtree(each, ignore_errors=True)
-    cases = [replace(case, env={VENUE: venue, publication.FIGURES: str(own[case.name])}) for case in cases]
+    cases = [replace(case, env={VENUE: venue, plots.FIGURES: str(own[case.name])}) for case in cases]
     if failed := _run_notebooks(cases, jobs):
         refuse(f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}; figures are as they were", 1)
-    for path in publication.write_manifest(venue, folder, before, own):
+    for path in plots.write_manifest(venue, folder, before, own):
         say(path)
     for each in own.values():
         shutil.rmtree(each, ignore_errors=True)
@@ -167,33 +167,18 @@ def index(
 @app.command()
 def doctor(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or its folder.")],
-    apply: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write the config with the changes made; a new file."),
-    ] = None,
 ) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
-    import yaml
-
     from anm_nb import store
-    from anm_nb.analysis import doctor
+    from anm_nb.analysis.doctor import examine, summary
 
-    if apply is not None and apply.exists():
-        refuse(f"--apply {apply} exists; choose another name")
     found = store.find(run)
     metrics = found.metrics
-    findings = doctor.examine(metrics, found.settings)
+    findings = examine(metrics, found.settings)
     say(f"run {found.key}: {found.title}, {metrics['seed'].nunique()} seeds, {metrics['step'].max():g} steps\n")
     for finding in findings:
         say(f"{finding}\n")
-    say(doctor.summary(findings, metrics))
-    names = list(dict.fromkeys(name for finding in findings for name in finding.change))
-    if apply is not None and names:
-        use = "EnergyConfig.model_validate_json(json.dumps(yaml.safe_load(open(FILE))))"
-        changed = yaml.safe_dump(doctor.apply(findings, found.settings), sort_keys=False, allow_unicode=True)
-        apply.parent.mkdir(parents=True, exist_ok=True)
-        apply.write_text(f"# {use}\n{changed}", encoding="utf-8")
-        say(f"wrote {apply}, the whole config with {', '.join(names)} changed; use it by {use}")
+    say(summary(findings, metrics))
 
 
 def _notebook_cases(folder: Path, only: Sequence[str], profile: str | None) -> list[Case]:
