@@ -15,9 +15,9 @@ import torch
 import typer
 
 from anm_nb.analysis.doctor import Finding, examine, unexamined
+from anm_nb.cases import open_sweep
 from anm_nb.cli import app
 from anm_nb.files import project_root
-from anm_nb.sweep.cases import plan
 
 ROOT = project_root()
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -153,7 +153,7 @@ def test_puzzles_of_ones_own_are_a_task(capsys, tmp_path, monkeypatch):
 
 def test_the_sweep_file_shown_is_one(tmp_path):
     (tmp_path / "mine.yaml").write_text(example("running.md", "notebook: 10_anm_vs_corruption"))
-    cases = plan(tmp_path / "mine.yaml").cases
+    cases = open_sweep(tmp_path / "mine.yaml")
     assert len(cases) == 3 * 2 + 1
     assert {case.values["steps"] for case in cases} == {4000}
     assert {case.values["batch"] for case in cases} == {128}  # the profile's

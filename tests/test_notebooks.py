@@ -14,8 +14,8 @@ import nbformat
 import pytest
 import yaml
 
+from anm_nb.cases import check_of
 from anm_nb.config import ParameterError
-from anm_nb.sweep.notebook import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
