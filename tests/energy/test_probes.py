@@ -4,14 +4,7 @@ import pytest
 import torch
 from host_waits import HostWait, RefuseHostWaits
 
-from anm_nb.energy.probes import (
-    count_of,
-    energy_columns,
-    grad_share,
-    grad_shares,
-    noising_columns,
-    noisings,
-)
+from anm_nb.energy.probes import count_of, energy_columns, grad_share, grad_shares, noising_columns, noisings
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.training.seeds import RowDraws
 

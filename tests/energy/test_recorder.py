@@ -112,43 +112,6 @@ def test_snippet_3_the_share_is_that_of_plain_backward_passes(planted):
     assert row["loss_mse"] == pytest.approx(float(mse.detach()))
 
 
-@pytest.mark.parametrize("planted", [False, True])
-def test_snippet_4_steps_are_accepted_by_armijos_rule_and_counted(planted):
-    """Section I.4 on E = ‖y‖², where every quantity is known; the planted miner takes what the rule refuses."""
-    recorder, c = Recorder(armijo_c=0.1), 0.1
-    y, step = rand(9, 4), torch.where(torch.arange(9) < 5, 0.4, 1.5)
-    accepted = refused = 0
-    slack, drop = [], 0.0
-    for _ in range(3):
-        gradient = 2 * y
-        trial = y - step[:, None] * gradient
-        before, after = y.square().sum(1), trial.square().sum(1)
-        lower = after <= before - c * step * gradient.square().sum(1)
-        took = torch.ones_like(lower) if planted else lower
-        recorder.trial(before, after, step[:, None], gradient.norm(dim=1, keepdim=True), took)  # α as [b, 1] too
-        slack += (before - after - c * step * gradient.square().sum(1))[took].tolist()
-        drop += float((before - after)[took].sum())
-        accepted, refused = accepted + int(took.sum()), refused + int((~took).sum())
-        y = torch.where(took[:, None], trial, y)
-    row = only_row(recorder)
-    assert (row["miner_accepted"], row["miner_backtracks"]) == pytest.approx((accepted / 9, refused / 9))
-    assert row["armijo_slack"] == pytest.approx(min(slack), rel=1e-4)
-    assert row["mined_drop"] == pytest.approx(drop / 9, rel=1e-4)
-    assert (row["armijo_slack"] < 0) == planted
-
-
-def test_trials_after_training_are_no_row_of_it():
-    recorder, point = Recorder(every=1), torch.ones(3)
-    for _ in range(2):
-        recorder.score("mse", 1.0)
-        recorder.trial(2 * point, point, 0.5, point, point > 0)
-        recorder.next_step()
-    trained = recorder.frame()
-    recorder.trial(point, 2 * point, 0.5, point, point < 0)  # as an explorer or an evaluation mines
-    assert recorder.frame().equals(trained)
-    assert trained["miner_backtracks"].tolist() == [0, 0]
-
-
 # rows
 
 
@@ -188,10 +151,8 @@ def test_training_is_bit_identical_with_and_without_the_recorder():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Recorder().trial(*[torch.ones(4)] * 2, torch.ones(4, 3), 1.0, True), "step has shape (4, 3)"),
         (lambda: Recorder(every=0), "every = 0"),
         (lambda: Recorder(gradients_every=-1), "gradients_every = -1"),
-        (lambda: Recorder(armijo_c=1.0), "armijo_c = 1.0"),
         (lambda: Recorder().score("step", 1.0), "score 'step'"),
         (lambda: Recorder().energies(torch.ones(3), torch.ones(2)), "e_pos has shape (3,) and e_neg (2,)"),
         (lambda: Recorder().noising(*[torch.ones(4, 3)] * 3, torch.ones(4, 2), 0.8, 0.6), "need the same"),
