@@ -43,7 +43,7 @@ def search(
     have energies that no answer has. What is found after the `budget` is spent, in forward passes a problem, does not
     count; the first answer always does.
     """
-    problem.cost, rows = 0.0, []
+    problem.cost, rows = 0.0, list[tuple[Tensor, Tensor, float, Tensor]]()
     for point in way(problem, generator):
         y = problem.answer(point)
         energy = problem.energy(y)

@@ -58,7 +58,9 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "mrncl": {"radius ‖y‖/2": {"eps": 0.5}, "least slope 4": {"least_slope": 4.0}},
 }
-NamedConfig = tuple[Mapping[str, Any], EnergyConfig]  # columns that name a run, and the run
+Named = tuple[Mapping[str, Any], EnergyConfig]  # columns that name a run, and the run
+LearningRates = Annotated[tuple[LearningRate, ...], Field(strict=False, min_length=1), Distinct]
+Log = Callable[[str], None]
 
 
 class Setting(NamedTuple):
@@ -79,9 +81,7 @@ class Tuning(Parameters):
     batch: Examples = 128
     steps: Steps = 2000
     methods: Annotated[tuple[str, ...], Field(strict=False, min_length=1), Distinct] = tuple(METHODS)
-    lrs: Annotated[tuple[LearningRate, ...], Field(strict=False, min_length=1), Distinct] = tuple(
-        0.001 * 2**i for i in range(7)
-    )
+    lrs: LearningRates = tuple(0.001 * 2**i for i in range(7))
     lr_final: Fraction = 0.05
     ema_decay: Decay = 0.99
     n_options: Annotated[int, Field(ge=0, le=5)] = 5  # of each method, the same number, beside the learning rate
@@ -135,14 +135,12 @@ def beyond(tried: Sequence[Setting], best: Setting, names: Sequence[str] = ("lr"
     for name in names:
         value, most = getattr(best, name), {"lr": 1.0, "weight": 1000.0}[name]
         values = [getattr(each, name) for each in tried if each._replace(**{name: value}) == best]
-        if value == min(values):
-            found.append(best._replace(**{name: value / 2}))
-        if value == max(values):
-            found.append(best._replace(**{name: min(2 * value, most)}))
+        found += [best._replace(**{name: value / 2})] if value == min(values) else []
+        found += [best._replace(**{name: min(2 * value, most)})] if value == max(values) else []
     return [each for each in dict.fromkeys(found) if each not in tried]
 
 
-def tune(study: Tuning, folder: Path, log: Callable[[str], None] = print) -> pd.DataFrame:
+def tune(study: Tuning, folder: Path, log: Log = print) -> pd.DataFrame:
     """All runs on the tuning seeds: a row for each setting, seed and record, with the stage it belongs to.
 
     What is trained is kept in `folder`, so that a study that was interrupted goes on.
@@ -196,14 +194,14 @@ def settings_of(table: pd.DataFrame) -> list[Setting]:
     return [Setting(*row) for row in table[list(Setting._fields)].itertuples(index=False)]
 
 
-def confirmation(study: Tuning, chosen: Sequence[Setting]) -> list[NamedConfig]:
+def confirmation(study: Tuning, chosen: Sequence[Setting]) -> list[Named]:
     """The runs on fresh seeds: every chosen setting, and plain denoising and stock negatives at equal compute.
 
     `budget` is "steps" for runs of equal length. "multiply-adds" is that of the dearest mined method (one whose name
     begins with anm): plain denoising and stock negatives with as many more steps, plain with as much larger a batch.
     """
 
-    def run(setting: Setting, what: str = "", budget: str = "steps", **changes: Any) -> NamedConfig:
+    def run(setting: Setting, what: str = "", budget: str = "steps", **changes: Any) -> Named:
         named = {**setting._asdict(), "method": setting.method + what, "budget": budget}
         return named, study.config(setting, study.seeds, record_every=None, records=study.records, **changes)
 
@@ -218,9 +216,7 @@ def confirmation(study: Tuning, chosen: Sequence[Setting]) -> list[NamedConfig]:
     return runs
 
 
-def confirm(
-    study: Tuning, runs: Sequence[NamedConfig], folder: Path, log: Callable[[str], None] = print
-) -> pd.DataFrame:
+def confirm(study: Tuning, runs: Sequence[Named], folder: Path, log: Log = print) -> pd.DataFrame:
     """Train what `confirmation` lists, with records all along: a row for each method, seed and record.
 
     Columns beside the metrics: multiply_adds, of one seed up to that step; step_ms, of all seeds together.
@@ -231,26 +227,19 @@ def confirm(
 
 
 def train_stacks(
-    configs: Sequence[NamedConfig],
-    stage: str,
-    folder: Path,
-    test_examples: int,
-    log: Callable[[str], None],
-    timed: bool = False,
+    runs: Sequence[Named], stage: str, folder: Path, n_test: int, log: Log, timed: bool = False
 ) -> pd.DataFrame:
-    """A row for each config, seed and record: those that can be one stack train together.
+    """A row for each run, seed and record: those that can be one stack train together.
 
     Finished stacks come from `folder`, and unfinished ones go on from their checkpoints there.
     """
-    stacks: dict[str, list[NamedConfig]] = {}
-    for named, config in configs:
-        stacks.setdefault(config.stack_key(), []).append((named, config))
     tables = []
-    for stack in stacks.values():
+    for own in dict.fromkeys(config.stack_key() for _, config in runs):
+        stack = [(named, config) for named, config in runs if config.stack_key() == own]
         keys = " ".join(store.run_key(config) for _, config in stack)
         path = folder / f"{hashlib.sha256(f'{stage} {keys}'.encode()).hexdigest()[:16]}.parquet"
         if not path.exists():
-            table = train_stack(stack, folder, test_examples, timed).assign(stage=stage)
+            table = train_stack(stack, folder, n_test, timed).assign(stage=stage)
             replace_whole(path, table.to_parquet())
             names = ", ".join(dict.fromkeys(f"{named['method']} {named['option']}".strip() for named, _ in stack))
             log(f"{stage}: {names}: {len(stack)} settings")
@@ -258,7 +247,7 @@ def train_stacks(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def train_stack(stack: Sequence[NamedConfig], folder: Path, test_examples: int, timed: bool) -> pd.DataFrame:
+def train_stack(stack: Sequence[Named], folder: Path, n_test: int, timed: bool) -> pd.DataFrame:
     """Metrics of every seed and record of one stack; a seed whose loss became NaN ends early.
 
     Columns beside them: what names a config, `steps` in all, `dev` (the task's metric), test_same and test_harder in
@@ -268,13 +257,13 @@ def train_stack(stack: Sequence[NamedConfig], folder: Path, test_examples: int, 
     device = resolve_device(first.device)
     members = [Member(config, seed) for _, config in stack for seed in config.seeds]
     folders = [folder / store.run_key(config) for _, config in stack for _ in config.seeds]
-    for each in set(folders):
+    for each in folders:
         each.mkdir(parents=True, exist_ok=True)
     with arithmetic(first):
         training, step_ms = Training(first.make_learner(members, device), members, folders, device), math.nan
         with suppress(NonFiniteLoss):  # such a seed has no row of the last step
             training.run(shown=False)
-        tested = errors_on_test(training, test_examples)
+        tested = errors_on_test(training, n_test)
         if timed and (device == "cuda" or not any(record.failure for record in training.records)):
             step_ms = 1000 * median(next_step_seconds(training) for _ in range(min(TIMED_STEPS, first.steps)))
     names, tables = [named for named, config in stack for _ in config.seeds], []
