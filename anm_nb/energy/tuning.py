@@ -35,7 +35,6 @@ from anm_nb.training.seeds import generator
 from anm_nb.training.timing import counted_flops, next_step_seconds
 
 WEIGHT_FACTORS = (0.5, 2.0, 4.0)  # on the published contrastive weight, which the first stage has
-TIMED_STEPS = 128
 _HALF = {"eps": 0.5, "start": 0.25, "step_size": 0.25}  # the miner's radius, ‖y⁺‖/2, and what goes with it
 # By method and option what is set beyond the strategy of that name, "" being the method as it is: fields of
 # `EnergyConfig`, all others of the strategy. Beyond the learning rate each method has five settings: three contrastive
@@ -265,7 +264,7 @@ def train_stack(stack: Sequence[Named], folder: Path, n_test: int, timed: bool) 
             training.run(shown=False)
         tested = errors_on_test(training, n_test)
         if timed and (device == "cuda" or not any(record.failure for record in training.records)):
-            step_ms = 1000 * median(next_step_seconds(training) for _ in range(min(TIMED_STEPS, first.steps)))
+            step_ms = 1000 * median(next_step_seconds(training) for _ in range(min(128, first.steps)))
     names, tables = [named for named, config in stack for _ in config.seeds], []
     for named, record, (same, harder) in zip(names, training.records, tested, strict=True):
         own = pd.DataFrame(record.rows).assign(**named, task=first.task, steps=first.steps, step_ms=step_ms)
@@ -282,14 +281,13 @@ def errors_on_test(training: Training, n: int) -> list[tuple[float, ...]]:
     for record, member in zip(training.records, training.averaged.members, strict=True):
         if record.weights:
             member.load_state_dict(by_prefix(record.weights, "averaged."))
-    found = []
+    found, stream = [], task.stream("test")
     for split, harder in SPLITS.items():
         sources = [generator(seed, f"test/{split}", device) for seed in learner.seeds]
-        stream, clamp = task.stream("test"), task.clamp(harder)
         batches = [stream.sample(n, generator=source, device=device, harder=harder) for source in sources]
-        shared = learner.schedule, learner.sampler, learner.seeds, clamp
+        how = learner.schedule, learner.sampler, learner.seeds, task.clamp(harder)
         with torch.no_grad():
-            answers = predict(training.averaged, task, joined(batches), *shared).chunk(len(batches))
+            answers = predict(training.averaged, task, joined(batches), *how).chunk(len(batches))
         found.append([task.metrics(*each)[task.metric] for each in zip(answers, batches, strict=True)])
     return list(zip(*found, strict=True))
 
