@@ -31,13 +31,14 @@ def whole(most: int, least: int = 1) -> Any:
 
 
 Distinct = AfterValidator(_distinct)
+SEVERAL = Field(strict=False, min_length=1, max_length=1000)
 Seed = Annotated[int, whole(2**32 - 1, least=0)]
-Seeds = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
+Seeds = Annotated[tuple[Seed, ...], SEVERAL, Distinct]
 Steps = Annotated[int, whole(10**8)]  # of the optimiser
 Epochs = Annotated[int, whole(10**5)]  # each is measured and recorded
 Records = Annotated[int, whole(10**4, least=3)]
 Count = Annotated[int, whole(10**4)]  # of iterations, heads, candidates
-Counts = Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
+Counts = Annotated[tuple[Count, ...], SEVERAL, Distinct]
 Problems = Annotated[int, whole(10**6)]  # fresh ones of an evaluation, all held at once
 Examples = Annotated[int, whole(10**9)]  # what they take is held against the machine's memory (`require_memory`)
 Size = Annotated[int, whole(10**5)]  # items, or the side of a matrix or board; memory as above
@@ -45,13 +46,13 @@ Width = Annotated[int, whole(10**5)]
 Threads = Annotated[int, whole(1024)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part
-Weights = Annotated[tuple[Weight, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
+Weights = Annotated[tuple[Weight, ...], SEVERAL, Distinct]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Rates = Annotated[tuple[Rate, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
+Rates = Annotated[tuple[Rate, ...], SEVERAL, Distinct]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(gt=0, le=1000)]
-Temperatures = Annotated[tuple[Temperature, ...], Field(strict=False, min_length=1, max_length=1000), Distinct]
+Temperatures = Annotated[tuple[Temperature, ...], SEVERAL, Distinct]
 
 
 def machine_memory() -> int:
@@ -59,14 +60,13 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def require_memory(values: Mapping[str, Any], needed: Mapping[str, float], available: int | None = None) -> None:
-    """Raise `ParameterError` with the estimate where the bytes `needed` are more than `available`, else the machine's.
+def require_memory(values: Mapping[str, Any], needed: Mapping[str, float]) -> None:
+    """Raise `ParameterError` with the estimate where the bytes `needed` are more than the machine has.
 
     `needed` holds lower bounds, so that nothing is refused that would run, by the parameters they come from ("batch
     size"); the message names those of the parts that matter, with their `values`.
     """
-    available = machine_memory() if available is None else available
-    total = sum(needed.values())
+    total, available = sum(needed.values()), machine_memory()
     if total > available:
         names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
         said = ", ".join(f"{name} = {shown(values[name])}" for name in names)

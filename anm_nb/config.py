@@ -6,18 +6,14 @@ import ast
 import difflib
 import json
 import re
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
-from types import ModuleType
 from typing import Any, Generic, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-
-from anm_nb.parameter_cells import Cell, executed_cells, parameter_cells, suspects
 
 _SWEEP = "is no parameter here; use: anm-nb sweep NAME --out FOLDER"
 # Names that the commands of the HRM ranking plan use and this project does not, and what follows them in a sentence;
@@ -32,7 +28,8 @@ DOCUMENT_NAMES: dict[str, str] = {
     "output_csv": _SWEEP,
     "results_dir": _SWEEP,
 }
-SAME_NAMES = ("max_inner_iters", "hrm_period", "mask_rate", "train_samples", "epochs", "seeds")
+CHECK = "from_notebook("  # in the cell that checks the parameters
+DATA = (type(None), int, float, str, list, dict, set)
 
 
 class ParameterError(ValueError):
@@ -54,14 +51,9 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written, in at most about a hundred characters."""
-    short = reprlib.Repr()
-    short.maxlist = short.maxtuple = short.maxdict = 8
-    short.maxstring = short.maxother = short.maxlong = 60
-    try:
-        return short.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return f"<{type(value).__name__} of more than 4000 digits>"
+    """A value as it is written, on one line of at most about a hundred characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:60]} … {text[-30:]}"
 
 
 Entry = TypeVar("Entry")
@@ -116,7 +108,9 @@ class Parameters(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ParameterError(_explain_all(error, type(self))) from None
+            lines = [_explain(problem, type(self)) for problem in error.errors()]
+            more = [f"… and {len(lines) - 8} more"] if len(lines) > 8 else []
+            raise ParameterError("\n".join(lines[:8] + more)) from None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -136,10 +130,9 @@ class Parameters(BaseModel):
             return checked[-1]
         from IPython import get_ipython
 
-        shell = get_ipython()
-        if shell is None:
+        if (shell := get_ipython()) is None:
             raise RuntimeError("from_notebook() works inside a notebook; elsewhere construct the class directly")
-        return cls.from_mapping(kernel_values(cls.model_fields, shell.user_ns, executed_cells(shell)))
+        return cls.from_mapping(kernel_values(cls.model_fields.keys(), shell.user_ns))
 
 
 _asked: ContextVar[tuple[Mapping[str, Any], list[Any]] | None] = ContextVar("asked", default=None)
@@ -156,35 +149,37 @@ def in_place_of_the_kernel(values: Mapping[str, Any]) -> Iterator[list[Any]]:
         _asked.reset(token)
 
 
-def kernel_values(fields: Iterable[str], namespace: Mapping[str, Any], cells: list[Cell]) -> dict[str, Any]:
-    """The fields that the kernel's namespace has; `cells` ran, the last of them asks.
+def kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a kernel's namespace has as data; `In` has the cells that ran (nbval keeps none), the last asks.
 
-    Raises `ParameterError` where a parameter cell sets an unknown name, where the kernel has lost a value or something
-    that is no data in its place, and where there is no parameter at all.
+    Raises `ParameterError` where a cell that sets parameters sets another name too, where a parameter is no data (any
+    more), and where there is none at all.
     """
-    fields = list(fields)
-    setting = parameter_cells(cells, fields)
-    again = any(cell.checks for cell in cells[:-1])  # names of the cells below are no parameters
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    literals = {
-        name: (source, cell.place) for cell in cells for name, (source, plain) in cell.assigned.items() if plain
-    }
-    for name in fields:
-        value = _as_data(namespace.get(name))
-        source, place = literals.get(name, ("…", "a cell"))
-        if name not in namespace:
-            if any(name in cell.assigned for cell in setting):
-                problems.append(f"{name} = {source} in {place}, but the kernel has no '{name}': run that cell again")
-        elif not _is_data(value) and name in literals:
-            problems.append(f"{name} = {source} in {place}, but {shown(value)} in the kernel: run that cell again")
-        elif _is_data(value) or not (again or callable(value) or isinstance(value, ModuleType)):
-            values[name] = value
-    for cell in setting:
-        for name, certain in suspects(cell, fields):
-            if certain or name.lower() in DOCUMENT_NAMES or difflib.get_close_matches(name, fields, n=1):
-                said = unknown_name("parameter", name, fields)
-                problems.append(f"{said} ({cell.place}; begin a name of your own with _)")
+    cells = [(f"In [{n}]", source, _assigned(source)) for n, source in enumerate(namespace.get("In", [""]))][1:-1]
+    values = {name: value for name in fields if isinstance(value := _as_data(namespace.get(name, ...)), DATA)}
+    latest: list[tuple[str, dict[str, bool], bool]] = []  # cells that set parameters, back to the check before them
+    for place, source, assigned in reversed(cells):
+        sets = source.lstrip().startswith("# Parameters") or not assigned.keys().isdisjoint(values)  # papermill's too
+        if CHECK not in source:
+            latest.insert(0, (place, assigned, sets))
+        elif any(sets for _, _, sets in latest):
+            break
+        else:
+            latest.clear()
+    while latest and not latest[0][2]:
+        latest.pop(0)
+    placed = {name: place for place, _, assigned in cells for name, literal in assigned.items() if literal}
+    placed |= {name: place for place, assigned, _ in latest for name in assigned}
+    problems = [
+        f"{name} was set in {placed[name]} and is {shown(namespace.get(name, 'gone'))} now: run that cell again"
+        for name in fields
+        if name in placed and name not in values
+    ]
+    for place, assigned, sets in latest:
+        for name in [name for name in assigned if name not in fields and not name.startswith("_")]:
+            near = name.lower() in DOCUMENT_NAMES or difflib.get_close_matches(name, fields, n=1)
+            if near or (sets and assigned[name]):  # what is computed may be no parameter
+                problems.append(f"{unknown_name('parameter', name, fields)} ({place}; begin a name of your own with _)")
     if problems:
         raise ParameterError("\n".join(problems))
     if not values:
@@ -192,47 +187,42 @@ def kernel_values(fields: Iterable[str], namespace: Mapping[str, Any], cells: li
     return values
 
 
+def _assigned(source: str) -> dict[str, bool]:
+    """The names that a cell assigns outside any block, and whether their value is a literal."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:
+        return {}
+    found: dict[str, bool] = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            literal = not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(statement.value))
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+            found |= dict.fromkeys(names, literal)
+    return found
+
+
 def _as_data(value: Any) -> Any:
-    """Numbers and arrays of numpy, and ranges, as numbers and lists."""
-    if isinstance(value, range):
-        return list(value)
+    """Numbers and arrays of numpy, ranges and tuples, as numbers and lists."""
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
-    return [_as_data(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _is_data(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_data, value))
-    return value is None or isinstance(value, int | float | str | dict | set)
+    return [_as_data(each) for each in value] if isinstance(value, list | tuple | range) else value
 
 
 def _list_from_text(value: Any) -> Any:
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        for read in (json.loads, ast.literal_eval, yaml.safe_load):
+        for read in (json.loads, yaml.safe_load):
             try:
                 return read(value)
-            except (ValueError, SyntaxError, yaml.YAMLError):
+            except (ValueError, yaml.YAMLError):
                 continue
     return value
-
-
-def _explain_all(error: ValidationError, owner: type[BaseModel]) -> str:
-    """One line for each problem; a list is not called too short when it is its items that were refused."""
-    problems = error.errors()
-    with_bad_items = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}
-    lines = [
-        _explain(problem, owner)
-        for problem in problems
-        if not (problem["type"] == "too_short" and problem["loc"][0] in with_bad_items)
-    ]
-    return "\n".join(lines[:8] + ([f"… and {len(lines) - 8} more"] if len(lines) > 8 else []))
 
 
 def _explain(problem: Any, owner: type[BaseModel]) -> str:
     """One line for one pydantic problem: which parameter, which value, what is allowed."""
     where, value, context = ".".join(map(str, problem["loc"])), problem["input"], problem.get("ctx", {})
-    cause = context.get("error")
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     match problem["type"]:
         case "extra_forbidden":
@@ -241,13 +231,11 @@ def _explain(problem: Any, owner: type[BaseModel]) -> str:
             return f"parameter '{where}' is required"
         case "too_short":
             message = f"needs at least {context['min_length']} item(s)"
-        case "too_long":
-            message = f"at most {context['max_length']} items"
         case "tuple_type" | "list_type" if isinstance(value, str) and (items := value.replace(",", " ").split()):
             message = f"write a list: [{', '.join(items)[:60]}]"
         case "literal_error" if isinstance(value, str):
             nearest = difflib.get_close_matches(value, re.findall("'(.*?)'", context["expected"]), n=1)
             message += f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    if isinstance(cause, ParameterError):
+    if isinstance(cause := context.get("error"), ParameterError):
         return str(cause.within(where) if where else cause)
     return f"{where} = {shown(value)}: {message}" if where else message

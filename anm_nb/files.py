@@ -1,28 +1,36 @@
-"""Where files lie, and files that are whole or absent: atomic writes, checksums, a full disk that names the file."""
+"""Where files lie, files that are whole or absent, a full disk that names the file, and locks."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
-import shutil
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
 from anm_nb.config import ParameterError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class DiskFull(OSError):
     """No room for a file; the message names it, and says what happens once there is room."""
 
 
+class Held(RuntimeError):
+    """Another process holds the lock."""
+
+
 def clone() -> Path | None:
     """The clone of this project that the package lies in, else the one around the current directory, else None."""
-    here = Path.cwd()
-    for folder in (Path(__file__).resolve().parents[1], here, *here.parents):
+    for folder in (Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents):
         named = folder / "pyproject.toml"
         if named.is_file() and 'name = "anm-nb"' in named.read_text(encoding="utf-8", errors="replace"):
             return folder
@@ -45,12 +53,6 @@ def project_root() -> Path:
 def outputs_root() -> Path:
     """The folder of all results: $ANM_NB_OUTPUTS, else `outputs/` of the clone, or of the current directory."""
     return Path(os.environ.get("ANM_NB_OUTPUTS") or (clone() or Path.cwd()) / "outputs").resolve()
-
-
-def results_roots() -> list[Path]:
-    """The project's own folder of results, and $ANM_NB_OUTPUTS where that is another."""
-    root = clone()
-    return list(dict.fromkeys(([root / "outputs"] if root else []) + [outputs_root()]))
 
 
 def write_through(path: Path, data: bytes) -> None:
@@ -90,35 +92,27 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to write into; it replaces `path` when the block ends without an error.
+    """A new folder to write into; it replaces `path` when the block ends without an error.
 
-    Killed between the two renames at the end, both folders stay beside `path`, under names that begin with a dot.
+    Killed between the two renames at the end, both lie in a folder beside `path` whose name begins with a dot.
     """
-    partial, replaced = (path.with_name(f".{path.name}.{role}") for role in ("partial", "replaced"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        new.mkdir()
+        yield new
         if path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.replace(path, replaced)
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(path, old)
+        os.replace(new, path)
     flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:
-    """Return when the disk knows of every rename in a folder; where a file system cannot say, go on."""
+    """Return when the disk knows of every rename in a folder, or at once where a file system cannot say."""
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.suppress(OSError):
         os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
-            raise
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -132,10 +126,40 @@ def full_disk_named(path: Path, then: str) -> Iterator[None]:
     """Raise `DiskFull`, saying what happens `then`, where a write has no room; `path` where the error names no file."""
     try:
         yield
-    except DiskFull:
-        raise
     except OSError as error:
-        if error.errno not in FULL:
+        if isinstance(error, DiskFull) or error.errno not in FULL:
             raise
         where = error.filename2 or error.filename or path
         raise DiskFull(error.errno, f"no space left on the device while writing {where}; {then}") from error
+
+
+@contextmanager
+def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`; the system takes it back from a process that dies.
+
+    Where another process holds it: waits with a warning that says `what`, or raises `Held` where `wait` is False. On a
+    file system without locks, with a warning, a marker file stands in, which a process that dies leaves behind: one of
+    this machine is taken over, another has to be removed by hand.
+    """
+    lock: BaseFileLock = FileLock(path)
+    with contextlib.suppress(Timeout):
+        try:
+            lock.acquire(blocking=False)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, Timeout) or getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+                raise
+            warnings.warn(f"the file system of {path.parent} has no locks; a marker file stands in", stacklevel=4)
+            lock = SoftFileLock(f"{path}.held")
+            lock.acquire(blocking=False)
+    if not lock.is_locked:
+        said = f"{what} by another process"
+        if isinstance(lock, SoftFileLock):
+            said += f" (if you know it to be dead, remove {lock.lock_file})"
+        if not wait:
+            raise Held(said)
+        warnings.warn(f"{said}; waiting for it", stacklevel=4)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ def describe_environment(device: str, threads: int | None = None) -> dict[str, A
 
     peak = max(resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     on_gpu = device == "cuda" and torch.cuda.is_available()
+    words = [word.rpartition("=") for word in sys.argv]
     return {
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if on_gpu else f"{device} {platform.machine()}",
@@ -35,7 +34,7 @@ def describe_environment(device: str, threads: int | None = None) -> dict[str, A
         "threads": threads or torch.get_num_threads(),
         "platform": platform.platform(),
         "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
-        "command": _command(sys.argv),
+        "command": " ".join(f"{a}{b}{Path(c).name if os.path.isabs(c) else c}" for a, b, c in words),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -46,48 +45,19 @@ def package_root() -> Path:
 
 
 def checkout_state() -> dict[str, Any]:
-    """`commit` of this checkout and whether it is `dirty`; both None, and `no_commit` says why, where there is none.
+    """`commit` of this checkout and whether it is `dirty`; both None, with a warning, and `no_commit` says why.
 
-    The reason is warned of once. A repository around the checkout does not count, nor one that GIT_DIR names.
+    A repository around the checkout does not count, nor one that GIT_DIR names.
     """
     root = package_root()
+    command = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}", "--no-optional-locks"]
+    command += ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        top = Path(_git(root, "rev-parse", "--show-toplevel")).resolve()
-        if top != root.resolve() or not (root / "pyproject.toml").exists():
-            raise _NoCommit(f"the package's folder is no checkout of its own, but lies in the repository '{top.name}'")
-        commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
-    except _NoCommit as reason:
-        _warn_once(f"results carry no commit: {reason}")
-        return {"commit": None, "dirty": None, "no_commit": str(reason)}
-
-
-class _NoCommit(Exception):
-    pass
-
-
-@cache
-def _warn_once(said: str) -> None:
-    warnings.warn(said, stacklevel=4)
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """What git answers. Raises `_NoCommit` with git's own words, or where there is no git."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment = kept | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    command = ["git", *arguments]
-    try:
-        answer = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _NoCommit(f"git cannot be run ({error.__class__.__name__})") from None
-    if answer.returncode:
-        raise _NoCommit(answer.stderr.decode(errors="replace").strip().partition("\n")[0])
-    return answer.stdout.decode(errors="replace").strip()
-
-
-def _command(argv: Sequence[str]) -> str:
-    """A command without the machine's folders, alone or behind an option's equals sign."""
-    program, *arguments = argv or [""]
-    parts = [argument.rpartition("=") for argument in arguments]
-    named = [option + equals + (Path(value).name if os.path.isabs(value) else value) for option, equals, value in parts]
-    return " ".join([Path(program).name, *named])
+        answer = subprocess.run(command, cwd=root, env=env, capture_output=True, timeout=60, check=True, text=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = str(getattr(error, "stderr", None) or f"git cannot be run ({type(error).__name__})").strip()
+        warnings.warn(f"results carry no commit: {reason}", stacklevel=3)
+        return {"commit": None, "dirty": None, "no_commit": reason}
+    commit, _, dirty = answer.stdout.strip().partition("-")
+    return {"commit": commit, "dirty": bool(dirty)}

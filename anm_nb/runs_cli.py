@@ -94,14 +94,14 @@ def show(
 
 @app.command()
 def verify(runs: Keys = None) -> None:
-    """Read every byte of stored runs, and name what is corrupted, missing or not theirs. Exit code 1 if anything is."""
+    """Read every byte of stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
     from anm_nb import run, store
 
     places = {path.name: path for path in store.run_folders()}
     names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else places
     spoiled = 0
     for name in sorted(names):
-        wrong = run.verify(places[name])
+        wrong = run.faults(places[name])
         for fault in wrong:
             say(f"{name}  {fault}")
         spoiled += bool(wrong)
@@ -121,21 +121,18 @@ def rm(runs: Some) -> None:
 
 @app.command()
 def export(
-    runs: Some,
-    out: Annotated[Path, typer.Option(metavar="DIR|FILE.zip", help="A folder for theirs, or one zip file.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    runs: Some, out: Annotated[Path, typer.Option(metavar="FILE.zip", help="The zip file to write; a new one.")]
 ) -> None:
-    """Copy runs with their manifests, for `anm-nb runs import` on another machine."""
+    """Write runs with their manifests into a zip file, for `anm-nb runs import` on another machine."""
     from anm_nb import store
 
-    found = {run.path: run for run in map(store.find, runs)}
-    for path in store.export(list(found.values()), out, overwrite):
-        say(path)
+    store.export(list({run.path: run for run in map(store.find, runs)}.values()), out)
+    say(out)
 
 
 @app.command(name="import")
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="DIR|FILE.zip", help="What `anm-nb runs export` has written.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What `anm-nb runs export` has written.")],
 ) -> None:
     """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
     from anm_nb import store

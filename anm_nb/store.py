@@ -17,17 +17,17 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 from anm_nb import files
 from anm_nb.config import ParameterError
+from anm_nb.files import Held, locked
 from anm_nb.identity import RunConfig, identity_of, key_of
-from anm_nb.locks import Held, locked
 from anm_nb.provenance import checkout_state, describe_environment
-from anm_nb.run import MANIFEST, CorruptRun, Run, faults, read_manifest, write_run
+from anm_nb.run import MANIFEST, CorruptRun, Manifest, Run, faults
 
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
 KEPT = "kept:"  # before the name of a kept result there
@@ -56,25 +56,33 @@ def get_or_train(config: RunConfig) -> Run:
     in the run's place and is no run is set aside under `.corrupt/`, with a warning. Raises `DiskFull` where there is no
     room, and `ParameterError` where the store cannot be written to.
     """
-    decisive = identity_of(config)
-    path = store_root() / key_of(decisive)
-    if _unservable(path):
+    identity = identity_of(config)
+    run = Run(store_root() / key_of(identity))
+    if faults(run.path):
         with ExitStack() as stack:
-            with _unwritable_named(path), files.full_disk_named(path, "nothing was lost"):
-                stack.enter_context(training_lock(path.name))
-                partial = partial_root() / path.name
-                if os.path.lexists(path) and (wrong := _unservable(path)):
-                    _set_aside(path, wrong)
-                if os.path.lexists(partial) and (not partial.is_dir() or (partial / "config.json").is_dir()):
-                    _set_aside(partial, [f"{partial} is no folder of a training"])
-                partial.mkdir(exist_ok=True)
-            if not path.exists():
-                _train_into(path, partial, config, decisive)
+            partial = partial_root() / run.key
+            try:
+                with files.full_disk_named(run.path, "nothing was lost"):
+                    stack.enter_context(training_lock(run.key))
+                    if os.path.lexists(run.path) and (wrong := faults(run.path)):
+                        aside = (
+                            store_root() / ".corrupt" / f"{run.key}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns()}"
+                        )
+                        aside.parent.mkdir(exist_ok=True)
+                        os.rename(run.path, aside)
+                        said = f"run {run.key} cannot be trusted: {'; '.join(wrong)}. "
+                        warnings.warn(f"{said}It was moved to {aside} and is trained anew", stacklevel=2)
+                    partial.mkdir(exist_ok=True)
+            except OSError as error:
+                if error.errno not in UNWRITABLE:
+                    raise
+                said = f"{error.filename or run.path} cannot be written ({error.strerror}), so run {run.key} cannot be"
+                raise ParameterError(f"{said} stored: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
+            if not run.path.exists():
+                _train_into(run.path, partial, config, identity)
             shutil.rmtree(partial, ignore_errors=True)
-    with files.full_disk_named(path, f"run {path.name} itself is stored"):
-        note_use(path.name)
-    run = Run(path)
-    run.__dict__["config"] = config  # spares reading back what is at hand
+    with files.full_disk_named(run.path, f"run {run.key} itself is stored"):
+        note_use(run.key)
     return run
 
 
@@ -84,47 +92,22 @@ def training_lock(key: str, wait: bool = True) -> AbstractContextManager[None]:
     return locked(partial_root() / f"{key}.lock", f"run {key} is being trained", wait)
 
 
-@contextmanager
-def _unwritable_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        said = f"{error.filename or path} cannot be written ({error.strerror}), so run {path.name} cannot be stored"
-        raise ParameterError(f"{said}: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
+def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str, Any]) -> None:
+    """Train in the folder `partial`, write the run's files there, its manifest last, and put them in their place."""
+    from safetensors.torch import save
 
-
-def _unservable(path: Path) -> list[str]:
-    """Why what is in a run's place cannot be served as that run."""
-    return faults(path) or ([] if read_manifest(path).key else [f"{path} has a manifest without a key"])
-
-
-def _set_aside(path: Path, wrong: Sequence[str]) -> None:
-    moved = f"It was moved to {_move_away(path, store_root() / '.corrupt')} and is trained anew"
-    warnings.warn(f"run {path.name} cannot be trusted: {'; '.join(wrong)}. {moved}", stacklevel=3)
-
-
-def _move_away(path: Path, folder: Path) -> Path:
-    """Rename a folder into another one, under a name of its own that begins with its old one; returns its new path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{path.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns() % 10**9:09d}"
-    os.rename(path, target)
-    return target
-
-
-def _train_into(path: Path, partial: Path, config: RunConfig, decisive: dict[str, Any]) -> None:
     started, checkout, resumed = time.monotonic(), checkout_state(), (partial / "config.json").exists()
+    written = json.dumps(identity, indent=1).encode()
     with files.full_disk_named(path, "nothing was lost"):
-        files.replace_whole(partial / "config.json", json.dumps(decisive, indent=1).encode())
+        files.replace_whole(partial / "config.json", written)
     trained = config.train(partial)
-    provenance = describe_environment(decisive["device"], getattr(config, "threads", None)) | checkout
-    provenance |= {"processes": trained.processes, "training_seconds": trained.seconds}
-    provenance |= {"resumed": resumed, "wall_seconds": time.monotonic() - started}
+    provenance = describe_environment(identity["device"], getattr(config, "threads", None)) | checkout
+    provenance |= {"processes": trained.processes, "training_seconds": trained.seconds, "resumed": resumed}
+    provenance |= {"wall_seconds": time.monotonic() - started}
     methods = (getattr(config, name, None) for name in ("method", "routing"))  # what the families compare
     summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")}
     summary |= {
-        "class": decisive["class"],
+        "class": identity["class"],
         "family": config.family,
         "task": getattr(config, "task", None),
         "method": next((name for name in methods if name is not None), None),
@@ -133,10 +116,19 @@ def _train_into(path: Path, partial: Path, config: RunConfig, decisive: dict[str
         "finished_ns": time.time_ns(),
     }
     with files.full_disk_named(path, "nothing was lost: training is over, and the run is stored when there is room"):
+        contents = {
+            "config.json": written,
+            "metrics.parquet": trained.metrics.to_parquet(path=None),
+            "trace.safetensors": save(trained.trace),
+            "checkpoint.safetensors": save(trained.weights),
+            "provenance.json": json.dumps(provenance, indent=1).encode(),
+        }
         complete = partial / "complete"
         shutil.rmtree(complete, ignore_errors=True)
         complete.mkdir()
-        write_run(complete, decisive, trained, provenance, summary)
+        for name, data in contents.items():
+            files.write_through(complete / name, data)
+        Manifest.of(contents, identity, summary).write(complete)
         os.replace(complete, path)
         files.flush_folder(path.parent)
 
@@ -173,19 +165,12 @@ def run_folders() -> list[Path]:
 
 
 def find(asked: str) -> Run:
-    """The finished run of a key, of an unambiguous beginning of one, or in a folder.
+    """The finished run of a key, of an unambiguous beginning of one, or of its folder.
 
     Raises `ParameterError` naming the nearest keys or those that begin so, or what to run for an empty store.
     """
-    if asked and Path(asked).is_dir():
-        run = Run(Path(asked).resolve())
-        try:
-            _ = run.manifest
-        except CorruptRun as error:
-            raise ParameterError(f"{asked} is no finished run: {error}") from None
-        return run
     stored = {run.key: run for run in finished_runs()}
-    return stored[nearest_key(asked, {key: run.title for key, run in stored.items()})]
+    return stored[nearest_key(Path(asked).name, {key: run.title for key, run in stored.items()})]
 
 
 def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
@@ -205,7 +190,7 @@ def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
 def remove(asked: str) -> Path:
     """Remove a run, an unfinished training or a set-aside folder, by its name or a beginning of it.
 
-    Readers see all of it or nothing. Raises `ParameterError` where a result names the run, or it is being trained.
+    Raises `ParameterError` where a result names the run, or it is being trained.
     """
     found = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"), *run_folders())
     places = {path.name: path for path in found if ".lock" not in path.name}
@@ -214,87 +199,71 @@ def remove(asked: str) -> Path:
         raise ParameterError(f"run {path.name} is named by {naming}, and stays; remove that first")
     try:
         with training_lock(path.name.partition("-")[0], wait=False):
-            gone = _move_away(path, store_root() / ".removed")
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            else:
+                (path / MANIFEST).unlink(missing_ok=True)  # first: from here on it is no run
+                shutil.rmtree(path)
     except Held as error:
         raise ParameterError(f"{error}, and stays") from None
-    shutil.rmtree(gone) if gone.is_dir() and not gone.is_symlink() else gone.unlink()
     return path
 
 
 def named_by(key: str) -> Path | None:
-    """The kept result or the sweep's outcomes that name a run, among the results this checkout knows."""
-    patterns = ("reference/**/*.json", "*/*.json")
-    found = (file for root in files.results_roots() for each in patterns for file in root.glob(each))
+    """The kept result or the sweep's outcomes that name a run, in $ANM_NB_OUTPUTS or the project's own results."""
+    roots = dict.fromkeys([files.outputs_root(), *(root / "outputs" for root in [files.clone()] if root)])
+    found = (file for root in roots for each in ("reference/**/*.json", "*/*.json") for file in root.glob(each))
     return next((file for file in found if file.is_file() and key.encode() in file.read_bytes()), None)
 
 
-def export(runs: Sequence[Run], out: Path, overwrite: bool = False) -> list[Path]:
-    """Copy runs with their manifests into the folder `out`, or into a zip file where it ends in `.zip`.
+def export(runs: Sequence[Run], out: Path) -> None:
+    """Write runs with their manifests into a zip file, every byte checked first.
 
-    Every byte is checked first. Returns what was written. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where
-    something is in the place.
+    Raises `CorruptRun`, `DiskFull`, and `ParameterError` where something is in the place.
     """
     if wrong := [fault for run in runs for fault in faults(run.path)]:
         raise CorruptRun("; ".join(wrong))
-    if not (zipped := out.suffix == ".zip") and out.exists() and not out.is_dir():
-        raise ParameterError(f"--out {out} is a file; name a folder, or a file that ends in .zip")
-    targets = [out] if zipped else [out / run.key for run in runs]
-    if (there := [target for target in targets if target.exists()]) and not overwrite:
-        raise ParameterError(f"{', '.join(map(str, there))}: exists already; choose another place, or add --overwrite")
+    if out.exists():
+        raise ParameterError(f"{out} exists already; choose another place")
+    partial = out.with_name(f".{out.name}.partial")
     with files.full_disk_named(out, "nothing of it is in its place"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if not zipped:
-            for run, target in zip(runs, targets, strict=True):
-                _copy(run.path, target)
-            return targets
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-            with zipfile.ZipFile(Path(folder) / out.name, "w") as file:
+        try:
+            with zipfile.ZipFile(partial, "w") as file:
                 for run in runs:
                     for name in (*run.manifest.files, MANIFEST):
                         file.write(run.path / name, f"{run.key}/{name}")
-            files.put_in_place(Path(folder) / out.name, out)
-    return targets
+            files.put_in_place(partial, out)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def import_runs(source: Path) -> list[Run]:
-    """Take exported runs, a zip file or a folder of them, into the store; every byte is checked before.
+    """Take exported runs into the store; every byte is checked before. Runs that the store has stay.
 
-    Runs that the store has stay. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where the source holds no run.
+    Raises `CorruptRun`, `DiskFull`, and `ParameterError` where the file holds no run.
     """
+    try:
+        file = zipfile.ZipFile(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ParameterError(f"{source} cannot be read as a zip file ({error})") from None
+    partial_root().mkdir(parents=True, exist_ok=True)
     found = []
-    with files.full_disk_named(store_root(), "runs before it are in the store"), _unpacked(source) as folder:
-        for path in sorted(each.parent for each in folder.glob(f"*/{MANIFEST}")):
+    with (
+        file,
+        files.full_disk_named(store_root(), "runs before it are in the store"),
+        tempfile.TemporaryDirectory(prefix="import-", dir=partial_root()) as folder,
+    ):
+        for member in file.namelist():
+            if re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]*", member):
+                file.extract(member, folder)
+        for path in sorted(each.parent for each in Path(folder).glob(f"*/{MANIFEST}")):
             if wrong := faults(path):
                 raise CorruptRun("; ".join(wrong))
             run = Run(store_root() / path.name)
             with training_lock(run.key):
                 if not os.path.lexists(run.path):
-                    _copy(path, run.path)
+                    os.replace(path, run.path)
             found.append(run)
     if not found:
-        raise ParameterError(f"{source} holds no exported runs; it has to be a zip file or a folder of them")
+        raise ParameterError(f"{source} holds no exported runs")
     return found
-
-
-def _copy(run: Path, target: Path) -> None:
-    with files.whole_folder(target) as folder:
-        for name in (*read_manifest(run).files, MANIFEST):
-            shutil.copyfile(run / name, folder / name)
-
-
-@contextmanager
-def _unpacked(source: Path) -> Iterator[Path]:
-    """The folder of exported runs: the source, or what its zip file holds by plain names of two parts."""
-    if source.is_dir():
-        yield source
-        return
-    try:
-        file = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ParameterError(f"{source} cannot be read as a zip file or a folder ({error})") from None
-    partial_root().mkdir(parents=True, exist_ok=True)
-    with file, tempfile.TemporaryDirectory(prefix="import-", dir=partial_root()) as folder:
-        for member in file.infolist():
-            if re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]*", member.filename):
-                file.extract(member, folder)
-        yield Path(folder)

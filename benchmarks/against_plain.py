@@ -25,8 +25,7 @@ from torch.utils.benchmark import Timer
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.files import replace_whole
 from anm_nb.provenance import checkout_state, describe_environment
-from anm_nb.training.run import cpu_threads
-from anm_nb.training.timing import counted_flops
+from anm_nb.training.run import counted_flops, cpu_threads
 
 ROUNDS = (5, 20)  # at least, and at most
 SHORTEST = 0.05  # seconds; shorter work is repeated within a round

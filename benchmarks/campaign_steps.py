@@ -6,18 +6,16 @@ import gc
 import itertools
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from anm_nb.training.learner import Member, TrainingConfig, resolve_device
+from anm_nb.training.learner import TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
 from anm_nb.training.run import arithmetic
 
@@ -108,10 +106,8 @@ def measure(config: TrainingConfig, window_s: float) -> dict[str, float]:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    members = [Member(config, seed) for seed in config.seeds]
-    with arithmetic(config), tempfile.TemporaryDirectory() as folder:
-        learner = config.make_learner(members, device)
-        training = Training(learner, members, [Path(folder)] * len(members), device)
+    with arithmetic(config):
+        training = Training(config.learner(*config.seeds, device=device))
         with training.on_stream():
             step = _warm_up(training)
             settle(device)
@@ -161,7 +157,7 @@ def _timed(training: Training, step: int, window_s: float, device: str) -> dict[
     began = time.perf_counter()
     first, marks = mark(), []
     for at in range(step, step + count):
-        inputs, kind = training.learner.inputs(at), training.kind(at, recorded=False)
+        inputs, kind = training.learner.inputs(at), training.kind(at)
         training.step = at
         marks.append(mark())
         training.take(inputs, kind)
@@ -178,7 +174,7 @@ def _timed(training: Training, step: int, window_s: float, device: str) -> dict[
 
 def _take(training: Training, step: int) -> None:
     training.step = step
-    training.take(training.learner.inputs(step), training.kind(step, recorded=False))
+    training.take(training.learner.inputs(step), training.kind(step))
 
 
 def _jump(training: Training, step: int) -> int:

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 from campaign_log import Log
 from campaign_runs import Stack, is_finished
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from anm_nb import store
+from anm_nb.training.checkpoint import load_checkpoint
 
 ARCHIVES = 4  # beside log.txt, steps.csv, runs.csv and curves.parquet: 8 files in all
 ARCHIVE_BYTES = 14 * 2**20
@@ -70,9 +70,8 @@ def _finals(run: Any, told: Mapping[str, Any], commit: str) -> pd.DataFrame:
 def _unfinished(folder: Path) -> list[dict[str, Any]]:
     """The records in the checkpoints of a run that is not finished."""
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("seed-*.safetensors")):
-        with safe_open(path, framework="pt") as checkpoint:
-            rows += json.loads(checkpoint.metadata()["facts"])["rows"]
+    for path in sorted(folder.glob("seed-*.checkpoint")):
+        rows += load_checkpoint(path)[1]["rows"]
     return rows
 
 

@@ -31,7 +31,6 @@ from anm_nb.tasks.sudoku import Sudoku
 from anm_nb.tasks.sudoku_pool import shuffled, stored_pool
 from anm_nb.training.loop import Training
 from anm_nb.training.seeds import RowDraws, batch_indices, generator, initialise
-from anm_nb.training.timing import fresh_training
 
 SEED = 1
 LEVELS = 10
@@ -61,7 +60,7 @@ def steps_of(training: Training) -> Callable[[], Results]:
     """A training's steps, one a call; the losses each followed."""
 
     def step() -> Results:
-        kind = training.kind(training.step, recorded=False)
+        kind = training.kind(training.step)
         losses = training.losses(training.learner.inputs(training.step), kind)
         training.update(losses, kind)
         training.step += 1
@@ -78,7 +77,7 @@ def ranking_step(tiny: bool, baseline: bool = False) -> Pair:
     few = {"epochs": 100, "warmup_epochs": 0, "dev_samples": 1, "test_samples": 1, "seeds": (SEED,), "device": "cpu"}
     config = RankingConfig(**sizes, **few, n_heads=2 if tiny else 4)
     config = config.baseline() if baseline else config
-    training, routed = fresh_training(config, [SEED]), config.has_controller
+    training, routed = Training(config.learner(SEED)), config.has_controller
     learner, network = training.learner, training.model.members[0]
     heads, blocks = config.n_heads, (FEEDFORWARD, config.max_inner_iters, config.hrm_period, config.controller_width)
     reference = plain_ranking.PlainRanking(config.width, heads, *blocks, routed)
@@ -110,7 +109,7 @@ def ired_step(tiny: bool, negatives: str) -> Pair:
         task="inverse", size=size, width=width, batch=batch, negatives=named_negatives(negatives), levels=LEVELS,
         steps=50_000, dev_examples=2, seeds=(SEED,), device="cpu", **published,
     )  # fmt: skip
-    training, schedule = fresh_training(config, [SEED]), NoiseSchedule.cosine(LEVELS)
+    training, schedule = Training(config.learner(SEED)), NoiseSchedule.cosine(LEVELS)
     network = training.model.members[0]
     reference = plain_network(network, size, width)
     sources = {purpose: generator(SEED, purpose) for purpose in training.learner.generators}

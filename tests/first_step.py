@@ -1,14 +1,12 @@
 """The losses and measurements of single steps, outside the loop that takes them one after the other."""
 
-from pathlib import Path
-
-from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.learner import TrainingConfig
 from anm_nb.training.loop import Training
 
 
 def begun(config: TrainingConfig, seed: int = 0, learner=None) -> Training:
     """The training of one seed before its first step."""
-    return Training(learner or config.learner(seed), [Member(config, seed)], [Path("nowhere")], "cpu")
+    return Training(learner or config.learner(seed))
 
 
 def losses_at(training: Training, step: int = 0, recorded: bool = True):

@@ -1,7 +1,7 @@
 """The files of a run as they lie on disk, read without the package's own reader."""
 
+import json
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
@@ -31,10 +31,10 @@ SUMMARY = {
 
 
 def write_manifest(folder: Path, **facts) -> None:
-    """Make a run of a folder's files, under any name, as stores of before keys were in manifests have them."""
+    """Make a run of a folder's files, under any name."""
     contents = {file.name: file.read_bytes() for file in folder.iterdir()}
-    files = {name: {"sha256": sha256(data).hexdigest(), "size": len(data)} for name, data in contents.items()}
-    Manifest.model_validate({"format": 1, "summary": SUMMARY | facts, "files": files}).write(folder)
+    manifest = Manifest.of(contents, json.loads(contents["config.json"]), SUMMARY | facts)
+    manifest.model_copy(update={"key": folder.name}).write(folder)
 
 
 def files(run: Run) -> Files:

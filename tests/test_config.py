@@ -1,18 +1,19 @@
 """What a person or papermill hands over is refused by name, before any work."""
 
-import collections
 import re
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-from pydantic import Field
+from pydantic import create_model
+from torch import nn
 
-from anm_nb.config import DOCUMENT_NAMES, SAME_NAMES, ParameterError, Parameters, Registry, shown, unknown_name
+from anm_nb import bounds
+from anm_nb.bounds import require_memory, weight_bytes
+from anm_nb.config import DOCUMENT_NAMES, ParameterError, Parameters, Registry, unknown_name
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
 
-ROOT = Path(__file__).resolve().parents[1]
+NAMES_PAGE = Path(__file__).resolve().parents[1] / "docs" / "names.md"
 
 
 @pytest.mark.parametrize(
@@ -27,11 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
         ({"seeds": [0, -1]}, "seeds.1 = -1: should be greater than or equal to 0"),
         ({"seeds": [1, 1]}, "seeds = [1, 1]: each"),
         ({"seeds": 3}, "seeds = 3"),
+        ({"seeds": "1, 2 3"}, "seeds = '1, 2 3': write a list: [1, 2, 3]"),
         ({"lr": float("nan")}, "lr = nan: should be a finite number"),
-        ({"lr": float("inf")}, "lr = inf: should be a finite number"),
         ({"task": "invers"}, "unknown task 'invers' (did you mean 'inverse'?)"),
         ({"negatives": "stok"}, "unknown negative strategy 'stok' (did you mean 'stock'?)"),
         ({"head": "scaler"}, "did you mean 'scalar'?"),
+        ({"steps": 0, "sedes": [1]}, "steps = 0: should be greater than 0\nunknown parameter 'sedes'"),
     ],
 )
 def test_unusable_values_are_named_with_what_is_allowed(given, message):
@@ -40,38 +42,14 @@ def test_unusable_values_are_named_with_what_is_allowed(given, message):
     assert message in str(refusal.value)
 
 
-def test_every_problem_is_told_in_one_go_and_of_very_many_the_first():
-    with pytest.raises(ParameterError) as refusal:
-        EnergyConfig.from_mapping({"steps": 0, "sedes": [1]})
-    assert "steps = 0" in str(refusal.value)
-    assert "'sedes'" in str(refusal.value)
-    with pytest.raises(ParameterError) as refusal:
-        SomeRates(rates=["x"] * 100)
-    assert str(refusal.value).split("\n")[-1] == "… and 92 more"
-
-
 def test_lists_may_arrive_as_text_as_papermill_hands_them_over():
     assert EnergyConfig.from_mapping({"seeds": "[3, 4]"}).seeds == (3, 4)
-    assert SomeRates.from_mapping({"rates": "[1e-3, 1E5, 2]"}).rates == (1e-3, 1e5, 2.0)
+    model = create_model("Model", __base__=Parameters, rates=(bounds.Rates, ...))
+    assert model.from_mapping({"rates": "[1e-3, 1E-5, 0]"}).rates == (1e-3, 1e-5, 0.0)
 
 
-@pytest.mark.parametrize("text", ["1 2 3", "1,2,3", "1, 2, 3"])
-def test_seeds_in_a_row_are_refused_with_the_list_to_write(text):
-    with pytest.raises(ParameterError, match=r"write a list: \[1, 2, 3\]$"):
-        EnergyConfig.from_mapping({"seeds": text})
-
-
-class SomeRates(Parameters):
-    rates: Annotated[tuple[float, ...], Field(strict=False)]
-
-
-@pytest.mark.parametrize(
-    "value",
-    [list(range(10**6)), "x" * 10**6, 10**5000, {i: i for i in range(10**5)}, b"x" * 10**5, [[0] * 10**5] * 9],
-    ids=range(6),
-)
+@pytest.mark.parametrize("value", [list(range(10**6)), "x" * 10**6, {i: i for i in range(10**5)}], ids=range(3))
 def test_messages_stay_short_whatever_the_value(value):
-    assert len(shown(value)) < 1000
     with pytest.raises(ParameterError) as refusal:
         EnergyConfig(steps=value, seeds=value)
     assert len(str(refusal.value)) < 1500
@@ -83,22 +61,17 @@ def test_unknown_name_without_a_near_one_lists_what_is_known():
 
 @pytest.mark.parametrize("name", DOCUMENT_NAMES)
 def test_names_of_the_plan_are_refused_with_the_name_used_here(name):
-    with pytest.raises(ParameterError) as refusal:
-        RankingConfig.from_mapping({name: 1})
-    assert f"unknown parameter '{name}': {name} {DOCUMENT_NAMES[name]}; known: batch, " in str(refusal.value)
-    with pytest.raises(ParameterError, match=DOCUMENT_NAMES[name].split(";")[0]):
-        RankingConfig.from_mapping({name.upper(): 1})
+    for given in (name, name.upper()):
+        with pytest.raises(ParameterError, match=re.escape(f"unknown parameter '{given}': {given} ")) as refusal:
+            RankingConfig.from_mapping({given: 1})
+        assert DOCUMENT_NAMES[name] in str(refusal.value)
 
 
-def test_names_that_the_sentences_give_are_parameters_and_the_page_of_names_has_them():
-    fields = set(RankingConfig.model_fields)
-    assert fields.issuperset(SAME_NAMES)
-    assert fields.isdisjoint(DOCUMENT_NAMES)
-    for said in DOCUMENT_NAMES.values():
-        assert "no parameter" in said or fields & set(said.split())
-    page = (ROOT / "docs" / "names.md").read_text(encoding="utf-8")
+def test_the_page_of_names_says_the_same():
+    page = NAMES_PAGE.read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE)) == DOCUMENT_NAMES
-    assert all(f"`{name}`" in page for name in SAME_NAMES)
+    same = re.search(r"The same in both: ([^.]*)\.", page)[1]
+    assert set(RankingConfig.model_fields) > set(re.findall(r"\w+", same))
 
 
 class Animal:
@@ -107,7 +80,6 @@ class Animal:
 
 def test_a_registry_finds_what_was_registered_and_imports_built_ins_when_asked_for():
     animals = Registry("animal", {"counter": "collections:Counter", "missing": "no_such_module:Nothing"})
-
     for _ in range(2):  # as a cell that is run again does
 
         @animals.register
@@ -116,14 +88,73 @@ def test_a_registry_finds_what_was_registered_and_imports_built_ins_when_asked_f
 
     assert animals.names() == ["cat", "counter", "missing"]  # nothing was imported for that
     assert animals.get("cat") is Cat
-    assert animals.get("counter") is collections.Counter
-    with pytest.raises(ModuleNotFoundError):
-        animals.get("missing")
+    assert animals.get("counter").__name__ == "Counter"
     with pytest.raises(ParameterError, match=r"unknown animal 'cta' \(did you mean 'cat'\?\); known: cat, counter"):
         animals.get("cta")
+    with pytest.raises(ParameterError, match='Animal: every animal needs a name, as in name = "own"'):
+        animals.register(Animal)
 
 
-@pytest.mark.parametrize("name", ["", None, 3])
-def test_a_class_without_a_name_is_refused_when_it_is_registered(name):
-    with pytest.raises(ParameterError, match='Dog: every animal needs a name, as in name = "own"'):
-        Registry("animal").register(type("Dog", (Animal,), {"name": name}))
+@pytest.mark.parametrize(
+    ("kind", "usable", "unusable"),
+    [
+        (bounds.Seeds, [0, 2**32 - 1], [2**32]),
+        (bounds.Seeds, [1], []),
+        (bounds.Seeds, [1, 2], [1, 1]),
+        (bounds.Seeds, [1, 2], [True]),
+        (bounds.Steps, 1, 0),
+        (bounds.Records, 3, 2),
+        (bounds.Records, 10**4, 10**10),
+        (bounds.Examples, 10**6, 10**12),
+        (bounds.Width, 512, 10**7),
+        (bounds.Threads, 1024, 10**10),
+        (bounds.LearningRate, 1e-9, 10.0),
+        (bounds.Weight, 100.0, 1e30),
+        (bounds.Decay, 0.999, 1.0),
+        (bounds.Fraction, 1.0, 0.0),
+        (bounds.Rates, [0.0, 0.5], [0.5, 0.5]),
+        (bounds.Temperature, 2.0, 1e5),
+    ],
+)
+def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, usable, unusable):
+    model = create_model("Model", __base__=Parameters, field=(kind, ...))
+    model(field=usable)
+    with pytest.raises(ParameterError, match=r"^field"):
+        model(field=unusable)
+
+
+@pytest.mark.parametrize(
+    ("config", "given"),
+    [
+        (EnergyConfig, {"size": 5000}),
+        (EnergyConfig, {"width": 90_000}),
+        (EnergyConfig, {"batch": 10**9}),
+        (EnergyConfig, {"dev_examples": 10**9}),
+        (RankingConfig, {"train_samples": 10**9}),
+        (RankingConfig, {"width": 10**5}),
+        (RankingConfig, {"batch": 10**6, "train_samples": 10**7, "max_inner_iters": 1000}),
+    ],
+    ids=str,
+)
+def test_sizes_that_no_memory_here_holds_are_refused_before_training(config, given, monkeypatch):
+    monkeypatch.setattr(bounds, "machine_memory", lambda: 16 * 2**30)
+    with pytest.raises(ParameterError, match=r"needs at least [0-9,]+\.[0-9] GiB; there are 16\.0 GiB$") as refusal:
+        config.from_mapping(given)
+    assert len(str(refusal.value)) < 300
+    assert next(iter(given)).removesuffix("_examples") in str(refusal.value)
+
+
+def test_memory_that_the_machine_lacks_is_refused_with_the_estimate_and_what_it_is_due_to(monkeypatch):
+    monkeypatch.setattr(bounds, "machine_memory", lambda: 2**30)
+    values = {"size": 1000, "batch": 2048, "width": 8}
+    require_memory(values, {"size": 2**30})
+    said = r"^batch = 2048, size = 1000: needs at least 3\.2 GiB; there are 1\.0 GiB$"
+    with pytest.raises(ParameterError, match=said):
+        require_memory(values, {"batch size": 3 * 2**30, "width": 2**29 // 2})
+
+
+def test_weights_in_training_are_what_adam_and_an_average_take():
+    needed = weight_bytes(lambda: nn.Linear(64, 64))
+    assert needed == 5 * 4 * (64 * 64 + 64)  # weights, gradient, two moments, average
+    assert weight_bytes(lambda: nn.Linear(64, 64), kept=10) == 3 * needed
+    assert weight_bytes(lambda: nn.Linear(10**6, 10**6)) > 20 * 10**12  # counted, never made

@@ -1,40 +1,28 @@
-"""One process holds a lock; where the file system has none, a marker stands in, and no dead process keeps it."""
+"""One process holds a lock; where the file system has none a marker stands in; a store one cannot write says so."""
 
 import errno
 import fcntl
-import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
-import warnings
+from pathlib import Path
 
 import pytest
 from stored_training import Line
 
-from anm_nb import locks
 from anm_nb.config import ParameterError
-from anm_nb.locks import Held, locked
+from anm_nb.files import Held, locked
 from anm_nb.store import finished_runs, get_or_train, store_root
 
 
 @pytest.fixture
 def no_locks(monkeypatch):
-    def refused(code):
-        def flock(descriptor, operation):
-            raise OSError(code, os.strerror(code))
+    def flock(descriptor, operation):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-        monkeypatch.setattr(fcntl, "flock", flock)
-        monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
-
-    return refused
-
-
-def marker(path, host=None, pid=None):
-    document = {"host": host or socket.gethostname(), "pid": pid or os.getpid(), "at": 1}
-    path.with_name(f"{path.name}.held").write_text(json.dumps(document))
+    monkeypatch.setattr(fcntl, "flock", flock)
 
 
 def test_a_lock_is_held_once_and_the_second_waits(tmp_path):
@@ -55,56 +43,29 @@ def test_a_lock_is_held_once_and_the_second_waits(tmp_path):
     assert order == ["first", "second"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_without_locks_a_marker_stands_in_and_is_said_once(code, no_locks, tmp_path):
-    no_locks(code)
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_marker_stands_in_and_no_dead_process_keeps_it(tmp_path):
     path = tmp_path / "lock"
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        with locked(path, "thing"):
-            assert json.loads((tmp_path / "lock.held").read_text())["pid"] == os.getpid()
-            said_by = f"by process {os.getpid()} on {socket.gethostname()}"
-            with pytest.raises(Held, match=said_by), locked(path, "thing", wait=False):
-                pass
-    (first, *_) = [str(each.message) for each in said]
-    assert f"the file system of {tmp_path} has no locks ({os.strerror(code)})" in first
-    assert "$ANM_NB_OUTPUTS" in first
-    assert not (tmp_path / "lock.held").exists()
-
-
-@pytest.mark.filterwarnings("ignore:the file system of")
-def test_a_dead_processs_marker_is_taken_over_and_ones_own_is_renewed(no_locks, tmp_path, monkeypatch):
-    no_locks(errno.ENOLCK)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    marker(tmp_path / "lock", pid=dead.pid)
-    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.02)
-    with locked(tmp_path / "lock", "thing", wait=False):
-        assert json.loads((tmp_path / "lock.held").read_text())["pid"] == os.getpid()
-        os.utime(tmp_path / "lock.held", (1, 1))
-        time.sleep(0.3)
-        assert (tmp_path / "lock.held").stat().st_mtime > 1
-
-
-@pytest.mark.filterwarnings("ignore:the file system of")
-def test_the_marker_of_another_machine_is_named_and_taken_over_when_it_is_not_renewed(no_locks, tmp_path, monkeypatch):
-    no_locks(errno.ENOLCK)
-    marker(tmp_path / "lock", "elsewhere", 7)
-    said = r"by process 7 on elsewhere \(taken over when .*lock.held is not renewed for 10 minutes; .*remove that\)"
-    with pytest.raises(Held, match=said), locked(tmp_path / "lock", "thing", wait=False):
+    program = "import filelock, os, sys; lock = filelock.SoftFileLock(sys.argv[1]); lock.acquire(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", program, f"{path}.held"], check=True)
+    assert Path(f"{path}.held").exists()
+    lock = locked(path, "thing")
+    with pytest.warns(UserWarning, match=f"the file system of {tmp_path} has no locks"):
+        lock.__enter__()
+    said = rf"thing by another process \(if you know it to be dead, remove {path}.held\)"
+    with (
+        pytest.warns(UserWarning, match="has no locks"),
+        pytest.raises(Held, match=said),
+        locked(path, "thing", wait=False),
+    ):
         pass
-    monkeypatch.setattr(locks, "STALE_SECONDS", 0.3)
-    renewed = threading.Timer(0.2, os.utime, [tmp_path / "lock.held"])
-    renewed.start()
-    started = time.monotonic()
-    with pytest.warns(UserWarning, match="process 7 on elsewhere; waiting for it"), locked(tmp_path / "lock", "thing"):
-        assert time.monotonic() - started > 0.45  # counted anew from when it was renewed
-    renewed.join()
+    lock.__exit__(None, None, None)
+    assert not Path(f"{path}.held").exists()
 
 
-def test_a_run_is_trained_without_locks_and_where_folders_cannot_be_flushed(no_locks, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_locks")
+def test_a_run_is_trained_without_locks_and_where_folders_cannot_be_flushed(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    no_locks(errno.EOPNOTSUPP)
     flush = os.fsync
 
     def fsync(descriptor):

@@ -18,7 +18,7 @@ from anm_nb.store import Run, finished_runs, run_key
 PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, and every process is forked from that.
 PROCESSES.set_forkserver_preload(["torch", "pandas", "anm_nb.energy.train", "anm_nb.ranking.train"])
-KILLS = 5
+KILLS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path
     key, asked = run_key(CONFIGS[name]), tmp_path / "asked"
     partial = outputs / "runs" / ".partial" / key
     first = start(name, outputs)
-    wait_for((partial / "seed-0.safetensors").exists, first)
+    wait_for((partial / "seed-0.checkpoint").exists, first)
     os.kill(first.pid, signal.SIGSTOP)  # as slow as can be, for the second to find it at work
     second = start(name, outputs, asked)
     wait_for(asked.exists, second)

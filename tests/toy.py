@@ -63,7 +63,8 @@ class Toy:
     suspects = "Toy"
 
     def __init__(self, members, device, clip=1e9, frozen=0, changes=None, scores=None, die_at=None):
-        self.seeds, self.device, self.scores, self.die_at = [each.seed for each in members], device, scores, die_at
+        self.members, self.device = members, device
+        self.seeds, self.scores, self.die_at = [each.seed for each in members], scores, die_at
         networks = []
         for seed in self.seeds:
             network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -130,12 +131,12 @@ def toy_training(config, folder, seeds=(0,), host=None, device="cpu", **options)
     """A training of the toy, ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
     members = [Member(config, seed) for seed in seeds]
-    return Training(Toy(members, device, **options), members, [folder] * len(seeds), device, host)
+    return Training(Toy(members, device, **options), [folder] * len(seeds), host)
 
 
 def toy_trained(config, folder, seeds=(0,), **options):
     """What such a training leaves."""
-    return assemble(toy_training(config, folder, seeds, **options).run(), 1)
+    return assemble(toy_training(config, folder, seeds, **options).run())
 
 
 def assert_same(one, other):

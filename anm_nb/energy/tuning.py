@@ -30,9 +30,8 @@ from anm_nb.tasks.base import SPLITS
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, resolve_device
 from anm_nb.training.loop import NonFiniteLoss, Training
-from anm_nb.training.run import arithmetic
+from anm_nb.training.run import arithmetic, counted_flops, next_step_seconds
 from anm_nb.training.seeds import generator
-from anm_nb.training.timing import counted_flops, next_step_seconds
 
 WEIGHT_FACTORS = (0.5, 2.0, 4.0)  # on the published contrastive weight, which the first stage has
 _HALF = {"eps": 0.5, "start": 0.25, "step_size": 0.25}  # the miner's radius, ‖y⁺‖/2, and what goes with it
@@ -259,7 +258,7 @@ def train_stack(stack: Sequence[Named], folder: Path, n_test: int, timed: bool) 
     for each in folders:
         each.mkdir(parents=True, exist_ok=True)
     with arithmetic(first):
-        training, step_ms = Training(first.make_learner(members, device), members, folders, device), math.nan
+        training, step_ms = Training(first.make_learner(members, device), folders), math.nan
         with suppress(NonFiniteLoss):  # such a seed has no row of the last step
             training.run(shown=False)
         tested = errors_on_test(training, n_test)
@@ -279,8 +278,8 @@ def errors_on_test(training: Training, n: int) -> list[tuple[float, ...]]:
     learner: Any = training.learner
     task, device = learner.task, training.device
     for record, member in zip(training.records, training.averaged.members, strict=True):
-        if record.weights:
-            member.load_state_dict(by_prefix(record.weights, "averaged."))
+        if own := by_prefix(record.weights, "averaged."):
+            member.load_state_dict(own)
     found, stream = [], task.stream("test")
     for split, harder in SPLITS.items():
         sources = [generator(seed, f"test/{split}", device) for seed in learner.seeds]
@@ -295,6 +294,5 @@ def errors_on_test(training: Training, n: int) -> list[tuple[float, ...]]:
 def multiply_adds(config: EnergyConfig) -> int:
     """Multiply-adds of matrix products in one training step of one seed, its problems included, as on a GPU."""
     small = EnergyConfig(**dict(config) | {"device": "cpu", "dev_examples": 2, "seeds": config.seeds[:1]})
-    members = [Member(small, small.seeds[0])]
-    training = Training(small.make_learner(members, "cpu"), members, [Path()], "cpu", host=False)
-    return counted_flops(lambda: training.take(training.learner.inputs(0), training.kind(0, recorded=False))) // 2
+    training = Training(small.learner(small.seeds[0]), host=False)
+    return counted_flops(lambda: training.take(training.learner.inputs(0), training.kind(0))) // 2

@@ -10,20 +10,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anm_nb.ranking.evaluate import assess, routing_arrays
-from anm_nb.ranking.losses import RANKING_LOSSES, pointer_loss
-from anm_nb.ranking.networks import PointerDecoder, RankingModel, RankingOutput
-from anm_nb.ranking.routing import Controller, routing_entropy
+from anm_nb.ranking.losses import RANKING_LOSSES
+from anm_nb.ranking.networks import SCORE_DECIMALS, PointerDecoder, RankingModel, RankingOutput
+from anm_nb.ranking.routing import Controller, herfindahl, routing_entropy
 from anm_nb.tasks.base import Batch, Stream
+from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.training.learner import Measurement, Member, StepLosses
 from anm_nb.training.seeds import batch_indices, generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
     from anm_nb.ranking.train import RankingConfig
+    from anm_nb.tasks.ordering import RankingTask
     from anm_nb.training.loop import Training
 
 PROBES = 4  # dev problems of which x, ranks, mask and, at every record, routing weights are kept
+TAUS = ("tau_obs", "tau_all", "tau_index")
+# What a config asks for in an epoch: numbers in which the configs of a stack may differ.
+SCHEDULES: dict[str, Callable[[RankingConfig, int], float]] = {
+    "temperature": lambda config, epoch: config.temperature_at(epoch),
+    "entropy_weight": lambda config, epoch: config.entropy_weight_at(epoch),
+}
 
 
 def objective(
@@ -35,14 +42,25 @@ def objective(
     """
     z_per_iter, alphas = network.refine(x)
     first = 0 if config.deep_supervision else z_per_iter.shape[1] - 1
-    z, ranks = z_per_iter[:, first:], ranks.unsqueeze(1)
+    z, ranks, decoder = z_per_iter[:, first:], ranks.unsqueeze(1), network.decoder
+    scores = decoder.logits(z, ranks) if isinstance(decoder, PointerDecoder) else decoder(z)
     compared = None if compared is None else compared.unsqueeze(1)
-    if isinstance(network.decoder, PointerDecoder):
-        rows = pointer_loss(network.decoder.logits(z, ranks), ranks, compared, reduction="none")
-    else:
-        rows = RANKING_LOSSES[config.loss](network.decoder(z), ranks, compared, reduction="none")
+    rows = RANKING_LOSSES[config.loss](scores, ranks, compared, reduction="none")
     weights = torch.arange(1.0, rows.shape[1] + 1, device=rows.device)
     return (rows.mean(0) * (weights / weights.sum())).sum(), routing_entropy(alphas).mean()
+
+
+@torch.no_grad()
+def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
+    """Scores [n, iters, items], and mean tau_obs and tau_all [iters] over problems with a pair; tau_index of the last.
+
+    Scores are taken to `SCORE_DECIMALS`: hidden items are alike to a model, and what tells their scores apart is the
+    order in which a machine sums. Rounded, they are the ties that they are, and τ over all pairs does not depend on it.
+    """
+    scores, ranks = output.scores.float().round(decimals=SCORE_DECIMALS), batch.y.unsqueeze(1)
+    known = None if batch.known is None else batch.known.unsqueeze(1)
+    taus = kendall_tau(scores, ranks, known), kendall_tau(scores, ranks), index_space_tau(scores[:, -1:], ranks)
+    return {"scores": scores} | {name: tau.nanmean(0) for name, tau in zip(TAUS, taus, strict=True)}
 
 
 class RankingLearner:
@@ -60,17 +78,26 @@ class RankingLearner:
         self.members, self.device = members, device
         config: RankingConfig = members[0].config
         self.config, self.task = config, config.make_task()
-        self.dev = self._problems("dev", config.dev_samples)
-        self.test = self._problems("test", config.test_samples)
-        training = self._problems("train", config.train_samples)
-        self.x, self.ranks = (torch.stack([getattr(batch, name) for batch in training]) for name in ("x", "y"))
+        self.dev = self._problems("dev", config.dev_samples, self.task)
+        self.test = self._problems("test", config.test_samples, self.task)
+        tasks = [config.changed(mask_rate=rate).make_task() for rate in config.curriculum()]
+        stages = [self._problems("train", config.train_samples, task) for task in tasks]
+
+        def training_sets(part: str) -> Any:
+            """[S, stages · train_samples, …]."""
+            sets = [[getattr(batch, part) for batch in stage] for stage in stages]
+            return None if sets[0][0] is None else torch.cat([torch.stack(each) for each in sets], dim=1)
+
+        self.x, self.ranks = training_sets("x"), training_sets("y")
+        aware = config.mask_aware and self.task.metric == "tau_obs"
+        self.compared = training_sets("known") if aware else None
         self.selection = config.selection or self.task.metric
-        known = [batch.known for batch in training if batch.known is not None]
-        observed = config.mask_aware and self.task.metric == "tau_obs"
-        self.compared = torch.stack(known) if known and observed else None
-        networks = [self._network(member.seed) for member in members]
-        self.model = Stack(networks)
-        self.groups: Sequence[ParameterGroup] = parameter_groups(config, networks[0])
+        networks = []
+        for member in members:
+            networks.append(config.make_model())
+            initialise(networks[-1], generator(member.seed, "weights"))
+        self.model = Stack([network.to(device) for network in networks])
+        self.groups = parameter_groups(config, networks[0])
         epochs = [self.epoch(step) for step in range(config.total_steps() + 1)]
         self.schedules: Mapping[str, Tensor] = {
             name: torch.tensor([[at(member.config, epoch) for member in members] for epoch in epochs], device=device)
@@ -84,10 +111,10 @@ class RankingLearner:
         return step // self.config.steps_per_epoch()
 
     def inputs(self, step: int) -> dict[str, Tensor]:
-        """The rows [S, b] of every seed's training set in a step, each epoch in an order of its own."""
+        """The rows [S, b] of every seed's training sets in a step, each epoch in an order of its own."""
         size = self.config.train_samples, self.config.batch
         rows = [batch_indices(*size, step, member.seed, self.device) for member in self.members]
-        return {"rows": torch.stack(rows)}
+        return {"rows": torch.stack(rows) + self.config.stage_at(self.epoch(step)) * self.config.train_samples}
 
     def branch(self, step: int, recorded: bool) -> Hashable:
         """All steps are alike."""
@@ -110,15 +137,17 @@ class RankingLearner:
     def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
         """τ on dev and routing of every seed, over all and for every iteration."""
         output = training.averaged.each(RankingModel.__call__, torch.stack([batch.x for batch in self.dev]))
-        epoch = self.epoch(training.step)
-        measured = []
+        epoch, measured = self.epoch(training.step), []
         for place, member in enumerate(self.members):
-            dev = assess(RankingOutput(*(each[place] for each in output)), self.dev[place])
-            arrays = routing_arrays(dev.alphas)
-            scalars = {"epoch": float(epoch), **dev.last()}
-            scalars |= {name.replace("entropies", "entropy"): float(each.mean()) for name, each in arrays.items()}
+            own = RankingOutput(*(each[place] for each in output))
+            dev = assess(own, self.dev[place])
+            routing = {"entropy": routing_entropy(own.alphas), "herfindahl": herfindahl(own.alphas)}
+            routing = {n: each.mean((0, 2)) for n, each in (routing | {"max_alpha": own.alphas.amax(-1)}).items()}
+            scalars = {"epoch": float(epoch), **{name: float(dev[name][-1]) for name in TAUS}}
+            scalars |= {name: float(each.mean()) for name, each in routing.items()}
             scalars |= {name: at(member.config, epoch) for name, at in SCHEDULES.items()}
-            arrays |= {"tau_obs": dev.tau_obs, "tau_all": dev.tau_all, "alphas": dev.alphas[:PROBES]}
+            arrays = {"entropies": routing.pop("entropy"), **routing, "alphas": own.alphas[:PROBES]}
+            arrays |= {name: dev[name] for name in ("tau_obs", "tau_all")}
             measured.append(Measurement(scalars, arrays, scalars[self.selection]))
         return measured
 
@@ -126,29 +155,17 @@ class RankingLearner:
         """τ on test, the scores, ranks and masks it comes from, and the dev problems that are shown as examples."""
         own, shown = self.test[place], self.dev[place]
         test = assess(selected(own.x), own)
-        arrays = {"test_scores": test.scores, "test_ranks": own.y}
+        arrays = {"test_scores": test["scores"], "test_ranks": own.y}
         arrays |= {} if own.known is None else {"test_known": own.known}
         known = torch.ones_like(shown.y, dtype=torch.bool) if shown.known is None else shown.known
         probes = {"probe_x": shown.x, "probe_ranks": shown.y, "probe_known": known}
         arrays |= {name: each[:PROBES] for name, each in probes.items()}
-        return Measurement({f"test_{name}": value for name, value in test.last().items()}, arrays)
+        return Measurement({f"test_{name}": float(test[name][-1]) for name in TAUS}, arrays)
 
-    def _network(self, seed: int) -> RankingModel:
-        network = self.config.make_model()
-        initialise(network, generator(seed, "weights"))
-        return network.to(self.device)
-
-    def _problems(self, stream: Stream, n: int) -> list[Batch]:
+    def _problems(self, stream: Stream, n: int, task: RankingTask) -> list[Batch]:
         """n problems of each seed."""
         sources = [generator(member.seed, stream, self.device) for member in self.members]
-        return [self.task.sample(n, generator=each, device=self.device, stream=stream) for each in sources]
-
-
-# What a config asks for in an epoch: numbers in which the configs of a stack may differ.
-SCHEDULES: dict[str, Callable[[RankingConfig, int], float]] = {
-    "temperature": lambda config, epoch: config.temperature_at(epoch),
-    "entropy_weight": lambda config, epoch: config.entropy_weight_at(epoch),
-}
+        return [task.sample(n, generator=each, device=self.device, stream=stream) for each in sources]
 
 
 def set_temperature(stack: Stack, temperature: Float[Tensor, " seeds"]) -> None:
@@ -158,15 +175,14 @@ def set_temperature(stack: Stack, temperature: Float[Tensor, " seeds"]) -> None:
         stack.by_seed(stack.stack_of[id(controller.temperature)]).copy_(temperature)
 
 
-def parameter_groups(config: RankingConfig, network: RankingModel) -> list[ParameterGroup]:
+def parameter_groups(config: RankingConfig, network: RankingModel) -> Sequence[ParameterGroup]:
     """All parameters but the controller's, and the controller's where one is trained, each group with its AdamW."""
-    routed = network.controller_parameters()
+    decay = {"weight_decay": config.weight_decay}
     others = [parameter for name, parameter in network.named_parameters() if not name.startswith("controller.")]
-    options: dict[str, Any] = {"optimiser": torch.optim.AdamW, "options": {"weight_decay": config.weight_decay}}
-    groups = [ParameterGroup("encoder", others, lr=config.encoder_lr, clip_norm=config.encoder_clip, **options)]
-    if config.learns_routing:
-        options["frozen_steps"] = config.warmup_epochs * config.steps_per_epoch()
-        two = config.two_optimisers
-        lr, clip = (config.controller_lr, config.controller_clip) if two else (config.encoder_lr, config.encoder_clip)
-        groups.append(ParameterGroup("controller", routed, lr=lr, clip_norm=clip, **options))
+    rates = config.encoder_lr, config.encoder_clip
+    groups = [ParameterGroup("encoder", others, torch.optim.AdamW, *rates, options=decay)]
+    if config.learns_routing and network.controller is not None:
+        frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())
+        rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
+        groups.append(ParameterGroup("controller", routed, torch.optim.AdamW, *rates, frozen, decay))
     return groups

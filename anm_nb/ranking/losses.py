@@ -7,7 +7,6 @@ a pair) or "none" (one loss for each row). No loss waits for the host: what does
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -36,10 +35,7 @@ def ranknet_loss(
 def listnet_loss(
     scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
-    """Cross-entropy of top-one probabilities (ListNet, Cao et al. 2007).
-
-    True ones are softmax(−rank), ranked among the observed items; predicted ones softmax(s).
-    """
+    """Cross-entropy of top-one probabilities, softmax(−rank) among observed items and softmax(s) (Cao et al. 2007)."""
     pairs, observed, order = _comparable(scores, ranks, obs_mask)
     lowest = torch.finfo(scores.dtype).min
     target = (-order).masked_fill(~observed, lowest).softmax(-1)
@@ -59,9 +55,7 @@ def soft_sort_loss(
     ahead = torch.sigmoid(scores.unsqueeze(-2) - scores.unsqueeze(-1))
     soft_ranks = torch.where(others, ahead, 0.0).sum(-1)
     last = (observed.sum(-1, keepdim=True) - 1).clamp_min(1)
-    error = ((soft_ranks - order) / last).square()
-    mean = torch.where(observed, error, 0.0).sum(-1) / observed.sum(-1).clamp_min(1)
-    return _reduced(mean, pairs, reduction)
+    return _reduced(_mean(((soft_ranks - order) / last).square(), observed), pairs, reduction)
 
 
 def combined_ranking_loss(
@@ -72,27 +66,24 @@ def combined_ranking_loss(
     return torch.stack([loss(scores, ranks, obs_mask, reduction=reduction) for loss in parts]).sum(0)
 
 
-RANKING_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "ranknet": ranknet_loss,
-    "listnet": listnet_loss,
-    "soft_sort": soft_sort_loss,
-    "combined": combined_ranking_loss,
-}
-
-
 def pointer_loss(
     logits: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
-    """Cross-entropy of the item chosen at each rank, as published; a mask leaves out ranks of hidden items.
-
-    logits [batch, ranks, items].
-    """
+    """Cross-entropy of the item chosen at each rank, as published, for logits [batch, ranks, items]."""
     observed = _observed(logits.select(-1, 0), ranks, obs_mask)
     order = ranks.argsort(-1).expand(logits.shape[:-1])
     counted = observed.expand(logits.shape[:-1]).gather(-1, order)
     surprise = -logits.log_softmax(-1).gather(-1, order.unsqueeze(-1)).squeeze(-1)
-    mean = torch.where(counted, surprise, 0.0).sum(-1) / counted.sum(-1).clamp_min(1)
-    return _reduced(mean, counted.unsqueeze(-1), reduction)
+    return _reduced(_mean(surprise, counted), counted.unsqueeze(-1), reduction)
+
+
+RANKING_LOSSES = {
+    "ranknet": ranknet_loss,
+    "listnet": listnet_loss,
+    "soft_sort": soft_sort_loss,
+    "combined": combined_ranking_loss,
+    "cross_entropy": pointer_loss,
+}
 
 
 def _observed(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> Bool[Tensor, "..."]:
@@ -109,6 +100,11 @@ def _comparable(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> tuple
     observed = _observed(scores, ranks, obs_mask)
     pairs = (ranks.unsqueeze(-1) < ranks.unsqueeze(-2)) & observed.unsqueeze(-1) & observed.unsqueeze(-2)
     return pairs, observed, pairs.sum(-2).to(scores.dtype)
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    """Means of the counted values in the last dimension, 0 where there are none."""
+    return torch.where(counted, values, 0.0).sum(-1) / counted.sum(-1).clamp_min(1)
 
 
 def _reduced(rows: Tensor, compared: Tensor, reduction: Reduction) -> Tensor:

@@ -20,10 +20,7 @@ class ControllerState(NamedTuple):
 
 
 class GatedCell(nn.Module):
-    """A gated recurrent unit (Cho et al., 2014) in torch's convention, its arithmetic written out.
-
-    `nn.GRUCell` takes a slow path under vmap.
-    """
+    """A gated recurrent unit (Cho et al., 2014), written out as `nn.GRUCell` takes a slow path under vmap."""
 
     def __init__(self, inputs: int, state: int) -> None:
         super().__init__()
@@ -61,13 +58,12 @@ class Controller(nn.Module):
     def start(self, z: Tokens) -> ControllerState:
         """Zero states for tokens like z."""
         tokens = 1 if self.per_sequence else z.shape[1]
-        return ControllerState(*(z.new_zeros(z.shape[0], tokens, size) for size in (self.state, self.slow_size)))
+        return ControllerState(*(z.new_zeros(len(z), tokens, size) for size in (self.state, self.slow_size)))
 
     def forward(self, z: Tokens, state: ControllerState, iteration: int) -> tuple[Alphas, ControllerState]:
         """α of this iteration (0 = first) for tokens z, and the states after it."""
         seen = z.mean(dim=1, keepdim=True) if self.per_sequence else z
-        fast = self.fast(torch.cat([seen, state.slow], dim=-1), state.fast)
-        slow = state.slow
+        fast, slow = self.fast(torch.cat([seen, state.slow], dim=-1), state.fast), state.slow
         if self.slow is not None and (iteration + 1) % self.period == 0:
             slow = self.slow(fast, slow)
         alpha = (self.logits(torch.cat([fast, slow], dim=-1)) / self.temperature).softmax(dim=-1)
@@ -92,7 +88,7 @@ class RandomRouting(nn.Module):
     def forward(self, z: Tokens, state: ControllerState, iteration: int) -> tuple[Alphas, ControllerState]:
         """α of this iteration (0 = first), and the empty states."""
         alpha = self.logits.weight[iteration % self.logits.num_embeddings].softmax(dim=-1)
-        return alpha.expand(z.shape[0], z.shape[1], -1), state
+        return alpha.expand(*z.shape[:2], -1), state
 
 
 def routing_entropy(alphas: Float[Tensor, "*n heads"]) -> Float[Tensor, "*n"]:

@@ -36,6 +36,7 @@ from anm_nb.training.seeds import batches_per_epoch
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
 ENTROPY = ("entropy_weight", "entropy_decay", "entropy_every")
 SCHEDULED = (*TEMPERATURE, *ENTROPY)  # numbers that enter a step as tensors: configs of a stack may differ in them
+STAGES = 5  # shares of hidden items of a curriculum
 # What only a model whose controller is trained makes use of, only one that has a controller, and only one with a
 # controller or with several iterations.
 LEARNED_ROUTING_FIELDS = (*ENTROPY, "warmup_epochs", "two_optimisers", "controller_lr", "controller_clip")
@@ -59,6 +60,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
     size: Size = 12  # items
     mask_rate: Rate = 0.5
     encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
+    mask_rate_start: Rate | None = None  # a curriculum: trained at this rate first, at mask_rate from half-way on
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside these three
     train_samples: Examples = 500  # a fixed set
     dev_samples: Examples = 200
@@ -80,6 +82,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
     two_optimisers: bool = True  # else the controller takes the encoder's learning rate and clipping norm
     encoder_lr: LearningRate = 3e-4
     controller_lr: LearningRate = 1e-4
+    lr_warmup: Annotated[int, whole(10**5, least=0)] = 0  # epochs in which both rise from nothing
     weight_decay: NonNegativeFloat = 0.01
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
@@ -135,7 +138,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return self.changed(**{name: type(self).model_fields[name].default for name in unused})
 
     def temperature_at(self, epoch: int) -> float:
-        """max(T_min, T₀·decay^epoch)."""
+        """Of routing: max(T_min, T₀·decay^epoch)."""
         return max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
 
     def entropy_weight_at(self, epoch: int) -> float:
@@ -143,6 +146,22 @@ class RankingConfig(TrainingConfig, ModelConfig):
         if not self.learns_routing:
             return 0.0
         return self.entropy_weight * self.entropy_decay ** (epoch // self.entropy_every)
+
+    def lr_factor(self, step: int) -> float:
+        """Linear warm-up over the first `lr_warmup` epochs, then constant."""
+        return min(1.0, (step + 1) / max(1, self.lr_warmup * self.steps_per_epoch()))
+
+    def curriculum(self) -> list[float]:
+        """Shares of hidden items of the training sets: one, or a curriculum's five in even steps."""
+        if self.mask_rate_start is None:
+            return [self.mask_rate]
+        rise = (self.mask_rate - self.mask_rate_start) / (STAGES - 1)
+        return [*(self.mask_rate_start + stage * rise for stage in range(STAGES - 1)), self.mask_rate]
+
+    def stage_at(self, epoch: int) -> int:
+        """The place in `curriculum` that an epoch trains at: the last from half-way on."""
+        last = len(self.curriculum()) - 1
+        return min(2 * last * epoch // max(1, self.epochs), last)
 
     def make_task(self) -> RankingTask:
         """The task, with its options. Raises `ParameterError` for an option it refuses, or has twice."""
@@ -159,19 +178,15 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return RankingModel(self, features=self.make_task().x_dim, decoder=decoder, size=self.size)
 
     def plugins(self) -> list[type]:
-        """The task's class."""
         return [task_class(self.task)]
 
     def train(self, workdir: Path) -> Trained:
-        """Train every seed."""
         return train(self, workdir)
 
     def make_learner(self, members: Sequence[Member], device: str) -> RankingLearner:
-        """The learner of several seeds."""
         return RankingLearner(members, device)
 
     def stack_key(self) -> str:
-        """Configs of equal keys differ in seeds and in schedules of temperature and entropy weight only."""
         return self.model_dump_json(exclude={"seeds", *SCHEDULED})
 
     def steps_per_epoch(self) -> int:
@@ -179,7 +194,6 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return batches_per_epoch(self.train_samples, self.batch)
 
     def total_steps(self) -> int:
-        """Updates in all."""
         return self.epochs * self.steps_per_epoch()
 
     def record_steps(self) -> list[int]:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anm_nb.config import ParameterError
-from anm_nb.locks import Held, locked
+from anm_nb.files import Held, locked
 from anm_nb.sweep import workers
 from anm_nb.sweep.cases import Case, Sweep
 from anm_nb.sweep.outcomes import (

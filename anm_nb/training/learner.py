@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,30 +36,25 @@ class TrainingConfig(RunConfig):
     seeds: Seeds = (0, 1, 2)
 
     @abstractmethod
-    def total_steps(self) -> int:
-        """Updates in all."""
+    def total_steps(self) -> int: ...  # updates in all
 
     @abstractmethod
-    def record_steps(self) -> list[int]:
-        """Steps before whose update to measure, in order: 0 and the last among them."""
+    def record_steps(self) -> list[int]: ...  # before whose update to measure, in order: 0 and the last among them
 
     @abstractmethod
-    def make_learner(self, members: Sequence[Member], device: str) -> Learner:
-        """The learner of several seeds, this config's or those of configs that differ in scheduled numbers only."""
+    def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # of configs with one `stack_key`
 
     @abstractmethod
-    def stack_key(self) -> str:
-        """Configs of equal keys can be trained as one stack: they differ in seeds and in scheduled numbers only."""
+    def stack_key(self) -> str: ...  # equal for configs that differ in seeds and scheduled numbers only
 
     @classmethod
-    def of(cls, *settings: Parameters, **values: Any) -> Any:
-        """The fields that settings have too, and values; of several settings the last to have one decides."""
-        given = {name: value for each in settings for name, value in each if name in cls.model_fields}
-        return cls(**(given | values))
+    def of(cls, settings: Parameters, **values: Any) -> Any:
+        """The fields that a notebook's settings have too, and values."""
+        return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
 
-    def learner(self, seed: int, device: str = "cpu") -> Any:
-        """The learner of one seed."""
-        return self.make_learner([Member(self, seed)], device)
+    def learner(self, *seeds: int, device: str = "cpu") -> Any:
+        """The learner of some seeds."""
+        return self.make_learner([Member(self, seed) for seed in seeds], device)
 
     def lr_factor(self, step: int) -> float:
         """Factor on every learning rate at a step; constant where a family does not say otherwise."""
@@ -78,13 +73,10 @@ def resolve_device(device: str) -> str:
     """ "auto" becomes cuda where there is one, else cpu. Raises `ParameterError` when cuda is asked for and missing."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ParameterError("device = 'cuda': no CUDA device here; allowed: auto, cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One seed of a stack, and the config it is of."""
 
     config: Any  # of the learner's own class
@@ -120,6 +112,8 @@ class Learner(Protocol):
     its `branch` only. What has to be made outside, such as fresh problems, comes from `inputs`.
     """
 
+    members: Sequence[Member]
+    device: str
     model: Stack
     groups: Sequence[ParameterGroup]
     generators: Mapping[str, Sequence[torch.Generator]]  # by purpose, one for each seed
@@ -128,11 +122,9 @@ class Learner(Protocol):
     block: int  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
     suspects: str  # the user's own parts of a step, for messages
 
-    def inputs(self, step: int) -> dict[str, Tensor]:
-        """The next batch of all seeds."""
+    def inputs(self, step: int) -> dict[str, Tensor]: ...  # the next batch of all seeds
 
-    def branch(self, step: int, recorded: bool) -> Hashable:
-        """Whatever the Python code of `losses` branches on at that step."""
+    def branch(self, step: int, recorded: bool) -> Hashable: ...  # whatever the Python code of `losses` branches on
 
     def losses(
         self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack

@@ -4,26 +4,56 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import sys
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.graph import StepGraphs, without_host
-from anm_nb.training.learner import Learner, Member, StepLosses
-from anm_nb.training.progress import OutOfTime, progress_bar, seconds_left
+from anm_nb.training.learner import Learner, StepLosses
 from anm_nb.training.stack import Stack, StackOptimiser, update
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 class NonFiniteLoss(RuntimeError):
     """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
+
+
+class OutOfTime(RuntimeError):
+    """A training's time was up; its state is saved, and it goes on from there when it is asked for again."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Trainings inside save their state and raise `OutOfTime` once so many seconds have passed."""
+    token = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def seconds_left() -> float:
+    """Until the `time_limit` that is set; infinite without one."""
+    return _deadline.get() - time.monotonic()
+
+
+def progress_bar(items: Iterable[Any], what: str, total: int, shown: bool = True) -> Iterable[Any]:
+    """The same, with a bar where somebody can see it: in a terminal, or in a kernel that a Jupyter server started."""
+    if shown and (sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ):
+        return tqdm(items, desc=what, total=total, leave=False)
+    return items
 
 
 class Kind(NamedTuple):
@@ -39,35 +69,28 @@ class Training:
 
     What survives a kill is enough for the rest to come out bit-identical. A seed that stops early, or whose loss is no
     longer finite, keeps what it then had, and the others go on. With `host` False the step is taken as on a GPU, where
-    nothing in it may look at values.
+    nothing in it may look at values. Without folders nothing is saved.
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        members: Sequence[Member],
-        folders: Sequence[Path],
-        device: str,
-        host: bool | None = None,
-    ) -> None:
-        self.learner, self.members, self.device = learner, members, device
-        self.config, self.model = members[0].config, learner.model
+    def __init__(self, learner: Learner, folders: Sequence[Path] = (), host: bool | None = None) -> None:
+        self.learner, self.members, self.device = learner, learner.members, learner.device
+        self.config, self.model = self.members[0].config, learner.model
         self.averaged = Stack([copy.deepcopy(each).requires_grad_(False).eval() for each in self.model.members])
-        self.optimisers = [StackOptimiser(group, self.model, device) for group in learner.groups]
-        self.records = [SeedRecord(member.seed) for member in members]
-        self.checkpoints = [checkpoint_of(folder, each.seed) for folder, each in zip(folders, members, strict=True)]
+        self.optimisers = [StackOptimiser(group, self.model, self.device) for group in learner.groups]
+        self.records = [SeedRecord(member.seed) for member in self.members]
+        pairs = zip(folders, self.members, strict=bool(folders))
+        self.checkpoints = [checkpoint_of(folder, each.seed) for folder, each in pairs]
         self.step = self.saved_at = 0
-        self.counter = torch.zeros(1, dtype=torch.long, device=device)  # the step, for what a graph reads by it
+        self.counter = torch.zeros(1, dtype=torch.long, device=self.device)  # the step, for what a graph reads by it
         factors = [self.config.lr_factor(step) for step in range(self.config.total_steps() + 1)]
-        self.lr_factors = torch.tensor(factors, device=device) if device == "cuda" else factors
-        self.failed_at = torch.full((len(members),), -1, device=device)
+        self.lr_factors = torch.tensor(factors, device=self.device) if self.device == "cuda" else factors
+        self.failed_at = torch.full((len(self.members),), -1, device=self.device)
         self.failed: dict[str, Tensor] = {}  # the losses of each seed's first step that was not finite
-        self.now: dict[str, Tensor] = {}
         self.seconds, self.began = 0.0, 0.0  # in steps, without measurements and checkpoints
-        self.host = device == "cpu" if host is None else host
-        self.stream = torch.cuda.Stream() if device == "cuda" else None
+        self.host = self.device == "cpu" if host is None else host
+        self.stream = torch.cuda.Stream() if self.device == "cuda" else None
         self.graphs: StepGraphs | None = None
-        if device == "cuda" and self.config.graph:
+        if self.device == "cuda" and self.config.graph:
             generators = [generator for sources in learner.generators.values() for generator in sources]
             self.graphs = StepGraphs(self._step, generators, learner.suspects)
 
@@ -76,8 +99,29 @@ class Training:
 
         Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` (`time_limit`) once the state is saved.
         """
+        total, recorded = self.config.total_steps(), set(self.config.record_steps())
         with self.on_stream():
-            self._run(shown)
+            self.restore()
+            steps = range(self.step, total + 1) if self.running() else range(0)
+            self.began = time.perf_counter()
+            for step in progress_bar(steps, self._name(), len(steps), shown):
+                self.step = step
+                if step % self.learner.block == 0:
+                    self._save_or_leave()
+                inputs, kind = self.learner.inputs(step), self.kind(step, step in recorded)
+                if step not in recorded:
+                    self.take(inputs, kind)
+                    continue
+                losses = self.losses(inputs, kind)
+                self._measure(losses)
+                if not self.running():
+                    break
+                if step < total:
+                    self.update(losses, kind)
+            for place in self.running():
+                self._end(place)
+            if len(steps):
+                self.save()
         self._raise_failures()
         return self.records
 
@@ -92,36 +136,11 @@ class Training:
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
-    def _run(self, shown: bool) -> None:
-        self.restore()
-        total, recorded = self.config.total_steps(), set(self.config.record_steps())
-        steps = range(self.step, total + 1) if self.running() else range(0)
-        self.began = time.perf_counter()
-        for step in progress_bar(steps, self._name(), len(steps), shown):
-            self.step = step
-            if step % self.learner.block == 0:
-                self._save_or_leave()
-            inputs, kind = self.learner.inputs(step), self.kind(step, step in recorded)
-            if step not in recorded:
-                self.take(inputs, kind)
-                continue
-            self._count_time()
-            losses = self.losses(inputs, kind)
-            self._measure(losses)
-            if not self.running():
-                break
-            if step < total:
-                self.update(losses, kind)
-        for place in self.running():
-            self._end(place)
-        if len(steps):
-            self.save()
-
     def running(self) -> list[int]:
         """The places of the seeds that have not ended."""
         return [place for place, record in enumerate(self.records) if not record.ended]
 
-    def kind(self, step: int, recorded: bool) -> Kind:
+    def kind(self, step: int, recorded: bool = False) -> Kind:
         """What kind of step that is."""
         every = self.config.averaging()[1]
         average = "keep" if (step + 1) % every else "copy" if step + 1 == every else "move"
@@ -130,10 +149,7 @@ class Training:
 
     def take(self, inputs: Mapping[str, Tensor], kind: Kind) -> None:
         """One step that nothing is measured in."""
-        if self.graphs is None:
-            self._step(inputs, kind)
-        else:
-            self.graphs.take(inputs, kind)
+        (self.graphs.take if self.graphs else self._step)(inputs, kind)
 
     def _step(self, inputs: Mapping[str, Tensor], kind: Any) -> None:
         self.update(self.losses(inputs, kind), kind)
@@ -143,16 +159,18 @@ class Training:
         for group, optimiser in zip(self.learner.groups, self.optimisers, strict=True):
             for parameter in optimiser.parameters:
                 parameter.requires_grad_(group.name not in kind.frozen)
-        self.now = {
-            name: values.index_select(0, self.counter).squeeze(0) for name, values in self.learner.schedules.items()
-        }
+        now = {name: values.index_select(0, self.counter).squeeze(0) for name, values in self.learner.schedules.items()}
         bfloat16 = self.config.precision == "bfloat16"  # whose cache of weights would outlive a graph
         with (
             without_host(not self.host),
             torch.autocast(self.device, torch.bfloat16, enabled=bfloat16, cache_enabled=False),
         ):
-            losses = self.learner.losses(inputs, self.now, kind.branch, self.averaged)
-        self._note_failures(losses)
+            losses = self.learner.losses(inputs, now, kind.branch, self.averaged)
+        failing = ~losses.total.detach().isfinite() & (self.failed_at < 0)
+        self.failed_at.copy_(torch.where(failing, self.counter, self.failed_at))
+        for name, values in {"loss": losses.total, **losses.parts}.items():
+            known = self.failed.setdefault(name, torch.full_like(values.detach(), torch.nan))
+            known.copy_(torch.where(failing, values.detach(), known))
         if self.host:
             self._drop_failed()
         return losses
@@ -174,13 +192,6 @@ class Training:
             return self.lr_factors.index_select(0, self.counter).squeeze(0)
         return self.lr_factors[self.step]
 
-    def _note_failures(self, losses: StepLosses) -> None:
-        failing = ~losses.total.detach().isfinite() & (self.failed_at < 0)
-        self.failed_at.copy_(torch.where(failing, self.counter, self.failed_at))
-        for name, values in {"loss": losses.total, **losses.parts}.items():
-            known = self.failed.setdefault(name, torch.full_like(values.detach(), torch.nan))
-            known.copy_(torch.where(failing, values.detach(), known))
-
     def _drop_failed(self) -> None:
         """End the seeds whose loss was not finite; raises `NonFiniteLoss` where nobody is left."""
         for place, step in enumerate(self.failed_at.tolist()):
@@ -195,41 +206,35 @@ class Training:
 
     def _measure(self, losses: StepLosses) -> None:
         """Every running seed's own row of metrics; those that stop here are ended."""
+        self._count_time()
         self._drop_failed()
-        spent = time.perf_counter() - self.began  # in this step's losses
         parts = {name: values.tolist() for name, values in losses.parts.items()}
-        norms = {f"grad_norm_{each.group.name}": each.norms.tolist() for each in self.optimisers}
+        parts |= {f"grad_norm_{each.group.name}": each.norms.tolist() for each in self.optimisers}
         measured = self.learner.measure(self, losses)
         for place in self.running():
-            row: dict[str, Any] = {"step": self.step}
-            row |= {name: values[place] for name, values in (parts | norms).items()}
-            averaged = self.averaged.members[place].state_dict()
-            record = self.records[place]
+            record, averaged = self.records[place], self.averaged.members[place].state_dict()
+            row = {"step": self.step} | {name: values[place] for name, values in parts.items()}
             record.add(row, measured[place], averaged, self.seconds / len(self.records))
             if self.config.keep_weights:
-                record.kept |= {f"step{self.step}.averaged.{n}": t.to("cpu", copy=True) for n, t in averaged.items()}
+                record.keep(f"step{self.step}.averaged", averaged)
             if record.stops(self.config):
                 self._end(place)
-        self.seconds += spent
         self.began = time.perf_counter()
 
     def _end(self, place: int) -> None:
         """Evaluate a seed with its selected weights, or else its averaged ones, and keep its weights as they are."""
         record, model = self.records[place], copy.deepcopy(self.averaged.members[place])
-        if record.selected:
-            model.load_state_dict(record.selected)
+        if selected := by_prefix(record.weights, "selected."):
+            model.load_state_dict(selected)
         record.end(self.config, self.learner.evaluate(place, model))
-        record.weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._weights(place).items()}
-
-    def _weights(self, place: int) -> dict[str, Tensor]:
-        both = {"model": self.model.members[place], "averaged": self.averaged.members[place]}
-        return {f"{kind}.{name}": t.detach() for kind, each in both.items() for name, t in each.state_dict().items()}
+        record.keep("model", self.model.members[place].state_dict())
+        record.keep("averaged", self.averaged.members[place].state_dict())
 
     def _count_time(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - self.began
-        self.began = time.perf_counter()
+        now = time.perf_counter()
+        self.seconds, self.began = self.seconds + now - self.began, now
 
     def _save_or_leave(self) -> None:
         """Between two blocks of steps: a checkpoint where one is due; raises `OutOfTime` where time is up."""
@@ -248,39 +253,40 @@ class Training:
         seeds = sorted({record.seed for record in self.records})
         return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
+    def _tensors(self, place: int) -> dict[str, Tensor]:
+        """A seed's weights, its learner's state and its gradients' norms, as views to be read or written."""
+        both = {"model": self.model.members[place], "averaged": self.averaged.members[place]}
+        found = {f"{what}.{name}": each for what, net in both.items() for name, each in net.state_dict().items()}
+        found |= {f"state.{name}": each[place] for name, each in self.learner.state.items()}
+        return found | {f"norm.{each.group.name}": each.norms[place] for each in self.optimisers}
+
     def save(self) -> None:
         """Write every seed's state as it stands before step `self.step`, each file atomically."""
-        for place, (record, path) in enumerate(zip(self.records, self.checkpoints, strict=True)):
-            tensors, facts = record.state()
-            if not record.ended:
-                tensors |= self._weights(place)
-                tensors |= {f"state.{name}": each[place] for name, each in self.learner.state.items()}
-                tensors |= {f"norm.{each.group.name}": each.norms[place] for each in self.optimisers}
+        for place, path in enumerate(self.checkpoints):
+            tensors, facts = self.records[place].state()
+            if not self.records[place].ended:
+                tensors |= self._tensors(place)
                 for each in self.optimisers:
                     tensors |= {f"optimiser.{each.group.name}.{n}": t for n, t in each.state_of(place).items()}
                 for purpose, sources in self.learner.generators.items():
                     tensors[f"generator.{purpose}"] = sources[place].get_state()
-            facts |= {"key": path.parent.name, "step": self.step, "spent": self.seconds}
+            facts |= {"run": path.parent.name, "step": self.step, "spent": self.seconds}
             save_checkpoint(path, tensors, facts)
         self.saved_at = self.step
 
     def restore(self) -> None:
         """Continue exactly where `save` stood, in the newest state that is whole for all seeds that have not ended."""
-        found = common_checkpoints(self.checkpoints, [record.seed for record in self.records])
-        for place, (tensors, facts) in enumerate(found):
-            self.records[place].load(tensors, facts, self.device)
-        going_on = [place for place in self.running() if found]
+        seeds = [record.seed for record in self.records]
+        found = common_checkpoints(self.checkpoints, seeds) if self.checkpoints else []
+        self.records = [SeedRecord.of(*state) for state in found] or self.records
+        going_on = self.running() if found else []
         for place in going_on:
             tensors, facts = found[place]
             self.step, self.seconds = facts["step"], facts["spent"]
-            self.model.members[place].load_state_dict(by_prefix(tensors, "model."))
-            self.averaged.members[place].load_state_dict(by_prefix(tensors, "averaged."))
-            for name, state in self.learner.state.items():
-                state[place] = tensors[f"state.{name}"]
+            for name, live in self._tensors(place).items():
+                live.copy_(tensors[name])
             for purpose, sources in self.learner.generators.items():
-                sources[place].set_state(tensors[f"generator.{purpose}"].cpu())
-            for each in self.optimisers:
-                each.norms[place] = tensors[f"norm.{each.group.name}"]
+                sources[place].set_state(tensors[f"generator.{purpose}"])
         for each in self.optimisers if going_on else ():
             states = [by_prefix(tensors, f"optimiser.{each.group.name}.") for tensors, _ in found]
             each.load([state or states[going_on[0]] for state in states])  # of a seed that has ended, any will do

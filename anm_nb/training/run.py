@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,18 @@ import pandas as pd
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb.config import ParameterError
 from anm_nb.identity import classes_of_the_user
-from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, facts_of
+from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, good_checkpoints
 from anm_nb.training.learner import Member, TrainingConfig, resolve_device
-from anm_nb.training.loop import Training
-from anm_nb.training.progress import progress_bar, seconds_left
+from anm_nb.training.loop import Training, progress_bar, seconds_left
 
-# Two processes are ready to train after 3 to 5 s (torch is imported again in each, on a core each), and save half of
-# the time: below this they would gain next to nothing. The time is projected from a few steps that are thrown away;
-# it leaves out measurements, so it errs towards training here.
-WORTH_SECONDS = 12.0
+WORTH_SECONDS = 12.0  # of steps: processes are ready after 3 to 5 s, and two of them save half of the time
 FIRST_STEPS = 6  # of which the last is timed: the first ones are slower than the rest
 WATCH_SECONDS = 0.1  # how long a process may outlive the one that started it
+WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's steps are graphs
 
 
 @dataclass
@@ -61,10 +59,8 @@ def train(config: TrainingConfig, folder: Path) -> Trained:
     if device == "cuda":
         return train_together([config], [folder])[0]
     with arithmetic(config):
-        processes, records = train_in_processes(config, folder), []
-        for seed in config.seeds:  # those that are trained already are only read
-            records += new_training([Member(config, seed)], [folder], device).run()
-    return assemble(records, processes)
+        processes = train_in_processes(config, folder)  # seeds that are trained then are only read below
+        return assemble([Training(config.learner(seed), [folder]).run()[0] for seed in config.seeds], processes)
 
 
 def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -> list[Trained]:
@@ -77,28 +73,28 @@ def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -
     members = [Member(config, seed) for config in configs for seed in config.seeds]
     own = [folder for config, folder in zip(configs, folders, strict=True) for _ in config.seeds]
     with arithmetic(configs[0]):
-        records = iter(new_training(members, own, resolve_device(configs[0].device)).run())
-    return [assemble([next(records) for _ in config.seeds], 1) for config in configs]
+        learner = configs[0].make_learner(members, resolve_device(configs[0].device))
+        records = iter(Training(learner, own).run())
+    return [assemble([next(records) for _ in config.seeds]) for config in configs]
 
 
-def new_training(members: Sequence[Member], folders: Sequence[Path], device: str) -> Training:
-    """The training of several seeds as one stack, as it begins."""
-    return Training(members[0].config.make_learner(members, device), members, folders, device)
-
-
-def assemble(records: Sequence[SeedRecord], processes: int) -> Trained:
-    """The records of one config's seeds together."""
-    weights: dict[str, Tensor] = {}
-    for record in records:
-        own = record.weights | {f"selected.{name}": tensor for name, tensor in record.selected.items()} | record.kept
-        weights |= {f"seed{record.seed}.{name}": tensor.cpu() for name, tensor in own.items()}
+def assemble(records: Sequence[SeedRecord], processes: int = 1) -> Trained:
+    """The records of one config's seeds together; warns of seeds that patience has stopped."""
+    for each in records:
+        if each.rows[-1].get("stopped_early") and not each.rows[-1].get("score_reached"):
+            warnings.warn(
+                f"seed {each.seed} stopped early, at step {each.rows[-1]['step']:g}: no better selection score than "
+                f"at step {each.selection['step']:g} in {each.selection['waited']:g} measurements",
+                stacklevel=3,
+            )
+    weights = {f"seed{each.seed}.{name}": tensor for each in records for name, tensor in each.weights.items()}
     trace = {}
     for name in records[0].arrays:
         arrays = [torch.stack(each.arrays[name]) for each in records]
         even = len(set(map(len, arrays))) == 1
         trace[name] = torch.stack(arrays) if even else nn.utils.rnn.pad_sequence(arrays, True, math.nan)
-    metrics = pd.DataFrame([row for record in records for row in record.rows])
-    return Trained(metrics, trace, weights, {record.seed: record.seconds for record in records}, processes)
+    metrics = pd.DataFrame([row for each in records for row in each.rows])
+    return Trained(metrics, trace, weights, {each.seed: each.seconds for each in records}, processes)
 
 
 @contextmanager
@@ -128,79 +124,51 @@ def cpu_threads(count: int) -> Iterator[None]:
 def train_in_processes(config: TrainingConfig, folder: Path) -> int:
     """Train seeds to their finished checkpoints in `folder`, as many at a time as there are cores for.
 
-    Does nothing where that would not pay or cannot be. Returns how many processes trained at a time, 1 for none but
-    this one. Warnings of a seed are given here, and its exception is raised here, which ends the others.
+    Returns how many processes trained at a time: 1, this one, where others would not pay, or would not know a class of
+    the user's that takes part. A seed's exception is raised here, and ends the others.
     """
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write for a moment yet
         with FileLock(lock):
             pass
-    if not can_be_sent(config) or seconds_left() < math.inf:
+    ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
+    if not ours or len(config.seeds) < 2 or seconds_left() < math.inf:
         return 1
-    waiting = [seed for seed in config.seeds if not facts_of(checkpoint_of(folder, seed)).get("ended")]
-    count = min(len(waiting), available_cores() // config.threads) if len(waiting) > 1 else 1
-    if count < 2 or len(waiting) * _projected_seconds(config, waiting[0], folder) < WORTH_SECONDS:
+    found = {seed: good_checkpoints(checkpoint_of(folder, seed), seed) for seed in config.seeds}
+    waiting = [seed for seed, states in found.items() if not (states and states[0][1]["ended"])]
+    count = min(len(waiting), available_cores() // config.threads)
+    if count < 2:
         return 1
-    said: dict[int, list[warnings.WarningMessage]] = {}
+    first = Training(config.learner(waiting[0]))
+    seconds = [next_step_seconds(first) for _ in range(FIRST_STEPS)][-1]
+    if len(waiting) * config.total_steps() * seconds < WORTH_SECONDS:
+        return 1
+    from joblib.externals import loky  # its processes, unlike the standard library's, run no script again
+
+    share = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(config.threads))
+    executor = loky.ProcessPoolExecutor(count, env=share, initializer=_end_with, initargs=(os.getpid(),))
     try:
-        with _executor(count, config.threads) as executor:
-            from concurrent.futures import as_completed
-
-            futures = {executor.submit(_train_seed, config, seed, folder): seed for seed in waiting}
-            for future in progress_bar(as_completed(futures), f"seeds, {count} at a time", len(futures)):
-                said[futures[future]] = future.result()
+        futures = [executor.submit(_train_seed, config, seed, folder) for seed in waiting]
+        for future in progress_bar(loky.as_completed(futures), f"seeds, {count} at a time", len(futures)):
+            future.result()
     finally:
-        for each in (each for seed in waiting for each in said.get(seed, [])):
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+        executor.shutdown(kill_workers=True)  # a process with torch in it takes long to end by itself
     return count
-
-
-def can_be_sent(config: TrainingConfig) -> bool:
-    """Whether another process can train it: a config of this package with none but its classes in it.
-
-    Another process would not know a class that a notebook has defined and registered.
-    """
-    return type(config).__module__.partition(".")[0] == "anm_nb" and not classes_of_the_user(config.plugins())
 
 
 def available_cores() -> int:
     """The cores that are this process's to use: its share of them, where OMP_NUM_THREADS gives one, else all."""
-    share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if share.isdigit() and int(share) > 0:
+    if (share := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]).isdigit():
         return int(share)
     from joblib import cpu_count  # a third of a second, so not at import
 
     return cpu_count()
 
 
-def _projected_seconds(config: TrainingConfig, seed: int, folder: Path) -> float:
-    """About how long the seed trains, from its first steps, which may raise what they would raise anyway."""
-    training, started = new_training([Member(config, seed)], [folder], "cpu"), 0.0
-    for training.step in range(min(FIRST_STEPS, config.total_steps())):
-        started = time.perf_counter()
-        training.take(training.learner.inputs(training.step), training.kind(training.step, recorded=False))
-    return config.total_steps() * (time.perf_counter() - started)
-
-
-@contextmanager
-def _executor(count: int, threads: int) -> Iterator[Any]:
-    """Processes with so many threads each, which are gone when the block is left, however that comes about."""
-    from joblib.externals.loky import ProcessPoolExecutor  # unlike the standard library's, runs no script again
-
-    share = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    executor = ProcessPoolExecutor(count, env=share, initializer=_end_with, initargs=(os.getpid(),))
-    try:
-        yield executor
-    finally:
-        executor.shutdown(kill_workers=True)  # a process with torch in it takes long to end by itself
-
-
-def _train_seed(config: TrainingConfig, seed: int, folder: Path) -> list[warnings.WarningMessage]:
-    """What another process does; returns the warnings that were given."""
+def _train_seed(config: TrainingConfig, seed: int, folder: Path) -> None:
+    """What another process does."""
     torch.set_num_threads(config.threads)
-    with FileLock(folder / f"seed-{seed}.lock"), warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("default")
-        new_training([Member(config, seed)], [folder], "cpu").run(shown=False)
-    return said
+    with FileLock(folder / f"seed-{seed}.lock"):
+        Training(config.learner(seed), [folder]).run(shown=False)
 
 
 def _end_with(parent: int) -> None:
@@ -213,3 +181,45 @@ def _end_with(parent: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
+
+
+def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:
+    """Seconds of one training step of each config's first seed: a row per round, after warm-up rounds.
+
+    The configs are taken in turn, every second round in reverse, so that a machine's drift hits all of them alike.
+    """
+    first = next(iter(configs.values()))
+    device, rows = resolve_device(first.device), []
+    with arithmetic(first):
+        trainings = {name: Training(each.learner(each.seeds[0], device=device)) for name, each in configs.items()}
+        for turn in range(WARM_UP[device] + rounds):
+            order = list(trainings)[:: -1 if turn % 2 else 1]
+            rows.append({name: next_step_seconds(trainings[name]) for name in order})
+    return pd.DataFrame(rows[WARM_UP[device] :], columns=list(configs))
+
+
+def next_step_seconds(training: Training) -> float:
+    """Seconds of the next step, or of the first again, drawing its problems and updating the weights included."""
+    first = training.step == 0
+    step = training.step = training.step % max(1, training.config.total_steps() - 1) + 1
+    training.counter.fill_(step)
+    wait = torch.cuda.synchronize if training.device == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    with training.on_stream():
+        training.take(training.learner.inputs(0 if first else step), training.kind(step))
+    wait()
+    return time.perf_counter() - started
+
+
+def counted_flops(work: Callable[[], object]) -> int:
+    """Operations of matrix products, convolutions and attention in a piece of work; a multiply-add counts 2.
+
+    Elementwise work, reductions and factorisations count nothing.
+    """
+    counter: Any = FlopCounterMode(display=False)
+    counter.mod_tracker = nullcontext()  # its hooks refuse the gradients of torch.func
+    counter.mod_tracker.parents = {"Global"}
+    with counter:
+        work()
+    return int(counter.get_total_flops())

@@ -12,15 +12,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 
-def derived_seed(seed: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose ("data", "noise", "negatives", …) of one run seed."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def generator(seed: int, purpose: str, device: str = "cpu") -> torch.Generator:
-    """A generator on `device` for one purpose of one run seed."""
-    return torch.Generator(device=device).manual_seed(derived_seed(seed, purpose))
+    """A generator for one purpose ("data", "noise", "negatives", …) of one run seed, with a 63-bit seed of its own."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def batches_per_epoch(examples: int, batch: int) -> int:
@@ -29,17 +24,13 @@ def batches_per_epoch(examples: int, batch: int) -> int:
 
 
 def batch_indices(examples: int, batch: int, step: int, seed: int, device: str = "cpu") -> Int[Tensor, " batch"]:
-    """The examples of one step, each epoch in an order of its own.
-
-    The order is derived afresh from the seed and the epoch, so a resumed training needs no state to continue in it.
-    """
+    """The examples of one step; each epoch has an order derived from seed and epoch, so resuming needs no state."""
     epoch, position = divmod(step, batches_per_epoch(examples, batch))
     return _order(examples, epoch, seed, device)[position * batch : (position + 1) * batch]
 
 
 @lru_cache(maxsize=64)
 def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " examples"]:
-    """The order of one epoch, kept for its steps, whatever the number of seeds that take them in turn."""
     return torch.randperm(examples, generator=generator(seed, f"order/{epoch}", device), device=device)
 
 
@@ -47,9 +38,8 @@ def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " e
 def initialise(module: nn.Module, source: torch.Generator) -> None:
     """Draw the weights of linear and convolutional layers, U(±1/√fan_in), and of embeddings, N(0, 1), from `source`.
 
-    These are torch's own rules, but its constructors draw from the global generator; this makes a network a pure
-    function of its seed. Normalisation layers start at constants. Raises `TypeError` for any other layer with
-    parameters of its own, whose start would be left to the global generator.
+    These are torch's own rules, whose constructors draw from the global generator. Normalisation layers start at
+    constants. Raises `TypeError` for any other layer with parameters of its own.
     """
     for layer in module.modules():
         own = list(layer.parameters(recurse=False))
@@ -65,10 +55,7 @@ def initialise(module: nn.Module, source: torch.Generator) -> None:
 
 
 class RowDraws:
-    """Random rows [S·b, …] of S seeds, seed after seed, each seed's block from a generator of its own.
-
-    For one seed they are what torch draws from its generator.
-    """
+    """Random rows [S·b, …], each seed's block from a generator of its own; for one seed what torch draws from it."""
 
     def __init__(self, generators: Sequence[torch.Generator], device: str | torch.device) -> None:
         self.generators, self.device = tuple(generators), device

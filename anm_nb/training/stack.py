@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 
 class Stack(nn.Module):
@@ -25,35 +25,41 @@ class Stack(nn.Module):
         super().__init__()
         self.size, self.members = len(members), tuple(members)  # a tuple is not registered as a submodule
         self.network = _Applied(members[0] if self.size == 1 else deepcopy(members[0]))
-        self.stack_of = _stacked(members, self.network.inner)
+        self.stack_of: dict[int, Any] = {}  # by the id of the first member's tensor, as two modules may share it
+        for into, *owners in zip(self.network.inner.modules(), *(each.modules() for each in members), strict=True):
+            for kind in ("_parameters", "_buffers"):
+                for name, first in getattr(owners[0], kind).items():
+                    if first is None:
+                        continue
+                    if id(first) not in self.stack_of:
+                        own = [getattr(owner, kind)[name] for owner in owners]
+                        self.stack_of[id(first)] = first if self.size == 1 else _stacked(own)
+                    getattr(into, kind)[name] = self.stack_of[id(first)]
         self.train(members[0].training)
 
     def each(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """function(member, *inputs[s]) of every member, for inputs [S, …] or None; its tensors as [S, …]."""
         if self.size == 1:
-            taken = tree_map(lambda each: each.squeeze(0) if isinstance(each, Tensor) else each, inputs)
-            return tree_map(
-                lambda made: made.unsqueeze(0) if isinstance(made, Tensor) else made,
-                function(self.network.inner, *taken),
-            )
+            result = function(self.network.inner, *tree_map_only(Tensor, lambda each: each.squeeze(0), inputs))
+            return tree_map_only(Tensor, lambda each: each.unsqueeze(0), result)
         state = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
 
         def one(state: dict[str, Tensor], *inputs: Any) -> Any:
             return functional_call(self.network, state, (function, *inputs))
 
-        dims = tree_map(lambda each: 0 if isinstance(each, Tensor) else None, inputs)
+        dims = [0 if isinstance(each, Tensor) else None for each in inputs]
         return torch.vmap(one, in_dims=(0, *dims))(state, *inputs)
 
     def rows(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """The same for rows [S·b, …] of all seeds, seed after seed; its tensors as rows [S·b, …]."""
         if self.size == 1:
             return function(self.network.inner, *inputs)
-        apart = tree_map(lambda each: self.apart(each) if isinstance(each, Tensor) else each, inputs)
-        return tree_map(lambda made: made.flatten(0, 1), self.each(function, *apart))
+        result = self.each(function, *tree_map_only(Tensor, self.apart, inputs))
+        return tree_map_only(Tensor, lambda each: each.flatten(0, 1), result)
 
     def forward(self, *rows: Tensor) -> Any:
         """The networks' outputs for rows [S·b, …] of all seeds, in the same order."""
-        return self.rows(_call, *rows)
+        return self.rows(lambda network, *inputs: network(*inputs), *rows)
 
     def apart(self, rows: Tensor) -> Tensor:
         """Rows [S·b, …] as [S, b, …]."""
@@ -62,10 +68,6 @@ class Stack(nn.Module):
     def by_seed(self, tensor: Tensor) -> Tensor:
         """A parameter, or whatever has its shape, as [S, …]."""
         return tensor.unsqueeze(0) if self.size == 1 else tensor
-
-    def stacks(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-        """The stacked parameters that hold these of the first member."""
-        return [self.stack_of[id(parameter)] for parameter in parameters]
 
     def tensors(self) -> list[Tensor]:
         """All parameters and buffers."""
@@ -83,26 +85,8 @@ class _Applied(nn.Module):
         return function(self.inner, *inputs)
 
 
-def _call(network: nn.Module, *inputs: Tensor) -> Any:
-    return network(*inputs)
-
-
-def _stacked(members: Sequence[nn.Module], holder: nn.Module) -> dict[int, Any]:
-    """Put stacks of the members' tensors into `holder`; which stack holds a tensor of the first member, by its id."""
-    stacks: dict[int, Any] = {}  # by id, since two modules may share a tensor
-    for into, *owners in zip(holder.modules(), *(member.modules() for member in members), strict=True):
-        for kind in ("_parameters", "_buffers"):
-            for name, first in getattr(owners[0], kind).items():
-                if first is None:
-                    continue
-                if id(first) not in stacks:
-                    own = [getattr(owner, kind)[name] for owner in owners]
-                    stacks[id(first)] = first if len(members) == 1 else _stack_of(own)
-                getattr(into, kind)[name] = stacks[id(first)]
-    return stacks
-
-
-def _stack_of(tensors: Sequence[Tensor]) -> Tensor:
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors as one, of which they become views."""
     stack = torch.stack([tensor.detach() for tensor in tensors])
     for tensor, view in zip(tensors, stack, strict=True):
         tensor.data = view
@@ -132,38 +116,28 @@ class StackOptimiser:
 
     def __init__(self, group: ParameterGroup, stack: Stack, device: str) -> None:
         self.group, self.stack, self.on_gpu = group, stack, device == "cuda"
-        self.parameters = stack.stacks(group.parameters)
-        options = dict(group.options)
+        self.parameters: list[nn.Parameter] = [stack.stack_of[id(each)] for each in group.parameters]
         self.lr = max(group.lrs, default=group.lr)
         differ = len(set(group.lrs)) > 1
         self.shares = torch.tensor([each / self.lr for each in group.lrs], device=device) if differ else None
-        lr: Tensor | float = self.lr
-        if self.on_gpu:
-            lr = torch.tensor(self.lr, device=device)  # where a graph reads it
-            options["capturable"] = True
-        self.optimiser = group.optimiser(self.parameters, lr=lr, fused=True, **options)  # type: ignore[call-arg]
+        options = {"fused": True, **group.options} | ({"capturable": True} if self.on_gpu else {})
+        lr: Any = torch.tensor(self.lr, device=device) if self.on_gpu else self.lr  # a tensor is what a graph reads
+        self.optimiser = group.optimiser(self.parameters, lr=lr, **options)  # type: ignore[call-arg]
         self.norms = torch.full((stack.size,), torch.nan, device=device)  # of the last gradient, before clipping
 
     def update(self, gradients: Sequence[Tensor | None], factor: Tensor | float) -> None:
         """One step at `factor` times the learning rate."""
-        present = [gradient for gradient in gradients if gradient is not None]
-        if present:
+        if present := [gradient for gradient in gradients if gradient is not None]:
             self.norms.copy_(clip_(present, self.group.clip_norm, self.stack.size))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        for settings in self.optimiser.param_groups:
-            if self.on_gpu:
-                settings["lr"].copy_(self.lr * factor)
-            else:
-                settings["lr"] = self.lr * factor
-        if self.shares is None:
-            self.optimiser.step()
-            return
-        before = [parameter.clone() for parameter in self.parameters]
+        settings, lr = self.optimiser.param_groups[0], self.lr * factor
+        settings["lr"] = settings["lr"].copy_(lr) if self.on_gpu else lr
+        before = [] if self.shares is None else [parameter.clone() for parameter in self.parameters]
         self.optimiser.step()
-        for parameter, start in zip(self.parameters, before, strict=True):
-            share = self.shares.view(-1, *[1] * (parameter.ndim - 1))
-            parameter.copy_(torch.lerp(start, parameter, share))
+        if self.shares is not None:
+            for parameter, start in zip(self.parameters, before, strict=True):
+                parameter.copy_(torch.lerp(start, parameter, _along_first(self.shares, parameter)))
 
     def state_of(self, place: int) -> dict[str, Tensor]:
         """One seed's part of the optimiser's state, by `<parameter>.<name>`."""
@@ -175,12 +149,12 @@ class StackOptimiser:
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Continue with the states of all seeds, as `state_of` gave them."""
-        for index, parameter in enumerate(self.parameters):
-            for key in (key for key in states[0] if key.split(".")[0] == str(index)):
-                values = [state[key] for state in states]
-                name = key.split(".", 1)[1]
-                joined = values[0] if name == "step" or self.stack.size == 1 else torch.stack(values)
-                self.optimiser.state[parameter][name] = joined.to(parameter.device, copy=True)
+        for key, first in states[0].items():
+            index, _, name = key.partition(".")
+            parameter = self.parameters[int(index)]
+            alike = name == "step" or self.stack.size == 1
+            joined = first if alike else torch.stack([state[key] for state in states])
+            self.optimiser.state[parameter][name] = joined.to(parameter.device, copy=True)
 
 
 def update(total: Float[Tensor, " seeds"], optimisers: Sequence[StackOptimiser], factor: Tensor | float) -> None:
@@ -206,5 +180,10 @@ def clip_(gradients: list[Tensor], max_norm: float, seeds: int) -> Float[Tensor,
     norms = torch.linalg.vector_norm(torch.stack(of_each), dim=0)
     factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
     for gradient in gradients:
-        gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+        gradient.mul_(_along_first(factors, gradient))
     return norms
+
+
+def _along_first(values: Float[Tensor, " seeds"], stack: Tensor) -> Tensor:
+    """One value for each seed, to be multiplied with a stack [S, …]."""
+    return values.view(-1, *[1] * (stack.ndim - 1))

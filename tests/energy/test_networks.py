@@ -255,7 +255,7 @@ def test_a_stack_of_seeds_is_each_of_them_with_the_gradients_of_their_weights(na
     score, energy = score_and_energy(stack, x, y, k)
     torch.testing.assert_close(score, torch.cat([each[0] for each in alone]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(energy, torch.cat([each[1] for each in alone]), rtol=1e-4, atol=1e-5)
-    stacks = stack.stacks(models[0].parameters())
+    stacks = [stack.stack_of[id(each)] for each in models[0].parameters()]
     found = torch.autograd.grad(score.square().sum() + energy.sum(), stacks, allow_unused=True)
     for place, gradient in enumerate(found):
         if gradient is not None:

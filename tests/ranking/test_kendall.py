@@ -49,14 +49,8 @@ def test_both_agree_with_brute_force(case):
     np.testing.assert_allclose(kendall_tau(torch.tensor(pred), torch.tensor(target)), unmasked, rtol=1e-14)
 
 
-@given(st.permutations(range(8)), st.permutations(range(8)))
-def test_without_ties_it_is_scipys(scores, ranks):
-    tau = kendall_tau(torch.tensor(scores), torch.tensor(ranks))
-    assert float(tau) == pytest.approx(stats.kendalltau([-score for score in scores], ranks).statistic, abs=1e-12)
-
-
 @given(rankings())
-def test_with_ties_it_is_scipys_somers_d_of_prediction_given_target(case):
+def test_it_is_scipys_somers_d_of_prediction_given_target(case):
     pred, target, mask = case
     for scores, ranks, observed in zip(pred, target, mask, strict=True):
         if len(set(ranks[observed])) < 2 or len(set(scores[observed])) < 2:
@@ -64,23 +58,6 @@ def test_with_ties_it_is_scipys_somers_d_of_prediction_given_target(case):
         tau = kendall_tau(torch.tensor(scores), torch.tensor(ranks), torch.tensor(observed))
         expected = stats.somersd(ranks[observed], -scores[observed]).statistic
         assert float(tau) == pytest.approx(expected, abs=1e-12)
-        # τ_b divides by the geometric mean of both tie corrections instead: the same numerator.
-        tied = np.mean([scores[i] == scores[j] for i, j in pairs_of(observed)])
-        ties_true = np.mean([ranks[i] == ranks[j] for i, j in pairs_of(observed)])
-        tau_b = stats.kendalltau(-scores[observed], ranks[observed]).statistic
-        assert float(tau) == pytest.approx(tau_b * np.sqrt((1 - tied) / (1 - ties_true)), abs=1e-12)
-
-
-def pairs_of(observed):
-    items = np.flatnonzero(observed)
-    return [(i, j) for position, i in enumerate(items) for j in items[position + 1 :]]
-
-
-def test_a_perfect_order_gives_one_and_the_reverse_minus_one():
-    ranks = torch.tensor([[3, 0, 2, 1]])
-    assert float(kendall_tau(-ranks, ranks)) == 1
-    assert float(kendall_tau(ranks, ranks)) == -1
-    assert float(kendall_tau(torch.zeros(1, 4), ranks)) == 0  # all tied: neither
 
 
 @pytest.mark.parametrize("observed", [[False] * 3, [True, False, False]])

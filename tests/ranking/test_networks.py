@@ -10,23 +10,31 @@ from torch import nn
 
 from anm_nb.config import ParameterError
 from anm_nb.ranking.losses import ranknet_loss
-from anm_nb.ranking.networks import SCORE_DECIMALS, AttentionBlock, ModelConfig, PointerDecoder, RankingModel
+from anm_nb.ranking.networks import (
+    OWN_FEATURES_GAIN,
+    SCORE_DECIMALS,
+    AttentionBlock,
+    ModelConfig,
+    PointerDecoder,
+    RankingModel,
+)
 from anm_nb.training.seeds import generator, initialise
 
 SMALL = {"width": 8, "n_heads": 2, "max_inner_iters": 4, "hrm_period": 2, "controller_width": 6}
-BASELINE = SMALL | {"routing": "uniform", "max_inner_iters": 1}
+ROUTINGS = [{}, {"routing": "sequence"}, {"routing": "uniform"}, {"slow_state": False}, {"routing": "random"}]
+every_routing = pytest.mark.parametrize("options", ROUTINGS, ids=str)
 
 
-def model(decoder="score", features=2, size=5, **options):
+def model(decoder="score", features=2, size=5, seed=0, **options):
     module = RankingModel(ModelConfig(**(SMALL | options)), features=features, decoder=decoder, size=size)
-    initialise(module, generator(0, "weights"))
+    initialise(module, generator(seed, "weights"))
     return module.double()
 
 
-def inputs(batch=3, items=5, seed=0):
-    values = torch.rand(batch, items, 1, dtype=torch.float64, generator=generator(seed, "x")) * 2 - 1
-    hidden = torch.tensor([0.0, 1, 0, 0, 1], dtype=torch.float64)[:items].expand(batch, items).unsqueeze(-1)
-    return torch.cat([values * (1 - hidden), hidden], dim=-1)
+def inputs(batch=3, items=5, features=2, seed=0):
+    x = torch.rand(batch, items, features, dtype=torch.float64, generator=generator(seed, "x")) * 2 - 1
+    x[..., 1] = torch.tensor([0.0, 1, 0, 0, 1], dtype=torch.float64)[:items]
+    return x
 
 
 class Untied(nn.Module):
@@ -41,17 +49,18 @@ class Untied(nn.Module):
         self.call += 1
         return self.copies[self.call - 1](*arguments)
 
-    def gradients(self):
-        """Largest gradient of each call's copy; 0 where none arrived."""
-        return [
-            max((float(p.grad.abs().max()) for p in block.parameters() if p.grad is not None), default=0.0)
-            for block in self.copies
-        ]
+    def reached(self):
+        """Whether a gradient arrived at each call's copy."""
+        grads = [[p.grad.abs().max() for p in block.parameters() if p.grad is not None] for block in self.copies]
+        return [bool(own) and float(max(own)) > 1e-9 for own in grads]
 
 
-def test_uniform_routing_is_torchs_transformer_layer():
-    block = AttentionBlock(8, 2).double()
-    reference = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
+# ---- the block ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("pre", [False, True])
+def test_uniform_routing_is_torchs_transformer_layer(pre):
+    block = AttentionBlock(8, 2, pre).double()
+    options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": pre}
+    reference = nn.TransformerEncoderLayer(8, 2, 16, **options)
     initialise(block, generator(0, "weights"))
     theirs = {
         "self_attn.in_proj_": block.qkv,
@@ -82,31 +91,102 @@ def test_alpha_scales_each_tokens_head_outputs():
     torch.testing.assert_close(block(z, first_head), silenced(z))
 
 
+# ---- routing -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("routing", ["token", "sequence"])
-def test_alpha_changes_the_output(routing):
-    routed = model(routing=routing)
-    uniform = copy.deepcopy(routed)
-    uniform.controller = None
-    with torch.no_grad():
-        by_controller, alike = routed(inputs()), uniform(inputs())
+def test_alpha_changes_the_output_and_logits_of_zero_are_no_routing(routing):
+    routed, uniform = model(routing=routing), model(routing="uniform")
+    weights = {name: weight for name, weight in routed.state_dict().items() if not name.startswith("controller.")}
+    uniform.load_state_dict(weights)
+    alike = uniform(inputs())
     assert (alike.alphas == 0.5).all()
-    assert ((by_controller.scores - alike.scores).abs().amax((0, 2)) > 1e-4).all()
+    assert ((routed(inputs()).scores - alike.scores).abs().amax((0, 2)) > 1e-4).all()
+    for parameter in routed.controller.logits.parameters():
+        nn.init.zeros_(parameter)
+    torch.testing.assert_close(routed(inputs()).scores, alike.scores)
 
 
 def test_the_baseline_is_the_same_model_without_iteration():
-    iterated = model(routing="uniform")
-    once = RankingModel(ModelConfig(**BASELINE)).double()
+    iterated, once = model(routing="uniform"), model(routing="uniform", max_inner_iters=1)
     once.load_state_dict(iterated.state_dict())
     torch.testing.assert_close(once(inputs()).scores[:, 0], iterated(inputs()).scores[:, 0])
-    routed = {name for name, _ in model().named_parameters()}
-    assert {name for name, _ in once.named_parameters()} == {n for n in routed if not n.startswith("controller.")}
-    assert once.controller_parameters() == []
+    assert once.controller is None
 
 
+def test_random_routing_is_drawn_once_for_each_iteration_and_begins_again():
+    module = model(routing="random")
+    alphas = module(inputs(), 6).alphas
+    for iteration in range(6):
+        expected = module.controller.logits.weight[iteration % 4].softmax(-1)
+        torch.testing.assert_close(alphas[:, iteration], expected.expand(3, 5, 2))
+    assert torch.equal(module(inputs(seed=1)).alphas, alphas[:, :4])
+    assert not torch.equal(model(seed=1, routing="random")(inputs()).alphas, alphas[:, :4])
+
+
+def test_entropies_are_differentiable_means_of_the_routing_entropy():
+    module = model()
+    output = module(inputs())
+    torch.testing.assert_close(output.entropies, -(output.alphas * output.alphas.log()).sum(-1).mean((0, 2)))
+    output.entropies.mean().backward()
+    assert all(float(p.grad.abs().max()) > 0 for p in module.controller.logits.parameters() if p.dim() > 1)
+
+
+# ---- iterations --------------------------------------------------------------------------------------------------
+def test_untied_blocks_that_are_alike_are_the_tied_model():
+    tied, untied = model(routing="uniform"), model(routing="uniform", tied=False)
+    own = dict(tied.state_dict())
+    for later in range(3):
+        own |= {f"later_blocks.{later}.{n.removeprefix('block.')}": w for n, w in own.items() if n.startswith("block.")}
+    untied.load_state_dict(own)
+    torch.testing.assert_close(untied(inputs()).scores, tied(inputs()).scores)
+    with torch.no_grad():
+        untied.later_blocks[1].out.bias[0] += 1
+    changed = (untied(inputs()).scores - tied(inputs()).scores).abs().amax((0, 2))
+    assert [float(each) > 1e-6 for each in changed.detach()] == [False, False, True, True]
+
+
+@every_routing
+@pytest.mark.parametrize("iterations", [1, 2, 7])
+def test_any_number_of_iterations_begins_as_the_models_own(options, iterations):
+    module = model(**options)
+    for asked, own in zip(module(inputs(), iterations), module(inputs()), strict=True):
+        both = min(iterations, 4)
+        dim = 0 if asked.ndim == 1 else 1
+        assert asked.shape[dim] == iterations
+        torch.testing.assert_close(asked.narrow(dim, 0, both), own.narrow(dim, 0, both))
+
+
+def test_numbers_of_iterations_that_there_are_no_blocks_for_are_refused():
+    with pytest.raises(ParameterError, match="iterations = 5: allowed: 1 to 4, as each has a block of its own"):
+        model(routing="uniform", tied=False)(inputs(), 5)
+    with pytest.raises(ParameterError, match="iterations = 0: allowed: at least 1"):
+        model()(inputs(), 0)
+
+
+@pytest.mark.parametrize("gradient", ["full", "last"])
+@pytest.mark.parametrize("part", ["block", "controller"])
+def test_the_gradient_reaches_every_iteration_or_the_last_only(gradient, part):
+    module = model(gradient=gradient)
+    untied = Untied(getattr(module, part), 4)
+    if part == "controller":
+        untied.start = module.controller.start
+    setattr(module, part, untied)
+    ranknet_loss(module(inputs()).scores[:, -1], torch.arange(5).expand(3, 5)).backward()
+    assert untied.reached() == ([True] * 4 if gradient == "full" else [False, False, False, True])
+
+
+def test_a_loss_on_one_iteration_reaches_exactly_those_up_to_it():
+    for supervised in range(4):
+        module = model()
+        module.block = untied = Untied(module.block, 4)
+        ranknet_loss(module(inputs()).scores[:, supervised], torch.arange(5).expand(3, 5)).backward()
+        assert untied.reached() == [t <= supervised for t in range(4)]
+
+
+# ---- inputs ------------------------------------------------------------------------------------------------------
 @settings(max_examples=30)
-@given(st.permutations(range(5)), st.sampled_from(["token", "sequence", "uniform"]))
-def test_reordering_the_items_reorders_the_scores(order, routing):
-    module, x = model(routing=routing), inputs()
+@given(st.permutations(range(5)), st.sampled_from(ROUTINGS))
+def test_reordering_the_items_reorders_the_scores(order, options):
+    module, x = model(features=4, **options), inputs(features=4)
     with torch.no_grad():
         torch.testing.assert_close(module(x[:, order]).scores, module(x).scores[..., list(order)])
 
@@ -119,70 +199,13 @@ def test_hidden_values_do_not_enter():
     assert not torch.equal(module(x).scores, module(x + torch.tensor([0.1, 0.0])).scores)
 
 
-@pytest.mark.parametrize("gradient", ["full", "last"])
-@pytest.mark.parametrize("part", ["block", "controller"])
-def test_the_gradient_reaches_every_iteration_or_the_last_only(gradient, part):
-    module = model(gradient=gradient)
-    untied = Untied(getattr(module, part), 4)
-    if part == "controller":
-        untied.start = module.controller.start
-    setattr(module, part, untied)
-    scores = module(inputs()).scores
-    ranks = torch.arange(5).expand(3, 1, 5)
-    (ranknet_loss(scores, ranks) if gradient == "full" else ranknet_loss(scores[:, -1], ranks[:, 0])).backward()
-    reached = [gradient > 1e-9 for gradient in untied.gradients()]
-    assert reached == ([True] * 4 if gradient == "full" else [False, False, False, True])
-
-
-def test_with_full_gradient_a_loss_on_one_iteration_reaches_exactly_those_up_to_it():
-    for supervised in range(4):
-        module = model()
-        module.block = untied = Untied(module.block, 4)
-        ranknet_loss(module(inputs()).scores[:, supervised], torch.arange(5).expand(3, 5)).backward()
-        assert [gradient > 1e-9 for gradient in untied.gradients()] == [t <= supervised for t in range(4)]
-
-
-def test_entropies_are_differentiable_means_of_the_routing_entropy():
-    module = model()
-    output = module(inputs())
-    expected = -(output.alphas * output.alphas.log()).sum(-1).mean((0, 2))
-    torch.testing.assert_close(output.entropies, expected)
-    output.entropies.mean().backward()
-    assert all(float(p.grad.abs().max()) > 0 for p in module.controller.logits.parameters() if p.dim() > 1)
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 10**6))
-def test_teacher_forcing_decodes_every_rank_at_once(seed):
-    decoder = PointerDecoder(8, 5).double()
-    initialise(decoder, generator(0, "weights"))
-    z = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=generator(seed, "z"))
-    ranks = torch.randn(2, 1, 5, generator=generator(seed, "ranks")).argsort(-1)
-    logits, affinities = decoder.logits(z, ranks), decoder.affinities(z)
-    for row in range(2):
-        order, taken = ranks[row, 0].argsort().tolist(), set()
-        for rank, item in enumerate(order):  # the published walk over ranks
-            for candidate in range(5):
-                expected = affinities[row, :, rank, candidate]
-                if candidate in taken:
-                    expected = torch.full_like(expected, -torch.inf)
-                torch.testing.assert_close(logits[row, :, rank, candidate], expected)
-            taken.add(item)
-
-
-@given(st.integers(0, 10**6))
-def test_greedy_decoding_takes_the_best_free_item_at_each_rank(seed):
-    decoder = PointerDecoder(8, 5).double()
-    initialise(decoder, generator(0, "weights"))
-    z = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=generator(seed, "z"))
-    scores, affinities = decoder(z), decoder.affinities(z).float().round(decimals=SCORE_DECIMALS)
-    for row in range(2):
-        for iteration in range(3):
-            free = set(range(5))
-            for rank in range(5):
-                best = max(sorted(free), key=lambda item: float(affinities[row, iteration, rank, item].detach()))
-                assert float(scores[row, iteration, best]) == 4 - rank
-                free.remove(best)
+def test_own_features_are_added_to_the_items_state_by_a_linear_map():
+    module, plain = model(features=6), model(features=2)
+    plain.load_state_dict({n: w for n, w in module.state_dict().items() if not n.startswith("own_features.")})
+    plain.encoder = module.encoder = nn.Identity()
+    x = inputs(features=6)
+    added = module.encode(x) - plain.encode(x[..., :2])
+    torch.testing.assert_close(added, OWN_FEATURES_GAIN * x[..., 2:] @ module.own_features.weight.T)
 
 
 @pytest.mark.parametrize(
@@ -190,18 +213,34 @@ def test_greedy_decoding_takes_the_best_free_item_at_each_rank(seed):
     [
         (model, (3, 5, 1), r"x has shape \(3, 5, 1\); this model takes \[batch, items, 2\]"),
         (lambda: model("pointer"), (3, 6, 2), r"x has shape \(3, 6, 2\); this model takes \[batch, 5, 2\]"),
+        (lambda: model("pointer", size=None), (3, 5, 2), "a pointer decoder needs the number of items"),
     ],
 )
-def test_inputs_of_another_shape_are_refused_by_name(make, shape, message):
+def test_what_it_cannot_take_is_refused_by_name(make, shape, message):
     with pytest.raises(ParameterError, match=message):
         make()(torch.zeros(shape, dtype=torch.float64))
 
 
-def test_what_it_cannot_build_is_refused_by_name():
-    for options, message in (({"routing": "tokens"}, "did you mean 'token'"), ({"hrm_period": 0}, "hrm_period = 0")):
-        with pytest.raises(ParameterError, match=message):
-            ModelConfig(**(SMALL | options))
-    with pytest.raises(ParameterError, match="features = 0: allowed: 1"):
-        RankingModel(ModelConfig(**SMALL), features=0)
-    with pytest.raises(ParameterError, match="a pointer decoder needs the number of items"):
-        RankingModel(ModelConfig(**SMALL), decoder="pointer")
+# ---- the published decoder ---------------------------------------------------------------------------------------
+@settings(max_examples=30)
+@given(st.integers(0, 10**6))
+def test_the_pointer_decoder_walks_the_ranks_as_published(seed):
+    decoder = PointerDecoder(8, 5).double()
+    initialise(decoder, generator(0, "weights"))
+    z = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=generator(seed, "z"))
+    ranks = torch.randn(2, 1, 5, generator=generator(seed, "ranks")).argsort(-1)
+    with torch.no_grad():
+        logits, affinities, scores = decoder.logits(z, ranks), decoder.affinities(z), decoder(z)
+    rounded = affinities.float().round(decimals=SCORE_DECIMALS)
+    for row in range(2):
+        order = ranks[row, 0].argsort().tolist()
+        for rank in range(5):  # under teacher forcing the items of earlier ranks are taken
+            expected = affinities[row, :, rank].clone()
+            expected[:, order[:rank]] = -torch.inf
+            torch.testing.assert_close(logits[row, :, rank], expected)
+        for iteration in range(3):  # by itself it takes the best free item at each rank
+            free = set(range(5))
+            for rank in range(5):
+                best = max(sorted(free), key=lambda item: float(rounded[row, iteration, rank, item]))
+                assert float(scores[row, iteration, best]) == 4 - rank
+                free.remove(best)

@@ -11,7 +11,6 @@ import torch
 from families import config_of
 from toy import Killed, ToyConfig, assert_same, toy_training
 
-from anm_nb.training.learner import Member
 from anm_nb.training.loop import NonFiniteLoss, Training
 from anm_nb.training.run import arithmetic, assemble, train_together
 
@@ -29,20 +28,14 @@ def on_gpu(name, seeds=(0, 1), **options):
 def begun(config, folder, seeds):
     """A training of a config's seeds on the GPU, ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
-    members = [Member(config, seed) for seed in seeds]
-    return Training(config.make_learner(members, "cuda"), members, [folder] * len(members), "cuda")
+    return Training(config.learner(*seeds, device="cuda"), [folder] * len(seeds))
 
 
 def ran(config, folder, seeds=(0, 1)):
     """That training once it has run, and what it leaves."""
     with arithmetic(config):
         training = begun(config, folder, seeds)
-        return training, assemble(training.run(), 1)
-
-
-def graphs(training):
-    """How many kinds of steps were captured."""
-    return sum(each.graph is not None for each in training.graphs.captured.values())
+        return training, assemble(training.run())
 
 
 @pytest.mark.parametrize("name", [*FEW, "energy: adapted weight"])
@@ -106,7 +99,7 @@ def test_a_plain_schedule_is_one_graph_and_a_short_batch_or_a_seldom_average_one
     name, options, expected, tmp_path
 ):
     training, _ = ran(on_gpu(name, **options), tmp_path)
-    assert graphs(training) == expected
+    assert len(training.graphs.captured) == expected
     assert training.graphs.replays > 20
 
 
@@ -175,4 +168,4 @@ def test_other_work_on_the_gpu_between_steps_changes_nothing(tmp_path):
         return inputs(step)
 
     training.learner.inputs = busy
-    assert_same(assemble(training.run(), 1), whole)
+    assert_same(assemble(training.run()), whole)

@@ -7,16 +7,14 @@ from host_waits import HostWait, RefuseHostWaits
 from toy import ToyConfig, toy_training
 
 from anm_nb.training.graph import host_may_wait
-from anm_nb.training.learner import Member
 from anm_nb.training.loop import Training
 
 
-def taken(config, folder, seeds, steps=5):
+def taken(config, seeds, steps=5):
     """Steps of a training as on a GPU, the first as it is, the rest under the mode that refuses waits."""
-    members = [Member(config, seed) for seed in seeds]
-    training = Training(config.make_learner(members, "cpu"), members, [folder] * len(seeds), "cpu", host=False)
+    training = Training(config.learner(*seeds), host=False)
     for training.step in range(steps):
-        inputs, kind = training.learner.inputs(training.step), training.kind(training.step, recorded=False)
+        inputs, kind = training.learner.inputs(training.step), training.kind(training.step)
         if training.step == 0:  # optimisers set themselves up
             training.take(inputs, kind)
         else:
@@ -27,15 +25,15 @@ def taken(config, folder, seeds, steps=5):
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize("name", CASES)
-def test_no_step_waits_for_the_host(name, seeds, tmp_path):
-    training = taken(config_of(name, seeds), tmp_path, seeds)
+def test_no_step_waits_for_the_host(name, seeds):
+    training = taken(config_of(name, seeds), seeds)
     assert int(training.counter) == 5
     assert (training.failed_at < 0).all()
 
 
-def test_a_wait_in_a_users_strategy_is_caught(tmp_path):
+def test_a_wait_in_a_users_strategy_is_caught():
     with pytest.raises(HostWait, match=r"_local_scalar_dense.* waits for the host"):
-        taken(energy(negatives=Own()), tmp_path, (0, 1))
+        taken(energy(negatives=Own()), (0, 1))
 
 
 @pytest.mark.parametrize("host", [True, False])
@@ -55,29 +53,22 @@ def test_code_in_a_step_is_told_whether_it_may_wait(host, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["energy: stock", "energy: adapted weight", "ranking: routed"])
-def test_a_step_that_may_not_look_gives_the_bits_of_one_that_may(name, tmp_path):
+def test_a_step_that_may_not_look_gives_the_bits_of_one_that_may(name):
     trainings = []
     for host in (True, False):
-        members = [Member(config_of(name), seed) for seed in (0, 1)]
-        folder = tmp_path / str(host)
-        folder.mkdir()
-        training = Training(members[0].config.make_learner(members, "cpu"), members, [folder] * 2, "cpu", host)
+        training = Training(config_of(name).learner(0, 1), host=host)
         training.run()
         trainings.append(training)
     for one, other in zip(*(each.model.tensors() for each in trainings), strict=True):
         assert torch.equal(one, other)
 
 
-def test_miners_of_a_step_that_may_not_look_end_where_those_that_may_do(tmp_path):
+def test_miners_of_a_step_that_may_not_look_end_where_those_that_may_do():
     """Only the draws differ: without looking, starting points are drawn in every turn."""
     steps = {"task": "inverse", "size": 3, "steps": 2, "records": 3}
     metrics = []
     for host in (True, False):
         config = energy(negatives={"name": "anm", "miner": {"steps": 2, "delta": 0.0}}, **steps)
-        folder = tmp_path / str(host)
-        folder.mkdir()
-        members = [Member(config, 0)]
-        records = Training(config.make_learner(members, "cpu"), members, [folder], "cpu", host).run()
-        metrics.append(records[0].rows[0])
+        metrics.append(Training(config.learner(0), host=host).run()[0].rows[0])
     for name, value in metrics[0].items():
         assert metrics[1][name] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True), name

@@ -1,23 +1,20 @@
 """A training that was killed, or ran out of time, goes on to the same bits, for one seed and for a stack."""
 
-import shutil
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored_training import CONFIGS, energy
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
-from anm_nb.training import loop, progress
+from anm_nb.training import loop
 from anm_nb.training.checkpoint import checkpoint_of
-from anm_nb.training.loop import Training
-from anm_nb.training.progress import OutOfTime, time_limit
+from anm_nb.training.loop import OutOfTime, Training, time_limit
 from anm_nb.training.run import train, train_together
 
 CONFIG = ToyConfig(every=2, checkpoint_every=4, keep_weights=True)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     die_at=st.integers(0, 12), every=st.integers(1, 14), host=st.booleans(), seeds=st.sampled_from([(1,), (0, 1, 2)])
 )
@@ -60,29 +57,15 @@ def test_a_kill_between_the_files_of_one_save_costs_the_steps_since_the_one_befo
 
 
 @pytest.mark.parametrize("seeds", [(1,), (0, 1, 2)])
-@pytest.mark.parametrize("how", ["half written", "changed", "of another run", "of another seed"])
-def test_a_newest_checkpoint_that_cannot_be_trusted_gives_way_to_the_one_before(how, seeds, tmp_path):
+def test_a_newest_checkpoint_that_cannot_be_trusted_gives_way_to_the_one_before(seeds, tmp_path):
     whole = toy_trained(CONFIG, tmp_path / "whole", seeds)
     with pytest.raises(Killed):
         toy_trained(CONFIG, tmp_path / "run", seeds, die_at=10)
     newest = checkpoint_of(tmp_path / "run", 1)
-    if how in ("half written", "changed"):
-        data = newest.read_bytes()
-        newest.write_bytes(data[: len(data) // 2] if how == "half written" else data[:-1] + bytes([data[-1] ^ 1]))
-        said = f"{newest}"
-    elif how == "of another run":
-        shutil.copy(checkpoint_of(tmp_path / "whole", 1), newest)
-        said = f"{newest} belongs to run whole, not to run"
-    else:
-        with pytest.raises(Killed):
-            toy_trained(CONFIG, tmp_path / "other" / "run", (7,), die_at=10)
-        shutil.copy(checkpoint_of(tmp_path / "other" / "run", 7), newest)
-        said = f"{newest} belongs to seed 7, not to 1"
-    with pytest.warns(UserWarning, match=said) as warned:
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=rf"{newest}.*continues from step 4, of the checkpoint before it") as warned:
         resumed = toy_trained(CONFIG, tmp_path / "run", seeds)
-    assert [str(each.message).endswith("continues from step 4, of the checkpoint before it") for each in warned] == [
-        True
-    ]
+    assert len(warned) == 1
     assert_same(resumed, whole)
 
 
@@ -100,7 +83,7 @@ def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bit
     config = CONFIG.model_copy(update={"checkpoint_every": 1000})
     whole = toy_trained(config, tmp_path / "whole", seeds)
     seconds = iter(range(10**6))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
     name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     for step in (5, 10):
         with time_limit(5), pytest.raises(OutOfTime, match=f"{name}: time is up at step {step} of 12"):
@@ -116,11 +99,7 @@ def test_time_that_was_up_before_it_began_leaves_a_training_that_can_begin(tmp_p
 
 
 # ---- the families ------------------------------------------------------------------------------------------------
-CASES = CONFIGS | {
-    "none": energy("none"),
-    "stock": energy("stock", keep_weights=True),
-    "mixed": energy("mixed", contrastive_weight_end=0.1),
-}
+CASES = CONFIGS | {"mixed": energy("mixed", contrastive_weight_end=0.1, keep_weights=True)}
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -59,7 +59,7 @@ def test_levels_part_the_held_out_pairs(margins):
         margins.level.value = level
         found += len(margins.shown_margins())
         for place, seed in enumerate(run.settings["seeds"]):
-            learner = run.config.learner(seed, "cpu")
+            learner = run.config.learner(seed)
             noise, x = learner.dev_problem.noise, learner.dev.x
             np.testing.assert_array_equal(margins.chosen()[place], noise.k.numpy() == level)
             model = trained_energy(run, seed)

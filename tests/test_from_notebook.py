@@ -1,0 +1,129 @@
+"""Whatever a parameter cell does, what counts is what the kernel has when the notebook asks; slips are refused."""
+
+from functools import partial
+
+import nbformat
+import papermill
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from nbformat.v4 import new_code_cell, new_notebook
+from traitlets.config import Config
+
+SETTINGS = """
+from typing import Annotated
+from pydantic import Field
+from anm_nb.config import Parameters
+class Settings(Parameters):
+    epochs: int = 10
+    size: int = 10
+    lr: float = 0.5
+    task: str = "default"
+    records: int = 10
+    seeds: Annotated[tuple[int, ...], Field(strict=False)] = ()
+"""
+PARAMETERS = "epochs = 3  # passes\nsize = 12\nlr = 1e-3\nseeds = [1, 2]"
+EDITED = PARAMETERS.replace("epochs = 3", "epochs = 2")
+CHECK = "from settings import Settings\n\nsettings = Settings.from_notebook()"
+REPORT = "print(settings.epochs == epochs, settings.size == size, settings.epochs, settings.size, list(settings.seeds))"
+
+# Cells before the check, and what the settings have to be: epochs, size, seeds.
+USED = {
+    "as it is": ((PARAMETERS,), 3, 12, [1, 2]),
+    "a cell of its own": ((PARAMETERS, "epochs = 2"), 2, 12, [1, 2]),
+    "counted down": ((PARAMETERS, "epochs -= 1"), 2, 12, [1, 2]),
+    "under a condition": ((PARAMETERS, "import os\nif os.cpu_count():\n    epochs = 2"), 2, 12, [1, 2]),
+    "a tuple": ((PARAMETERS, "epochs, size = 2, 5"), 2, 5, [1, 2]),
+    "timed": ((PARAMETERS, "%%time\nepochs = 2"), 2, 12, [1, 2]),
+    "an extension": (("%load_ext autoreload\n%autoreload 0\n" + EDITED,), 2, 12, [1, 2]),
+    "loop and own names": ((EDITED + "\n_n = 8\nfor i in range(2):\n    seeds.append(i + _n)",), 2, 12, [1, 2, 8, 9]),
+    "range": ((EDITED, "seeds = range(3)"), 2, 12, [0, 1, 2]),
+    "numpy": ((PARAMETERS, "import numpy as np\nepochs, seeds = np.int64(2), np.arange(2)"), 2, 12, [0, 1]),
+    "globals": ((PARAMETERS, "globals().update(epochs=2)"), 2, 12, [1, 2]),
+    "an answer first": (("import os\nepoch, siz = os.getcwd(), os.sep", EDITED), 2, 12, [1, 2]),
+    "again after an edit": ((PARAMETERS, CHECK, "result = {}\nfigure = 3\nseed = 0", EDITED), 2, 12, [1, 2]),
+    "only the check again": ((EDITED, CHECK, "result = {}\nfor seed in seeds: pass\nseed = 0"), 2, 12, [1, 2]),
+    "one parameter again": ((PARAMETERS, CHECK, "result = 1", "epochs = 2"), 2, 12, [1, 2]),
+    "name of a result": ((EDITED, CHECK, "class Task: pass\ntask = Task()\ndef records(): pass"), 2, 12, [1, 2]),
+}
+REFUSED = {
+    "misspelt": ((PARAMETERS, "epohcs = 2"), "unknown parameter 'epohcs' (did you mean 'epochs'?)"),
+    "misspelt list": ((PARAMETERS, "sedes = list(range(3))"), "unknown parameter 'sedes' (did you mean 'seeds'?)"),
+    "misspelt beside a magic": (("%env A=1\n" + EDITED + "\nsise = 2",), "did you mean 'size'?"),
+    "unlike any": ((PARAMETERS + "\nfoo = 2",), "unknown parameter 'foo'; known: epochs, lr"),
+    "the plan's name": ((PARAMETERS, "array_len = 20"), "array_len is called size here"),
+    "text": ((PARAMETERS, "epochs = input if False else 'two'"), "epochs = 'two'"),
+    "deleted": ((PARAMETERS, "del epochs"), "epochs was set in In [1] and is 'gone' now: run that cell again"),
+    "object": ((PARAMETERS, "epochs = object()"), "and is <object object"),
+    "computed object": ((PARAMETERS + "\nimport decimal\nlr = decimal.Decimal(3)",), "is Decimal('3') now"),
+    "replaced by a result": (
+        (PARAMETERS, CHECK, "class R: pass\nepochs = R()", "size = 4"),
+        "is <__main__.R object",
+    ),
+    "nothing was run": ((), "no cell with parameters was run before this one; known: epochs, lr, records"),
+    "only imports were run": (("import os\na, b = 1, 2", "def f(): pass"), "no cell with parameters was run"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notebooks")
+    (folder / "settings.py").write_text(SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def shell(folder, monkeypatch, tmp_path):
+    """An IPython in this process, as a kernel has it."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    InteractiveShell.clear_instance()
+    yield InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    InteractiveShell.clear_instance()
+
+
+def run(shell, cells, history=True):
+    for cell in [*cells, CHECK, REPORT]:
+        shell.run_cell(cell, store_history=history).raise_error()
+
+
+@pytest.mark.parametrize("name", USED)
+def test_the_values_used_are_those_that_the_kernel_has(name, shell, capsys):
+    cells, epochs, size, seeds = USED[name]
+    run(shell, cells)
+    assert capsys.readouterr().out.endswith(f"True True {epochs} {size} {seeds}\n")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_parameter_or_no_value_is_refused_by_name(name, shell):
+    cells, message = REFUSED[name]
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        run(shell, cells)
+    assert type(refusal.value).__name__ == "ParameterError"
+    assert message in str(refusal.value)
+
+
+def test_a_kernel_that_keeps_no_history_as_nbval_s_gives_the_values(shell, capsys):
+    run(shell, USED["counted down"][0], history=False)
+    assert capsys.readouterr().out == "True True 2 12 [1, 2]\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"epochs": 2, "seeds": "[5, 6]"}, "True True 2 12 [5, 6]"),
+        ({"foo": 2}, "unknown parameter 'foo'; known: epochs, lr"),
+    ],
+)
+def test_papermill_s_values_are_used_or_refused(given, expected, folder, tmp_path):
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [new_code_cell(cell) for cell in (PARAMETERS, CHECK, REPORT)]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "in.ipynb")
+    execute = partial(papermill.execute_notebook, tmp_path / "in.ipynb", tmp_path / "out.ipynb", given, cwd=folder)
+    if not expected.startswith("True"):
+        with pytest.raises(papermill.PapermillExecutionError) as refusal:
+            execute(progress_bar=False)
+        assert expected in refusal.value.evalue
+        return
+    outputs = execute(progress_bar=False).cells[-1].outputs
+    assert "".join(output["text"] for output in outputs).strip() == expected
