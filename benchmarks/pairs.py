@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from anm_nb.energy.landscape import SCAN_GRID, line_scan
-from anm_nb.energy.miner import MinerConfig
-from anm_nb.energy.negatives import Anm, MiningProblem, named_negatives
+from anm_nb.energy.miner import MinerConfig, MiningProblem
+from anm_nb.energy.negatives import Anm, get_negatives
 from anm_nb.energy.networks import EnergyMLP, energy_given
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
@@ -28,7 +28,7 @@ from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import kendall_tau
 from anm_nb.tasks.ordering import VALUES, PartialSort
 from anm_nb.tasks.sudoku import Sudoku
-from anm_nb.tasks.sudoku_pool import shuffled, stored_pool
+from anm_nb.tasks.sudoku_solver import shuffled, stored_pool
 from anm_nb.training.loop import Training
 from anm_nb.training.seeds import RowDraws, batch_indices, generator, initialise
 
@@ -106,7 +106,7 @@ def ired_step(tiny: bool, negatives: str) -> Pair:
     published: dict[str, Any] = {"lr": 1e-4, "lr_final": 1.0, "ema_decay": 0.995, "ema_every": 10}
     published |= {"contrastive_weight": 0.5}
     config = EnergyConfig(
-        task="inverse", size=size, width=width, batch=batch, negatives=named_negatives(negatives), levels=LEVELS,
+        task="inverse", size=size, width=width, batch=batch, negatives=get_negatives(negatives), levels=LEVELS,
         steps=50_000, dev_examples=2, seeds=(SEED,), device="cpu", **published,
     )  # fmt: skip
     training, schedule = Training(config.learner(SEED)), NoiseSchedule.cosine(LEVELS)
@@ -195,7 +195,7 @@ def sudokus(tiny: bool) -> Pair:
     """Puzzles drawn from a pool of 100; from a larger one it costs the same."""
     count, pool = (3, 3) if tiny else (64, 100)
     task, (first, second) = Sudoku(pool=pool), [generator(SEED, "data") for _ in range(2)]
-    boards = stored_pool(pool, task.options.pool_seed, task.options.givens)
+    boards = stored_pool(task.options.size, pool, task.options.pool_seed, harder=False)
 
     def ours() -> Results:
         batch = task.sample(count, generator=first)

@@ -20,13 +20,10 @@ ENERGIES = {
     "anm_simplex": {"negatives": "anm_simplex", **GRAPH},
     "anm_simplex_legitimate": {"negatives": "anm_simplex_legitimate", **GRAPH},
     "anm_simplex on boards": {"negatives": "anm_simplex", **BOARD},
-    "mixed": {"negatives": {"name": "mixed", "fraction_at_start": 0.2}},
+    "mixed": {"negatives": {"name": "mixed", "fraction": 0.4}},
     "stock on boards": {"negatives": "stock", **BOARD},
     "stock on graphs": {"negatives": "stock", **GRAPH},
     "soft labels": {"negatives": "anm", "soft_label": True},
-    "adapted weight": {"negatives": "stock", "balance": {"every": 3}},
-    "epochs, late contrast": {"negatives": "stock", "training_examples": 20, "contrast_from": 0.3},
-    "moving weight": {"negatives": "random", "contrastive_weight": 0.5, "contrastive_weight_end": 0.1},
     "another task": {"negatives": "stock", "task": "lowrank", "head": "scalar"},
 }
 RANKINGS = {

@@ -31,7 +31,7 @@ def energy(negatives: str, **options) -> EnergyConfig:
 
 CONFIGS = {
     "mined negatives, EMA": energy("anm", ema_every=2),
-    "epochs, adapted weight": energy("stock", training_examples=24, balance={"every": 2}, keep_weights=True),
+    "soft labels, kept weights": energy("stock", soft_label=True, keep_weights=True),
     "ranking": RankingConfig(
         epochs=4, train_samples=24, batch=8, dev_samples=8, test_samples=8, size=6, width=16, n_heads=2,
         warmup_epochs=2, checkpoint_every=3, seeds=(0, 1), routing="sequence",

@@ -11,7 +11,7 @@ import pytest
 from stored_training import CONFIGS
 
 KEPT = Path(__file__).parent / "golden"
-GOLDEN = {"energy": CONFIGS["mined negatives, EMA"], "energy_balance": CONFIGS["epochs, adapted weight"]} | {
+GOLDEN = {"energy": CONFIGS["mined negatives, EMA"], "energy_stock": CONFIGS["soft labels, kept weights"]} | {
     "ranking": CONFIGS["ranking"]
 }
 TOLERANCE = 1e-3  # relative, of a few float32 steps on any machine

@@ -69,7 +69,7 @@ def test_runs_are_listed_oldest_first_and_filtered(store):
     assert listed("--where", "negatives.name=anm") == [anm]
     assert listed("--where", "steps=12", "--where", "size=3") == [stock]
     assert listed("--where", "lr=1e-3", "--since", "2021-01-01") == [stock]
-    assert listed("--where", "probes=false", "--where", "inner_steps=1") == [anm, stock]
+    assert listed("--where", "soft_label=false", "--where", "inner_steps=1") == [anm, stock]
     assert listed("--family", "energy", "--since", "1h") == [stock]
     assert listed("--task", "sudoku") == []
     table = runs("ls", "--limit", "1").stdout

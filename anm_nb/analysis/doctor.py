@@ -17,7 +17,7 @@ import pandas as pd
 from anm_nb.analysis.signatures import EARLY, LARGEST_FACTOR, LATE, SIGNATURES, Signature, Times, ToShare
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
-from anm_nb.energy.negatives import named_negatives
+from anm_nb.energy.negatives import get_negatives
 from anm_nb.tasks import task_class
 
 Confidence = Literal["low", "medium", "high"]
@@ -125,7 +125,7 @@ def in_full(parameters: Mapping[str, Any]) -> dict[str, Any]:
     given = copy.deepcopy(dict(parameters))
     strategy = given.get("negatives")
     if isinstance(strategy, str) and strategy != "none":
-        named = named_negatives(strategy)
+        named = get_negatives(strategy)
         given["negatives"] = {"name": strategy, **(named.model_dump(mode="json") if named else {})}
     if given.get("contrastive_weight", 0) is None and "task" in given:
         with suppress(ParameterError):  # a user's task, not registered here

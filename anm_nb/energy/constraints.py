@@ -7,6 +7,7 @@ entries (`MaskedSimplex`), or signs (`SignBox`). Values are checked where the ho
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,14 +23,15 @@ from anm_nb.training.graph import host_may_wait
 
 ENTROPY_BAND = (0.05, 0.95)  # the checklist's "middle band" (section G), shares of the largest entropy allowed
 Mask = Bool[Tensor, "b d"]
+Groups = Float[Tensor, "b groups classes"]
 
 
-class Constraint:
+class Constraint(ABC):
     """A set with its projection."""
 
+    @abstractmethod
     def project(self, y: Points) -> Points:
         """The nearest point of the set, row by row."""
-        raise NotImplementedError
 
     def residual(self, y: Points) -> Values:
         """‖y − Π(y)‖, zero up to rounding for a feasible y."""
@@ -37,7 +39,20 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class L2Ball(Constraint):
+class _Ball(Constraint):
+    """Points near `center`, and equal to it in the entries `fixed`; no radius [batch] may be 0 or less."""
+
+    center: Points
+    radius: Values
+
+    def __post_init__(self) -> None:
+        if host_may_wait() and bool((refused := ~(self.radius > 0)).any()):
+            example = int(refused.nonzero()[0])
+            raise ParameterError(f"radius of example {example} = {float(self.radius[example])}: should be positive")
+
+
+@dataclass(frozen=True)
+class L2Ball(_Ball):
     """Points within `radius` [batch] of `center` in the Euclidean norm.
 
     With `normal`, only those with (y − center) ⟂ normal; with `fixed`, only those equal to the centre in those entries.
@@ -45,13 +60,8 @@ class L2Ball(Constraint):
     Raises `ParameterError` for a radius that is not positive, by example.
     """
 
-    center: Points
-    radius: Values
     normal: Points | None = None
     fixed: Mask | None = None
-
-    def __post_init__(self) -> None:
-        _require_positive(self.radius)
 
     def project(self, y: Points) -> Points:
         shift = self.tangent(y - self.center)
@@ -75,15 +85,10 @@ class L2Ball(Constraint):
 
 
 @dataclass(frozen=True)
-class LinfBall(Constraint):
+class LinfBall(_Ball):
     """A box: points no entry of which is further than `radius` [batch] from the centre's, or where `fixed` at all."""
 
-    center: Points
-    radius: Values
     fixed: Mask | None = None
-
-    def __post_init__(self) -> None:
-        _require_positive(self.radius)
 
     def project(self, y: Points) -> Points:
         radius = self.radius.unsqueeze(1)
@@ -94,19 +99,12 @@ def _free(shift: Points, fixed: Mask | None) -> Points:
     return shift if fixed is None else shift.masked_fill(fixed, 0)
 
 
-def _require_positive(radius: Values) -> None:
-    refused = ~(radius > 0)
-    if host_may_wait() and bool(refused.any()):
-        example = int(refused.nonzero()[0])
-        raise ParameterError(f"radius of example {example} = {float(radius[example])}: should be positive")
-
-
 @dataclass(frozen=True)
 class MaskedSimplex(Constraint):
     """Groups of `classes` consecutive entries, each a probability simplex scaled from [0, 1] to [−1, 1].
 
     Entries not `allowed` are at −1, and so are those that `fixed` gives as −1, or whose group has a given 1. Raises
-    `ParameterError` for zero classes, a shape that groups do not fill, and a group with no class left, by example.
+    `ParameterError` for a group with no class left, by example.
     """
 
     allowed: Mask
@@ -114,12 +112,7 @@ class MaskedSimplex(Constraint):
     fixed: Clues | None = None
 
     def __post_init__(self) -> None:
-        if self.classes < 1:
-            raise ParameterError(f"classes = {self.classes}: a simplex needs at least 1 class")
-        if self.allowed.shape[1] % self.classes:
-            raise ParameterError(f"classes = {self.classes}: does not divide {self.allowed.shape[1]} entries")
-        refused = ~self._open.any(2)
-        if host_may_wait() and bool(refused.any()):
+        if host_may_wait() and bool((refused := ~self._open.any(2)).any()):
             where = "example {}, group {}".format(*refused.nonzero()[0].tolist())
             raise ParameterError(f"{where}: no class is allowed that is not given as another")
 
@@ -164,7 +157,7 @@ class MaskedSimplex(Constraint):
             "invalid_mass": (p * ~self._open).flatten(1).abs().sum(1),
         }
 
-    def _probabilities(self, y: Tensor) -> Float[Tensor, "b groups classes"]:
+    def _probabilities(self, y: Tensor) -> Groups:
         return ((y + 1) / 2).unflatten(1, (-1, self.classes))
 
     @cached_property

@@ -14,6 +14,7 @@ from anm_nb.energy.sampler import SamplerConfig, sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.store import Run
 from anm_nb.tasks.base import SPLITS, Batch, DenoisingTask
+from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.seeds import generator
 
 if TYPE_CHECKING:
@@ -35,29 +36,25 @@ def predict(
     return sample(model, schedule, batch.x, batch.y.shape[1], sources, sampler, bound, task.clues(batch))
 
 
-def final_scores(
-    model: nn.Module, config: EnergyConfig, task: DenoisingTask, schedule: NoiseSchedule, seed: int, device: str
-) -> dict[str, float]:
-    """Test scores by `split/metric/predictor`, every predictor on the same problems.
+def final_scores(model: nn.Module, config: EnergyConfig, n: int, seed: int, device: str) -> dict[str, float]:
+    """Scores on n test problems by `split/metric/predictor`, every predictor on the same problems.
 
     Predictors are `model`, with the sampler as configured and the task's clamp for that kind of problems; `steps=…`,
     with other numbers of descent steps; `published clamp`, where that is another one; and the task's references, which
     learn from as many training problems as there are test problems.
     """
-    n, sampler = config.test_examples, config.make_sampler(task)
-    assert n is not None
+    task, schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
     training = task.stream("train").sample(n, generator=generator(seed, "references", device), device=device)
     columns: dict[str, float] = {}
     for split, harder in SPLITS.items():
         source, clamp = generator(seed, f"test/{split}", device), task.clamp(harder)
         batch = task.stream("test").sample(n, generator=source, device=device, harder=harder)
         answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
-        answers["model"] = predict(model, task, batch, schedule, sampler, [seed], clamp)
-        if clamp != task.sample_clamp:
-            answers["published clamp"] = predict(model, task, batch, schedule, sampler, [seed])
-        for steps in config.test_inner_steps:
-            at_steps = sampler.model_copy(update={"inner_steps": steps})
-            answers[f"steps={steps}"] = predict(model, task, batch, schedule, at_steps, [seed], clamp)
+        ways = {"model": (config.make_sampler(task), clamp)}
+        ways |= {"published clamp": (ways["model"][0], task.sample_clamp)} if clamp != task.sample_clamp else {}
+        ways |= {f"steps={steps}": (SamplerConfig(inner_steps=steps), clamp) for steps in config.test_inner_steps}
+        for name, (sampler, bound) in ways.items():
+            answers[name] = predict(model, task, batch, schedule, sampler, [seed], bound)
         for predictor, y_hat in answers.items():
             scores = task.metrics(y_hat, batch)
             columns |= {f"{split}/{metric}/{predictor}": score for metric, score in scores.items()}
@@ -81,9 +78,7 @@ def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwor
     config = run.config_with(negatives="none")
     if seed not in config.seeds:
         raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
-    moment = "" if step is None else f"step{step}."
-    prefix = f"seed{seed}.{moment}averaged."
-    weights = {name.removeprefix(prefix): tensor for name, tensor in run.weights.items() if name.startswith(prefix)}
+    weights = by_prefix(run.weights, f"seed{seed}.{'' if step is None else f'step{step}.'}averaged.")
     if not weights:
         kept = ", ".join(map(str, kept_steps(run))) or "none; train with keep_weights"
         raise ParameterError(f"step = {step}: run {run.key} has no weights of it; steps kept: {kept}")

@@ -3,7 +3,7 @@
 An energy here is a function of noised points [b, d] with values [b] in nats, whose x, k and noise the caller has fixed,
 and which allows torch.func's vmap, grad and jvp; `start` is the noised positive ỹ⁺ and `end` the noised negative ỹ⁻,
 with the same noise. No graph is kept, no weight gets a gradient and nothing is drawn at random. All raise
-`ParameterError` where start equals end, for a grid that does not increase, and for results that are not finite.
+`ParameterError` where start equals end, and for results that are not finite.
 
 Where x has one right answer, the energy that the denoising loss asks for (`optimal_energy`) gives known numbers, Δ̃
 being ỹ⁻ − ỹ⁺: the barrier is max(0, m*) (`SharedNoise.optimal_margin`), φ''(0) is ‖Δ̃‖²/σ_k and the directional
@@ -27,20 +27,15 @@ Energy = Callable[[Tensor], Tensor]  # noised points [b, d] to energies [b]
 Grid = Float[Tensor, " T"]
 
 SCAN_GRID = torch.arange(-10, 31, dtype=torch.float64) / 20  # −0.5 … 1.5, the truth at 0 and the negative at 1 exactly
+POINTS_AT_ONCE = 1024  # whose energies are computed together, however fine a grid; at least the b of one place
 
 
 @torch.no_grad()
-def line_scan(
-    energy: Energy, start: Points, end: Points, t: Grid = SCAN_GRID, points_at_once: int = 1024
-) -> Float[Tensor, "b T"]:
-    """φ(t) = E((1 − t)·ỹ⁺ + t·ỹ⁻) (ANM checklist, section E.1): φ(0) is the truth's energy, φ(1) the negative's.
-
-    Memory is that of about `points_at_once` points (at least the b of one t), however fine the grid.
-    """
+def line_scan(energy: Energy, start: Points, end: Points, t: Grid = SCAN_GRID) -> Float[Tensor, "b T"]:
+    """φ(t) = E((1 − t)·ỹ⁺ + t·ỹ⁻) (ANM checklist, section E.1): φ(0) is the truth's energy, φ(1) the negative's."""
     start, end = start.as_subclass(Tensor), end.as_subclass(Tensor)
     _length(end - start)
-    t = _increasing("t", t).to(start)
-    return _values(energy, lambda at: (1 - at) * start + at * end, t, len(start), points_at_once)
+    return _values(lambda at: energy((1 - at) * start + at * end), t.to(start), len(start))
 
 
 def barrier(profile: Float[Tensor, "b T"], t: Grid) -> Values:
@@ -48,7 +43,6 @@ def barrier(profile: Float[Tensor, "b T"], t: Grid) -> Values:
 
     Raises `ParameterError` unless 0 and 1 are on the grid exactly.
     """
-    _increasing("t", t)
     for value in (0, 1):
         if not bool((t == value).any()):
             nearest = float(t[(t - value).abs().argmin()])
@@ -83,31 +77,20 @@ def directional_derivative(energy: Energy, start: Points, end: Points) -> Values
 
 @torch.no_grad()
 def plane_scan(
-    energy: Energy,
-    origin: Points,
-    first: Points,
-    second: Points,
-    s: Float[Tensor, " S"],
-    t: Grid,
-    points_at_once: int = 1024,
+    energy: Energy, origin: Points, first: Points, second: Points, s: Float[Tensor, " S"], t: Grid
 ) -> Float[Tensor, "b S T"]:
     """E(ỹ⁺ + s·u + t·v), a slice of the landscape through two directions (as Li et al. 2018, here in ỹ; section E).
 
     u is `first`, the mined direction ỹ⁻ − ỹ⁺, so that the negative is at s = 1, t = 0; v is `second`, a random one,
-    made orthogonal to u and as long. Raises `ParameterError` where both are parallel, too.
+    made orthogonal to u and as long.
     """
-    origin, u, raw = (each.as_subclass(Tensor) for each in (origin, first, second))
+    origin, u, v = (each.as_subclass(Tensor) for each in (origin, first, second))
     length = _length(u)
-    v = raw - ((raw * u).sum(1) / length.square()).unsqueeze(1) * u
-    across = v.norm(dim=1)
-    parallel = ~(across > torch.finfo(v.dtype).eps ** 0.5 * raw.norm(dim=1))
-    if bool(parallel.any()):
-        raise ParameterError(f"second: parallel to first, or zero, at example {_first(parallel)}; they span no plane")
-    v = v * (length / across).unsqueeze(1)
-    s, t = _increasing("s", s).to(origin), _increasing("t", t).to(origin)
-    places = torch.cartesian_prod(s, t)
-    flat = _values(energy, lambda at: origin + at[0] * u + at[1] * v, places, len(u), points_at_once)
-    return flat.unflatten(1, (len(s), len(t)))
+    v = v - ((v * u).sum(1) / length.square()).unsqueeze(1) * u
+    v = v * (length / v.norm(dim=1)).unsqueeze(1)
+    places = torch.cartesian_prod(s.to(origin), t.to(origin))
+    values = _values(lambda at: energy(origin + at[0] * u + at[1] * v), places, len(u))
+    return values.unflatten(1, (len(s), len(t)))
 
 
 def optimal_energy(schedule: NoiseSchedule, y_pos: Points) -> Model:
@@ -115,19 +98,10 @@ def optimal_energy(schedule: NoiseSchedule, y_pos: Points) -> Model:
     return lambda x, point, k: ((point - schedule.signal(k) * y_pos).square() / (2 * schedule.sigma(k))).sum(1)
 
 
-def _values(
-    energy: Energy, point_at: Callable[[Tensor], Tensor], places: Tensor, batch: int, points_at_once: int
-) -> Float[Tensor, "b places"]:
-    """Energies of all examples at each of the places, as many places together as `points_at_once` allows."""
-
-    def values_at(place: Tensor) -> Tensor:
-        values = energy(point_at(place))
-        if values.shape != (batch,):
-            raise ParameterError(f"energy: gave shape {tuple(values.shape)} for {batch} points; should be ({batch},)")
-        return values
-
-    chunk = max(1, points_at_once // batch)
-    return _finite("energy", torch.func.vmap(values_at, out_dims=1, chunk_size=chunk)(places))
+def _values(energy_at: Callable[[Tensor], Tensor], places: Tensor, batch: int) -> Float[Tensor, "b places"]:
+    """Energies of all examples at each of the places."""
+    chunk = max(1, POINTS_AT_ONCE // batch)
+    return _finite("energy", torch.func.vmap(energy_at, out_dims=1, chunk_size=chunk)(places))
 
 
 def _length(shift: Points) -> Values:
@@ -135,25 +109,15 @@ def _length(shift: Points) -> Values:
     length = shift.norm(dim=1)
     refused = ~((length > 0) & length.isfinite())
     if bool(refused.any()):
-        where = f"truth and negative are {float(length[refused][0])} apart at example {_first(refused)}"
+        where = f"truth and negative are {float(length[refused][0])} apart at example {int(refused.nonzero()[0])}"
         raise ParameterError(f"{where}; a direction needs a distance that is finite and greater than 0")
     return length
-
-
-def _increasing(name: str, grid: Tensor) -> Tensor:
-    if not len(grid) or not bool(grid.isfinite().all()) or not bool((grid.diff() > 0).all()):
-        raise ParameterError(f"{name} = {grid.tolist()}: should be one or more finite numbers in increasing order")
-    return grid
 
 
 def _finite(name: str, values: Tensor) -> Tensor:
     """The values [b, …], unless some are not finite: then an error naming the first example that has one."""
     refused = ~values.isfinite()
     if bool(refused.any()):
-        example = _first(refused.reshape(len(values), -1).any(1))
+        example = int(refused.nonzero()[0, 0])
         raise ParameterError(f"{name} = {float(values[refused][0])} at example {example}: should be finite")
     return values
-
-
-def _first(marked: Tensor) -> int:
-    return int(marked.nonzero()[0])

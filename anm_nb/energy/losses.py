@@ -1,10 +1,25 @@
-"""The losses of IRED, denoising score matching and the contrastive loss over energies, and the latter's soft form."""
+"""The losses of a step: IRED's denoising score matching, and the contrast of its negatives (ANM checklist, A and C)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional as F
 
-from anm_nb.energy.schedule import Points, Values
+from anm_nb.energy.miner import Mined, MiningProblem
+from anm_nb.energy.networks import gradient_and_value
+from anm_nb.energy.probes import energy_columns, noising_columns
+from anm_nb.energy.schedule import Noised, Points, Values
+from anm_nb.training.learner import StepLosses
+
+if TYPE_CHECKING:
+    from anm_nb.energy.negatives import NegativeStrategy
+
+PerSeed = Float[Tensor, " seeds"]
 
 
 def denoising_mse(score: Points, eps: Points) -> Values:
@@ -28,3 +43,94 @@ def soft_info_nce(e_pos: Values, e_neg: Values, optimal_margin: Values) -> Value
     """
     label = optimal_margin.detach()
     return label.sigmoid() * F.softplus(e_pos - e_neg) + (-label).sigmoid() * F.softplus(e_neg - e_pos)
+
+
+def monotonic_regression(
+    energies: Float[Tensor, "b points"], distances: Float[Tensor, "b points"], least_slope: float
+) -> Values:
+    """max(0, k_min − k) + mean squared residual of the line with slope k, fitted to energies over distances.
+
+    The MRNCL of VFScale (arXiv 2502.01989) in the form of its released code, with both of its coefficients 1: the
+    energies of a truth (distance 0) and of two negatives are to rise in proportion to their distance from the truth.
+    """
+    distance, energy = (each - each.mean(1, keepdim=True) for each in (distances, energies))
+    slope = (distance * energy).sum(1) / distance.square().sum(1).clamp_min(1e-12)
+    return F.relu(least_slope - slope) + (energy - slope.unsqueeze(1) * distance).square().mean(1)
+
+
+@dataclass
+class Contrast:
+    """The pairs of a step before its update, rows of all seeds, seed after seed, and each seed's losses."""
+
+    problem: MiningProblem
+    mined: Mined
+    noised: tuple[Noised, Noised]  # positive and negative as the network sees them
+    e_pos: Values
+    e_neg: Values
+    optimal_margin: Values
+    loss_mse: PerSeed
+    weight: PerSeed  # λ
+    weighted: PerSeed  # contrastive loss with its weight
+
+
+def step_losses(
+    problem: MiningProblem, strategy: NegativeStrategy | None, weight: PerSeed, soft_label: bool = False
+) -> StepLosses:
+    """Denoising loss, and contrastive loss of a strategy's negatives at weight λ; the detail is then a `Contrast`.
+
+    Negatives are noised here and only here, with the positives' own noise. Of given entries, whose noise is 0, nothing
+    is learnt. Raises ValueError for negatives of another shape than the targets.
+    """
+    noise, y_pos, given = problem.noise, problem.y_pos, problem.given
+
+    def per_seed(rows: Values) -> PerSeed:
+        return rows.unflatten(0, (problem.seeds, -1)).mean(1)
+
+    noised = noise.noised(y_pos)
+    score, e_pos = gradient_and_value(problem.noised_energy, noised)  # one evaluation
+    score = score if given is None else score.masked_fill(given, 0.0)
+    loss_mse = per_seed(denoising_mse(score, noise.eps))
+    if strategy is None:
+        return StepLosses(loss_mse, {"loss_mse": loss_mse})
+    with torch.no_grad():
+        mined = strategy.propose(problem)
+    if mined.y_neg.shape != y_pos.shape:
+        shapes = f"{tuple(mined.y_neg.shape)}; the targets have {tuple(y_pos.shape)}"
+        raise ValueError(f"strategy '{strategy.name}' returned negatives of shape {shapes}")
+    y_neg = problem.impose(mined.y_neg.detach())
+    noised_neg = noise.noised(y_neg)
+    e_neg = problem.noised_energy(noised_neg.as_subclass(Tensor))
+    optimal_margin = noise.optimal_margin(y_pos, y_neg)
+    rows = strategy.loss(problem, y_neg, e_pos, e_neg)
+    if rows is None:
+        rows = soft_info_nce(e_pos, e_neg, optimal_margin) if soft_label else info_nce(e_pos, e_neg)
+    loss_con = per_seed(rows)
+    weighted = weight.float() * loss_con
+    pairs = (Mined(y_neg, mined.log), (noised, noised_neg), e_pos, e_neg, optimal_margin)
+    detail = Contrast(problem, *pairs, loss_mse, weight, weighted)
+    return StepLosses(loss_mse + weighted, {"loss_mse": loss_mse, "loss_con": loss_con}, detail)
+
+
+def contrast_columns(contrast: Contrast, rows: slice) -> dict[str, float]:
+    """Hardness, margins, energies, legitimacy, noise and mining of some rows' negatives (checklist A, B, C, K).
+
+    The columns of the recorder (`energy_columns`, `noising_columns`), and means over examples of the miner's log.
+    """
+    problem, noise, margin = contrast.problem, contrast.problem.noise, contrast.optimal_margin[rows]
+    signal, sigma = noise.schedule.signal(noise.k[rows]), noise.schedule.sigma(noise.k[rows])
+    columns = energy_columns(contrast.e_pos[rows].detach(), contrast.e_neg[rows].detach())
+    columns.pop("loss_con")  # the loss itself stands beside it
+    noised_pos, noised_neg = (each[rows] for each in contrast.noised)
+    columns |= noising_columns(noised_pos, noised_neg, problem.y_pos[rows], contrast.mined.y_neg[rows], signal, sigma)
+    columns |= {"illegitimate_fraction": (margin < 0).float().mean(), "optimal_margin_mean": margin.mean()}
+    log = {name: values[rows].float().nanmean() for name, values in contrast.mined.log.items()}
+    if {"e_start", "e_mined"} <= log.keys():
+        log["mined_drop"] = log["e_start"] - log["e_mined"]
+    return {name: float(value) for name, value in (columns | log).items()}
+
+
+def illegitimate_by_level(contrast: Contrast, rows: slice) -> Float[Tensor, "2 levels"]:
+    """How many negatives of some rows have m* < 0, and how many there are, at each noise level."""
+    noise, margin = contrast.problem.noise, contrast.optimal_margin[rows]
+    k, levels = noise.k[rows], len(noise.schedule.betas)
+    return torch.stack([torch.bincount(which, minlength=levels) for which in (k[margin < 0], k)]).float()

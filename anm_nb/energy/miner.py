@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.bounds import Count
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.constraints import Constraint, L2Ball
-from anm_nb.energy.networks import gradient_and_value
-from anm_nb.energy.schedule import Points, Values
+from anm_nb.energy.networks import Inputs, Model, Targets, energy_given, gradient_and_value
+from anm_nb.energy.schedule import Points, SharedNoise, Values
+from anm_nb.tasks.base import Clues, DenoisingTask
 from anm_nb.training.graph import host_may_wait
+from anm_nb.training.seeds import RowDraws
 
 SHRINK = 0.5  # factor on the step after a rejection
 BB_RANGE = 10.0  # α may be this many times the first α, or that part of it
@@ -28,7 +31,6 @@ RESTARTS = 2  # new starts after which a point too near the truth is given up, a
 
 Energy = Callable[[Tensor], Tensor]  # clean points [b, d] to energies [b]
 Marks = Bool[Tensor, " b"]
-Rule = Literal["armijo", "fixed", "barzilai_borwein"]
 
 
 class MinerConfig(Parameters):
@@ -45,7 +47,7 @@ class MinerConfig(Parameters):
     delta: NonNegativeFloat = 0.1  # least distance from the truth; nearer points start anew
     start: PositiveFloat = 0.5  # distance from the truth at which descent starts, in a random direction
     step_size: PositiveFloat = 0.5  # length of the first trial step
-    rule: Rule = "armijo"
+    rule: Literal["armijo", "fixed", "barzilai_borwein"] = "armijo"
     armijo_c: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     max_backtracks: Count = 4  # rejections in a row after which an example stops
     tol: NonNegativeFloat = 0.0  # an example stops when its projected gradient mapping is shorter
@@ -67,6 +69,46 @@ class MinerConfig(Parameters):
 
 
 @dataclass(frozen=True)
+class MiningProblem:
+    """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
+
+    On a GPU a strategy is captured: it chooses by `torch.where`, and may look at no value (`.item()`, `if`, `x[mask]`).
+    """
+
+    task: DenoisingTask
+    x: Inputs
+    y_pos: Targets
+    noise: SharedNoise  # levels k and ε that positive and negative share
+    model: Model  # the network in training
+    averaged: Model  # its EMA, in eval mode and without gradients
+    draws: RowDraws  # random rows: .normal(shape), .uniform(shape), .integers(high, shape)
+    clues: Clues | None = None  # entries of the answers that are given, and stay as they are
+    progress: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))  # share of the training done, in [0, 1]
+
+    @property
+    def energy(self) -> Energy:
+        """EMA energies of clean points under the batch's own noise, low for a good negative; take it once for many."""
+        noise, of_noised = self.noise, energy_given(self.averaged, self.x, self.noise.k)
+        return lambda y: of_noised(noise.noised(self.impose(y)).as_subclass(Tensor))
+
+    @cached_property
+    def noised_energy(self) -> Energy:
+        """Energies of noised points under the network in training; with gradients if first asked for with them."""
+        return energy_given(self.model, self.x, self.noise.k)
+
+    def impose(self, y: Targets) -> Targets:
+        return y if self.clues is None else self.clues.impose(y)
+
+    @property
+    def given(self) -> Bool[Tensor, "b y_dim"] | None:
+        return None if self.clues is None else self.clues.mask
+
+    @property
+    def seeds(self) -> int:
+        return len(self.draws.generators)
+
+
+@dataclass(frozen=True)
 class Mined:
     """Negatives in clean y-space, and what the miner recorded of each example (tensors [batch])."""
 
@@ -81,13 +123,11 @@ class Trial:
     An example is in at most one of `starting`, `accepted` and `rejected`, which are all False after it has ended.
     """
 
-    turn: int
     y: Points
     value: Values  # Ẽ of the trial points
     previous: Points  # where they were tried from
     previous_value: Values
     alpha: Values  # step size of the trial
-    below: Values  # how far Ẽ lies below the Armijo bound
     starting: Marks  # a fresh starting point, taken whatever its energy
     accepted: Marks
     rejected: Marks
@@ -96,6 +136,16 @@ class Trial:
 def at_length(direction: Points, length: Values) -> Points:
     """The directions with these lengths; a zero vector stays zero."""
     return direction * (length / direction.norm(dim=1).clamp_min(1e-30)).unsqueeze(1)
+
+
+def starting_points(y_pos: Points, constraint: Constraint, direction: Points, distance: Values) -> Points:
+    """Feasible points in those directions, at that distance from the truth, nearer where the set ends before."""
+    if isinstance(constraint, L2Ball):  # whose directions all reach as far
+        return y_pos + at_length(constraint.tangent(direction), distance)
+    shift = constraint.project(y_pos + at_length(direction, distance)) - y_pos
+    start = y_pos + at_length(shift, distance)
+    outside = constraint.residual(start) > 1e-5 * distance  # beyond rounding
+    return torch.where(outside.unsqueeze(1), constraint.project(start), start)
 
 
 @torch.no_grad()
@@ -122,133 +172,88 @@ def mine(
     where one seed's energies may fail and the loss tells of it).
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
+    scale, may_wait, spectral = y_pos.norm(dim=1), host_may_wait(), config.rule == "barzilai_borwein"
+    is_near = near or (lambda y: (y - y_pos).norm(dim=1) < config.delta * scale)
 
     def objective(point: Tensor) -> Tensor:
         value = energy(point)
         if value.shape != point.shape[:1]:
             shape = tuple(value.shape)
             raise ParameterError(f"energy of {len(point)} points has shape {shape}: should be one number for each")
-        if not config.distance_weight:
-            return value
-        return value - config.distance_weight * (point - y_pos).square().sum(1)
+        return value - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else value
 
-    now, may_wait = _Descents(y_pos, constraint, config, near), host_may_wait()
+    y = ahead = y_pos  # where an example is, and the point that it tries next
+    gradient = torch.zeros_like(y_pos)
+    value = alpha = first_alpha = scale  # any positive number, until the start
+    start_value = slack = torch.zeros_like(scale)
+    accepted = backtracks = streak = restarts = torch.zeros_like(scale, dtype=torch.long)  # streak: rejections in a row
+    done = accepted.bool()
+    starting = too_close = ~done
     # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid. Answers that
     # round to the truth start anew most often, and Barzilai–Borwein's steps grow again.
-    spare = 7 if near is not None else 5 if config.rule == "barzilai_borwein" else 2
-    for turn in range(config.turns or config.steps + spare):
-        if may_wait and bool(now.done.all()):
+    spare = 7 if near is not None else 5 if spectral else 2
+    for _ in range(config.turns or config.steps + spare):
+        if may_wait and bool(done.all()):
             break
-        trial = now.trial(sources, may_wait)
-        gradient, value = gradient_and_value(objective, trial)
-        if may_wait and not in_training and bool((refused := ~now.done & ~value.isfinite()).any()):
+        drawn = starting.unflatten(0, (len(sources), -1)).any(1).tolist() if may_wait else [True] * len(sources)
+        trial = ahead
+        if any(drawn):
+            direction = torch.ones_like(y_pos)
+            for block, source, wanted in zip(direction.chunk(len(sources)), sources, drawn, strict=True):
+                if wanted:
+                    block.normal_(generator=source)
+            start = starting_points(y_pos, constraint, direction, config.start * scale)
+            trial = torch.where(starting.unsqueeze(1), start, ahead)
+        trial_gradient, trial_value = gradient_and_value(objective, trial)
+        if may_wait and not in_training and bool((refused := ~done & ~trial_value.isfinite()).any()):
             first = int(refused.nonzero()[0])
-            raise ParameterError(f"energy of example {first} = {float(value[first])}: should be a finite number")
-        tried = now.judge(trial, value, turn)
+            raise ParameterError(f"energy of example {first} = {float(trial_value[first])}: should be a finite number")
+
+        below = value - trial_value - config.armijo_c / alpha * (trial - y).square().sum(1)  # Armijo's bound
+        enough = torch.ones_like(done) if config.rule == "fixed" else below >= 0
+        stepping = ~done & ~starting
+        taken, rejected = stepping & enough, stepping & ~enough
         if callback is not None:
-            callback(tried)
-        now.advance(tried, gradient)
-    return Mined(now.y, now.log())
+            callback(Trial(trial, trial_value, y, value, alpha, starting, taken, rejected))
 
+        moved, step, change = taken | starting, trial - y, trial_gradient - gradient
+        y = torch.where(moved.unsqueeze(1), trial, y)
+        gradient = torch.where(moved.unsqueeze(1), trial_gradient, gradient)
+        value, start_value = torch.where(moved, trial_value, value), torch.where(starting, trial_value, start_value)
+        slack = torch.where(taken, torch.minimum(slack, below), slack)
+        first_length = config.step_size * scale / gradient.norm(dim=1).clamp_min(1e-12)
+        first_alpha = torch.where(starting, first_length, first_alpha)
+        alpha = torch.where(starting, first_length, torch.where(rejected, SHRINK * alpha, alpha))
+        if spectral:
+            curvature = (step * change).sum(1)
+            length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
+            length = torch.clamp(length, first_alpha / BB_RANGE, first_alpha * BB_RANGE)
+            alpha = torch.where(taken, length, alpha)
+        ahead = constraint.project(y - alpha.unsqueeze(1) * gradient)
 
-class _Descents:
-    """Where every example stands between two turns."""
-
-    def __init__(
-        self, y_pos: Tensor, constraint: Constraint, config: MinerConfig, near: Callable[[Tensor], Tensor] | None
-    ) -> None:
-        self.y_pos, self.constraint, self.config = y_pos, constraint, config
-        self.scale = y_pos.norm(dim=1)
-        self.is_near = near or (lambda y: (y - y_pos).norm(dim=1) < config.delta * self.scale)
-        self.y = self.ahead = y_pos  # where it is, and the point that is tried next
-        self.gradient = torch.zeros_like(y_pos)
-        # any positive number stands in for step sizes and the value until the start
-        self.value = self.alpha = self.first_alpha = self.scale
-        self.start_value = self.slack = torch.zeros_like(self.scale)
-        self.accepted = self.backtracks = self.restarts = torch.zeros_like(self.scale, dtype=torch.long)
-        self.streak = self.accepted  # rejections in a row
-        self.done = self.accepted.bool()
-        self.near = self.starting = ~self.done
-
-    def trial(self, sources: Sequence[torch.Generator], may_wait: bool) -> Points:
-        """The points of this turn. Directions are drawn block by block; where nobody starts, only if unavoidable."""
-        starts = [True] * len(sources)
-        if may_wait:
-            starts = self.starting.unflatten(0, (len(sources), -1)).any(1).tolist()
-        if not any(starts):
-            return self.ahead
-        directions = torch.ones_like(self.y_pos)
-        for block, source, starting in zip(directions.chunk(len(sources)), sources, starts, strict=True):
-            if starting:
-                block.normal_(generator=source)
-        return _where(self.starting, self.starting_points(directions), self.ahead)
-
-    def starting_points(self, direction: Points) -> Points:
-        """Feasible points in those directions, at the starting distance, nearer where the set ends before."""
-        y_pos, constraint, distance = self.y_pos, self.constraint, self.config.start * self.scale
-        if isinstance(constraint, L2Ball):  # whose directions all reach as far
-            return y_pos + at_length(constraint.tangent(direction), distance)
-        shift = constraint.project(y_pos + at_length(direction, distance)) - y_pos
-        start = y_pos + at_length(shift, distance)
-        outside = constraint.residual(start) > 1e-5 * distance  # beyond rounding
-        return _where(outside, constraint.project(start), start)
-
-    def judge(self, trial: Points, value: Values, turn: int) -> Trial:
-        """Which examples take their trial points."""
-        below = self.value - value - self.config.armijo_c / self.alpha * (trial - self.y).square().sum(1)
-        stepping = ~self.done & ~self.starting
-        enough = torch.ones_like(stepping) if self.config.rule == "fixed" else below >= 0
-        judged = (self.starting, stepping & enough, stepping & ~enough)
-        return Trial(turn, trial, value, self.y, self.value, self.alpha, below, *judged)
-
-    def advance(self, tried: Trial, trial_gradient: Points) -> None:
-        """The state after a turn."""
-        config, moved, left = self.config, tried.accepted | tried.starting, self.gradient
-        self.y, self.gradient = _where(moved, tried.y, self.y), _where(moved, trial_gradient, self.gradient)
-        first = config.step_size * self.scale / self.gradient.norm(dim=1).clamp_min(1e-12)
-        self.first_alpha = torch.where(tried.starting, first, self.first_alpha)
-        alpha = torch.where(tried.rejected, SHRINK * self.alpha, self.alpha)
-        if config.rule == "barzilai_borwein":
-            step = tried.y - tried.previous
-            curvature = (step * (trial_gradient - left)).sum(1)
-            spectral = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
-            spectral = torch.clamp(spectral, self.first_alpha / BB_RANGE, self.first_alpha * BB_RANGE)
-            alpha = torch.where(tried.accepted, spectral, alpha)
-        self.alpha = torch.where(tried.starting, first, alpha)
-        self.ahead = self.constraint.project(self.y - self.alpha.unsqueeze(1) * self.gradient)
-        self.value = torch.where(moved, tried.value, self.value)
-        self.start_value = torch.where(tried.starting, tried.value, self.start_value)
-        self.slack = torch.where(tried.accepted, torch.minimum(self.slack, tried.below), self.slack)
-        self.backtracks = self.backtracks + tried.rejected
-        self.streak = torch.where(moved, 0, self.streak + tried.rejected)
-        self.near = self.is_near(self.y)
-        self.starting = moved & self.near & (self.restarts < RESTARTS)
-        self.restarts = self.restarts + self.starting
-        self.accepted = torch.where(self.starting, 0, self.accepted + tried.accepted)
-        ended = (self.accepted >= config.steps) | (self.streak >= config.max_backtracks)
+        backtracks, streak = backtracks + rejected, torch.where(moved, 0, streak + rejected)
+        too_close = is_near(y)
+        starting = moved & too_close & (restarts < RESTARTS)
+        restarts, accepted = restarts + starting, torch.where(starting, 0, accepted + taken)
+        ended = (accepted >= config.steps) | (streak >= config.max_backtracks)
         if config.tol:
-            ended = ended | moved & ((self.y - self.ahead).norm(dim=1) < config.tol * self.scale)
-        self.done = self.done | ~self.starting & ended
+            ended = ended | moved & ((y - ahead).norm(dim=1) < config.tol * scale)
+        done = done | ~starting & ended
 
-    def log(self) -> dict[str, Tensor]:
-        """The columns of section B. `gm_norm` is the length of the step that would be tried next."""
-        gm_norm = (self.y - self.ahead).norm(dim=1)
-        return {
-            "miner_accepted": self.accepted,
-            "miner_backtracks": self.backtracks,
-            "miner_limit_hits": self.streak >= self.config.max_backtracks,  # ended by rejections, not by choice
-            "miner_restarts": self.restarts,
-            "miner_cut": ~self.done,
-            "miner_converged": gm_norm < self.config.tol * self.scale,
-            "armijo_slack": self.slack,
-            "gm_norm": gm_norm,
-            "feasibility_residual": self.constraint.residual(self.y),
-            "wrongness": (self.y - self.y_pos).norm(dim=1),
-            "too_close": self.near,
-            "e_start": self.start_value,
-            "e_mined": self.value,
-        }
-
-
-def _where(condition: Marks, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(condition.unsqueeze(1), yes, no)
+    gm_norm = (y - ahead).norm(dim=1)  # the length of the step that would be tried next
+    log = {
+        "miner_accepted": accepted,
+        "miner_backtracks": backtracks,
+        "miner_limit_hits": streak >= config.max_backtracks,  # ended by rejections, not by choice
+        "miner_restarts": restarts,
+        "miner_cut": ~done,
+        "miner_converged": gm_norm < config.tol * scale,
+        "armijo_slack": slack,
+        "gm_norm": gm_norm,
+        "feasibility_residual": constraint.residual(y),
+        "wrongness": (y - y_pos).norm(dim=1),
+        "too_close": too_close,
+        "e_start": start_value,
+        "e_mined": value,
+    }
+    return Mined(y, log)

@@ -6,13 +6,12 @@ A strategy works in clean y-space. Noising is the trainer's, once, with the nois
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -22,56 +21,13 @@ from pydantic import (
 )
 from torch import Tensor
 
-from anm_nb.config import ParameterError, Parameters, Registry, unknown_name
+from anm_nb.config import ParameterError, Parameters, Registry, shown, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
-from anm_nb.energy.miner import Energy, Mined, MinerConfig, at_length, mine
-from anm_nb.energy.networks import Inputs, Model, Targets, energy_given
+from anm_nb.energy.losses import monotonic_regression
+from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, at_length, mine
+from anm_nb.energy.networks import Targets
 from anm_nb.energy.sampler import Form, descend
-from anm_nb.energy.schedule import SharedNoise, Values
-from anm_nb.tasks.base import Clues, DenoisingTask
-from anm_nb.training.seeds import RowDraws
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-@dataclass(frozen=True)
-class MiningProblem:
-    """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
-
-    On a GPU a strategy is captured: it chooses by `torch.where`, and may look at no value (`.item()`, `if`, `x[mask]`).
-    """
-
-    task: DenoisingTask
-    x: Inputs
-    y_pos: Targets
-    noise: SharedNoise  # levels k and ε that positive and negative share
-    model: Model  # the network in training
-    averaged: Model  # its EMA, in eval mode and without gradients
-    draws: RowDraws  # random rows: .normal(shape), .uniform(shape), .integers(high, shape)
-    clues: Clues | None = None  # entries of the answers that are given, and stay as they are
-    progress: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))  # share of the training done, in [0, 1]
-
-    @property
-    def energy(self) -> Energy:
-        """EMA energies of clean points under the batch's own noise, low for a good negative; take it once for many."""
-        noise, of_noised = self.noise, energy_given(self.averaged, self.x, self.noise.k)
-        return lambda y: of_noised(noise.schedule.q_sample(self.impose(y), noise.k, noise.eps).as_subclass(Tensor))
-
-    @cached_property
-    def noised_energy(self) -> Energy:
-        """Energies of noised points under the network in training; with gradients if first asked for with them."""
-        return energy_given(self.model, self.x, self.noise.k)
-
-    def impose(self, y: Targets) -> Targets:
-        return y if self.clues is None else self.clues.impose(y)
-
-    @property
-    def given(self) -> Bool[Tensor, "b y_dim"] | None:
-        return None if self.clues is None else self.clues.mask
-
-    @property
-    def seeds(self) -> int:
-        return len(self.draws.generators)
+from anm_nb.energy.schedule import Values
 
 
 class NegativeStrategy(Parameters):
@@ -88,36 +44,64 @@ class NegativeStrategy(Parameters):
         return None
 
 
-STRATEGIES: Registry[NegativeStrategy] = Registry("negative strategy", {"mrncl": "anm_nb.energy.mrncl:Mrncl"})
+STRATEGIES: Registry[NegativeStrategy] = Registry("negative strategy")
 register_negatives = STRATEGIES.register
 
 
-def get_negatives(name: str, **options: Any) -> NegativeStrategy:
-    """A strategy by name: `get_negatives("random", eps=0.5)`. Raises `ParameterError` for unknown names and options."""
+def get_negatives(name: Any, **options: Any) -> Any:
+    """A `NegativeStrategy` by name, with options; its miner's may stand beside its own. None for "none".
+
+    Name and options may be one mapping, {"name": "anm", "eps": 0.5}; a strategy, or None, is returned as it is. Raises
+    `ParameterError` for names and options that do not exist, and for anything else.
+    """
+    if name is None or isinstance(name, NegativeStrategy):
+        return name
+    if isinstance(name, Mapping):
+        options = {**name, **options}
+        name = options.pop("name", options)
+    if not isinstance(name, str):
+        raise ParameterError(f"{shown(name)}: write a name, or a name with options: {{'name': 'anm', 'eps': 0.5}}")
+    if name == "none" and not options:
+        return None
+    if name not in (known := [*STRATEGIES.names(), "none"]):
+        raise ParameterError(unknown_name(STRATEGIES.kind, name, known))
+    own = STRATEGIES.get(name).model_fields
+    allowed = own | (MinerConfig.model_fields if "miner" in own else {})
+    if unknown := options.keys() - allowed.keys():
+        raise ParameterError(unknown_name(f"option of '{name}'", min(unknown), allowed))
+    if of_miner := {option: options.pop(option) for option in options.keys() - own.keys()}:
+        options["miner"] = {**dict(options.get("miner", {})), **of_miner}
     return STRATEGIES.get(name)(**options)
 
 
-def named_negatives(name: str) -> NegativeStrategy | None:
-    """The strategy of that name with its default options; None for "none", training without a contrastive loss."""
-    if name not in (known := [*STRATEGIES.names(), "none"]):
-        raise ParameterError(unknown_name(STRATEGIES.kind, name, known))
-    return None if name == "none" else get_negatives(name)
-
-
-def strategy_from(value: Any) -> Any:
-    """A strategy from its name, or from {"name": …, options}; anything else as it is, for pydantic to judge."""
-    if isinstance(value, str):
-        return named_negatives(value)
-    return get_negatives(**value) if isinstance(value, dict) and "name" in value else value
-
-
 def strategy_to_json(strategy: NegativeStrategy | None) -> dict[str, Any] | str:
-    """What `strategy_from` reads back."""
+    """What `get_negatives` reads back."""
     return {"name": strategy.name, **strategy.model_dump(mode="json")} if strategy else "none"
 
 
-_FROM, _TO = BeforeValidator(strategy_from), PlainSerializer(strategy_to_json)
-Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]
+def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
+    """Strategies by label: the name and the options that are given, as in "anm, eps 0.5".
+
+    Raises `ParameterError` as `get_negatives`, and ValueError where two labels are the same.
+    """
+    strategies, found = [get_negatives(each) for each in given], {}
+    for each, strategy in zip(given, strategies, strict=True):
+        options = {"name": each} if isinstance(each, str) else {**each}
+        found[", ".join([options.pop("name"), *(f"{name} {value}" for name, value in options.items())])] = strategy
+    if len(found) < len(strategies):
+        raise ValueError("each may appear once")
+    return found
+
+
+_FROM, _TO = BeforeValidator(get_negatives), PlainSerializer(strategy_to_json)
+_CHECKED, _DISTINCT = (
+    AfterValidator(lambda value, check=check: (check(value), value)[1]) for check in (get_negatives, labelled)
+)
+Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]  # a field of one, None for "none"
+StrategyName = Annotated[str, _CHECKED]
+Strategies = Annotated[  # names, or names with options, kept as they are written
+    tuple[Annotated[Any, _CHECKED], ...], Field(strict=False, min_length=1, max_length=100), _DISTINCT
+]
 
 
 @register_negatives
@@ -134,16 +118,18 @@ class Stock(NegativeStrategy):
     form: Form = "paper"
 
     def propose(self, problem: MiningProblem) -> Mined:
-        return Mined(problem.impose(problem.task.corrupt(problem.y_pos, lambda: self._settled(problem), problem.draws)))
-
-    def _settled(self, problem: MiningProblem) -> Tensor:
         schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
-        start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps).as_subclass(Tensor)
-        size, steps, bound, later = schedule.step_size(k), self.descent_steps, schedule.signal(k) * clamp, 1.0
-        if self.form == "released":
-            by_seed = bound.unflatten(0, (problem.seeds, -1))
-            bound, later = by_seed[:, :1].expand_as(by_seed).flatten(0, 1), clamp
-        return schedule.to_clean(descend(problem.noised_energy, start, size, bound, steps, later=later), k)
+
+        def settled() -> Tensor:
+            start = schedule.q_sample(problem.y_pos, k, self.noise_factor * problem.noise.eps).as_subclass(Tensor)
+            bound, later = schedule.signal(k) * clamp, 1.0
+            if self.form == "released":
+                by_seed = bound.unflatten(0, (problem.seeds, -1))
+                bound, later = by_seed[:, :1].expand_as(by_seed).flatten(0, 1), clamp
+            size, energy = schedule.step_size(k), problem.noised_energy
+            return schedule.to_clean(descend(energy, start, size, bound, self.descent_steps, later=later), k)
+
+        return Mined(problem.impose(problem.task.corrupt(problem.y_pos, settled, problem.draws)))
 
 
 @register_negatives
@@ -163,6 +149,28 @@ class Random(NegativeStrategy):
             return Mined(y_pos + at_length(shift, length))
         ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
         return Mined(y_pos + ball.tangent(at_length(ball.tangent(shift), length)))  # again: rounding was stretched too
+
+
+@register_negatives
+class Mrncl(Random):
+    """VFScale's negatives and loss (`monotonic_regression`), without its KL term.
+
+    Beside the negative at distance `eps` a nearer one stands on the way to it, at the share `near`. Here all three
+    points carry the batch's noise; the released code weighs that form and one without noise. The KL term needs
+    gradients through the sampler.
+    """
+
+    name = "mrncl"
+    near: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    least_slope: PositiveFloat = 1.0  # k_min, in nats per ‖y⁺‖
+
+    def loss(self, problem: MiningProblem, y_neg: Targets, e_pos: Values, e_neg: Values) -> Values:
+        y_pos = problem.y_pos
+        nearer = problem.impose(y_pos + self.near * (y_neg - y_pos))
+        e_near = problem.noised_energy(problem.noise.noised(nearer).as_subclass(Tensor))
+        distance = (y_neg - y_pos).norm(dim=1) / y_pos.norm(dim=1).clamp_min(1e-12)
+        distances = torch.stack([torch.zeros_like(distance), self.near * distance, distance], dim=1)
+        return monotonic_regression(torch.stack([e_pos, e_near, e_neg], dim=1), distances, self.least_slope)
 
 
 @register_negatives
@@ -204,21 +212,15 @@ class AnmOrthogonal(Anm):
     orthogonal_to_noise: bool = True
 
 
-@runtime_checkable
-class DiscreteTask(Protocol):
-    """A task whose answers can be mined as discrete ones."""
-
-    classes: int  # consecutive entries that form one one-hot decision in {−1, 1}; 1 when every entry is a sign
-
-
 @register_negatives
 class AnmSimplex(NegativeStrategy):
     """Adversarial mining over the relaxed answers of a discrete task, clues fixed (ANM checklist, sections B and G).
 
-    The miner's `eps` bounds only where descent starts, and its `delta` gives way to "at least one decision differs".
-    `round` returns the nearest answer, as a relaxed point can be told from a truth without looking at the problem.
-    `legitimate` forbids each decision that alone would have m* ≤ 0; m* is a sum over decisions, so that every rounded
-    negative then has m* > 0. Raises `ParameterError` for a task that is not discrete.
+    A task is discrete that says by `classes` how many entries in a row form one one-hot decision in {−1, 1}, 1 where
+    every entry is a sign. The miner's `delta` gives way to "at least one decision differs", and its `eps` bounds only
+    the start. `round` returns the nearest answer: a relaxed point can be told from a truth without the problem.
+    `legitimate` forbids each decision that alone has m* ≤ 0; m* being a sum over decisions, rounded negatives have
+    m* > 0. Raises `ParameterError` for a task that is not discrete.
     """
 
     name = "anm_simplex"
@@ -239,15 +241,15 @@ class AnmSimplex(NegativeStrategy):
 
     def answers(self, problem: MiningProblem) -> DiscreteSet:
         """The relaxed answers that the problem's clues (and the wish for legitimate ones) leave."""
-        task, y_pos = problem.task, problem.y_pos
-        if not isinstance(task, DiscreteTask):
+        task, y_pos, given = problem.task, problem.y_pos, problem.given
+        if (classes := getattr(task, "classes", None)) is None:
             raise ParameterError(f"negatives '{self.name}': task '{task.name}' is continuous; use 'anm' for it")
-        allowed = (
-            problem.noise.change_margin(y_pos, task.classes) > 0 if self.legitimate else torch.ones_like(y_pos).bool()
-        )
-        if task.classes > 1:
-            return MaskedSimplex(allowed | (y_pos > 0), task.classes, problem.clues)
-        return SignBox.around(y_pos, ~allowed if problem.given is None else ~allowed | problem.given)
+        allowed = torch.ones_like(y_pos).bool()
+        if self.legitimate:
+            allowed = problem.noise.change_margin(y_pos, classes) > 0
+        if classes > 1:
+            return MaskedSimplex(allowed | (y_pos > 0), classes, problem.clues)
+        return SignBox.around(y_pos, ~allowed if given is None else ~allowed | given)
 
 
 @register_negatives
@@ -260,28 +262,22 @@ class AnmSimplexLegitimate(AnmSimplex):
 
 @register_negatives
 class Mixed(NegativeStrategy):
-    """Two kinds of negatives in one batch: the within-run A/B of the ANM checklist's section F, and curricula.
+    """Two kinds of negatives in one batch: the within-run A/B of the ANM checklist's section F.
 
     A random share of each seed's rows, `fraction` of them to the nearest row, is `first`'s and marked by the column
-    `mined`; the rest is `second`'s. With `fraction_at_start` the share moves linearly with the training's progress. A
-    column that only one kind records is NaN in the other's rows.
+    `mined`; the rest is `second`'s. A column that only one kind records is NaN in the other's rows.
     """
 
     name = "mixed"
     first: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=AnmOrthogonal)
     second: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=Stock)
-    fraction: Share = 0.5
-    fraction_at_start: Share | None = None
+    fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def propose(self, problem: MiningProblem) -> Mined:
         place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (problem.seeds, -1)).argsort(1)
-        mined = (place < (self.share(problem.progress.double()) * place.shape[1]).round()).flatten()
+        mined = (place < round(self.fraction * place.shape[1])).flatten()
         first, second = self.first.propose(problem), self.second.propose(problem)
         nothing, log = torch.full_like(mined, torch.nan, dtype=torch.float32), {}
         for name in first.log | second.log:
             log[name] = torch.where(mined, *(each.log.get(name, nothing).float() for each in (first, second)))
         return Mined(torch.where(mined.unsqueeze(1), first.y_neg, second.y_neg), log | {"mined": mined})
-
-    def share(self, progress: Any) -> Any:
-        start = self.fraction if self.fraction_at_start is None else self.fraction_at_start
-        return start + (self.fraction - start) * progress

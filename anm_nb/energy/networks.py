@@ -1,7 +1,4 @@
-"""Energy networks E(x, ỹ, k) and their score ∇_ỹE. Bring your own by subclassing `EnergyNetwork`.
-
-A task names its published network (`DenoisingTask.network`): `get_network(task.network).for_task(task, …)` builds it.
-"""
+"""Energy networks E(x, ỹ, k) and their score ∇_ỹE. Bring your own by subclassing `EnergyNetwork`."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anm_nb.config import Registry
+from anm_nb.config import ParameterError, Registry
 from anm_nb.energy.schedule import Levels, Points, Values
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.stack import Stack
@@ -24,51 +21,34 @@ Head = Literal["squared_norm", "scalar"]
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b], as an `EnergyNetwork`
 Inputs = Float[Tensor, "b x_dim"]
 Targets = Float[Tensor, "b y_dim"]
+Pairs = Float[Tensor, "b n n width"]
+Grids = Float[Tensor, "b width n n"]
+SUDOKU_SIZES = {size**3: size for size in (4, 9)}  # rows, columns and digits by the number of one-hot entries
 
 
 class EnergyNetwork(nn.Module, ABC):
     """An energy. Set `name`, implement `for_task` and `forward`, and register the class.
 
-    In place of `forward` it may implement `prepare` and `energy`: many points are evaluated for one x and k, and what
-    does not depend on ỹ is computed once. Training follows the gradient of a loss of ∇_ỹE, so it has to be twice
-    differentiable by ỹ under torch.func's vmap and vjp, as plain PyTorch code is, and no row of a batch may see
-    another. `anm_nb.training.seeds.initialise` draws its weights and says which layers it knows.
+    Many points are evaluated for one x and k. A class with a method `prepare(x, k)`, which gives a tuple of whatever
+    does not depend on ỹ, has that handed to `forward` as further arguments. Training follows the gradient of a loss of
+    ∇_ỹE, so an energy has to be twice differentiable by ỹ under torch.func's vmap and vjp, as plain PyTorch code is,
+    and no row of a batch may see another. `anm_nb.training.seeds.initialise` draws the weights of layers it knows.
     """
 
     name: ClassVar[str]
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "forward" in vars(cls) and "energy" not in vars(cls):  # not what a parent prepares for its own energy
-            cls.prepare, cls.energy = EnergyNetwork.prepare, EnergyNetwork.energy  # type: ignore[method-assign]
-        if cls.forward is EnergyNetwork.forward and cls.energy is EnergyNetwork.energy:
-            raise TypeError(f"{cls.__qualname__}: needs `forward`, or `prepare` and `energy`")
 
     @classmethod
     @abstractmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> EnergyNetwork:
         """The network for problems of that task. Raises `ParameterError` where it does not suit them."""
 
+    @abstractmethod
     def forward(self, x: Inputs, y: Targets, k: Levels) -> Values:
         """Energies [batch], in float32 or better, of noised targets y at levels k, 0 ≤ k < levels."""
-        return self.energy(self.prepare(x, k), y)
-
-    def prepare(self, x: Inputs, k: Levels) -> tuple[Tensor, ...]:
-        """What `energy` needs of x and k."""
-        return x, k
-
-    def energy(self, prepared: tuple[Tensor, ...], y: Targets) -> Values:
-        """Energies [batch], as of `forward`, from what `prepare` gave."""
-        x, k = prepared
-        return self(x, y, k)
 
 
-# Built-in networks of modules of their own are imported when asked for.
-NETWORKS: Registry[EnergyNetwork] = Registry(
-    "energy network",
-    {"graph": "anm_nb.energy.grid_networks:GraphEnergy", "sudoku_conv": "anm_nb.energy.grid_networks:SudokuEnergy"},
-)
-register_network, get_network, network_names = NETWORKS.register, NETWORKS.get, NETWORKS.names
+NETWORKS: Registry[EnergyNetwork] = Registry("energy network")
+register_network, get_network = NETWORKS.register, NETWORKS.get
 
 
 class LevelEmbedding(nn.Module):
@@ -108,8 +88,7 @@ class FiLMLayer(nn.Module):
 
     def __init__(self, width: int, level_dim: int = 128) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, width)
-        self.modulation = nn.Linear(level_dim, 2 * width)
+        self.linear, self.modulation = nn.Linear(width, width), nn.Linear(level_dim, 2 * width)
 
     def forward(self, h: Float[Tensor, "b width"], scale: Tensor, bias: Tensor) -> Float[Tensor, "b width"]:
         return F.silu(torch.addcmul(bias, self.linear(h), scale))
@@ -142,30 +121,137 @@ class EnergyMLP(EnergyNetwork):
     def prepare(self, x: Inputs, k: Levels) -> tuple[Tensor, ...]:
         """W₁'s product with x and its part for ỹ, then gains and biases of both layers at levels k."""
         of_x, of_y = self.input.weight.split([x.shape[1], self.input.in_features - x.shape[1]], dim=1)
-        from_x = F.linear(x, of_x, self.input.bias)
-        of_levels, layers = self.level(), (self.first, self.second)
-        return from_x, of_y, *(part for each in layers for part in scale_and_bias(each.modulation, of_levels, k))
+        from_x, of_levels = F.linear(x, of_x, self.input.bias), self.level()
+        modulations = (self.first.modulation, self.second.modulation)
+        return from_x, of_y, *(part for each in modulations for part in scale_and_bias(each, of_levels, k))
 
-    def energy(self, prepared: tuple[Tensor, ...], y: Targets) -> Values:
-        from_x, of_y, *first, scale, bias = prepared
+    def forward(self, x: Inputs, y: Targets, k: Levels, *prepared: Tensor) -> Values:
+        from_x, of_y, *first, scale, bias = prepared or self.prepare(x, k)
         h = F.silu(torch.addmm(from_x, y, of_y.mT))
         return energy_of(self.output(self.second(self.first(h, *first), scale, bias)), self.head)
+
+
+class GraphLayer(nn.Module):
+    """h_ij ↦ h_ij + swish(g_ij·(1 + gain_k) + bias_k) for vectors h_ij of ordered pairs, where
+
+    g_ij = W₁h_ij + W₂h_ji + W₃ tanh(Σ_m (A h_im) ∘ (B h_mj)) + W₄ mean_m h_im + W₅ mean_m h_mj.
+
+    The sum runs over the nodes m that may connect i with j; bounded, it finds whether there is one: one counts as much
+    among 18 as among 12, where a mean would dilute it.
+    """
+
+    def __init__(self, width: int, level_dim: int = 64) -> None:
+        super().__init__()
+        self.own = nn.Linear(width, width)
+        self.reverse = nn.Linear(width, width, bias=False)
+        self.left, self.right = nn.Linear(width, width), nn.Linear(width, width)
+        self.triangle, self.row, self.column = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.modulation = nn.Linear(level_dim, 2 * width)
+
+    def forward(self, h: Pairs, embedded: Tensor, k: Levels) -> Pairs:
+        scale, bias = (each[:, None, None] for each in scale_and_bias(self.modulation, embedded, k))
+        paths = self.left(h).permute(0, 3, 1, 2) @ self.right(h).permute(0, 3, 1, 2)
+        g = self.own(h) + self.reverse(h).transpose(1, 2) + self.triangle(paths.tanh().permute(0, 2, 3, 1))
+        g = g + self.row(h.mean(2)).unsqueeze(2) + self.column(h.mean(1)).unsqueeze(1)
+        return h + F.silu(g * scale + bias)
+
+
+@register_network
+class GraphEnergy(EnergyNetwork):
+    """An energy of x and ỹ, both one number for each ordered pair of n nodes, flattened; n is free at every call.
+
+    Each pair starts from (x_ij, ỹ_ij, [i = j]); L `GraphLayer`s can join paths of 2ᴸ edges. One output a pair, summed
+    by the head, so that scores keep their scale as n grows. Relabelling the nodes leaves the energy as it is. A network
+    of the project's own: the published runs (IRED, arXiv 2406.11179, appendix A) used a neural logic machine.
+    """
+
+    name = "graph"
+
+    def __init__(self, width: int = 32, head: Head = "squared_norm", levels: int = 10, layers: int = 3) -> None:
+        super().__init__()
+        self.head, self.level = head, LevelEmbedding(levels, 64)
+        self.input = nn.Linear(3, width)
+        self.layers = nn.ModuleList(GraphLayer(width) for _ in range(layers))
+        self.output = nn.Linear(width, 1)
+
+    @classmethod
+    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> GraphEnergy:
+        if task.x_dim != task.y_dim or math.isqrt(task.y_dim) ** 2 != task.y_dim:
+            needs = "needs as many entries in x as in y, one for each ordered pair of n nodes, n² such as 144"
+            raise ParameterError(f"network 'graph': {needs}; this task has {task.x_dim} and {task.y_dim}")
+        return cls(width, head, levels)
+
+    def forward(self, x: Points, y: Points, k: Levels) -> Values:
+        nodes, embedded = math.isqrt(y.shape[1]), self.level()
+        diagonal = torch.eye(nodes, device=y.device, dtype=y.dtype).flatten().expand(len(y), -1)
+        h = F.silu(self.input(torch.stack([x, y, diagonal], dim=2).unflatten(1, (nodes, nodes))))
+        for layer in self.layers:
+            h = layer(h, embedded, k)
+        return energy_of(self.output(h), self.head)
+
+
+class SudokuBlock(nn.Module):
+    """h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) with 5 × 5 convolutions C₁, C₂."""
+
+    def __init__(self, width: int, level_dim: int = 64) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, 5, padding=2) for _ in range(2))
+        self.modulation = nn.Linear(level_dim, 2 * width)
+
+    def forward(self, h: Grids, embedded: Tensor, k: Levels) -> Grids:
+        scale, bias = (each[:, :, None, None] for each in scale_and_bias(self.modulation, embedded, k))
+        return h + F.silu(self.second(F.silu(self.first(h))) * scale + bias)
+
+
+@register_network
+class SudokuEnergy(EnergyNetwork):
+    """IRED's energy of Sudoku (arXiv 2406.11179, appendix A), 44.6 million weights at its published width of 384.
+
+    x and ỹ are one-hot grids, flattened cell by cell with the digit last. Stacked to 2·size channels, they pass a 3 × 3
+    convolution with swish, six `SudokuBlock`s and a 1 × 1 convolution to `size` channels, or to one for `scalar`.
+    """
+
+    name = "sudoku_conv"
+
+    def __init__(self, width: int = 384, head: Head = "squared_norm", levels: int = 10, size: int = 9) -> None:
+        super().__init__()
+        self.head, self.size, self.level = head, size, LevelEmbedding(levels, 64)
+        self.input = nn.Conv2d(2 * size, width, 3, padding=1)
+        self.blocks = nn.ModuleList(SudokuBlock(width) for _ in range(6))
+        self.output = nn.Conv2d(width, size if head == "squared_norm" else 1, 1)
+
+    @classmethod
+    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> SudokuEnergy:
+        if task.x_dim != task.y_dim or task.y_dim not in SUDOKU_SIZES:
+            grids = " or ".join(f"{entries} ({n} × {n} cells × {n} digits)" for entries, n in SUDOKU_SIZES.items())
+            has = f"this task has {task.x_dim} and {task.y_dim}"
+            raise ParameterError(f"network 'sudoku_conv': needs as many entries in x as in y, {grids}; {has}")
+        return cls(width, head, levels, SUDOKU_SIZES[task.y_dim])
+
+    def forward(self, x: Points, y: Points, k: Levels) -> Values:
+        embedded = self.level()
+        grids = torch.cat([each.unflatten(1, 3 * [self.size]).permute(0, 3, 1, 2) for each in (x, y)], dim=1)
+        h = F.silu(self.input(grids))
+        for block in self.blocks:
+            h = block(h, embedded, k)
+        return energy_of(self.output(h), self.head)
 
 
 def energy_given(model: Model, x: Inputs, k: Levels) -> Callable[[Tensor], Tensor]:
     """ỹ ↦ E(x, ỹ, k), for many ỹ, of any energy (x, ỹ, k) ↦ [b]; of a `Stack`, whose rows are seed after seed."""
 
     def prepare(model: Any, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-        return model.prepare(x, k) if isinstance(model, EnergyNetwork) else (x, k)
+        own = "prepare" in vars(type(model))  # a subclass with a `forward` of its own has to say so of `prepare` too
+        return model.prepare(x, k) if own else ()
 
-    def energy(model: Any, y: Tensor, *prepared: Tensor) -> Tensor:
-        return model.energy(prepared, y) if isinstance(model, EnergyNetwork) else model(prepared[0], y, prepared[1])
+    def energy(model: Any, x: Tensor, y: Tensor, k: Tensor, *prepared: Tensor) -> Tensor:
+        return model(x, y, k, *prepared)
 
-    if isinstance(model, Stack):
-        of_seeds = model.rows(prepare, x, k)
-        return lambda y: model.rows(energy, y, *of_seeds)
-    prepared = prepare(model, x, k)
-    return lambda y: energy(model, y, *prepared)
+    def rows(function: Callable[..., Any], *inputs: Tensor) -> Any:
+        return model.rows(function, *inputs) if isinstance(model, Stack) else function(model, *inputs)
+
+    prepared = rows(prepare, x, k)
+    return lambda y: rows(energy, x, y, k, *prepared)
 
 
 def gradient_and_value(function: Callable[[Tensor], Tensor], y: Points) -> tuple[Points, Values]:

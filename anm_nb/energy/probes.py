@@ -5,9 +5,7 @@ What returns tensors never waits for a device, and may stand in a step that is c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from unittest.mock import patch
+from collections.abc import Iterable
 
 import pandas as pd
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.schedule import Levels, NoiseSchedule, Points, SharedNoise
+from anm_nb.energy.schedule import Levels, NoiseSchedule, Points
 
 Scale = Tensor | float | int  # one number, one per example, or any shape that broadcasts to the targets'
 ROUNDINGS = 8  # two products, two sums and two differences round once each, and coefficients may have been rounded too
@@ -112,25 +110,6 @@ def shared_noise_residual(
     """max |(ỹ⁺ − √ᾱ_k y⁺) − (ỹ⁻ − √ᾱ_k y⁻)|: zero up to rounding when both carry the same noise (checklist, I.1)."""
     signal = schedule.signal(k)
     return float(((noised_pos - signal * y_pos) - (noised_neg - signal * y_neg)).abs().max())
-
-
-@contextmanager
-def noisings() -> Iterator[list[Tensor]]:
-    """Collects every clean tensor that a step noises (each negative once: section C), and no point on a miner's way."""
-    seen: list[Tensor] = []
-    original = SharedNoise.noised
-
-    def noised(self: SharedNoise, y: Tensor) -> Tensor:
-        seen.append(y)
-        return original(self, y)
-
-    with patch.object(SharedNoise, "noised", noised):
-        yield seen
-
-
-def count_of(y: Points, seen: Sequence[Tensor]) -> int:
-    """How many of the collected tensors equal y."""
-    return sum(other.shape == y.shape and bool(torch.equal(other, y)) for other in seen)
 
 
 class Recorder:

@@ -51,7 +51,7 @@ def descend(
     step_size: Column,
     bound: Column,
     steps: int,
-    callback: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
+    callback: Callable[[int, Tensor, Tensor, Tensor], None] = lambda *_: None,
     later: float = 1.0,
 ) -> Points:
     """Gradient steps on the energy of noised points, clamped to ±bound, those from the second on `later` times as long.
@@ -60,8 +60,7 @@ def descend(
     step 0, and after each step. Each evaluation serves the acceptance of one step and the gradient of the next.
     """
     gradient, value = gradient_and_value(energy, noised)
-    if callback is not None:
-        callback(0, noised, value, torch.zeros_like(value, dtype=torch.bool))
+    callback(0, noised, value, torch.zeros_like(value, dtype=torch.bool))
     for step in range(1, steps + 1):
         length = step_size if step == 1 else later * step_size
         trial = torch.clamp(noised - length * gradient, -bound, bound)
@@ -73,8 +72,7 @@ def descend(
         noised = torch.where(taken.unsqueeze(1), trial, noised)
         gradient = torch.where(taken.unsqueeze(1), trial_gradient, gradient)
         value = torch.where(taken, trial_value, value)
-        if callback is not None:
-            callback(step, noised, value, taken)
+        callback(step, noised, value, taken)
     return noised
 
 
@@ -106,20 +104,19 @@ def sample(
 
     for level in reversed(range(len(schedule.betas))):
         k = torch.full((len(x),), level, device=x.device)
-        signal, sigma = schedule.signal(k), schedule.sigma(k)
-        at_level = energy_given(model, x, k)
+        signal, sigma, at_level = schedule.signal(k), schedule.sigma(k), energy_given(model, x, k)
 
         def energy(point: Tensor, at_level: Callable = at_level, signal: Tensor = signal) -> Tensor:
             return at_level(held(point, signal))
 
-        def report(step: int, *now: Tensor, level: int = level, signal: Tensor = signal) -> None:
+        def report(step: int, now: Tensor, *found: Tensor, level: int = level, signal: Tensor = signal) -> None:
             if callback is not None:
-                callback(SamplerState(level, step, held(now[0] / signal), *now[1:]))
+                callback(SamplerState(level, step, held(now / signal), *found))
 
         score, _ = gradient_and_value(energy, noised)
         start = signal * ((noised - sigma * score) / signal).clamp(-clamp, clamp)
         later = 2.0 if released and clamp > 1 else 1.0
-        settled = descend(energy, start, schedule.step_size(k), signal * clamp, config.inner_steps, report, later=later)
+        settled = descend(energy, start, schedule.step_size(k), signal * clamp, config.inner_steps, report, later)
         y = held(settled / signal)
         if level:
             noised = schedule.signal(k - 1) * y

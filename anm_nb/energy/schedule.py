@@ -29,13 +29,12 @@ class NoiseSchedule:
     betas: Float[Tensor, " levels"]
 
     @classmethod
-    def cosine(cls, levels: int, s: float = 0.008, device: str = "cpu") -> NoiseSchedule:
-        """ᾱ from cos²((t + s)/(1 + s)·π/2), betas clipped at 0.999 (Nichol & Dhariwal 2021, equation 17)."""
+    def cosine(cls, levels: int, device: str = "cpu") -> NoiseSchedule:
+        """ᾱ from cos²((t + s)/(1 + s)·π/2), s = 0.008, betas at most 0.999 (Nichol & Dhariwal 2021, equation 17)."""
         t = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
-        f = torch.cos((t + s) / (1 + s) * torch.pi / 2) ** 2
+        f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
         betas = (1 - f[1:] / f[:-1]).clamp(0, 0.999)
-        alphas_cumprod = torch.cumprod(1 - betas, 0)
-        return cls(alphas_cumprod.float().to(device), betas.float().to(device))
+        return cls(torch.cumprod(1 - betas, 0).float().to(device), betas.float().to(device))
 
     def signal(self, k: Levels) -> Column:
         """√ᾱ_k, the factor on the clean target."""

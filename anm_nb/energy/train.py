@@ -1,39 +1,41 @@
-"""Training an energy: the config of a run, one flat table of what a person sets."""
+"""Training an energy: the config of a run, one flat table of what a person sets, and S seeds of it in training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field, PositiveFloat, model_validator
+from torch import Tensor, nn
 
-from anm_nb.bounds import (
-    Count,
-    Decay,
-    Examples,
-    Fraction,
-    LearningRate,
-    Records,
-    Size,
-    Steps,
-    Weight,
-    Width,
-    require_memory,
-    weight_bytes,
-)
+from anm_nb import bounds
 from anm_nb.config import ParameterError
-from anm_nb.energy.learner import Balance, EnergyLearner
-from anm_nb.energy.negatives import Negatives
+from anm_nb.energy.evaluate import final_scores, predict
+from anm_nb.energy.losses import Contrast, contrast_columns, illegitimate_by_level, step_losses
+from anm_nb.energy.miner import MiningProblem
+from anm_nb.energy.negatives import Negatives, Random
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network
+from anm_nb.energy.probes import grad_shares
 from anm_nb.energy.sampler import SamplerConfig
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.tasks import task_class
-from anm_nb.tasks.base import DenoisingTask
-from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.tasks.base import Batch, Clues, DenoisingTask
+from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
 from anm_nb.training.run import Trained, train
+from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.stack import ParameterGroup, Stack
 
-WEIGHTS = ("contrastive_weight", "contrastive_weight_end")  # each of several stacked seeds may have its own, and lr
+if TYPE_CHECKING:
+    from anm_nb.training.loop import Training
+
+# Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
+DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
+PROBE_NUMBERS = 2**18  # of the dev problems that the trace keeps, for whatever shows an example: the first that fit
+BLOCK_NUMBERS = 2**26  # a GPU draws fresh problems for several steps at once, so many numbers of each seed
 
 
 class EnergyConfig(TrainingConfig):
@@ -46,64 +48,45 @@ class EnergyConfig(TrainingConfig):
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
 
     task: str = "inverse"
-    size: Size = 5
+    size: bounds.Size = 5
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside its size
     network: str | None = None
-    levels: Annotated[Count, Field(ge=2)] = 10
-    width: Width = 128
+    levels: Annotated[bounds.Count, Field(ge=2)] = 10
+    width: bounds.Width = 128
     head: Head = "squared_norm"
     negatives: Negatives = None  # "none": no contrastive loss
-    contrastive_weight: Weight | None = None
-    contrastive_weight_end: Weight | None = None  # where the weight moves to, linearly
-    contrast_from: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps before which there is no contrast
+    contrastive_weight: bounds.Weight | None = None
     soft_label: bool = False  # label each pair σ(m*) instead of 1 (`soft_info_nce`)
-    balance: Balance | None = None  # None: the contrastive weight stays as it is
-    probes: bool = False  # on a CPU, prove in every step that the negative is noised once (checklist, section C)
-    inner_steps: Count | None = None  # the sampler's descent steps a level
-    training_examples: Examples | None = None  # a fixed set of so many, in epochs; None: fresh ones in every step
-    dev_examples: Examples = 256
-    test_examples: Examples | None = None  # None: no final evaluation on test problems
+    inner_steps: bounds.Count | None = None  # the sampler's descent steps a level
+    dev_examples: bounds.Examples = 256
+    test_examples: bounds.Examples | None = None  # None: no final evaluation on test problems
     # Numbers of descent steps a level to test at, beside the sampler's own.
-    test_inner_steps: Annotated[tuple[Count, ...], Field(strict=False)] = ()
-    steps: Steps = 300
-    batch: Examples = 128
-    lr: LearningRate = 1e-3
-    lr_final: Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
+    test_inner_steps: Annotated[tuple[bounds.Count, ...], Field(strict=False)] = ()
+    steps: bounds.Steps = 300
+    batch: bounds.Examples = 128  # fresh problems of each step
+    lr: bounds.LearningRate = 1e-3
+    lr_final: bounds.Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
     clip_norm: PositiveFloat = 1.0
-    ema_decay: Decay = 0.99
-    ema_every: Steps = 1
-    records: Records = 10  # measurements, half of them in the first 20 % of steps
-    record_every: Steps | None = None  # measure every so many steps, and at the last, instead
+    ema_decay: bounds.Decay = 0.99
+    ema_every: bounds.Steps = 1
+    records: bounds.Records = 10  # measurements, half of them in the first 20 % of steps
+    record_every: bounds.Steps | None = None  # measure every so many steps, and at the last, instead
 
     @model_validator(mode="after")
     def _usable(self) -> EnergyConfig:
         task = self.make_task()
         get_network(self.network or task.network)
-        if self.balance is not None and self.contrastive_weight_end is not None:
-            raise ParameterError("balance and contrastive_weight_end: either adapts the contrastive weight, not both")
-        require_memory(dict(self), self.least_bytes(task))
-        return self
-
-    def least_bytes(self, task: DenoisingTask) -> dict[str, int]:
-        """Bytes that training one seed needs at least, by the fields they come from."""
-        pair = 4 * (task.x_dim + task.y_dim)
-        row = pair + 12 * task.y_dim  # with the target its noise, the noised point and its score
+        row = 4 * (task.x_dim + task.y_dim) + 12 * task.y_dim  # with the target its noise, the noised point, its score
         kept = len(self.record_steps()) if self.keep_weights else 0
         large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
-        return {
-            "width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0,
+        needed = {
+            "width size": bounds.weight_bytes(lambda: self.make_network(task), kept) if large else 0,
             "batch size": self.batch * row,
             "dev_examples size": self.dev_examples * row,
-            "training_examples size": (self.training_examples or 0) * pair,
             "test_examples size": (self.test_examples or 0) * row,
         }
-
-    def make_task(self) -> DenoisingTask:
-        made = self.task_class
-        try:
-            return made(size=self.size, **self.task_options)
-        except ParameterError as error:
-            raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
+        bounds.require_memory(dict(self), needed)
+        return self
 
     @property
     def task_class(self) -> type[DenoisingTask]:
@@ -112,6 +95,13 @@ class EnergyConfig(TrainingConfig):
         if not issubclass(task, DenoisingTask):
             raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
         return task
+
+    def make_task(self) -> DenoisingTask:
+        made = self.task_class
+        try:
+            return made(size=self.size, **self.task_options)
+        except ParameterError as error:
+            raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
 
     def make_network(self, task: DenoisingTask) -> EnergyNetwork:
         """The network for that task, its weights not yet drawn from a generator."""
@@ -125,6 +115,13 @@ class EnergyConfig(TrainingConfig):
         """The name of the negative strategy; "none" for plain denoising."""
         return self.negatives.name if self.negatives else "none"
 
+    @property
+    def weight(self) -> float:
+        """The contrastive weight λ, as published for the task where none is set; 0 without negatives."""
+        if self.negatives is None:
+            return 0.0
+        return self.task_class.contrastive_weight if self.contrastive_weight is None else self.contrastive_weight
+
     def plugins(self) -> list[type]:
         """The classes of the task, the network and the strategy."""
         network = get_network(self.network or self.task_class.network)
@@ -137,8 +134,7 @@ class EnergyConfig(TrainingConfig):
         return EnergyLearner(members, device)
 
     def stack_key(self) -> str:
-        apart = {"seeds", "lr"} if self.balance else {"seeds", "lr", *WEIGHTS}
-        return self.model_dump_json(exclude=apart) + str([getattr(self, name) is None for name in WEIGHTS])
+        return self.model_dump_json(exclude={"seeds", "lr", "contrastive_weight"})
 
     def total_steps(self) -> int:
         return self.steps
@@ -159,13 +155,138 @@ class EnergyConfig(TrainingConfig):
     def averaging(self) -> tuple[float, int]:
         return self.ema_decay, self.ema_every
 
-    def weight_at(self, step: int) -> float:
-        """The contrastive weight λ at a step, before `balance` adapts it."""
-        progress = step / self.steps
-        if self.negatives is None or progress < self.contrast_from:
-            return 0.0
-        weight = self.contrastive_weight
-        if weight is None:  # as published for the task; asked for every step of every seed, so no task is made
-            weight = self.task_class.contrastive_weight
-        end = self.contrastive_weight_end
-        return weight if end is None else weight + (end - weight) * progress
+
+class EnergyLearner:
+    """S seeds of energy runs.
+
+    Data, noise, negatives and initial weights of a seed come from generators of their own, so that runs which differ
+    only in their negatives see the same batches in the same order with the same noise.
+    """
+
+    state: Mapping[str, Tensor] = {}
+
+    def __init__(self, members: Sequence[Member], device: str) -> None:
+        config: EnergyConfig = members[0].config
+        self.members, self.config, self.device, self.seeds = members, config, device, [each.seed for each in members]
+        self.task, self.schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
+        self.training, self.sampler = self.task.stream("train"), config.make_sampler(self.task)
+        self.model = Stack([self._network(seed) for seed in self.seeds])
+        parameters, lrs = list(self.model.members[0].parameters()), [each.config.lr for each in members]
+        adam = (torch.optim.Adam, config.lr, config.clip_norm)
+        betas = {"betas": (0.9, 0.99)}  # as published
+        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", parameters, *adam, options=betas, lrs=lrs)]
+        purposes = ("data", "noise", "negatives")
+        self.generators: Mapping[str, Sequence[torch.Generator]] = {each: self._sources(each) for each in purposes}
+        weights = [each.config.weight for each in members]
+        self.contrasted, self.weight = any(weights), torch.tensor(weights, dtype=torch.float64, device=device)
+        progress = (torch.arange(config.steps + 1, dtype=torch.float64) / config.steps).float().to(device)
+        self.schedules: Mapping[str, Tensor] = {"progress": progress}
+        self.suspects = ", ".join(plugin.__name__ for plugin in config.plugins())
+        numbers = config.batch * (self.task.x_dim + self.task.y_dim)
+        self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" else 1
+        self.drawn: list[Batch] = []  # the problems of the present block of steps, of each seed
+        # Held-out problems, and negatives for them with levels and noise that no training step sees.
+        sources, held_out = self._sources("dev"), self.task.stream("dev")
+        self.devs = [held_out.sample(config.dev_examples, generator=each, device=device) for each in sources]
+        self.dev = joined(self.devs)
+        self.dev_problem = self._problem(self.dev, self.model, RowDraws(sources, device))
+        self.dev_negatives = self.dev_problem.impose(DEV_NEGATIVES.propose(self.dev_problem).y_neg)
+
+    def inputs(self, step: int) -> dict[str, Tensor]:
+        """Fresh problems for a step, rows of all seeds."""
+        place, batch = step % self.block, self.config.batch
+        if place == 0:
+            n, sources = self.block * batch, self.generators["data"]
+            self.drawn = [self.training.sample(n, generator=each, device=self.device) for each in sources]
+        own = joined(self.drawn, slice(place * batch, (place + 1) * batch))
+        return {name: each for name in ("x", "y", "known") if (each := getattr(own, name)) is not None}
+
+    def branch(self, step: int, recorded: bool) -> bool:
+        """Whether a step has negatives: where nobody weighs them they are made for the record alone."""
+        return self.config.negatives is not None and (recorded or self.contrasted)
+
+    def losses(
+        self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Any, averaged: Stack
+    ) -> StepLosses:
+        """Denoising and contrastive losses of a batch."""
+        noise, draws = (RowDraws(self.generators[purpose], self.device) for purpose in ("noise", "negatives"))
+        problem = replace(self._problem(Batch(**inputs), averaged, noise), draws=draws, progress=now["progress"])
+        return step_losses(problem, self.config.negatives if branch else None, self.weight, self.config.soft_label)
+
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
+        """The checklist's columns (sections A, B, D, J) before the update of this step."""
+        averaged = training.averaged
+        answers = predict(averaged, self.task, self.dev, self.schedule, self.sampler, self.seeds).chunk(len(self.seeds))
+        measured = []
+        for answer, margin, dev in zip(answers, self.model.apart(self.dev_margin(averaged)), self.devs, strict=True):
+            scalars = self.task.metrics(answer, dev)
+            scalars |= {"dev_margin_mean": float(margin.mean()), "dev_p_hard": float((margin < 0).float().mean())}
+            measured.append(Measurement(scalars, {"dev_margins": margin}))
+        if losses.detail is not None:
+            self.measure_contrast(losses.detail, measured)
+        return measured
+
+    def measure_contrast(self, contrast: Contrast, measured: Sequence[Measurement]) -> None:
+        """Add the columns of the contrast to every seed's."""
+        shares = grad_shares(contrast.weighted, contrast.loss_mse, list(self.model.parameters()))
+        margins = self.model.apart(contrast.e_neg - contrast.e_pos)
+        for place, each in enumerate(measured):
+            rows = slice(place * margins.shape[1], (place + 1) * margins.shape[1])
+            each.scalars |= contrast_columns(contrast, rows)
+            each.scalars |= {"contrastive_weight": float(contrast.weight[place])}
+            each.scalars |= {"grad_share_contrast": float(shares[place])}
+            each.arrays["margins"] = margins[place]
+            each.arrays["illegitimate_by_level"] = illegitimate_by_level(contrast, rows)
+
+    def evaluate(self, place: int, selected: nn.Module) -> Measurement:
+        """Scores on test problems, where asked for, and the first held-out pairs, for whoever shows an example."""
+        dev, config = self.devs[place], self.config
+        negatives, levels = (self.model.apart(each)[place] for each in (self.dev_negatives, self.dev_problem.noise.k))
+        pairs = {"probe_x": dev.x, "probe_y": dev.y, "probe_known": dev.known, "probe_negatives": negatives}
+        first = max(1, PROBE_NUMBERS // dev.y[0].numel())
+        arrays = {name: each[:first] for name, each in pairs.items() if each is not None} | {"dev_levels": levels}
+        if config.test_examples is None:
+            return Measurement({}, arrays)
+        return Measurement(final_scores(selected, config, config.test_examples, self.seeds[place], self.device), arrays)
+
+    def at_levels(
+        self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
+    ) -> MiningProblem:
+        """The held-out problems with their own ε at each of the levels, level after level, for mining against a model.
+
+        What a strategy draws depends on seed and purpose alone, so that energies are compared by negatives that start
+        alike.
+        """
+        dev, count = self.dev_problem, len(levels)
+        x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
+        clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))
+        noise = SharedNoise(self.schedule, torch.tensor(levels).repeat_interleave(len(dev.x)), eps)
+        draws = RowDraws([generator(self.seeds[0], purpose)], "cpu")
+        return MiningProblem(self.task, x, y_pos, noise, model, model, draws, clues)
+
+    @torch.no_grad()
+    def dev_margin(self, model: Stack) -> Values:
+        """Margins of an energy on the held-out pairs."""
+        noise, x = self.dev_problem.noise, self.dev.x
+        e_pos = model(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
+        return model(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
+
+    def _network(self, seed: int) -> nn.Module:
+        network = self.config.make_network(self.task)
+        initialise(network, generator(seed, "weights"))
+        return network.to(self.device)
+
+    def _sources(self, purpose: str) -> list[torch.Generator]:
+        return [generator(seed, purpose, self.device) for seed in self.seeds]
+
+    def _problem(self, batch: Batch, averaged: Stack, draws: RowDraws) -> MiningProblem:
+        """A batch with its noise, for the networks in training and their EMA."""
+        clues = self.task.clues(batch)
+        noise = SharedNoise.draw(self.schedule, batch.y, draws, clues)
+        return MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, draws, clues)
+
+
+def joined(batches: Sequence[Batch], rows: slice = slice(None)) -> Batch:
+    """Some rows of the batches of all seeds as one batch, seed after seed."""
+    names = [name for name, each in vars(batches[0]).items() if each is not None]
+    return replace(batches[0], **{name: torch.cat([vars(batch)[name][rows] for batch in batches]) for name in names})

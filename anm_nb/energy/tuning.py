@@ -22,9 +22,7 @@ from anm_nb import store
 from anm_nb.bounds import Decay, Distinct, Examples, Fraction, LearningRate, Records, Seeds, Size, Steps, Width
 from anm_nb.config import ParameterError, Parameters, unknown_name
 from anm_nb.energy.evaluate import predict
-from anm_nb.energy.learner import joined
-from anm_nb.energy.strategies import strategy_of
-from anm_nb.energy.train import EnergyConfig
+from anm_nb.energy.train import EnergyConfig, joined
 from anm_nb.files import replace_whole
 from anm_nb.tasks.base import SPLITS
 from anm_nb.training.checkpoint import by_prefix
@@ -107,7 +105,7 @@ class Tuning(Parameters):
         options = METHODS[setting.method]
         given = {"name": setting.method, **options.get("", {}), **options.get(setting.option, {})}
         of_config = {name: given.pop(name) for name in list(given) if name in EnergyConfig.model_fields}
-        fields = {"record_every": self.steps, "checkpoint_every": 10**6, "negatives": strategy_of(given)} | of_config
+        fields = {"record_every": self.steps, "checkpoint_every": 10**6, "negatives": given} | of_config
         fields |= {"contrastive_weight": setting.weight} if setting.weight else {}
         fields |= {"test_examples": None, "lr": setting.lr, "seeds": tuple(seeds)} | changes
         return cast(EnergyConfig, EnergyConfig.of(self, **fields))
@@ -115,7 +113,7 @@ class Tuning(Parameters):
     def grid(self) -> list[Setting]:
         """Every method as it is, at every learning rate."""
         plain = [Setting(method, "", lr, 0.0) for method in self.methods for lr in self.lrs]
-        return [each._replace(weight=self.config(each, self.seeds).weight_at(self.steps)) for each in plain]
+        return [each._replace(weight=self.config(each, self.seeds).weight) for each in plain]
 
     def options(self, best: Sequence[Setting]) -> list[Setting]:
         """Each method's own options and weights, at its best learning rate, half and double that."""

@@ -18,20 +18,17 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.contrast import Contrast
-from anm_nb.energy.learner import Detail, EnergyLearner
-from anm_nb.energy.losses import info_nce
-from anm_nb.energy.miner import Mined
+from anm_nb.energy.losses import Contrast, info_nce, step_losses
+from anm_nb.energy.miner import Mined, MiningProblem
 from anm_nb.energy.negatives import (
     AnmOrthogonal,
-    MiningProblem,
     Mixed,
     NegativeStrategy,
     Stock,
-    strategy_from,
+    get_negatives,
     strategy_to_json,
 )
-from anm_nb.energy.train import EnergyConfig
+from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.training.learner import Measurement, Member, StepLosses
 from anm_nb.training.seeds import RowDraws, generator
 from anm_nb.training.stack import Stack, StackOptimiser, update
@@ -50,7 +47,7 @@ class WithinRunConfig(EnergyConfig):
     batch would lack one of them.
     """
 
-    negatives: Annotated[Mixed, BeforeValidator(strategy_from), PlainSerializer(strategy_to_json)] = Field(
+    negatives: Annotated[Mixed, BeforeValidator(get_negatives), PlainSerializer(strategy_to_json)] = Field(
         default_factory=lambda: Mixed(first=AnmOrthogonal(), second=Stock())
     )
     compare_updates: bool = True  # training is bit-identical with and without
@@ -60,7 +57,7 @@ class WithinRunConfig(EnergyConfig):
         if len({*self.updates}) < 4:
             kinds = "negatives.first = '{}', negatives.second = '{}'".format(*self.kinds)
             raise ParameterError(f"{kinds}: need two different kinds, neither of them '{MIXED}'")
-        if any(round(self.negatives.share(progress) * self.batch) in (0, self.batch) for progress in (0.0, 1.0)):
+        if round(self.negatives.fraction * self.batch) in (0, self.batch):
             share = f"negatives.fraction = {self.negatives.fraction}"
             raise ParameterError(f"{share}: leaves one kind without a row in a batch of {self.batch}; 0.5 is half each")
         return self
@@ -115,8 +112,8 @@ class WithinRunLearner(EnergyLearner):
         of the change of all weights), delta_loss_mse (denoising loss of the same batch with the same noise) and
         delta_dev_margin (held-out pairs, legitimate and always the same; the energy in training, not its EMA).
         """
-        assert isinstance(losses.detail, Detail)
-        before, contrast, apart = losses.detail, losses.detail.contrast, self.model.apart
+        assert isinstance(losses.detail, Contrast)
+        contrast, apart = losses.detail, self.model.apart
         first = apart(contrast.mined.log["mined"].bool())
         kinds = torch.stack([first, ~first], 1)  # [seeds, kinds, b]
 
@@ -125,20 +122,20 @@ class WithinRunLearner(EnergyLearner):
 
         dev_margin, found = apart(self.dev_margin(self.model)).mean(1), []
         for name, y_neg in self.negatives_of_updates(training.step, contrast).items():
-            model = self.updated(training, contrast, y_neg, before.weight * (name != NO_NEGATIVES))
-            after = self._losses_by(model, contrast, contrast.mined.y_neg, before.weight).detail
+            model = self.updated(training, contrast, y_neg, contrast.weight * (name != NO_NEGATIVES))
+            after = self._losses_by(model, contrast, contrast.mined.y_neg, contrast.weight).detail
             pairs = zip(model.network.parameters(), self.model.network.parameters(), strict=True)
             moved = [self.model.by_seed((new - old).detach()).flatten(1).norm(dim=1) for new, old in pairs]
             of_update = {
                 "update_norm": torch.stack(moved).norm(dim=0),
-                "delta_loss_mse": (after.loss_mse - before.loss_mse).detach(),
+                "delta_loss_mse": (after.loss_mse - contrast.loss_mse).detach(),
                 "delta_dev_margin": apart(self.dev_margin(model)).mean(1) - dev_margin,
             }
             of_pairs = {
                 "margin": _margin(contrast),
                 "illegitimate_fraction": (contrast.optimal_margin < 0).float(),
-                "delta_margin": _margin(after.contrast) - _margin(contrast),
-                "delta_loss_con": _pair_loss(after.contrast) - _pair_loss(contrast),
+                "delta_margin": _margin(after) - _margin(contrast),
+                "delta_loss_con": _pair_loss(after) - _pair_loss(contrast),
             }
             whole = {column: value[:, None].expand(-1, 2) for column, value in of_update.items()}
             found.append(whole | {column: by_kind(values) for column, values in of_pairs.items()})
@@ -177,7 +174,9 @@ class WithinRunLearner(EnergyLearner):
         """The losses of the same batch with the same noise, and those negatives, by other weights."""
         bfloat16 = self.config.precision == "bfloat16"
         with torch.autocast(self.device, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
-            return self.losses_of(replace(contrast.problem, model=model), _Given(y_neg=y_neg), weight)
+            return step_losses(
+                replace(contrast.problem, model=model), _Given(y_neg=y_neg), weight, self.config.soft_label
+            )
 
 
 def _margin(contrast: Contrast) -> Float[Tensor, " b"]:

@@ -17,7 +17,7 @@ TASKS: Registry[Task] = Registry(
     "task",
     {
         "addition": "anm_nb.tasks.matrices:Addition",
-        "connectivity": "anm_nb.tasks.connectivity:Connectivity",
+        "connectivity": "anm_nb.tasks.matrices:Connectivity",
         "hinted_sort": "anm_nb.tasks.hinted_sort:HintedSort",
         "inverse": "anm_nb.tasks.matrices:Inverse",
         "lowrank": "anm_nb.tasks.matrices:LowRank",

@@ -1,4 +1,4 @@
-"""What a task is: batches, metrics, the constants a training recipe takes from it, and tables of reference scores."""
+"""What a task is: batches, metrics, its part of a training recipe, and tables of reference scores."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ Kind = Literal["trivial", "classical", "ceiling"]  # no learning; the best known
 Stream = Literal["train", "dev", "test"]
 SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
 Scores = dict[str, Float[Tensor, " n"]]  # by metric, problem by problem
+Predictions = Mapping[tuple[str, Kind], Tensor]  # by name and kind of the reference
+NORMAL_95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,7 @@ class Task(ABC):
 
     @abstractmethod
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """Scores on n fresh problems to read any other score against: columns name, kind, metric, value, low, high.
-
-        `low` and `high` bound the 95 % interval over problems, and are the value itself where that is exact.
-        """
+        """Scores on n fresh problems to read any other score against, as `reference_table` has them."""
 
     def metrics(self, y_hat: Tensor, batch: Batch) -> dict[str, float]:
         """Means of `scores` over problems, those without a score left out."""
@@ -113,8 +112,8 @@ class DenoisingTask(Task):
         """
 
     @abstractmethod
-    def references(self, training: Batch, test: Batch) -> Mapping[tuple[str, Kind], Tensor]:
-        """Predictions for the test problems by (name, kind); what needs data takes it from the training problems."""
+    def references(self, training: Batch, test: Batch) -> Predictions:
+        """Predictions for the test problems; what needs data takes it from the training problems."""
 
     def clues(self, batch: Batch) -> Clues | None:
         """The entries of the answers that the recipe keeps fixed, as the problems give them away; no host waits."""
@@ -155,7 +154,7 @@ class MatrixTask(DenoisingTask):
         """{"mse": mean squared error over entries}."""
         return {"mse": (y_hat - batch.y).double().square().mean(1)}
 
-    def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
+    def references(self, training: Batch, test: Batch) -> Predictions:
         """Constants, among them the best for the test problems, the classical method, and the truth."""
         return {
             ("zero", "trivial"): torch.zeros_like(test.y),
@@ -179,19 +178,11 @@ def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.
 
 
 def reference_table(scores: Mapping[tuple[str, Kind], Mapping[str, Float[Tensor, " n"]]]) -> pd.DataFrame:
-    """Scores [problems] by (name, kind) and metric as a table of means with their 95 % intervals."""
-    rows = [
-        (*reference, metric, *mean_interval(values))
-        for reference, by_metric in scores.items()
-        for metric, values in by_metric.items()
-    ]
+    """Means over problems, NaN left out, and their 95 % intervals: columns name, kind, metric, value, low, high."""
+    rows = []
+    for (name, kind), by_metric in scores.items():
+        for metric, values in by_metric.items():
+            each = pd.Series(values.double().cpu().numpy())
+            mean, half = each.mean(), NORMAL_95 * each.std() / each.count() ** 0.5
+            rows.append((name, kind, metric, mean, mean - half, mean + half))
     return pd.DataFrame(rows, columns=["name", "kind", "metric", "value", "low", "high"])
-
-
-def mean_interval(values: Float[Tensor, " n"]) -> tuple[float, float, float]:
-    """The mean over problems, those without a score (NaN) left out, and the ends of its 95 % interval."""
-    counted = values.double()[~values.isnan()]
-    mean = float(counted.mean())
-    spread = float(counted.std()) if len(counted) > 1 else float("nan")
-    half = NormalDist().inv_cdf(0.975) * spread / max(1, len(counted)) ** 0.5
-    return mean, mean - half, mean + half

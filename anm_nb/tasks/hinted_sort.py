@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate, pairwise, product
+from math import comb, factorial, prod
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Kind
-from anm_nb.tasks.hint_ceiling import Knowledge, ceiling
+from anm_nb.tasks.base import Batch, Predictions
 from anm_nb.tasks.ordering import LOWEST, VALUES, Items, PartialSort, RankingOptions, Visible
 from anm_nb.training import seeds
 
@@ -22,20 +24,23 @@ DISTINCT_BITS = 8  # of a code, which tell up to 256 items apart whatever the ot
 class HintedSortOptions(RankingOptions):
     """Options of hinted sorting."""
 
-    hint_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # probability that a hidden item points at its predecessor
+    encoding: Literal["scaled"] = "scaled"
+    hint_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # probability that a hidden item points at its predecessor
     hints: Literal["true", "shuffled"] = "true"  # shuffled: the pointers follow an order that has nothing to do with it
     wrong_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a pointer leads to any other item instead
     chain_length: PositiveInt | None = None  # exact length of the longest run of hidden items; None: whatever comes
     code_width: Annotated[int, Field(ge=DISTINCT_BITS, le=1024)] = 16  # signs by which an item is pointed at
 
+    @property
+    def informed_rate(self) -> float:
+        """The fraction of hidden items that have a true pointer: of `hint_rate`, what is neither wrong nor shuffled."""
+        return self.hint_rate * (1 - self.wrong_rate) if self.hints == "true" else 0.0
+
     @model_validator(mode="after")
-    def _encodable(self) -> HintedSortOptions:
-        rate = f"hint_rate = {self.hint_rate}"
-        if self.encoding == "raw" and self.hint_rate > 0:
-            raise ParameterError(f"encoding = 'raw': has no room for pointers; allowed with {rate}: 'scaled'")
-        if self.wrong_rate > 0 and (self.hint_rate == 0 or self.hints == "shuffled"):
-            why = f"there are no true pointers to make wrong with {rate} and hints = '{self.hints}'"
-            raise ParameterError(f"wrong_rate = {self.wrong_rate}: {why}; allowed: 0")
+    def _with_a_known_ceiling(self) -> HintedSortOptions:
+        if self.chain_length is not None and self.informed_rate < 1:
+            needs = "needs a true pointer at every hidden item: hint_rate = 1, wrong_rate = 0, hints = 'true'"
+            raise ParameterError(f"chain_length = {self.chain_length}: {needs}")
         return self
 
 
@@ -44,9 +49,8 @@ class HintedSort(PartialSort):
 
     x is [n, size, 3 + 2·code_width]: partial_sort's two columns, a flag (1 = points), the item's code, and the code of
     the item it points at (0 where it points at none). Codes are random signs, fresh and distinct in every problem.
-    With `hint_rate=0` the extra columns are absent, and without `chain_length` this *is* partial_sort. All else is
-    drawn from a generator derived from the given one: values and order are the same at any options, and the pointers at
-    a lower rate are among those at a higher one.
+    All but values, order and mask is drawn from a generator derived from the given one: those are partial_sort's at any
+    options (the mask without `chain_length`), and the pointers at a lower rate are among those at a higher one.
 
     Any mask whose longest run of hidden items is `chain_length` is as likely as any other. A share `wrong_rate` of
     pointers lead to an item that is neither their own nor the predecessor, all equally likely; what is best possible
@@ -60,30 +64,46 @@ class HintedSort(PartialSort):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if self.options.hint_rate > 0:
-            self.x_dim = 3 + 2 * self.options.code_width
+        self.x_dim = 3 + 2 * self.options.code_width
+        self.informed_rate = self.options.informed_rate
         if self.options.wrong_rate > 0:
             self.ceiling_name = "best possible, wrong pointers taken out"
 
-    @property
-    def informed_rate(self) -> float:
-        """The fraction of hidden items that have a true pointer: of `hint_rate`, what is neither wrong nor shuffled."""
-        return self.options.hint_rate * (1 - self.options.wrong_rate) if self.options.hints == "true" else 0.0
+    def items(self, harder: bool) -> int:
+        size, longest = super().items(harder), self.options.chain_length
+        seen = self.visible(size)
+        least, most = -(-(size - seen) // (seen + 1)), size - seen
+        if longest is not None and not max(1, least) <= longest <= most:
+            runs = f"with {seen} of {size} items visible the longest run of hidden ones has {least} to {most}"
+            raise ParameterError(f"chain_length = {longest}: {runs}; allowed: these or None")
+        return size
 
-    def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
-        values, ranks, known = self._draw_values(n, generator=generator, device=device, harder=harder)
-        source = _derived(generator)
-        if self.options.chain_length is not None:
-            known = self._draw_visible_ranks(n, ranks.shape[1], source).gather(1, ranks)
-        x = self._encoded(values, known)
-        if self.options.hint_rate > 0:
-            x = torch.cat([x, self._draw_hints(ranks, known, source)], dim=-1)
-        return Batch(x, ranks, known)
+    def shown(self, values: Items, ranks: Items, known: Visible, generator: torch.Generator) -> Batch:
+        options, (n, size), device = self.options, ranks.shape, ranks.device
+        seen, ahead = self.visible(size), generator.clone_state()  # of what it will draw next, nothing is taken
+        seed = int(torch.randint(2**62, (), generator=ahead, device=device))
+        source = seeds.generator(seed, "hints", str(device))
+        if options.chain_length is not None:
+            known = draw_longest_run(n, size - seen, seen, options.chain_length, source).gather(1, ranks)
+        points = torch.rand(n, size, generator=source, device=device) < options.hint_rate
+        numbers = torch.rand(n, 2**DISTINCT_BITS, generator=source, device=device).argsort(dim=1)[:, :size]
+        bits = (numbers.unsqueeze(-1) >> torch.arange(DISTINCT_BITS, device=device)) & 1
+        others = torch.randint(2, (n, size, options.code_width - DISTINCT_BITS), generator=source, device=device)
+        codes = 2.0 * torch.cat([bits, others], dim=-1) - 1
+        order = ranks if options.hints == "true" else _other_ranks(known, seen, source)
+        targets = (order - 1).clamp(min=0)
+        if options.wrong_rate > 0:  # leads to any rank but its own and the one before
+            wrong = torch.rand(n, size, generator=source, device=device) < options.wrong_rate
+            others = torch.randint(max(size - 2, 1), (n, size), generator=source, device=device)
+            others = torch.where(others < order - 1, others, others + 2).clamp(max=size - 1)  # two items: none points
+            targets = torch.where(wrong, others, targets)
+        points = (points & ~known & (order > 0)).unsqueeze(-1)
+        led_to = order.argsort(dim=1).gather(1, targets).unsqueeze(-1).expand_as(codes)
+        x = super().shown(values, ranks, known, generator).x
+        return Batch(torch.cat([x, points.float(), codes, codes.gather(1, led_to) * points], dim=-1), ranks, known)
 
     def pointers(self, batch: Batch) -> Items:
         """The item that each item points at, −1 where it points at none, as x shows it."""
-        if self.options.hint_rate == 0:
-            return torch.full_like(batch.y, -1)
         own, shown = batch.x[..., 3:].split(self.options.code_width, dim=-1)
         return torch.where(batch.x[..., 2] > 0, (shown @ own.mT).argmax(dim=-1), -1)  # signs agree most with themselves
 
@@ -93,125 +113,55 @@ class HintedSort(PartialSort):
         A chain that ends at a hidden item stands at the median of the values not seen, with hint_rate 1 first. With
         `links`, at most so many pointers of a chain are followed; an item whose chain is longer stands at the median.
         """
-        pointers = self.pointers(batch)
+        pointers, median = self.pointers(batch), super().solve(batch)
         ends, lengths = follow(pointers, links)
-        starts = super().solve(batch)
-        if self.options.hint_rate == 1:
-            starts = torch.where(batch.given, starts, 1.0 - LOWEST)
+        starts = torch.where(batch.given, median, 1.0 - LOWEST) if self.options.hint_rate == 1 else median
         scores = starts.gather(1, ends) - lengths / (lengths.shape[1] + 1)
-        cut = pointers.gather(1, ends) >= 0 if links is not None else torch.zeros_like(ends, dtype=torch.bool)
-        return torch.where(cut, super().solve(batch), scores)
-
-    def all_pairs_ceiling(self, *, harder: bool = False) -> float | None:
-        """The mean of `ceilings` where it has a closed form, else None: 1 with all hints, partial_sort's with none.
-
-        With all hints only the item of rank 0 can be hidden without a pointer, so every chain has a known place.
-        """
-        if self.informed_rate == 1:
-            return 1.0
-        plain = self.informed_rate == 0 and self.options.chain_length is None
-        return super().all_pairs_ceiling(harder=harder) if plain else None
+        return scores if links is None else torch.where(pointers.gather(1, ends) < 0, scores, median)
 
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
-        """Each problem's highest expected τ over all pairs, exact (`hint_ceiling`); wrong pointers are taken out."""
-        rate, longest = self.informed_rate, self.options.chain_length
-        pointers = self.pointers(batch)
-        right = batch.y.gather(1, pointers.clamp(min=0)) == batch.y - 1
-        ends, _ = follow(torch.where(right & (rate > 0), pointers, -1))  # shuffled pointers show nothing
-        lengths = torch.zeros_like(batch.y).scatter_add_(1, ends, torch.ones_like(batch.y))
+        """Each problem's highest expected τ over all pairs, exact (`ceiling`); wrong pointers are taken out.
+
+        With all hints it is 1, as only the item of rank 0 can be hidden without a pointer; with none partial_sort's.
+        """
+        if self.informed_rate == 0:
+            return super().ceilings(batch)
+        pointers, ranks = self.pointers(batch), batch.y
+        right = ranks.gather(1, pointers.clamp(min=0)) == ranks - 1
+        ends, _ = follow(torch.where(right, pointers, -1))
+        lengths = torch.zeros_like(ranks).scatter_add_(1, ends, torch.ones_like(ranks))
         best = []
         for seen, value, length in zip(batch.given.cpu(), self.values(batch).cpu(), lengths.cpu(), strict=True):
             order = value[seen].argsort()
             fence = [LOWEST - 1, *value[seen][order].tolist(), LOWEST + VALUES]
-            unseen = tuple(above - below - 1 for below, above in pairwise(fence))
+            unseen = [above - below - 1 for below, above in pairwise(fence)]
             tails, loose = (length[seen][order] - 1).tolist(), length[~seen & (length > 0)].tolist()
-            best.append(ceiling(Knowledge(unseen, tuple(tails), tuple(loose)), hint_rate=rate, chain_length=longest))
-        return torch.tensor(best, dtype=torch.float64, device=batch.y.device)
+            best.append(ceiling(unseen, tails, loose, self.informed_rate))
+        return torch.tensor(best, dtype=torch.float64, device=ranks.device)
 
-    def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
-        return super()._predictions(batch, generator) | {("chains of pointers", "classical"): self.solve(batch)}
-
-    def _items(self, harder: bool) -> int:
-        size = super()._items(harder)
-        if self.options.chain_length is not None:
-            seen = self.visible(size)
-            require_longest_run(self.options.chain_length, hidden=size - seen, visible=seen)
-        return size
-
-    def _draw_visible_ranks(self, n: int, size: int, source: torch.Generator) -> Visible:
-        """Masks by rank (True = visible)."""
-        seen, longest = self.visible(size), self.options.chain_length
-        if longest is None:
-            return torch.rand(n, size, generator=source, device=source.device).argsort(dim=1) < seen
-        return draw_longest_run(n, hidden=size - seen, visible=seen, longest=longest, generator=source)
-
-    def _draw_hints(self, ranks: Items, known: Visible, source: torch.Generator) -> Float[Tensor, "n items features"]:
-        """The columns after partial_sort's: flags, codes and codes pointed at."""
-        n, items = ranks.shape
-        chosen = torch.rand(n, items, generator=source, device=ranks.device) < self.options.hint_rate
-        codes = _draw_codes(n, items, self.options.code_width, source)
-        if self.options.hints == "shuffled":
-            ranks = self._draw_other_ranks(known, source)
-        points = chosen & ~known & (ranks > 0)
-        targets = (ranks - 1).clamp(min=0)
-        if self.options.wrong_rate > 0:  # leads to any rank but its own and the one before
-            wrong = torch.rand(ranks.shape, generator=source, device=ranks.device) < self.options.wrong_rate
-            others = torch.randint(max(items - 2, 1), ranks.shape, generator=source, device=ranks.device)
-            others = torch.where(others < ranks - 1, others, others + 2).clamp(max=items - 1)  # two items: none points
-            targets = torch.where(wrong, others, targets)
-        led_to = ranks.argsort(dim=1).gather(1, targets)
-        shown = codes.gather(1, led_to.unsqueeze(-1).expand_as(codes)) * points.unsqueeze(-1)
-        return torch.cat([points.unsqueeze(-1).float(), codes, shown], dim=-1)
-
-    def _draw_other_ranks(self, known: Visible, source: torch.Generator) -> Items:
-        """Ranks in a random order that hides its items in runs of the same law, and is otherwise independent."""
-        n, size = known.shape
-        places = self._draw_visible_ranks(n, size, source).long().argsort(dim=1, descending=True)  # visible ones first
-        turns = torch.rand(known.shape, generator=source, device=known.device)
-        items = (turns + (~known)).argsort(dim=1)  # visible ones first, either kind in random order
-        return torch.empty_like(places).scatter_(1, items, places)
+    def predictions(self, batch: Batch, generator: torch.Generator) -> Predictions:
+        return {**super().predictions(batch, generator), ("chains of pointers", "classical"): self.solve(batch)}
 
 
 def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
-    """Where the chain of pointers from each item ends, and its length; in a circle, somewhere in it, too long.
+    """Where the chain of pointers from each item ends, or is after `links` of them, and its length up to there.
 
-    With `links`, where it is after at most so many pointers.
+    A circle is left after more pointers than there are items.
     """
-    items = pointers.shape[1]
-    if links is not None:
-        places, lengths = torch.arange(items, device=pointers.device).expand_as(pointers), torch.zeros_like(pointers)
-        for _ in range(links):
-            on = pointers.gather(1, places)
-            places, lengths = torch.where(on < 0, places, on), lengths + (on >= 0)
-        return places, lengths
-    ends = torch.where(pointers < 0, torch.arange(items, device=pointers.device), pointers)
-    lengths = (pointers >= 0).long()
-    for _ in range(items.bit_length()):
-        lengths, ends = lengths + lengths.gather(1, ends), ends.gather(1, ends)
-    return ends, lengths
+    places, lengths = torch.arange(pointers.shape[1], device=pointers.device).expand_as(pointers), pointers * 0
+    for _ in range(2 ** pointers.shape[1].bit_length() if links is None else links):
+        further = pointers.gather(1, places)
+        places, lengths = torch.where(further < 0, places, further), lengths + (further >= 0)
+    return places, lengths
 
 
-def require_longest_run(longest: int, *, hidden: int, visible: int) -> None:
-    """Raise `ParameterError` where no mask has this longest run: it lies between ⌈hidden/(visible + 1)⌉ and hidden."""
-    least = -(-hidden // (visible + 1))
-    if hidden == 0:
-        raise ParameterError(f"chain_length = {longest}: none of the {visible} items is hidden; allowed: None")
-    if not least <= longest <= hidden:
-        runs = (
-            f"with {visible} of {visible + hidden} items visible the longest run of hidden ones has {least} to {hidden}"
-        )
-        nearest = min(max(longest, least), hidden)
-        raise ParameterError(f"chain_length = {longest}: {runs}; allowed: these or None, nearest: {nearest}")
-
-
-def draw_longest_run(n: int, *, hidden: int, visible: int, longest: int, generator: torch.Generator) -> Visible:
+def draw_longest_run(n: int, hidden: int, visible: int, longest: int, generator: torch.Generator) -> Visible:
     """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`.
 
     A mask is a choice of run lengths for the visible + 1 gaps around visible ranks, that sum to `hidden`. ways[g, h, r]
     counts how g gaps can hold h items with no run longer than `longest`, and at least one as long unless one came
     before (r = 1); gap after gap is drawn in proportion to the ways that each length leaves.
     """
-    require_longest_run(longest, hidden=hidden, visible=visible)
     device = generator.device
     ways = torch.zeros(visible + 2, hidden + 1, 2, dtype=torch.float64)
     ways[0, 0, 1] = 1
@@ -234,17 +184,56 @@ def draw_longest_run(n: int, *, hidden: int, visible: int, longest: int, generat
     return torch.zeros(n, hidden + visible, dtype=torch.bool, device=device).scatter(1, places, True)
 
 
-def _draw_codes(n: int, items: int, width: int, source: torch.Generator) -> Float[Tensor, "n items width"]:
-    """Random signs; within a problem the first DISTINCT_BITS are drawn without replacement."""
-    device = source.device
-    numbers = torch.rand(n, 2**DISTINCT_BITS, generator=source, device=device).argsort(dim=1)[:, :items]
-    bits = (numbers.unsqueeze(-1) >> torch.arange(DISTINCT_BITS, device=device)) & 1
-    others = torch.randint(2, (n, items, width - DISTINCT_BITS), generator=source, device=device)
-    return 2.0 * torch.cat([bits, others], dim=-1) - 1
+def _other_ranks(known: Visible, seen: int, source: torch.Generator) -> Items:
+    """Ranks in a random order that hides its items in runs of the same law, and is otherwise independent."""
+    mask = torch.rand(known.shape, generator=source, device=known.device).argsort(dim=1) < seen
+    places = mask.long().argsort(dim=1, descending=True)  # visible ones first
+    turns = torch.rand(known.shape, generator=source, device=known.device)
+    items = (turns + (~known)).argsort(dim=1)  # visible ones first, either kind in random order
+    return torch.empty_like(places).scatter_(1, items, places)
 
 
-def _derived(generator: torch.Generator) -> torch.Generator:
-    """A generator seeded by what `generator` would draw next, which it still will: nothing is taken from it."""
-    ahead = generator.clone_state()
-    seed = int(torch.randint(2**62, (), generator=ahead, device=ahead.device))
-    return seeds.generator(seed, "hints", str(ahead.device))
+def ceiling(unseen: Sequence[int], tails: Sequence[int], loose: Sequence[int], rate: float) -> float:
+    """The expected τ over all pairs of one problem of a ranker that knows how problems are drawn: no other has more.
+
+    It sees how many values are `unseen` [visible + 1] below, between and above the visible ones; how many hidden items
+    are chained to each visible one (`tails`, smallest value first), a block whose place is known; and the lengths of
+    the chains that start at a hidden item, `loose` blocks. An order that puts loose blocks into gaps, so that the i-th
+    gap of g_i unseen values holds n_i hidden items, has weight ∏ C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a
+    loose block comes first): so many choices of values lead to it, and what starts a loose block has no pointer by
+    chance, unless its rank is 0. Blocks of one length are alike, so how many of each stand before a gap, u, is a Markov
+    chain over gaps. Its forward-backward sums give P(block before block); for lengths a ≠ b, X = ∑_gaps P(u before it,
+    w after) u wᵀ and counts c it is ½ + (X − Xᵀ)_ab/(2 c_a c_b), as in one gap either may come first.
+
+    The better guess for every pair of blocks together is a ranking, unless three are preferred in a circle: in 2 to 4 %
+    of problems of 20 items, where the mean over problems is 0.00005 or less too high.
+    """
+    if not loose:
+        return 1.0
+    lengths, counts = np.unique(loose, return_counts=True)
+    used = np.array(list(product(*(range(count + 1) for count in counts))))  # blocks of each length, from none to all
+    placed = used[None] - used[:, None]
+    which = np.ravel_multi_index(tuple(np.moveaxis(placed.clip(0), 2, 0)), tuple(counts + 1))
+    orders = np.array([factorial(sum(row)) / prod(map(factorial, row)) for row in used.tolist()])
+    steps: list[np.ndarray] = []
+    for values, tail in zip(unseen, (0, *tails), strict=True):
+        weights = orders * [float(comb(values, run)) for run in (used @ lengths + tail).tolist()]
+        if not steps:
+            weights[0] *= 1 - rate  # nothing loose comes first, so that all the loose blocks are so by chance
+        steps.append(weights[which] * (placed >= 0).all(2))
+    start, end = np.eye(len(used))[[0, -1]]
+    forward = accumulate(steps, lambda sums, step: _normalised(sums @ step), initial=start)
+    backward = list(accumulate(steps[:0:-1], lambda sums, step: _normalised(step @ sums), initial=end))[::-1]
+    joint = [_normalised(f[:, None] * step * b) for f, step, b in zip(forward, steps, backward, strict=False)]
+    among = sum(used.T @ each @ used for each in joint)
+    before = np.array([each.sum(0) @ used / counts for each in joint[:-1]])  # P(loose before a visible item's block)
+    anchored = np.array(tails) + 1
+    gained = np.abs((among - among.T) * np.outer(lengths, lengths)).sum() / 2
+    gained += (np.abs(2 * before - 1) * np.outer(anchored, lengths * counts)).sum()
+    sure = comb(sum(anchored), 2) + sum(comb(length, 2) for length in loose)
+    return float((sure + gained) / comb(sum(anchored) + sum(loose), 2))
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    """The weights, divided by their sum: only ratios count, and products over gaps would overflow."""
+    return weights / weights.sum()

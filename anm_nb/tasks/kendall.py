@@ -18,7 +18,7 @@ from anm_nb.config import ParameterError
 
 def require_items(name: str, given: tuple[int, ...], items: int) -> None:
     """Raise `ParameterError` unless the last dimension of the shape `given` holds one entry for each of the items."""
-    if not given or given[-1] != items:
+    if given[-1:] != (items,):
         raise ParameterError(f"{name} has shape {given}: its last dimension has to be the {items} items ranked")
 
 
@@ -30,7 +30,7 @@ def kendall_tau(
     All are [batch, items], with any leading dimensions, which broadcast; `obs_mask` marks the observed items (None:
     all). Pairs with a NaN score count as ties. Raises `ParameterError` for another number of items.
     """
-    items = pred.shape[-1] if pred.ndim else 0
+    items = pred.shape[-1]
     require_items("target", tuple(target.shape), items)
     decidable = (target.unsqueeze(-1) < target.unsqueeze(-2)).expand(*target.shape, items)
     if obs_mask is not None:
@@ -46,15 +46,15 @@ def kendall_tau(
 def kendall_tau_numpy(pred: Any, target: Any, obs_mask: Any = None) -> np.ndarray:
     """`kendall_tau` for arrays, written apart from it so that each checks the other; float64 [batch]."""
     pred, target = np.asarray(pred), np.asarray(target)
-    items = pred.shape[-1] if pred.ndim else 0
-    require_items("target", target.shape, items)
+    items = pred.shape[-1]
     observed = np.ones(items, dtype=bool) if obs_mask is None else np.asarray(obs_mask).astype(bool)
+    require_items("target", target.shape, items)
     require_items("obs_mask", observed.shape, items)
     i, j = np.triu_indices(items, k=1)
-    true_order = ((target[..., j] > target[..., i]).astype(np.int64) - (target[..., j] < target[..., i])) * (
+    true_order = ((target[..., j] > target[..., i]).astype(int) - (target[..., j] < target[..., i])) * (
         observed[..., i] & observed[..., j]
     )
-    predicted_order = (pred[..., i] > pred[..., j]).astype(np.int64) - (pred[..., i] < pred[..., j])
+    predicted_order = (pred[..., i] > pred[..., j]).astype(int) - (pred[..., i] < pred[..., j])
     with np.errstate(invalid="ignore"):
         return (true_order * predicted_order).sum(-1) / np.abs(true_order).sum(-1).astype(np.float64)
 
@@ -64,5 +64,5 @@ def index_space_tau(pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) 
 
     It does not measure ranking quality: one early item out of place shifts every later index, to a score near 0.
     """
-    require_items("target", tuple(target.shape), pred.shape[-1] if pred.ndim else 0)
+    require_items("target", tuple(target.shape), pred.shape[-1])
     return kendall_tau(-(-pred).argsort(dim=-1, stable=True), target.argsort(dim=-1, stable=True))

@@ -1,26 +1,32 @@
-"""IRED's continuous tasks (arXiv 2406.11179, section 4.1): matrix addition, inversion and low-rank completion."""
+"""IRED's tasks on matrices (arXiv 2406.11179, sections 4.1 and 4.2).
+
+Addition, inversion and low-rank completion, and the connectivity of graphs, whose adjacency is a matrix of ±1.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from math import isqrt
+from typing import Annotated, Any
 
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Kind, MatrixTask, reference_table
+from anm_nb.tasks.base import Batch, DenoisingTask, MatrixTask, Predictions, Scores, TaskOptions
+from anm_nb.training.seeds import RowDraws
 
 NOISE = 0.1  # standard deviation of what low-rank completion adds to every entry
 SEEN = 0.5  # probability that an entry is observed
-
+FLIPPED = 0.05  # of the entries of a stock negative of connectivity
 # Candidates for the shrinkage of soft-impute, in units of `LowRank.noise_norm`, each started from the one before. The
 # best one was measured to lie between 0.4 and 1.1 at sizes 5 … 30, and at 0.8 (0.9 when harder) at 20 × 20.
 SHRINKAGES = (1.6, 1.3, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 TUNING_MATRICES = 300
-SWEEPS, BURN_IN = 150, 50  # of the Gibbs sampler: at 20 × 20 its mean squared error is within 1 % of 300 and 100
+
+Matrices = Float[Tensor, "n rows columns"]
 
 
 class Addition(MatrixTask):
@@ -55,13 +61,12 @@ class Inverse(MatrixTask):
         product = factor @ factor.mT
         matrix = product + product.mT  # exactly symmetric, which the product alone is not in floating point
         matrix.diagonal(dim1=1, dim2=2).add_(0.1 if harder else 0.5)
-        # positive definite as it is made: a check would only wait for the device
-        return Batch(matrix.flatten(1), torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L).flatten(1))
+        return Batch(matrix.flatten(1), self.solve(matrix.flatten(1)))
 
     def solve(self, x: Float[Tensor, "n x_dim"]) -> Float[Tensor, "n y_dim"]:
-        """The inverse by Cholesky factorisation."""
+        """The inverse by Cholesky factorisation, for a matrix that is positive definite: a check would wait for it."""
         matrix = x.unflatten(1, (self.options.size, self.options.size))
-        return torch.cholesky_inverse(torch.linalg.cholesky(matrix)).flatten(1)
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +87,18 @@ class LowRank(MatrixTask):
     harder_clamp = 10.0  # fifteen standard deviations of an entry at 20 × 20
     solver = "soft-impute"
 
-    @property
-    def noise_norm(self) -> float:
-        """About the spectral norm of the noise where it is observed: NOISE·(√size + √size)·√SEEN."""
-        return NOISE * 2 * (self.options.size * SEEN) ** 0.5
-
-    @property
-    def rank(self) -> int:
-        return max(1, self.options.size // 2)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        size = self.options.size
+        self.shape, self.rank = (size, size), max(1, size // 2)
+        self.noise_norm = NOISE * 2 * (size * SEEN) ** 0.5  # about the spectral norm of the noise where it is observed
 
     def divisor(self, harder: bool) -> float:
         """What U Vᵀ is divided by."""
         return self.options.size / 4 if harder else self.options.size
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> LowRankBatch:
-        size = self.options.size
-        left, right = torch.randn(2, n, size, self.rank, generator=generator, device=device)
+        left, right = torch.randn(2, n, self.options.size, self.rank, generator=generator, device=device)
         clean = (left @ right.mT).flatten(1) / self.divisor(harder)
         y = clean + NOISE * torch.randn(n, self.y_dim, generator=generator, device=device)
         known = torch.rand(n, self.y_dim, generator=generator, device=device) < SEEN
@@ -105,22 +106,21 @@ class LowRank(MatrixTask):
 
     def solve(self, x: Float[Tensor, "n x_dim"], shrinkage: float = 0.8) -> Float[Tensor, "n y_dim"]:
         """Observed entries as they are, hidden ones (0 in x) by soft-impute, `shrinkage` in units of `noise_norm`."""
-        return torch.where(x != 0, x, self._estimate(x, shrinkage))
+        return torch.where(x != 0, x, soft_impute(x.unflatten(1, self.shape), shrinkage * self.noise_norm).flatten(1))
 
     def tuned_shrinkage(self, training: Batch) -> float:
         """The one of `SHRINKAGES` that predicts the hidden entries of the first training problems best.
 
         One for all problems, as their noise is the same: fractions of each spectral norm were no better, harder worse.
         """
-        x, y = training.x[:TUNING_MATRICES], training.y[:TUNING_MATRICES]
-        errors: dict[float, float] = {}
-        estimate = None
+        x, y = (each[:TUNING_MATRICES].unflatten(1, self.shape) for each in (training.x, training.y))
+        estimate, errors = torch.zeros_like(x), {}
         for shrinkage in SHRINKAGES:
-            estimate = self._estimate(x, shrinkage, estimate)
-            errors[shrinkage] = float(torch.where(x != 0, 0.0, estimate - y).square().sum())
+            estimate = soft_impute(x, shrinkage * self.noise_norm, estimate)
+            errors[shrinkage] = float((estimate - y)[x == 0].square().sum())
         return min(errors, key=errors.__getitem__)
 
-    def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
+    def references(self, training: Batch, test: Batch) -> Predictions:
         """Zero, the mean, the input, soft-impute, and the unreachable noise floor, NOISE²·(1 − SEEN)."""
         assert isinstance(test, LowRankBatch)
         return {
@@ -131,91 +131,104 @@ class LowRank(MatrixTask):
             ("noise floor", "ceiling"): torch.where(test.x != 0, test.y, test.clean),
         }
 
-    def bayes_reference(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """The reachable ceiling, in a row as of `reference_scores`: the posterior mean of n problems (`gibbs_mean`).
 
-        The noise floor cannot be reached, as nobody knows U and V. 100 problems of 20 × 20 take some seconds.
-        """
-        size, batch = (
-            self.options.size,
-            self.sample(n, generator=generator, device=str(generator.device), harder=harder),
-        )
-        x, known = (each.unflatten(1, (size, size)) for each in (batch.x, batch.given))
-        hidden = gibbs_mean(x, known, self.rank, self.divisor(harder), NOISE, generator).flatten(1)
-        answer = torch.where(batch.given, batch.x, hidden)
-        return reference_table({("posterior mean (Gibbs)", "ceiling"): self.scores(answer, batch)})
+class ConnectivityOptions(TaskOptions):
+    """Options of the connectivity task; `size` is the number of nodes."""
 
-    def _estimate(self, x: Tensor, shrinkage: float, start: Tensor | None = None) -> Float[Tensor, "n y_dim"]:
-        """Soft-impute's matrices, flattened, from a `start` [n, y_dim] or from 0."""
-        shape = (self.options.size, self.options.size)
-        observed = x.unflatten(1, shape)
-        start = None if start is None else start.unflatten(1, shape)
-        return soft_impute(observed, observed != 0, shrinkage * self.noise_norm, start=start).flatten(1)
+    size: Annotated[int, Field(ge=2)] = 12
+    edge_probability: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
 
-def gibbs_mean(
-    x: Float[Tensor, "n rows columns"],
-    known: Bool[Tensor, "n rows columns"],
-    rank: int,
-    divisor: float,
-    noise: float,
-    generator: torch.Generator,
-    sweeps: int = SWEEPS,
-    burn_in: int = BURN_IN,
-) -> Float[Tensor, "n rows columns"]:
-    """E[U Vᵀ/divisor | x] for standard normal U, V of that rank and known entries x with normal noise of that size.
+class Connectivity(DenoisingTask):
+    """Undirected graphs of `size` nodes in which each pair is joined with `edge_probability`, independently.
 
-    Gibbs sampling of all rows of U given V, then of V given U (Salakhutdinov & Mnih, ICML 2008, with fixed hyper-
-    parameters); the mean of E[U | V] Vᵀ over the sweeps after `burn_in` varies less than that of U Vᵀ.
+    x [n, nodes²]: adjacency, 1 for an edge, −1 for none and on the diagonal; y [n, nodes²]: 1 where a path leads from
+    one node to the other, as to itself, −1 elsewhere. `harder` has ⌈3·size/2⌉ nodes; `x_dim` is that of `size`.
     """
-    mask, data, eye = known.to(x), torch.where(known, x, 0) / noise, torch.eye(rank).to(x)
-    factors = [
-        torch.randn(*x.shape[:1], side, rank, generator=generator, device=x.device).to(x) for side in x.shape[1:]
-    ]
-    total = torch.zeros_like(x)
-    for sweep in range(sweeps):
-        for side, (seen, seen_data) in enumerate(((mask, data), (mask.mT, data.mT))):
-            other = factors[1 - side] / (divisor * noise)
-            outer = (other.unsqueeze(3) * other.unsqueeze(2)).flatten(2)
-            root = torch.linalg.cholesky((seen @ outer).unflatten(2, (rank, rank)) + eye)
-            mean = torch.cholesky_solve((seen_data @ other).unsqueeze(3), root)
-            if side == 0 and sweep >= burn_in:
-                total += mean.squeeze(3) @ factors[1].mT
-            drawn = torch.randn(mean.shape, generator=generator, device=x.device).to(x)
-            factors[side] = (mean + torch.linalg.solve_triangular(root.mT, drawn, upper=True)).squeeze(3)
-    return total / ((sweeps - burn_in) * divisor)
+
+    name = "connectivity"
+    network = "graph"
+    metric = "balanced_accuracy"
+    contrastive_weight = 0.05
+    sample_clamp = 1.0
+    classes = 1  # every entry is a decision of its own, a sign
+    options: ConnectivityOptions
+    options_class = ConnectivityOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.x_dim = self.y_dim = self.options.size**2
+
+    def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
+        nodes = (3 * self.options.size + 1) // 2 if harder else self.options.size
+        draws = torch.rand(n, nodes, nodes, generator=generator, device=device)
+        above = (draws < self.options.edge_probability).triu(diagonal=1)
+        x = (above | above.mT).flatten(1).float() * 2 - 1
+        return Batch(x, self.solve(x))
+
+    def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
+        """Each entry flipped with probability 0.05; the public code, whose randint(0, 1) is always 0, only to −1."""
+        return torch.where(draws.uniform(y.shape) < FLIPPED, -y, y)
+
+    def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
+        """{"accuracy", "balanced_accuracy"} of the answers y_hat > 0, over ordered pairs of different nodes.
+
+        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph has no negatives, or the
+        rate of the only class there is. Single graphs have the parts whose mean it is, with its error by the delta
+        method: for a rate r = Σ rightᵢ/Σ countᵢ these are r + (rightᵢ − r·countᵢ)/mean(count).
+        """
+        pairs = ~torch.eye(isqrt(batch.y.shape[1]), dtype=torch.bool, device=batch.y.device).flatten()
+        truth = (batch.y > 0)[:, pairs]
+        right = truth == (y_hat > 0)[:, pairs]
+        parts = []
+        for of_class in (truth, ~truth):
+            hits, count = (right & of_class).sum(1).double(), of_class.sum(1).double()
+            rate = hits.sum() / count.sum()
+            parts.append(rate + (hits - rate * count) / count.mean())
+        return {"accuracy": right.double().mean(1), "balanced_accuracy": torch.stack(parts).nanmean(0)}
+
+    def references(self, training: Batch, test: Batch) -> Predictions:
+        """The more frequent answer of the training set for all pairs, the edges themselves, a search, and the truth."""
+        frequent = (training.y.sum(1) - self.options.size).sum().sign()  # without the diagonal, always reached
+        return {
+            ("majority", "trivial"): frequent.expand_as(test.y),
+            ("copy the edges", "trivial"): test.x,
+            ("breadth-first search", "classical"): self.solve(test.x),
+            ("truth", "ceiling"): test.y,
+        }
+
+    def solve(self, x: Float[Tensor, "n nodes_squared"]) -> Float[Tensor, "n nodes_squared"]:
+        """Reachability by breadth-first search from all nodes of all graphs at once; any number of nodes."""
+        nodes = isqrt(x.shape[1])
+        edges = (x > 0).float().unflatten(1, (nodes, nodes))
+        reached = frontier = torch.eye(nodes, dtype=torch.bool, device=x.device).repeat(len(x), 1, 1)
+        while frontier.any():
+            frontier = (frontier.float() @ edges > 0) & ~reached
+            reached = reached | frontier
+        return reached.flatten(1).float() * 2 - 1
 
 
 def soft_impute(
-    observed: Float[Tensor, "n rows columns"],
-    known: Bool[Tensor, "n rows columns"],
-    shrinkage: float,
-    *,
-    start: Float[Tensor, "n rows columns"] | None = None,
-    tolerance: float = 1e-6,
-    max_iterations: int = 200,
-) -> Float[Tensor, "n rows columns"]:
-    """The matrices Z that minimise ½‖observed − Z‖² over the known entries + shrinkage·‖Z‖_* (nuclear norm).
+    observed: Matrices, shrinkage: float, start: Matrices | None = None, tolerance: float = 1e-6, at_most: int = 200
+) -> Matrices:
+    """The matrices Z that minimise ½‖observed − Z‖² over known entries (not 0) + shrinkage·‖Z‖_*, a nuclear norm.
 
-    Each step fills the unknown entries with Z and lowers the singular values of the result by `shrinkage`, from `start`
-    (0 by default) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖², at most `max_iterations` times (Mazumder, Hastie &
-    Tibshirani, JMLR 11, 2010, algorithm 1). Raises `ParameterError` for a shrinkage that is not above 0.
+    Each step fills the unknown entries with Z and lowers the singular values of the result by `shrinkage` > 0, from
+    `start` (0 by default) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖², `at_most` so many times (Mazumder, Hastie &
+    Tibshirani, JMLR 11, 2010, algorithm 1).
     """
-    if not shrinkage > 0:
-        raise ParameterError(f"shrinkage = {shrinkage}: should be greater than 0")
     estimate = torch.zeros_like(observed) if start is None else start.clone()
     moving = torch.arange(len(observed), device=observed.device)
-    for _ in range(max_iterations):
-        before = estimate[moving]
-        after = shrunk(torch.where(known[moving], observed[moving], before), shrinkage)
-        estimate[moving] = after
+    for _ in range(at_most):
+        known, before = observed[moving], estimate[moving]
+        estimate[moving] = after = shrunk(torch.where(known != 0, known, before), shrinkage)
         moving = moving[(after - before).square().sum((1, 2)) > tolerance * before.square().sum((1, 2))]
         if len(moving) == 0:
             break
     return estimate
 
 
-def shrunk(matrices: Float[Tensor, "n rows columns"], by: float) -> Float[Tensor, "n rows columns"]:
+def shrunk(matrices: Matrices, by: float) -> Matrices:
     """Matrices with every singular value lowered by `by` > 0, to no less than 0: the proximal map of by·‖·‖_*.
 
     M V diag((σ − by)₊/σ) Vᵀ with the eigenvectors V of MᵀM: twice as fast as a batched singular value decomposition,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import comb
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Kind, Scores, Stream, Task, TaskOptions, mean_interval, reference_table
+from anm_nb.tasks.base import Batch, Predictions, Scores, Stream, Task, TaskOptions, reference_table
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 
 # Fingerprints modulo 4: half of all problems train, a quarter each are for dev and test.
@@ -42,7 +42,7 @@ class RankingTask(Task):
 
     metric = "tau_obs"
     options: RankingOptions
-    options_class = RankingOptions
+    options_class: ClassVar[type[TaskOptions]] = RankingOptions
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -73,7 +73,7 @@ class RankingTask(Task):
         for _ in range(MAX_ROUNDS):
             batch = self.draw(4 * n, generator=generator, device=device, harder=harder)
             rows = torch.isin(self.fingerprint(batch) % 4, buckets)
-            kept.append(tuple(part[rows] for part in (batch.x, batch.y, batch.known) if part is not None))
+            kept.append(tuple(part[rows] for part in (batch.x, batch.y, batch.given)))
             if sum(len(x) for x, *_ in kept) >= n:
                 return Batch(*(torch.cat(parts)[:n] for parts in zip(*kept, strict=True)))
         raise ParameterError(f"{self.name}: too few distinct problems at {self.options} to keep streams apart")
@@ -96,14 +96,31 @@ class PartialSort(RankingTask):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.x_dim = 2 if self.options.encoding == "scaled" else 1
-        self._items(harder=False)
+        self.items(harder=False)
+
+    def items(self, harder: bool) -> int:
+        """The number of items. Raises `ParameterError` for one that arrays cannot have."""
+        size = self.options.size * (2 if harder else 1)
+        if size > VALUES:
+            raise ParameterError(f"size = {size}: there are only {VALUES} distinct values, so at most {VALUES}")
+        return size
 
     def visible(self, size: int) -> int:
+        """How many of `size` items are visible."""
         return max(2, int(size * (1 - self.options.mask_rate)))
 
     def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
-        values, ranks, known = self._draw_values(n, generator=generator, device=device, harder=harder)
-        return Batch(self._encoded(values, known), ranks, known)
+        size = self.items(harder)
+        values = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)[:, :size] + LOWEST
+        turns = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
+        return self.shown(values, values.argsort(dim=1).argsort(dim=1), turns < self.visible(size), generator)
+
+    def shown(self, values: Items, ranks: Items, known: Visible, generator: torch.Generator) -> Batch:
+        """The problems of these values, their ranks and which of them are visible."""
+        if self.options.encoding == "raw":
+            return Batch(torch.where(known, values.float(), HIDDEN_RAW).unsqueeze(-1), ranks, known)
+        scaled = torch.where(known, (values.float() + 0.5) * (2 / (VALUES - 1)), 0.0)
+        return Batch(torch.stack([scaled, (~known).float()], dim=-1), ranks, known)
 
     def values(self, batch: Batch) -> Items:
         """The visible integers of a batch; 0 in the places of hidden ones."""
@@ -129,17 +146,31 @@ class PartialSort(RankingTask):
         median = torch.searchsorted(up_to, middle).double().mean(dim=1, keepdim=True) + LOWEST
         return -torch.where(batch.given, values.double(), median)
 
-    def all_pairs_ceiling(self, *, harder: bool = False) -> float | None:
+    def all_pairs_ceiling(self, *, harder: bool = False) -> float:
         """The highest expected τ over all pairs, exact for any size and mask rate; `solve` attains it.
 
         Two visible values: 1. Two hidden ones: 0. A visible value v against a hidden one: of the M values not seen K
         lie below v, and the better guess agrees |M − 2K|/M in expectation. v is equally likely to stand in any of the
         M + 1 gaps, so K is uniform on 0 … M and the mean is (M + 2)/(2(M + 1)) for even M, (M + 1)/(2M) for odd.
         """
-        size = self._items(harder)
+        size = self.items(harder)
         seen, unseen = self.visible(size), VALUES - self.visible(size)
         mixed = (unseen + 2) / (2 * (unseen + 1)) if unseen % 2 == 0 else (unseen + 1) / (2 * unseen)
         return (comb(seen, 2) + seen * (size - seen) * mixed) / comb(size, 2)
+
+    def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
+        """Each problem's highest expected τ over all pairs, or the mean over problems where that is known."""
+        ceiling = self.all_pairs_ceiling(harder=batch.y.shape[1] > self.options.size)
+        return torch.full_like(batch.y[:, 0], ceiling, dtype=torch.float64)
+
+    def predictions(self, batch: Batch, generator: torch.Generator) -> Predictions:
+        """Scores of the items [n, items] by trivial and classical methods."""
+        n, items = batch.y.shape
+        return {
+            ("random scores", "trivial"): torch.rand(n, items, generator=generator, device=batch.y.device),
+            ("input order", "trivial"): -torch.arange(items, device=batch.y.device).double().expand(n, items),
+            ("value, hidden ones at the median", "classical"): PartialSort.solve(self, batch),
+        }
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
         """Random scores, the input's order, the best possible ranking measured on n arrays, and the exact ceilings.
@@ -149,48 +180,12 @@ class PartialSort(RankingTask):
         batch = self.sample(n, generator=generator, device=str(generator.device), harder=harder)
         scores = {
             reference: self.scores(predicted, batch) | {"tau_index": index_space_tau(predicted, batch.y)}
-            for reference, predicted in self._predictions(batch, generator).items()
+            for reference, predicted in self.predictions(batch, generator).items()
         }
-        exact = self.all_pairs_ceiling(harder=harder)
-        all_pairs = mean_interval(self.ceilings(batch)) if exact is None else (exact, exact, exact)
-        best = {"tau_obs": (1.0, 1.0, 1.0), "tau_all": all_pairs}
-        table = reference_table(scores)
-        rows = [(self.ceiling_name, "ceiling", metric, *row) for metric, row in best.items()]
-        return pd.concat([table, pd.DataFrame(rows, columns=table.columns)], ignore_index=True)
-
-    def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
-        """Each problem's highest expected τ over all pairs, for tasks without a closed form of their mean."""
-        raise NotImplementedError
-
-    def _predictions(self, batch: Batch, generator: torch.Generator) -> dict[tuple[str, Kind], Tensor]:
-        n, items = batch.y.shape
-        return {
-            ("random scores", "trivial"): torch.rand(n, items, generator=generator, device=batch.y.device),
-            ("input order", "trivial"): -torch.arange(items, device=batch.y.device).double().expand(n, items),
-            ("value, hidden ones at the median", "classical"): PartialSort.solve(self, batch),
-        }
-
-    def _items(self, harder: bool) -> int:
-        """The number of items. Raises `ParameterError` for one that arrays cannot have."""
-        size = self.options.size * (2 if harder else 1)
-        if size > VALUES:
-            raise ParameterError(f"size = {size}: there are only {VALUES} distinct values, so at most {VALUES}")
-        return size
-
-    def _draw_values(
-        self, n: int, *, generator: torch.Generator, device: str, harder: bool
-    ) -> tuple[Items, Items, Visible]:
-        """Distinct values in random order, their ranks, and which of them are visible."""
-        size = self._items(harder)
-        values = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)[:, :size] + LOWEST
-        turns = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
-        return values, values.argsort(dim=1).argsort(dim=1), turns < self.visible(size)
-
-    def _encoded(self, values: Items, known: Visible) -> Tensor:
-        if self.options.encoding == "raw":
-            return torch.where(known, values.float(), HIDDEN_RAW).unsqueeze(-1)
-        scaled = (values.float() + 0.5) * (2 / (VALUES - 1))
-        return torch.stack([torch.where(known, scaled, 0.0), (~known).float()], dim=-1)
+        best = self.ceilings(batch)
+        return reference_table(
+            {**scores, (self.ceiling_name, "ceiling"): {"tau_obs": torch.ones_like(best), "tau_all": best}}
+        )
 
 
 def hashed(keys: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:

@@ -3,59 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from math import isqrt
 from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Kind, Scores, Stream, TaskOptions
-from anm_nb.tasks.sudoku_pool import Pool, PuzzleSource, Range, first_rows, read_puzzles, shuffled, stored_pool
-from anm_nb.tasks.sudoku_solver import Boards, board_size, broken, deduced, solve
+from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Predictions, Scores, Stream, TaskOptions
+from anm_nb.tasks.sudoku_solver import Boards, Pool, broken, deduced, first_rows, shuffled, solve, stored_pool, units
 from anm_nb.training.seeds import RowDraws
 
 CORRUPTED = 0.05  # share of cells that the published negatives draw anew
-
-# Ranges of givens by size: from the fewest that ever suffice to all but one, and what puzzles have by default.
-POSSIBLE: dict[int, Range] = {4: (4, 15), 9: (17, 80)}
-USUAL: dict[int, Range] = {4: (6, 10), 9: (31, 42)}
-HARDER: dict[int, Range] = {4: (4, 6), 9: (17, 34)}
-
-Givens = Annotated[Range, Field(strict=False)]
+SHOWN = 5  # wrong puzzles of a user's that an error lists
 
 
 class SudokuOptions(TaskOptions):
     """Options of `Sudoku`; `size` is the number of rows, columns, boxes and digits."""
 
     size: Literal[4, 9] = 9
-    pool: PositiveInt = 2000  # puzzles of each of the two kinds
+    pool: Annotated[int, Field(ge=3)] = 2000  # puzzles of each of the two kinds
     pool_seed: NonNegativeInt = 0
-    givens: Givens = USUAL[9]  # of each puzzle, uniform on a range with both ends included
-    harder_givens: Givens = HARDER[9]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_the_size(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("size") == 4:
-            return {"givens": USUAL[4], "harder_givens": HARDER[4]} | values
-        return values
-
-    @model_validator(mode="after")
-    def _within_reach(self) -> SudokuOptions:
-        fewest, most = POSSIBLE[self.size]
-        allowed = f"(lowest, highest) with {fewest} <= lowest <= highest <= {most} at size {self.size}"
-        for name, (low, high) in (("givens", self.givens), ("harder_givens", self.harder_givens)):
-            if not fewest <= low <= high <= most:
-                raise ParameterError(f"{name} = ({low}, {high}): should be {allowed}; fewer never suffice")
-        return self
 
 
 class Sudoku(DenoisingTask):
-    """One-solution puzzles from a pool that is built once (`sudoku_pool`), or a user's own (`from_puzzles`).
+    """One-solution puzzles from a pool that is built once (`sudoku_solver`), or a user's own (`from_puzzles`).
 
     x and y are [n, size³], cell by cell row by row, `size` entries each: 1 for the cell's digit, −1 for the others; an
     empty cell of x is −1 throughout. `known` [n, size³] is true for all entries of a given cell. Size 4 is for quick
@@ -75,27 +53,27 @@ class Sudoku(DenoisingTask):
         super().__init__(**options)
         self.classes = self.options.size  # entries of one cell: one of them is 1
         self.x_dim = self.y_dim = self.options.size**3
-        self._pools: dict[tuple[bool, str, Stream | None], Pool] = {}  # by harder, device, stream; shared with streams
-        self._own = False
+        self._own: Pool | None = None
         self._stream: Stream | None = None
+        self._pools: dict[tuple[bool, str, Stream | None], Pool] = {}  # by harder, device, stream; shared with streams
 
     @classmethod
-    def from_puzzles(cls, puzzles: PuzzleSource, **options: Any) -> Sudoku:
-        """A task of given puzzles: a file's path, text, bytes or lines, as `read_puzzles` takes them."""
+    def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
+        """A task of a user's puzzles, a line each (or one text of lines): size² characters, 0 or . for an empty cell.
+
+        Raises `ParameterError` naming, by line and cell, puzzles that are written wrong, or that do not have just one
+        solution.
+        """
         task = cls(**options)
-        task._pools[False, "cpu", None] = read_puzzles(puzzles, task.options.size)
-        task._own = True
+        task._own = read_puzzles(lines, task.options.size)
         return task
 
     def stream(self, name: Stream) -> Sudoku:
         """The task restricted to its puzzles for training, dev or test, which share neither puzzles nor solutions.
 
         Solutions are divided in the order in which they first occur: the first 80 % for training, 10 % each, at least
-        one, for dev and test, harder puzzles included. Raises `ParameterError` for fewer than 3 puzzles or solutions.
+        one, for dev and test, harder puzzles included; drawing raises `ParameterError` for fewer than 3.
         """
-        count = len(self._pool(harder=False).puzzles) if self._own else self.options.pool
-        if count < len(get_args(Stream)):
-            raise ParameterError(f"{count} puzzle(s): at least 3 are needed for the streams train, dev and test")
         part = copy.copy(self)
         part._stream = name
         return part
@@ -105,13 +83,13 @@ class Sudoku(DenoisingTask):
 
         Raises `ParameterError` for harder ones of a task of given puzzles.
         """
-        pool = self._pool(harder, device, self._stream)
+        pool = self._pool(harder, device)
         rows = shuffled(len(pool.puzzles), n, generator)
         return _batch(pool.puzzles[rows], pool.solutions[rows])
 
     def puzzles(self, *, device: str = "cpu", harder: bool = False) -> Batch:
         """Every puzzle of the task, or of the stream it is restricted to, once and in order."""
-        return _batch(*self._pool(harder, device, self._stream))
+        return _batch(*self._pool(harder, device))
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
         """References on n test puzzles, or all there are: a repeated one would only make the intervals too narrow."""
@@ -147,7 +125,7 @@ class Sudoku(DenoisingTask):
             "violation_clues": (given & (filled != clues)).sum(1).double() / given.sum(1),
         }
 
-    def references(self, training: Batch, test: Batch) -> dict[tuple[str, Kind], Tensor]:
+    def references(self, training: Batch, test: Batch) -> Predictions:
         """Clues with each cell's most frequent digit in training; deduction without a guess; the solver; the truth."""
         frequent = _cells(training.y > 0).sum(0).argmax(1) + 1
         clues = clue_digits(test)
@@ -155,28 +133,25 @@ class Sudoku(DenoisingTask):
         return {
             ("clues, most frequent digit", "trivial"): one_hot_boards(torch.where(clues > 0, clues, frequent)),
             ("singles, most frequent digit", "classical"): one_hot_boards(torch.where(singles > 0, singles, frequent)),
-            ("exact solver", "classical"): one_hot_boards(solve(clues, limit=1).grids),
+            ("exact solver", "classical"): one_hot_boards(solve(clues, limit=1)[0]),
             ("truth", "ceiling"): test.y,
         }
 
-    def _pool(self, harder: bool, device: str = "cpu", stream: Stream | None = None) -> Pool:
-        """The puzzles of a stream, or all, on the device; kept, as they are drawn from again and again."""
-        if harder and self._own:
-            raise ParameterError("harder = True: a task of given puzzles has no harder ones")
-        options, place = self.options, (harder, device, stream)
-        if place not in self._pools and place == (harder, "cpu", None):
-            givens = options.harder_givens if harder else options.givens
-            self._pools[place] = stored_pool(options.pool, options.pool_seed, givens, options.size)
-        elif place not in self._pools:
-            whole = self._pool(harder)
-            rows = slice(None) if stream is None else _stream_rows(whole.solutions, stream)
+    def _pool(self, harder: bool, device: str) -> Pool:
+        """The puzzles of the stream, or all, on the device; kept, as they are drawn from again and again."""
+        place = (harder, device, self._stream)
+        if place not in self._pools:
+            if harder and self._own:
+                raise ParameterError("harder = True: a task of given puzzles has no harder ones")
+            whole = self._own or stored_pool(self.options.size, self.options.pool, self.options.pool_seed, harder)
+            rows = slice(None) if self._stream is None else _stream_rows(whole.solutions, self._stream)
             self._pools[place] = Pool(*(boards[rows].to(device) for boards in whole))
         return self._pools[place]
 
 
 def one_hot_boards(boards: Boards) -> Float[Tensor, "n entries"]:
     """Digits 1 … size as `size` entries each: 1 for the digit, −1 for the others; 0 as −1 throughout."""
-    each = torch.arange(1, board_size(boards) + 1, device=boards.device)
+    each = torch.arange(1, isqrt(boards.shape[1]) + 1, device=boards.device)
     return (2.0 * (boards.unsqueeze(2) == each) - 1).flatten(1)
 
 
@@ -196,7 +171,7 @@ def _cells(entries: Tensor) -> Tensor:
 
 
 def _batch(puzzles: Boards, solutions: Boards) -> Batch:
-    known = (puzzles > 0).repeat_interleave(board_size(puzzles), dim=1)
+    known = (puzzles > 0).repeat_interleave(isqrt(puzzles.shape[1]), dim=1)
     return Batch(one_hot_boards(puzzles), one_hot_boards(solutions), known)
 
 
@@ -210,3 +185,42 @@ def _stream_rows(solutions: Boards, name: Stream) -> Bool[Tensor, " n"]:
     bounds = [0, n - 2 * held_out, n - held_out, n]
     low, high = bounds[names.index(name)], bounds[names.index(name) + 1]
     return (low <= place) & (place < high)
+
+
+def read_puzzles(lines: Iterable[str], size: int) -> Pool:
+    """A user's puzzles with their solutions, as `Sudoku.from_puzzles` takes them; with progress."""
+    rows = lines.splitlines() if isinstance(lines, str) else lines
+    texts = {number: text for number, line in enumerate(rows, start=1) if (text := line.strip())}
+    if not texts:
+        raise ParameterError("no puzzles: every line is blank")
+    sound = [number for number, text in texts.items() if re.fullmatch(f"[.0-{size}]{{{size**2}}}", text)]
+    boards = [list(map(int, texts[number].replace(".", "0"))) for number in sound]
+    puzzles = torch.tensor(boards, dtype=torch.uint8).reshape(-1, size**2)
+    solved = [solve(part) for part in tqdm(puzzles.split(512), desc="checking puzzles", delay=1, leave=False)]
+    solutions, found = (torch.cat(parts) for parts in zip(*solved, strict=True))
+    counts = dict(zip(sound, found.tolist(), strict=True))
+    wrong = [number for number in texts if counts.get(number) != 1]
+    if wrong:
+        told = [f"line {number}: {_problem(texts[number], size, counts.get(number))}" for number in wrong[:SHOWN]]
+        told += [f"… and {len(wrong) - SHOWN} more of {len(texts)} lines"] if len(wrong) > SHOWN else []
+        raise ParameterError("\n".join(told))
+    return Pool(puzzles, solutions.to(torch.uint8))
+
+
+def _problem(text: str, size: int, found: int | None) -> str:
+    """What is wrong with a puzzle, which has `found` solutions where it is written right."""
+    if len(text) != size**2:
+        return f"{len(text)} characters, should be {size**2}"
+    for cell, character in enumerate(text):
+        if character not in ".0123456789"[: size + 2]:
+            place = f"{character!r} in row {cell // size + 1}, column {cell % size + 1}"
+            return f"{place}: should be a digit from 1 to {size}, 0 or . for an empty cell"
+    if found:
+        return "has more than one solution"
+    board = torch.tensor([list(map(int, text.replace(".", "0")))])
+    for kind, held in zip(("row", "column", "box"), units(board).squeeze(1).tolist(), strict=True):
+        for number, entries in enumerate(held, start=1):
+            twice = [digit for digit in entries if digit and entries.count(digit) > 1]
+            if twice:
+                return f"contradicts itself: {twice[0]} more than once in {kind} {number}"
+    return "has no solution"

@@ -1,4 +1,4 @@
-"""An exact solver of 4×4 and 9×9 Sudoku, batched on any device.
+"""Sudokus with one solution: pools of them, and an exact solver of 4×4 and 9×9, batched on any device.
 
 A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible; of a 4×4 board the upper
 five stay empty. The sum over a row, column or box then counts all digits at once, as no count exceeds 9. Cells are laid
@@ -8,126 +8,185 @@ columns and boxes are each a sum over two of these axes.
 
 from __future__ import annotations
 
-import itertools
-import math
+from itertools import count, permutations
+from math import isqrt
 from typing import NamedTuple
 
 import torch
+from filelock import FileLock
 from jaxtyping import Bool, Int, Integer
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from anm_nb.config import ParameterError
+from anm_nb.files import outputs_root, replace_whole
+from anm_nb.training.seeds import generator
 
-SIZES = (4, 9)  # rows, columns, boxes and digits of a board
-NIBBLES = 9
+# Givens of each puzzle, uniform on a range with both ends: as trained on, and harder ones, by size.
+GIVENS = {4: ((6, 10), (4, 6)), 9: ((31, 42), (17, 34))}
+VERSION = 1  # of what `build_pool` makes of its arguments
+REDIGS = 20  # times that puzzles which came out like another are dug anew
 ONES = 0x1_1111_1111  # 1 in every nibble
 # Search nodes expanded side by side: enough to make up for the cost of a call, few enough to stay in cache.
 WIDTH = 1024
 
 Boards = Integer[Tensor, "n cells"]
-BoardMasks = Int[Tensor, "n side side side side"]
-Nodes = tuple[Tensor, Tensor]  # board masks met in the search, and the row of the board that each belongs to
+Masks = Int[Tensor, "n side side side side"]
+Indices = Int[Tensor, " n"]
+Source = torch.Generator | None
 
 
-class Solutions(NamedTuple):
-    """What `solve` found: a solution of each puzzle (zeros where there is none), and how many, capped at the limit."""
+class Pool(NamedTuple):
+    """Puzzles (0 = empty) and their only solutions, row by row."""
 
-    grids: Int[Tensor, "n cells"]
-    found: Int[Tensor, " n"]
+    puzzles: Boards
+    solutions: Boards
 
 
-def solve(puzzles: Boards, limit: int = 2, *, generator: torch.Generator | None = None) -> Solutions:
-    """A solution of each puzzle (0 = empty) and how many it has, counted up to `limit`: 2 proves whether just one.
+def stored_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
+    """`build_pool`'s, kept in `outputs/pools/`; a second process asking for the same waits for the first."""
+    folder, (low, high) = outputs_root() / "pools", GIVENS[size][harder]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"sudoku-{size}x{size}-{number}-seed{seed}-givens{low}-{high}-v{VERSION}.safetensors"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            replace_whole(path, save(build_pool(size, number, seed, harder)._asdict()))
+    return Pool(**load_file(path))
 
-    Which of several is given is arbitrary, and random with a `generator` on the puzzles' device. Raises
-    `ParameterError` for a number of cells that is not 16 or 81, for other digits and for a limit below 1.
+
+def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
+    """Random puzzles with one solution each, and givens as in `GIVENS` or, where one is minimal before, more.
+
+    Of 2,000 harder ones of 9×9 the fewest givens are 21, and their mean is 27.1. Row i of both pools of one size,
+    number and seed has the same solution. Those of 9×9 are empty boards solved by guessing at random, not uniformly;
+    those of 4×4 come in random order, all 288 before any again, and like puzzles are redug.
     """
-    if limit < 1:
-        raise ParameterError(f"limit = {limit}: should be at least 1")
-    size = board_size(puzzles)
-    if len(illegal := puzzles[(puzzles < 0) | (puzzles > size)]):
-        raise ParameterError(f"{int(illegal[0])} in a puzzle: should be from 0 (empty) to {size}")
-    parts = [_search(part, limit, generator) for part in _candidates(puzzles).split(4 * WIDTH)]
-    return Solutions(*(torch.cat(each) for each in zip(*parts, strict=True)))
+    source = generator(seed, "sudoku grids")
+    if size == 9:
+        solutions, _ = solve(torch.zeros(number, 81, dtype=torch.long), limit=1, source=source)
+    else:
+        lines = torch.tensor(list(permutations(range(1, 5))))
+        boards = lines[torch.cartesian_prod(*4 * [torch.arange(len(lines))])].flatten(1)
+        grids = boards[~broken(boards).any(2).any(0)]
+        solutions = grids[shuffled(len(grids), number, source)]
+    low, high = GIVENS[size][harder]
+    source = generator(seed, f"sudoku givens {low} to {high}")
+    target = torch.randint(low, high + 1, (number,), generator=source)
+    puzzles, repeated = solutions.clone(), torch.ones(number, dtype=torch.bool)
+    for _ in range(1 + REDIGS):
+        puzzles[repeated] = _dig(solutions[repeated], target[repeated], source)
+        repeated = first_rows(puzzles) != torch.arange(number)
+        if not repeated.any():
+            break
+    return Pool(puzzles.to(torch.uint8), solutions.to(torch.uint8))
 
 
-def has_other_solution(puzzles: Boards, cells: Int[Tensor, " n"], digits: Integer[Tensor, " n"]) -> Bool[Tensor, " n"]:
-    """Whether a puzzle has a solution whose digit in the cell `cells` (from 0, empty in the puzzle) is not `digits`."""
-    masks = _candidates(puzzles)
-    masks.flatten(1)[torch.arange(len(masks), device=masks.device), cells] &= ~_bit(digits)
-    return torch.cat([_search(part, 1, None).found for part in masks.split(4 * WIDTH)]) > 0
+def _dig(solutions: Boards, target: Indices, source: torch.Generator) -> Boards:
+    """Puzzles left when clues are taken out of complete grids in random order, down to `target` clues or minimal.
+
+    A clue without which a second solution appears would have to stay later too, so one pass over all cells is enough.
+    """
+    puzzles = solutions.clone()
+    order = torch.rand(solutions.shape, generator=source).argsort(1)
+    for cell in order.unbind(1):
+        rows = ((puzzles > 0).sum(1) > target).nonzero().squeeze(1)
+        if not len(rows):
+            break
+        cells = cell[rows]
+        digits = puzzles[rows, cells]
+        puzzles[rows, cells] = 0
+        needed = solve(puzzles[rows], limit=1, barred=(cells, digits))[1] > 0
+        puzzles[rows[needed], cells[needed]] = digits[needed]
+    return puzzles
 
 
-def deduced(puzzles: Boards) -> Boards:
-    """Digits that follow by naked and hidden singles alone, without a guess, clues included; 0 where none does."""
-    masks = _candidates(puzzles)
-    while True:
-        further, _ = _propagate(masks)
-        if torch.equal(further, masks):
-            return _digits(torch.where(_single(masks), masks, 0)).flatten(1)
-        masks = further
+def shuffled(rows: int, n: int, source: torch.Generator) -> Indices:
+    """n of the numbers 0 … rows − 1 at random, none again before all have come, on the generator's device."""
+    rounds = [torch.randperm(rows, generator=source, device=source.device) for _ in range(-(-n // rows))]
+    return torch.cat([*rounds, torch.empty(0, dtype=torch.long, device=source.device)])[:n]
 
 
-def board_size(boards: Boards) -> int:
-    """4 or 9, the rows of boards given as 16 or 81 cells. Raises `ParameterError` for another number of cells."""
-    size = math.isqrt(boards.shape[1])
-    if size not in SIZES or size**2 != boards.shape[1]:
-        raise ParameterError(f"{boards.shape[1]} cells in a board: should be {' or '.join(str(s**2) for s in SIZES)}")
-    return size
+def first_rows(boards: Boards) -> Indices:
+    """For each row the first one equal to it."""
+    group = torch.unique(boards, dim=0, return_inverse=True)[1]
+    rows = torch.arange(len(boards), device=boards.device)
+    return torch.full_like(rows, len(rows)).scatter_reduce(0, group, rows, "amin")[group]
 
 
 def units(boards: Boards) -> Integer[Tensor, "3 n size size"]:
     """The digits of the rows, of the columns and of the boxes."""
-    size = board_size(boards)
+    size = isqrt(boards.shape[1])
     rows = boards.unflatten(1, (size, size))
-    boxes = boards.unflatten(1, 4 * [math.isqrt(size)]).transpose(2, 3).reshape_as(rows)
+    boxes = boards.unflatten(1, 4 * [isqrt(size)]).transpose(2, 3).reshape_as(rows)
     return torch.stack([rows, rows.mT, boxes])
 
 
 def broken(boards: Boards) -> Bool[Tensor, "3 n size"]:
     """Which rows, columns and boxes do not hold every digit once."""
-    each = torch.arange(1, board_size(boards) + 1, device=boards.device)
+    each = torch.arange(1, isqrt(boards.shape[1]) + 1, device=boards.device)
     return (units(boards).sort(3).values != each).any(3)
 
 
-def _search(masks: BoardMasks, limit: int, generator: torch.Generator | None) -> Solutions:
+def solve(
+    puzzles: Boards, limit: int = 2, barred: tuple[Tensor, Tensor] | None = None, source: Source = None
+) -> tuple[Boards, Indices]:
+    """A solution of each puzzle [n, cells] (0 = empty; zeros if there is none), and how many it has, up to `limit`.
+
+    `barred` are cells [n], empty in the puzzles, and the digits [n] that they may not hold. Which of several solutions
+    is given is arbitrary; a `source` on the puzzles' device draws it.
+    """
+    masks = _candidates(puzzles)
+    if barred is not None:
+        cells, digits = barred
+        masks.flatten(1)[torch.arange(len(masks), device=masks.device), cells] &= ~_bit(digits)
+    source = source or torch.Generator(masks.device).manual_seed(0)
+    grids, found = zip(*(_search(part, limit, source) for part in masks.split(4 * WIDTH)), strict=True)
+    return torch.cat(grids), torch.cat(found)
+
+
+def deduced(puzzles: Boards) -> Boards:
+    """Digits that follow by naked and hidden singles alone, without a guess, clues included; 0 where none does."""
+    masks, further = None, _candidates(puzzles)
+    while masks is None or not torch.equal(further, masks):
+        masks, (further, _) = further, _propagate(further)
+    return _digits(torch.where(_single(masks), masks, 0))
+
+
+def _search(masks: Masks, limit: int, source: torch.Generator) -> tuple[Boards, Indices]:
     """Depth-first search from all boards at once, up to WIDTH nodes a round; what is not tried yet is stacked."""
     rows = torch.arange(len(masks), device=masks.device)
-    grids = torch.zeros_like(masks).flatten(1)
-    count = torch.zeros_like(rows)
-    waiting: list[Nodes] = [(masks, rows)]
-    for spare in itertools.count():
-        unfinished = count < limit
-        masks, owner = _from_top(waiting, unfinished, min(WIDTH, int(unfinished.sum()) + spare))
-        if not len(owner):
+    grids, found = torch.zeros_like(masks).flatten(1), torch.zeros_like(rows)
+    waiting = [(masks, rows)]  # nodes, and the row of the board that each belongs to
+    for spare in count():
+        width, nodes = max(1, min(WIDTH, int((found < limit).sum()) + spare)), []
+        while waiting and width > 0:  # from the top of the stack, those of boards without enough solutions
+            masks, owner = waiting.pop()
+            kept = found[owner] < limit
+            masks, owner = masks[kept], owner[kept]
+            nodes.append((masks[:width], owner[:width]))
+            if len(owner) > width:
+                waiting.append((masks[width:], owner[width:]))
+            width -= len(owner)
+        if not nodes:
             break
+        masks, owner = map(torch.cat, zip(*nodes, strict=True))
         further, dead = _propagate(masks)
         solved = ~dead & _single(masks).flatten(1).all(1)
-        if solved.any():
-            _record(masks[solved], owner[solved], grids, count)
+        if solved.any():  # of several with one owner the first is kept, lest the order of writes decide
+            of = owner[solved]
+            first = (first_rows(of.unsqueeze(1)) == torch.arange(len(of), device=of.device)) & (found[of] == 0)
+            grids[of[first]] = _digits(masks[solved][first])
+            found.index_add_(0, of, torch.ones_like(of))
         going = ~dead & ~solved
         stuck = going & (further == masks).flatten(1).all(1)
         if stuck.any():
-            further[stuck], alternatives = _branch(further[stuck], generator)
+            further[stuck], alternatives = _branch(further[stuck], source)
             waiting.append((alternatives, owner[stuck]))
-        waiting.append((further[going], owner[going]))
-    return Solutions(grids, count.clamp(max=limit))
+        if going.any():
+            waiting.append((further[going], owner[going]))
+    return grids, found.clamp(max=limit)
 
 
-def _from_top(waiting: list[Nodes], unfinished: Bool[Tensor, " boards"], width: int) -> Nodes:
-    """Up to `width` nodes of unfinished boards, taken from the top of the stack of those waiting."""
-    masks, owner = waiting.pop()
-    kept = unfinished[owner]
-    masks, owner = masks[kept], owner[kept]
-    if len(owner) > width:
-        waiting.append((masks[width:], owner[width:]))
-    elif waiting and len(owner) < width:
-        more, their_owner = _from_top(waiting, unfinished, width - len(owner))
-        return torch.cat([masks, more]), torch.cat([owner, their_owner])
-    return masks[:width], owner[:width]
-
-
-def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
+def _propagate(masks: Masks) -> tuple[Masks, Bool[Tensor, " n"]]:
     """One round of naked and hidden singles, and which boards have no solution: a digit twice in a unit, or nowhere."""
     fixed = torch.where(_single(masks), masks, 0)
     taken = _counts(fixed)
@@ -135,7 +194,7 @@ def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
     masks = torch.where(fixed != 0, fixed, masks & ~((rows | boxes) | columns))
     places = _counts(masks)
     several = [_above_one(unit) for unit in places]
-    every = _all_digits(masks.shape[1] ** 2)
+    every = ONES >> 4 * (9 - masks.shape[1] ** 2)
     missing = [every & ~(unit | more) for unit, more in zip(places, several, strict=True)]
     rows, columns, boxes = (unit & ~more for unit, more in zip(places, several, strict=True))
     lone = masks & ((rows | boxes) | columns)
@@ -143,19 +202,16 @@ def _propagate(masks: BoardMasks) -> tuple[BoardMasks, Bool[Tensor, " n"]]:
     return torch.where(lone != 0, lone, masks), torch.stack(dead).any(0)
 
 
-def _branch(masks: BoardMasks, generator: torch.Generator | None) -> tuple[BoardMasks, BoardMasks]:
+def _branch(masks: Masks, source: torch.Generator) -> tuple[Masks, Masks]:
     """Two halves of each board's possibilities: a cell with fewest candidates holds one of them, or it does not."""
     cells = masks.flatten(1)
     rows = torch.arange(len(cells), device=cells.device)
-    possible = _spread(cells)
+    possible = cells.unsqueeze(2) >> torch.arange(0, 36, 4, device=cells.device) & 1
     choices = possible.sum(2).float()
-    choices[choices <= 1] = NIBBLES + 1
-    if generator is not None:
-        choices += torch.rand(choices.shape, generator=generator, device=cells.device)
-    cell = choices.argmin(1)
+    choices[choices <= 1] = 10
+    cell = (choices + torch.rand(choices.shape, generator=source, device=cells.device)).argmin(1)
     weight = possible[rows, cell].float()
-    if generator is not None:
-        weight *= 1 - torch.rand(weight.shape, generator=generator, device=cells.device)
+    weight *= 1 - torch.rand(weight.shape, generator=source, device=cells.device)
     guess = _bit(weight.argmax(1) + 1)
     guesses, alternatives = cells.clone(), cells.clone()
     guesses[rows, cell] = guess
@@ -163,26 +219,13 @@ def _branch(masks: BoardMasks, generator: torch.Generator | None) -> tuple[Board
     return guesses.view_as(masks), alternatives.view_as(masks)
 
 
-def _record(masks: BoardMasks, owner: Int[Tensor, " n"], grids: Tensor, count: Tensor) -> None:
-    """Enter solved boards; of several with one owner the first is kept, lest the order of writes decide."""
-    rows = torch.arange(len(owner), device=owner.device)
-    lowest = torch.full_like(count, len(owner)).scatter_reduce(0, owner, rows, "amin")
-    first = (lowest[owner] == rows) & (count[owner] == 0)
-    grids[owner[first]] = _digits(masks[first]).flatten(1)
-    count.index_add_(0, owner, torch.ones_like(owner))
-
-
-def _candidates(puzzles: Boards) -> BoardMasks:
+def _candidates(puzzles: Boards) -> Masks:
     """Masks of what the cells may hold before any deduction: the clue, or every digit."""
-    size = board_size(puzzles)
-    return torch.where(puzzles == 0, _all_digits(size), _bit(puzzles)).unflatten(1, 4 * [math.isqrt(size)])
+    size = isqrt(puzzles.shape[1])
+    return torch.where(puzzles == 0, ONES >> 4 * (9 - size), _bit(puzzles)).unflatten(1, 4 * [isqrt(size)])
 
 
-def _all_digits(size: int) -> int:
-    return ONES >> 4 * (NIBBLES - size)
-
-
-def _counts(masks: BoardMasks) -> tuple[Tensor, Tensor, Tensor]:
+def _counts(masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
     """Nibble by nibble, how often each digit occurs in each row, column and box; shaped to broadcast over cells."""
     in_stack = masks.sum(4, keepdim=True)
     return in_stack.sum(3, keepdim=True), masks.sum((1, 2), keepdim=True), in_stack.sum(2, keepdim=True)
@@ -202,11 +245,6 @@ def _bit(digits: Integer[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     return 1 << 4 * (digits.long() - 1).clamp(min=0)
 
 
-def _spread(masks: Int[Tensor, "*n"]) -> Int[Tensor, "*n 9"]:
-    """Masks as a last axis of nine entries 0 or 1."""
-    return masks.unsqueeze(-1) >> torch.arange(0, 4 * NIBBLES, 4, device=masks.device) & 1
-
-
-def _digits(masks: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The digit of a mask with one candidate; 0 of an empty mask."""
-    return (_spread(masks) * torch.arange(1, NIBBLES + 1, device=masks.device)).sum(-1)
+def _digits(masks: Masks) -> Boards:
+    """The digits of masks with one candidate; 0 of an empty mask. The exponent of 0b1000 … is 4·digit − 3."""
+    return ((torch.frexp(masks.double()).exponent + 3) // 4).long().flatten(1)

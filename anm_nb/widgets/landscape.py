@@ -27,8 +27,8 @@ from anm_nb.energy.landscape import (
     optimal_energy,
     plane_scan,
 )
-from anm_nb.energy.miner import MinerConfig
-from anm_nb.energy.negatives import MiningProblem, get_negatives
+from anm_nb.energy.miner import MinerConfig, MiningProblem
+from anm_nb.energy.negatives import get_negatives
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.run import Run

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anm_nb.energy.losses import denoising_mse, info_nce, soft_info_nce
-from anm_nb.energy.mrncl import monotonic_regression
+from anm_nb.energy.losses import denoising_mse, info_nce, monotonic_regression, soft_info_nce
 
 energies = st.floats(-1e4, 1e4, width=32)
 

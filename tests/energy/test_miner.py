@@ -82,7 +82,7 @@ def one_by_one(energy, center, radius, start, config):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_batched_miner_is_the_plain_one_example_by_example(rule, seed):
     source = generator(seed, "test")
     y_pos = torch.randn(12, DIM, generator=source, dtype=torch.float64)
@@ -126,19 +126,22 @@ def test_who_has_not_ended_after_the_turns_is_left_where_it_is_and_marked():
     assert (short.log["miner_accepted"][going] < 6).all()
 
 
-def test_a_stationary_example_stops_early_and_only_with_a_tolerance():
+def test_a_quadratic_is_minimised_over_the_ball_and_a_tolerance_ends_the_descent():
+    """The minimiser of ‖y − target‖² over a ball is known: the target's projection."""
     y_pos, ball, source = problem()
-    target = y_pos + 0.5 * torch.randn(y_pos.shape, generator=source)
-
-    def energy(y):
-        return 0.5 * (y - target).square().sum(1)
-
+    target = y_pos + 0.8 * torch.randn(y_pos.shape, generator=source)
     options = {"steps": 120, "step_size": 0.2, "delta": 0.0}
-    stopped = mine(energy, y_pos, ball, MinerConfig(**options, tol=1e-3), source)
-    assert stopped.log["miner_converged"].all()
-    assert (stopped.log["gm_norm"] < 1e-3 * y_pos.norm(dim=1)).all()
-    assert (stopped.log["miner_accepted"] < 120).all()
-    assert not mine(energy, y_pos, ball, MinerConfig(**options), source).log["miner_converged"].any()
+    found = {
+        tol: mine(lambda y: (y - target).square().sum(1), y_pos, ball, MinerConfig(**options, tol=tol), source)
+        for tol in (0.0, 1e-3)
+    }
+    for mined in found.values():
+        torch.testing.assert_close(mined.y_neg, ball.project(target), atol=1e-2, rtol=1e-2)
+        assert mined.log["feasibility_residual"].max() < 1e-5
+    assert not found[0.0].log["miner_converged"].any()
+    assert found[1e-3].log["miner_converged"].all()
+    assert (found[1e-3].log["gm_norm"] < 1e-3 * y_pos.norm(dim=1)).all()
+    assert (found[1e-3].log["miner_accepted"] < 120).all()
 
 
 def test_mining_leaves_no_gradient_and_no_change_in_the_weights():
@@ -154,22 +157,20 @@ def test_mining_leaves_no_gradient_and_no_change_in_the_weights():
 def test_blocks_with_generators_of_their_own_are_mined_as_alone(waits):
     """A bowl around the truth with ripples: many examples start anew, each block from its own generator."""
     y_pos, ball, _ = problem()
-    config, block = MinerConfig(steps=4, delta=0.45, step_size=0.2, turns=20), BATCH // 4
+    config = MinerConfig(steps=4, delta=0.45, step_size=0.2, turns=20)
 
-    def energy_around(y_pos):
-        return lambda y: (y - y_pos).square().sum(1) + 3 * (4 * y).cos().sum(1)
+    def mined(rows, *seeds):
+        truth, sources = y_pos[rows], [generator(seed, "test") for seed in seeds]
+        bowl = lambda y: (y - truth).square().sum(1) + 3 * (4 * y).cos().sum(1)  # noqa: E731
+        return mine(bowl, truth, L2Ball(truth, ball.radius[rows]), config, sources)
 
     with without_host(not waits):
-        sources = [generator(seed, "test") for seed in range(4)]
-        together = mine(energy_around(y_pos), y_pos, ball, config, sources)
-        assert len(together.log["miner_restarts"].unique()) > 1
-        for seed in range(4):
-            rows = slice(seed * block, (seed + 1) * block)
-            own, source = L2Ball(y_pos[rows], ball.radius[rows]), generator(seed, "test")
-            alone = mine(energy_around(y_pos[rows]), y_pos[rows], own, config, source)
-            torch.testing.assert_close(together.y_neg[rows], alone.y_neg, atol=1e-5, rtol=1e-5)
-            for name, values in together.log.items():
-                torch.testing.assert_close(values[rows], alone.log[name], atol=1e-4, rtol=1e-4)
+        together = mined(slice(None), 0, 1, 2, 3)
+        alone = [mined(slice(8 * seed, 8 * seed + 8), seed) for seed in range(4)]
+    assert len(together.log["miner_restarts"].unique()) > 1
+    torch.testing.assert_close(together.y_neg, torch.cat([each.y_neg for each in alone]), atol=1e-5, rtol=1e-5)
+    for name, values in together.log.items():
+        torch.testing.assert_close(values, torch.cat([each.log[name] for each in alone]), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("value", "at"), [(float("nan"), 0), (float("inf"), 0), (float("-inf"), 2)])
@@ -184,16 +185,6 @@ def test_an_energy_that_is_no_number_is_refused_at_the_trial_where_it_occurs(val
     with pytest.raises(ParameterError, match=rf"energy of example 7 = {value}: should be a finite number"):
         mine(energy, y_pos, ball, MinerConfig(steps=9, step_size=0.1, delta=0.0), source, callback=trials.append)
     assert len(trials) == at
-
-
-def test_a_quadratic_is_minimised_over_the_ball():
-    """The minimiser over a ball of ‖y − target‖², known in closed form: the target's projection."""
-    y_pos, ball, source = problem()
-    target = y_pos + 3 * torch.randn(y_pos.shape, generator=source)
-    mined = mine(lambda y: (y - target).square().sum(1), y_pos, ball, MinerConfig(steps=200), source)
-    torch.testing.assert_close(mined.y_neg, ball.project(target), atol=1e-2, rtol=1e-2)
-    assert mined.log["gm_norm"].max() < 1e-2
-    assert mined.log["feasibility_residual"].max() < 1e-5
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -241,14 +232,10 @@ def test_the_optimal_energy_makes_the_document_s_miner_illegitimate_and_the_orth
     ("options", "message"),
     [
         ({"eps": 0.0}, "eps = 0.0: should be greater than 0"),
-        ({"eps": -1.0}, "eps = -1.0: should be greater than 0"),
-        ({"armijo_c": 0.0}, "armijo_c = 0.0: should be greater than 0"),
         ({"tol": -1e-5}, "tol = -1e-05: should be greater than or equal to 0"),
         ({"rule": "armjio"}, "did you mean 'armijo'"),
         ({"turns": 3}, "turns = 3: should be more than steps = 3"),
-        ({"turns": 0}, "turns = 0: should be greater than 0"),
         ({"delta": 2.0}, "delta = 2.0 ≤ start = 0.5 ≤ eps = 1.0 has to hold"),
-        ({"armijo_c": 1.0}, "armijo_c = 1.0: should be less than 1"),
         ({"stesp": 3}, "did you mean 'steps'"),
     ],
 )

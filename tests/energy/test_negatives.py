@@ -1,25 +1,24 @@
-"""Strategies propose in clean y-space; the trainer noises each negative exactly once, with the positive's noise."""
+"""Strategies propose in clean y-space, are read by name, and draw each seed's rows from its own generator."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from host_waits import RefuseHostWaits
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from anm_nb.config import ParameterError
-from anm_nb.energy.miner import MinerConfig
+from anm_nb.config import ParameterError, Parameters
+from anm_nb.energy.miner import MinerConfig, MiningProblem
 from anm_nb.energy.negatives import (
     STRATEGIES,
-    DiscreteTask,
-    MiningProblem,
+    Anm,
+    AnmOrthogonal,
     Mixed,
     Random,
+    Strategies,
     get_negatives,
-    strategy_from,
+    labelled,
 )
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
@@ -33,15 +32,48 @@ from anm_nb.training.stack import Stack
 SCHEDULE = NoiseSchedule.cosine(10)
 
 
-def network(seed=0, task=None):
-    task = task or Inverse(size=2)
-    model = get_network(task.network).for_task(task, 16 if task.network == "mlp" else 4, "squared_norm", 10)
-    initialise(model, generator(seed, "weights"))
-    return model
+# as a parameter cell writes them
 
 
-def draws(*seeds, purpose="draws"):
-    return RowDraws([generator(seed, purpose) for seed in seeds], "cpu")
+class Study(Parameters):
+    strategies: Strategies = ("none",)
+
+
+def test_options_of_the_miner_stand_beside_the_strategy_s_own():
+    assert get_negatives({"name": "anm", "eps": 0.5, "ball": "linf"}) == Anm(ball="linf", miner={"eps": 0.5})
+    assert get_negatives("anm", miner={"steps": 2}, eps=2.0) == Anm(miner={"steps": 2, "eps": 2.0})
+    assert get_negatives({"name": "random", "eps": 0.5}) == Random(eps=0.5)
+    assert get_negatives("none") is get_negatives({"name": "none"}) is None
+
+
+def test_labels_are_the_names_and_what_was_written_beside_them():
+    given = ["none", "anm", {"name": "anm", "eps": 2.0, "ball": "linf"}, "anm_orthogonal"]
+    found = labelled(given)
+    assert list(found) == ["none", "anm", "anm, eps 2.0, ball linf", "anm_orthogonal"]
+    assert found["anm_orthogonal"] == AnmOrthogonal()
+    assert Study(strategies=given).model_dump(mode="json") == {"strategies": given}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["stok"], "strategies.0: unknown negative strategy 'stok' (did you mean 'stock'?)"),
+        (["anm", {"name": "anm", "epps": 2}], "strategies.1: unknown option of 'anm' 'epps' (did you mean 'eps'?)"),
+        ([{"name": "anm", "eps": -1.0}], "strategies.0: miner: eps = -1.0: should be greater than 0"),
+        ([{"eps": 1.0}], "write a name, or a name with options"),
+        ([3], "strategies.0: 3: write a name"),
+        ([{"name": "none", "eps": 1.0}], "unknown negative strategy 'none'"),
+        (["anm", "anm"], "strategies = ['anm', 'anm']: each may appear once"),
+        ([], "strategies = []: needs at least 1 item(s)"),
+    ],
+)
+def test_slips_are_refused(given, message):
+    with pytest.raises(ParameterError) as refusal:
+        Study(strategies=given)
+    assert message in str(refusal.value)
+
+
+# what each strategy proposes
 
 
 def problem(task=None, seed=0, n=16):
@@ -49,9 +81,14 @@ def problem(task=None, seed=0, n=16):
     task = task or Inverse(size=2)
     batch = task.sample(n, generator=generator(seed, "batch"))
     clues = task.clues(batch)
-    noise = SharedNoise.draw(SCHEDULE, batch.y, draws(seed, purpose="noise"), clues)
-    models = network(seed, task), network(seed + 50, task).requires_grad_(False)
-    return MiningProblem(task, batch.x, batch.y, noise, *models, draws(seed), clues)
+    noise = SharedNoise.draw(SCHEDULE, batch.y, RowDraws([generator(seed, "noise")], "cpu"), clues)
+    models = [
+        get_network(task.network).for_task(task, 16 if task.network == "mlp" else 4, "squared_norm", 10) for _ in "ab"
+    ]
+    for own, model in zip((seed, seed + 50), models, strict=True):
+        initialise(model, generator(own, "weights"))
+    models[1].requires_grad_(False)
+    return MiningProblem(task, batch.x, batch.y, noise, *models, RowDraws([generator(seed, "draws")], "cpu"), clues)
 
 
 def stacked(problems):
@@ -64,11 +101,8 @@ def stacked(problems):
     clues = first.clues and Clues(rows(lambda p: p.clues.mask), rows(lambda p: p.clues.values))
     noise = SharedNoise(SCHEDULE, rows(lambda p: p.noise.k), rows(lambda p: p.noise.eps))
     models = (Stack([each.model for each in problems]), Stack([each.averaged for each in problems]))
-    x, y_pos = rows(lambda p: p.x), rows(lambda p: p.y_pos)
-    return MiningProblem(first.task, x, y_pos, noise, *models, draws(0, 1, 2), clues)
-
-
-# what each strategy proposes
+    draws = RowDraws([source for each in problems for source in each.draws.generators], "cpu")
+    return MiningProblem(first.task, rows(lambda p: p.x), rows(lambda p: p.y_pos), noise, *models, draws, clues)
 
 
 def test_released_stock_doubles_its_second_step_and_clamps_by_the_level_of_the_first_example():
@@ -165,29 +199,23 @@ class Wish(torch.nn.Module):
         return (y - self.wish).square().sum(1)
 
 
-def discrete_problem(task, n=40, legible=True, seed=0):
-    """Truths and an energy that wants other answers; least noise where `legible`, all levels otherwise."""
-    source = generator(seed, "test")
-    truth, wish = (answers_of(task, n, source) for _ in range(2))
-    schedule = NoiseSchedule.cosine(10)
-    noise = SharedNoise.draw(schedule, truth, RowDraws([source], "cpu"))
-    if legible:
-        noise = SharedNoise(schedule, torch.zeros_like(noise.k), torch.zeros_like(noise.eps))
-    energy = Wish(noise.schedule.signal(noise.k) * wish + noise.schedule.sigma(noise.k) * noise.eps)
-    return MiningProblem(task, torch.zeros(n, 1), truth, noise, energy, energy, draws(seed)), wish
-
-
-def answers_of(task, n, source):
-    if task.classes == 1:
-        return 2.0 * torch.randint(2, (n, 12), generator=source) - 1
-    return (2.0 * F.one_hot(torch.randint(3, (n, 4), generator=source), 3) - 1).flatten(1)
+def discrete_problem(task, n=40, noisy=True):
+    """Truths and an energy that wants other answers; at all levels, or without noise at the first."""
+    source, entries = generator(0, "test"), 12 // task.classes
+    truth, wish = torch.randint(max(2, task.classes), (2, n, entries), generator=source)
+    truth, wish = (2.0 * (F.one_hot(each, 3).flatten(1) if task.classes > 1 else each) - 1 for each in (truth, wish))
+    draws = RowDraws([source], "cpu")
+    noise = SharedNoise.draw(SCHEDULE, truth, draws)
+    if not noisy:
+        noise = SharedNoise(SCHEDULE, torch.zeros_like(noise.k), torch.zeros_like(noise.eps))
+    energy = Wish(SCHEDULE.signal(noise.k) * wish + SCHEDULE.sigma(noise.k) * noise.eps)
+    return MiningProblem(task, torch.zeros(n, 1), truth, noise, energy, energy, draws), wish
 
 
 @pytest.mark.parametrize("task", [Digits(), Signs()])
 def test_discrete_mining_finds_the_answer_of_lowest_energy(task):
     """The energy is a quadratic around an answer, so that answer is its minimum over the relaxation too."""
-    given, wish = discrete_problem(task)
-    assert isinstance(task, DiscreteTask)
+    given, wish = discrete_problem(task, noisy=False)
     mined = get_negatives("anm_simplex", miner=MinerConfig(steps=60)).propose(given)
     other = ~mined.log["too_close"]
     assert torch.equal(mined.y_neg[other], wish[other])
@@ -201,7 +229,7 @@ def test_discrete_mining_finds_the_answer_of_lowest_energy(task):
 @pytest.mark.parametrize("task", [Digits(), Signs()])
 @pytest.mark.parametrize("rounded", [True, False])
 def test_discrete_negatives_keep_clues_and_are_answers_where_rounded(task, rounded):
-    given, _ = discrete_problem(task, legible=False)
+    given, _ = discrete_problem(task)
     mask = (torch.rand(40, 4, generator=generator(1, "test")) < 0.5).repeat_interleave(3, dim=1)
     given = replace(given, clues=Clues(mask, given.y_pos))
     mined = get_negatives("anm_simplex", round=rounded).propose(given)
@@ -216,7 +244,7 @@ def test_discrete_negatives_keep_clues_and_are_answers_where_rounded(task, round
 
 @pytest.mark.parametrize("task", [Digits(), Signs()])
 def test_margins_of_single_changes_are_the_optimal_margins_and_legitimate_answers_have_them_positive(task):
-    given, _ = discrete_problem(task, n=200, legible=False)
+    given, _ = discrete_problem(task, n=200)
     margins = given.noise.change_margin(given.y_pos, task.classes)
     for entry in range(12):
         other = given.y_pos.clone()
@@ -260,58 +288,38 @@ def test_mixed_negatives_are_each_kind_in_its_own_rows():
     assert not torch.equal(other.y_neg[mined], mixed.y_neg[mined])
 
 
-@settings(max_examples=25)
-@drawn(fraction=st.floats(0, 1), progress=st.integers(0, 100), rows=st.integers(1, 9))
-def test_every_seed_has_its_share_of_mined_rows_to_the_nearest(fraction, progress, rows):
-    strategy = Mixed(first="random", second="random", fraction=fraction, fraction_at_start=0.5)
+@pytest.mark.parametrize(("fraction", "rows", "each"), [(0.0, 5, 0), (0.3, 7, 2), (0.5, 4, 2), (1.0, 3, 3)])
+def test_every_seed_has_its_share_of_mined_rows_to_the_nearest(fraction, rows, each):
     given = stacked([problem(seed=seed, n=rows) for seed in range(3)])
-    mined = strategy.propose(replace(given, progress=torch.tensor(progress / 100))).log["mined"]
-    share = 0.5 + (fraction - 0.5) * (progress / 100)
-    counts = mined.unflatten(0, (3, -1)).sum(1).double()
-    assert (counts == counts[0]).all()
-    assert float((counts - share * rows).abs().max()) <= 0.5 + 1e-6
+    mined = Mixed(first="random", second="random", fraction=fraction).propose(given).log["mined"]
+    assert mined.unflatten(0, (3, -1)).sum(1).tolist() == [each] * 3
 
 
 # several seeds, and no waiting for the host
 
-FAMILIES = {
-    "inverse": (
-        lambda: Inverse(size=2),
-        {"stock", "random", "mrncl", "anm", "anm_orthogonal", "mixed", "released", "linf", "spectral"},
-    ),
-    "connectivity": (lambda: get_task("connectivity", size=4), set(STRATEGIES.names())),
-    "sudoku": (lambda: get_task("sudoku", size=4), set(STRATEGIES.names())),
-}
-OPTIONS = {
-    "released": {"name": "stock", "form": "released"},
-    "linf": {"name": "anm", "ball": "linf"},
-    "spectral": {"name": "anm", "miner": {"rule": "barzilai_borwein", "delta": 0.5}},
-    "mixed": {"name": "mixed", "first": "anm", "second": "random"},
-}
-CASES = [(family, name) for family, (_, names) in FAMILIES.items() for name in sorted(names)]
+TASKS = {"inverse": {"size": 2}, "connectivity": {"size": 4}, "sudoku": {"size": 4}}
+CASES = [
+    *(("inverse", {"name": name}) for name in ("stock", "random", "anm", "anm_orthogonal")),
+    ("inverse", {"name": "stock", "form": "released"}),
+    ("inverse", {"name": "anm", "ball": "linf"}),
+    ("inverse", {"name": "anm", "rule": "barzilai_borwein", "delta": 0.5}),
+    ("inverse", {"name": "mixed", "first": "anm", "second": "random"}),
+    *((task, {"name": name}) for task in ("connectivity", "sudoku") for name in STRATEGIES.names() if name != "mrncl"),
+]
 
 
 @pytest.mark.parametrize("waits", [True, False])
-@pytest.mark.parametrize(("family", "name"), CASES)
-def test_three_seeds_at_once_are_three_single_ones(family, name, waits):
-    strategy = strategy_from(OPTIONS.get(name, name))
+@pytest.mark.parametrize(("task", "options"), CASES, ids=str)
+def test_three_seeds_at_once_are_three_single_ones_and_need_not_wait_for_the_host(task, options, waits):
+    strategy = get_negatives(options)
     with without_host(not waits), torch.no_grad():
-        parts = [problem(FAMILIES[family][0](), seed) for seed in range(3)]
-        alone = [strategy.propose(part) for part in parts]
-        together = strategy.propose(stacked([problem(FAMILIES[family][0](), seed) for seed in range(3)]))
+        parts, again = ([problem(get_task(task, **TASKS[task]), seed) for seed in range(3)] for _ in "ab")
+        alone, given = [strategy.propose(part) for part in parts], stacked(again)
+        with nullcontext() if waits else RefuseHostWaits():
+            together = strategy.propose(given)
     torch.testing.assert_close(together.y_neg, torch.cat([each.y_neg for each in alone]), atol=1e-4, rtol=1e-4)
+    assert together.y_neg.isfinite().all()
     assert together.log.keys() == alone[0].log.keys()
     for column, values in together.log.items():
         expected = torch.cat([each.log[column] for each in alone])
         torch.testing.assert_close(values, expected, atol=2e-4, rtol=2e-4, equal_nan=True)
-
-
-@pytest.mark.parametrize(("family", "name"), CASES)
-def test_no_strategy_waits_for_the_host_where_it_must_not(family, name):
-    given = stacked([problem(FAMILIES[family][0](), seed) for seed in range(3)])
-    strategy = strategy_from(OPTIONS.get(name, name))
-    with without_host(), torch.no_grad():
-        with RefuseHostWaits():
-            mined = strategy.propose(given)
-        assert mined.y_neg.isfinite().all()
-        assert mined.y_neg.shape == given.y_pos.shape

@@ -67,44 +67,26 @@ def test_descent_never_raises_the_energy_and_keeps_to_its_bound(seed, step, step
     assert end.abs().max() <= 1
 
 
-def test_a_step_that_overshoots_is_refused():
-    """On z² a step of 1.25 multiplies by −1.5."""
-    start, one = torch.full((1, 1), 0.3), torch.ones(1, 1)
-    assert torch.equal(descend(lambda z: z.square().sum(1), start, 1.25 * one, one, 3), start)
-
-
-class Counting(nn.Module):
+class Counting(OptimalEnergy):
     """An energy that counts how often it is evaluated, with and without a gradient."""
 
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.evaluations, self.gradients = model, 0, 0
+    evaluations = gradients = 0
 
     def forward(self, x, y, k):
         self.evaluations += 1
         self.gradients += y.requires_grad
-        return self.model(x, y, k)
+        return super().forward(x, y, k)
 
 
 @pytest.mark.parametrize("callback", [None, [].append])
 def test_no_point_is_evaluated_twice_and_the_last_needs_no_gradient(callback):
     """Ten levels of one score, one starting point and four steps; a callback costs no evaluation."""
-    model = Counting(OptimalEnergy(SCHEDULE))
-    sample(
-        model,
-        SCHEDULE,
-        torch.ones(2, 3),
-        3,
-        generator(0, "sampling"),
-        SamplerConfig(inner_steps=4),
-        2.0,
-        None,
-        callback,
-    )
+    model, source, config = Counting(SCHEDULE), generator(0, "s"), SamplerConfig(inner_steps=4)
+    sample(model, SCHEDULE, torch.ones(2, 3), 3, source, config, callback=callback)
     assert (model.evaluations, model.gradients) == (10 * 6, 10 * 5)
 
 
-# stopping early
+# both forms, and several seeds
 
 
 def score_and_energy(model, x, y, k):

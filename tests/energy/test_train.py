@@ -8,12 +8,11 @@ import torch
 from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.losses import info_nce
-from anm_nb.energy.miner import MinerConfig
-from anm_nb.energy.negatives import Anm, MiningProblem, get_negatives
+from anm_nb.energy.losses import info_nce, soft_info_nce
+from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem
+from anm_nb.energy.negatives import Anm, Random, get_negatives
 from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.training.run import cpu_threads
 from anm_nb.training.seeds import RowDraws, generator
 
 # What the design fixes: other families and notebooks read these columns.
@@ -24,23 +23,15 @@ CONTRAST = {
 MINER = {"miner_accepted", "miner_backtracks", "gm_norm", "feasibility_residual", "wrongness"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in training; on small tensors a second thread costs more than it gives."""
-    with cpu_threads(1):
-        yield
-
-
 def config(negatives, **options):
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "inner_steps": 1}
     return EnergyConfig(**small | {"steps": 4, "batch": 16, "records": 3} | options, negatives=negatives)
 
 
-def replayed(learner, seed=0):
+def replayed(learner):
     """The first batch of a learner and its noise, drawn again from the seed."""
-    settings = learner.config
-    batch = learner.task.sample(settings.batch, generator=generator(seed, "data"))
-    return batch, SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(seed, "noise")], "cpu"))
+    batch = learner.task.sample(learner.config.batch, generator=generator(0, "data"))
+    return batch, SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"))
 
 
 # the config
@@ -53,7 +44,8 @@ def replayed(learner, seed=0):
         ("stock", {"task": "addition", "head": "scalar", "contrastive_weight": 0.0}),
         ({"name": "random", "eps": 0.3, "orthogonal_to_noise": True}, {"seeds": (5, 0, 2)}),
         (Anm(orthogonal_to_noise=True, miner=MinerConfig(steps=7, delta=0.0, distance_weight=0.5)), {}),
-        ({"name": "anm_orthogonal", "miner": {"steps": 2}}, {"lr": 3e-4, "precision": "bfloat16"}),
+        ({"name": "anm_orthogonal", "steps": 2}, {"lr": 3e-4, "precision": "bfloat16"}),
+        ({"name": "mixed", "first": {"name": "anm", "eps": 2.0}, "second": "mrncl"}, {}),
     ],
 )
 def test_a_config_reads_back_from_json(negatives, options):
@@ -61,27 +53,24 @@ def test_a_config_reads_back_from_json(negatives, options):
     back = EnergyConfig.model_validate_json(given.model_dump_json())
     assert back == given
     assert type(back.negatives) is type(given.negatives)
-    assert back.method == given.method
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"task": "invers"}, "unknown task 'invers' (did you mean 'inverse'?)"),
+        ({"task": "partial_sort"}, "flat target"),
+        ({"task": "sudoku", "size": 9, "task_options": {"poool": 3}}, "task_options: unknown parameter 'poool'"),
+        ({"network": "grahp"}, "unknown energy network 'grahp' (did you mean 'graph'?)"),
         ({"negatives": "stok"}, "unknown negative strategy 'stok' (did you mean 'stock'?)"),
-        ({"negatives": {"name": "random", "epss": 1.0}}, "unknown parameter 'epss' (did you mean 'eps'?)"),
+        ({"negatives": {"name": "random", "epss": 1.0}}, "unknown option of 'random' 'epss' (did you mean 'eps'?)"),
         ({"negatives": {"name": "anm", "miner": {"steps": 0}}}, "steps = 0"),
-        ({"negatives": {"name": "anm", "miner": MinerConfig(), "orthogonal_to_nois": True}}, "'orthogonal_to_noise'"),
-        ({"negatives": 3}, "negatives = 3"),
+        ({"negatives": 3}, "negatives: 3: write a name, or a name with options"),
         ({"seeds": [1, 2, 1]}, "seeds = [1, 2, 1]: each may appear once"),
-        ({"seeds": []}, "seeds = []: needs at least 1 item"),
         ({"seed": [1]}, "unknown parameter 'seed' (did you mean 'seeds'?)"),
         ({"contrastive_weight": math.nan}, "contrastive_weight = nan"),
-        ({"contrastive_weight": -0.1}, "contrastive_weight = -0.1"),
         ({"levels": 1}, "levels = 1"),
         ({"head": "square"}, "head = 'square'"),
-        ({"size": 0}, "size = 0"),
-        ({"stpes": 3}, "unknown parameter 'stpes' (did you mean 'steps'?)"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(options, message):
@@ -112,7 +101,7 @@ def test_columns_are_named_as_the_design_names_them(trained):
 
 
 def test_columns_agree_with_one_another_and_with_the_trace(trained):
-    for name in ("stock", "random", "anm", "anm_orthogonal"):
+    for name in ("stock", "anm"):
         metrics, trace = trained[name].metrics, trained[name].trace
         margins = trace["margins"].flatten(0, 1).double().numpy()  # seeds outside, records inside, as the rows
         np.testing.assert_allclose(metrics["margin_mean"], margins.mean(1), rtol=1e-4, atol=1e-6)
@@ -124,50 +113,26 @@ def test_columns_agree_with_one_another_and_with_the_trace(trained):
         dev = trace["dev_margins"].flatten(0, 1).double().numpy()
         np.testing.assert_allclose(metrics["dev_margin_mean"], dev.mean(1), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(metrics["dev_p_hard"], (dev < 0).mean(1), rtol=1e-6)
-        for share in ("p_hard", "illegitimate_fraction", "grad_share_contrast", "dev_p_hard"):
-            assert metrics[share].between(0, 1).all()
 
 
 # what the numbers are
 
 
-@pytest.mark.parametrize("method", ["stock", "random", "anm"])
-def test_margins_are_those_before_the_update(method):
-    """E⁻ − E⁺ by the weights that the step found, on its own batch, noise and negatives."""
-    training = begun(config(method))
-    learner, losses = training.learner, losses_at(training)
-    (measured,) = learner.measure(training, losses)
-    batch, noise = replayed(learner)
-    before = learner.config.learner(0).model  # the initial weights, drawn again
-    e_pos = before(batch.x, noise.noised(batch.y), noise.k).detach()
-    e_neg = before(batch.x, noise.noised(losses.detail.contrast.mined.y_neg), noise.k).detach()
-    torch.testing.assert_close(
-        measured.arrays["margins"].as_subclass(torch.Tensor), (e_neg - e_pos).as_subclass(torch.Tensor)
-    )
-    assert measured.scalars["margin_mean"] == pytest.approx(float((e_neg - e_pos).mean()), rel=1e-5)
-    assert float(losses.parts["loss_con"].detach()) == pytest.approx(float(info_nce(e_pos, e_neg).mean()), rel=1e-5)
-    shift = losses.detail.contrast.mined.y_neg - batch.y
-    signal, sigma = learner.schedule.signal(noise.k), learner.schedule.sigma(noise.k)
-    legitimate = (signal**2 * shift**2 / (2 * sigma) + signal * shift * noise.eps).sum(1)
-    assert measured.scalars["illegitimate_fraction"] == pytest.approx(float((legitimate < 0).float().mean()))
-
-
-@pytest.mark.parametrize(("method", "weight"), [("stock", None), ("anm", 0.05)])
-def test_the_gradient_share_is_that_of_two_plain_backward_passes(method, weight):
+@pytest.mark.parametrize(("method", "weight"), [("stock", None), ("random", 2.0), ("anm", 0.05)])
+def test_a_record_is_of_the_weights_before_the_update(method, weight):
+    """Margins, legitimacy and gradient share, all taken again: initial weights, batch and noise from the seed alone."""
     given = config(method, contrastive_weight=weight)
     training = begun(given)
     learner, losses = training.learner, losses_at(training)
-    share = learner.measure(training, losses)[0].scalars["grad_share_contrast"]
-    y_neg = losses.detail.contrast.mined.y_neg
-
+    (measured,) = learner.measure(training, losses)
     batch, noise = replayed(learner)
-    norms = []
+    y_neg, norms = losses.detail.mined.y_neg, []
     for name in ("contrast", "denoising"):
         model = given.learner(0).model
         point = noise.noised(batch.y).as_subclass(torch.Tensor).requires_grad_()
         e_pos = model(batch.x, point, noise.k)
+        e_neg = model(batch.x, noise.noised(y_neg).as_subclass(torch.Tensor), noise.k)
         if name == "contrast":
-            e_neg = model(batch.x, noise.noised(y_neg), noise.k)
             loss = (0.5 if weight is None else weight) * torch.log1p(torch.exp(e_pos - e_neg)).mean()
         else:
             (score,) = torch.autograd.grad(e_pos.sum(), point, create_graph=True)
@@ -175,7 +140,12 @@ def test_the_gradient_share_is_that_of_two_plain_backward_passes(method, weight)
         loss.backward()
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         norms.append(float(torch.cat(gradients).norm()))
-    assert share == pytest.approx(norms[0] / sum(norms), rel=1e-4)
+    torch.testing.assert_close(measured.arrays["margins"].as_subclass(torch.Tensor), e_neg - e_pos)
+    assert float(losses.parts["loss_con"].detach()) == pytest.approx(float(info_nce(e_pos, e_neg).mean()), rel=1e-5)
+    assert measured.scalars["grad_share_contrast"] == pytest.approx(norms[0] / sum(norms), rel=1e-4)
+    shift, signal, sigma = y_neg - batch.y, learner.schedule.signal(noise.k), learner.schedule.sigma(noise.k)
+    legitimate = (signal**2 * shift**2 / (2 * sigma) + signal * shift * noise.eps).sum(1)
+    assert measured.scalars["illegitimate_fraction"] == pytest.approx(float((legitimate < 0).float().mean()))
 
 
 def test_held_out_scores_are_of_the_averaged_weights_and_touch_no_generator():
@@ -203,19 +173,58 @@ def test_held_out_problems_are_the_same_for_every_method_and_seen_by_no_step():
     assert not torch.equal(learner.dev.x, config("none").learner(1).dev.x)
 
 
-def test_the_miner_is_given_the_average_and_stock_the_model(monkeypatch):
+@pytest.mark.parametrize(("method", "expected"), [("anm", "averaged"), ("stock", "model")])
+def test_the_miner_is_given_the_average_and_stock_the_model(method, expected):
     """ANM mines against the EMA (section B), IRED's own negatives descend on the network in training."""
-    for method, expected in (("anm", "averaged"), ("stock", "model")):
-        training = begun(config(method))
-        learner, averaged = training.learner, config(method).learner(1).model.requires_grad_(False).eval()
-        batch = learner.task.sample(16, generator=generator(0, "data"))
-        noise = SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"))
-        training.averaged = averaged
-        y_neg = losses_at(training).detail.contrast.mined.y_neg
-        pair = {"model": (learner.model, learner.model), "averaged": (averaged, averaged)}[expected]
-        draws = RowDraws([generator(0, "negatives")], "cpu")
-        problem = MiningProblem(learner.task, batch.x, batch.y, noise, *pair, draws)
-        torch.testing.assert_close(y_neg, get_negatives(method).propose(problem).y_neg)
+    training = begun(config(method))
+    learner, averaged = training.learner, config(method).learner(1).model.requires_grad_(False).eval()
+    batch, noise = replayed(learner)
+    training.averaged = averaged
+    y_neg = losses_at(training).detail.mined.y_neg
+    model = {"model": learner.model, "averaged": averaged}[expected]
+    draws = RowDraws([generator(0, "negatives")], "cpu")
+    problem = MiningProblem(learner.task, batch.x, batch.y, noise, model, model, draws)
+    torch.testing.assert_close(y_neg, get_negatives(method).propose(problem).y_neg)
 
 
-# other heads and tasks
+def test_a_soft_label_is_the_optimal_margin_s():
+    """The loss of the first step, from the same pairs, with either label."""
+    losses = {}
+    for soft in (False, True):
+        step = losses_at(begun(config("stock", soft_label=soft)))
+        pairs, losses[soft] = step.detail, step.parts["loss_con"][0]
+        rows = soft_info_nce(pairs.e_pos, pairs.e_neg, pairs.optimal_margin)
+        torch.testing.assert_close(losses[soft], (rows if soft else info_nce(pairs.e_pos, pairs.e_neg)).mean())
+    assert losses[False] != losses[True]
+
+
+def test_without_weight_a_step_is_plain_denoising_and_negatives_are_made_for_the_record_alone(tmp_path):
+    plain, idle = begun(config("none")), begun(config("stock", contrastive_weight=0.0))
+    totals = [[float(losses_at(each, step, False).total.detach()) for step in range(3)] for each in (plain, idle)]
+    assert totals[0] == totals[1]
+    metrics = config("stock", contrastive_weight=0.0).train(tmp_path).metrics
+    assert (metrics["contrastive_weight"] == 0).all()
+    assert metrics["p_hard"].notna().all()
+
+
+def test_kept_weights_are_those_of_their_step(tmp_path):
+    kept, plain = ({}, {})
+    for keep, found in ((True, kept), (False, plain)):
+        (tmp_path / str(keep)).mkdir()
+        run = config("anm_orthogonal", steps=6, keep_weights=keep).train(tmp_path / str(keep))
+        found |= run.weights
+    assert all(torch.equal(kept[name], tensor) for name, tensor in plain.items())
+    steps = sorted({int(name.split(".")[1].removeprefix("step")) for name in kept if ".step" in name})
+    assert steps == sorted(run.metrics["step"])
+    for name, tensor in kept.items():
+        if f".step{steps[-1]}." in name:  # a record is taken before the update of its step; the last has none
+            assert torch.equal(tensor, kept[name.replace(f"step{steps[-1]}.", "")])
+    fresh = config("anm_orthogonal", steps=6).learner(0)
+    for name, tensor in fresh.model.members[0].state_dict().items():
+        assert torch.equal(kept[f"seed0.step0.averaged.{name}"], tensor)
+
+
+def test_negatives_of_another_shape_are_refused(monkeypatch):
+    monkeypatch.setattr(Random, "propose", lambda _, problem: Mined(problem.y_pos[:, :3]))
+    with pytest.raises(ValueError, match=r"'random' returned negatives of shape \(16, 3\); the targets have \(16, 4\)"):
+        losses_at(begun(config("random")))

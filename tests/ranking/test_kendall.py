@@ -13,7 +13,7 @@ from anm_nb.tasks.kendall import index_space_tau, kendall_tau, kendall_tau_numpy
 
 
 @st.composite
-def rankings(draw, ties=True):
+def rankings(draw):
     """Scores, ranks and a mask [batch, items], with few distinct values so that ties are common."""
     shape = (draw(st.integers(1, 4)), draw(st.integers(1, 7)))
     levels = st.integers(-3, 3)

@@ -1,6 +1,4 @@
-"""Matrix tasks and their reference scores are those of their documents; soft-impute minimises what it says."""
-
-from functools import cache
+"""Matrix tasks, connectivity and their reference scores are those of their documents; soft-impute minimises."""
 
 import numpy as np
 import pytest
@@ -11,63 +9,62 @@ from hypothesis import strategies as st
 from anm_nb.config import ParameterError
 from anm_nb.tasks import TASKS, get_task, register_task, task_names
 from anm_nb.tasks.base import MatrixTask
-from anm_nb.tasks.matrices import Inverse, gibbs_mean, shrunk, soft_impute
-from anm_nb.training.seeds import generator
+from anm_nb.tasks.matrices import Inverse, shrunk, soft_impute
+from anm_nb.training.seeds import RowDraws, generator
 
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 6))
 seeds = st.integers(0, 10**6)
-fractions = st.floats(0.1, 0.95)  # of the spectral norm, at which the solution becomes 0
+sizes = st.integers(1, 12)
 
 
-@given(size=st.integers(1, 12), harder=st.booleans(), seed=st.integers(0, 10**6))
-def test_inverse_targets_invert_their_inputs(size, harder, seed):
-    batch = get_task("inverse", size=size).sample(4, generator=generator(seed, "test"), harder=harder)
-    x, y = (t.double().unflatten(1, (size, size)) for t in (batch.x, batch.y))
-    identity = torch.eye(size, dtype=torch.float64).expand(4, size, size)
-    torch.testing.assert_close(x @ y, identity, atol=1e-3, rtol=0)
+@given(size=sizes, harder=st.booleans(), seed=seeds)
+def test_problems_of_matrices_are_what_they_say(size, harder, seed):
+    task = {name: get_task(name, size=size) for name in ("inverse", "addition", "lowrank")}
+    inverse, addition, lowrank = (
+        each.sample(4, generator=generator(seed, "test"), harder=harder) for each in task.values()
+    )
+    x, y = (t.double().unflatten(1, (size, size)) for t in (inverse.x, inverse.y))
+    torch.testing.assert_close(x @ y, torch.eye(size).double().expand_as(x), atol=1e-3, rtol=0)
     assert torch.linalg.eigvalsh(x).min() > (0.1 if harder else 0.5) - 1e-4
     assert torch.equal(x, x.mT)
+    assert torch.equal(addition.y, addition.x[:, : size**2] + addition.x[:, size**2 :])
+    assert addition.x.abs().max() <= (2.5 if harder else 1.0)
+    assert torch.equal(lowrank.x, torch.where(lowrank.known, lowrank.y, 0.0))
+    ranks = torch.linalg.matrix_rank(lowrank.clean.double().unflatten(1, (size, size)), rtol=1e-5)
+    assert (ranks <= max(1, size // 2)).all()
+    assert task["lowrank"].clues(lowrank) is None  # x carries them, and nothing puts them back
 
 
-@given(size=st.integers(1, 12), harder=st.booleans(), seed=st.integers(0, 10**6))
-def test_addition_targets_are_sums_of_uniform_matrices(size, harder, seed):
-    batch = get_task("addition", size=size).sample(8, generator=generator(seed, "test"), harder=harder)
-    first, second = batch.x[:, : size**2], batch.x[:, size**2 :]
-    assert torch.equal(batch.y, first + second)
-    assert batch.x.abs().max() <= (2.5 if harder else 1.0)
-
-
-@cache
-def references(task, harder):
-    return get_task(task, size=20).reference_scores(2000, generator=generator(0, "test"), harder=harder)
-
-
-@pytest.mark.parametrize(
-    ("task", "harder", "name", "value", "tolerance"),
-    [
-        ("addition", False, "zero", 2 / 3, 0.003),  # variance of a sum of two U(−1, 1)
-        ("addition", True, "zero", 2 * 2.5**2 / 3, 0.02),
-        ("inverse", False, "zero", 0.0207, 0.0007),
-        ("inverse", True, "zero", 0.254, 0.02),
-        ("inverse", False, "mean target", 0.0142, 0.0007),
-        ("inverse", False, "exact solution", 0.0, 1e-9),
-        ("lowrank", False, "zero", 10 / 20**2 + 0.1**2, 0.0005),  # variance of an entry
-        ("lowrank", True, "zero", 10 / 5**2 + 0.1**2, 0.008),
-        ("lowrank", False, "mean target", 0.0350, 0.0005),
-        ("lowrank", False, "copy the observed", 0.0175, 0.0003),
-        ("lowrank", True, "copy the observed", 0.205, 0.005),
-        ("lowrank", False, "soft-impute", 0.0162, 0.0003),
-        ("lowrank", True, "soft-impute", 0.158, 0.004),
-        ("lowrank", False, "noise floor", 0.005, 0.0001),
-        ("lowrank", True, "noise floor", 0.005, 0.0001),
+EXPECTED = {  # by task and harder: name, value and its tolerance, at 20 × 20
+    ("addition", False): [("zero", 2 / 3, 0.003)],  # variance of a sum of two U(−1, 1)
+    ("addition", True): [("zero", 2 * 2.5**2 / 3, 0.02)],
+    ("inverse", False): [("zero", 0.0207, 0.0007), ("mean target", 0.0142, 0.0007), ("exact solution", 0.0, 1e-9)],
+    ("inverse", True): [("zero", 0.254, 0.02)],
+    ("lowrank", False): [
+        ("zero", 10 / 20**2 + 0.1**2, 0.0005),  # variance of an entry
+        ("mean target", 0.0350, 0.0005),
+        ("copy the observed", 0.0175, 0.0003),
+        ("soft-impute", 0.0162, 0.0003),
+        ("noise floor", 0.005, 0.0001),
     ],
-)
-def test_reference_scores_at_20_by_20(task, harder, name, value, tolerance):
-    scores = references(task, harder)
+    ("lowrank", True): [
+        ("zero", 10 / 5**2 + 0.1**2, 0.008),
+        ("copy the observed", 0.205, 0.005),
+        ("soft-impute", 0.158, 0.004),
+        ("noise floor", 0.005, 0.0001),
+    ],
+}
+
+
+@pytest.mark.parametrize(("case", "expected"), EXPECTED.items(), ids=map(str, EXPECTED))
+def test_reference_scores_at_20_by_20(case, expected):
+    task, harder = case
+    scores = get_task(task, size=20).reference_scores(1000, generator=generator(0, "test"), harder=harder)
     assert set(scores["kind"]) == {"trivial", "classical", "ceiling"}
-    row = scores.set_index("name").loc[name]
-    assert row["value"] == pytest.approx(value, abs=tolerance)
-    assert row["low"] <= row["value"] <= row["high"]
+    for name, value, tolerance in expected:
+        row = scores.set_index("name").loc[name]
+        assert row["value"] == pytest.approx(value, abs=tolerance)
+        assert row["low"] <= row["value"] <= row["high"]
 
 
 def test_names_and_options_are_checked():
@@ -90,49 +87,29 @@ def test_a_task_of_your_own_is_found_by_name(monkeypatch):
     assert isinstance(get_task("own", size=3), MatrixTask)
 
 
-def cases(seed, shape, n=3, share=0.6):
-    """n zero-filled matrices and their masks, in double precision."""
+def cases(seed, shape, share=0.6):
+    """Three matrices in double precision, 0 where unknown."""
     source = np.random.default_rng(seed)
-    known = source.random((n, *shape)) < share
-    return torch.from_numpy(source.standard_normal((n, *shape)) * known), torch.from_numpy(known)
+    known = source.random((3, *shape)) < share
+    return torch.from_numpy(source.standard_normal((3, *shape)) * known)
 
 
 @settings(max_examples=40)
-@given(seed=seeds, shape=shapes, fraction=fractions)
+@given(seed=seeds, shape=shapes, fraction=st.floats(0.1, 0.95))
 def test_soft_impute_meets_the_conditions_of_a_minimum(seed, shape, fraction):
     """The residual R over known entries is λ times a subgradient of ‖Z‖_*: ‖R‖₂ ≤ λ and ⟨R, Z⟩ = λ‖Z‖_*."""
-    observed, known = cases(seed, shape)
-    shrinkage = fraction * float(torch.linalg.matrix_norm(observed, 2).max().clamp_min(1e-3))
-    z = soft_impute(observed, known, shrinkage, tolerance=1e-24, max_iterations=20_000).numpy()
-    residual = (observed.numpy() - z) * known.numpy()
+    given_entries = cases(seed, shape)
+    shrinkage = fraction * float(torch.linalg.matrix_norm(given_entries, 2).max().clamp_min(1e-3))
+    observed, z = given_entries.numpy(), soft_impute(given_entries, shrinkage, None, 1e-24, 20_000).numpy()
+    residual = np.where(observed != 0, observed - z, 0.0)
     assert (np.linalg.norm(residual, 2, axis=(1, 2)) <= shrinkage * (1 + 1e-5)).all()
     nuclear = np.linalg.norm(z, "nuc", axis=(1, 2))
     np.testing.assert_allclose((residual * z).sum((1, 2)), shrinkage * nuclear, rtol=1e-5, atol=1e-9)
 
 
-def test_the_gibbs_mean_is_that_of_the_posterior_on_a_grid():
-    """2 × 2 of rank 1 with one hidden entry: the posterior over u, v ∈ ℝ² summed over a grid, in double precision."""
-    x, known = torch.tensor([[[0.9, -0.6], [0.7, 0.0]]]).double(), torch.tensor([[[True, True], [True, False]]])
-    axis = torch.linspace(-4, 4, 41, dtype=torch.float64)
-    u, v = torch.cartesian_prod(*4 * [axis]).split(2, dim=1)
-    product = u.unsqueeze(2) * v.unsqueeze(1) / 1.5
-    misfit = (torch.where(known, product - x, 0.0).square() / 0.5**2).sum((1, 2))
-    weight = (-(u.square().sum(1) + v.square().sum(1) + misfit) / 2).exp()
-    exact = (weight[:, None, None] * product).sum(0) / weight.sum()
-    many = gibbs_mean(x.expand(2000, 2, 2), known.expand(2000, 2, 2), 1, 1.5, 0.5, generator(0, "gibbs"), 120, 40)
-    torch.testing.assert_close(many.mean(0), exact, atol=0.01, rtol=0)
-
-
-def test_the_posterior_mean_is_the_reachable_ceiling():
-    task = get_task("lowrank", size=6)
-    row = task.bayes_reference(300, generator=generator(0, "test")).iloc[0]
-    assert (row["kind"], row["metric"]) == ("ceiling", "mse")
-    assert 0.005 < row["low"] < 0.0425 < row["high"]  # measured on more problems
-
-
 @given(seed=seeds, shape=shapes, fraction=st.floats(0.01, 1.2))
 def test_shrinking_lowers_the_singular_values(seed, shape, fraction):
-    matrices, _ = cases(seed, shape, share=1.0)
+    matrices = cases(seed, shape, share=1.0)
     largest = float(torch.linalg.matrix_norm(matrices, 2).max())
     by = fraction * largest
     u, s, vt = np.linalg.svd(matrices.numpy(), full_matrices=False)
@@ -141,20 +118,87 @@ def test_shrinking_lowers_the_singular_values(seed, shape, fraction):
     np.testing.assert_allclose(shrunk(matrices.float(), by).numpy(), expected, atol=1e-3 * largest)
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, -1.0, float("nan")])
-def test_a_shrinkage_that_moves_nothing_is_refused(shrinkage):
-    with pytest.raises(ParameterError, match=f"shrinkage = {shrinkage}: should be greater than 0"):
-        soft_impute(*cases(0, (3, 3)), shrinkage)
+# connectivity
 
 
-@given(size=st.integers(1, 12), harder=st.booleans(), seed=seeds)
-def test_inputs_are_the_observed_entries_of_a_noisy_low_rank_matrix(size, harder, seed):
-    task = get_task("lowrank", size=size)
-    batch = task.sample(6, generator=generator(seed, "test"), harder=harder)
-    assert batch.x.shape == batch.y.shape == batch.clean.shape == (6, size**2)
-    assert batch.known.dtype == torch.bool
-    assert torch.equal(batch.x[batch.known], batch.y[batch.known])
-    assert (batch.x[~batch.known] == 0).all()
-    ranks = torch.linalg.matrix_rank(batch.clean.double().unflatten(1, (size, size)), rtol=1e-5)
-    assert (ranks <= max(1, size // 2)).all()
-    assert task.clues(batch) is None  # x carries them, and nothing puts them back
+def search(edges):
+    """Reachability [nodes × nodes] by breadth-first search from each node, in plain Python."""
+    reached = np.full(edges.shape, -1.0)
+    for start in range(len(edges)):
+        queue = [start]
+        for node in queue:  # which grows
+            queue += [other for other in np.flatnonzero(edges[node] > 0).tolist() if other not in queue]
+        reached[start, queue] = 1.0
+    return reached
+
+
+def squares(flat):
+    nodes = round(flat.shape[1] ** 0.5)
+    return flat.reshape(-1, nodes, nodes)
+
+
+def counts(y_hat, batch):
+    """True positives, positives, true negatives, negatives of each graph over i ≠ j, by hand."""
+    rows = []
+    for reached, said in zip(squares(batch.y.numpy()) > 0, squares(y_hat.numpy()) > 0, strict=True):
+        pairs = [(reached[i, j], said[i, j]) for i, j in np.ndindex(reached.shape) if i != j]
+        rows.append([sum(a and b for a, b in pairs), sum(a for a, _ in pairs)])
+        rows[-1] += [sum(not a and not b for a, b in pairs), sum(not a for a, _ in pairs)]
+    return np.array(rows, dtype=float)
+
+
+@given(size=st.integers(2, 12), probability=st.floats(0.01, 0.99), harder=st.booleans(), seed=seeds)
+def test_targets_of_graphs_are_what_a_search_finds(size, probability, harder, seed):
+    task = get_task("connectivity", size=size, edge_probability=probability)
+    batch = task.sample(3, generator=generator(seed, "test"), harder=harder)
+    nodes = -(-3 * size // 2) if harder else size
+    edges = squares(batch.x.numpy())
+    assert batch.x.shape == batch.y.shape == (3, nodes**2)
+    assert set(np.unique(edges)) <= {-1.0, 1.0}
+    assert (edges == edges.transpose(0, 2, 1)).all()
+    assert (np.diagonal(edges, axis1=1, axis2=2) == -1).all()
+    np.testing.assert_array_equal(squares(batch.y.numpy()), [search(graph) for graph in edges])
+    assert (task.x_dim, task.y_dim) == (size**2, size**2)
+
+
+def test_stock_negatives_of_graphs_have_a_twentieth_of_their_entries_flipped_either_way():
+    task = get_task("connectivity")
+    y = task.sample(4000, generator=generator(0, "test")).y
+    negatives = task.corrupt(y, lambda: pytest.fail("settles nothing"), RowDraws([generator(1, "negatives")], "cpu"))
+    flipped = negatives != y
+    assert torch.equal(negatives[flipped], -y[flipped])
+    for start in (-1, 1):
+        rate, number = float(flipped[y == start].double().mean()), int((y == start).sum())
+        assert rate == pytest.approx(0.05, abs=5 * (0.05 * 0.95 / number) ** 0.5)
+
+
+@given(size=st.integers(2, 12), probability=st.floats(0.01, 0.99), noise=st.floats(0, 3), seed=seeds)
+def test_scores_of_graphs_are_those_counted_by_hand(size, probability, noise, seed):
+    task = get_task("connectivity", size=size, edge_probability=probability)
+    batch = task.sample(3, generator=generator(seed, "test"))
+    y_hat = batch.y + noise * torch.randn(batch.y.shape, generator=generator(seed, "noise"))
+    tp, p, tn, n = counts(y_hat, batch).T
+    np.testing.assert_allclose(task.scores(y_hat, batch)["accuracy"], (tp + tn) / (p + n), atol=1e-12)
+    rates = [right.sum() / count.sum() for right, count in ((tp, p), (tn, n)) if count.sum()]
+    assert task.metrics(y_hat, batch)["balanced_accuracy"] == pytest.approx(np.mean(rates), abs=1e-12)
+
+
+def test_the_interval_of_balanced_accuracy_is_that_of_a_bootstrap_over_graphs():
+    task = get_task("connectivity")
+    batch = task.sample(400, generator=generator(0, "test"))
+    spread = torch.rand(400, 1, generator=generator(1, "difficulty")) * 3  # some graphs are harder than others
+    y_hat = batch.y + spread * torch.randn(batch.y.shape, generator=generator(2, "noise"))
+    table = counts(y_hat, batch)
+    tp, p, tn, n = table[np.random.default_rng(0).integers(0, 400, (4000, 400))].sum(axis=1).T
+    claimed = float(task.scores(y_hat, batch)["balanced_accuracy"].std()) / 400**0.5
+    assert claimed == pytest.approx(((tp / p + tn / n) / 2).std(), rel=0.06)
+
+
+@pytest.mark.parametrize(("harder", "copied"), [(False, 0.630), (True, 0.6055)])
+def test_references_of_graphs_bracket_every_score(harder, copied):
+    scores = get_task("connectivity").reference_scores(500, generator=generator(0, "test"), harder=harder)
+    table = scores.pivot(index="name", columns="metric", values="value")
+    assert table.loc["majority", "balanced_accuracy"] == pytest.approx(0.5, abs=1e-12)
+    # it never errs on pairs out of reach: ½(1 + its share of the connected pairs)
+    assert table.loc["copy the edges", "balanced_accuracy"] == pytest.approx(copied, abs=0.005)
+    assert (table.loc[["breadth-first search", "truth"]] == 1).all(axis=None)

@@ -20,49 +20,38 @@ mask_rates = st.floats(0, 0.99)
 
 @given(size=st.integers(2, 60), mask_rate=mask_rates, harder=st.booleans(), seed=st.integers(0, 10**6))
 def test_arrays_are_distinct_integers_with_exactly_the_visible_ones_shown(size, mask_rate, harder, seed):
-    task = get_task("partial_sort", size=size, mask_rate=mask_rate)
-    raw = get_task("partial_sort", size=size, mask_rate=mask_rate, encoding="raw")
-    scaled_batch = task.sample(8, generator=generator(seed, "test"), harder=harder)
-    raw_batch = raw.sample(8, generator=generator(seed, "test"), harder=harder)
-    items = size * (2 if harder else 1)
-    known = scaled_batch.known
-    assert scaled_batch.x.shape == (8, items, 2)
-    assert raw_batch.x.shape == (8, items, 1)
+    task, raw = (get_task("partial_sort", size=size, mask_rate=mask_rate, encoding=each) for each in ("scaled", "raw"))
+    batch, raw_batch = (each.sample(4, generator=generator(seed, "test"), harder=harder) for each in (task, raw))
+    items, known, values = size * (2 if harder else 1), batch.known, raw_batch.x[..., 0]
+    assert (batch.x.shape, raw_batch.x.shape) == ((4, items, 2), (4, items, 1))
     assert (known.sum(1) == max(2, int(items * (1 - mask_rate)))).all()
-    assert torch.equal(scaled_batch.x[..., 1], (~known).float())
-    assert (scaled_batch.x[..., 0][~known] == 0).all()
-    assert scaled_batch.x[..., 0].abs().max() <= 1
-    assert (raw_batch.x[..., 0][~known] == -999).all()
-    values = raw_batch.x[..., 0]
+    assert torch.equal(batch.x[..., 1], (~known).float())
+    assert (batch.x[..., 0][~known] == 0).all()
+    assert batch.x[..., 0].abs().max() <= 1
+    assert (values[~known] == -999).all()
     assert ((values >= -100) & (values <= 99) | ~known).all()
-    assert torch.equal(task.values(scaled_batch)[known], values[known].long())
+    assert torch.equal(task.values(batch)[known], values[known].long())
     assert all(len(set(row[seen].tolist())) == int(seen.sum()) for row, seen in zip(values, known, strict=True))
-    assert torch.equal(scaled_batch.y.sort(1).values, torch.arange(items).expand(8, items))
+    assert torch.equal(batch.y.sort(1).values, torch.arange(items).expand(4, items))
     assert (kendall_tau(-values, raw_batch.y, known) == 1).all()  # the smallest value has rank 0
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(size=st.integers(2, 4), mask_rate=mask_rates, seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)))
 def test_streams_never_overlap_whatever_the_seeds(size, mask_rate, seeds):
     """At this size, unlike at 20, independent draws would collide."""
-    task = get_task("partial_sort", size=size, mask_rate=mask_rate)
-    seen = {
-        stream: {
-            frozenset(row[known].tolist())
-            for seed in seeds
-            for batch in [task.sample(400, generator=generator(seed, "same for all"), stream=stream)]
-            for row, known in zip(task.values(batch), batch.known, strict=True)
-        }
-        for stream in STREAMS
-    }
+    task, seen = get_task("partial_sort", size=size, mask_rate=mask_rate), {}
+    for stream, seed in itertools.product(STREAMS, seeds):
+        batch = task.sample(300, generator=generator(seed, "same for all"), stream=stream)
+        shown = zip(task.values(batch), batch.known, strict=True)
+        seen.setdefault(stream, set()).update(frozenset(row[known].tolist()) for row, known in shown)
     for first, second in itertools.combinations(seen.values(), 2):
         assert not first & second
 
 
 @given(seed=st.integers(0, 10**6))
 def test_fingerprint_does_not_depend_on_order_or_encoding(seed):
-    task = get_task("partial_sort", size=9)
-    raw = get_task("partial_sort", size=9, encoding="raw")
+    task, raw = (get_task("partial_sort", size=9, encoding=each) for each in ("scaled", "raw"))
     batch = task.sample(5, generator=generator(seed, "test"))
     turn = torch.randperm(9, generator=generator(seed, "turn"))
     turned = type(batch)(batch.x[:, turn], batch.y[:, turn], batch.known[:, turn])
@@ -70,27 +59,17 @@ def test_fingerprint_does_not_depend_on_order_or_encoding(seed):
     assert torch.equal(task.fingerprint(batch), raw.fingerprint(raw.sample(5, generator=generator(seed, "test"))))
 
 
-def agreement_by_enumeration(values: int, seen: int) -> float:
-    """The best expected agreement of a visible and a hidden value, over every visible set of a small range."""
-    agreements = []
-    for visible in itertools.combinations(range(values), seen):
-        unseen = [value for value in range(values) if value not in visible]
-        for value in visible:
-            below = sum(other < value for other in unseen)
-            agreements.append(abs(len(unseen) - 2 * below) / len(unseen))
-    return float(np.mean(agreements))
-
-
-@pytest.mark.parametrize("values", [5, 6, 7, 8, 9])
-def test_the_closed_form_of_mixed_pairs_is_exact(values, monkeypatch):
+@pytest.mark.parametrize("values", [5, 6, 8])
+def test_the_closed_form_of_mixed_pairs_is_that_of_every_visible_set(values, monkeypatch):
     monkeypatch.setattr("anm_nb.tasks.ordering.VALUES", values)
     for seen in range(2, values):
-        mask_rate = 1 - (seen + 0.5) / values
-        task = get_task("partial_sort", size=values, mask_rate=mask_rate)
-        assert task.visible(values) == seen
-        hidden = values - seen
-        mixed = agreement_by_enumeration(values, seen)
-        expected = (math.comb(seen, 2) + seen * hidden * mixed) / math.comb(values, 2)
+        task = get_task("partial_sort", size=values, mask_rate=1 - (seen + 0.5) / values)
+        agreements, hidden = [], values - seen
+        for visible in itertools.combinations(range(values), seen):
+            unseen = [value for value in range(values) if value not in visible]
+            below = [sum(other < value for other in unseen) for value in visible]
+            agreements += [abs(hidden - 2 * each) / hidden for each in below]
+        expected = (math.comb(seen, 2) + seen * hidden * np.mean(agreements)) / math.comb(values, 2)
         assert task.all_pairs_ceiling() == pytest.approx(expected, abs=1e-12)
 
 
@@ -98,12 +77,10 @@ def test_reference_scores_at_the_published_setting():
     scores = get_task("partial_sort", size=20).reference_scores(4000, generator=generator(0, "test"))
     value = scores.set_index(["name", "metric"])["value"]
     assert set(scores["kind"]) == {"trivial", "classical", "ceiling"}
-    for name in ("random scores", "input order"):
-        assert abs(value[name, "tau_obs"]) < 0.02
-        assert abs(value[name, "tau_all"]) < 0.02
+    for name, metric in itertools.product(("random scores", "input order"), ("tau_obs", "tau_all")):
+        assert abs(value[name, metric]) < 0.02
     classical = "value, hidden ones at the median"
-    assert value[classical, "tau_obs"] == 1
-    assert value["best possible", "tau_obs"] == 1
+    assert value[classical, "tau_obs"] == value["best possible", "tau_obs"] == 1
     # 10 of 20 visible, 190 values not seen: (45 + 100·192/382)/190
     assert value["best possible", "tau_all"] == pytest.approx((45 + 100 * 192 / 382) / 190)
     assert value[classical, "tau_all"] == pytest.approx(value["best possible", "tau_all"], abs=0.006)
@@ -114,7 +91,6 @@ def test_reference_scores_at_the_published_setting():
     ("options", "message"),
     [
         ({"mask_rate": 1.0}, "mask_rate = 1.0"),
-        ({"mask_rate": -0.1}, "mask_rate = -0.1"),
         ({"size": 1}, "size = 1"),
         ({"size": 201}, "size = 201: there are only 200 distinct values"),
         ({"encoding": "row"}, "encoding = 'row'.*did you mean 'raw'"),

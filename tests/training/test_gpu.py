@@ -90,7 +90,6 @@ def test_a_killed_training_resumes_to_the_same_bits(name, graph, tmp_path):
         ("energy: none", {"ema_every": 1}, 1),
         ("energy: stock", {"ema_every": 1}, 1),
         ("energy: stock", {"ema_every": 2}, 2),  # with and without the average
-        ("energy: stock", {"ema_every": 1, "training_examples": 20}, 2),  # 8, 8 and 4 examples
         ("ranking: routed", {"warmup_epochs": 0, "train_samples": 48}, 1),
         ("ranking: routed", {"warmup_epochs": 0}, 2),  # 16, 16 and 8 examples
     ],

@@ -99,7 +99,7 @@ def test_time_that_was_up_before_it_began_leaves_a_training_that_can_begin(tmp_p
 
 
 # ---- the families ------------------------------------------------------------------------------------------------
-CASES = CONFIGS | {"mixed": energy("mixed", contrastive_weight_end=0.1, keep_weights=True)}
+CASES = CONFIGS | {"mixed": energy("mixed", keep_weights=True)}
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -67,10 +67,6 @@ ONE_STACK = {
         energy((1,), negatives="stock", lr=2e-2, contrastive_weight=0.5),
         energy((1,), negatives="stock", lr=2e-2, contrastive_weight=0.1),
     ],
-    "moving contrastive weights": [
-        energy((0,), negatives="anm", contrastive_weight=0.5, contrastive_weight_end=0.1),
-        energy((0,), negatives="anm", contrastive_weight=0.1, contrastive_weight_end=1.0),
-    ],
     "temperature": [ranking((0, 1)), ranking((1,), temperature=5.0, temperature_min=0.1, temperature_decay=0.3)],
     "entropy weight": [ranking(), ranking(entropy_weight=0.3, entropy_every=1, entropy_decay=0.9)],
 }
