@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,14 +15,10 @@ from anm_nb import runs_cli
 from anm_nb.terminal import refuse, replace_what_cannot_be_shown, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from anm_nb.analysis.doctor import Finding
     from anm_nb.sweep.cases import Case
     from anm_nb.sweep.outcomes import Outcome
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
-DOCTORED = "EnergyConfig.model_validate_json(json.dumps(yaml.safe_load(open('{}'))))"  # use of what the doctor writes
 
 
 class Commands(TyperGroup):
@@ -138,11 +134,11 @@ def figures(
     from dataclasses import replace
 
     from anm_nb import files
-    from anm_nb.analysis import publication
+    from anm_nb.analysis import plots
     from anm_nb.analysis.style import VENUE
 
     folder = (out or files.outputs_root() / "figures" / venue).absolute()
-    before = publication.check_venue(venue, folder)
+    before = plots.check_venue(venue, folder)
     cases = _notebook_cases(folder / "notebooks", notebook or [], profile)
     cases = [case for case in cases if "publish(" in case.notebook.read_text("utf-8")]
     if not cases:
@@ -150,12 +146,12 @@ def figures(
     own = {case.name: folder / "notebooks" / case.name for case in cases}
     for each in own.values():
         shutil.rmtree(each, ignore_errors=True)
-    environment = {name: {VENUE: venue, publication.FIGURES: str(path)} for name, path in own.items()}
+    environment = {name: {VENUE: venue, plots.FIGURES: str(path)} for name, path in own.items()}
     cases = [replace(case, env=environment[case.name]) for case in cases]
     failed = _run_notebooks(folder / "notebooks", cases, [], jobs)
     if failed:
         refuse(f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}; figures are as they were", 1)
-    for path in publication.write_manifest(venue, folder, before, own):
+    for path in plots.write_manifest(venue, folder, before, own):
         say(path)
     for each in own.values():
         shutil.rmtree(each, ignore_errors=True)
@@ -183,17 +179,11 @@ def doctor(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or the path of its folder.")
     ],
-    apply: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the parameters with the changes made.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --apply replace a file.")] = False,
 ) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
     from anm_nb import store, terminal
     from anm_nb.analysis.doctor import examine, summary
 
-    if apply is not None and apply.exists() and not overwrite:
-        refuse(f"--apply {apply} exists; choose another name, or add --overwrite")
     found, console = store.find(run), terminal.console(soft_wrap=True)
     metrics = found.metrics
     findings = examine(metrics, found.settings)
@@ -207,30 +197,6 @@ def doctor(
         for label, text in said.items():
             console.print(f"{label:9} {text}")
     console.print(f"\n{summary(findings, metrics)}")
-    if apply is not None:
-        _write_changed(findings, found.settings, apply, console)
-
-
-def _write_changed(findings: Sequence[Finding], settings: Mapping[str, Any], path: Path, console: Console) -> None:
-    """The whole config with all changes made, and what they are."""
-    import yaml
-
-    from anm_nb.analysis.doctor import apply, in_full
-    from anm_nb.run import flat
-
-    changed = apply(findings, settings)
-    before, after = flat(in_full(settings)), flat(changed)
-    names = dict.fromkeys(name for finding in findings for name in finding.change)
-    if not names:
-        console.print(f"nothing to change: {path} is not written")
-        return
-    verb = "replaced" if path.exists() else "wrote"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
-    path.write_text(f"# {DOCTORED.format(path.name)}\n{text}", encoding="utf-8")
-    lines = [f"{verb} {path}, the whole config, with"]
-    lines += [f"  {name}: {before.get(name, 'the default')} → {after[name]}" for name in names]
-    console.print("\n".join([*lines, f"to be used by {DOCTORED.format(path)}"]))
 
 
 def _notebook_cases(folder: Path, only: Sequence[str], profile: str | None) -> list[Case]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from stored_files import write_manifest
 from typer.testing import CliRunner
@@ -143,12 +142,11 @@ def store_run(root: Path, key: str, config: EnergyConfig, columns: dict[str, flo
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Four runs: ill, healthy, without negatives, and one whose weight is left to the task."""
+    """Three runs: ill, healthy, and without negatives."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     configs = [EnergyConfig(**SMALL, negatives=name, contrastive_weight=0.5) for name in ("anm", "stock", "none")]
-    configs.append(configs[0].model_copy(update={"levels": 5, "contrastive_weight": None}))
-    columns = [ILL, ILL | {"illegitimate_fraction": 0.0}, {"loss_mse": 0.5}, ILL | {"grad_share_contrast": 0.01}]
-    for key, config, values in zip(("aaaa", "aabb", "cccc", "dddd"), configs, columns, strict=True):
+    columns = [ILL, ILL | {"illegitimate_fraction": 0.0}, {"loss_mse": 0.5}]
+    for key, config, values in zip(("aaaa", "aabb", "cccc"), configs, columns, strict=True):
         store_run(tmp_path, key, config, values)
     return tmp_path
 
@@ -211,7 +209,7 @@ def test_the_doctor_tells_healthy_from_not_judged(store):
     ("asked", "said"),
     [
         ("aa", "'aa' begins 2 keys: aaaa (energy, inverse, anm), aabb (energy, inverse, stock)"),
-        ("aacb", "unknown run 'aacb' in {store}/runs (4 runs); nearest: aabb (energy, inverse, stock), aaaa"),
+        ("aacb", "unknown run 'aacb' in {store}/runs (3 runs); nearest: aabb (energy, inverse, stock), aaaa"),
         ("", "unknown run ''"),
         ("{store}/runs/nowhere", "unknown run 'nowhere'"),
     ],
@@ -227,27 +225,3 @@ def test_the_doctor_of_an_empty_store_says_what_to_run(tmp_path, monkeypatch):
     result = anm_nb("doctor", "aaaa")
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"no finished runs in {tmp_path / 'runs'}; train some: anm-nb demo" in result.stderr
-
-
-def test_changes_are_written_as_the_whole_config_and_never_over_a_file_unasked(store):
-    file = store / "new" / "changed.yaml"
-    result = anm_nb("doctor", "dddd", "--apply", str(file))
-    assert f"wrote {file}, the whole config" in result.stdout
-    said = [line.strip() for line in result.stdout.splitlines() if "→" in line]
-    assert said == ["negatives.orthogonal_to_noise: False → True", "contrastive_weight: 0.5 → 21.0"]
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    config = EnergyConfig.model_validate_json(json.dumps(values))
-    assert (config.levels, config.contrastive_weight, config.negatives.orthogonal_to_noise) == (5, 21.0, True)
-    file.write_text("mine")
-    refused = anm_nb("doctor", "dddd", "--apply", str(file))
-    assert (refused.exit_code, refused.stdout, file.read_text()) == (2, "", "mine")
-    assert "--overwrite" in refused.stderr
-    assert f"replaced {file}" in anm_nb("doctor", "dddd", "--apply", str(file), "--overwrite").stdout
-    assert yaml.safe_load(file.read_text(encoding="utf-8")) == values
-
-
-def test_a_healthy_run_changes_no_file(store):
-    file = store / "changed.yaml"
-    result = anm_nb("doctor", "aabb", "--apply", str(file))
-    assert (result.exit_code, file.exists()) == (0, False)
-    assert "nothing to change" in result.stdout

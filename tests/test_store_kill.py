@@ -105,7 +105,7 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path
 
 
 def test_the_second_of_two_is_served_what_the_first_trained(outputs, tmp_path):
-    name = "epochs, adapted weight"
+    name = "soft labels, kept weights"
     used = [tmp_path / "one", tmp_path / "two"]
     both = [start(name, outputs, asked) for asked in used]
     for process in both:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,13 @@ from anm_nb.analysis.stats import (
     ratio_interval,
     survival_median,
 )
-from anm_nb.analysis.tables import at_step, best_reference, early_area, final, first_better, rounded, steps_to
+from anm_nb.analysis.tables import best_reference, early_area, final, first_better, rounded, steps_to
 from anm_nb.config import ParameterError, unknown_name
 
 LEAST_SEEDS = 3  # fewer never decide anything
 STEPS_TO = "steps to "
+UNTRAINED = "not trained long enough"
 REDUCTIONS = ("final", "early area", "area from trivial", "steps to THRESHOLD", "a step")
-
-State = Literal["supported", "refuted", "equivalent", "undecided", "not trained long enough", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,7 @@ class Verdicts:
 
 
 def reduced(
-    frame: pd.DataFrame,
-    metric: str,
-    reduction: str | int,
-    *,
-    trivial: float | None = None,
-    larger_is_better: bool = False,
+    frame: pd.DataFrame, metric: str, reduction: str | int, trivial: float = np.nan, larger_is_better: bool = False
 ) -> pd.DataFrame:
     """One value for each seed (rows) and method (columns) of a tidy frame with method, seed and maybe step.
 
@@ -93,20 +87,18 @@ def reduced(
     rows = frame.dropna(subset=[metric])
     if "step" not in rows:
         return rows.pivot(index="seed", columns="method", values=metric)
-    if reduction == "final":
-        return final(rows, metric)
-    if reduction == "early area":
-        return early_area(rows, metric)
-    if reduction == "area from trivial":
-        if trivial is None:
-            raise ParameterError("reduction 'area from trivial': judge needs trivial or references for it")
-        start = first_better(rows, metric, trivial, larger_is_better)
-        return early_area(rows, metric, start=start) if start is not None else final(rows, metric) * np.nan
     if isinstance(reduction, int):
-        return at_step(rows, metric, reduction)
+        return final(rows[rows["step"] == reduction], metric)
     if reduction.startswith(STEPS_TO):
         return steps_to(rows, metric, _threshold(reduction), larger_is_better).clip(upper=_followed(rows))
-    raise ParameterError(unknown_name("reduction", reduction, REDUCTIONS))
+    if reduction == "area from trivial":
+        if np.isnan(trivial):
+            raise ParameterError("reduction 'area from trivial': judge needs trivial or references for it")
+        start = first_better(rows, metric, trivial, larger_is_better)
+        return final(rows, metric) * np.nan if np.isnan(start) else early_area(rows, metric, start)
+    if reduction not in REDUCTIONS:
+        raise ParameterError(unknown_name("reduction", reduction, REDUCTIONS))
+    return final(rows, metric) if reduction == "final" else early_area(rows, metric)
 
 
 def _threshold(reduction: str) -> float:
@@ -140,63 +132,50 @@ def judge(
     reachable one: `headroom` is the difference as a share of what the comparator leaves to gain. `detectable`, with the
     range that its standard deviation allows, is the difference found with 80 % power: at 0.05/m for m primary claims.
     """
-    references = pd.DataFrame(columns=["name", "kind", "metric", "value"]) if references is None else references
     level = ALPHA / max(1, sum(claim.primary for claim in claims))
-    rows, untrained = [], []
+
+    def best(metric: str, *kinds: str) -> float:
+        return np.nan if references is None else best_reference(references, metric, kinds, larger_is_better)
+
+    def least(metric: str) -> float:
+        return trivial if trivial is not None and metric == (score or metric) else best(metric, "trivial")
+
+    rows = []
     for claim in claims:
-        judged_by = score or claim.metric
-        least = _trivial(references, judged_by, trivial, larger_is_better)
-        own = least if judged_by == claim.metric else _trivial(references, claim.metric, None, larger_is_better)
-        best = best_reference(references, claim.metric, ("classical", "ceiling"), larger_is_better)
-        rows.append(_measured(claim, frame, level if claim.primary else ALPHA, own, best, larger_is_better))
-        untrained.append(not _beats(claim, frame, judged_by, least, larger_is_better))
-    primary = np.array([claim.primary for claim in claims], bool)
+        here = frame[frame["method"].isin(claim.methods)]
+        alpha, goal = level if claim.primary else ALPHA, best(claim.metric, "classical", "ceiling")
+        row = _measured(claim, here, alpha, least(claim.metric), goal, larger_is_better)
+        by, there = score or claim.metric, claim.metric in here and here["method"].nunique() == len(set(claim.methods))
+        ends = reduced(here, by, "final").mean() if there and by in here else pd.Series(dtype=float)
+        better = ends > least(by) if larger_is_better else ends < least(by)
+        rows.append(row | {"verdict": "" if better.any() or ends.empty or np.isnan(least(by)) else UNTRAINED})
+    table = pd.DataFrame(rows)
     for p in ("p", "p_equivalent"):
-        corrected = holm([row[p] if of else np.nan for row, of in zip(rows, primary, strict=True)])
-        for row, value in zip(rows, corrected, strict=True):
-            row[f"{p}_holm"] = float(value)
-    for claim, row, short in zip(claims, rows, untrained, strict=True):
-        there = set(claim.methods) <= set(frame["method"]) and claim.metric in frame
-        row["verdict"] = "not trained long enough" if short and there else _state(claim, row)
-        if row["verdict"] == "undecided":
-            row["measured"] += f"; {_power_text(row)}"
-    return Verdicts(pd.DataFrame(rows))
-
-
-def _trivial(references: pd.DataFrame, metric: str, given: float | None, larger_is_better: bool) -> float | None:
-    """The best trivial score, None where none is known."""
-    listed = best_reference(references, metric, ("trivial",), larger_is_better)
-    return given if given is not None or np.isnan(listed) else listed
+        table[f"{p}_holm"] = holm(table[p].where(table["primary"]))
+    table["verdict"] = [row["verdict"] or _state(row) for row in table.to_dict("records")]
+    table["measured"] = [row["measured"] + _power_text(row) for row in table.to_dict("records")]
+    return Verdicts(table)
 
 
 def _measured(
-    claim: Claim,
-    frame: pd.DataFrame,
-    alpha: float,
-    trivial: float | None,
-    reachable: float,
-    larger_is_better: bool,
+    claim: Claim, here: pd.DataFrame, alpha: float, trivial: float, reachable: float, larger_is_better: bool
 ) -> dict[str, Any]:
-    here = frame[frame["method"].isin(claim.methods)]
     lower, higher = _sides(claim, here, trivial, larger_is_better)
-    found, power = paired_difference(lower, higher), detectable_difference(lower, higher, alpha)
+    found = paired_difference(lower, higher)
     paired = np.isfinite(lower - higher)
     means = [float(each[paired].mean()) if paired.any() else np.nan for each in (lower, higher)]
-    gap, unit, scale = [found.estimate, found.low, found.high], claim.unit, 1.0
+    gap: Sequence[float] = found[:3]
+    unit, scale, margin = claim.unit, 1.0, claim.margin
     if claim.ratio:
-        scale = 100 / abs(means[1]) if means[1] else np.nan
-        gap, unit = [100 * (end - 1) for end in ratio_interval(lower, higher)], "%"
-    comparator = means[0] if larger_is_better else means[1]
-    left = abs(comparator - reachable) if claim.reduction == "final" else np.nan
-    margin = claim.margin and claim.margin / (100 if claim.ratio else 1)
-    said = [
-        *_said(claim, here, means, larger_is_better),
-        _with_unit(f"difference {_interval_text(*gap)}", unit),
-    ]
+        scale, unit = 100 / abs(means[1]) if means[1] else np.nan, "%"
+        gap, margin = [100 * (end - 1) for end in ratio_interval(lower, higher)], margin and margin / 100
+    left = abs(means[0 if larger_is_better else 1] - reachable) if claim.reduction == "final" else np.nan
+    said = f"{_said(claim, here, means, larger_is_better)}; {_with_unit(f'difference {_interval_text(*gap)}', unit)}"
+    power = [scale * each for each in detectable_difference(lower, higher, alpha)]
     return {
         "claim": claim.claim,
         "verdict": "",
-        "measured": f"{'; '.join(said)}, {found.pairs} seed{'s' * (found.pairs != 1)}",
+        "measured": f"{said}, {found.pairs} seed{'s' * (found.pairs != 1)}",
         "metric": claim.metric,
         "reduction": str(claim.reduction),
         "section": claim.section,
@@ -207,36 +186,34 @@ def _measured(
         "margin": claim.margin,
         "p": found.p_value,
         "p_equivalent": equivalence(lower, higher, margin, relative=claim.ratio) if margin else np.nan,
-        **dict(zip(("detectable", "detectable_low", "detectable_high"), (scale * of for of in power), strict=True)),
+        **dict(zip(("detectable", "detectable_low", "detectable_high"), power, strict=True)),
         "alpha": alpha,
         "headroom": found.estimate / left if left > 0 else np.nan,
         "seeds": found.pairs,
     }
 
 
-def _sides(
-    claim: Claim, rows: pd.DataFrame, trivial: float | None, larger_is_better: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _sides(claim: Claim, rows: pd.DataFrame, trivial: float, larger_is_better: bool) -> tuple[np.ndarray, np.ndarray]:
     """The values of both sides by seed, paired; a number stands beside every seed. Empty where one is not measured."""
     if claim.metric not in rows or not set(claim.methods) <= set(rows.dropna(subset=[claim.metric])["method"]):
         return np.empty(0), np.empty(0)
-    last = claim.reduction if claim.higher_reduction is None else claim.higher_reduction
-    options: dict[str, Any] = {"trivial": trivial, "larger_is_better": larger_is_better}
-    both = pd.DataFrame(
-        {
-            side: reduced(rows, claim.metric, by, **options)[of] if isinstance(of, str) else float(of)
-            for side, of, by in (("lower", claim.lower, claim.reduction), ("higher", claim.higher, last))
-        }
-    )
-    return both["lower"].to_numpy(float), both["higher"].to_numpy(float)
+    sides = (claim.lower, claim.reduction), (claim.higher, claim.higher_reduction)
+    values = [
+        reduced(rows, claim.metric, claim.reduction if by is None else by, trivial, larger_is_better)[of]
+        if isinstance(of, str)
+        else float(of)
+        for of, by in sides
+    ]
+    both = pd.DataFrame(dict(enumerate(values)))
+    return both[0].to_numpy(float), both[1].to_numpy(float)
 
 
-def _said(claim: Claim, rows: pd.DataFrame, means: Sequence[float], larger_is_better: bool) -> list[str]:
+def _said(claim: Claim, rows: pd.DataFrame, means: Sequence[float], larger_is_better: bool) -> str:
     """The two sides in words: their means, and of steps to a threshold also the medians with the seeds that never."""
     names = [of if isinstance(of, str) else "" for of in (claim.lower, claim.higher)]
     sides = " against ".join(f"{name} {rounded(mean)}".strip() for name, mean in zip(names, means, strict=True))
     if not str(claim.reduction).startswith(STEPS_TO) or np.isnan(means[0]):
-        return [_with_unit(sides, claim.unit)]
+        return _with_unit(sides, claim.unit)
     measured = rows.dropna(subset=[claim.metric])
     end = _followed(measured)
     reached = steps_to(measured, claim.metric, _threshold(str(claim.reduction)), larger_is_better)
@@ -245,43 +222,38 @@ def _said(claim: Claim, rows: pd.DataFrame, means: Sequence[float], larger_is_be
     for method, of in times[claim.methods].items():
         median = _interval_text(*survival_median(of, end)).replace("inf", "never")
         medians.append(f"{method} {median}, {int(np.isinf(of).sum())} of {of.count()} seeds never did")
-    return [f"median steps {'; '.join(medians)}", f"mean steps up to {rounded(end)}: {sides}"]
+    return f"median steps {'; '.join(medians)}; mean steps up to {rounded(end)}: {sides}"
 
 
 def _with_unit(text: str, unit: str) -> str:
-    return f"{text} {unit}" if unit else text
-
-
-def _beats(claim: Claim, frame: pd.DataFrame, score: str, trivial: float | None, larger_is_better: bool) -> bool:
-    """Whether one of the claim's methods ends with a better mean score than the trivial one."""
-    if trivial is None or score not in frame:
-        return True
-    means = reduced(frame[frame["method"].isin(claim.methods)], score, "final").mean()
-    return not len(means) or bool((means > trivial if larger_is_better else means < trivial).any())
-
-
-def _state(claim: Claim, row: Mapping[str, Any]) -> State:
-    if row["seeds"] == 0:
-        return "not measured"
-    if row["seeds"] < LEAST_SEEDS:
-        return "undecided"
-    if row["p_equivalent_holm" if claim.primary else "p_equivalent"] < ALPHA:
-        return "equivalent"
-    clear = row["p"] < ALPHA and (not claim.primary or row["p_holm"] < ALPHA)
-    return ("supported" if row["estimate"] < 0 else "refuted") if clear else "undecided"
-
-
-def _power_text(row: Mapping[str, Any]) -> str:
-    """What this many seeds would have found."""
-    if row["seeds"] < LEAST_SEEDS:
-        return f"at least {LEAST_SEEDS} seeds are needed"
-    if not row["detectable"] > 0:
-        return "all seeds have the same difference, so their spread does not say what could be found"
-    least = _with_unit(rounded(row["detectable"], 2), row["unit"])
-    span = f"{rounded(row['detectable_low'], 2)} to {rounded(row['detectable_high'], 2)}"
-    level = "" if row["alpha"] == ALPHA else f", corrected for {round(ALPHA / row['alpha'])} claims"
-    return f"a true difference of {least} ({span}) would have been found with 80 % power{level}"
+    return f"{text} {unit}".strip()
 
 
 def _interval_text(estimate: float, low: float, high: float) -> str:
     return f"{rounded(estimate)} [{rounded(low)}, {rounded(high)}]"
+
+
+def _state(row: Mapping[Any, Any]) -> str:
+    """The verdict on a row: supported, refuted, equivalent, undecided or not measured."""
+    corrected = "_holm" * row["primary"]
+    if row["seeds"] < LEAST_SEEDS:
+        return "undecided" if row["seeds"] else "not measured"
+    if row[f"p_equivalent{corrected}"] < ALPHA:
+        return "equivalent"
+    if not row[f"p{corrected}"] < ALPHA:
+        return "undecided"
+    return "supported" if row["estimate"] < 0 else "refuted"
+
+
+def _power_text(row: Mapping[Any, Any]) -> str:
+    """What this many seeds would have found, where they leave a claim undecided."""
+    if row["verdict"] != "undecided":
+        return ""
+    if row["seeds"] < LEAST_SEEDS:
+        return f"; at least {LEAST_SEEDS} seeds are needed"
+    if not row["detectable"] > 0:
+        return "; all seeds have the same difference, so their spread does not say what could be found"
+    least, *span = (rounded(row[name], 2) for name in ("detectable", "detectable_low", "detectable_high"))
+    level = "" if row["alpha"] == ALPHA else f", corrected for {round(ALPHA / row['alpha'])} claims"
+    found = f"{_with_unit(least, row['unit'])} ({' to '.join(span)})"
+    return f"; a true difference of {found} would have been found with 80 % power{level}"

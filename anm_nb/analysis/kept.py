@@ -21,51 +21,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class KeptRun:
-    """What is kept of a run: all that a table of several is made of."""
-
-    key: str
-    settings: dict[str, Any]
-    provenance: dict[str, Any]
-    metrics: pd.DataFrame
-
-
-@dataclass(frozen=True)
 class Kept:
     """One kept result: metrics of several methods, the task's reference scores, and provenance of every run."""
 
     path: Path
 
-    @cached_property
-    def metrics(self) -> pd.DataFrame:
-        """Tidy metrics with a `method` column."""
-        return pd.read_parquet(self.path / "metrics.parquet")
-
-    @cached_property
-    def references(self) -> pd.DataFrame:
-        """Trivial, classical and best-possible scores of the task."""
-        return pd.read_parquet(self.path / "reference_scores.parquet")
-
     def table(self, name: str) -> pd.DataFrame:
-        """Another table kept with it by name. Raises `ParameterError` naming the nearest one that there is."""
+        """A table kept with it by name. Raises `ParameterError` naming the nearest one that there is."""
         path = self.path / f"{name}.parquet"
         if not path.exists():
             raise ParameterError(unknown_name("table", name, [each.stem for each in self.path.glob("*.parquet")]))
         return pd.read_parquet(path)
 
     @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Tidy metrics with a `method` column."""
+        return self.table("metrics")
+
+    @cached_property
+    def references(self) -> pd.DataFrame:
+        """Trivial, classical and best-possible scores of the task."""
+        return self.table("reference_scores")
+
+    @cached_property
     def provenance(self) -> dict[str, Any]:
         """For each method: run key, config, versions, commit, machine."""
         return json.loads((self.path / "provenance.json").read_text("utf-8"))
-
-    @cached_property
-    def runs(self) -> dict[str, KeptRun]:
-        """What is kept of each method's run."""
-        rows = {method: own.drop(columns="method") for method, own in self.metrics.groupby("method")}
-        return {
-            method: KeptRun(of["key"], of["config"], of["provenance"], rows[method])
-            for method, of in self.provenance.items()
-        }
 
     @property
     def scope(self) -> str:
@@ -101,7 +82,7 @@ def load(name: str) -> Kept:
 
 def keep(
     name: str,
-    runs: Mapping[str, Run | KeptRun],
+    runs: Mapping[str, Run],
     references: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame] | None = None,
     *,
@@ -112,15 +93,17 @@ def keep(
 
     What was kept under that name before stays until all of it is written; with `add`, its runs of other methods too.
     """
+    metrics, provenance = collect(runs), {}
     if add and name in names():
-        runs = {**load(name).runs, **runs}
-    given = {"metrics": collect(runs), "reference_scores": references, **(tables or {})}
-    provenance = {
+        before = load(name)
+        provenance = before.provenance
+        metrics = pd.concat([before.metrics[~before.metrics["method"].isin(runs)], metrics], ignore_index=True)
+    provenance |= {
         method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
     }
     path = kept_root() / name
     with whole_folder(path) as partial:
-        for title, table in given.items():
+        for title, table in {"metrics": metrics, "reference_scores": references, **(tables or {})}.items():
             table.to_parquet(partial / f"{title}.parquet")
         document = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
         (partial / "provenance.json").write_text(document + "\n", encoding="utf-8")

@@ -1,23 +1,38 @@
-"""The plots that at least two notebooks use: tables in, Figure out."""
+"""The plots that at least two notebooks use, and figures as files for a paper, the same bytes each time."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import textwrap
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from anm_nb.analysis.publication import FIGURES, write
-from anm_nb.analysis.style import LINE_STYLES, PALETTE, colours, house_style, label, new_figure, points
+from anm_nb.analysis import kept
+from anm_nb.analysis.style import LINE_STYLES, PAGE, PALETTE, VENUES, colours, house_style, label, new_figure, points
 from anm_nb.analysis.tables import score_interval
-from anm_nb.config import ParameterError
+from anm_nb.config import ParameterError, unknown_name
+from anm_nb.files import replace_whole
+from anm_nb.run import CorruptRun, Run
+from anm_nb.store import KEPT, RUNS_USED, store_root
+
+FIGURES = "ANM_NB_FIGURES"  # in the environment: the folder that published figures go to
+ENTRY = ".entry"  # the ending of a figure's part of the manifest, until the manifest is written
+MANIFEST = "manifest.json"
+UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+SAME_LINE = 1.05  # the ratio of two values that axes of several decades do not tell apart
 
 
 def legend_below(figure: Figure, axes: Axes, at_most: int) -> None:
@@ -61,38 +76,7 @@ def curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-SAME_LINE = 1.05  # on axes of several decades
-
-
-def learning_curves(
-    metrics: pd.DataFrame, references: pd.DataFrame, column: str = "mse", unit: str = "held-out MSE"
-) -> Figure:
-    """The task's score against the step, over the first 20 % and all of training, beside its trivial references."""
-    with house_style():
-        figure, (early, whole) = new_figure(1, 2, 2.5, sharey=True)
-        for axes in (early, whole):
-            curves(axes, metrics, column)
-            axes.set_yscale("log")
-        last = metrics["step"].max()
-        early.set(title="first 20 % of steps", ylabel=f"{unit} (log scale)", xlim=(0, last / 5))
-        whole.set(title="all of training", xlim=(0, last))
-        for name, value in _lines(references[references["kind"] == "trivial"]):
-            for axes in (early, whole):
-                axes.axhline(value, color="black", linewidth=0.7, linestyle=(0, (4, 3)))
-            whole.annotate(
-                name,
-                (1, value),
-                xycoords=("axes fraction", "data"),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=points(7),
-            )
-        legend_below(figure, whole, at_most=5)
-    return figure
-
-
-def _lines(references: pd.DataFrame) -> list[tuple[str, float]]:
+def reference_lines(references: pd.DataFrame) -> list[tuple[str, float]]:
     """Names and values of references; those too near to each other to be told apart make one line with all names."""
     lines: list[tuple[str, float]] = []
     for name, value in references.sort_values("value")[["name", "value"]].itertuples(index=False):
@@ -103,6 +87,7 @@ def _lines(references: pd.DataFrame) -> list[tuple[str, float]]:
     return lines
 
 
+@house_style()
 def seed_strips(
     scores: pd.DataFrame, references: pd.DataFrame, metric: str = "mse", unit: str = "held-out MSE", scale: str = "log"
 ) -> Figure:
@@ -111,61 +96,51 @@ def seed_strips(
     `references` has the columns name, kind, metric, value; trivial, classical and reachable-ceiling ones are drawn.
     """
     styles = {"trivial": (0, (4, 3)), "classical": (0, (1, 1.5)), "ceiling": "-"}
-    with house_style():
-        figure, (axes,) = new_figure(1, 1, 0.9 + 0.28 * scores.shape[1])
-        for height, (method, colour) in enumerate(colours(list(map(str, scores))).items()):
-            mean, low, high = score_interval(scores[method], metric)
-            axes.plot(scores[method], np.full(len(scores), height), "o", color=colour, alpha=0.45, markersize=3.5)
-            axes.plot([low, high], [height] * 2, color=colour, linewidth=2)
-            axes.plot(mean, height, "D", color=colour, markersize=5)
-        axes.set_yticks(range(scores.shape[1]), [label(str(method)) for method in scores])
-        axes.invert_yaxis()
-        shown = references[(references["metric"] == metric) & references["kind"].isin(styles)]
-        if scale == "log":
-            shown = shown[shown["value"] > 0]
-        for kind, rows in shown.groupby("kind", sort=False):
-            for name, value in _lines(rows):
-                axes.axvline(value, color="black", linewidth=0.7, linestyle=styles[str(kind)])
-                axes.annotate(
-                    name,
-                    (value, 1),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(0, 2),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=points(7),
-                )
-        scale_said = f"{scale} scale; " if scale != "linear" else ""
-        axes.set(xscale=scale, xlabel=f"{unit} ({scale_said}dots: seeds, diamond and bar: mean and 95 % interval)")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+    figure, (axes,) = new_figure(1, 1, 0.9 + 0.28 * scores.shape[1])
+    for height, (method, colour) in enumerate(colours(list(map(str, scores))).items()):
+        mean, low, high = score_interval(scores[method], metric)
+        axes.plot(scores[method], np.full(len(scores), height), "o", color=colour, alpha=0.45, markersize=3.5)
+        axes.plot([low, high], [height] * 2, color=colour, linewidth=2)
+        axes.plot(mean, height, "D", color=colour, markersize=5)
+    axes.set_yticks(range(scores.shape[1]), [label(str(method)) for method in scores])
+    axes.invert_yaxis()
+    shown = references[(references["metric"] == metric) & references["kind"].isin(styles)]
+    shown = shown[shown["value"] > 0] if scale == "log" else shown
+    place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (0, 2), "textcoords": "offset points"}
+    for kind, rows in shown.groupby("kind", sort=False):
+        for name, value in reference_lines(rows):
+            axes.axvline(value, color="black", linewidth=0.7, linestyle=styles[str(kind)])
+            axes.annotate(name, (value, 1), ha="center", fontsize=points(7), **place)
+    scale_said = f"{scale} scale; " if scale != "linear" else ""
+    axes.set(xscale=scale, xlabel=f"{unit} ({scale_said}dots: seeds, diamond and bar: mean and 95 % interval)")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
     return figure
 
 
+@house_style()
 def forest(rows: pd.DataFrame, unit: str, groups: str | None = None) -> Figure:
     """Differences with their intervals, one row each, from the columns name, estimate, low, high and maybe method.
 
     `groups` is a column by which rows are set apart with a heading; zero, no difference, is a line.
     """
     blocks = [("", rows)] if groups is None else list(rows.groupby(groups, sort=False))
-    lines = len(rows) + (len(blocks) if groups else 0)
-    with house_style():
-        figure, (axes,) = new_figure(1, 1, 0.7 + 0.2 * lines)
-        ticks: list[tuple[int, str]] = []
-        height = 0
-        for title, block in blocks:
-            if groups:
-                axes.text(0, height, f" {title}", transform=axes.get_yaxis_transform(), va="center", weight="bold")
-                height += 1
-            for row in block.to_dict("records"):
-                colour = PALETTE.get(row.get("method", ""), "#333333")
-                axes.plot([row["low"], row["high"]], [height] * 2, color=colour, linewidth=2)
-                axes.plot(row["estimate"], height, "D", color=colour, markersize=4)
-                ticks.append((height, str(row["name"])))
-                height += 1
-        axes.axvline(0, color="black", linewidth=0.6)
-        axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
-        axes.set(ylim=(height - 0.5, -0.5), xlabel=unit)
+    figure, (axes,) = new_figure(1, 1, 0.7 + 0.2 * (len(rows) + (len(blocks) if groups else 0)))
+    ticks: list[tuple[int, str]] = []
+    height = 0
+    for title, block in blocks:
+        if groups:
+            axes.text(0, height, f" {title}", transform=axes.get_yaxis_transform(), va="center", weight="bold")
+            height += 1
+        for row in block.to_dict("records"):
+            colour = PALETTE.get(row.get("method", ""), "#333333")
+            axes.plot([row["low"], row["high"]], [height] * 2, color=colour, linewidth=2)
+            axes.plot(row["estimate"], height, "D", color=colour, markersize=4)
+            ticks.append((height, str(row["name"])))
+            height += 1
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
+    axes.set(ylim=(height - 0.5, -0.5), xlabel=unit)
     return figure
 
 
@@ -182,5 +157,101 @@ def publish(
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name, re.ASCII):
         raise ParameterError(f"name = {name!r}: letters, digits, _ and - only, as it names files")
     if folder := os.environ.get(FIGURES):
-        write(figure, name, width, table, Path(folder))
+        _write(figure, Path(folder) / name, PAGE.column if width == "column" else PAGE.text, table)
     return figure
+
+
+def _write(figure: Figure, path: Path, inches: float, table: pd.DataFrame | None) -> None:
+    """Write a figure at a width as PDF, SVG and PNG, its table as CSV and LaTeX, and its part of the manifest."""
+    figure.set_size_inches(inches, figure.get_figheight())
+    _fit(figure)
+    files = {}
+    for kind, undated in UNDATED.items():
+        figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
+        files[f"{path.name}.{kind}"] = buffer.getvalue()
+    if table is not None:
+        tex = table.to_latex(index=any(table.index.names), escape=True, float_format="%.4g", na_rep="")
+        files |= {f"{path.name}.tex": tex.encode(), f"{path.name}.csv": table.to_csv().encode()}
+    hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+    entry = {"files": hashes, "width_in": inches, "matplotlib": mpl.__version__, "runs": _runs_used()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file, data in {**files, f"{path.name}{ENTRY}": json.dumps(entry).encode()}.items():
+        replace_whole(path.with_name(file), data)
+
+
+@house_style()
+def _fit(figure: Figure) -> None:
+    """Break titles and labels wider than their panels, between words, and leave out tick labels that would touch."""
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        room = axes.get_window_extent().width
+        for text in (axes.title, axes._left_title, axes.xaxis.label):  # type: ignore[attr-defined]
+            said, width = text.get_text(), text.get_window_extent().width
+            if width > room and "\n" not in said:
+                text.set_text(textwrap.fill(said, int(0.95 * len(said) * room / width), break_long_words=False))
+    figure.draw_without_rendering()
+    for axis in (axes.xaxis for axes in figure.axes):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [t for t in (*axis.get_major_ticks(), *axis.get_minor_ticks()) if low <= t.get_loc() <= high]
+        texts: dict[float, str] = {}
+        end = -np.inf  # of the last label, in pixels
+        for tick in sorted(ticks, key=lambda tick: tick.label1.get_window_extent().x0):
+            box, clear = tick.label1.get_window_extent(), tick.label1.get_visible() and tick.label1.get_text()
+            texts[tick.get_loc()] = clear if clear and box.x0 > end + 2 else ""
+            end = box.x1 if texts[tick.get_loc()] else end
+        if any(tick.label1.get_visible() and tick.label1.get_text() != texts[tick.get_loc()] for tick in ticks):
+            axis.set_major_locator(FixedLocator(list(texts)))
+            axis.set_major_formatter(FixedFormatter(list(texts.values())))
+            axis.set_minor_locator(NullLocator())
+
+
+def _runs_used() -> list[dict[str, Any]]:
+    """Key and commit of every run that this notebook was served so far, from the store or a kept result."""
+    file = Path(os.environ.get(RUNS_USED, os.devnull))
+    runs = []
+    for line in sorted(set(file.read_text("utf-8").split())) if file.is_file() else []:
+        if line.startswith(KEPT):
+            provenance = kept.load(line.removeprefix(KEPT)).provenance.items()
+            of = {"kept": line.removeprefix(KEPT)}
+            runs += [of | {"method": m, "key": r["key"], "commit": r["provenance"]["commit"]} for m, r in provenance]
+        else:
+            try:
+                runs.append({"key": line, "commit": Run(store_root() / line).summary["commit"]})
+            except CorruptRun:
+                runs.append({"key": line, "commit": None})
+    return runs
+
+
+def check_venue(name: str, folder: Path) -> dict[str, Any]:
+    """The figures that a folder's manifest lists by now.
+
+    Raises `ParameterError` for an unknown venue, and where the folder is another venue's.
+    """
+    if name not in VENUES:
+        raise ParameterError(unknown_name("venue", name, VENUES))
+    if not (folder / MANIFEST).exists():
+        return {}
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    if manifest.get("venue") != name:
+        raise ParameterError(f"--out {folder} holds the figures of {manifest.get('venue')}; choose another folder")
+    return dict(manifest["figures"])
+
+
+def write_manifest(venue: str, folder: Path, before: Mapping[str, Any], published: Mapping[str, Path]) -> list[Path]:
+    """Move what notebooks published, by their names, from folders of theirs into one, with a manifest; all its files.
+
+    Figures of other notebooks stay listed as they were `before`. Raises `ParameterError` where two notebooks publish
+    figures of one name.
+    """
+    figures = {title: entry for title, entry in before.items() if entry["notebook"] not in published}
+    entries = [(name, path) for name, own in published.items() for path in sorted(own.glob(f"*{ENTRY}"))]
+    for name, path in entries:
+        if path.stem in figures:
+            raise ParameterError(f"{name} and {figures[path.stem]['notebook']} publish '{path.stem}': rename one")
+        figures[path.stem] = {"notebook": name, **json.loads(path.read_text("utf-8"))}
+    files = [path.with_name(file) for _, path in entries for file in figures[path.stem]["files"]]
+    for file in files:
+        os.replace(file, folder / file.name)
+    manifest = {"venue": venue, "page": VENUES[venue].source, "figures": dict(sorted(figures.items()))}
+    replace_whole(folder / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+    return [*(folder / file.name for file in files), folder / MANIFEST]

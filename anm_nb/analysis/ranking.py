@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from anm_nb.analysis import kept as kept_results
+from anm_nb.analysis import kept
 from anm_nb.analysis.claims import LEAST_SEEDS, Claim, Verdicts, judge
 from anm_nb.analysis.kept import Kept
+from anm_nb.analysis.plots import interval_line, legend_below
 from anm_nb.analysis.stats import bounded_interval, proportion_interval, ratio_interval
+from anm_nb.analysis.style import PALETTE, colours, house_style, label, new_figure, points
+from anm_nb.analysis.tables import steps_to
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.store import Run
@@ -25,37 +31,12 @@ from anm_nb.training.seeds import generator
 SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": "tau_obs"}
 # The document's healthy bands of routing ("Validation checks", 3).
 BANDS = {"entropy": (0.5, 2.0), "herfindahl": (float("-inf"), 0.5), "max_alpha": (0.3, 0.6)}
+# The document's tiers ("Success Criteria"): what τ of the baseline, τ of HRM and the relative gain have to exceed.
+TIERS = {"minimum": (0.15, 0.20, 0.20), "target": (0.18, 0.25, 0.35), "stretch": (0.20, 0.30, 0.50)}
 MARGIN = 0.01  # of τ: a difference within it counts as none, stated before the runs
-# What all models of a kept grid share.
-SAME = [
-    "task",
-    "task_options",
-    "size",
-    "mask_rate",
-    "width",
-    "n_heads",
-    "train_samples",
-    "epochs",
-    "seeds",
-]  # in all of a kept grid
-SHORT = {  # the fields that the document's experiments vary, as figures and tables name them
-    "max_inner_iters": "iterations",
-    "hrm_period": "T",
-    "entropy_weight": "entropy weight",
-    "temperature": "temperature",
-}
-
-
-class Tier(NamedTuple):
-    """A tier of the document ("Success Criteria"): what both τ and the relative gain have to exceed."""
-
-    name: str
-    baseline: float
-    hrm: float
-    gain: float
-
-
-TIERS = (Tier("minimum", 0.15, 0.20, 0.20), Tier("target", 0.18, 0.25, 0.35), Tier("stretch", 0.20, 0.30, 0.50))
+# What all models of a kept grid share, and short names of fields.
+SAME = ("task", "task_options", "size", "mask_rate", "width", "n_heads", "train_samples", "epochs", "seeds")
+SHORT = {"max_inner_iters": "iterations", "hrm_period": "T"}  # of fields, in figures and tables
 
 
 def tested(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -67,60 +48,53 @@ def tested(metrics: pd.DataFrame) -> pd.DataFrame:
 
 def on_test(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One τ of `tested`: a row for each seed, a column for each method in order of appearance."""
-    wide = tested(metrics).pivot(index="seed", columns="method", values=metric)
-    return wide[list(metrics["method"].unique())]
+    return tested(metrics).pivot(index="seed", columns="method", values=metric)[list(metrics["method"].unique())]
 
 
 def tau_by_iteration(runs: Mapping[str, Run]) -> pd.DataFrame:
     """τ on test of the ranking after each iteration (1 = first): columns method, seed, iteration, tau_obs, tau_all."""
-    rows = []
+    parts = []
     for method, run in runs.items():
-        arrays = (run.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))
-        for seed, scores, ranks, known in zip(run.settings["seeds"], *arrays, strict=True):
-            observed = kendall_tau(scores, ranks.unsqueeze(1), known.unsqueeze(1)).nanmean(0)
-            everything = kendall_tau(scores, ranks.unsqueeze(1)).nanmean(0)
-            for iteration, taus in enumerate(zip(observed.tolist(), everything.tolist(), strict=True), start=1):
-                rows.append((method, seed, iteration, *taus))
-    return pd.DataFrame(rows, columns=["method", "seed", "iteration", "tau_obs", "tau_all"])
+        scores, ranks, known = (run.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))
+        for seed, *of in zip(run.settings["seeds"], scores, ranks.unsqueeze(2), known.unsqueeze(2), strict=True):
+            taus = {"tau_obs": kendall_tau(*of).nanmean(0), "tau_all": kendall_tau(*of[:2]).nanmean(0)}
+            parts.append(pd.DataFrame({"method": method, "seed": seed, "iteration": range(1, len(of[0]) + 1), **taus}))
+    return pd.concat(parts, ignore_index=True)
 
 
-def time_to_tau(
-    runs: Mapping[str, Run], unit: str = "epoch", milestones: Sequence[float] = (0.25, 0.9, 0.99)
-) -> pd.DataFrame:
-    """When training first measured each τ over observed pairs on dev: a row for a method and τ, a column for a seed.
+def time_to_tau(runs: Mapping[str, Run], unit: str = "epoch") -> pd.DataFrame:
+    """When training first measured a τ over observed pairs on dev, or "never": methods and τ × seeds.
 
-    In units of "epoch", "step" or "seconds" (in training steps, without measurements); "never" where it did not. Epoch
-    0 is before training: a random network's τ may be high by chance.
+    In units of "epoch" (0: before training), "step" or "seconds" (in training steps, without measurements).
     """
-    table: dict[tuple[str, float], dict[int, Any]] = {}
+    table = {}
     for method, run in runs.items():
-        for seed, rows in run.metrics.groupby("seed", sort=False):
-            seconds = run.provenance["training_seconds"].get(str(seed), np.nan)
-            for milestone in milestones:
-                reached = rows.assign(seconds=seconds)[rows["tau_obs"] >= milestone]
-                first = reached[unit].iloc[0] if len(reached) else "never"
-                whole = isinstance(first, float) and unit != "seconds"
-                table.setdefault((method, milestone), {})[int(str(seed))] = int(first) if whole else first
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis(index=["method", "tau"], columns="seed")
+        rows, spent = run.metrics.assign(method=method), run.provenance["training_seconds"]
+        if unit == "seconds":
+            rows[unit] = [at for seed in rows["seed"].unique() for at in spent[str(seed)]]
+        for tau in (0.25, 0.9, 0.99):
+            first = steps_to(rows.assign(step=rows[unit]), "tau_obs", tau, larger_is_better=True)[method]
+            table[method, tau] = {seed: int(at) if at % 1 == 0 else at for seed, at in first.items()}
+    times = pd.DataFrame.from_dict(table, orient="index", dtype=object).replace(np.inf, "never")
+    return times.rename_axis(index=["method", "tau"], columns="seed")
 
 
-def probe(run: Run, example: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Routing of a kept dev problem of the first seed after its last epoch; items in true order, visible ones first.
+def probe(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Routing of the first seed's kept dev problem after its last epoch: α [iterations, items, heads], ranks, visible.
 
-    α [iterations, items, heads], the true rank of each item, and whether its value is visible.
+    Items are in true order, the visible ones first.
     """
-    ranks, known = (run.trace[f"probe_{name}"][0].flatten(0, -2)[example].numpy() for name in ("ranks", "known"))
-    known = known.astype(bool)
-    order = np.lexsort((ranks, ~known))
+    ranks, known = (run.trace[f"probe_{name}"][0].flatten(0, -2)[0].numpy() for name in ("ranks", "known"))
+    order = np.lexsort((ranks, known == 0))
     last = (run.metrics["seed"] == run.settings["seeds"][0]).sum() - 1  # the trace goes on where another trained longer
-    return run.trace["alphas"][0, last, example].numpy()[:, order], ranks[order], known[order]
+    return run.trace["alphas"][0, last, 0].numpy()[:, order], ranks[order], known[order].astype(bool)
 
 
-def reach(task: RankingTask, links: int, problems: int = 2000) -> float:
+def reach(task: RankingTask, links: int) -> float:
     """τ over all pairs of following at most so many pointers from each item; NaN without one at every hidden item."""
     if not isinstance(task, HintedSort) or task.informed_rate < 1:
         return float("nan")
-    batch = task.sample(problems, generator=generator(0, "references"))
+    batch = task.sample(2000, generator=generator(0, "references"))
     return float(kendall_tau(task.solve(batch, links), batch.y).nanmean())
 
 
@@ -134,13 +108,10 @@ def halfway(task: RankingTask) -> float:
 
 def took_off(scores: pd.DataFrame, level: float) -> pd.Series:
     """How many seeds of each method ended above a level, with the 95 % interval of their share, as text."""
-    texts = {}
-    for method in scores:
-        taus = scores[method].dropna()
-        above = int((taus > level).sum())
-        _, low, high = proportion_interval(above, len(taus))
-        texts[method] = f"{above} of {len(taus)} [{low:.2f}, {high:.2f}]"
-    return pd.Series(texts, dtype=object)
+    counts = ((scores > level).sum(), scores.count())
+    shares = (proportion_interval(*of) for of in zip(*counts, strict=True))
+    texts = (f"{n} of {of} [{ends[1]:.2f}, {ends[2]:.2f}]" for n, of, ends in zip(*counts, shares, strict=True))
+    return pd.Series(list(texts), scores.columns, dtype=object)
 
 
 def interval_text(values: ArrayLike) -> str:
@@ -151,49 +122,42 @@ def interval_text(values: ArrayLike) -> str:
 
 def score_summary(metrics: pd.DataFrame, references: pd.DataFrame, level: float = float("nan")) -> pd.DataFrame:
     """τ on test of every method, as text, below the task's references; medians, and who took off above a level."""
+    both = ["tau_obs", "tau_all"]
     known = references.pivot(index=["kind", "name"], columns="metric", values="value").sort_index(ascending=False)
-    rows = [
-        (row["name"], row["kind"], *(f"{row[metric]:z.3f}" for metric in ("tau_obs", "tau_all")), "")
-        for row in known.reset_index().to_dict("records")
-    ]
-    wide = {metric: on_test(metrics, metric) for metric in ("tau_obs", "tau_all")}
-    for method in wide["tau_all"]:
-        texts = [interval_text(each[method]) for each in wide.values()]
-        rows.append((method, "measured", *texts, f"{wide['tau_all'][method].median():z.3f}"))
+    rows = [(name, kind, *(f"{tau:z.3f}" for tau in taus), "") for (kind, name), *taus in known[both].itertuples()]
+    observed, every = (on_test(metrics, metric) for metric in both)
+    for method in every:
+        texts = interval_text(observed[method]), interval_text(every[method])
+        rows.append((method, "measured", *texts, f"{every[method].median():z.3f}"))
     columns = ["ranking", "kind", "observed pairs [95 %]", "all pairs [95 %]", "median, all pairs"]
     table = pd.DataFrame(rows, columns=columns).set_index("ranking")
     if not np.isnan(level):
-        table[f"took off (τ > {level:.3f})"] = took_off(wide["tau_all"], level).reindex(table.index, fill_value="")
+        table[f"took off (τ > {level:.3f})"] = took_off(every, level).reindex(table.index, fill_value="")
     return table
 
 
 def tier_rows(baseline: ArrayLike, hrm: ArrayLike, ceiling: float) -> pd.DataFrame:
     """The document's tiers for τ [seeds] of two models, paired by seed: what each asks for, and what was reached.
 
-    By the means, as the document states them; by intervals (yes or no where those of both τ and of the gain lie wholly
-    on one side); reachable: whether a perfect ranking would reach it beside this baseline.
+    By the means, as the document states them; by intervals (decided where those of both τ and of the gain lie wholly on
+    one side); reachable: whether a perfect ranking would reach it beside this baseline.
     """
     gain = np.subtract(ratio_interval(hrm, baseline), 1.0)
-    measured = (bounded_interval(baseline, -1.0), bounded_interval(hrm, -1.0), gain)
+    means, lows, highs = np.transpose([bounded_interval(baseline, -1.0), bounded_interval(hrm, -1.0), gain])
     few = np.isfinite(np.subtract(hrm, baseline)).sum() < LEAST_SEEDS
-    rows = []
-    for tier in TIERS:
-        pairs = list(zip(measured, tier[1:], strict=True))
-        decided = "yes" if all(each[1] > asked for each, asked in pairs) else "undecided"
-        decided = "no" if any(each[2] < asked for each, asked in pairs) else decided
-        rows.append(
-            {
-                "tier": tier.name,
-                "asks for": f"τ > {tier.baseline}, τ > {tier.hrm}, + {100 * tier.gain:.0f} %",
-                "baseline": f"{measured[0][0]:z.3f}",
-                "model": f"{measured[1][0]:z.3f}",
-                "gain": f"{100 * gain[0]:+z.0f} % [{100 * gain[1]:+z.0f}, {100 * gain[2]:+z.0f}]",
-                "by the means": "yes" if all(each[0] > asked for each, asked in pairs) else "no",
-                "by intervals": "undecided" if few else decided,
-                "reachable": "yes" if ceiling > max(tier.hrm, measured[0][0] * (1 + tier.gain)) else "no",
-            }
-        )
-    return pd.DataFrame(rows).set_index("tier")
+    rows = {}
+    for tier, asked in TIERS.items():
+        decided = "no" if (highs < asked).any() else "yes" if (lows > asked).all() else "undecided"
+        rows[tier] = {
+            "asks for": f"τ > {asked[0]}, τ > {asked[1]}, + {100 * asked[2]:.0f} %",
+            "baseline": f"{means[0]:z.3f}",
+            "model": f"{means[1]:z.3f}",
+            "gain": "{:+z.0f} % [{:+z.0f}, {:+z.0f}]".format(*100 * gain),
+            "by the means": "yes" if (means > asked).all() else "no",
+            "by intervals": "undecided" if few else decided,
+            "reachable": "yes" if ceiling > max(asked[1], means[0] * (1 + asked[2])) else "no",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tier")
 
 
 def ceiling_of(references: pd.DataFrame, metric: str) -> float:
@@ -202,73 +166,133 @@ def ceiling_of(references: pd.DataFrame, metric: str) -> float:
     return float(exact.get(metric, 1.0))
 
 
-def sweep_claims(names: Iterable[str], baseline: str, centre: str, metric: str) -> list[Claim]:
-    """That each value of a sweep ranks better than the document's own (primary, margin `MARGIN`), and than one pass."""
-    values = [name for name in names if name not in (baseline, centre)]
-    shared: dict[str, Any] = {"metric": metric, "margin": MARGIN, "section": "experiments 2–5"}
-    against_centre = [
-        Claim(f"{v} ranks better than {centre}", lower=centre, higher=v, primary=True, **shared) for v in values
-    ]
-    expects = "by 20 % and more"
-    return against_centre + [
-        Claim(f"{v} ranks better than one pass", lower=baseline, higher=v, expects=expects, **shared)
-        for v in (centre, *values)
-    ]
-
-
 def judge_sweep(
     metrics: pd.DataFrame, baseline: str, centre: str, metric: str, references: pd.DataFrame | None = None
 ) -> Verdicts:
-    """`sweep_claims` judged on test scores; the family that Holm's method corrects is all values against centre."""
-    claims = sweep_claims(metrics["method"].unique(), baseline, centre, metric)
-    return judge(claims, tested(metrics), references=references, larger_is_better=True)
+    """That each value of a sweep ranks better than the document's own, the centre (primary), and than one pass."""
+    values = [name for name in metrics["method"].unique() if name not in (baseline, centre)]
+    shared: dict[str, Any] = {"metric": metric, "margin": MARGIN, "section": "experiments 2–5"}
+    centred = [Claim(f"{v} ranks better than {centre}", lower=centre, higher=v, primary=True, **shared) for v in values]
+    shared |= {"lower": baseline, "expects": "by 20 % and more"}
+    simple = [Claim(f"{v} ranks better than one pass", higher=v, **shared) for v in (centre, *values)]
+    return judge([*centred, *simple], tested(metrics), references=references, larger_is_better=True)
 
 
 def of_sweep(grid: Kept, field: str) -> tuple[pd.DataFrame, str]:
     """The metrics of a kept grid's baseline and models that differ in one field, and the name of the document's own."""
-    centre = f"{field} = {grid.provenance['hrm']['config'][field]:g}"
-    metrics = grid.metrics.replace({"method": {"hrm": centre}})
-    own = (method for method in metrics["method"].unique() if method.startswith(f"{field} ="))
-    ordered = ["baseline", *sorted(own, key=lambda method: float(method.split()[-1]))]
-    parts = [
-        metrics[metrics["method"] == method].assign(method=method.replace(field, SHORT[field])) for method in ordered
-    ]
-    return pd.concat(parts, ignore_index=True), centre.replace(field, SHORT[field])
+    name = SHORT.get(field, field.replace("_", " "))
+    centre = f"{name} = {grid.provenance['hrm']['config'][field]:g}"
+    own = [method for method in grid.metrics["method"].unique() if field in method]
+    methods = {"hrm": centre, **{method: method.replace(field, name) for method in own}}
+    ordered = ["baseline", *sorted(methods.values(), key=lambda method: float(method.split()[-1]))]
+    metrics = grid.metrics.replace({"method": methods})
+    return pd.concat([metrics[metrics["method"] == each] for each in ordered], ignore_index=True), centre
 
 
 def sweep_answer(field: str, hinted: Kept, plain: Kept) -> str:
     """What the kept grids say of one field, in Markdown: each value against the document's own, with scope."""
     metrics, centre = of_sweep(hinted, field)
-    verdicts = judge_sweep(metrics, "baseline", centre, "tau_all").table
     words = {"supported": "better", "refuted": "worse"}
     said = [
         f"{row['claim'].split(' ranks ')[0].split()[-1]} is {words.get(row['verdict'], row['verdict'])} "
         f"({-row['estimate']:+z.3f} [{-row['high']:+z.3f}, {-row['low']:+z.3f}])"
-        for row in verdicts[verdicts["primary"]].to_dict("records")
+        for row in judge_sweep(metrics, "baseline", centre, "tau_all").table.query("primary").to_dict("records")
     ]
     taus = on_test(metrics, "tau_all").drop(columns="baseline")
-    seeds, settings = (taus.max() - taus.min()).max(), np.ptp(taus.mean())
     observed = on_test(of_sweep(plain, field)[0], "tau_obs").to_numpy().min()
     return (
-        f"Beside {SHORT[field]} {centre.split()[-1]}: **{'; '.join(said)}**. Differences of τ over all pairs on hinted "
+        f"Beside {centre.replace(' =', '')}: **{'; '.join(said)}**. Differences of τ over all pairs on hinted "
         f"sorting, paired by seed, 95 % intervals, equivalent within ± {MARGIN}, by Holm's method over these "
-        f"({hinted.scope}). Seeds of one setting lie up to {seeds:.2f} apart, means of settings {settings:.3f}. On the "
-        f"document's own task nothing can be told: τ over observed pairs is at least {observed:.4f} in every run, one "
-        f"pass included ({plain.scope})."
+        f"({hinted.scope}). Seeds of one setting lie up to {(taus.max() - taus.min()).max():.2f} apart, means of "
+        f"settings {np.ptp(taus.mean()):.3f}. On the document's own task nothing can be told: τ over observed pairs is "
+        f"at least {observed:.4f} in every run, one pass included ({plain.scope})."
     )
 
 
 def keep_in_grid(runs: Mapping[str, Run], references: pd.DataFrame, config: RankingConfig, centre: str = "hrm") -> Kept:
-    """Put runs into the kept grid of their task, "hrm" or "hrm_hinted", the run at `centre` under the name "hrm".
-
-    Raises `ParameterError` where what is kept there was trained otherwise: a grid's models differ in one field each.
-    """
+    """Put runs into the kept grid of their task, that at `centre` as "hrm"; `ParameterError` if trained otherwise."""
     name = "hrm_hinted" if config.task == "hinted_sort" else "hrm"
-    if name in kept_results.names():
-        there = kept_results.load(name).provenance["hrm"]["config"]
-        for field in SAME:
-            value = config.model_dump(mode="json")[field]
-            if value != there[field]:
-                raise ParameterError(f"{field} = {value}: kept result '{name}' has {there[field]}, and keeps no other")
+    own = config.model_dump(mode="json")
+    there = kept.load(name).provenance["hrm"]["config"] if name in kept.names() else own
+    for field in SAME:
+        if own[field] != there[field]:
+            raise ParameterError(f"{field} = {own[field]}: kept result '{name}' has {there[field]}, and keeps no other")
     renamed = {"hrm" if method == centre else method: run for method, run in runs.items()}
-    return kept_results.keep(name, renamed, references, add=True)
+    return kept.keep(name, renamed, references, add=True)
+
+
+def shades(methods: Sequence[str]) -> dict[str, str]:
+    """House colours for named models; for the values of a sweep, shades from light to dark in their order."""
+    if set(methods) <= set(PALETTE):
+        return colours(methods)
+    ramp = iter(mpl.colormaps["YlOrBr"](np.linspace(0.35, 0.95, len(set(methods) - set(PALETTE)))))
+    return {method: PALETTE.get(method) or mpl.colors.to_hex(next(ramp)) for method in methods}
+
+
+@house_style()
+def tau_lines(table: pd.DataFrame, references: pd.DataFrame, x: str, unit: str) -> Figure:
+    """τ over observed and over all pairs against x (a column, named `unit`), with 95 % intervals, beside ceilings."""
+    methods = list(table["method"].unique())
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
+    figure, panels = new_figure(1, 2, 2.6)
+    for axes, (title, metric) in zip(panels, [*SPACES.items()][:0:-1], strict=True):
+        for method, colour in shades(methods).items():
+            interval_line(axes, table[table["method"] == method], x, metric, method, colour, dots=True)
+        ceiling = ceiling_of(references, metric)
+        axes.axhline(ceiling, color="black", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate("ceiling", (1, ceiling), ha="right", va="bottom", fontsize=points(6.5), **place)
+        # intervals of few seeds would squeeze the curves, and a model at the ceiling would fill the axis
+        lowest = min(float(table.groupby(["method", x])[metric].mean().min()), 0.7 * ceiling)
+        axes.set(title=title, xlabel=unit, ylim=(lowest - 0.02, ceiling + 0.15 * (ceiling - lowest) + 0.02))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    panels[0].set_ylabel("Kendall τ")
+    legend_below(figure, panels[0], at_most=min(len(methods), 3))
+    return figure
+
+
+@house_style()
+def routing_curves(metrics: pd.DataFrame, n_heads: int) -> Figure:
+    """Routing entropy, Herfindahl index and largest α over epochs, healthy bands shaded, uniform routing dotted."""
+    routed = [method for method in metrics["method"].unique() if "baseline" not in method]
+    titles = {
+        "entropy": ("mean routing entropy, nats", np.log(n_heads), "bottom", 2.1),  # uniform routing is an extreme:
+        "herfindahl": ("Herfindahl index Σα²", 1 / n_heads, "top", 1.0),  # it is named away from the curves
+        "max_alpha": ("largest α, mean over tokens", 1 / n_heads, "top", 1.0),
+    }
+    figure, panels = new_figure(1, 3, 2.4)
+    for axes, (quantity, (title, uniform, away, top)) in zip(panels, titles.items(), strict=True):
+        axes.axhspan(max(BANDS[quantity][0], 0.0), BANDS[quantity][1], color="black", alpha=0.06, linewidth=0)
+        axes.axhline(uniform, color="black", linewidth=0.8, linestyle=":")
+        axes.text(0.02, uniform, "uniform", transform=axes.get_yaxis_transform(), fontsize=points(6.5), va=away)
+        for method, colour in shades(routed).items():
+            interval_line(axes, metrics[metrics["method"] == method], "epoch", quantity, method, colour, dots=True)
+        axes.set(title=title, xlabel="epochs trained", ylim=(0, top))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    place = panels[0].get_yaxis_transform()
+    panels[0].text(0.98, 1.95, "healthy band", transform=place, ha="right", va="top", fontsize=points(6.5))
+    legend_below(figure, panels[0], at_most=min(len(routed), 4))
+    return figure
+
+
+@house_style()
+def routing_heatmaps(runs: Mapping[str, Run]) -> Figure:
+    """α of one dev problem (`probe`) after up to four iterations, items × heads, a row of panels for each model."""
+    probes = {method: probe(run) for method, run in runs.items()}
+    top = max(float(alphas.max()) for alphas, _, _ in probes.values())
+    shown = min(4, max(len(alphas) for alphas, _, _ in probes.values()))
+    figure, grid = new_figure(len(probes), shown, 0.5 + 1.6 * len(probes), squeeze=False)
+    for row, (method, (alphas, _, known)) in zip(grid, probes.items(), strict=True):
+        chosen = np.unique(np.linspace(0, len(alphas) - 1, shown).round().astype(int))
+        for axes in row[len(chosen) :]:
+            axes.set_axis_off()
+        for axes, iteration in zip(row, chosen, strict=False):
+            picture = axes.imshow(alphas[iteration], aspect="auto", cmap="cividis", vmin=0, vmax=top)
+            axes.axhline(known.sum() - 0.5, color="white", linewidth=1)
+            axes.set_title(f"iteration {iteration + 1}")
+            axes.set_xticks(range(alphas.shape[2]), [str(head + 1) for head in range(alphas.shape[2])])
+            axes.set_yticks([])
+        row[0].set_ylabel(f"{label(method)}\nhidden | visible items", fontsize=points(7))
+    for axes in grid[-1]:
+        axes.set_xlabel("head")
+    figure.colorbar(picture, ax=grid[:, -1], label="routing weight α", fraction=0.08)
+    return figure

@@ -1,94 +1,65 @@
-"""The failure signatures of a run as rows, most important first (ANM checklist, section K, and what runs here added).
-
-Each signature has signs: conditions on the rows of the metrics. A sign is found when it shows, on average over seeds,
-in at least half of the rows that have its columns, after the first 20 % of the steps: before, a run tells more of its
-initial weights than of its settings. What must never happen is found wherever it is seen.
-"""
+"""The failure signatures of a run, most important first (ANM checklist, section K, and what runs here added)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 EARLY, LATE, LAST_QUARTER = 0.2, 0.5, 0.75  # shares of the steps; section J calls the first 20 % early
-FOUND = 0.5  # share of judged rows
 LARGEST_FACTOR = 1000.0  # on a weight, at a time: a share beyond it has another cause than the weight
 
 
-@dataclass(frozen=True)
-class Times:
-    """A factor on the present value of a parameter; whole numbers stay whole, and at least 1."""
+class Times(NamedTuple):
+    """A factor on the present value of a parameter."""
 
     factor: float
 
     def __str__(self) -> str:
         return f"present × {self.factor:g}"
 
-    def of(self, present: float) -> float:
-        """The new value, to three significant digits."""
-        new = self.factor * present
-        return max(1, round(new)) if isinstance(present, int) else float(f"{new:.3g}")
 
-
-@dataclass(frozen=True)
-class ToShare:
+class ToShare(NamedTuple):
     """The factor on the contrastive weight that brings its `share` r of the gradient there: r/(1 − r) grows with it."""
 
     share: float
     at_most: float = LARGEST_FACTOR  # and never less than its inverse
 
 
-@dataclass(frozen=True)
-class Sign:
-    """One way in which a signature shows: the columns needed, and which rows show it.
+class Sign(NamedTuple):
+    """One way in which a signature shows.
 
-    `told` are the columns that are evidence, if others than those needed; rows up to the share `start` of the steps are
-    left out; what may `never` happen is seen in any single row, from the first on.
+    `shows` tells the rows that show it, as an expression over the columns it needs, or a function and `needs`; these
+    columns are the evidence. Rows up to the share `start` of the steps are left out; what may `never` happen is seen in
+    any single row, from the first on. A name ending in _rise or _growth is made of the column before it.
     """
 
-    needs: str
-    shows: Callable[[pd.DataFrame], pd.Series]
-    told: str = ""
+    shows: str | Callable[[pd.DataFrame], pd.Series]
+    needs: str = ""
     start: float = EARLY
     never: bool = False
 
-    def found(self, metrics: pd.DataFrame) -> tuple[float, int, pd.DataFrame] | None:
-        """Share of judged rows that show it (mean over seeds), their number, and those rows; None where too few do."""
-        columns = (self.told or self.needs).split()
-        if not {*columns, *self.needs.split()} <= set(metrics):
-            return None
-        rows = metrics.dropna(subset=[*columns, *self.needs.split()])
-        rows = rows if self.never else rows[rows["progress"] > self.start]
-        shown = self.shows(rows).astype(bool)
-        share = float(shown.groupby(rows["seed"]).mean().mean()) if len(rows) else 0.0
-        return (share, len(rows), rows[shown]) if share >= FOUND or (self.never and share) else None
+    @property
+    def columns(self) -> list[str]:
+        """The columns needed."""
+        names = self.needs.split() or re.findall(r"[a-z]\w+(?!\w|\()", str(self.shows))
+        return list(dict.fromkeys(names))
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(NamedTuple):
     """A failure signature: its signs, its remedy, and the signatures (`unless`) that explain it where they are."""
 
     name: str
     section: str
     signs: Sequence[Sign]
     remedy: str
-    change: Mapping[str, Any]
+    change: Mapping[str, Any] = {}
     also: str = ""  # columns that are told beside the evidence
     unless: tuple[str, ...] = ()
-
-    def lacking(self, metrics: pd.DataFrame) -> set[str]:
-        """The columns missing, or without any number, of the sign that lacks fewest; empty where it can be judged."""
-        there = set(metrics.columns[metrics.notna().any()])
-        return min((set(sign.needs.split()) - there for sign in self.signs), key=len)
-
-
-def _column(m: pd.DataFrame, name: str, otherwise: float = np.nan) -> pd.Series:
-    return m[name] if name in m else pd.Series(otherwise, m.index)
 
 
 def _swapped(m: pd.DataFrame) -> pd.Series:
@@ -100,6 +71,10 @@ def _swapped(m: pd.DataFrame) -> pd.Series:
 
     # float32 rounds a loss to far below 1e-4 of it
     return (misfit(m["loss_con"] + m["margin_mean"]) < 1e-4) & (misfit(m["loss_con"]) > 1e-3)
+
+
+def _column(m: pd.DataFrame, name: str) -> pd.Series:
+    return m.get(name, pd.Series(np.nan, m.index))
 
 
 def _worse_than_a_coin(m: pd.DataFrame) -> pd.Series:
@@ -121,16 +96,17 @@ def _risen(m: pd.DataFrame) -> pd.Series:
     return both & ~(_column(m, "loss_mse_rise") <= -0.1 * (_column(m, "loss_mse") - _column(m, "loss_mse_rise")))
 
 
-LENGTHS = ("negatives.miner.eps", "negatives.miner.start", "negatives.miner.delta", "negatives.eps")
-SMALLER_BALL = dict.fromkeys(LENGTHS, Times(0.5))
-SATURATED = 0.01  # nats; a pair then weighs σ(−m) ≈ 1 %, against 50 % for an undecided one: a margin of 4.6 nats
+OWN = "the task's own"
+SMALLER_BALL = {f"negatives.{name}": Times(0.5) for name in ("miner.eps", "miner.start", "miner.delta", "eps")}
+SURE = f"{-log(0.01):.4g}"  # nats of margin at which a pair weighs σ(−m) = 1 %, against 50 % for an undecided one
 OFF, EQUAL = "contrastive loss switched off", "negatives equal to the truth"
+SHARE = "grad_share_contrast"
 
 SIGNATURES: tuple[Signature, ...] = (
     Signature(
         "mostly illegitimate negatives",
         "K, legitimacy",
-        [Sign("illegitimate_fraction", lambda m: m["illegitimate_fraction"] > 0.5)],
+        [Sign("illegitimate_fraction > 0.5")],
         "keep y⁻ − y⁺ orthogonal to the shared noise (of discrete answers, forbid each decision with m* ≤ 0), so that "
         "m* > 0 always; the document knows no such limit, and without it a miner takes the positive's noise away "
         "instead of finding an error",
@@ -139,28 +115,20 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature(
         "negative noised a second time, or with other noise",
         "C",
-        [
-            Sign(
-                "shared_noise_residual shared_noise_rounding",
-                lambda m: m["shared_noise_residual"] > m["shared_noise_rounding"],
-                never=True,
-            )
-        ],
+        [Sign("shared_noise_residual > shared_noise_rounding", never=True)],
         "noise every negative once, after mining, with the noise of its positive; never noise the mined one again",
-        {},
     ),
     Signature(
         "gradient in the EMA weights",
         "B, H",
-        [Sign("ema_gradient", lambda m: m["ema_gradient"] > 0, never=True)],
+        [Sign("ema_gradient > 0", never=True)],
         "mine with the EMA in eval mode, without gradients to its weights; detach the negative, and take both energies "
         "of the loss from the network in training",
-        {},
     ),
     Signature(
         EQUAL,
         "B, K",
-        [Sign("wrongness", lambda m: m["wrongness"] < 1e-4)],  # what rounding leaves is far below it
+        [Sign("wrongness < 0.0001")],  # what rounding leaves is far below it
         "see that the loss is given the mined tensor, and not the positive or a copy of it that clues or a projection "
         "have taken back; then a larger eps and start",
         {"negatives.miner.eps": 1.0, "negatives.miner.start": 0.5, "negatives.eps": 1.0},
@@ -169,47 +137,38 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature(
         OFF,
         "D, K",
-        [
-            Sign("loss_con_weighted", lambda m: m["loss_con_weighted"] == 0, start=LAST_QUARTER),
-            Sign("contrastive_weight", lambda m: m["contrastive_weight"] == 0, start=LAST_QUARTER),
-            Sign("grad_share_contrast", lambda m: m["grad_share_contrast"] == 0, start=LAST_QUARTER),
-        ],
+        [Sign(f"{name} == 0", start=LAST_QUARTER) for name in ("loss_con_weighted", "contrastive_weight", SHARE)],
         "a weight above 0 (0.5 in IRED for matrices, 0.05 for boards and graphs) if it is to count; with one, see that "
         "both energies of the loss carry gradients to the network that is trained",
-        {"contrastive_weight": None},
+        {"contrastive_weight": OWN},
         also="loss_con",
         unless=(EQUAL,),
     ),
     Signature(
         "pairs ranked the wrong way round",
         "A, K",
-        [
-            Sign("loss_con loss_con_weighted margin_mean", _swapped),
-            Sign("loss_con", _worse_than_a_coin, start=LATE),
-        ],
+        [Sign(_swapped, "loss_con loss_con_weighted margin_mean"), Sign(_worse_than_a_coin, "loss_con", start=LATE)],
         "see the labels and signs of the loss: low energy is for the truth, so the logits are (−E⁺, −E⁻) and the first "
         "is right; if they are, the negatives are too hard: fewer inner steps, or a smaller eps",
-        {},
         also="p_hard margin_mean",
         unless=(OFF,),
     ),
     Signature(
         "mined toward higher energy",
         "B",
-        [Sign("mined_drop", lambda m: m["mined_drop"] < 0, start=-1.0)],
+        [Sign("mined_drop < 0", start=-1.0)],
         "a negative is to have low energy: step against ∇E, and take a trial only when its energy is lower by Armijo's "
         "rule",
-        {},
     ),
     Signature(
         "unstable miner",
         "K",
         [
-            Sign("miner_backtracks miner_accepted", lambda m: m["miner_backtracks"] > m["miner_accepted"]),
-            Sign("miner_limit_hits", lambda m: m["miner_limit_hits"] > 0.25),
-            Sign("armijo_slack e_neg", _untested),
-            Sign("miner_non_finite", lambda m: m["miner_non_finite"] > 0, never=True),
-            Sign("non_finite_energies", lambda m: m["non_finite_energies"] > 0, never=True),
+            Sign("miner_backtracks > miner_accepted"),
+            Sign("miner_limit_hits > 0.25"),
+            Sign(_untested, "armijo_slack e_neg"),
+            Sign("miner_non_finite > 0", never=True),
+            Sign("non_finite_energies > 0", never=True),
         ],
         "a shorter first step (the document's alpha), a smaller eps, gradient clipping, and Armijo's rule on",
         {"negatives.miner.rule": "armijo", "negatives.miner.step_size": Times(0.25), **SMALLER_BALL},
@@ -217,13 +176,7 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature(
         "gradient collapse",  # pushing E⁺ = ‖h‖² down shrinks ∇E with it; predicting 0 costs E[ε²] = 1
         "D, K",
-        [
-            Sign(
-                "loss_mse grad_share_contrast",
-                lambda m: (m["loss_mse"] > 0.8) & (m["grad_share_contrast"] > 0.7),
-                start=LATE,
-            )
-        ],
+        [Sign(f"(loss_mse > 0.8) & ({SHARE} > 0.7)", start=LATE)],
         "a lower weight of the contrastive loss, until the score is learnt again; a scalar head does not tie ∇E to E",
         {"contrastive_weight": ToShare(0.7, at_most=0.5)},
         also="e_pos grad_norm_mse",
@@ -231,7 +184,7 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature(
         "contrastive loss dominates",
         "D, K",
-        [Sign("grad_share_contrast", lambda m: m["grad_share_contrast"] > 0.7, start=LATE)],
+        [Sign(f"{SHARE} > 0.7", start=LATE)],
         "a lower weight of the contrastive loss, here the most that brings r to the upper end of 0.3 to 0.7 at the "
         "gradients seen",
         {"contrastive_weight": ToShare(0.7)},
@@ -241,10 +194,7 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature(
         "miner off the data scale",
         "B, K",
-        [
-            Sign("negative_scale", lambda m: m["negative_scale"] > 3),  # √2 is at distance ‖y⁺‖ in any direction
-            Sign("wrongness", lambda m: m["wrongness_growth"] > 3, told="wrongness_growth wrongness"),
-        ],
+        [Sign("negative_scale > 3"), Sign("wrongness_growth > 3")],  # √2 is at distance ‖y⁺‖ in any direction
         "a smaller eps: keep the negative within a ball around the truth of at most its own length",
         SMALLER_BALL,
         also="wrongness",
@@ -252,42 +202,33 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature(
         "too-easy negatives",  # for E = ‖ỹ − √ᾱy⁺‖²/2σ further off than the noise itself
         "K",
-        [
-            Sign(
-                "margin_mean e_pos e_neg",
-                lambda m: (m["margin_mean"] > m["e_pos"].abs()) & (m["margin_mean"] > -log(SATURATED)),
-            )
-        ],
+        [Sign(f"(margin_mean > abs(e_pos)) & (margin_mean > {SURE})")],
         "a smaller eps and fewer inner steps. (The document also names its distance term λ; but minimising E − λ‖y − "
         "y⁺‖² drives negatives further away, so that no λ is proposed here)",
         {**SMALLER_BALL, "negatives.miner.steps": Times(0.5)},
+        also="e_neg",
     ),
     Signature(
         "contrastive loss saturated",  # the levels of most noise keep the mean loss up: so the lower quartile as well
         "A, K",
-        [Sign("margin_q25 loss_con", lambda m: (m["margin_q25"] > -log(SATURATED)) | (m["loss_con"] < SATURATED))],
+        [Sign(f"(margin_q25 > {SURE}) | (loss_con < 0.01)")],
         "harder negatives (nearer the truth, or mined and legitimate); otherwise leave the loss out and save its time",
         SMALLER_BALL,
     ),
     Signature(
         "flat margins and tiny gradient share",
         "K",
-        [
-            Sign(
-                "grad_share_contrast margin_mean",
-                lambda m: (m["grad_share_contrast"] < 0.05) & (m["margin_growth"] < 0.5),
-                told="grad_share_contrast margin_growth margin_mean",
-            )
-        ],
+        [Sign(f"({SHARE} < 0.05) & (margin_mean_growth < 0.5)")],
         "a higher weight of the contrastive loss, here the least that brings r to the lower end of 0.3 to 0.7 at the "
         "gradients seen; then a larger eps or one or two more inner steps; see that mining uses the EMA and shares ε",
         {"contrastive_weight": ToShare(0.3)},
+        also="margin_mean",
         unless=(OFF, EQUAL),
     ),
     Signature(
         "energies rise uniformly",
         "K",
-        [Sign("e_pos e_neg", _risen, told="e_pos_rise e_neg_rise e_pos e_neg", start=LAST_QUARTER)],
+        [Sign(_risen, "e_pos_rise e_neg_rise e_pos e_neg", start=LAST_QUARTER)],
         "more weight on the supervision of the positive (here: less on the contrastive loss beside it), and weight "
         "decay on the network",
         {"contrastive_weight": Times(0.5)},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ ALPHA = 0.05
 POWER = 0.80
 RESOLUTION = 2.0**-40  # of the largest score: differences nearer than this differ by rounding alone
 NAN = float("nan")
-NORMAL = float(special.ndtri((1 + CONFIDENCE) / 2))
 
 
 class Interval(NamedTuple):
@@ -29,26 +27,20 @@ class Interval(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """The mean of paired differences: its two-sided 95 % t-interval, p-value, and the smallest detectable difference.
-
-    `detectable` is the true mean difference that a paired t-test at the 5 % level with these seeds and this spread
-    would find with 80 % power. Interval, p-value and detectable are NaN with fewer than two pairs.
-    """
+class PairedDifference(NamedTuple):
+    """The mean of paired differences, its 95 % t-interval and two-sided p-value, NaN with fewer than two pairs."""
 
     estimate: float
     low: float
     high: float
     p_value: float
-    detectable: float
     pairs: int
 
 
 def finite_pairs(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides [pairs], float64, in their order, without the pairs that lack a finite value.
+    """Both sides [pairs], float64, without the pairs that lack a finite value; `second` may be one number for all.
 
-    `second` may be one number for all pairs. Raises `ParameterError` for arrays that cannot be paired.
+    Raises `ParameterError` for arrays that cannot be paired.
     """
     one, other = np.asarray(first, float), np.asarray(second, float)
     if one.ndim != 1 or other.shape not in ((), one.shape):
@@ -57,13 +49,9 @@ def finite_pairs(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.nd
     return one[kept], np.broadcast_to(other, one.shape)[kept]
 
 
-# Means and their differences
-
-
 def mean_interval(values: ArrayLike) -> Interval:
     """Mean and 95 % t-interval over seeds, NaNs left out; the interval is NaN with fewer than two values."""
-    difference = paired_difference(values, 0.0)
-    return Interval(difference.estimate, difference.low, difference.high)
+    return Interval(*paired_difference(values, 0.0)[:3])
 
 
 def bounded_interval(values: ArrayLike, lowest: float = 0.0, highest: float = 1.0) -> Interval:
@@ -74,7 +62,6 @@ def bounded_interval(values: ArrayLike, lowest: float = 0.0, highest: float = 1.
     has no width where all seeds agree: their spread then says nothing. Raises `ParameterError` for a score outside.
     """
     given = np.asarray(values, float)
-    given = given[np.isfinite(given)]
     tolerance = 1e-9 * (highest - lowest)
     outside = given[(given < lowest - tolerance) | (given > highest + tolerance)]
     if len(outside):
@@ -84,7 +71,7 @@ def bounded_interval(values: ArrayLike, lowest: float = 0.0, highest: float = 1.
         return Interval(mean, low, high)
     share = (mean - lowest) / (highest - lowest)
     half = (high - low) / 2 / (highest - lowest) / (share * (1 - share))
-    ends = 1 / (1 + np.exp(-(np.log(share / (1 - share)) + np.array([-half, half]))))
+    ends = special.expit(special.logit(share) + np.array([-half, half]))
     return Interval(mean, *(float(lowest + (highest - lowest) * end) for end in ends))
 
 
@@ -97,14 +84,13 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
     n = len(differences)
     estimate = float(differences.mean()) if n else NAN
     if n < 2:
-        return PairedDifference(estimate, NAN, NAN, NAN, NAN, n)
+        return PairedDifference(estimate, NAN, NAN, NAN, n)
     if np.ptp(differences) == 0:  # the t statistic is 0/0 or infinite, and the spread itself may be one of rounding
-        return PairedDifference(estimate, estimate, estimate, float(estimate == 0), 0.0, n)
-    spread = float(differences.std(ddof=1))
-    half = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * spread / n**0.5
-    p_value = float(2 * special.stdtr(n - 1, -abs(estimate) / spread * n**0.5))
-    low, high = float(estimate - half), float(estimate + half)
-    return PairedDifference(estimate, low, high, p_value, detectable_effect(n) * spread, n)
+        return PairedDifference(estimate, estimate, estimate, float(estimate == 0), n)
+    error = float(differences.std(ddof=1)) / n**0.5
+    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    p_value = float(2 * special.stdtr(n - 1, -abs(estimate) / error))
+    return PairedDifference(estimate, estimate - half, estimate + half, p_value, n)
 
 
 def ratio_interval(first: ArrayLike, second: ArrayLike) -> Interval:
@@ -120,9 +106,8 @@ def ratio_interval(first: ArrayLike, second: ArrayLike) -> Interval:
     estimate = float(above / below) if below else NAN
     if n < 2:
         return Interval(estimate, NAN, NAN)
-    var_above, covariance, _, var_below = (
-        special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) ** 2 / n * np.cov(pairs)
-    ).ravel()
+    scale = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) ** 2 / n
+    var_above, covariance, _, var_below = (scale * np.cov(pairs)).ravel()
     square = below**2 - var_below  # of square·r² − 2·middle·r + constant ≤ 0
     middle, constant = above * below - covariance, above**2 - var_above
     if square <= 0:
@@ -131,21 +116,16 @@ def ratio_interval(first: ArrayLike, second: ArrayLike) -> Interval:
     return Interval(estimate, float(middle / square - reach), float(middle / square + reach))
 
 
-# Tests
-
-
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Adjusted p-values of several tests by Holm's step-down method (1979), in their order; NaN stays NaN.
 
     The i-th smallest of m is multiplied by m − i + 1, and never falls below one before it or exceeds 1: rejecting those
     below α keeps the chance of any false rejection below α.
     """
-    given = np.asarray(p_values, float)
-    tested = np.flatnonzero(np.isfinite(given))
-    ascending = tested[np.argsort(given[tested], kind="stable")]
+    adjusted = np.array(p_values, float)
+    ascending = np.argsort(adjusted, kind="stable")[: np.isfinite(adjusted).sum()]
     factors = np.arange(len(ascending), 0, -1)
-    adjusted = np.full(given.shape, np.nan)
-    adjusted[ascending] = np.minimum(np.maximum.accumulate(given[ascending] * factors), 1.0)
+    adjusted[ascending] = np.minimum(np.maximum.accumulate(adjusted[ascending] * factors), 1.0)
     return adjusted
 
 
@@ -161,11 +141,8 @@ def equivalence(first: ArrayLike, second: ArrayLike, margin: float, *, relative:
     one, other = finite_pairs(first, second)
     if len(one) < 2:
         return NAN
-    above = one - other + margin * (other if relative else 1.0)  # its mean is positive, and …
-    below = one - other - margin * (other if relative else 1.0)  # … that of this one negative
-    if relative and other.mean() < 0:
-        above, below = below, above
-    return float(max(_one_sided(above), _one_sided(-below)))
+    reach = margin * (other * np.sign(other.mean()) if relative else 1.0)
+    return max(_one_sided(one - other + reach), _one_sided(other - one + reach))
 
 
 def _one_sided(values: np.ndarray) -> float:
@@ -175,19 +152,11 @@ def _one_sided(values: np.ndarray) -> float:
     return float(special.stdtr(len(values) - 1, -values.mean() / values.std(ddof=1) * len(values) ** 0.5))
 
 
-# Power
-
-
 def detection_power(effect: float, pairs: int, alpha: float = ALPHA) -> float:
     """The chance that a two-sided paired t-test at `alpha` finds a mean difference of `effect` standard deviations.
 
     P(|T| > t_crit) for T noncentral t with pairs − 1 degrees of freedom (Cohen 1988, chapter 2), of either sign.
-    Raises `ParameterError` with fewer than two pairs, or α outside (0, 1).
     """
-    if pairs < 2:
-        raise ParameterError(f"pairs = {pairs}: a paired t-test needs at least 2")
-    if not 0 < alpha < 1:
-        raise ParameterError(f"alpha = {alpha}: must lie between 0 and 1")
     if effect == 0:  # scipy's noncentral F is wrong where nothing is noncentral
         return alpha
     critical = stats.t.ppf(1 - alpha / 2, pairs - 1)
@@ -197,12 +166,7 @@ def detection_power(effect: float, pairs: int, alpha: float = ALPHA) -> float:
 
 @cache
 def detectable_effect(pairs: int, power: float = POWER, alpha: float = ALPHA) -> float:
-    """The smallest mean difference, in standard deviations of the differences, that a two-sided paired t-test finds.
-
-    Solves `detection_power` = power. Raises `ParameterError` as it does, or where power is not between α and 1.
-    """
-    if not detection_power(0.0, pairs, alpha) < power < 1:
-        raise ParameterError(f"power = {power}: must lie between alpha = {alpha} and 1")
+    """The smallest mean difference, in standard deviations of the differences, that a two-sided paired t-test finds."""
     largest = 1.0
     while detection_power(largest, pairs, alpha) < power:
         largest *= 2
@@ -219,22 +183,16 @@ def detectable_difference(first: ArrayLike, second: ArrayLike, alpha: float = AL
     n = len(differences)
     if n < 2:
         return Interval(NAN, NAN, NAN)
-    tails = [float(stats.chi2.ppf(tail, n - 1)) for tail in ((1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2)]
     effect = detectable_effect(n, POWER, alpha) * float(differences.std(ddof=1))
-    return Interval(effect, *(float(effect * np.sqrt((n - 1) / tail)) for tail in tails))
-
-
-# Proportions, times, ranks
+    low, high = effect * np.sqrt((n - 1) / stats.chi2.ppf([(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2], n - 1))
+    return Interval(effect, float(low), float(high))
 
 
 def proportion_interval(successes: int, trials: int) -> Interval:
     """A proportion and its 95 % interval by Wilson's score method (1927); all NaN without trials."""
     if not trials:
         return Interval(NAN, NAN, NAN)
-    share, squared = successes / trials, NORMAL**2 / trials
-    middle = (share + squared / 2) / (1 + squared)
-    half = (squared * (share * (1 - share) + squared / 4)) ** 0.5 / (1 + squared)
-    return Interval(share, max(middle - half, 0.0), min(middle + half, 1.0))
+    return Interval(successes / trials, *stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, "wilson"))
 
 
 def proportion_difference(first: tuple[int, int], second: tuple[int, int]) -> Interval:
@@ -245,36 +203,27 @@ def proportion_difference(first: tuple[int, int], second: tuple[int, int]) -> In
     one, other = proportion_interval(*first), proportion_interval(*second)
     gap = one.estimate - other.estimate
     down = np.hypot(one.estimate - one.low, other.high - other.estimate)
-    up = np.hypot(one.high - one.estimate, other.estimate - other.low)
-    return Interval(gap, float(gap - down), float(gap + up))
+    return Interval(gap, float(gap - down), float(gap + np.hypot(one.high - one.estimate, other.estimate - other.low)))
 
 
-def survival_median(times: ArrayLike, followed: ArrayLike | float = np.inf) -> Interval:
+def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
     """Median time to an event by Kaplan and Meier (1958), with its 95 % interval (Brookmeyer & Crowley 1982, log-log).
 
     `times` [seeds] are infinite where the event was not seen, and NaN where there is no seed; `followed` is how long
-    those were watched, of each or of all. Median and ends are infinite where the curve or its band does not come down
-    to one half.
+    seeds were watched. Median and ends are infinite where the curve or its band does not come down to one half.
     """
     at = np.asarray(times, float)
-    until = np.broadcast_to(np.asarray(followed, float), at.shape)
-    at, until = at[~np.isnan(at)], until[~np.isnan(at)]
-    if not len(at):
-        return Interval(NAN, NAN, NAN)
+    at = at[~np.isnan(at)]
     seen = np.isfinite(at)
     if not seen.any():
-        return Interval(np.inf, np.inf, np.inf)
-    curve = stats.ecdf(stats.CensoredData(uncensored=at[seen], right=until[~seen])).sf
+        return Interval(*[np.inf if len(at) else NAN] * 3)
+    curve = stats.ecdf(stats.CensoredData(uncensored=at[seen], right=np.full((~seen).sum(), followed))).sf
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that the band has no ends where the curve is 0
         band: Any = curve.confidence_interval(CONFIDENCE, method="log-log")
-
-    def half(survival: np.ndarray) -> float:
-        reached = np.flatnonzero(survival <= 0.5)
-        return float(curve.quantiles[reached[0]]) if len(reached) else np.inf
-
-    low, high = np.nan_to_num(band.low.probabilities, nan=0.0), band.high.probabilities
-    return Interval(half(curve.probabilities), half(low), half(high))
+    falls = (curve.probabilities, np.nan_to_num(band.low.probabilities, nan=0.0), band.high.probabilities)
+    halved = [curve.quantiles[survival <= 0.5] for survival in falls]
+    return Interval(*(float(reached[0]) if len(reached) else np.inf for reached in halved))
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> Interval:
@@ -288,5 +237,5 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> Interval:
         return Interval(NAN, NAN, NAN)
     rho = float(stats.spearmanr(one, other).statistic)
     z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
-    half = NORMAL * np.sqrt((1 + rho**2 / 2) / (len(one) - 3))
+    half = special.ndtri((1 + CONFIDENCE) / 2) * np.sqrt((1 + rho**2 / 2) / (len(one) - 3))
     return Interval(rho, float(np.tanh(z - half)), float(np.tanh(z + half)))

@@ -5,28 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-SMALLEST = 6.0  # points: what is smaller is not read in print
 
-
-@dataclass(frozen=True)
-class Layout:
-    """The width of a figure in inches, and the size of its titles and axis labels in points."""
-
-    width: float
-    text: float
-
-
-@dataclass(frozen=True)
-class Venue:
+class Venue(NamedTuple):
     """Widths of a page in inches, the size in points of titles and axis labels, and what these are taken from.
 
     The text of figures is one or two points smaller than that of captions: as large as three panels in a row allow.
@@ -38,18 +25,25 @@ class Venue:
     source: str
 
 
-NOTEBOOK = Layout(width=6.75, text=8)
 VENUE = "ANM_NB_VENUE"  # in the environment: the venue whose page a notebook's figures are for
 VENUES = {
     "icml": Venue(3.25, 6.75, 8, "ICML's instructions: two columns of 3.25 in, 0.25 in apart; captions of 9 pt"),
     "neurips": Venue(5.5, 5.5, 8, "NeurIPS's instructions: one column of 5.5 in; captions of 10 pt"),
     "thesis": Venue(6.0, 6.0, 9, "A4 (8.27 in) less margins of 1.13 in; captions of 10 pt, \\small of an 11 pt text"),
 }
+PAGE = VENUES.get(os.environ.get(VENUE, ""), VENUES["icml"])  # icml's text is as wide as a notebook's figures
+SMALLEST = 6.0  # points: what is smaller is not read in print
 
 
-_venue = VENUES.get(os.environ.get(VENUE, ""))
-_page = Layout(_venue.text, _venue.points) if _venue else NOTEBOOK
-_current: ContextVar[Layout] = ContextVar("layout", default=_page)
+def scaled(size: float) -> float:
+    """What is `size` in a notebook, in step with the page's text: points of small print, or inches of a height."""
+    return size * PAGE.points / 8
+
+
+def points(size: float) -> float:
+    """The size of a text that has `size` points in a notebook, in step with other text and never too small to read."""
+    return max(scaled(size), SMALLEST)
+
 
 # One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision. On white,
 # `random`, `hrm` and `published baseline` have less contrast than 3:1: they are not for hairlines or letters.
@@ -107,14 +101,6 @@ LINE_STYLES: dict[str, dict[str, Any]] = {
     "equal timescales": {"linestyle": (0, (4, 1.5))},
     "HRM per sequence": {"linestyle": (0, (6, 1.5, 1, 1.5))},
 }
-TEXT_SIZES = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7.5,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-}
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, and has every sign that the figures write
     "axes.spines.top": False,
@@ -131,6 +117,8 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",  # the outlines of letters: a browser has not the font that they were laid out with
     "svg.hashsalt": "anm-nb",
 }
+STYLE |= {name: points(8) for name in ("font.size", "axes.titlesize", "axes.labelsize")}
+STYLE |= {name: points(7.5) for name in ("legend.fontsize", "xtick.labelsize", "ytick.labelsize")}
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
@@ -144,38 +132,13 @@ def label(method: str) -> str:
     return LABELS.get(method, method)
 
 
-@contextmanager
-def layout(width: float, text: float) -> Iterator[None]:
-    """Figures made within are `width` inches wide, with titles and axis labels of `text` points, all else in step."""
-    token = _current.set(Layout(width, text))
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-def figure_width() -> float:
-    """The width of figures made now, in inches."""
-    return _current.get().width
-
-
-def scaled(size: float) -> float:
-    """What is `size` in a notebook, in step with the text: points of small print, or inches of a figure's height."""
-    return size * _current.get().text / NOTEBOOK.text
-
-
-def points(size: float) -> float:
-    """The size of a text that has `size` points in a notebook, in step with other text and never below `SMALLEST`."""
-    return max(scaled(size), SMALLEST)
-
-
 def use_style() -> None:
     """Matplotlib's own defaults with the project's style over them, for all figures from now on.
 
     A notebook calls it once. Nothing of a person's matplotlibrc is left (TeX, dark axes, fonts).
     """
     mpl.rcdefaults()
-    mpl.rcParams.update(STYLE | {name: points(size) for name, size in TEXT_SIZES.items()})
+    mpl.rcParams.update(STYLE)
 
 
 @contextmanager
@@ -192,15 +155,15 @@ class PaperFigure(Figure):
     Drawn, shown or saved it is in the project's style, whatever matplotlib is set to then.
     """
 
+    @house_style()
     def draw(self, renderer: Any) -> None:
         """As for any figure; tick labels are written only now."""
-        with house_style():
-            super().draw(renderer)
+        super().draw(renderer)
 
+    @house_style()
     def savefig(self, *args: Any, **options: Any) -> None:
         """As for any figure."""
-        with house_style():
-            super().savefig(*args, **options)
+        super().savefig(*args, **options)
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
@@ -209,9 +172,9 @@ class PaperFigure(Figure):
 
 
 def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
-    """An empty figure of the layout's width and its panels; options as for `Figure.subplots`.
+    """An empty figure of the page's width and its panels; options as for `Figure.subplots`.
 
     The height is in inches where text has the size it has in a notebook, and in step with it elsewhere.
     """
-    figure = PaperFigure(figsize=(figure_width(), scaled(height)), layout="constrained")
+    figure = PaperFigure(figsize=(PAGE.text, scaled(height)), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns, **options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,25 +13,12 @@ from anm_nb.analysis.stats import Interval, bounded_interval, mean_interval
 
 # Names of metrics that cannot lie outside these bounds, by how they begin or end.
 BOUNDED = {"tau": (-1.0, 1.0), "accuracy": (0.0, 1.0), "rate": (0.0, 1.0), "fraction": (0.0, 1.0), "p_hard": (0.0, 1.0)}
-
 UNREACHABLE = ("noise floor",)  # ceilings that no predictor can attain: what they take is not in the problem
 
 
-class Measured(Protocol):
-    """A run, from the store or kept: whatever has metrics."""
-
-    @property
-    def metrics(self) -> pd.DataFrame: ...
-
-
-def collect(runs: Mapping[str, Measured]) -> pd.DataFrame:
-    """The metrics of several runs as one tidy table with a `method` column: one row per (method, seed, step)."""
+def collect(runs: Mapping[str, Any]) -> pd.DataFrame:
+    """The `metrics` of several runs as one tidy table with a `method` column: one row per (method, seed, step)."""
     return pd.concat([run.metrics.assign(method=method) for method, run in runs.items()], ignore_index=True)
-
-
-def at_step(metrics: pd.DataFrame, column: str, step: int) -> pd.DataFrame:
-    """One column at one step: a row per seed, a column per method."""
-    return metrics[metrics["step"] == step].pivot(index="seed", columns="method", values=column)
 
 
 def final(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -40,13 +27,13 @@ def final(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
     return metrics[metrics["step"] == last].pivot(index="seed", columns="method", values=column)
 
 
-def early_area(metrics: pd.DataFrame, column: str, fraction: float = 0.2, start: float = 0.0) -> pd.DataFrame:
-    """Mean over `fraction` of the steps from `start` on (trapezoid rule): a row per seed, a column per method.
+def early_area(metrics: pd.DataFrame, column: str, start: float = 0.0) -> pd.DataFrame:
+    """Mean over 20 % of the steps from `start` on (trapezoid rule): a row per seed, a column per method.
 
     From 0: the area under the early learning curve, divided by its length (ANM checklist, section J). NaN where fewer
     than two records lie there.
     """
-    early = metrics[metrics["step"].between(start, start + fraction * metrics["step"].max())]
+    early = metrics[metrics["step"].between(start, start + 0.2 * metrics["step"].max())]
 
     def mean_height(curve: pd.DataFrame) -> float:
         steps, values = curve["step"].to_numpy(float), curve[column].to_numpy(float)
@@ -66,11 +53,11 @@ def steps_to(metrics: pd.DataFrame, column: str, threshold: float, larger_is_bet
     return first.astype(float).unstack("method")
 
 
-def first_better(metrics: pd.DataFrame, column: str, score: float, larger_is_better: bool = False) -> float | None:
-    """The first step at which any method's mean over seeds is better than a score; None where none ever is."""
-    means = metrics.groupby(["method", "step"])[column].mean()
+def first_better(metrics: pd.DataFrame, column: str, score: float, larger_is_better: bool = False) -> float:
+    """The first step at which any method's mean over seeds is better than a score; NaN where none ever is."""
+    means = metrics.groupby(["step", "method"])[column].mean()
     better = means[means > score if larger_is_better else means < score]
-    return float(better.index.get_level_values("step").min()) if len(better) else None
+    return float(better.index[0][0]) if len(better) else np.nan
 
 
 def ceilings_apart(references: pd.DataFrame) -> pd.DataFrame:
@@ -83,10 +70,7 @@ def best_reference(
 ) -> float:
     """The best of the references of some kinds, NaN where there is none; those of one name are averaged."""
     known = ceilings_apart(references[references["metric"] == metric])
-    known = known[known["kind"].isin(kinds)]
-    if known.empty:
-        return float("nan")
-    values = known.groupby("name")["value"].mean()
+    values = known[known["kind"].isin(kinds)].groupby("name")["value"].mean()
     return float(values.max() if larger_is_better else values.min())
 
 
@@ -112,38 +96,32 @@ def skill(score: ArrayLike, trivial: ArrayLike, ceiling: ArrayLike) -> np.ndarra
         return np.where(ceiling < trivial, 1 - score / trivial, np.where(ceiling > trivial, grown, np.nan))
 
 
-def score_table(
-    scores: pd.DataFrame, references: pd.DataFrame, metric: str = "mse", trivial: str | None = None
-) -> pd.DataFrame:
+def score_table(scores: pd.DataFrame, references: pd.DataFrame, metric: str = "mse") -> pd.DataFrame:
     """Scores [seeds × methods] beside their references: mean, 95 % interval, seeds, and `skill`.
 
     A reference's kind is trivial, classical, ceiling (the best that can be reached) or unreachable (a bound, as noise
     that no predictor can know). Skill is over the trivial one nearest to the ceiling (else to the bound, else to 0, an
-    error's) unless one is named; a `KeyError` names one that does not exist. A measured interval is over seeds; a
-    reference's own, over problems, is missing where `references` has no columns low and high.
+    error's). A measured interval is over seeds; a reference's own, over problems, is missing where `references` has no
+    columns low and high.
     """
     columns = ["name", "kind", metric, "low", "high", "seeds"]
     known = ceilings_apart(references[references["metric"] == metric])
     known = known.rename(columns={"value": metric}).reindex(columns=columns)
-    trivials = known[known["kind"] == "trivial"].set_index("name")[metric]
-    bounds = [value for kind in ("ceiling", "unreachable") for value in known.loc[known["kind"] == kind, metric]]
-    ceiling = float(next(iter(bounds), 0.0))
-    base = float(trivials[trivial] if trivial else trivials.iloc[int((trivials - ceiling).abs().argmin())])
+    of_kind = {kind: rows[metric].to_numpy(float) for kind, rows in known.groupby("kind")}
+    ceiling = float(next((of_kind[kind][0] for kind in ("ceiling", "unreachable") if kind in of_kind), 0.0))
+    trivial = min(of_kind["trivial"], key=lambda value: abs(value - ceiling))
     measured = [
-        (method, "measured", *score_interval(scores[method].to_numpy(), metric), int(scores[method].count()))
-        for method in scores.columns
+        (method, "measured", *score_interval(scores[method], metric), int(scores[method].count())) for method in scores
     ]
     rows = [*known.itertuples(index=False, name=None), *measured]
     table = pd.DataFrame(rows, columns=columns).astype({"seeds": "Int64"}).set_index("name")
-    return table.assign(skill=skill(table[metric], base, ceiling))
+    return table.assign(skill=skill(table[metric], trivial, ceiling))
 
 
 def significant(table: pd.DataFrame, columns: Sequence[str], digits: int = 3) -> pd.DataFrame:
     """The table with the given columns as text of `digits` significant digits, missing values as a dash."""
     shown = table.astype(object).where(table.notna(), "–")
-    for column in columns:
-        shown[column] = [rounded(value, digits) for value in table[column]]
-    return shown
+    return shown.assign(**{column: [rounded(value, digits) for value in table[column]] for column in columns})
 
 
 def rounded(value: float, digits: int = 3) -> str:

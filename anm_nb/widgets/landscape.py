@@ -86,7 +86,9 @@ class Landscape(View):
         scan, where, step = self.shown(values), (values["level"], values["problem"]), self.step(values)
         told = {"step": "end" if step == END else str(step), "level": str(values["level"])}
         names = {kind + name: unit for kind in ("", "perfect ") for name, unit in UNITS.items()}
-        return told | {name: f"{rounded(float(scan[name][where]))} {unit}" for name, unit in names.items()}
+        # without what rounding leaves of a 0
+        exact = {name: round(float(scan[name][where]), 6) + 0.0 for name in names}
+        return told | {name: f"{rounded(exact[name])} {unit}" for name, unit in names.items()}
 
     def shown(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems], also those of a perfect denoiser."""

@@ -1,13 +1,11 @@
 """Every failure signature is found in a run broken that way, nothing in a healthy one, and each change is usable."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from own_trainer import OwnTrainer
 
-from anm_nb.analysis.doctor import Finding, apply, examine, unexamined
+from anm_nb.analysis.doctor import examine, unexamined
 from anm_nb.analysis.signatures import SIGNATURES, Times
 from anm_nb.config import ParameterError
 from anm_nb.energy.probes import Recorder
@@ -27,7 +25,7 @@ def own_frame(bug=None, steps=100, seeds=(0,)):
 
 
 def test_a_healthy_trainer_of_ones_own_has_no_findings():
-    frame = own_frame(seeds=(0, 1, 2))
+    frame = own_frame(steps=60, seeds=(0, 1))
     assert examine(frame) == []
     recorded = frame.dropna(subset=["loss_mse"])
     assert recorded["loss_mse"].iloc[-1] < 0.6 * recorded["loss_mse"].iloc[0]  # it learns, and mines legitimately
@@ -59,21 +57,16 @@ def test_rewarded_energies_rise_and_drown_the_score():
     assert all(column in rising.evidence for column in ("e_pos_rise", "e_neg_rise"))
 
 
-@pytest.mark.parametrize("weight", [20.0, 100.0])
-def test_a_weight_far_too_large_is_found_and_its_change_brings_the_share_back(weight):
-    frame = own_frame(f"weight {weight:g}", seeds=(0, 1))
-    (finding,) = examine(frame, {"contrastive_weight": weight})
+def test_a_weight_far_too_large_is_found_and_its_change_brings_the_share_back():
+    (finding,) = examine(own_frame("weight 100", seeds=(0, 1)), {"contrastive_weight": 100.0})
     assert finding.signature in ("contrastive loss dominates", "gradient collapse")
     assert "grad_share_contrast 0.9" in finding.evidence
-    assert 0.02 < finding.change["contrastive_weight"] < 0.5 * weight
+    assert 2 < finding.change["contrastive_weight"] < 50
 
 
-@pytest.mark.parametrize("bug", ["weight 0", "negatives equal to the truth", "weight 1e-09"])
-def test_no_factor_is_beyond_what_a_weight_is_changed_by_at_a_time(bug):
-    for finding in examine(own_frame(bug)):
-        factors = [value.factor for value in finding.change.values() if isinstance(value, Times)]
-        assert all(1e-3 <= factor <= 1e3 for factor in factors)
-        assert "e+" not in str(finding)
+def test_no_factor_is_beyond_what_a_weight_is_changed_by_at_a_time():
+    (change,) = (finding.change for finding in examine(own_frame("weight 1e-09")) if finding.change)
+    assert change["contrastive_weight"] == Times(1000)
 
 
 def test_negatives_mined_far_off_are_off_scale_and_too_easy():
@@ -90,46 +83,43 @@ def trained(folder, seeds=(0,), steps=30, **options):
     return config, config.train(folder).metrics
 
 
-@pytest.mark.parametrize("negatives", ["none", "stock", "anm_orthogonal"])
-def test_healthy_runs_have_no_findings(negatives, tmp_path):
-    config, metrics = trained(tmp_path, seeds=(0, 1, 2), steps=40, negatives=negatives)
+def test_healthy_runs_have_no_findings(tmp_path):
+    config, metrics = trained(tmp_path, seeds=(0, 1), negatives="anm_orthogonal")
     assert examine(metrics, config.model_dump(mode="json")) == []
 
 
 BROKEN = {
-    "mostly illegitimate negatives": {"negatives": "anm"},
-    "flat margins and tiny gradient share": {"negatives": "anm_orthogonal", "contrastive_weight": 1e-6},
-    "unstable miner": {"negatives": {"name": "anm_orthogonal", "miner": {"step_size": 1e4}}},
-    "too-easy negatives": {"negatives": {"name": "random", "eps": 8.0}, "steps": 40},
-    "contrastive loss saturated": {
-        "negatives": {"name": "random", "eps": 30.0, "orthogonal_to_noise": True},
-        "steps": 80,
-    },
-    "gradient collapse": {"negatives": "anm", "contrastive_weight": 30.0, "steps": 40},
+    "mostly illegitimate negatives": ({"negatives": "anm"}, {"negatives.orthogonal_to_noise": True}),
+    "flat margins and tiny gradient share": ({"negatives": "anm_orthogonal", "contrastive_weight": 1e-6}, None),
+    "unstable miner": (
+        {"negatives": {"name": "anm_orthogonal", "miner": {"step_size": 1e4}}},
+        {
+            f"negatives.miner.{name}": value
+            for name, value in {"step_size": 2500, "eps": 0.5, "start": 0.25, "delta": 0.05}.items()
+        },
+    ),
+    "contrastive loss saturated": (
+        {"negatives": {"name": "random", "eps": 30.0, "orthogonal_to_noise": True}, "steps": 80},
+        {"negatives.eps": 15.0},
+    ),
+    "gradient collapse": ({"negatives": "anm", "contrastive_weight": 30.0, "steps": 40}, None),
 }
 # Negatives many times as far away as the data reach are too easy, off its scale, and saturate the loss.
 COMPANIONS = {"too-easy negatives", "contrastive loss saturated", "miner off the data scale"}
 
 
 @pytest.mark.parametrize("signature", BROKEN)
-def test_a_run_broken_in_one_way_shows_that_signature(signature, tmp_path):
-    config, metrics = trained(tmp_path, **BROKEN[signature])
-    given = config.model_dump(mode="json")
-    findings = examine(metrics, given)
-    assert signature in names(findings)
-    assert set(names(findings)) <= ({signature} | (COMPANIONS if signature in COMPANIONS else set()))
-    changed = apply(findings, given)
-    assert changed != given
-    assert EnergyConfig.model_validate_json(json.dumps(changed)) != config
-    for finding in findings:
-        for name, value in finding.change.items():
-            assert changed_value(changed, name) == value
-
-
-def changed_value(parameters, name):
-    for part in name.split("."):
-        parameters = parameters[part]
-    return parameters
+def test_a_run_broken_in_one_way_shows_that_signature_and_what_to_change_in_its_config(signature, tmp_path):
+    options, change = BROKEN[signature]
+    config, metrics = trained(tmp_path, **options)
+    findings = {finding.signature: finding for finding in examine(metrics, config.model_dump(mode="json"))}
+    assert {signature} <= set(findings) <= ({signature} | (COMPANIONS if signature in COMPANIONS else set()))
+    if change is None:
+        (weight,) = findings[signature].change.values()
+        assert 1e-3 <= weight / config.contrastive_weight < 1001
+        assert (weight > config.contrastive_weight) == (signature == "flat margins and tiny gradient share")
+    else:
+        assert findings[signature].change == change
 
 
 # on frames made by hand
@@ -186,14 +176,11 @@ ILL = {
 def test_a_healthy_frame_has_no_findings_whatever_columns_it_lacks():
     frame = healthy()
     assert examine(frame) == []
-    for column in frame:
-        assert (
-            examine(frame.drop(columns=column) if column != "seed" else frame[frame["seed"] == 1].drop(columns="seed"))
-            == []
-        )
-    assert examine(pd.DataFrame()) == []
-    assert examine(frame[["seed", "step"]]) == []
-    assert examine(frame.head(1)) == []
+    assert examine(frame[frame["seed"] == 1].drop(columns=["seed", "step"])) == []
+    for column in frame.columns[2:]:
+        assert examine(frame.drop(columns=column)) == []
+    for little in (pd.DataFrame(), frame[["seed", "step"]], frame.head(1)):
+        assert examine(little) == []
 
 
 @pytest.mark.parametrize("signature", ILL)
@@ -203,7 +190,7 @@ def test_each_signature_is_found_alone(signature):
     assert finding.confidence == "high"
     assert "3 of 3 seeds" in finding.evidence
     for column in ILL[signature]:
-        assert column in finding.evidence or signature == "too-easy negatives"
+        assert column in finding.evidence
 
 
 @pytest.mark.parametrize(
@@ -257,14 +244,15 @@ def test_what_can_be_judged_is_said_by_columns_and_holds():
     assert set(unexamined(pd.DataFrame({"seed": [0], "step": [0]}))) == set(ILL)
     for signature in SIGNATURES:
         frame = healthy().assign(**ILL[signature.name])
-        needs = [set(sign.needs.split()) for sign in signature.signs]
+        needs = [
+            {name.removesuffix("_rise").removesuffix("_growth") for name in sign.columns} for sign in signature.signs
+        ]
         needed, *_ = sorted((each for each in needs if set(ILL[signature.name]) & each), key=len)
         alone = frame[["seed", "step", *sorted(needed)]]
         assert signature.name not in unexamined(alone)
         assert signature.name in names(examine(alone))
-        for column in needed & set(frame):
-            others = set().union(*needs) - needed
-            without = frame.drop(columns=[column, *others], errors="ignore")
+        for column in needed:
+            without = frame.drop(columns=[column, *(set().union(*needs) - needed)], errors="ignore")
             assert column in unexamined(without)[signature.name]
             assert signature.name not in names(examine(without))
 
@@ -308,59 +296,31 @@ def test_early_steps_are_not_judged_except_for_bugs():
 # changes
 
 
-def test_changes_are_computed_from_present_values():
+def test_changes_are_computed_from_present_values_or_said_as_factors():
     given = EnergyConfig(negatives="anm", contrastive_weight=0.2).model_dump(mode="json")
-    frame = healthy().assign(grad_share_contrast=0.02, miner_backtracks=9.0)
-    findings = {finding.signature: finding for finding in examine(frame, given)}
-    # r/(1 − r) is 0.02/0.98 at a weight of 0.2 and grows with it; 0.3/0.7 takes 21 times that weight
-    assert findings["flat margins and tiny gradient share"].change == {"contrastive_weight": pytest.approx(4.2)}
-    assert findings["unstable miner"].change == {
-        "negatives.miner.step_size": 0.125,
+    frame = healthy().assign(grad_share_contrast=0.02, miner_backtracks=9.0, margin_mean=60.0, e_neg=80.0)
+    easy = {
+        "negatives.miner.steps": 2,
         "negatives.miner.eps": 0.5,
         "negatives.miner.start": 0.25,
         "negatives.miner.delta": 0.05,
     }
-
-
-def test_without_parameters_changes_are_factors_and_apply_still_makes_them():
-    findings = examine(healthy().assign(**ILL["too-easy negatives"]))
-    assert findings[0].change["negatives.miner.eps"] == Times(0.5)
-    assert "negatives.miner.eps = present × 0.5" in str(findings[0])
-    given = {"negatives": "anm", "contrastive_weight": None, "task": "inverse"}
-    changed = apply(findings, given)
-    assert changed["negatives"]["miner"]["eps"] == 0.5
-    assert changed["negatives"]["miner"]["steps"] == 2
-    assert changed["contrastive_weight"] == 0.5  # the task's own, spelt out
-    assert given == {"negatives": "anm", "contrastive_weight": None, "task": "inverse"}
+    changes = {finding.signature: finding.change for finding in examine(frame, given)}
+    assert changes["too-easy negatives"] == easy
+    # r/(1 − r) is 0.02/0.98 at a weight of 0.2 and grows with it; 0.3/0.7 takes 21 times that weight
+    assert changes["flat margins and tiny gradient share"] == {"contrastive_weight": pytest.approx(4.2)}
+    assert "contrastive_weight = present × 21" in str(examine(frame, given | {"contrastive_weight": None})[-1])
+    assert "negatives.miner.eps = present × 0.5" in str(examine(frame)[0])
+    assert all(finding.change == {} for finding in examine(frame, {"steps": 80}))
 
 
 @pytest.mark.parametrize(
-    ("given", "change"),
-    [
-        (None, {"contrastive_weight": None}),
-        ({"task": "inverse", "contrastive_weight": 0.0}, {"contrastive_weight": 0.5}),
-        ({"task": "sudoku", "contrastive_weight": 0.0}, {"contrastive_weight": 0.05}),
-        ({"task": "inverse", "contrastive_weight": 0.5}, {}),  # it is not the weight, then
-        ({"steps": 80}, {}),
-    ],
-)
-def test_a_weight_of_0_becomes_the_task_s_own(given, change):
-    (finding,) = examine(healthy().assign(loss_con_weighted=0.0, grad_share_contrast=0.0), given)
-    assert finding.change == change
-    assert ("the task's own" in str(finding)) == (given is None)
-
-
-def test_of_two_changes_to_one_parameter_the_first_findings_counts():
-    weights = [Finding("one", "", "", {"contrastive_weight": factor}, "low", "K") for factor in (Times(0.1), Times(9))]
-    assert apply(weights, {"contrastive_weight": 2.0}) == {"contrastive_weight": 0.2}
-
-
-@pytest.mark.parametrize("parameters", [{}, {"steps": 80}, {"negatives": "none"}, {"negatives": None}])
-def test_parameters_that_a_change_does_not_know_stay_as_they_are(parameters):
-    findings = examine(healthy().assign(**ILL["mostly illegitimate negatives"]), parameters)
-    assert findings[0].change == {}
-    assert apply(findings, parameters) == parameters
-    assert apply([], parameters) == parameters
+    ("given", "said"), [(None, True), (0.0, True), (0.5, False)]
+)  # 0.5: it is not the weight, then
+def test_a_weight_of_0_becomes_the_task_s_own(given, said):
+    frame = healthy().assign(loss_con_weighted=0.0, grad_share_contrast=0.0)
+    (finding,) = examine(frame, None if given is None else {"contrastive_weight": given})
+    assert finding.change == ({"contrastive_weight": "the task's own"} if said else {})
 
 
 def test_a_miner_that_takes_every_step_is_told_to_test_them():
@@ -373,33 +333,10 @@ def test_a_miner_that_takes_every_step_is_told_to_test_them():
 
 
 def test_discrete_miners_are_told_to_forbid_illegitimate_decisions():
-    findings = examine(healthy().assign(**ILL["mostly illegitimate negatives"]), {"negatives": "anm_simplex"})
-    assert findings[0].change == {"negatives.legitimate": True}
-
-
-def test_of_mixed_negatives_the_kind_that_has_the_option_is_changed():
-    given = EnergyConfig(negatives={"name": "mixed", "first": "anm", "second": "stock"}).model_dump(mode="json")
+    given = EnergyConfig(task="sudoku", size=4, negatives="anm_simplex").model_dump(mode="json")
     findings = examine(healthy().assign(**ILL["mostly illegitimate negatives"]), given)
-    assert findings[0].change == {"negatives.first.orthogonal_to_noise": True}
-    mended = EnergyConfig.model_validate_json(json.dumps(apply(findings, given)))
-    assert mended.negatives.first.orthogonal_to_noise
-    assert mended.negatives.second.name == "stock"
-
-
-def test_a_task_of_a_user_s_own_that_is_not_registered_here_is_no_hindrance():
-    given = {"negatives": "anm", "contrastive_weight": None, "task": "mine"}
-    findings = examine(healthy().assign(grad_share_contrast=0.01, illegitimate_fraction=0.9), given)
-    assert [finding.change for finding in findings] == [{"negatives.orthogonal_to_noise": True}, {}]
-
-
-# showing them
-
-
-def test_a_finding_is_shown_with_its_evidence():
-    findings = examine(healthy().assign(mined_drop=-1.0, illegitimate_fraction=0.7))
-    text = str(findings[0])
-    assert text.startswith("MOSTLY ILLEGITIMATE NEGATIVES")
-    assert "illegitimate_fraction 0.70" in text
+    assert findings[0].change == {"negatives.legitimate": True}
+    assert str(findings[0]).startswith("MOSTLY ILLEGITIMATE NEGATIVES")
 
 
 def test_metrics_of_several_runs_are_refused():
@@ -408,9 +345,8 @@ def test_metrics_of_several_runs_are_refused():
         examine(frame)
 
 
-def test_examining_changes_neither_the_frame_nor_the_parameters():
-    frame, given = healthy().assign(mined_drop=-1.0), {"negatives": {"name": "anm", "miner": {"eps": 1.0}}}
-    before = frame.copy(), json.dumps(given)
-    apply(examine(frame, given), given)
-    pd.testing.assert_frame_equal(frame, before[0])
-    assert json.dumps(given) == before[1]
+def test_examining_leaves_the_frame_alone():
+    frame = healthy().assign(mined_drop=-1.0)
+    before = frame.copy()
+    examine(frame)
+    pd.testing.assert_frame_equal(frame, before)

@@ -60,7 +60,14 @@ def test_the_measures_know_black_and_white():
     for vision in VISION:  # greys are grey to every eye
         np.testing.assert_allclose(lab("#777777", vision)[1:], 0, atol=0.1)
     assert np.linalg.norm(lab("red", "deuteranopia") - lab("green", "deuteranopia")) < 60
-    assert np.linalg.norm(lab("red", "normal") - lab("green", "normal")) > 100
+
+
+def test_all_colours_differ():
+    same = {"no iteration": "baseline", "HRM per token": "hrm"}  # one model, by its names in two notebooks
+    assert all(style.PALETTE[one] == style.PALETTE[other] for one, other in same.items())
+    shades = [*(shade for name, shade in style.PALETTE.items() if name not in same), *style.OTHER_COLOURS]
+    for one, other in itertools.combinations(shades, 2):
+        assert np.linalg.norm(np.subtract(to_rgb(one), to_rgb(other))) > 0.2, (one, other)
 
 
 def test_which_colours_are_faint_on_paper_is_known():

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from anm_nb.analysis import kept, ranking, ranking_plots
+from anm_nb.analysis import kept, ranking
 from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig
@@ -51,30 +51,15 @@ def test_tau_is_that_of_the_stored_predictions_by_another_implementation(runs):
             assert tested.loc[seed, method] == pytest.approx(expected)
 
 
-def finished(taus, seconds):
-    rows = [
-        {"seed": seed, "epoch": float(epoch), "step": 5 * epoch, "tau_obs": tau}
-        for seed, of_seed in taus.items()
-        for epoch, tau in enumerate(of_seed)
-    ]
-    return SimpleNamespace(metrics=pd.DataFrame(rows), provenance={"training_seconds": seconds})
-
-
 def test_time_to_tau_is_the_first_epoch_that_reaches_it(runs):
-    taus = {4: [-0.1, 0.25, 0.2, 0.95, 0.9], 0: [0.3, math.nan, 0.9, 0.9, 0.99]}
-    seconds = {"4": [0.0, 1.5, 3.0, 4.5, 6.0], "0": [0.5, 1.0, 1.5, 2.0, 2.5]}
-    given = {"hrm": finished(taus, seconds), "untimed": finished({4: [0.9], 0: [0.1]}, {})}
-    epochs = ranking.time_to_tau(given)
-    assert epochs.loc["hrm"].to_numpy().tolist() == [[1, 0], [3, 2], ["never", 4]]
-    assert epochs.loc[("untimed", 0.9)].tolist() == [0, "never"]
-    assert epochs.columns.tolist() == [4, 0]
-    assert ranking.time_to_tau(given, "seconds").loc["hrm"].to_numpy().tolist() == [
-        [1.5, 0.5],
-        [4.5, 1.5],
-        ["never", 2.5],
-    ]
-    assert (ranking.time_to_tau(runs, milestones=[-2.0]) == 0).all(axis=None)  # runs as they are stored
-    assert (ranking.time_to_tau(runs, "seconds", milestones=[2.0]) == "never").all(axis=None)
+    taus = {0: [-0.1, 0.25, 0.2, 0.95, 0.9], 4: [0.3, math.nan, 0.9, 0.9, 0.99]}
+    rows = [{"seed": s, "epoch": float(e), "tau_obs": tau} for s, of in taus.items() for e, tau in enumerate(of)]
+    seconds = {"0": [0.0, 1.5, 3.0, 4.5, 6.0], "4": [0.5, 1.0, 1.5, 2.0, 2.5]}
+    given = {"hrm": SimpleNamespace(metrics=pd.DataFrame(rows), provenance={"training_seconds": seconds})}
+    assert ranking.time_to_tau(given).loc["hrm"].to_numpy().tolist() == [[1, 0], [3, 2], ["never", 4]]
+    spent = ranking.time_to_tau(given, "seconds").loc["hrm"].to_numpy().tolist()
+    assert spent == [[1.5, 0.5], [4.5, 1.5], ["never", 2.5]]
+    assert ranking.time_to_tau(runs, "seconds").index.names == ["method", "tau"]  # runs as they are stored
 
 
 def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
@@ -90,15 +75,12 @@ def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
     assert all(np.diff(ranks[:3]) > 0)
 
 
-def test_a_probe_is_of_the_last_epoch_of_a_seed_that_stopped_before_another(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    config = HRM.changed(epochs=12, seeds=(1, 2, 3))
-    score = sorted(get_or_train(config).metrics.groupby("seed")["tau_obs"].max())[0]
-    lengths = get_or_train(config.changed(stop_at_score=score)).metrics.groupby("seed").size()
-    first = int(lengths.idxmin())
-    assert lengths[first] < lengths.max()
-    alone = get_or_train(config.changed(stop_at_score=score, seeds=(first, int(lengths.idxmax()))))
-    assert np.isfinite(ranking.probe(alone)[0]).all()
+def test_a_probe_is_of_the_last_epoch_of_a_seed_that_stopped_before_another(runs):
+    run = runs["max_inner_iters = 3"]
+    trace = run.trace | {"alphas": run.trace["alphas"].clone()}
+    trace["alphas"][0, 2] = math.nan  # as where only the other seed went on
+    stopped = SimpleNamespace(settings=run.settings, trace=trace, metrics=run.metrics.drop(index=2))
+    assert np.isfinite(ranking.probe(stopped)[0]).all()
 
 
 def test_following_pointers_reaches_what_it_does_one_by_one():
@@ -182,12 +164,12 @@ def test_figures_draw_without_complaint(runs, references):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a missing glyph among them
         drawn = [
-            ranking_plots.tau_lines(by_iteration, references, "iteration", "iteration"),
-            ranking_plots.tau_lines(metrics, references, "epoch", "epochs"),
-            ranking_plots.routing_curves(metrics, HRM.n_heads),
-            ranking_plots.routing_heatmaps(routed),
+            ranking.tau_lines(by_iteration, references, "iteration", "iteration"),
+            ranking.tau_lines(metrics, references, "epoch", "epochs"),
+            ranking.routing_curves(metrics, HRM.n_heads),
+            ranking.routing_heatmaps(routed),
         ]
         assert all(len(figure._repr_png_()) > 5000 for figure in drawn)
     assert [axes.get_xlabel() for axes in drawn[0].axes] == ["iteration"] * 2
-    shown = ranking_plots.shades(["baseline", *routed])
+    shown = ranking.shades(["baseline", *routed])
     assert len(set(shown.values())) == 3

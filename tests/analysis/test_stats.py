@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -51,22 +52,24 @@ def test_paired_difference_is_scipys_paired_t_test(scores):
 def test_fewer_than_two_pairs_have_no_interval(first, second, pairs):
     found = paired_difference(first, second)
     assert found.pairs == pairs
-    rest = (found.low, found.high, found.p_value, found.detectable, equivalence(first, second, 1.0))
+    rest = (found.low, found.high, found.p_value, equivalence(first, second, 1.0))
     assert np.isnan([*rest, *detectable_difference(first, second), *ratio_interval(first, second)[1:]]).all()
 
 
-@pytest.mark.parametrize(("gap", "p_value"), [(0.0, 1.0), (0.5, 0.0)])
-def test_pairs_that_agree_exactly_have_an_interval_of_no_width(gap, p_value):
+def test_pairs_that_agree_exactly_have_an_interval_of_no_width():
     second = np.array([1.0, 2.0, 3.5])
-    found = paired_difference(second + gap, second)
-    assert (found.estimate, found.low, found.high, found.p_value) == (gap, gap, gap, p_value)
+    assert paired_difference(second + 0.5, second)[:4] == (0.5, 0.5, 0.5, 0.0)
+    assert paired_difference(second, second)[:4] == (0.0, 0.0, 0.0, 1.0)
     assert bounded_interval([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0)
 
 
-@pytest.mark.parametrize("second", [[1.0, 2.0], [[1.0], [2.0], [3.0]]])
-def test_seeds_that_cannot_be_paired_are_refused(second):
-    with pytest.raises(ParameterError, match=r"shapes \(3,\) and .*: pairs are two lists of one length"):
-        paired_difference([1.0, 2.0, 3.0], second)
+def test_what_cannot_be_judged_is_refused():
+    with pytest.raises(ParameterError, match=r"shapes \(3,\) and \(2,\): pairs are two lists of one length"):
+        paired_difference([1.0, 2.0, 3.0], [1.0, 2.0])
+    with pytest.raises(ParameterError, match=r"score 1\.2: must lie between 0"):
+        bounded_interval([1.2, 0.5])
+    with pytest.raises(ParameterError, match="margin = 0: must be above 0"):
+        equivalence([1.0, 2.0], [1.0, 2.0], 0)
 
 
 # Coverage, by simulation: 95 % intervals hold the truth in 93 to 97 of 100 experiments
@@ -83,9 +86,8 @@ def test_the_interval_of_a_mean_covers(seeds):
     assert 0.93 < coverage(mean_interval, 0.7, lambda: [source.normal(0.7, 2.0, seeds)]) < 0.97
 
 
-@pytest.mark.parametrize(("a", "b"), [(2, 2), (20, 2), (50, 1)])
-@pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_the_interval_of_a_bounded_score_covers_within_its_bounds(seeds, a, b):
+@pytest.mark.parametrize(("a", "b", "seeds"), [(2, 2, 3), (20, 2, 5), (50, 1, 10)])
+def test_the_interval_of_a_bounded_score_covers_within_its_bounds(a, b, seeds):
     source = np.random.default_rng(seeds)
     assert 0.93 < coverage(bounded_interval, a / (a + b), lambda: [source.beta(a, b, seeds)]) < 0.97
     _, low, high = bounded_interval([0.99, 0.999, 0.97])
@@ -96,8 +98,6 @@ def test_a_bounded_interval_moves_with_its_bounds():
     taus = np.array([0.2, 0.9, 0.95])
     as_shares = bounded_interval((taus + 1) / 2)
     assert bounded_interval(taus, -1, 1) == pytest.approx([2 * end - 1 for end in as_shares])
-    with pytest.raises(ParameterError, match=r"score 1\.2: must lie between 0"):
-        bounded_interval([1.2, 0.5])
 
 
 @pytest.mark.parametrize("seeds", [4, 10])
@@ -116,7 +116,7 @@ def test_the_interval_of_a_ratio_covers_and_agrees_with_the_paired_test(seeds):
     assert np.isnan(ratio_interval([0.5, 0.6, 0.7], [-0.1, 0.1, 0.05])[1:]).all()
 
 
-@pytest.mark.parametrize(("trials", "chance"), [(10, 0.5), (20, 0.3), (40, 0.9)])
+@pytest.mark.parametrize(("trials", "chance"), [(10, 0.5), (40, 0.9)])
 def test_intervals_of_proportions_and_of_their_differences_cover(trials, chance):
     """Counts are few, so that coverage at one chance jumps: over chances around it, it is what is asked."""
     source = np.random.default_rng(trials)
@@ -126,27 +126,12 @@ def test_intervals_of_proportions_and_of_their_differences_cover(trials, chance)
     hits = [exact[n].low <= p <= exact[n].high for n, p in zip(counts, chances, strict=True)]
     assert 0.93 < np.mean(hits) < 0.97
     other = source.binomial(trials, chances - 0.2)
-    hits = [
-        gap.low <= 0.2 <= gap.high
-        for n, m in zip(counts[:4000], other, strict=False)
-        for gap in [proportion_difference((n, trials), (m, trials))]
-    ]
+    gap = cache(lambda n, m: proportion_difference((n, trials), (m, trials)))
+    hits = [gap(n, m).low <= 0.2 <= gap(n, m).high for n, m in zip(counts, other, strict=True)]
     assert 0.93 < np.mean(hits) < 0.97
 
 
-@pytest.mark.parametrize("censored", [0.0, 0.3])
-def test_the_interval_of_a_median_time_covers(censored):
-    source = np.random.default_rng(5)
-    end = np.exp(scipy_stats.norm.ppf(1 - censored)) if censored else np.inf
-
-    def draw():
-        times = source.lognormal(0.0, 1.0, 10)
-        return np.where(times > end, np.inf, times), end
-
-    assert 0.93 < coverage(survival_median, 1.0, draw, 2000) < 0.97
-
-
-@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9])
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_the_interval_of_a_rank_correlation_covers(correlation):
     source = np.random.default_rng(6)
     truth = 6 / np.pi * np.arcsin(correlation / 2)  # of normal pairs
@@ -156,6 +141,18 @@ def test_the_interval_of_a_rank_correlation_covers(correlation):
         return first, correlation * first + (1 - correlation**2) ** 0.5 * noise
 
     assert 0.93 < coverage(rank_correlation, truth, draw, 2000) < 0.97
+
+
+def test_the_interval_of_a_median_time_covers():
+    """Of times of which 30 % lie beyond the end."""
+    source = np.random.default_rng(5)
+    end = np.exp(scipy_stats.norm.ppf(0.7))
+
+    def draw():
+        times = source.lognormal(0.0, 1.0, 10)
+        return np.where(times > end, np.inf, times), end
+
+    assert 0.93 < coverage(survival_median, 1.0, draw, 2000) < 0.97
 
 
 def test_the_range_of_what_is_detectable_covers():
@@ -179,7 +176,7 @@ def test_after_holms_correction_the_detectable_effect_is_found_by_80_percent(cla
     assert found == pytest.approx(0.80, abs=0.03)
 
 
-@pytest.mark.parametrize(("shift", "share"), [(1.0, 0.05), (1.3, 0.05), (0.0, None)])
+@pytest.mark.parametrize(("shift", "share"), [(1.3, 0.05), (0.0, None)])
 def test_equivalence_errs_in_5_of_100_at_the_margin(shift, share):
     source = np.random.default_rng(9)
     p_values = [equivalence(source.normal(shift, 0.5, 10), 0.0, max(shift, 1.0)) for _ in range(4000)]
@@ -192,8 +189,6 @@ def test_relative_equivalence_takes_the_comparator_as_unit():
     first, second = np.array([10.1, 19.8, 30.3, 40.1]), np.array([10.0, 20.0, 30.0, 40.0])
     assert equivalence(first, second, 0.05, relative=True) < 0.05 < equivalence(first, second, 0.001, relative=True)
     assert equivalence(-first, -second, 0.05, relative=True) < 0.05
-    with pytest.raises(ParameterError, match="margin = 0: must be above 0"):
-        equivalence(first, second, 0)
 
 
 @given(st.integers(2, 40), st.floats(0.001, 0.2), st.floats(0.25, 0.99))
@@ -204,38 +199,32 @@ def test_power_is_alpha_without_an_effect_and_as_wanted_at_the_detectable_one(pa
     assert detection_power(-effect, pairs, alpha) == detection_power(effect, pairs, alpha)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((1,), "pairs = 1: a paired t-test needs at least 2"),
-        ((5, 0.8, 1.0), "alpha = 1.0: must lie between 0 and 1"),
-        ((5, 0.05, 0.1), "power = 0.05: must lie between alpha = 0.1 and 1"),
-    ],
-)
-def test_a_power_that_no_effect_has_is_refused(arguments, message):
-    with pytest.raises(ParameterError, match=message):
-        detectable_effect(*arguments)
-
-
 # Known answers
 
 
 def test_others_find_the_same():
-    """Values of statsmodels 0.14; the times in remission are those of Freireich et al. (1963)."""
-    assert proportion_interval(7, 10) == pytest.approx((0.7, 0.396778, 0.892209), abs=1e-6)
+    """Values of statsmodels 0.14."""
     assert proportion_difference((7, 10), (2, 12))[1:] == pytest.approx((0.119680, 0.759768), abs=1e-6)
-    seen, watched = [6, 6, 6, 7, 10, 13, 16, 22, 23], [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
-    times, followed = np.array(seen + [math.inf] * len(watched)), np.array(seen + watched)
-    assert survival_median(times, followed) == (23, 13, math.inf)
+    assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]).estimate == pytest.approx(0.8)
+    assert proportion_interval(7, 10) == pytest.approx((0.7, 0.396778, 0.892209), abs=1e-6)
     values = np.random.default_rng(0).normal(0.1, 1, 12)
     assert equivalence(values, 0.0, 1.0) == pytest.approx(0.000829010139)
-    assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]).estimate == pytest.approx(0.8)
+
+
+def test_a_median_of_times_with_one_end_is_by_greenwood_s_formula():
+    """Without a loss before the end S falls by 1/n at each time, and log(−log S) has variance i/(n(n − i))/log²S."""
+    times = np.array([6.0, 7, 8, 10, 13, 16, 22, 23, 25, 26, 27, 28, 29] + [math.inf] * 4)
+    fallen = np.arange(1, 14)
+    left = 1 - fallen / 17
+    spread = scipy_stats.norm.ppf(0.975) * np.sqrt(fallen / (17 * (17 - fallen))) / np.log(left)
+    ends = [times[:13][left ** np.exp(sign * spread) <= 0.5][0] for sign in (0, -1, 1)]
+    assert survival_median(times, 30) == tuple(ends)
 
 
 def test_what_nobody_or_everybody_reached():
     assert survival_median([math.inf] * 5, 100) == (math.inf, math.inf, math.inf)
     assert survival_median([3.0] * 5, 100)[:2] == (3.0, 3.0)
-    assert np.isnan([*survival_median([]), *proportion_interval(0, 0), *rank_correlation([1, 1, 1, 1], range(4))]).all()
+    assert np.isnan([*survival_median([]), *proportion_interval(0, 0)]).all()
     assert proportion_interval(5, 5).high == 1.0
 
 

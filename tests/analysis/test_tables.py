@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import (
-    at_step,
     best_reference,
     collect,
     early_area,
@@ -44,19 +43,13 @@ def test_runs_are_collected_into_one_tidy_table():
     assert "method" not in first  # the runs' own tables stay as they are
 
 
-def test_at_step_and_final_have_a_row_a_seed_and_a_column_a_method():
+def test_final_has_a_row_a_seed_and_a_column_a_method():
     scores = final(curves(), "mse")
     assert scores.index.tolist() == [0, 1]
     assert scores["stock"].tolist() == [2.0, 3.0]
     assert scores["anm"].tolist() == [6.0, 7.0]
-    assert at_step(curves(), "mse", 20)["anm"].tolist() == [5.2, 6.2]
-    assert at_step(curves(), "mse", 21).empty
-
-
-def test_a_seed_that_a_method_lacks_is_missing_and_not_shifted():
-    table = curves().query("not (method == 'anm' and seed == 0)")
-    scores = final(table, "mse")
-    assert math.isnan(scores.loc[0, "anm"])
+    scores = final(curves().query("not (method == 'anm' and seed == 0)"), "mse")
+    assert math.isnan(scores.loc[0, "anm"])  # missing, not shifted
     assert scores.loc[1, "anm"] == 7.0
 
 
@@ -67,7 +60,6 @@ def test_early_area_is_the_mean_height_over_the_first_fifth():
         for seed in (0, 1):
             assert areas.loc[seed, method] == pytest.approx(np.trapezoid(level + seed + steps / 100, steps) / 20)
     assert areas.loc[0, "stock"] == pytest.approx(1.1)
-    assert early_area(curves(), "mse", fraction=1.0).loc[0, "stock"] == pytest.approx(1.5)
 
 
 def test_early_area_weighs_by_steps_and_not_by_records():
@@ -97,90 +89,42 @@ def test_scores_stand_beside_their_references():
     assert table["seeds"].iloc[-2:].tolist() == [3, 2]
     # skill: 0 is the best that learns nothing, 1 is perfect, less than 0 is worse than not learning
     assert table["skill"].tolist() == pytest.approx([-1.0, 0.0, 1.0, 0.0, 0.4])
-    named = score_table(scores, REFERENCES, trivial="zero")
-    assert named.loc["anm", "skill"] == pytest.approx(0.7)
-    with pytest.raises(KeyError, match="no such"):
-        score_table(scores, REFERENCES, trivial="no such")
     assert table.loc["zero":"exact solution", ["low", "high"]].isna().all(axis=None)  # references kept without them
-
-
-def test_references_keep_their_own_intervals():
-    references = REFERENCES.assign(low=REFERENCES["value"] - 0.01, high=REFERENCES["value"] + 0.02)
-    table = score_table(pd.DataFrame({"stock": [0.2, 0.3]}), references)
-    assert table["low"].iloc[:3].tolist() == pytest.approx([0.49, 0.24, -0.01])
-    assert table["high"].iloc[:3].tolist() == pytest.approx([0.52, 0.27, 0.02])
-    assert table["seeds"].isna().tolist() == [True, True, True, False]
-    assert (table.loc["stock", "low"], table.loc["stock", "high"]) == pytest.approx(mean_interval([0.2, 0.3])[1:])
-
-
-def test_an_error_that_cannot_reach_0_has_no_skill_of_1():
-    references = pd.DataFrame(
-        {
-            "name": ["zero", "copy the observed", "noise floor"],
-            "kind": ["trivial", "trivial", "ceiling"],
-            "metric": "mse",
-            "value": [0.035, 0.0175, 0.005],
-        }
-    )
-    table = score_table(pd.DataFrame({"stock": [0.0140]}), references)
-    assert table["skill"].tolist() == pytest.approx([-1.0, 0.0, 1 - 0.005 / 0.0175, 0.2])
 
 
 positive = st.floats(1e-3, 1e3)
 
 
-@given(score=st.floats(0, 1e3), trivial=positive, floor=st.floats(0, 0.999))
-def test_skill_of_an_error_is_the_share_of_the_trivial_error_that_is_gone(score, trivial, floor):
-    assert skill(score, trivial, floor * trivial) == pytest.approx(1 - score / trivial, rel=1e-12)
-    assert skill(0.0, trivial, floor * trivial) == 1
-
-
-@given(trivial=st.floats(-1, 1), gap=st.floats(0.01, 2), share=st.floats(-2, 1))
-def test_skill_of_a_score_that_grows_is_its_share_of_the_way_to_the_ceiling(trivial, gap, share):
-    ceiling = trivial + gap
-    assert skill(trivial + share * gap, trivial, ceiling) == pytest.approx(share, abs=1e-9)
-    assert skill(trivial, trivial, ceiling) == 0
-    assert skill(ceiling, trivial, ceiling) == 1
+@given(trivial=positive, share=st.floats(-2, 1), floor=st.floats(0, 0.999))
+def test_skill_is_the_share_of_the_way_from_the_trivial_score_to_the_best(trivial, share, floor):
+    """Of an error, whose best is 0 wherever its floor lies, and of a score that grows to a ceiling."""
+    assert skill((1 - share) * trivial, trivial, floor * trivial) == pytest.approx(share, abs=1e-9)
+    assert skill(trivial * (1 + share), trivial, 2 * trivial) == pytest.approx(share, abs=1e-9)
 
 
 def test_skill_takes_arrays_and_is_unknown_without_a_distance_to_go():
-    assert skill(np.array([0.5, 0.25]), 0.5, 0.0).tolist() == [0.0, 0.5]
     assert skill([0.9, 0.1], [0.8, 0.2], [1.0, 0.0]).tolist() == pytest.approx([0.5, 0.5])
     assert np.isnan(skill([0.0, 0.5], 0.5, 0.5)).all()
-    assert np.isnan(skill(0.0, 0.0, 0.0))
 
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
     [
         (0.0, 3, "0.00"),
-        (0, 3, "0.00"),
         (math.nan, 3, "–"),
-        (0.0185, 3, "0.0185"),
         (0.01, 3, "0.0100"),
-        (1.0, 3, "1.00"),
-        (-0.5, 2, "-0.50"),
-        (12.345, 3, "12.3"),
         (123.45, 3, "123"),
         (999.9, 3, "1000"),
-        (12345.6, 3, "12300"),
         (999999.9, 3, "1000000"),
         (1e-4, 3, "0.000100"),
         (3.21e-7, 3, "3.21e-07"),
-        (1.5e9, 3, "1.50e+09"),
         (-2.5e-12, 2, "-2.5e-12"),
         (math.inf, 3, "inf"),
-        (-math.inf, 3, "-inf"),
         (np.float32(0.25), 3, "0.250"),
     ],
 )
 def test_numbers_read_as_a_person_writes_them(value, digits, text):
     assert rounded(value, digits) == text
-
-
-@given(st.floats(-1e300, 1e300), st.integers(2, 6))
-def test_a_rounded_number_is_the_number_to_its_digits(value, digits):
-    assert float(rounded(value, digits)) == pytest.approx(value, rel=0.5 * 10 ** (1 - digits), abs=1e-300)
 
 
 def test_a_shown_table_has_text_and_dashes_and_leaves_the_table_alone():
