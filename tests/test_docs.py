@@ -102,16 +102,15 @@ def run_drop_in(source: str, miner_sign: float = -1.0) -> tuple[list[Finding], p
     def energy(net, x, y):
         return net(x, y)
 
-    def mine(ema, x, y, trial):
+    def mine(ema, x, y):
         start = (y + torch.randn(y.shape, generator=rng)).requires_grad_()
         before = ema(x, start)
         (gradient,) = torch.autograd.grad(before.sum(), start)
-        step, norm = torch.tensor(0.01), gradient.norm(dim=1)
-        moved = (start + miner_sign * step * gradient).detach()
+        moved = (start + miner_sign * 0.01 * gradient).detach()
         after = ema(x, moved)
         accepted = (after < before) | (miner_sign > 0)
-        trial(before, after, step, norm, accepted)
-        return torch.where(accepted[:, None], moved, start.detach())
+        lost = torch.where(accepted, before.detach() - after, 0.0)
+        return torch.where(accepted[:, None], moved, start.detach()), lost
 
     x = torch.randn(400, 16, 3, generator=rng)
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
