@@ -202,9 +202,8 @@ def doctor(
 def _notebook_cases(folder: Path, only: Sequence[str], profile: str | None) -> list[Case]:
     """The numbered notebooks, or those asked for by name or number, with a profile's values where it has them."""
     from anm_nb import files
-    from anm_nb.config import unknown_name
+    from anm_nb.config import read_yaml, unknown_name
     from anm_nb.sweep.cases import Case, check_folder
-    from anm_nb.yaml_file import read_yaml
 
     root = files.project_root()
     notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}

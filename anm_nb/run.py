@@ -154,7 +154,10 @@ class Run:
         return self.config_with()
 
     def config_with(self, **settings: Any) -> Any:
-        """The config with other plain values for some fields: with `negatives="none"` it needs no strategy's class."""
+        """The config with other plain values for some fields: with `negatives="none"` it needs no strategy's class.
+
+        With any, fields that the class has no more are left out: runs of older versions can still be shown.
+        """
         path = self.manifest.identity["class"]
         if path not in CONFIGS:
             for module in FAMILIES.values():
@@ -163,7 +166,9 @@ class Run:
             known = ", ".join(sorted(CONFIGS))
             raise ParameterError(f"run {self.key}: class '{path}' is not registered; import what defines it ({known})")
         try:
-            return CONFIGS[path].model_validate_json(json.dumps(self.settings | settings))
+            fields = CONFIGS[path].model_fields if settings else self.settings
+            values = {name: value for name, value in (self.settings | settings).items() if name in fields}
+            return CONFIGS[path].model_validate_json(json.dumps(values))
         except ValidationError as error:
             said = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
             raise ParameterError(f"run {self.key}: {said}") from None

@@ -163,9 +163,8 @@ def _named(runs: Sequence[Run], asked: Mapping[str, str | None]) -> list[Run]:
 
 def _where(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
     """Runs whose config has these values. Raises `ParameterError` for a name that no config has."""
-    from anm_nb.config import ParameterError, unknown_name
+    from anm_nb.config import ParameterError, stands_for, unknown_name
     from anm_nb.run import flat
-    from anm_nb.yaml_file import stands_for
 
     settings = {run.key: flat(run.settings) for run in runs} if conditions else {}
     for condition in conditions:

@@ -17,8 +17,8 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,31 +59,37 @@ def get_or_train(config: RunConfig) -> Run:
     identity = identity_of(config)
     run = Run(store_root() / key_of(identity))
     if faults(run.path):
-        with ExitStack() as stack:
-            partial = partial_root() / run.key
-            try:
-                with files.full_disk_named(run.path, "nothing was lost"):
-                    stack.enter_context(training_lock(run.key))
-                    if os.path.lexists(run.path) and (wrong := faults(run.path)):
-                        aside = (
-                            store_root() / ".corrupt" / f"{run.key}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns()}"
-                        )
-                        aside.parent.mkdir(exist_ok=True)
-                        os.rename(run.path, aside)
-                        said = f"run {run.key} cannot be trusted: {'; '.join(wrong)}. "
-                        warnings.warn(f"{said}It was moved to {aside} and is trained anew", stacklevel=2)
-                    partial.mkdir(exist_ok=True)
-            except OSError as error:
-                if error.errno not in UNWRITABLE:
-                    raise
-                said = f"{error.filename or run.path} cannot be written ({error.strerror}), so run {run.key} cannot be"
-                raise ParameterError(f"{said} stored: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
+        with _own_folder(run) as partial:
             if not run.path.exists():
                 _train_into(run.path, partial, config, identity)
             shutil.rmtree(partial, ignore_errors=True)
     with files.full_disk_named(run.path, f"run {run.key} itself is stored"):
         note_use(run.key)
     return run
+
+
+@contextmanager
+def _own_folder(run: Run) -> Iterator[Path]:
+    """The right to train a run, and the folder where it grows. What is in its place and is no run is set aside."""
+    partial, aside = partial_root() / run.key, store_root() / ".corrupt" / f"{run.key}-{time.time_ns()}"
+    with ExitStack() as stack:
+        try:
+            with files.full_disk_named(run.path, "nothing was lost"):
+                stack.enter_context(training_lock(run.key))
+                if os.path.lexists(run.path) and (wrong := faults(run.path)):
+                    aside.parent.mkdir(exist_ok=True)
+                    os.rename(run.path, aside)
+                    said = f"run {run.key} cannot be trusted: {'; '.join(wrong)}. It was moved to {aside} and is"
+                    warnings.warn(f"{said} trained anew", stacklevel=4)
+                partial.mkdir(exist_ok=True)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            said = (
+                f"{error.filename or run.path} cannot be written ({error.strerror}), so run {run.key} cannot be stored"
+            )
+            raise ParameterError(f"{said}: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
+        yield partial
 
 
 def training_lock(key: str, wait: bool = True) -> AbstractContextManager[None]:

@@ -17,7 +17,15 @@ from urllib.request import urlopen
 
 from anm_nb.files import project_root
 
-STARTED_WITHIN = 300  # seconds, on a machine with much else to do
+STARTED_WITHIN, STOPPED_WITHIN = 300, 60  # seconds, on a machine with much else to do
+# Ends, and its kernels with it, when whoever started it has ended in whatever way: then its standard input is closed.
+WATCHED = """
+import os, signal, sys, threading
+ended = lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM))
+threading.Thread(target=ended, daemon=True).start()
+from jupyterlab.labapp import main
+main()
+"""
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 
 
@@ -34,15 +42,19 @@ def jupyter_lab(folder: Path, notebooks: Sequence[Path], outputs: Path) -> Itera
     address = f"http://127.0.0.1:{port}"
     with (folder / "log.txt").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *_options(folder, port, token)],
-            cwd=folder, env=_environment(folder, outputs), stdout=log, stderr=log,
+            [sys.executable, "-c", WATCHED, *_options(folder, port, token)],
+            cwd=folder, env=_environment(folder, outputs), stdin=subprocess.PIPE, stdout=log, stderr=log,
         )  # fmt: skip
         try:
             _wait_for(server, f"{address}/api/status?token={token}", folder / "log.txt")
             yield f"{address}/lab/workspaces/{{0}}/tree/{{0}}.ipynb?token={token}"
         finally:
             server.terminate()  # it ends its kernels, too
-            server.wait(STARTED_WITHIN)
+            try:
+                server.wait(STOPPED_WITHIN)
+            except subprocess.TimeoutExpired:
+                server.kill()  # kernels end when they miss it
+                server.wait()
 
 
 def _options(folder: Path, port: int, token: str) -> list[str]:

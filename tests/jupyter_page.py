@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,30 +29,8 @@ WATCH = """root => {
     seen.waits.push(performance.now() - seen.since);
   }).observe(root, {subtree: true, childList: true, characterData: true});
 }"""
-# Runs the focused cell's explorer again: milliseconds from the key to a picture that was not there before.
-REOPENED = """cell => new Promise(done => {
-  let since = 0;
-  const before = new Set(cell.querySelectorAll('.anm-picture-image'));
-  cell.addEventListener('keydown', () => { since = performance.now(); }, {capture: true, once: true});
-  const observer = new MutationObserver(async () => {
-    const image = [...cell.querySelectorAll('.anm-explorer .anm-picture-image')].find(each => !before.has(each));
-    if (!image) return;
-    observer.disconnect();
-    await image.decode().catch(() => {});
-    done(performance.now() - since);
-  });
-  observer.observe(cell, {subtree: true, childList: true});
-})"""
-TOO_WIDE = """root =>
-  [root.closest('.jp-OutputArea-output'), root, ...root.querySelectorAll('.widget-box, .widget-readout')]
-  .filter(box => box.scrollWidth > box.clientWidth)
-  .map(box => `${box.className}: ${box.scrollWidth} in ${box.clientWidth} pixels`)"""
 CONTROL = r"""() => document.activeElement.closest('[class*=anm-control-], [class*=anm-play-]')
-  ?.className.match(/anm-(control|play)-\w+/)[0]"""
-BEYOND = """root => [...root.querySelectorAll('*')]
-  .filter(each => each.getBoundingClientRect().right > root.getBoundingClientRect().right + 0.5)
-  .filter(each => !each.closest('.slider-container'))
-  .map(each => each.outerHTML.slice(0, 200))"""
+  ?.className.match(/anm-(control|play)-(\w+)/)[2]"""
 
 
 @contextmanager
@@ -82,13 +59,17 @@ class NotebookPage:
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
+    def wait_until_idle(self) -> None:
+        """Wait until all cells ran, as sliders are answered only then."""
+        self.page.get_by_text("| Idle").wait_for()
+
     def _refuse(self, route) -> None:
         self.strangers.append(route.request.url)
         route.abort()
 
     def explorer(self, kind: str) -> ExplorerPage:
         """The explorer of a kind, watched from now on."""
-        root = self.page.locator(f".anm-{kind}-explorer")
+        root = self.page.locator(f".anm-{kind}-explorer").first
         root.locator(".anm-picture-image").wait_for()
         root.locator(".anm-readout b").first.wait_for()
         return ExplorerPage(self.page, root, kind)
@@ -126,12 +107,10 @@ class ExplorerPage:
         return [_digest(source) for source in self.seen("pictures")]
 
     @property
-    def readouts(self) -> dict[str, str]:
-        told = "all => Object.fromEntries(all.map(each => [each.dataset.readout, each.textContent]))"
+    def readouts(self) -> list[list[str]]:
+        """Names and values, of both runs where there are two."""
+        told = "all => all.map(each => [each.dataset.readout, each.textContent])"
         return self.root.locator("[data-readout]").evaluate_all(told)
-
-    def number(self, name: str) -> float:
-        return float(self.readouts[name].split()[0])
 
     def seen(self, what: str):
         return self.root.evaluate(f"root => root.seen.{what}")
@@ -161,23 +140,6 @@ class ExplorerPage:
         self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, told])
         return self.seen("waits")[shown]
 
-    def wait_for(self, name: str, text: str) -> None:
-        """Wait until a read-out says so."""
-        whole = re.compile(f"^{re.escape(text)}$")
-        self.root.locator(f'[data-readout="{name}"]', has_text=whole).wait_for()
-
-    def reopening_time(self) -> float:
-        """Milliseconds from running the explorer's cell again, by the keyboard, to its picture."""
-        cell = self.page.locator(".jp-CodeCell", has=self.root)
-        cell.locator(".cm-content").click()
-        cell.evaluate(f"cell => {{ cell.reopened = ({REOPENED})(cell); }}")
-        self.page.keyboard.press("Control+Enter")
-        milliseconds = cell.evaluate("cell => cell.reopened")
-        self.page.keyboard.press("Escape")
-        self.root.locator(".anm-readout b").first.wait_for()
-        self.root.evaluate(WATCH)
-        return milliseconds
-
     def focus_order(self) -> list[str]:
         """The classes of the controls in the order in which Tab reaches them, the first one's first."""
         self.root.locator("select").first.focus()
@@ -186,10 +148,6 @@ class ExplorerPage:
             order.append(self.page.evaluate(CONTROL))
             self.page.keyboard.press("Tab")
         return order
-
-    def too_wide(self) -> list[str]:
-        """What needs more width than it has, or reaches beyond the explorer."""
-        return [*self.root.evaluate(TOO_WIDE), *self.root.evaluate(BEYOND)]
 
     def photograph(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

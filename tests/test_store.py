@@ -15,7 +15,6 @@ import torch
 
 import anm_nb
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.provenance import PACKAGES
 from anm_nb.store import RunConfig, finished_runs, get_or_train, run_key
 from anm_nb.training.run import Trained
 
@@ -124,12 +123,9 @@ def test_a_run_reads_back_as_it_was(outputs, tmp_path):
         assert kept.keys() == expected.keys()
         assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
-    provenance = stored.provenance
-    assert provenance["versions"]["torch"] == version("torch")
-    assert set(PACKAGES) < set(provenance["versions"])
-    assert 0 < provenance["wall_seconds"] < 600
-    assert 50 < provenance["peak_memory_mib"] < 100_000
-    assert {"commit", "dirty", "cpu_count", "platform", "finished", "device"} < set(provenance)
+    assert stored.provenance["versions"]["torch"] == version("torch")
+    assert 50 < stored.provenance["peak_memory_mib"] < 100_000
+    assert {"commit", "dirty", "platform", "finished", "device", "wall_seconds"} < set(stored.provenance)
 
 
 LISTED = """

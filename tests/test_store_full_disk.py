@@ -21,8 +21,8 @@ CALLS = ("open", "write", "fsync", "replace", "mkdir")  # whatever of the system
 class Disk:
     """Lets a number of the calls that take up room through, and fails the next; a failing write writes half."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, room: float, code: int = errno.ENOSPC) -> None:
-        self.room, self.code, self.calls, self.real = room, code, 0, {name: getattr(os, name) for name in CALLS}
+    def __init__(self, patch: pytest.MonkeyPatch, room: float) -> None:
+        self.room, self.calls, self.real = room, 0, {name: getattr(os, name) for name in CALLS}
         for name in CALLS:
             patch.setattr(os, name, self.call(name))
 
@@ -33,7 +33,7 @@ class Disk:
                 if name == "write":
                     self.real["write"](first, bytes(arguments[0])[: len(arguments[0]) // 2])
                 where = first if isinstance(first, str | os.PathLike) else None
-                raise OSError(self.code, os.strerror(self.code), *([where] if where else []))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([where] if where else []))
             return self.real[name](first, *arguments, **options)
 
         return limited
@@ -79,11 +79,3 @@ def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
     assert len(said) > 40
     assert any("goes on from its last checkpoint, or the beginning, when there is room" in each for each in said)
     assert any("nothing was lost: training is over, and the run is stored when there is room" in each for each in said)
-
-
-def test_an_error_that_is_no_full_disk_stays_what_it_is(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    Disk(monkeypatch, 12, errno.EIO)
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
-        get_or_train(CONFIG)
-    assert not isinstance(caught.value, DiskFull)

@@ -61,26 +61,32 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
     assert [each.key for each in finished_runs()] == [run.key]
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
-def test_a_folder_with_a_missing_or_short_file_is_no_run(name, spoil, run):
-    spoil(run.path / name)
-    assert finished_runs() == []
-    assert name in "".join(faults(run.path))
-
-
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
         (lambda path, other: (shutil.rmtree(path), path.write_text("")), "cannot be read"),
         (lambda path, other: (shutil.rmtree(path), path.symlink_to("nowhere")), "never finished"),
         (lambda path, other: (shutil.rmtree(path), path.mkdir()), "never finished"),
+        (lambda path, other: (path / MANIFEST).unlink(), "never finished"),
+        (lambda path, other: (path / "metrics.parquet").unlink(), "metrics.parquet cannot be read"),
+        (lambda path, other: os.truncate(path / "metrics.parquet", 9), "metrics.parquet: expected .* found 9"),
         (lambda path, other: ((path / MANIFEST).unlink(), (path / MANIFEST).mkdir()), "cannot be read"),
         (lambda path, other: ((path / "config.json").unlink(), (path / "config.json").mkdir()), "config.json"),
         (lambda path, other: (shutil.rmtree(path), shutil.copytree(other, path)), "a copy or a link under another"),
         (lambda path, other: (shutil.rmtree(path), os.symlink(other, path)), "a copy or a link under another"),
     ],
-    ids=["file", "dangling link", "empty", "manifest folder", "file folder", "copy", "link"],
+    ids=[
+        "file",
+        "dangling link",
+        "empty",
+        "no manifest",
+        "missing",
+        "short",
+        "manifest folder",
+        "file folder",
+        "copy",
+        "link",
+    ],
 )
 def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
     other = get_or_train(Line(steps=4))
@@ -88,7 +94,7 @@ def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
     runs, broken = scan()
     assert [each.key for each in runs] == [run.key]
     assert list(broken) == [other.path]
-    assert named in broken[other.path]
+    assert re.search(named, broken[other.path])
     with pytest.warns(UserWarning, match=f"run {other.key} cannot be trusted: .*{named}"):
         again = get_or_train(Line(steps=4))
     assert again.metrics["step"].max() == 4

@@ -57,7 +57,7 @@ def wait_for(happened, process, seconds=300.0):
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["mined negatives, EMA", "ranking"])
 def test_a_training_killed_at_random_moments_ends_bit_for_bit_the_same(name, outputs, tmp_path):
     whole = whole_run(name, tmp_path / "whole")
     length, moments = whole.provenance["wall_seconds"], random.Random(name)
@@ -105,7 +105,7 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path
 
 
 def test_the_second_of_two_is_served_what_the_first_trained(outputs, tmp_path):
-    name = "epochs, adapted weight"
+    name = "soft labels, kept weights"
     used = [tmp_path / "one", tmp_path / "two"]
     both = [start(name, outputs, asked) for asked in used]
     for process in both:

@@ -118,10 +118,7 @@ class Mined:
 
 @dataclass(frozen=True)
 class Trial:
-    """One turn of the miner: a trial point of every example, and what became of it.
-
-    An example is in at most one of `starting`, `accepted` and `rejected`, which are all False after it has ended.
-    """
+    """One turn of the miner: a trial point of every example, and what became of it: nothing after its end."""
 
     y: Points
     value: Values  # Ẽ of the trial points
@@ -161,15 +158,13 @@ def mine(
 ) -> Mined:
     """Minimise Ẽ(y) = E(y) − λ‖y − y⁺‖² over the constraint, all examples at once.
 
-    Every turn evaluates Ẽ and its gradient at one trial point of each example, which serves both the test of that point
-    and the next step from it; `callback` is handed every turn. An example ends after `steps` accepted steps,
-    `max_backtracks` rejections in a row, or at a point stationary to `tol`; one that lands too near the truth
-    (`near(y)` [batch], by default nearer than `delta`) starts anew, at most `RESTARTS` times, and is then marked
-    `too_close`. One that has not ended after `turns` turns stays where it is and is marked `miner_cut`.
-    With several generators the examples are as many equal blocks, each of which starts from its own, as it would alone.
-    Where the host may wait, the loop ends with the last example, starting points are drawn only for blocks that need
-    them, and an energy that is not finite raises `ParameterError` with its example and value (except `in_training`,
-    where one seed's energies may fail and the loss tells of it).
+    Every turn, which `callback` is handed, evaluates Ẽ and its gradient at a trial point of each example, for the test
+    of that point and the next step from it. An example ends after `steps` accepted steps, `max_backtracks` rejections
+    in a row, or at a point stationary to `tol`; one too near the truth (`near(y)` [batch], by default nearer than
+    `delta`) starts anew, at most `RESTARTS` times, and is then marked `too_close`. One that has not ended after `turns`
+    turns stays where it is and is marked `miner_cut`. With several generators the examples are as many equal blocks,
+    each of which starts from its own, as it would alone. Where the host may wait, the loop ends with the last example,
+    and an energy that is not finite raises `ParameterError` (not `in_training`: one seed may fail, as the loss tells).
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
     scale, may_wait, spectral = y_pos.norm(dim=1), host_may_wait(), config.rule == "barzilai_borwein"
@@ -216,19 +211,20 @@ def mine(
         if callback is not None:
             callback(Trial(trial, trial_value, y, value, alpha, starting, taken, rejected))
 
-        moved, step, change = taken | starting, trial - y, trial_gradient - gradient
+        if spectral:
+            step = trial - y
+            curvature = (step * (trial_gradient - gradient)).sum(1)
+            length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
+            length = torch.clamp(length, first_alpha / BB_RANGE, first_alpha * BB_RANGE)
+            alpha = torch.where(taken, length, alpha)
+        moved = taken | starting
         y = torch.where(moved.unsqueeze(1), trial, y)
         gradient = torch.where(moved.unsqueeze(1), trial_gradient, gradient)
         value, start_value = torch.where(moved, trial_value, value), torch.where(starting, trial_value, start_value)
         slack = torch.where(taken, torch.minimum(slack, below), slack)
-        first_length = config.step_size * scale / gradient.norm(dim=1).clamp_min(1e-12)
-        first_alpha = torch.where(starting, first_length, first_alpha)
-        alpha = torch.where(starting, first_length, torch.where(rejected, SHRINK * alpha, alpha))
-        if spectral:
-            curvature = (step * change).sum(1)
-            length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
-            length = torch.clamp(length, first_alpha / BB_RANGE, first_alpha * BB_RANGE)
-            alpha = torch.where(taken, length, alpha)
+        first_step = config.step_size * scale / gradient.norm(dim=1).clamp_min(1e-12)
+        first_alpha = torch.where(starting, first_step, first_alpha)
+        alpha = torch.where(starting, first_alpha, torch.where(rejected, SHRINK * alpha, alpha))
         ahead = constraint.project(y - alpha.unsqueeze(1) * gradient)
 
         backtracks, streak = backtracks + rejected, torch.where(moved, 0, streak + rejected)

@@ -29,10 +29,10 @@ SUDOKU_SIZES = {size**3: size for size in (4, 9)}  # rows, columns and digits by
 class EnergyNetwork(nn.Module, ABC):
     """An energy. Set `name`, implement `for_task` and `forward`, and register the class.
 
-    Many points are evaluated for one x and k. A class with a method `prepare(x, k)`, which gives a tuple of whatever
-    does not depend on ỹ, has that handed to `forward` as further arguments. Training follows the gradient of a loss of
-    ∇_ỹE, so an energy has to be twice differentiable by ỹ under torch.func's vmap and vjp, as plain PyTorch code is,
-    and no row of a batch may see another. `anm_nb.training.seeds.initialise` draws the weights of layers it knows.
+    Training follows the gradient of a loss of ∇_ỹE: an energy has to be twice differentiable by ỹ under torch.func's
+    vmap and vjp, as plain PyTorch code is, and no row of a batch may see another. Many ỹ are evaluated for one x and k:
+    what a method `prepare(x, k)` of the class returns, a tuple, is handed to `forward` after k.
+    `anm_nb.training.seeds.initialise` draws the weights, of layers that it knows.
     """
 
     name: ClassVar[str]
@@ -142,8 +142,7 @@ class GraphLayer(nn.Module):
 
     def __init__(self, width: int, level_dim: int = 64) -> None:
         super().__init__()
-        self.own = nn.Linear(width, width)
-        self.reverse = nn.Linear(width, width, bias=False)
+        self.own, self.reverse = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.left, self.right = nn.Linear(width, width), nn.Linear(width, width)
         self.triangle, self.row, self.column = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.modulation = nn.Linear(level_dim, 2 * width)

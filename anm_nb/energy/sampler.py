@@ -64,10 +64,7 @@ def descend(
     for step in range(1, steps + 1):
         length = step_size if step == 1 else later * step_size
         trial = torch.clamp(noised - length * gradient, -bound, bound)
-        if step < steps:
-            trial_gradient, trial_value = gradient_and_value(energy, trial)
-        else:
-            trial_gradient, trial_value = gradient, energy(trial)
+        trial_gradient, trial_value = gradient_and_value(energy, trial) if step < steps else (gradient, energy(trial))
         taken = trial_value <= value
         noised = torch.where(taken.unsqueeze(1), trial, noised)
         gradient = torch.where(taken.unsqueeze(1), trial_gradient, gradient)
@@ -95,9 +92,8 @@ def sample(
     as given in the result and in every state handed to `callback`. With several generators the rows are as many blocks.
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
-    block = (len(x) // len(sources), y_dim)
+    block, released = (len(x) // len(sources), y_dim), config.form == "released"
     noised = torch.cat([torch.randn(block, generator=each, device=x.device, dtype=x.dtype) for each in sources])
-    released = config.form == "released"
 
     def held(point: Tensor, signal: Tensor | float = 1.0) -> Tensor:
         return point if clues is None else clues.impose(point, signal)

@@ -17,9 +17,8 @@ from pydantic import Field, model_validator
 
 from anm_nb import files, store
 from anm_nb.bounds import Seeds
-from anm_nb.config import ParameterError, Parameters, shown, unknown_name
+from anm_nb.config import ParameterError, Parameters, read_yaml, shown, stands_for, unknown_name
 from anm_nb.sweep.notebook import as_text, check_of, code_digest, sha256_text
-from anm_nb.yaml_file import read_yaml, stands_for
 
 Values = dict[str, Any]
 MOST_CASES = 10_000  # of a sweep file, each checked before the first one runs

@@ -1,11 +1,20 @@
 """Explorers: small interactive pages over finished runs, for a notebook.
 
-A run picker, sliders that play, a picture and read-outs; where widgets cannot run, a still picture of how they opened.
+A picker of runs, a second run beside the first, sliders that play, a picture and read-outs; where widgets cannot run, a
+still picture of how they opened. Each is called with the run to open with and the one beside it, both optional.
 """
 
-from anm_nb.widgets.landscape import LandscapeExplorer
-from anm_nb.widgets.margins import MarginExplorer
-from anm_nb.widgets.routing import RoutingExplorer
-from anm_nb.widgets.sampler import SamplerExplorer
+from functools import partial
 
-__all__ = ["LandscapeExplorer", "MarginExplorer", "RoutingExplorer", "SamplerExplorer"]
+from anm_nb.widgets.explorer import Explorer, project_runs
+from anm_nb.widgets.landscape import Landscape
+from anm_nb.widgets.margins import Margins
+from anm_nb.widgets.routing import Routing
+from anm_nb.widgets.sampler import Sampling
+
+MarginExplorer = partial(Explorer, Margins)
+LandscapeExplorer = partial(Explorer, Landscape)
+RoutingExplorer = partial(Explorer, Routing)
+SamplerExplorer = partial(Explorer, Sampling)
+
+__all__ = ["LandscapeExplorer", "MarginExplorer", "RoutingExplorer", "SamplerExplorer", "project_runs"]

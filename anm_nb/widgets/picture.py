@@ -1,32 +1,28 @@
-"""A matplotlib figure as an image in a notebook with words beside it; what does not move in it is drawn once."""
+"""A matplotlib figure as an image in a notebook, with words beside it."""
 
 from __future__ import annotations
 
-import math
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ipywidgets import HTML
 from matplotlib.artist import Artist
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
 
 from anm_nb.analysis.style import house_style
-from anm_nb.config import ParameterError
-from anm_nb.run import Run
 
 DPI = 120  # pixels an inch
 WIDTH = 8.0  # inches: fits a window of 1000 pixels
+LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 0.62, 0.1, 0.3, 0.45, 0.62  # inches around and between panels
 FAST, SMALL = 1, 9  # zlib's levels: for a picture that the next move replaces, and for one that is kept
 # Runs in the page with each picture, several times, since controls may come after it. It names sliders and players for
-# screen readers, has a slider tell its value, keeps a list's arrow keys from JupyterLab, and hides the still picture.
+# screen readers, has a slider tell its value, and keeps a list's arrow keys from JupyterLab.
 MENDING = """
 const mend = () => {
   const all = kind => this.closest('.anm-explorer')?.querySelectorAll(kind) ?? [];
@@ -42,121 +38,83 @@ const mend = () => {
     play.ariaLabel = `Play or pause: ${label}`;
     stop.ariaLabel = `Back to the start: ${label}`;
   }
-  for (const still of this.closest('.jp-OutputArea')?.querySelectorAll('.jp-RenderedImage') ?? [])
-    still.closest('.jp-OutputArea-child').style.display = 'none';
 };
 [0, 100, 1000, 5000].forEach(wait => setTimeout(mend, wait));
 """
 
 
-def panels(figure: Figure, rows: int, columns: int, **place: Any) -> np.ndarray:
-    """Axes [rows, columns] where `place` says, in shares of the figure: left, right, bottom, top, hspace, wspace.
-
-    Fixed places: a layout engine takes longer than the rest of a drawing.
-    """
-    return figure.add_gridspec(rows, columns, **place).subplots(squeeze=False)
-
-
-class Answers(NamedTuple):
-    """How answers of a task are drawn: as square arrays of numbers or, for a board, of digits."""
-
-    digits: int  # that a cell of a board may hold; 0 where answers are numbers
-    cells: int
-
-    @classmethod
-    def of(cls, run: Run) -> Answers:
-        """Those of a run's problems, from its settings and trace alone. Raises `ParameterError` where it has none."""
-        if "probe_negatives" not in run.trace:
-            raise ParameterError(f"run {run.key} keeps no problems, as an older version trained it: train it again")
-        digits = run.settings["size"] if run.settings["task"] == "sudoku" else 0
-        return cls(digits, run.trace["probe_y"].shape[-1] // max(1, digits))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns: those of a square where the cells fill one, else a single row."""
-        side = math.isqrt(self.cells)
-        return (side, side) if side * side == self.cells else (1, self.cells)
-
-    def array(self, y: Tensor) -> np.ndarray:
-        """One answer y [y_dim] as [rows, columns]: its entries, or the digit with the highest entry of each cell."""
-        values = y.unflatten(0, (self.cells, self.digits)).argmax(1) + 1 if self.digits else y
-        return values.reshape(self.shape).numpy()
-
-    def colours(self, truth: np.ndarray) -> dict[str, Any]:
-        """Colour map and limits for pictures beside a truth's: one-sided for digits, 0 in white for numbers."""
-        if self.digits:
-            return {"cmap": "cividis", "clim": (1, self.digits)}
-        reach = float(np.abs(truth).max()) or 1.0
-        return {"cmap": "RdBu_r", "clim": (-reach, reach)}
-
-
 class Picture:
-    """A figure in an HTML widget, as an image with alternative text (which an `Image` widget has not).
+    """Rows of panels as an image with alternative text (which an `Image` widget has not).
 
-    What the figure holds at `hold` is still: drawn once, until `refresh`. What is added to its axes from then on is
-    drawn each time, with those of its own that are `moving`, and removed by `clear`.
+    What is plotted in them is drawn each time; axes with their ticks and labels only where these have changed.
     """
 
-    def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
-        self.figure, self.moving, self.alt = figure, moving, ""
-        self.widget = HTML().add_class("anm-picture")
-        figure.set_dpi(DPI)
-        self.canvas = FigureCanvasAgg(figure)  # no pyplot, nothing of its global state
-        for artist in moving:
-            artist.set_animated(True)
-            if isinstance(artist, Axis):
-                artist.set_label_coords(0, 0.5)  # else a place is measured even without a label
-        for axes in figure.axes:
-            axes.autoscale(False)
-        self.hold()
+    def __init__(self) -> None:
+        self.widget, self.alt = HTML().add_class("anm-picture"), ""
 
-    @property
-    def moved(self) -> list[Artist]:
-        """What was added to the axes since `hold`."""
-        return [each for axes in self.figure.axes for each in axes.get_children() if each not in self._still]
-
-    def hold(self) -> None:
-        """From now on all that the figure holds is still."""
-        self._still = {artist for axes in self.figure.axes for artist in axes.get_children()}
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Draw anew what does not move, too, the next time."""
-        self._background: Any = None
+    def lay_out(self, rows: int, widths: Sequence[float], height: float) -> None:
+        """Make empty axes [rows, panels], `height` inches a row; fixed places, as a layout engine takes long."""
+        tall, columns = rows * (height + TOP + BOTTOM), len(widths)
+        self.figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
+        self.canvas = FigureCanvasAgg(self.figure)  # no pyplot, nothing of its global state
+        mean = (WIDTH - LEFT - RIGHT - (columns - 1) * BETWEEN) / columns
+        place = {"left": LEFT / WIDTH, "right": 1 - RIGHT / WIDTH, "bottom": BOTTOM / tall, "top": 1 - TOP / tall}
+        place |= {"wspace": BETWEEN / mean, "hspace": (TOP + BOTTOM) / height}
+        self.axes = self.figure.add_gridspec(rows, columns, width_ratios=widths, **place).subplots(squeeze=False)
+        self._frame: tuple[Any, Any] = (None, None)
 
     def clear(self) -> None:
-        """Remove what was added."""
-        for artist in self.moved:
+        """Remove what is plotted, and let limits follow what comes."""
+        for artist in self._plotted():
             artist.remove()
+        for axes in self.axes.flat:
+            axes.relim()
+            axes.autoscale(True)
 
-    def blank(self) -> None:
-        """Show nothing, until the next picture."""
-        self.alt = self.widget.value = ""
-        self.refresh()
+    def share_limits(self) -> None:
+        """Give panels of curves the same limits in every row."""
+        for column in self.axes.T:
+            if not any(axes.images for axes in column):
+                x, y = (np.array([getattr(axes, f"get_{which}lim")() for axes in column]) for which in "xy")
+                for axes in column:
+                    axes.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
 
     def show(self, alt: str) -> None:
-        """Draw the figure as its artists are now. `alt` is plain text; what HTML would take for its own is escaped."""
+        """Draw the figure. `alt` is plain text; what HTML would take for its own is escaped."""
+        data, (width, height) = b64encode(self.png(FAST)).decode(), self.canvas.get_width_height()
         self.alt = alt
-        width, height = self.canvas.get_width_height()
-        data = b64encode(self.png(FAST)).decode()
         self.widget.value = (
             f'<img class="anm-picture-image" alt="{escape(alt)}" width="{width}" height="{height}" decoding="sync" '
             f'style="max-width: 100%; height: auto" onload="{escape(MENDING)}" src="data:image/png;base64,{data}">'
         )
 
+    def blank(self) -> None:
+        """Show nothing, until the next picture."""
+        self.alt = self.widget.value = ""
+
     def png(self, compression: int = SMALL) -> bytes:
         """The figure as a PNG file, at a compression level of zlib from 0 to 9."""
-        moved = self.moved
+        plotted = sorted(self._plotted(), key=lambda artist: artist.zorder)
         with house_style():
-            if self._background is None:
-                for artist in moved:
+            if self._frame[0] != self._state():
+                for artist in plotted:
                     artist.set_animated(True)
                 self.canvas.draw()
-                self._background = self.canvas.copy_from_bbox(self.figure.bbox)
-            self.canvas.restore_region(self._background)
-            for artist in sorted([*self.moving, *moved], key=lambda artist: artist.zorder):
+                self._frame = self._state(), self.canvas.copy_from_bbox(self.figure.bbox)
+            self.canvas.restore_region(self._frame[1])
+            for artist in plotted:
                 artist.draw(self.canvas.get_renderer())
         buffer = BytesIO()
-        pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
-        Image.fromarray(pixels).save(buffer, "png", compress_level=compression)
+        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=compression)
         return buffer.getvalue()
+
+    def _plotted(self) -> list[Artist]:
+        kinds = ("lines", "collections", "images", "patches", "texts")
+        return [artist for axes in self.axes.flat for kind in kinds for artist in getattr(axes, kind)]
+
+    def _state(self) -> list[tuple[Any, ...]]:
+        """What ticks and labels are drawn from."""
+        every = [(axes, axis) for axes in self.axes.flat for axis in (axes.xaxis, axes.yaxis)]
+        ticks = [tuple(getattr(axis.get_major_formatter(), "seq", ())) for _, axis in every]
+        labels = [(axes.get_title("left"), axis.get_label_text()) for axes, axis in every]
+        return [*ticks, *labels, *((axis.get_scale(), *axis.get_view_interval()) for _, axis in every)]

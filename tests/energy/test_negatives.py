@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.miner import MinerConfig, MiningProblem
 from anm_nb.energy.negatives import (
-    STRATEGIES,
     Anm,
     AnmOrthogonal,
     Mixed,
@@ -137,12 +136,6 @@ def test_random_negatives_keep_their_distance_and_their_right_angle(orthogonal):
 # balls and clues
 
 
-def clued(share=0.5):
-    given = problem()
-    mask = torch.rand(given.y_pos.shape, generator=generator(3, "test")) < share
-    return replace(given, clues=Clues(mask, given.y_pos))
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -155,10 +148,11 @@ def clued(share=0.5):
     ],
 )
 def test_given_entries_stay_where_they_are_and_others_move(options):
-    given = clued()
+    given = problem()
+    mask = torch.rand(given.y_pos.shape, generator=generator(3, "test")) < 0.5
+    given = replace(given, clues=Clues(mask, given.y_pos))
     mined = get_negatives(**options).propose(given)
     shift = mined.y_neg - given.y_pos
-    mask = given.clues.mask
     orthogonal = "orthogonal" in str(options)
     room = (~mask).sum(1) >= (2 if orthogonal else 1)  # one entry alone has no direction ⟂ ε
     assert (shift[mask] == 0).all()
@@ -281,8 +275,6 @@ def test_mixed_negatives_are_each_kind_in_its_own_rows():
     distance = (mixed.y_neg - given.y_pos).norm(dim=1) / given.y_pos.norm(dim=1)
     torch.testing.assert_close(distance[~mined], torch.ones(12))
     torch.testing.assert_close(mixed.log["wrongness"][mined], (mixed.y_neg - given.y_pos).norm(dim=1)[mined])
-    again = Mixed(first="anm", second="random", fraction=0.25).propose(problem())
-    assert torch.equal(again.y_neg, mixed.y_neg)
     other = Mixed(first="stock", second="random", fraction=0.25).propose(problem())
     assert torch.equal(other.log["mined"], mined)
     assert not torch.equal(other.y_neg[mined], mixed.y_neg[mined])
@@ -299,16 +291,17 @@ def test_every_seed_has_its_share_of_mined_rows_to_the_nearest(fraction, rows, e
 
 TASKS = {"inverse": {"size": 2}, "connectivity": {"size": 4}, "sudoku": {"size": 4}}
 CASES = [
-    *(("inverse", {"name": name}) for name in ("stock", "random", "anm", "anm_orthogonal")),
+    *(("inverse", {"name": name}) for name in ("stock", "random", "anm_orthogonal")),
     ("inverse", {"name": "stock", "form": "released"}),
+    ("inverse", {"name": "mixed", "first": "anm", "second": "random"}),
     ("inverse", {"name": "anm", "ball": "linf"}),
     ("inverse", {"name": "anm", "rule": "barzilai_borwein", "delta": 0.5}),
-    ("inverse", {"name": "mixed", "first": "anm", "second": "random"}),
-    *((task, {"name": name}) for task in ("connectivity", "sudoku") for name in STRATEGIES.names() if name != "mrncl"),
+    *(("connectivity", {"name": name}) for name in ("stock", "anm_simplex", "anm_simplex_legitimate")),
+    *(("sudoku", {"name": name}) for name in ("stock", "random", "anm", "anm_simplex_legitimate", "mixed")),
 ]
 
 
-@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize(("task", "options"), CASES, ids=str)
 def test_three_seeds_at_once_are_three_single_ones_and_need_not_wait_for_the_host(task, options, waits):
     strategy = get_negatives(options)

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anm_nb.energy.probes import shared_noise_residual
 from anm_nb.energy.schedule import Noised, NoiseSchedule, SharedNoise
 from anm_nb.training.seeds import RowDraws, generator
 
@@ -48,15 +47,6 @@ def test_noising_twice_raises_whatever_was_done_in_between(change):
     assert isinstance(noised, Noised)
     with pytest.raises(TypeError, match="noised already"):
         noise.noised(noised)
-
-
-def test_shared_noise_leaves_no_residual_and_a_second_draw_does():
-    y, noise, source = draw()
-    y_neg = torch.randn(y.shape, generator=source)
-    other = SharedNoise(noise.schedule, noise.k, torch.randn(y.shape, generator=source))
-    arguments = (y, y_neg, noise.schedule, noise.k)
-    assert shared_noise_residual(noise.noised(y), noise.noised(y_neg), *arguments) < 1e-6
-    assert shared_noise_residual(noise.noised(y), other.noised(y_neg), *arguments) > 1e-2
 
 
 @given(seed=st.integers(0, 10**6))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from functools import cache
 from math import isqrt
 
@@ -61,12 +60,6 @@ def peers(size: int) -> list[set[int]]:
     return [{other for unit in units(size) if cell in unit for other in unit} - {cell} for cell in range(size**2)]
 
 
-@cache
-def units_of(size: int) -> list[list[int]]:
-    """The numbers of each cell's three units."""
-    return [[number for number, unit in enumerate(units(size)) if cell in unit] for cell in range(size**2)]
-
-
 def board(text: str) -> list[int]:
     return [int(character.replace(".", "0")) for character in text]
 
@@ -77,37 +70,21 @@ def is_complete(grid: list[int]) -> bool:
 
 
 def count_solutions(puzzle: list[int], limit: int) -> int:
-    """How many solutions, up to a limit; backtracking on the cell with the fewest digits left, digits being bits."""
+    """How many solutions, up to a limit; backtracking on the cell with the fewest digits left."""
     size = isqrt(len(puzzle))
-    used = [0] * 3 * size
-    for cell, digit in enumerate(puzzle):
-        for unit in units_of(size)[cell]:
-            if digit and used[unit] >> digit & 1:
-                return 0
-            used[unit] |= bool(digit) << digit
-    return _count([cell for cell, digit in enumerate(puzzle) if not digit], used, size, limit)
-
-
-def _count(empty: list[int], used: list[int], size: int, limit: int) -> int:
-    if not empty:
+    clues = [(cell, digit) for cell, digit in enumerate(puzzle) if digit]
+    if any(puzzle[peer] == digit for cell, digit in clues for peer in peers(size)[cell]):
+        return 0
+    if len(clues) == len(puzzle):
         return 1
-    places, full = units_of(size), (1 << size + 1) - 2
-    cell, left = 0, full
-    for other in empty:
-        row, column, box = places[other]
-        options = full & ~(used[row] | used[column] | used[box])
-        if other == empty[0] or options.bit_count() < left.bit_count():
-            cell, left = other, options
-            if left.bit_count() <= 1:
-                break
-    found, remaining = 0, [other for other in empty if other != cell]
-    for digit in range(1, size + 1):
-        if left >> digit & 1 and found < limit:
-            for unit in places[cell]:
-                used[unit] ^= 1 << digit
-            found += _count(remaining, used, size, limit - found)
-            for unit in places[cell]:
-                used[unit] ^= 1 << digit
+    every = set(range(1, size + 1))
+    left = {
+        cell: every - {puzzle[peer] for peer in peers(size)[cell]} for cell, digit in enumerate(puzzle) if not digit
+    }
+    cell, found = min(left, key=lambda each: len(left[each])), 0
+    for digit in sorted(left[cell]):
+        if found < limit:
+            found += count_solutions([*puzzle[:cell], digit, *puzzle[cell + 1 :]], limit - found)
     return found
 
 
@@ -130,18 +107,3 @@ def singles(puzzle: list[int]) -> list[int]:
             return puzzle
         for cell, digits in forced.items():
             puzzle[cell] = min(digits)
-
-
-def symmetric_to(grid: list[int], source: random.Random) -> list[int]:
-    """A grid under a random symmetry: digits renamed, bands, stacks, rows and columns within them moved, transposed."""
-    size = isqrt(len(grid))
-    side = isqrt(size)
-
-    def lines() -> list[int]:
-        each = range(side)
-        return [side * block + line for block in source.sample(each, side) for line in source.sample(each, side)]
-
-    names, rows, columns = source.sample(range(1, size + 1), size), lines(), lines()
-    moved = [names[grid[size * row + column] - 1] for row in rows for column in columns]
-    transposed = [moved[size * j + i] for i in range(size) for j in range(size)]
-    return transposed if source.random() < 0.5 else moved

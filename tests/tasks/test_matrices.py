@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks import TASKS, get_task, register_task, task_names
-from anm_nb.tasks.base import MatrixTask
-from anm_nb.tasks.matrices import Inverse, shrunk, soft_impute
+from anm_nb.tasks import get_task
+from anm_nb.tasks.matrices import shrunk, soft_impute
 from anm_nb.training.seeds import RowDraws, generator
 
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -74,17 +73,6 @@ def test_names_and_options_are_checked():
         get_task("inverse", sise=3)
     with pytest.raises(ParameterError, match="size = 0: should be greater than 0"):
         get_task("inverse", size=0)
-
-
-def test_a_task_of_your_own_is_found_by_name(monkeypatch):
-    monkeypatch.setattr(TASKS, "entries", {})
-
-    @register_task
-    class Own(Inverse):
-        name = "own"
-
-    assert task_names() == ["own"]
-    assert isinstance(get_task("own", size=3), MatrixTask)
 
 
 def cases(seed, shape, share=0.6):

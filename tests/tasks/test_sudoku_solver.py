@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tasks.sudoku_reference import BY_SIZE, board, count_solutions, is_complete, singles, symmetric_to
+from tasks.sudoku_reference import BY_SIZE, board, count_solutions, is_complete, singles
 
 from anm_nb.tasks.sudoku_solver import WIDTH, deduced, solve
 
@@ -20,19 +20,19 @@ def size(request):
 
 
 def thinned(source, size, givens):
-    """A symmetric image of a known grid with that many random clues kept."""
-    grid = symmetric_to(source.choice(GRIDS[size]), source)
-    kept = set(source.sample(range(size**2), givens))
-    return [digit if cell in kept else 0 for cell, digit in enumerate(grid)]
+    """A known grid under other names of its digits, with that many random clues kept."""
+    names = [0, *source.sample(range(1, size + 1), size)]
+    kept, grid = set(source.sample(range(size**2), givens)), source.choice(GRIDS[size])
+    return [names[digit] if cell in kept else 0 for cell, digit in enumerate(grid)]
 
 
 def test_known_puzzles_have_their_known_solution_alone(size):
     grids, found = solve(torch.tensor([board(puzzle) for _, puzzle, _ in BY_SIZE[size]]))
     assert grids.tolist() == GRIDS[size]
     assert found.tolist() == [1] * len(GRIDS[size])
-    for _, puzzle, solution in BY_SIZE[size]:
-        assert is_complete(board(solution))
-        assert count_solutions(board(puzzle), 2) == 1
+    assert all(is_complete(board(solution)) for _, _, solution in BY_SIZE[size])
+    if size == 4:  # not published as those of 9×9 are
+        assert all(count_solutions(board(puzzle), 2) == 1 for _, puzzle, _ in BY_SIZE[size])
 
 
 @settings(max_examples=6)  # plain Python is slow

@@ -38,7 +38,7 @@ def ran(config, folder, seeds=(0, 1)):
         return training, assemble(training.run())
 
 
-@pytest.mark.parametrize("name", [*FEW, "energy: adapted weight"])
+@pytest.mark.parametrize("name", [*FEW, "energy: soft labels"])
 def test_steps_as_graphs_give_the_bits_of_steps_as_they_are(name, tmp_path):
     plain = [ran(on_gpu(name, graph=False), tmp_path / f"plain{time}")[1] for time in range(2)]
     assert_same(*plain)  # where this fails, it is no fault of graphs

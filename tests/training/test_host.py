@@ -52,7 +52,7 @@ def test_code_in_a_step_is_told_whether_it_may_wait(host, tmp_path):
     assert host_may_wait()
 
 
-@pytest.mark.parametrize("name", ["energy: stock", "energy: adapted weight", "ranking: routed"])
+@pytest.mark.parametrize("name", ["energy: stock", "ranking: routed"])
 def test_a_step_that_may_not_look_gives_the_bits_of_one_that_may(name):
     trainings = []
     for host in (True, False):

@@ -40,7 +40,9 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def stored(store, monkeypatch):
+def stored(store, monkeypatch, tmp_path):
+    """The trained runs, and none that come with the project."""
     outputs, trained = store
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(outputs))
+    monkeypatch.setattr("anm_nb.widgets.explorer.kept_root", lambda: tmp_path / "nothing kept")
     return trained

@@ -2,8 +2,7 @@
 
 import pytest
 
-from anm_nb.config import ParameterError
-from anm_nb.yaml_file import read_yaml, stands_for
+from anm_nb.config import ParameterError, read_yaml, stands_for
 
 
 def file_of(tmp_path, content):

@@ -1,0 +1,35 @@
+"""Trains the small models that come with the project and exports them into outputs/reference/models.
+
+`python benchmarks/reference_models.py` takes some five minutes of one core, or seconds where the store has the runs.
+Run it again where a config's fields or a family's version changed: explorers show the models before any training.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from anm_nb import store
+from anm_nb.analysis.kept import kept_root
+from anm_nb.energy.negatives import get_negatives
+from anm_nb.energy.train import EnergyConfig
+from anm_nb.ranking.train import RankingConfig
+
+INVERSE = {
+    "task": "inverse", "size": 4, "width": 16, "batch": 128, "steps": 3000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,
+    "dev_examples": 128, "keep_weights": True, "seeds": [0],
+}  # fmt: skip
+BOARD = {
+    "task": "sudoku", "size": 4, "task_options": {"pool": 2000}, "network": "mlp", "width": 48, "batch": 64,
+    "steps": 3000, "lr": 4e-3, "ema_decay": 0.99, "records": 6, "dev_examples": 64, "seeds": [0],
+}  # fmt: skip
+ROUTING = {
+    "task": "hinted_sort", "size": 10, "width": 32, "n_heads": 4, "max_inner_iters": 6, "hrm_period": 3, "epochs": 24,
+    "warmup_epochs": 1, "entropy_every": 2, "encoder_lr": 2e-3, "controller_lr": 1e-3, "train_samples": 1000,
+    "dev_samples": 100, "test_samples": 100, "seeds": [1],
+}  # fmt: skip
+
+configs = [EnergyConfig(**INVERSE, negatives=get_negatives(name)) for name in ("stock", "anm")]
+runs = [store.get_or_train(config) for config in (*configs, EnergyConfig(**BOARD), RankingConfig(**ROUTING))]
+shutil.rmtree(kept_root() / "models", ignore_errors=True)
+for path in store.export(runs, kept_root() / "models"):
+    print(path.name, sum(file.stat().st_size for file in path.iterdir()) // 1024, "KiB")
