@@ -1,21 +1,21 @@
-"""The gallery: one self-contained page over a folder of executed notebooks, a card for each."""
+"""Pages from executed notebooks: the gallery, self-contained, a card for each; docs/results.md from their answers."""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from anm_nb.config import ParameterError
+from anm_nb.execution import duration, outcome_in, tally, verdicts_in
 from anm_nb.files import replace_whole
-from anm_nb.sweep.outcomes import Outcome, read_outcomes, tally, verdicts_in
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-INDEX_FILE = "index.html"
 GROUPS = {  # by the tens of the notebooks' numbers
     "0": "Foundations",
     "1": "Does mining hard negatives improve the energy landscape?",
@@ -31,90 +31,66 @@ PAGE = """{%- extends "lab/index.html.j2" -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
 # A dollar in code does not begin a formula.
 FORMULA = re.compile(r"(?P<code>`[^`]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>.+?)\$", re.DOTALL)
-WORDS = re.compile(r"\w+")
-MATHML = set(
-    WORDS.findall(
-        "math mrow mi mn mo ms mtext mspace msup msub msubsup mmultiscripts none mprescripts mfrac msqrt mroot mover "
-        "munder munderover mtable mtr mtd mstyle menclose mpadded mphantom"
-    )
+MATHML = "math mrow mi mn mo ms mtext mspace msup msub msubsup mmultiscripts none mprescripts mfrac msqrt mroot mover "
+MATHML += "munder munderover mtable mtr mtd mstyle menclose mpadded mphantom"
+SHOWING = (
+    "class id title role tabindex style xmlns display displaystyle scriptlevel mathvariant mathsize stretchy fence "
 )
-MATHML_ATTRIBUTES = set(
-    WORDS.findall(
-        "xmlns display displaystyle scriptlevel mathvariant mathsize stretchy fence form separator accent accentunder "
-        "lspace rspace minsize maxsize linethickness notation columnalign columnlines columnspacing rowlines width "
-        "height rowspacing depth largeop movablelimits symmetric"
-    )
+SHOWING += (
+    "form separator accent accentunder lspace rspace minsize maxsize linethickness columnalign rowspacing largeop"
 )
 STYLES = {"text-align", "font-weight", "font-style", "color", "background-color", "width", "max-width", "white-space"}
+HEAD = """# Results
 
-
-@dataclass
-class Card:
-    """What the page shows of one notebook: HTML that is safe to include, and links relative to the page."""
-
-    name: str
-    group: str
-    title: str
-    outcome: Outcome | None
-    answer: list[str] = field(default_factory=list)
-    figures: list[str] = field(default_factory=list)
-    verdicts: list[dict[str, Any]] = field(default_factory=list)
-    notebook: str | None = None
-    rendering: str | None = None
-    problem: str | None = None
+Written by `anm-nb index` from what the notebooks show first: each question, and its answer so far from the results kept
+in [outputs/reference](../outputs/reference), with config, seeds, versions and commit of every run."""
 
 
 def write_gallery(folder: Path) -> Path:
-    """Write the page over the folder's executed notebooks and stored outcomes, atomically; returns its path.
+    """Write the page over the folder's executed notebooks, atomically; returns its path.
 
-    Raises `ParameterError` where there is neither, and where the outcomes cannot be read.
+    Raises `ParameterError` where there are none.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from anm_nb.terminal import duration, memory
-
-    outcomes, problems = read_outcomes(folder)
-    if problems:
-        raise ParameterError("\n".join(f"{problem}; run the cases again" for problem in problems))
-    by_name = {outcome.name: outcome for outcome in outcomes}
-    names = sorted({path.stem for path in folder.glob("[!.]*.ipynb")} | set(by_name))
-    if not names:
+    paths = sorted(folder.glob("[!.]*.ipynb"))
+    if not paths:
         raise ParameterError(f"no executed notebooks in {folder}")
-    cards = [read_card(folder, name, by_name.get(name)) for name in names]
+    cards = [card_of(path) for path in paths]
+    groups = {title: [card for card in cards if card["group"] == tens] for tens, title in GROUPS.items()}
     environment = Environment(
         loader=PackageLoader("anm_nb"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": duration, "memory": memory, "tally": tally}
-    groups = {title: [card for card in cards if card.group == tens] for tens, title in GROUPS.items()}
+    environment.filters |= {"duration": duration, "tally": tally}
     page = environment.get_template("gallery.html.j2").render(groups={t: own for t, own in groups.items() if own})
-    replace_whole(folder / INDEX_FILE, page.encode())
-    return folder / INDEX_FILE
+    replace_whole(folder / "index.html", page.encode())
+    return folder / "index.html"
 
 
-def read_card(folder: Path, name: str, outcome: Outcome | None = None) -> Card:
-    """A notebook's card; one that cannot be read has a `problem`."""
+def card_of(path: Path) -> dict[str, Any]:
+    """What the page shows of a notebook, as HTML that is safe to include; one that cannot be read has a `problem`."""
     import nbformat
 
-    path = folder / f"{name}.ipynb"
-    card = Card(name, _group(name), name, outcome)
+    name = path.name.removesuffix(".ipynb")
+    card: dict[str, Any] = dict.fromkeys(("outcome", "problem", "rendering"))
+    card |= {"name": name, "title": name, "group": _group(name), "answer": [], "figures": [], "verdicts": []}
     try:
         notebook = nbformat.read(path, as_version=4)
-    except FileNotFoundError:
-        card.problem = "It left no executed notebook."
-        return card
+        card["outcome"] = outcome_in(path)
     except Exception as error:  # whatever is wrong with one notebook, the page still shows the others
-        card.problem, card.notebook = f"The executed notebook cannot be read: {error}", path.name
-        return card
+        return card | {"problem": f"The executed notebook cannot be read: {error}"}
     source = notebook.metadata.get("papermill", {}).get("input_path") or ""
-    card.group = card.group or _group(PurePath(source).name)  # a sweep of one notebook names its cases by values
-    card.title = title_of(notebook) or name
+    title = title_of(notebook) or name
     answer = [cell for cell in notebook.cells if "answer" in tags_of(cell)]
     shown = [cell for cell in notebook.cells if "gallery" in tags_of(cell) and cell not in answer]
-    card.answer = [html for cell in answer for html in _outputs(cell, card.title)]
-    card.figures = [html for cell in shown for html in _outputs(cell, card.title, only_pictures=True)]
-    card.verdicts = verdicts_in(notebook)
-    card.notebook, card.rendering = path.name, render(path, notebook)
-    return card
+    return card | {
+        "group": _group(name) or _group(PurePath(source).name),  # a sweep of one notebook names its cases by values
+        "title": title,
+        "answer": [html for cell in answer for html in _outputs(cell, title)],
+        "figures": [html for cell in shown for html in _outputs(cell, title) if html.startswith("<img")],
+        "verdicts": verdicts_in(notebook),
+        "rendering": render(path, notebook),
+    }
 
 
 def _group(name: str) -> str:
@@ -128,48 +104,39 @@ def tags_of(cell: NotebookNode) -> list[str]:
 
 def title_of(notebook: NotebookNode) -> str | None:
     """The first first-level heading, without its marks of emphasis and code."""
-    lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
-    found = next((line[2:] for line in lines if line.startswith("# ")), None)
-    return re.sub(r"[*`]", "", found).strip() if found else None
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    found = re.search(r"^# (.+)", text, re.MULTILINE)
+    return re.sub(r"[*`]", "", found[1]).strip() if found else None
 
 
-def _outputs(cell: NotebookNode, title: str, only_pictures: bool = False) -> Iterator[str]:
+def _outputs(cell: NotebookNode, title: str) -> Iterator[str]:
     """What a cell shows, as safe HTML: pictures, tables, Markdown; the picture's text is the cell's `alt`."""
-    from html import escape
-
-    for output in cell.outputs:
-        data = output.get("data", {})
-        if "image/png" in data:
-            png = re.sub(r"\s", "", data["image/png"])
-            alt = escape(cell.metadata.get("alt") or f"A figure of “{title}”", quote=True)
-            yield clean(f'<img src="data:image/png;base64,{escape(png, quote=True)}" alt="{alt}">')
-        elif "text/markdown" in data and not only_pictures:
-            yield clean(_html_of(data["text/markdown"]))
-        elif "text/html" in data and not only_pictures:
-            yield f'<div class="scroll">{clean(data["text/html"])}</div>'
-
-
-def _html_of(markdown: str) -> str:
     from nbconvert.filters import markdown2html
 
-    return markdown2html(FORMULA.sub(_mathml, markdown))
+    for data in (output.get("data", {}) for output in cell.outputs):
+        if "image/png" in data:
+            png, alt = re.sub(r"\s", "", data["image/png"]), cell.metadata.get("alt") or f"A figure of “{title}”"
+            yield clean(f'<img src="data:image/png;base64,{escape(png)}" alt="{escape(alt)}">')
+        elif "text/markdown" in data:
+            yield clean(markdown2html(with_formulas(data["text/markdown"])))
+        elif "text/html" in data:
+            yield f'<div class="scroll">{clean(data["text/html"])}</div>'
 
 
 def render(path: Path, notebook: NotebookNode) -> str:
     """Write the notebook as a web page beside it, unless one at least as new is there; returns its name."""
-    rendering = path.with_suffix(".html")
-    if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        from nbconvert import HTMLExporter
+    from nbconvert import HTMLExporter
 
+    rendering = path.with_name(f"{path.name.removesuffix('.ipynb')}.html")
+    if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
         notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = FORMULA.sub(_mathml, cell.source)
+                cell.source = with_formulas(cell.source)
         page, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-        head, body, rest = page.partition("<body")
-        attributes, closed, content = rest.partition(">")
+        head, body, content = re.split(r"(<body[^>]*>)", page, maxsplit=1)
         content = clean(content.rpartition("</body>")[0])
-        replace_whole(rendering, f"{head}{body}{attributes}{closed}{content}</body>\n</html>\n".encode())
+        replace_whole(rendering, f"{head}{body}{content}</body>\n</html>\n".encode())
     return rendering.name
 
 
@@ -177,33 +144,74 @@ def clean(html: str) -> str:
     """HTML that holds only what shows something: no scripts, forms, frames or foreign pictures."""
     import nh3
 
+    def harmless(tag: str, attribute: str, value: str) -> str | None:
+        if attribute == "src" and not re.match(r"data:image/(png|jpeg|gif|webp);base64,[\w+/=\s]*$", value):
+            return None
+        return None if attribute == "href" and value.strip().lower().startswith("data:") else value
+
     return nh3.clean(
         html,
-        tags=nh3.ALLOWED_TAGS | {"main", "section"} | MATHML,
-        attributes=nh3.ALLOWED_ATTRIBUTES
-        | {"*": {"class", "id", "title", "role", "tabindex", "style"}}
-        | dict.fromkeys(MATHML, MATHML_ATTRIBUTES),
-        attribute_filter=_harmless,
+        tags=nh3.ALLOWED_TAGS | {"main", "section", *MATHML.split()},
+        attributes=nh3.ALLOWED_ATTRIBUTES | {"*": set(SHOWING.split())},
+        attribute_filter=harmless,
         url_schemes={"http", "https", "mailto", "data"},
         filter_style_properties=STYLES,
         generic_attribute_prefixes={"aria-"},
     )
 
 
-def _harmless(tag: str, attribute: str, value: str) -> str | None:
-    """The value of an attribute, or None: pictures are those in the page, and links lead to pages."""
-    if attribute == "src" and not re.match(r"data:image/(png|jpeg|gif|webp);base64,[\w+/=\s]*$", value):
-        return None
-    return None if attribute == "href" and value.strip().lower().startswith("data:") else value
-
-
-def _mathml(found: re.Match[str]) -> str:
-    """What browsers show by themselves; a formula that cannot be read stays as it is written."""
+def with_formulas(markdown: str) -> str:
+    """Markdown whose formulas are MathML, which browsers show by themselves; what cannot be read stays as written."""
     from latex2mathml.converter import convert
 
-    if found["code"]:
-        return found[0]
-    try:
-        return convert(found["block"] or found["inline"], display="block" if found["block"] else "inline")
-    except Exception:  # its errors have no base of their own
-        return found[0]
+    def mathml(found: re.Match[str]) -> str:
+        block = found["block"]
+        try:
+            return found["code"] or convert(block or found["inline"], display="block" if block else "inline")
+        except Exception:  # its errors have no base of their own
+            return found[0]
+
+    return FORMULA.sub(mathml, markdown)
+
+
+def write_results(notebooks: Path, page: Path) -> Path:
+    """Write a page of the notebooks' titles and what their cells tagged `answer` show, by the tens of their numbers.
+
+    Figures go into a folder beside it that has the page's name; answers without one are a list at the end. Raises
+    `ParameterError` where no notebook has such outputs.
+    """
+    import nbformat
+
+    without, folder = "Questions without kept runs", page.with_suffix("")
+    answers: dict[str, list[str]] = {title: [] for title in [*GROUPS.values(), without]}
+    pictures: dict[str, bytes] = {}
+    for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        link = f"[{title_of(notebook) or path.stem}](../{notebooks.name}/{path.name})"
+        outputs = [output for cell in notebook.cells if "answer" in tags_of(cell) for output in cell.outputs]
+        texts, shown = list[str](), list[str]()
+        for data in (output.get("data", {}) for output in outputs):
+            if "image/png" in data:
+                name = f"{path.stem}{f'-{len(shown)}' if shown else ''}.png"
+                pictures[name] = base64.b64decode(data["image/png"])
+                shown.append(f"![{title_of(notebook)}]({folder.name}/{name})")
+            elif "text/markdown" in data:
+                texts.append(
+                    re.sub(r"\]\((\d\d_\w+\.ipynb)", rf"](../{notebooks.name}/\1", data["text/markdown"].strip())
+                )
+            elif "text/html" in data:
+                texts.append(clean(data["text/html"]).strip())
+        if shown:
+            answers[GROUPS[_group(path.name)]] += [f"### {link}", *texts, *shown]
+        elif texts:
+            answers[without] += [f"**{link}** {' '.join(' '.join(texts).split())}"]
+    if not any(answers.values()):
+        raise ParameterError(f"no notebook in {notebooks} shows an answer: a code cell tagged 'answer', with outputs")
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in set(folder.glob("*.png")) - {folder / name for name in pictures}:
+        old.unlink()
+    for name, data in pictures.items():
+        replace_whole(folder / name, data)
+    parts = [HEAD, *(part for title, own in answers.items() if own for part in (f"## {title}", *own))]
+    replace_whole(page, ("\n\n".join(part.strip() for part in parts) + "\n").encode())
+    return page

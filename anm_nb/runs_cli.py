@@ -1,113 +1,135 @@
-"""`anm-nb runs`: list, show, verify, remove, export and import stored runs."""
+"""`anm-nb runs`: list, show, compare, verify, remove, export and import stored runs."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from anm_nb import terminal
-from anm_nb.terminal import duration, memory, say
-
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from anm_nb.store import Run
 
-FAULTS = 5  # named by a list; `verify` names all
-UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
-LONGEST = 40  # characters of a value in the table
 
-app = typer.Typer(
-    no_args_is_help=True, help="List, show, verify, remove, export and import stored runs.", rich_markup_mode=None
-)
+app = typer.Typer(no_args_is_help=True, help="List, show, compare, verify, remove, export and import stored runs.")
+One = Annotated[str, typer.Argument(metavar="RUN", help="A key, the beginning of one, or a run's folder.")]
 Some = Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")]
-Keys = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Keys or beginnings of keys; all if none.")]
+All = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Keys or beginnings of keys; all if none.")]
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print text, without the control sequences that a file may have brought, to stdout or stderr."""
+    from anm_nb.execution import plain
+
+    typer.echo(plain(str(text)), err=err)
+
+
+def refuse(message: object, code: int = 2) -> NoReturn:
+    """Print one error to stderr and end the command with an exit code."""
+    say(f"anm-nb: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def console(**options: Any) -> Console:
+    """A rich console to which texts are text: no markup, no emoji codes."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, **options)
 
 
 @app.command()
 def ls(
-    family: Annotated[str | None, typer.Option(help="Only runs of this family: energy or ranking.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only runs on this task.")] = None,
-    method: Annotated[str | None, typer.Option(help="Only runs of this negative strategy or routing.")] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Only where the config has it, such as steps=300; repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="Only runs with this, such as task=inverse or steps=300; repeatable."),
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="Only finished since a date, or a span of time such as 7d.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many of the newest are shown as a table.")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="All of them as JSON instead.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="All of them as CSV instead.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many of the newest.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of a table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV instead of a table.")] = False,
 ) -> None:
     """List finished runs, the newest last, with their score and the values in which they differ."""
     import pandas as pd
 
     from anm_nb import store
 
-    runs, broken = store.scan()
-    found = _named(runs, {"family": family, "task": task, "method": method})
-    if since:
-        earliest = _moment(since).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        found = [run for run in found if run.summary["finished"] >= earliest]
-    found = _where(found, where or [])
-    if as_json or as_csv:
-        rows = [_facts(run) | differing for run, differing in zip(found, _differing(found), strict=True)]
-        say(json.dumps(rows, indent=1) if as_json else pd.DataFrame(rows).to_csv(index=False).rstrip())
+    every, broken = store.scan()
+    runs = _where(every, where or [])[-limit:]
+    facts, apart = list(map(_facts, runs)), _differing(runs)
+    rows = [fact | own for fact, own in zip(facts, apart, strict=True)]
+    if as_json:
+        say(json.dumps(rows, indent=1))
+    elif as_csv:
+        say(pd.DataFrame(rows).to_csv(index=False).rstrip())
     else:
-        _print_list(found, limit, len(runs))
-    for path, reason in list(broken.items())[:FAULTS]:
-        say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}", err=True)
-    if len(broken) > FAULTS:
-        say(f"anm-nb: {len(broken) - FAULTS} more are none; anm-nb runs verify names them all", err=True)
+        _print_table(facts, apart)
+        say(f"{len(runs)} of {len(every)} runs")
+    for path, reason in list(broken.items())[:5]:
+        say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}; anm-nb runs verify names all", err=True)
 
 
 @app.command()
-def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A key, the beginning of one, or a run's folder.")],
-) -> None:
+def show(run: One) -> None:
     """Print a run's config, provenance, files and last row of metrics."""
     import yaml
 
     from anm_nb import store
 
     found = store.find(run)
-    metrics = found.metrics
-    last = metrics.loc[metrics.groupby("seed")["step"].idxmax()].set_index("seed").T
-    parts = {"config": found.settings, "provenance": found.provenance}
-    texts = {
-        title: yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-        for title, values in parts.items()
-    }
-    files = found.manifest.files.items()
-    texts["files"] = "\n".join(f"{name:24}{_size(file.size):>9}  {file.sha256}" for name, file in files)
-    texts["last row of metrics, by seed"] = last.to_string()
-    say(f"run {found.key}: {found.title}\n{found.path}")
-    for title, text in texts.items():
-        say(f"\n{title}\n" + "\n".join(f"  {line}" for line in text.splitlines()))
+    last = found.metrics.groupby("seed").last().T
+    files = {name: f"{file.size} bytes, {file.sha256}" for name, file in found.manifest.files.items()}
+    say(f"run {found.key}: {found.title}\n{found.path}\n")
+    parts = {"config": found.settings, "provenance": found.provenance, "files": files}
+    say(yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=110))
+    say(f"last row of metrics, by seed\n{last.to_string()}")
 
 
 @app.command()
-def verify(runs: Keys = None) -> None:
+def compare(
+    a: One,
+    b: One,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The figure: .png, .pdf or .svg.")] = Path("compare.png"),
+) -> None:
+    """Print the values in which two runs differ, and draw their curves of all that both record in one figure."""
+    import pandas as pd
+    import seaborn as sns
+
+    from anm_nb import store
+
+    runs = [store.find(a), store.find(b)]
+    apart = [", ".join(f"{name}={value}" for name, value in own.items()) for own in _differing(runs)]
+    names = [f"{run.key[:6]} {own}" for run, own in zip(runs, apart, strict=True)]
+    say("\n".join(names))
+    frames = [run.metrics.melt(["seed", "step"]).dropna().assign(run=n) for run, n in zip(runs, names, strict=True)]
+    curves = pd.concat(frames, ignore_index=True)
+    curves = curves[curves["variable"].isin(set(frames[0]["variable"]) & set(frames[1]["variable"]))]
+    band: Any = {"errorbar": ("pi", 100), "facet_kws": {"sharey": False}}  # from the least seed to the greatest
+    grid = sns.relplot(
+        curves, x="step", y="value", hue="run", col="variable", col_wrap=4, kind="line", height=2, **band
+    )
+    grid.set_titles("{col_name}")
+    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1), title=None)
+    grid.savefig(out)
+    say(out)
+
+
+@app.command()
+def verify(runs: All = None) -> None:
     """Read every byte of stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
     from anm_nb import run, store
 
     places = {path.name: path for path in store.run_folders()}
-    names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else places
-    spoiled = 0
-    for name in sorted(names):
-        wrong = run.faults(places[name])
-        for fault in wrong:
-            say(f"{name}  {fault}")
-        spoiled += bool(wrong)
-    say(f"{len(names) - spoiled} of {len(names)} runs are as they were written")
-    if spoiled:
-        raise typer.Exit(1)
+    names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else set(places)
+    wrong = {name: faults for name in sorted(names) if (faults := run.faults(places[name]))}
+    for name, faults in wrong.items():
+        say("\n".join(f"{name}  {fault}" for fault in faults))
+    say(f"{len(names) - len(wrong)} of {len(names)} runs are as they were written")
+    raise typer.Exit(int(bool(wrong)))
 
 
 @app.command()
@@ -141,124 +163,56 @@ def import_(
         say(run.path)
 
 
-def _named(runs: Sequence[Run], asked: Mapping[str, str | None]) -> list[Run]:
-    """The runs of these names. Raises `ParameterError` for a name that neither a run nor the package has."""
-    from anm_nb.config import ParameterError, unknown_name
-    from anm_nb.run import FAMILIES
-
-    for kind, name in asked.items():
-        if name is None:
-            continue
-        known = {run.summary[kind] for run in runs if run.summary[kind]}
-        if name not in known and kind == "task":
-            from anm_nb.tasks import task_names  # not before it is needed: it may bring torch along
-
-            known |= set(task_names())
-        known |= set(FAMILIES) if kind == "family" else set()
-        if name not in known:
-            raise ParameterError(unknown_name(kind, name, known))
-        runs = [run for run in runs if run.summary[kind] == name]
-    return list(runs)
-
-
-def _where(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
-    """Runs whose config has these values. Raises `ParameterError` for a name that no config has."""
+def _where(runs: Iterable[Run], conditions: Sequence[str]) -> list[Run]:
+    """Runs whose summary or config has these values. Raises `ParameterError` for a name that none has."""
     from anm_nb.config import ParameterError, stands_for, unknown_name
     from anm_nb.run import flat
 
-    settings = {run.key: flat(run.settings) for run in runs} if conditions else {}
+    found = [(run, run.summary | flat(run.settings)) for run in runs] if conditions else [(run, {}) for run in runs]
+    known = {name for _, values in found for name in values}
     for condition in conditions:
-        name, equals, text = condition.partition("=")
-        if not equals:
-            raise ParameterError(f"--where {condition}: needs name=value, such as width=128")
-        names = {each for values in settings.values() for each in values}
-        if runs and name not in names:
-            raise ParameterError(unknown_name("config value", name, names))
-        runs = [run for run in runs if name in settings[run.key] and stands_for(text, settings[run.key][name])]
-    return list(runs)
-
-
-def _moment(text: str) -> datetime:
-    """A date (`2026-11-01`, with a time of day or without) or a span of time before now. Raises `ParameterError`."""
-    from anm_nb.config import ParameterError
-
-    if span := re.fullmatch(r"(\d{1,6})\s*([mhdw])", text.strip()):
-        return datetime.now(UTC) - timedelta(**{UNITS[span[2]]: int(span[1])})
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        raise ParameterError(
-            f"--since '{text}' is neither a date, such as 2026-11-01, nor a span of time, such as 7d"
-        ) from None
+        name, _, text = condition.partition("=")
+        if found and name not in known:
+            raise ParameterError(unknown_name("name in --where", name, known))
+        found = [(run, values) for run, values in found if name in values and stands_for(text, values[name])]
+    return [run for run, _ in found]
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    return {"key": run.key, "path": str(run.path), "bytes": run.size, **run.summary, **_score(run)}
-
-
-def _score(run: Run) -> dict[str, Any]:
-    """The name of a run's score on dev and its mean over seeds at the last record; empty where it has none."""
+    """What lists show of a run: its summary, and its mean score over seeds at their last records."""
     from anm_nb.run import CorruptRun
 
+    facts = {"key": run.key, "path": str(run.path), **run.summary}
     try:
-        metrics = run.metrics
+        last = run.metrics.groupby("seed").last()
     except (CorruptRun, OSError):
-        return {}
-    for name in SCORES:
-        if name in metrics and metrics[name].notna().any():
-            return {"score": name, "value": float(metrics.dropna(subset=[name]).groupby("seed")[name].last().mean())}
-    return {}
+        return facts
+    scores = [name for name in SCORES if name in last and last[name].notna().any()]
+    return facts | {"score": scores[0], "value": float(last[scores[0]].mean())} if scores else facts
 
 
-def _differing(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For each run the config values in which the runs of its family differ, but those that lists show anyway."""
+def _differing(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """For each run the config values that are not the same in all runs that have them."""
     from anm_nb.run import flat
 
-    values, different = [], dict[tuple[str, str], set[str]]()
-    for run in runs:
-        known = {run.summary["task"], run.summary["method"], None}
-        own = {n: v for n, v in flat(run.settings).items() if not isinstance(v, dict) and n != "seeds"}
-        values.append({n: v for n, v in own.items() if not isinstance(v, str) or v not in known})
-        for name, value in own.items():
-            different.setdefault((run.summary["family"], name), set()).add(repr(value))
-    return [
-        {n: v for n, v in own.items() if len(different[run.summary["family"], n]) > 1}
-        for run, own in zip(runs, values, strict=True)
-    ]
+    own = [{n: v for n, v in flat(run.settings).items() if not isinstance(v, dict)} for run in runs]
+    seen: dict[str, set[str]] = defaultdict(set)
+    for values in own:
+        for name, value in values.items():
+            seen[name].add(repr(value))
+    return [{name: value for name, value in values.items() if len(seen[name]) > 1} for values in own]
 
 
-def _print_list(every: Sequence[Run], limit: int, of: int) -> None:
+def _print_table(facts: Iterable[dict[str, Any]], apart: Iterable[dict[str, Any]]) -> None:
     from rich.table import Table
-    from rich.text import Text
 
-    found, table = every[-limit:], Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("key", "task", "method", "seeds", "steps", "score", "finished", "wall time", "commit", "differs in"):
-        right = column in ("steps", "wall time")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "differs in")
-    for run, differing in zip(found, _differing(found), strict=True):
-        facts, score = run.summary, _score(run)
-        seeds = ", ".join(map(str, facts["seeds"])) if len(facts["seeds"]) < 5 else f"{len(facts['seeds'])} of them"
-        cells = (
-            run.key,
-            facts["task"] or facts["family"],
-            facts["method"] or "–",
-            seeds,
-            f"{facts['steps']}",
-            f"{score['score']} {score['value']:.4g}" if score else "–",
-            facts["finished"],
-            ("≥ " if facts["resumed"] else "") + duration(facts["wall_seconds"]),
-            (facts["commit"] or "–")[:8] + (", dirty" if facts["dirty"] else ""),
-            ", ".join(f"{name}={value}"[:LONGEST] for name, value in differing.items()),
-        )
-        table.add_row(*(Text(terminal.printable(cell)) for cell in cells))  # as text: a method's name may be anything
-    console = terminal.console()
-    if not console.is_terminal:  # nobody looks: wide enough to cut nothing off
-        console = terminal.console(width=240)
-    if found:
-        console.print(table)
-    hidden = f", the newest {limit} of them shown (--limit)" if len(every) > limit else ""
-    console.print(f"{len(every)} of {of} runs, {_size(sum(run.size for run in every))}{hidden}", soft_wrap=True)
+    from anm_nb.execution import duration, plain
 
-
-def _size(count: int) -> str:
-    return memory(count / 2**20)
+    table = Table("key", "task", "method", "seeds", "steps", "score", "finished", "time", "differs in", box=None)
+    for fact, own in zip(facts, apart, strict=True):
+        score = f"{fact['score']} {fact['value']:.4g}" if "score" in fact else "–"
+        cells = [fact["key"], fact["task"], fact["method"], len(fact["seeds"]), fact["steps"], score, fact["finished"]]
+        cells += [duration(fact["wall_seconds"]), ", ".join(f"{name}={value}"[:40] for name, value in own.items())]
+        table.add_row(*(plain(f"{cell}").replace("\n", " ") for cell in cells))
+    to = console()
+    (to if to.is_terminal else console(width=240)).print(table)  # to a file: wide enough to cut nothing off

@@ -216,9 +216,9 @@ def remove(asked: str) -> Path:
 
 
 def named_by(key: str) -> Path | None:
-    """The kept result or the sweep's outcomes that name a run, in $ANM_NB_OUTPUTS or the project's own results."""
+    """The kept result or the executed notebook that names a run, in $ANM_NB_OUTPUTS or the project's own results."""
     roots = dict.fromkeys([files.outputs_root(), *(root / "outputs" for root in [files.clone()] if root)])
-    found = (file for root in roots for each in ("reference/**/*.json", "*/*.json") for file in root.glob(each))
+    found = (file for root in roots for each in ("reference/**/*.json", "*/*.ipynb") for file in root.glob(each))
     return next((file for file in found if file.is_file() and key.encode() in file.read_bytes()), None)
 
 

@@ -22,9 +22,8 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from anm_nb.sweep.cases import Case
-from anm_nb.sweep.outcomes import write_outcomes
-from anm_nb.sweep.workers import run_cases
+from anm_nb.cases import Case
+from anm_nb.sweep import outcomes_of
 
 PARAMETERS = "n = 0\nseconds = 0.0"
 WORK = """
@@ -77,11 +76,8 @@ def speed_up(notebook: Path, count: int, seconds: float) -> None:
 
 
 def sweep(cases: list[Case], jobs: int) -> None:
-    """The cases as `anm-nb sweep` runs them, their outcomes stored after each."""
-    done = []
-    for outcome in run_cases(cases, jobs):
-        done.append(outcome)
-        write_outcomes(done, cases[0].output.parent)
+    """The cases as `anm-nb sweep` runs them."""
+    for outcome in outcomes_of(cases, jobs):
         if outcome.error:
             sys.exit(outcome.error)
 

@@ -50,7 +50,7 @@ def main() -> int:
     import torch
 
     from anm_nb import store
-    from anm_nb.energy.tuning import Setting, Tuning, best_settings, choices, confirm, confirmation, tune
+    from anm_nb.energy.tuning import Tuning, choices, confirm, confirmation, settings_of, tune
     from anm_nb.tasks.base import reference_scores
     from anm_nb.training.loop import OutOfTime, time_limit
 
@@ -65,14 +65,13 @@ def main() -> int:
         with time_limit(asked.budget):
             if asked.choices:  # of an earlier run of this study; nothing but the learning rates is tuned again
                 chosen = pd.read_parquet(asked.choices)
-                best = [Setting(*row) for row in chosen[list(Setting._fields)].itertuples(index=False)]
             else:
                 tuning = tune(study, work, log)
                 tuning.to_parquet(asked.out / "tuning.parquet")
-                chosen, best = choices(tuning), best_settings(tuning)
+                chosen = choices(tuning)
             chosen.to_parquet(asked.out / "choices.parquet")
             log(f"chosen:\n{chosen.to_string()}")
-            runs = confirmation(study, best)
+            runs = confirmation(study, settings_of(chosen))
             confirmed = confirm(study, runs, work, log)
             if asked.choices:
                 grid = study.model_copy(update={"n_options": 0, "growth": 0})

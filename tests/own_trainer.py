@@ -47,7 +47,7 @@ class OwnTrainer:
 
         if self.bug == "negatives equal to the truth":
             return y
-        delta = across((5.0 if self.bug == "mined far off" else 0.5) * self.randn())
+        delta, drops, slacks = across((5.0 if self.bug == "mined far off" else 0.5) * self.randn()), [], []
         for _ in range(steps):
             delta.requires_grad_()
             energy = self.ema(x, self.q_sample(y + delta, t, noise), t).squeeze(1)
@@ -57,12 +57,16 @@ class OwnTrainer:
             trial = (delta + direction * size[:, None] * grad).detach()
             with torch.no_grad():
                 after = self.ema(x, self.q_sample(y + trial, t, noise), t).squeeze(1)
-            lower = after <= energy - 1e-4 * size * grad.square().sum(1)
+            slack = energy.detach() - after - 1e-4 * size * grad.square().sum(1)
+            lower = slack >= 0
             if self.bug in ("mined toward higher energy", "step accepted without decrease"):
                 lower = torch.ones_like(lower)
-            if self.recorder:
-                self.recorder.trial(energy, after, size, grad.norm(dim=1), lower)
+            drops.append(torch.where(lower, energy.detach() - after, 0.0))
+            slacks.append(slack[lower])
             delta = torch.where(lower[:, None], trial, delta.detach())
+        if self.recorder and sum(map(len, slacks)):
+            self.recorder.score("mined_drop", torch.stack(drops).sum(0).mean())
+            self.recorder.score("armijo_slack", torch.cat(slacks).min())
         return y + delta.detach()
 
     def train_step(self):

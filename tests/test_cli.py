@@ -1,83 +1,57 @@
-"""What a person types, and what they are told."""
+"""What a person types, and what they are told: on any terminal, of any text in a file, with and without a clone."""
 
-import base64
 import json
-import re
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from stored_files import write_manifest
+from stored_training import energy
+from trivial_sweep import write_notebook
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.sweep.outcomes import Outcome, read_outcomes
-
-
-def write_notebook(path: Path, source: str) -> None:
-    cells = [new_markdown_cell("# Does it work?"), new_code_cell("n = 1", metadata={"tags": ["parameters"]})]
-    nbformat.write(new_notebook(cells=[*cells, new_code_cell(source)]), path)
+from anm_nb.execution import plain
+from anm_nb.files import project_root
+from anm_nb.run import Manifest
+from anm_nb.store import get_or_train
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project of two notebooks, the second of which fails."""
-    (tmp_path / "notebooks").mkdir()
-    write_notebook(tmp_path / "notebooks" / "00_fine.ipynb", "print('n is', n)")
-    write_notebook(tmp_path / "notebooks" / "10_fails.ipynb", "raise ValueError('no luck')")
+    write_notebook(tmp_path / "notebooks" / "00_fine.ipynb", "n = 1", "print('n is', n)")
+    write_notebook(tmp_path / "notebooks" / "10_fails.ipynb", "n = 1", "raise ValueError('no luck')")
     write_notebook(tmp_path / "notebooks" / "draft.ipynb", "raise ValueError('not numbered')")
+    (tmp_path / "params" / "quick").mkdir(parents=True)
+    (tmp_path / "params" / "quick" / "00_fine.yaml").write_text("n: 5\n")
     monkeypatch.setattr("anm_nb.files.project_root", lambda: tmp_path)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path
 
 
-def anm_nb(*arguments: str):
-    return CliRunner().invoke(app, list(arguments))
+def anm_nb(*arguments: object):
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_demo_runs_every_numbered_notebook_and_names_the_one_that_failed(project):
-    params = project / "params" / "quick" / "00_fine.yaml"
-    params.parent.mkdir(parents=True)
-    params.write_text("n: 5\n")
+def test_demo_runs_every_numbered_notebook_names_the_one_that_failed_and_one_keeps_the_others(project):
     result = anm_nb("demo")
     out = project / "outputs" / "quick"
-    assert result.exit_code == 1
-    assert result.stderr == "anm-nb: 1 of 2 notebooks failed: 10_fails\n"
+    assert (result.exit_code, result.stderr) == (1, "anm-nb: 1 of 2 notebooks failed: 10_fails\n")
     assert "ValueError: no luck" in result.stdout
     assert f"Gallery: {out / 'index.html'}" in result.stdout
     assert "n is 5" in (out / "00_fine.ipynb").read_text()
-    assert [row["status"] for row in json.loads((out / "outcomes.json").read_text())] == ["done", "failed"]
     assert "ValueError: no luck" in (out / "index.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def instant(monkeypatch):
-    """Notebooks that all succeed at once."""
-
-    def run_cases(cases, jobs, *_):
-        yield from (Outcome(case.name, "done", float(jobs), 64.0) for case in cases)
-
-    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", run_cases)
-
-
-def test_demo_of_one_notebook_keeps_what_the_others_left(project, instant):
-    out = project / "elsewhere"
-    assert anm_nb("demo", "--out", str(out), "--jobs", "1").exit_code == 0
-    assert anm_nb("demo", "--out", str(out), "--jobs", "7", "--only", "10_fails").exit_code == 0
-    seconds = {outcome.name: outcome.seconds for outcome in read_outcomes(out)[0]}
-    assert seconds == {"00_fine": 1.0, "10_fails": 7.0}
-
-
-def test_demo_of_all_forgets_notebooks_that_are_gone(project, instant):
-    anm_nb("demo")
-    (project / "notebooks" / "10_fails.ipynb").unlink()
-    anm_nb("demo")
-    assert [outcome.name for outcome in read_outcomes(project / "outputs" / "quick")[0]] == ["00_fine"]
+    before = (out / "00_fine.ipynb").stat().st_mtime_ns
+    write_notebook(project / "notebooks" / "10_fails.ipynb", "print('now')")
+    assert anm_nb("demo", "--only", "10").exit_code == 0
+    assert (out / "00_fine.ipynb").stat().st_mtime_ns == before
+    assert "no luck" not in (out / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -90,29 +64,19 @@ def test_demo_of_all_forgets_notebooks_that_are_gone(project, instant):
     ],
 )
 def test_demo_refuses_before_it_runs_anything(project, monkeypatch, arguments, said):
-    monkeypatch.setattr("anm_nb.sweep.workers.run_cases", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("anm_nb.sweep.run_case", lambda *_: pytest.fail("ran"))
     result = anm_nb("demo", *(argument.format(project=project) for argument in arguments))
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
 
 
-def test_demo_without_notebooks_says_where_it_looked(project):
-    for path in (project / "notebooks").iterdir():
-        path.unlink()
-    result = anm_nb("demo")
-    assert result.exit_code == 2
-    assert str(project / "notebooks") in result.stderr
-
-
-def test_index_builds_the_page_anew_or_says_that_there_is_nothing(project):
-    result = anm_nb("index", str(project / "notebooks"))
-    assert (result.exit_code, Path(result.stdout.strip()).name) == (0, "index.html")
-    result = anm_nb("index", str(project / "nowhere"))
-    assert (result.exit_code, result.stderr) == (2, f"anm-nb: no executed notebooks in {project / 'nowhere'}\n")
-    (project / "notebooks" / "outcomes.json").write_text("[{")
-    result = anm_nb("index", str(project / "notebooks"))
-    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
-    assert f"{project / 'notebooks' / 'outcomes.json'} cannot be read" in result.stderr
+def test_demo_without_notebooks_and_index_without_results_say_where_they_looked(project):
+    assert Path(anm_nb("index", project / "notebooks").stdout.strip()).name == "index.html"
+    shutil.rmtree(project / "notebooks")
+    for arguments in (("demo",), ("index", project / "notebooks")):
+        result = anm_nb(*arguments)
+        assert result.exit_code == 2
+        assert str(project / "notebooks") in result.stderr
 
 
 @pytest.mark.parametrize("module", ["anm_nb", "anm_nb.cli"])
@@ -129,17 +93,6 @@ SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 20, "records": 3, "dev_exam
 ILL = {"illegitimate_fraction": 0.9, "grad_share_contrast": 0.4, "margin_mean": 0.1}
 
 
-def store_run(root: Path, key: str, config: EnergyConfig, columns: dict[str, float]) -> None:
-    """A finished run as the store keeps it, with the same metrics at every step."""
-    folder = root / "runs" / key
-    folder.mkdir(parents=True)
-    settings = {"class": "anm_nb.energy.train:EnergyConfig", "config": config.model_dump(mode="json")}
-    (folder / "config.json").write_text(json.dumps(settings))
-    (folder / "provenance.json").write_text("{}")
-    pd.DataFrame({"seed": 0, "step": range(21)}).assign(**columns).to_parquet(folder / "metrics.parquet")
-    write_manifest(folder, task=config.task, method=config.method)
-
-
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """Three runs: ill, healthy, and without negatives."""
@@ -147,62 +100,31 @@ def store(tmp_path, monkeypatch):
     configs = [EnergyConfig(**SMALL, negatives=name, contrastive_weight=0.5) for name in ("anm", "stock", "none")]
     columns = [ILL, ILL | {"illegitimate_fraction": 0.0}, {"loss_mse": 0.5}]
     for key, config, values in zip(("aaaa", "aabb", "cccc"), configs, columns, strict=True):
-        store_run(tmp_path, key, config, values)
+        folder = tmp_path / "runs" / key
+        folder.mkdir(parents=True)
+        settings = {"class": "anm_nb.energy.train:EnergyConfig", "config": config.model_dump(mode="json")}
+        (folder / "config.json").write_text(json.dumps(settings))
+        (folder / "provenance.json").write_text("{}")
+        pd.DataFrame({"seed": 0, "step": range(21)}).assign(**values).to_parquet(folder / "metrics.parquet")
+        write_manifest(folder, task=config.task, method=config.method)
     return tmp_path
 
 
-def test_the_page_of_results_is_what_answer_cells_show(project):
-    refused = anm_nb("index")
-    assert (refused.exit_code, "shows an answer: a code cell tagged 'answer'" in refused.stderr) == (2, True)
-    shown = [
-        {"image/png": base64.b64encode(b"png").decode(), "text/plain": "x"},
-        {"text/markdown": "**Better** by 21 % [16, 27].", "text/plain": "x"},
-        {"text/html": "<table><tr><td>1</td></tr></table><script>x</script>", "text/plain": "x"},
-    ]
-    answer = new_code_cell("answer()", outputs=[new_output("display_data", data) for data in shown])
-    answer.metadata["tags"] = ["answer", "gallery"]
-    other = new_code_cell("x", outputs=[new_output("display_data", {"text/markdown": "not the answer"})])
-    notebook = new_notebook(cells=[new_markdown_cell("# Does *it* help?"), answer, other])
-    nbformat.write(notebook, project / "notebooks" / "10_fails.ipynb")
-    page = project / "docs" / "results.md"
-    (project / "docs" / "results").mkdir(parents=True)
-    (project / "docs" / "results" / "gone.png").touch()
-    result = anm_nb("index")
-    assert (result.exit_code, result.stdout) == (0, f"{page}\n")
-    text = page.read_text(encoding="utf-8")
-    parts = ["### [Does it help?](../notebooks/10_fails.ipynb)", shown[1]["text/markdown"]]
-    parts += ["<table><tbody><tr><td>1</td></tr></tbody></table>", "![Does it help?](results/10_fails.png)"]
-    assert [text.find(part) for part in parts] == sorted(text.find(part) for part in parts)
-    assert -1 not in [text.find(part) for part in parts]
-    assert not re.search("00_fine|not the answer|script", text)
-    assert {path.name: path.read_bytes() for path in (page.parent / "results").iterdir()} == {"10_fails.png": b"png"}
-    assert anm_nb("index").exit_code == 0
-    assert page.read_text(encoding="utf-8") == text
-
-
-def flowing(text: str) -> str:
-    return " ".join(text.split())
-
-
 def test_the_doctor_says_what_it_found_with_its_evidence_and_what_to_change(store):
-    result = anm_nb("doctor", "aaaa")
-    assert result.exit_code == 0, result.output
-    said = flowing(result.stdout)
-    assert "run aaaa: energy, inverse, anm, 1 seed, 20 steps" in said
-    assert "mostly illegitimate negatives" in said
-    assert "confidence high" in said
-    assert "illegitimate_fraction 0.90" in said
-    assert "change negatives.orthogonal_to_noise = True" in said
-    assert "1 found: 4 signatures examined, 11 could not be (missing columns" in said
-    assert not list(store.glob("*.yaml"))
-
-
-def test_the_doctor_tells_healthy_from_not_judged(store):
-    assert "healthy: 4 signatures examined, 11 could not be (missing columns" in flowing(anm_nb("doctor", "aab").stdout)
-    result = anm_nb("doctor", str(store / "runs" / "cccc"))
-    assert result.exit_code == 0
-    assert "not judged: none of 15 signatures could be examined" in flowing(result.stdout)
-    assert "healthy" not in result.stdout
+    said = anm_nb("doctor", "aaaa").stdout
+    for part in (
+        "run aaaa: energy, inverse, anm, 1 seeds, 20 steps",
+        "MOSTLY ILLEGITIMATE NEGATIVES",
+        "confidence high",
+        "illegitimate_fraction 0.90",
+        "change: negatives.orthogonal_to_noise = True",
+        "1 found: 4 signatures examined, 11 could not be (missing columns",
+    ):
+        assert part in said
+    assert "healthy: 4 signatures examined, 11 could not be (missing columns" in anm_nb("doctor", "aab").stdout
+    unjudged = anm_nb("doctor", store / "runs" / "cccc").stdout
+    assert "not judged: none of 15 signatures could be examined" in unjudged
+    assert "healthy" not in unjudged
 
 
 @pytest.mark.parametrize(
@@ -210,18 +132,123 @@ def test_the_doctor_tells_healthy_from_not_judged(store):
     [
         ("aa", "'aa' begins 2 keys: aaaa (energy, inverse, anm), aabb (energy, inverse, stock)"),
         ("aacb", "unknown run 'aacb' in {store}/runs (3 runs); nearest: aabb (energy, inverse, stock), aaaa"),
-        ("", "unknown run ''"),
         ("{store}/runs/nowhere", "unknown run 'nowhere'"),
     ],
 )
 def test_the_doctor_refuses_a_run_that_is_not_one(store, asked, said):
     result = anm_nb("doctor", asked.format(store=store))
-    assert result.exit_code == 2
-    assert said.format(store=store) in flowing(result.stderr)
-
-
-def test_the_doctor_of_an_empty_store_says_what_to_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    result = anm_nb("doctor", "aaaa")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"no finished runs in {tmp_path / 'runs'}; train some: anm-nb demo" in result.stderr
+    assert said.format(store=store) in result.stderr
+
+
+# terminals, and texts of files
+
+
+def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    program = [sys.executable, "-m", "anm_nb.cli", *map(str, arguments)]
+    return subprocess.run(program, env=os.environ | environment, capture_output=True, check=False)
+
+
+def stored(outputs: Path, monkeypatch: pytest.MonkeyPatch, **facts: str) -> str:
+    """The key of a run in a new store, which looks like an energy run and has these facts in its summary."""
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(outputs))
+    run = get_or_train(energy("none", steps=3, records=3))
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
+    Manifest.of(contents, run.manifest.identity, run.summary | facts).write(run.path)
+    return run.key
+
+
+def test_commands_go_on_where_the_terminal_lacks_their_characters_or_there_is_no_locale(tmp_path, monkeypatch):
+    key = stored(tmp_path, monkeypatch, method="größer ≥ 0 – λ")
+    bare = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for environment in ({"PYTHONIOENCODING": "ascii:strict"}, bare):
+        ran = command("runs", "ls", **environment)
+        assert (ran.returncode, ran.stderr, b"gr" in ran.stdout) == (0, b"", True)
+    assert command("runs", "show", key, **bare).returncode == 0
+    assert command("runs", "show", "größer", **bare).stderr[:8] == b"anm-nb: "
+
+
+def test_texts_of_files_are_neither_markup_nor_commands_to_the_terminal(tmp_path, monkeypatch):
+    odd = "[/bold] [red]a[/red] :smile: [link=https://a.org]b[/link]"
+    key = stored(
+        tmp_path, monkeypatch, method=odd, task="\x1b[31mred\x1b[0m\x1b]0;title\x07 \x1b[2Jgone \u202e\x9b1mC1 \b\r"
+    )
+    monkeypatch.setenv("COLUMNS", "400")
+    for arguments in (
+        ("runs", "ls"),
+        ("runs", "show", key),
+        ("doctor", key),
+        ("runs", "ls", "--where", "tas\x1b[1mk=1"),
+    ):
+        ran = anm_nb(*arguments)
+        assert not set(ran.output) & set("\x1b\x07\x9b\b\r\u202e"), arguments
+        assert ran.exit_code == 2 or odd in ran.output
+    assert plain("a\x1b[0;31mb\n\tc\x1b[0m τ ≥ 0.9, 日本") == "ab\n\tc τ ≥ 0.9, 日本"
+
+
+# an installed copy without a clone
+
+
+def run_installed(folder: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with a copy of the package as pip installs it: no clone around it."""
+    if not (folder / "site").exists():
+        shutil.copytree(project_root() / "anm_nb", folder / "site" / "anm_nb")
+    cwd.mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != "ANM_NB_OUTPUTS"}
+    environment["PYTHONPATH"] = str(folder / "site")
+    program = [sys.executable, "-P", *arguments]
+    return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-m", "anm_nb.cli", "demo"),
+        ("-m", "anm_nb.cli", "sweep", "hrm"),
+        ("-m", "anm_nb.cli", "index"),
+        ("-c", "from anm_nb.analysis import kept; kept.load('hrm')"),
+    ],
+    ids=lambda arguments: " ".join(arguments[1:4]),
+)
+def test_without_a_clone_what_is_missing_is_said_and_how_to_get_it(tmp_path, arguments):
+    ran = run_installed(tmp_path, tmp_path / "empty", *arguments)
+    assert ran.returncode != 0
+    last = ran.stderr.strip().splitlines()[-1]
+    for said in ("notebooks, params and kept results", "Clone it", "pip install -e .", str(tmp_path / "empty")):
+        assert said in last
+    assert "-c" in arguments or ran.stderr.count("\n") == 1
+
+
+def test_an_installed_copy_finds_the_clone_it_is_used_in_and_the_store_needs_none(tmp_path):
+    sweep = ("-m", "anm_nb.cli", "sweep", "hrm_entropy", "--profile", "quick", "--dry-run")
+    ran = run_installed(tmp_path, project_root() / "notebooks", *sweep)
+    assert (ran.returncode, "to run" in ran.stdout) == (0, True), ran.stderr
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    ran = run_installed(tmp_path, tmp_path / "other", "-m", "anm_nb.cli", "runs", "ls")
+    assert (ran.returncode, ran.stderr, "0 of 0 runs" in ran.stdout) == (0, "", True)
+
+
+# platforms and root
+
+
+def test_windows_is_refused_in_one_sentence_and_readme_says_where_it_runs():
+    program = [sys.executable, "-c", "import sys; sys.platform = 'win32'; import anm_nb.cli"]
+    ran = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert "ImportError: anm-nb does not run on Windows" in ran.stderr.splitlines()[-1]
+    readme = (project_root() / "README.md").read_text("utf-8")
+    assert "Windows itself is not supported" in readme
+    assert "pip install anm-nb" not in readme
+
+
+@pytest.mark.parametrize(("uid", "allowed"), [(0, True), (1000, False)])
+def test_make_lab_starts_as_root_too(tmp_path, uid, allowed):
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {uid}\n")
+    (tmp_path / "id").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    program = ["make", "--dry-run", "lab"]
+    ran = subprocess.run(program, cwd=project_root(), env=environment, capture_output=True, text=True, check=True)
+    (started,) = [line for line in ran.stdout.splitlines() if "jupyter lab" in line]
+    assert ("--allow-root" in started) is allowed

@@ -15,9 +15,9 @@ import torch
 import typer
 
 from anm_nb.analysis.doctor import Finding, examine, unexamined
+from anm_nb.cases import open_sweep
 from anm_nb.cli import app
 from anm_nb.files import project_root
-from anm_nb.sweep.cases import plan
 
 ROOT = project_root()
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -102,16 +102,15 @@ def run_drop_in(source: str, miner_sign: float = -1.0) -> tuple[list[Finding], p
     def energy(net, x, y):
         return net(x, y)
 
-    def mine(ema, x, y, trial):
+    def mine(ema, x, y):
         start = (y + torch.randn(y.shape, generator=rng)).requires_grad_()
         before = ema(x, start)
         (gradient,) = torch.autograd.grad(before.sum(), start)
-        step, norm = torch.tensor(0.01), gradient.norm(dim=1)
-        moved = (start + miner_sign * step * gradient).detach()
+        moved = (start + miner_sign * 0.01 * gradient).detach()
         after = ema(x, moved)
         accepted = (after < before) | (miner_sign > 0)
-        trial(before, after, step, norm, accepted)
-        return torch.where(accepted[:, None], moved, start.detach())
+        lost = torch.where(accepted, before.detach() - after, 0.0)
+        return torch.where(accepted[:, None], moved, start.detach()), lost
 
     x = torch.randn(400, 16, 3, generator=rng)
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -153,7 +152,7 @@ def test_puzzles_of_ones_own_are_a_task(capsys, tmp_path, monkeypatch):
 
 def test_the_sweep_file_shown_is_one(tmp_path):
     (tmp_path / "mine.yaml").write_text(example("running.md", "notebook: 10_anm_vs_corruption"))
-    cases = plan(tmp_path / "mine.yaml").cases
+    cases = open_sweep(tmp_path / "mine.yaml")
     assert len(cases) == 3 * 2 + 1
     assert {case.values["steps"] for case in cases} == {4000}
     assert {case.values["batch"] for case in cases} == {128}  # the profile's

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,10 +13,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from anm_nb.analysis import VERDICT_MIME
+from anm_nb.cases import Case
 from anm_nb.config import ParameterError
-from anm_nb.gallery import read_card, write_gallery
-from anm_nb.sweep.outcomes import Outcome, write_outcomes
-from anm_nb.terminal import duration, memory
+from anm_nb.execution import keep
+from anm_nb.gallery import card_of, write_gallery
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "verdict": "supported"}
 
@@ -47,12 +48,20 @@ def write_notebook(folder: Path, name: str, *cells: tuple, title: str = "Does it
     return folder / f"{name}.ipynb"
 
 
+def ran(path: Path, seconds: float = 1.0, error: str | None = None) -> None:
+    """Note in a notebook how its case ended."""
+    (path.parent / "ended").write_text(json.dumps({"error": error, "peak_mib": 1536.0}))
+    (path.parent / "notebook.ipynb").write_bytes(path.read_bytes())
+    keep(Case(path, path), path.parent, "", seconds)
+    (path.parent / "ended").unlink(), (path.parent / "notebook.ipynb").unlink()
+
+
 def page(folder: Path) -> str:
     return write_gallery(folder).read_text(encoding="utf-8")
 
 
 def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_run_s_verdicts(tmp_path):
-    write_notebook(
+    path = write_notebook(
         tmp_path, "10_anm",
         (["answer"], display("image/png", "AAAA"), display("text/markdown", "**Yes**, by $x^2$ <b onclick=x>now</b>")),
         ([], display("image/png", "BBBB")),
@@ -60,7 +69,7 @@ def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_ru
         ([], judged(VERDICT | {"expects": "10–30 % lower"}, VERDICT | {"verdict": "not trained long enough"})),
         alt="two curves",
     )  # fmt: skip
-    write_outcomes([Outcome("10_anm", "done", 65.2, 1536.0)], tmp_path)
+    ran(path, 65.2)
     html = page(tmp_path)
     shown = [
         "Does it work?",
@@ -69,7 +78,7 @@ def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_ru
         "<msup>",
         "Quick run: 1 supported, 1 not trained long",
     ]
-    shown += ["base64,CCCC", VERDICT["claim"], VERDICT["measured"], "10–30 % lower", "1 min 05 s", "1.5 GiB"]
+    shown += ["base64,CCCC", VERDICT["claim"], VERDICT["measured"], "10–30 % lower", "1 min 05 s", "1536 MiB"]
     places = [html.find(text) for text in shown]
     assert [text for text, place in zip(shown, places, strict=True) if place < 0] == []
     assert places == sorted(places)
@@ -81,24 +90,12 @@ def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_ru
     assert "twin" in (tmp_path / "10_anm.html").read_text(encoding="utf-8")
 
 
-def test_an_answer_s_table_is_shown_as_one(tmp_path):
-    table = '<table class="dataframe"><tr><th>τ</th></tr></table><script>x</script>'
-    write_notebook(
-        tmp_path, "20_hrm", (["answer", "gallery"], display("text/html", table), display("image/png", "AAAA"))
-    )
-    html = page(tmp_path)
-    assert "<th>τ</th>" in html
-    assert "<script" not in html
-    assert html.count("base64,AAAA") == 1
-
-
 def test_what_a_notebook_says_is_text_not_markup(tmp_path):
     """A sweep names its notebooks by the values that differ; the name is a link, too."""
     bold = {"claim": "<b>claim</b>", "measured": '"><img src=x>', "verdict": "undecided"}
     name = '10_anm task="><img src=x onerror=1><script>'
-    write_notebook(tmp_path, name, ([], judged(bold)), title="<script>alert(1)</script>")
-    outcomes = [Outcome(name, "failed", 1.0, 1.0, "ValueError: <i>no</i>"), Outcome("11 <b>", "failed", 1.0, 1.0, "x")]
-    write_outcomes(outcomes, tmp_path)
+    path = write_notebook(tmp_path, name, ([], judged(bold)), title="<script>alert(1)</script>")
+    ran(path, error="ValueError: <i>no</i>")
     html = page(tmp_path)
     assert not re.search(r"<script|<b>|<i>|<img", html)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
@@ -126,8 +123,8 @@ def test_cards_stand_in_the_parts_of_their_numbers_or_of_the_file_they_were_run_
         notebook = nbformat.read(path, as_version=4)
         notebook.metadata["papermill"] = {"input_path": ran or None}
         nbformat.write(notebook, path)
-    groups = {name: read_card(tmp_path, name).group for name in ("size=5", "size=6", "31_tables", "4_x", "20_gone")}
-    assert groups == {"size=5": "1", "size=6": "", "31_tables": "3", "4_x": "", "20_gone": "2"}
+    groups = {name: card_of(tmp_path / f"{name}.ipynb")["group"] for name in ("size=5", "size=6", "31_tables", "4_x")}
+    assert groups == {"size=5": "1", "size=6": "", "31_tables": "3", "4_x": ""}
     html = page(tmp_path)
     heads = ["Does mining hard negatives improve", "Analysis", "Other notebooks"]
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", html)[0].startswith(heads[0])
@@ -135,34 +132,26 @@ def test_cards_stand_in_the_parts_of_their_numbers_or_of_the_file_they_were_run_
     assert "Interactive" not in html
 
 
-def test_a_damaged_notebook_and_a_run_without_one_still_get_a_card_and_an_empty_folder_none(tmp_path):
+def test_what_cannot_be_read_is_named_and_hides_no_other(tmp_path):
     with pytest.raises(ParameterError, match=re.escape(f"no executed notebooks in {tmp_path}")):
         write_gallery(tmp_path)
     (tmp_path / ".12_half.ipynb").write_text("{")
     (tmp_path / "10_damaged.ipynb").write_text("{")
-    write_outcomes([Outcome("11_absent", "failed", 2.0, 90.0, "Kernel died")], tmp_path)
+    path = write_notebook(tmp_path, "11_changed")
+    ran(path)
+    path.write_text(path.read_text().replace("intro", "other"))
+    write_notebook(tmp_path, "12_whole", title="Whole?")
     html = page(tmp_path)
-    assert "The executed notebook cannot be read" in html
-    assert "Kernel died" in html
-    assert "It left no executed notebook" in html
+    assert html.count("The executed notebook cannot be read") == 2
+    assert "11_changed.ipynb is not the notebook that was written" in html
+    assert "Whole?" in html
     assert "12_half" not in html
 
 
-@pytest.mark.parametrize("damaged", ["{", "[1]", '[{"name": "a", "unheard": 1}]', '{"a": 1}', "\xff"])
-def test_outcomes_that_cannot_be_read_are_named(tmp_path, damaged):
-    write_notebook(tmp_path, "10_anm")
-    (tmp_path / "outcomes.json").write_bytes(damaged.encode("latin-1"))
-    with pytest.raises(ParameterError, match=re.escape(str(tmp_path / "outcomes.json"))):
-        write_gallery(tmp_path)
-
-
-def test_verdicts_that_cannot_be_read_are_left_out_and_single_ones_are_read(tmp_path):
+def test_verdicts_that_cannot_be_read_are_left_out(tmp_path):
     odd = [VERDICT | {"verdict": "proved"}, VERDICT | {"claim": ""}]
-    single = {"claim": "one", "measured": "m", "state": "refuted", "interval": [0, 1]}
-    outputs = [judged(*odd, VERDICT), display(VERDICT_MIME, "supported"), display(VERDICT_MIME, single)]
-    write_notebook(tmp_path, "10_anm", ([], *outputs))
-    found = read_card(tmp_path, "10_anm").verdicts
-    assert [(row["claim"], row["verdict"]) for row in found] == [(VERDICT["claim"], "supported"), ("one", "refuted")]
+    path = write_notebook(tmp_path, "10_anm", ([], judged(*odd, VERDICT), display(VERDICT_MIME, "supported")))
+    assert card_of(path)["verdicts"] == [VERDICT]
 
 
 # the notebooks themselves as pages
@@ -190,11 +179,6 @@ def test_a_rendered_notebook_shows_formulas_and_pictures_of_widgets_and_asks_the
     assert "data:image/png;base64,c3RpbGw=" in html
     assert "widget-state" not in html
     assert re.findall(r"<script|<link|url\(http|src=.?http", html) == []
-
-
-def test_times_and_sizes_are_written_for_people():
-    assert [duration(s) for s in (4.24, 9.96, 59.4, 59.6, 125)] == ["4.2 s", "10 s", "59 s", "1 min 00 s", "2 min 05 s"]
-    assert [memory(m) for m in (412.3, 1843.2, 0.5, 1e-4)] == ["412 MiB", "1.8 GiB", "512 KiB", "105 B"]
 
 
 HOSTILE = """

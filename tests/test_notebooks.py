@@ -14,8 +14,8 @@ import nbformat
 import pytest
 import yaml
 
+from anm_nb.cases import check_of
 from anm_nb.config import ParameterError
-from anm_nb.sweep.notebook import check_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -62,9 +62,22 @@ def test_a_notebook_asks_a_question_and_ends_with_its_verdicts(path):
     assert re.search(r"verdicts\(|judge\w*\(|controls\(|headlines\(|show\(", last)
 
 
+STUDIES = [path for path in NOTEBOOKS if re.match(r"0[123]|1[1-7]", path.name)]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=name)
+def test_a_cell_is_read_at_one_glance(path):
+    for cell in code_cells(path):
+        lines = cell.source.splitlines()
+        assert len(lines) <= 40, lines[0]
+        assert max(map(len, lines)) <= 100, max(lines, key=len)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
-    answer, parameters, settings = code_cells(path)[:3]
+    cells = code_cells(path)
+    place = cells.index(parameter_cell(path))  # above it the answer, and what it is drawn and judged by
+    answer, parameters, settings = cells[place - 1 : place + 2]
     assert "answer" in answer.metadata.tags
     assert parameters.source == parameter_cell(path).source
     assert "settings" in settings.metadata.tags
@@ -104,6 +117,7 @@ def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
         ("12_miner_convergence", {"lr_divisors": [1e-3]}, "lr_divisors: lr = 2.0: should be less"),
         ("14_discrete_feasibility", {"strategies": ["stock"]}, "strategies = ['stock']: one has to mine relaxed"),
         ("14_discrete_feasibility", {"per_task": {"sudoku": {"width": 90_000}}}, "per_task.sudoku: width = 90000"),
+        ("14_discrete_feasibility", {"tasks": ["sudoko"]}, "did you mean 'sudoku'"),
         ("15_ired_table", {"test_inner_steps": []}, "test_inner_steps = []: needs at least 1 item"),
         ("15_ired_table", {"test_inner_steps": [10**9]}, "test_inner_steps.0 = 1000000000: should be less"),
         ("15_ired_table", {"per_task": {"adition": {}}}, "per_task.adition.[key]: unknown task 'adition' (did you"),

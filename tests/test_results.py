@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from anm_nb.config import ParameterError
 from anm_nb.files import project_root
-from anm_nb.results_page import write_results
+from anm_nb.gallery import write_results
 
 PAGE = project_root() / "docs" / "results.md"
 

@@ -1,4 +1,4 @@
-"""A sweep of a trivial notebook, and the command that runs it as a process of its own."""
+"""A sweep of a trivial notebook, the command that runs it as a process of its own, and cases that end at once."""
 
 import json
 import os
@@ -29,8 +29,7 @@ time.sleep(pause)
 SHOW = f"""
 from IPython.display import display
 row = {{"claim": f"{{n}}·x is small", "measured": "so", "verdict": "supported", "estimate": n * x / 3, "seeds": 3}}
-row |= {{"low": n * x - 1, "high": n * x + 1}}
-display({{{VERDICT_MIME!r}: {{"verdicts": [row]}}, "text/plain": "so"}}, raw=True)
+display({{{VERDICT_MIME!r}: {{"verdicts": [row | {{"low": n * x - 1}}]}}, "text/plain": "so"}}, raw=True)
 """
 
 
@@ -58,28 +57,30 @@ class TrivialSweep:
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
         return path
 
-    def start(self, *arguments: str, out: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Run `anm-nb sweep` on the file `trivial`."""
-        command = [sys.executable, "-m", "anm_nb.cli", "sweep", str(self.folder / "trivial.yaml")]
-        command += ["--out", str(out or self.out), *arguments]
-        return subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env=os.environ | {"ANM_NB_OUTPUTS": str(self.folder / "outputs")},
-        )
+        command = [
+            sys.executable,
+            "-m",
+            "anm_nb.cli",
+            "sweep",
+            str(self.folder / "trivial.yaml"),
+            "--out",
+            str(self.out),
+        ]
+        environment = os.environ | {"ANM_NB_OUTPUTS": str(self.folder / "outputs")}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        return subprocess.Popen([*command, *arguments], env=environment, **streams)
 
-    def run(self, *arguments: str, out: Path | None = None) -> tuple[int, str]:
+    def run(self, *arguments: str) -> tuple[int, str]:
         """Run it to its end: exit code and what it said."""
-        process = self.start(*arguments, out=out)
+        process = self.start(*arguments)
         said = process.communicate(timeout=600)[0]
         return process.returncode, said
 
     def invoke(self, *arguments: str) -> Result:
-        """The same in this process."""
-        command = ["sweep", str(self.folder / "trivial.yaml"), "--out", str(self.out), *arguments]
+        """The same in this process, one case at a time."""
+        command = ["sweep", str(self.folder / "trivial.yaml"), "--out", str(self.out), "--jobs", "1", *arguments]
         return CliRunner().invoke(app, command)
 
     def ran(self) -> list[int]:
@@ -87,14 +88,14 @@ class TrivialSweep:
         path = self.folder / "ran"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
-    def outcomes(self, out: Path | None = None) -> dict[str, dict]:
-        """The stored outcomes by name."""
-        path = (out or self.out) / "outcomes.json"
-        return {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+    def outcomes(self) -> dict[str, dict]:
+        """What the executed notebooks note, by name."""
+        paths = self.out.glob("*.ipynb")
+        return {path.stem: json.loads(path.read_bytes())["metadata"]["anm_nb"] for path in paths}
 
     def half_written(self) -> list[str]:
         """What is in the folder of results that is neither a whole result nor the lock."""
-        whole = {".ipynb", ".parquet", ".csv", ".json", ".html", ".lock"}
+        whole = {".ipynb", ".parquet", ".csv", ".html", ".lock"}
         names = [path.name for path in self.out.iterdir()] if self.out.exists() else []
         return [name for name in names if Path(name).suffix not in whole or ".partial" in name]
 

@@ -1,13 +1,11 @@
-"""A recorder for anybody's own trainer, which knows tensors only, and probes (ANM checklist, sections A to D and I).
+"""Probes of a training step, and a recorder of them for anybody's own trainer (ANM checklist, sections A to D and I).
 
 What returns tensors never waits for a device, and may stand in a step that is captured as a CUDA graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from unittest.mock import patch
+from collections.abc import Iterable
 
 import pandas as pd
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.schedule import Levels, NoiseSchedule, Points, SharedNoise
+from anm_nb.energy.schedule import Levels, NoiseSchedule, Points
 
 Scale = Tensor | float | int  # one number, one per example, or any shape that broadcasts to the targets'
 ROUNDINGS = 8  # two products, two sums and two differences round once each, and coefficients may have been rounded too
@@ -114,58 +112,32 @@ def shared_noise_residual(
     return float(((noised_pos - signal * y_pos) - (noised_neg - signal * y_neg)).abs().max())
 
 
-@contextmanager
-def noisings() -> Iterator[list[Tensor]]:
-    """Collects every clean tensor that a step noises (each negative once: section C), and no point on a miner's way."""
-    seen: list[Tensor] = []
-    original = SharedNoise.noised
-
-    def noised(self: SharedNoise, y: Tensor) -> Tensor:
-        seen.append(y)
-        return original(self, y)
-
-    with patch.object(SharedNoise, "noised", noised):
-        yield seen
-
-
-def count_of(y: Points, seen: Sequence[Tensor]) -> int:
-    """How many of the collected tensors equal y."""
-    return sum(other.shape == y.shape and bool(torch.equal(other, y)) for other in seen)
-
-
 class Recorder:
     """The checklist's columns from one-line calls in a training step; every call may be left out, and so its columns.
 
-    Nothing that a call is handed is changed. Numbers stay on their device until `frame`. `every` is the number of steps
-    from one row to the next, `gradients_every` that for gradient norms, which cost a backward pass for each loss;
-    `armijo_c` is the miner's c. While `training` is False only `score` records: set it where the same functions
-    evaluate a network. A second call of one kind in a step replaces the first, except for `trial`. Raises
-    `ParameterError` for steps below 1 and `armijo_c` outside (0, 1).
+    Nothing that a call is handed is changed, and numbers stay on their device until `frame`. `every` is the number of
+    steps from one row to the next, `gradients_every` that for gradient norms, which cost a backward pass for each loss.
+    A second call of one kind in a step replaces the first. Raises `ParameterError` for numbers below 1.
     """
 
-    def __init__(
-        self, every: int = 5, gradients_every: int = 20, armijo_c: float = 1e-4, seed: int | None = None
-    ) -> None:
+    def __init__(self, every: int = 5, gradients_every: int = 20, seed: int | None = None) -> None:
         if min(every, gradients_every) < 1:
             raise ParameterError(f"every = {every}, gradients_every = {gradients_every}: at least 1 step each")
-        if not 0 < armijo_c < 1:
-            raise ParameterError(f"armijo_c = {armijo_c}: should lie in (0, 1)")
-        self.every, self.gradients_every, self.armijo_c, self.seed = every, gradients_every, armijo_c, seed
-        self.step, self.training = 0, True
+        self.every, self.gradients_every, self.step = every, gradients_every, 0
+        self._of_all = {} if seed is None else {"seed": seed}
         self._row: dict[str, Tensor | float] = {}
-        self._trials: list[Tensor] = []  # each [5, examples]: the arguments of `trial`
-        self._rows: list[tuple[dict[str, float], list[str], Tensor]] = []
+        self._rows: list[tuple[int, dict[str, Tensor | float]]] = []
 
     def energies(self, e_pos: Tensor, e_neg: Tensor) -> None:
         """The energies of the contrastive pairs before the update: see `energy_columns`."""
-        if self._recording(self.every):
+        if self.step % self.every == 0:
             self._row |= energy_columns(e_pos, e_neg)
 
     def noising(
         self, noised_pos: Tensor, noised_neg: Tensor, y_pos: Tensor, y_neg: Tensor, signal: Scale, sigma: Scale
     ) -> None:
         """What the network is fed, what it was made of, and √ᾱ_k and σ_k example by example: see `noising_columns`."""
-        if self._recording(self.every):
+        if self.step % self.every == 0:
             self._row |= noising_columns(noised_pos, noised_neg, y_pos, y_neg, signal, sigma)
 
     def losses(self, loss_mse: Tensor, weighted_loss_con: Tensor, parameters: Iterable[Tensor]) -> None:
@@ -173,79 +145,44 @@ class Recorder:
 
         Columns `loss_mse` and `loss_con_weighted`; every `gradients_every` steps gradient norms and their share.
         """
-        if self._recording(self.every):
+        if self.step % self.every == 0:
             self._row |= {"loss_mse": _copy(loss_mse), "loss_con_weighted": _copy(weighted_loss_con)}
-        if self._recording(self.gradients_every):
+        if self.step % self.gradients_every == 0:
             learnt = list(parameters)
             mse, con = (_copy(gradient_norm(loss, learnt)) for loss in (loss_mse, weighted_loss_con))
             self._row |= {"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": con / (con + mse + 1e-12)}
 
-    @torch.no_grad()
-    def trial(
-        self, energy_before: Tensor, energy_trial: Tensor, step: Scale, gradient_norm: Scale, accepted: Scale
-    ) -> None:
-        """One trial of the miner, for the examples still being mined (sections B.1 and I.4); once for each trial.
-
-        `step` and `gradient_norm` are α and ‖∇E‖ at the point left; all are [b], [b, 1] or one number. Columns, per
-        example: `miner_accepted`, `miner_backtracks` and `miner_non_finite` trials, and `mined_drop`, the energy lost
-        over accepted ones. `armijo_slack` is their least E − E_trial − cα‖∇E‖²: not negative under Armijo's rule.
-        """
-        if self._recording(self.every):
-            before = _plain(energy_before).flatten()
-            named = {"energy_trial": energy_trial, "step": step, "gradient_norm": gradient_norm, "accepted": accepted}
-            others = [_coefficient(name, value, before).to(before.dtype) for name, value in named.items()]
-            self._trials.append(torch.stack([before, *others]))
-
-    @torch.no_grad()
     def ema(self, parameters: Iterable[Tensor]) -> None:
         """The averaged weights, after `backward` (B.5, H, I.2): `ema_gradient`, their gradient's norm, ideally 0."""
-        if self._recording(self.every):
-            found = [p.grad.detach().norm().float() for p in parameters if p.grad is not None]
+        if self.step % self.every == 0:
+            found = [_plain(p.grad).norm() for p in parameters if p.grad is not None]
             self._row["ema_gradient"] = torch.stack(found).norm() if found else 0.0
 
     def score(self, name: str, value: Tensor | float) -> None:
-        """Any score of the task, as a column of that name. Raises `ParameterError` for "seed" and "step"."""
+        """Any score of the task or the miner, as a column of that name, in whatever step it is known.
+
+        The doctor reads `mined_drop`, the energy that mining lowers a negative by, and `armijo_slack`, the least
+        E − E_trial − cα‖∇E‖² over accepted steps. Raises `ParameterError` for "seed" and "step".
+        """
         if name in ("seed", "step"):
             raise ParameterError(f"score '{name}': that column is the recorder's own")
         self._row[name] = _copy(value) if isinstance(value, Tensor) else float(value)
 
     def next_step(self) -> None:
         """End the row of this step."""
-        if self._row or self._trials:
-            self._rows.append(self._finished_row())
-        self._row, self._trials = {}, []
-        self.step += 1
+        if self._row:
+            self._rows.append((self.step, self._row))
+        self._row, self.step = {}, self.step + 1
 
     def frame(self) -> pd.DataFrame:
-        """One row for each recorded step, an unfinished one included if it is more than trials; NaN where one lacks."""
-        rows = self._rows + ([self._finished_row()] if self._row else [])
-        table = [numbers | dict(zip(names, values.tolist(), strict=True)) for numbers, names, values in rows]
-        return pd.DataFrame(table) if table else pd.DataFrame(columns=["step"])
-
-    def _recording(self, every: int) -> bool:
-        return self.training and self.step % every == 0
-
-    def _finished_row(self) -> tuple[dict[str, float], list[str], Tensor]:
-        seed = {} if self.seed is None else {"seed": self.seed}
-        row: dict[str, Tensor | float] = {**seed, "step": self.step, **self._row, **self._mining()}
-        tensors = {name: value.float() for name, value in row.items() if isinstance(value, Tensor)}
-        device = next((value.device for value in tensors.values()), None)
-        values = torch.stack([value.to(device) for value in tensors.values()]) if tensors else torch.empty(0)
-        return {n: v for n, v in row.items() if not isinstance(v, Tensor)}, list(tensors), values
-
-    def _mining(self) -> dict[str, Tensor]:
-        """The step's trials in sum, per mined example."""
-        if not (examples := max((trial.shape[1] for trial in self._trials), default=0)):
-            return {}
-        before, after, alpha, slope, took = torch.cat(self._trials, dim=1)
-        slack = before - after - self.armijo_c * alpha * slope.square()
-        counted = slack.isfinite() & (took > 0)
-        drop, least = torch.where(counted, before - after, 0.0), torch.where(counted, slack, torch.inf).amin()
-        columns = ("miner_accepted", "miner_backtracks", "mined_drop", "miner_non_finite")
-        sums = zip(columns, (took, 1 - took, drop, ~slack.isfinite()), strict=True)
-        return {name: each.sum() / examples for name, each in sums} | {
-            "armijo_slack": torch.where(least.isfinite(), least, torch.nan)
-        }
+        """One row for each recorded step, an unfinished one included; NaN where a column is not of that step."""
+        rows = [*self._rows, (self.step, self._row)]
+        found = [
+            {**self._of_all, "step": step, **{name: float(each) for name, each in row.items()}}
+            for step, row in rows
+            if row
+        ]
+        return pd.DataFrame(found) if found else pd.DataFrame(columns=["step"])
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -1,17 +1,10 @@
-"""The probes of our own trainer: the noise is shared, negatives are noised once, and shares are those of the losses."""
+"""The probes of our own trainer: shares are those of the losses, and nothing waits for a device."""
 
 import pytest
 import torch
 from host_waits import HostWait, RefuseHostWaits
 
-from anm_nb.energy.probes import (
-    count_of,
-    energy_columns,
-    grad_share,
-    grad_shares,
-    noising_columns,
-    noisings,
-)
+from anm_nb.energy.probes import energy_columns, grad_share, grad_shares, noising_columns
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.training.seeds import RowDraws
 
@@ -20,15 +13,6 @@ def pair():
     source = torch.Generator().manual_seed(0)
     y, y_neg = (torch.randn(32, 4, generator=source) for _ in range(2))
     return y, y_neg, SharedNoise.draw(NoiseSchedule.cosine(10), y, RowDraws([source], "cpu")), source
-
-
-def test_noisings_are_collected_while_the_context_is_open_and_counted():
-    y, y_neg, noise, _ = pair()
-    with noisings() as seen:
-        for target in (y, y_neg, y_neg):
-            noise.noised(target)
-    noise.noised(y)
-    assert [count_of(target, seen) for target in (y, y_neg, y[:3])] == [1, 2, 0]
 
 
 def stacked(seeds):

@@ -1,40 +1,40 @@
 """The tuning study: grids that grow at their edges, choices on dev, runs that go on, and stacks of learning rates."""
 
-import math
-
 import pandas as pd
 import pytest
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.stacked_runs import multiply_adds
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.energy.tuning import METHODS, Setting, Tuning, best_settings, beyond, choices, confirm, confirmation, tune
+from anm_nb.energy.tuning import (
+    METHODS,
+    Setting,
+    Tuning,
+    beyond,
+    choices,
+    confirm,
+    confirmation,
+    multiply_adds,
+    settings_of,
+    tune,
+)
 
 TINY = {"size": 2, "width": 8, "batch": 8, "steps": 4, "dev_examples": 4, "test_examples": 4, "records": 3}
 
 
-def table(*rows, steps=10):
-    """Final records: (method, lr, dev errors of the seeds), None for a seed that diverged."""
-    made = []
-    for method, lr, devs in rows:
-        for seed, dev in enumerate(devs):
-            named = {
-                "method": method,
-                "option": "",
-                "lr": lr,
-                "weight": 0.0,
-                "seed": seed,
-                "stage": "s",
-                "steps": steps,
-            }
-            scores = {"dev": dev, "test_same": dev, "test_harder": dev}
-            made.append(named | scores | {"step": steps if dev is not None else 3})
-    return pd.DataFrame(made)
+def table(*rows):
+    """Final records of 10 steps: (method, lr, dev errors of the seeds), None for a seed that diverged."""
+    names = ["method", "option", "lr", "weight", "seed", "stage", "steps", "step", "dev"]
+    found = [
+        (method, "", lr, 0.0, seed, "s", 10, 3 if dev is None else 10, dev)
+        for method, lr, devs in rows
+        for seed, dev in enumerate(devs)
+    ]
+    return pd.DataFrame(found, columns=names).assign(test_same=0.5, test_harder=0.5)
 
 
 def test_a_setting_with_a_diverged_seed_is_never_chosen_and_an_edge_is_said():
     runs = table(("none", 0.1, [0.3, 0.3]), ("none", 0.2, [0.2, 0.3]), ("none", 0.4, [0.0, None]))
-    assert best_settings(runs) == [Setting("none", "", 0.2, 0.0)]
+    assert settings_of(choices(runs)) == [Setting("none", "", 0.2, 0.0)]
     assert choices(runs)[["dev", "settings_tried", "on_an_edge"]].values.tolist() == [[0.25, 3, False]]
     runs = table(("none", 0.1, [0.1, 0.3]), ("none", 0.2, [0.3, 0.3]))
     assert choices(runs)["on_an_edge"].tolist() == [True]
@@ -53,7 +53,7 @@ def test_a_grid_grows_beyond_the_edge_that_the_best_lies_on():
 
 def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(tmp_path, monkeypatch):
     for method in ("none", "anm"):
-        monkeypatch.setitem(METHODS, method, {"": METHODS[method][""]})
+        monkeypatch.setitem(METHODS, method, {})
     study = Tuning(**TINY, methods=["none", "anm"], lrs=[0.01, 0.02], tuning_seeds=[5], seeds=[1, 2], growth=0)
     said = []
     runs = tune(study, tmp_path, said.append)
@@ -62,7 +62,7 @@ def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(t
     trained = len(said)
     pd.testing.assert_frame_equal(tune(study, tmp_path, said.append), runs)
     assert len(said) == trained
-    confirmed = confirm(study, confirmation(study, best_settings(runs)), tmp_path, said.append)
+    confirmed = confirm(study, confirmation(study, settings_of(choices(runs))), tmp_path, said.append)
     assert set(confirmed["method"]) == {"none", "anm", "none, more steps", "none, larger batch"}
     ends = confirmed.groupby("method")[["steps", "multiply_adds"]].max()
     one_step = ends.loc["none, more steps", "multiply_adds"] / ends.loc["none, more steps", "steps"]
@@ -75,18 +75,30 @@ def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(t
 
 def test_multiply_adds_are_those_of_the_matrix_products():
     config = EnergyConfig(task="addition", size=2, width=8, batch=16, head="scalar")
-    twice = EnergyConfig(**dict(config) | {"batch": 32})
-    thrice = EnergyConfig(**dict(config) | {"batch": 48})
-    counts = [multiply_adds(each) for each in (config, twice, thrice)]
-    of_16 = counts[1] - counts[0]
-    assert counts[2] - counts[1] == of_16  # beyond the embedding of the levels, the same for each example
+    once, twice, thrice = (multiply_adds(config.model_copy(update={"batch": 16 * n})) for n in (1, 2, 3))
+    assert thrice - twice == twice - once  # beyond the embedding of the levels, the same for each example
     hidden = 16 * (8 * 8 + 2 * 8 * 8)  # two inputs of 4 entries, width 8: run, differentiated by y, and both again
-    assert 4 * hidden < of_16 < 9 * hidden
+    assert 4 * hidden < twice - once < 9 * hidden
+
+
+def test_options_are_of_the_config_or_of_the_strategy():
+    study = Tuning(**TINY)
+
+    def config(method, option):
+        return study.config(Setting(method, option, 0.01, 0.0), (1, 2))
+
+    assert config("none", "scalar head").head == "scalar"
+    assert config("anm", "soft label").soft_label
+    assert config("anm_orthogonal", "5 inner steps").negatives.miner.steps == 5
+    near = config("random_orthogonal", "radius ‖y‖/4").negatives
+    assert (near.name, near.eps, near.orthogonal_to_noise) == ("random", 0.25, True)
+    assert config("random_orthogonal", "").negatives.eps == type(near)().eps
 
 
 def test_what_cannot_be_a_study_is_refused_before_any_work():
     with pytest.raises(ParameterError, match=r"share \[100\]: they must be disjoint"):
         Tuning(seeds=(100, 200, 201))
-    with pytest.raises(ParameterError, match=r"unknown method 'stok' \(did you mean 'stock'\?\)"):
+    with pytest.raises(ParameterError, match=r"methods: unknown method 'stok' \(did you mean 'stock'\?\)"):
         Tuning(methods=("stok",))
-    assert math.isclose(Tuning().lrs[-1], 0.064)
+    with pytest.raises(ParameterError, match="is scored by board_accuracy"):
+        Tuning(task="sudoku", size=4)

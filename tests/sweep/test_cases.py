@@ -1,201 +1,254 @@
-"""Cases run side by side, fail alone, and leave nothing half-written."""
+"""Which cases a sweep file means, what it may not say, and how a notebook's own settings cell judges them."""
 
 import json
-import resource
-import signal
-import subprocess
-import sys
+from pathlib import Path
 
 import nbformat
 import pytest
-from trivial_sweep import ended, wait_until, write_notebook
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_notebook
 
-from anm_nb.sweep.cases import Case
-from anm_nb.sweep.workers import run_cases
+from anm_nb.cases import LONGEST, Case, case_names, check_of, code_digest, differing, open_sweep
+from anm_nb.config import ParameterError
 
-REPORT = """
-import os, sys, json
-block = bytearray(mib << 20)
-names = ["OMP_NUM_THREADS", "MPLBACKEND"]
-print(json.dumps({"mib": mib, "python": sys.executable, "cwd": os.getcwd()} | {k: os.environ.get(k) for k in names}))
-"""
-MIB = 400
-FAIL = "raise ValueError('n is\\n\\x1b[31mtoo small')"
-ENDLESS = """
-import os, pathlib
-pathlib.Path("pid").write_text(str(os.getpid()))
-while True:
-    pass
-"""
+ROOT = Path(__file__).resolve().parents[2]
+SWEEPS = sorted(set((ROOT / "params" / "sweeps").glob("*.yaml")) - {ROOT / "params" / "sweeps" / "gpu.yaml"})
+# The HRM document's grid, experiments 2 to 5.
+DOCUMENT = {
+    "hrm_iterations": ("max_inner_iters", [6, 8, 12, 16]),
+    "hrm_period": ("hrm_period", [3, 4, 6]),
+    "hrm_entropy": ("entropy_weight", [0.0005, 0.001, 0.002]),
+    "hrm_temperature": ("temperature", [1.5, 2.0, 2.5]),
+}
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """Three cases, two at a time: one that reports its surroundings, one that fails, one whose notebook is missing."""
-    folder = tmp_path_factory.mktemp("sweep")
-    report = write_notebook(folder / "notebooks" / "01_report.ipynb", "mib = 1", REPORT)
-    fails = write_notebook(folder / "notebooks" / "02_fails.ipynb", "n = 1", FAIL)
-    other_kernel = folder / "kernels" / "python3" / "kernel.json"
-    other_kernel.parent.mkdir(parents=True)
-    other_kernel.write_text(json.dumps({"argv": ["/nonexistent"], "display_name": "x", "language": "python"}))
-    out = folder / "out"
-    write_notebook(out / "03_missing.ipynb", "old = True")
-    cases = [
-        Case(folder / "notebooks" / "03_missing.ipynb", out / "03_missing.ipynb"),
-        Case(report, out / "01_report.ipynb", {"mib": MIB}),
-        Case(fails, out / "02_fails.ipynb"),
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(folder))
-        patch.setenv("MPLBACKEND", "agg")
-        patch.setattr("joblib.cpu_count", lambda: 6)
-        outcomes = sorted(run_cases(cases, 2), key=lambda outcome: outcome.name)
-    return out, outcomes
+def given_of(path: Path, profile: str | None = None) -> list[dict]:
+    return [dict(case.parameters) for case in open_sweep(path, profile)]
 
 
-def test_a_failing_case_does_not_stop_the_others(ran):
-    assert [(outcome.name, outcome.status) for outcome in ran[1]] == [
-        ("01_report", "done"), ("02_fails", "failed"), ("03_missing", "failed"),
+# what a file means
+
+
+def test_a_grid_is_the_product_in_order_cases_follow_it_and_without_either_there_is_one(trivial):
+    path = trivial.write(base={"pause": 1.5}, grid={"n": [2, 1], "x": [0.1, 0.2]}, cases=[{"n": 9}])
+    assert given_of(path) == [
+        {"pause": 1.5, "n": 2, "x": 0.1}, {"pause": 1.5, "n": 2, "x": 0.2},
+        {"pause": 1.5, "n": 1, "x": 0.1}, {"pause": 1.5, "n": 1, "x": 0.2},
+        {"pause": 1.5, "n": 9},
+    ]  # fmt: skip
+    assert open_sweep(path)[4].values == {"n": 9, "x": 0.5, "pause": 1.5}
+    (only,) = open_sweep(trivial.write())
+    assert (only.parameters, only.name) == ({}, "square")
+
+
+def test_a_case_goes_over_the_base_the_base_over_the_profile_and_each_profile_has_a_folder(trivial, monkeypatch):
+    monkeypatch.setattr("anm_nb.files.project_root", lambda: trivial.folder)
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "o"))
+    for profile, values in {"quick": "n: 5\nx: 5e-1\npause: 5.0\n", "paper": "n: 7\n"}.items():
+        path = trivial.folder / "params" / profile / "square.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(values)
+    path = trivial.write(profile="quick", base={"pause": 4.0}, cases=[{"pause": 3.0}])
+    assert given_of(path) == [{"n": 5, "x": 0.5, "pause": 3.0}]
+    assert given_of(path, "paper") == [{"n": 7, "pause": 3.0}]
+    assert open_sweep(path)[0].output.parent == trivial.folder / "o" / "trivial"
+    assert open_sweep(path, "paper")[0].output.parent == trivial.folder / "o" / "trivial-paper"
+    with pytest.raises(ParameterError, match=r"unknown profile 'papr' \(did you mean 'paper'\?\)"):
+        open_sweep(path, "papr")
+
+
+def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
+    trivial.write("a", base={"x": 0.1, "pause": 0.2}, grid={"n": [1, 2]}, cases=[{"n": 2}])
+    trivial.write("b", base={"n": 5}, cases=[{"pause": 0.3}, {"n": 1}])
+    both = trivial.write("both", union=["a.yaml", "b.yaml"], base={"x": 0.9, "n": 7, "pause": 0.0})
+    assert given_of(both) == [
+        {"x": 0.9, "n": 1, "pause": 0.0}, {"x": 0.9, "n": 2, "pause": 0.0}, {"x": 0.9, "n": 7, "pause": 0.3},
     ]  # fmt: skip
 
 
-def test_a_case_runs_in_this_interpreter_beside_its_notebook_with_its_share_of_cores(ran):
-    out = ran[0]
-    cells = nbformat.read(out / "01_report.ipynb", as_version=4).cells
-    report = json.loads(cells[-1].outputs[0].text)
-    assert report == {
-        "mib": MIB,
-        "python": sys.executable,
-        "cwd": str(out.parent / "notebooks"),
-        "OMP_NUM_THREADS": "3",
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    }
-
-
-def test_peak_memory_is_that_of_the_kernel(ran):
-    report = ran[1][0]
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # which Linux counts for what a process starts
-    assert MIB < report.peak_mib < max(MIB, own) + 200
-    assert 0.5 < report.seconds < 120
-
-
-def test_a_failure_is_told_in_the_words_of_the_failing_cell(ran):
-    assert ran[1][1].error == "ValueError: n is\ntoo small"
-    assert "03_missing.ipynb" in ran[1][2].error
-
-
-def test_a_failing_notebook_is_kept_and_an_older_result_does_not_stand_for_a_run_that_left_none(ran):
-    assert sorted(path.name for path in ran[0].iterdir()) == ["01_report.ipynb", "02_fails.ipynb"]
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_an_interrupt_ends_the_kernel_and_leaves_nothing_half_written(tmp_path, jobs):
-    notebook = write_notebook(tmp_path / "01_endless.ipynb", "n = 1", ENDLESS)
-    out = tmp_path / "out"
-    program = (
-        "from pathlib import Path; from anm_nb.sweep.workers import Case, run_cases\n"
-        f"list(run_cases([Case(Path({str(notebook)!r}), Path({str(out)!r}, 'a.ipynb'))], {jobs}))"
-    )
-    running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
-    pid = tmp_path / "pid"
-    wait_until(lambda: pid.exists() and pid.read_text(), 60)
-    running.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in running.communicate(timeout=120)[1]
-    assert list(out.iterdir()) == []
-    wait_until(lambda: ended(int(pid.read_text())), 10)
-
-
-def test_a_case_ends_with_the_program_that_runs_it_however_that_ended(tmp_path):
-    notebook = write_notebook(tmp_path / "01_endless.ipynb", "n = 1", ENDLESS)
-    program = (
-        "from pathlib import Path; from anm_nb.sweep.workers import Case, run_cases\n"
-        f"list(run_cases([Case(Path({str(notebook)!r}), Path({str(tmp_path)!r}, 'out', 'a.ipynb'))], 2))"
-    )
-    running = subprocess.Popen([sys.executable, "-c", program])
-    pid = tmp_path / "pid"
-    wait_until(lambda: pid.exists() and pid.read_text(), 60)
-    running.kill()
-    running.wait()
-    wait_until(lambda: ended(int(pid.read_text())), 30)
-    assert not (tmp_path / "out" / "a.ipynb").exists()
-
-
-DEADLY = """
-import os, psutil, signal
-if deadly:
-    os.kill(psutil.Process().parent().pid, signal.SIGKILL)
-    while True:
-        pass
-"""
-
-
-def test_where_the_process_of_a_case_is_killed_it_fails_and_the_others_run(tmp_path):
-    notebook = write_notebook(tmp_path / "01_deadly.ipynb", "deadly = False", DEADLY)
-    cases = [Case(notebook, tmp_path / f"deadly={deadly}.ipynb", {"deadly": deadly}) for deadly in (True, False)]
-    died, ran_on = run_cases(cases, 1)
-    assert (died.status, died.error) == ("failed", "its process was ended by SIGKILL, as happens where memory runs out")
-    assert (ran_on.status, ran_on.error) == ("done", None)
-
-
-SERVED = """
-import os
-with open(os.environ["ANM_NB_RUNS_USED"], "a") as used:
-    used.write("bbbb\\n")
-    used.write("aaaa\\n")
-    used.write("bbbb\\n")
-"""
-SMALL = """
-assert type(lr) is float and lr == 1e-05, lr
-"""
-
-
-def test_a_case_notes_the_runs_it_was_served_and_gets_its_values_as_they_are(tmp_path):
-    notebook = write_notebook(tmp_path / "01_served.ipynb", "lr = 1.0", SMALL, SERVED)
-    case = Case(notebook, tmp_path / "lr=1e-05.ipynb", {"lr": 0.00001}, digest="d")
-    (outcome,) = run_cases([case], 1)
-    assert (outcome.name, outcome.status, outcome.error) == ("lr=1e-05", "done", None)
-    assert (outcome.runs, outcome.digest) == (("aaaa", "bbbb"), "d")
-
-
-# what is stored is not believed unseen
-
-
-def swap(trivial):
-    one, two = (trivial.out / f"n={n}.ipynb" for n in (1, 2))
-    texts = one.read_bytes(), two.read_bytes()
-    one.write_bytes(texts[1]), two.write_bytes(texts[0])
-
-
-def edit(path, old: str, new: str):
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
+# what it may not say
 
 
 @pytest.mark.parametrize(
-    ("change", "again", "named"),
+    ("content", "said"),
     [
-        (lambda t: edit(t.out / "n=2.ipynb", '"refuted"', '"supported"'), [2], ["n=2.ipynb is not the notebook"]),
-        (swap, [1, 2], ["n=1.ipynb is not the notebook", "n=2.ipynb is not the notebook"]),
-        (lambda t: (t.out / "n=1.ipynb").write_text('{"cells": ['), [1], ["n=1.ipynb is not the notebook"]),
-        (lambda t: edit(t.out / "outcomes.json", '"done"', '"bone"'), [1], ["outcomes.json: the entry of n=1 is"]),
-        (lambda t: edit(t.out / "outcomes.json", '"failed"', '"done"'), [13], ["outcomes.json: the entry of n=13"]),
-        (lambda t: edit(t.out / "outcomes.json", '"n=1"', '"n=2"'), [1], ["outcomes.json: the entry of n=2 is"]),
-        (lambda t: (t.out / "outcomes.json").write_text("[{"), [1, 13, 2], ["outcomes.json cannot be read"]),
-        (lambda t: (t.out / "outcomes.json").write_text("[1, null]"), [1, 13, 2], ["outcomes.json: the entry of"]),
+        ({"grid": {"m": [1]}}, "trivial.yaml, case {'m': 1}: unknown parameter 'm'"),
+        ({"gird": {"n": [1]}}, "trivial.yaml: unknown parameter 'gird' (did you mean 'grid'?)"),
+        ({"grid": {"n": []}}, "grid: 0 cases; from 1 to"),
+        ({"grid": {}}, "grid = {}"),
+        ({"notebook": "20_hrm_vs_basline"}, "unknown notebook '20_hrm_vs_basline' (did you mean '20_hrm_vs_baseline'"),
+        ({"notebook": "cube.ipynb"}, "unknown notebook 'cube.ipynb'"),
+        ({"notebook": None}, "needs a notebook, or a union"),
+        ({"union": ["trivial.yaml"], "profile": "mid"}, "only base may stand beside union; move profile into"),
+        ({"grid": {name: list(range(1000)) for name in "abc"}}, "grid: 1,000,000,000 cases; from 1 to 10,000"),
+        ({"union": ["missing.yaml"]}, "missing.yaml cannot be read"),
+        ({"union": ["union.yaml"]}, "union.yaml: a union of unions"),
+    ],
+    ids=str,
+)
+def test_refusals_name_the_file_the_value_and_what_is_allowed(trivial, content, said):
+    trivial.write("union", union=["trivial.yaml"])
+    with pytest.raises(ParameterError) as refused:
+        open_sweep(trivial.write(**content))
+    assert said in str(refused.value)
+
+
+def test_an_unknown_sweep_is_named_with_the_nearest_and_the_notebooks_own_folder_takes_no_results(trivial):
+    with pytest.raises(ParameterError, match=r"unknown sweep file 'hrm_perod' \(did you mean 'hrm_period'\?\)"):
+        open_sweep("hrm_perod")
+    (trivial.folder / "link").symlink_to(trivial.folder)
+    with pytest.raises(ParameterError, match="holds the notebooks themselves; choose another folder"):
+        open_sweep(trivial.write(), folder=trivial.folder / "link")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"max_inner_iters": 0}, "max_inner_iters = 0: should be greater than 0"),
+        ({"hrm_perod": 2}, "unknown parameter 'hrm_perod' (did you mean 'hrm_period'?)"),
+        ({"width": 30}, "width"),
     ],
 )
-def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, fake, change, again, named):
-    trivial.write(grid={"n": [1, 13, 2]})
-    trivial.invoke()
-    table, expected = (trivial.out / "table.parquet").read_bytes(), trivial.outcomes()
-    fake.clear()
-    change(trivial)
-    dry = trivial.invoke("--dry-run")
-    result = trivial.invoke()
-    assert (result.exit_code, fake) == (1, again), result.output
-    for said in named:
-        assert f"{trivial.out}/{said}" in result.stderr
-        assert said in dry.stderr
-    assert (trivial.out / "table.parquet").read_bytes() == table
-    assert trivial.outcomes() == expected
-    assert "written" not in trivial.invoke().stderr
+def test_a_notebook_s_own_settings_judge_its_cases(tmp_path, values, said):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({"notebook": "20_hrm_vs_baseline", "cases": [{}, values]}))
+    with pytest.raises(ParameterError, match=r"bad\.yaml, case") as refused:
+        open_sweep(path)
+    assert said in str(refused.value)
+
+
+# the project's own
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("profile", [None, "quick"])
+def test_the_project_s_sweeps_are_valid_at_their_profile_and_at_the_quick_one(path, profile):
+    cases = open_sweep(path, profile)
+    assert cases
+    assert len({case.name for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize(("name", "swept"), DOCUMENT.items())
+def test_each_experiment_varies_what_the_document_says_at_its_fixed_values(name, swept):
+    """One case for each value, and a last one that compares them all."""
+    field, values = swept
+    *single, whole = open_sweep(name)
+    fixed = {"max_inner_iters": 12, "hrm_period": 4, "size": 20, "mask_rate": 0.5, "epochs": 100}
+    fixed |= {"seeds": [1, 2, 3, 4, 5]}
+    assert [case.values[field] for case in single] == values
+    assert whole.values["values"] == values
+    for case in (*single, whole):
+        rest = {name: value for name, value in fixed.items() if name != field}
+        assert {name: case.values[name] for name in rest} == rest
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("hrm", {}), ("hrm_hinted", {"task": "hinted_sort"}), ("hrm_ceiling", {"stop_at_score": 0.99})],
+)
+def test_the_unions_are_the_five_experiments_and_differ_in_nothing_else(name, changed):
+    five = [case for each in ("hrm_vs_baseline", *DOCUMENT) for case in open_sweep(each)]
+    assert [dict(case.values) | changed for case in five] == [dict(case.values) for case in open_sweep(name)]
+
+
+# names and digests
+
+VALUES = st.one_of(st.integers(), st.floats(allow_nan=False), st.text(max_size=200), st.lists(st.text(max_size=80)))
+
+
+@given(values=st.lists(VALUES, min_size=1, max_size=12, unique_by=json.dumps))
+def test_names_are_distinct_short_and_good_for_any_file_system(values):
+    cases = [Case(Path("a.ipynb"), Path(), values={"p": value, "same": 1}) for value in values]
+    names = case_names(cases)
+    assert len({name.casefold() for name in names}) == len(values)
+    assert all(0 < len(name) <= LONGEST and not set(name) & set('/\\:*?"<>| \n\0') for name in names)
+
+
+def test_a_name_says_what_differs_and_no_more():
+    notebooks = Path("10_a.ipynb"), Path("20_b.ipynb")
+    settings = [{"n": -1, "x": 1e-5, "s": [1, 2], "same": 0}, {"n": 2, "x": 1e-5, "s": ["a/b"], "same": 0}]
+    cases = [Case(notebooks[0], Path(), values=values) for values in settings]
+    assert differing(cases) == ["n", "s"]
+    assert case_names(cases) == ["n=-1,s=1_2", "n=2,s=a_b"]
+    cases.append(Case(notebooks[1], Path(), values={"n": 7}))
+    assert case_names(cases) == ["10_a,n=-1,s=1_2", "10_a,n=2,s=a_b", "20_b"]
+
+
+def test_a_digest_covers_parameters_and_code_but_no_outputs(trivial):
+    def digest(n: int) -> str | None:
+        return open_sweep(trivial.write(cases=[{"n": n}]))[0].digest
+
+    first, code = digest(2), code_digest(trivial.notebook)
+    assert digest(3) != first
+    executed = json.loads(trivial.notebook.read_text())
+    stream = {"output_type": "stream", "name": "stdout", "text": "!"}
+    executed["cells"][1] |= {"outputs": [stream], "execution_count": 3}
+    trivial.notebook.write_text(json.dumps(executed))
+    assert (digest(2), code_digest(trivial.notebook)) == (first, code)
+    executed["cells"][2]["source"] = "changed = True"
+    trivial.notebook.write_text(json.dumps(executed))
+    assert digest(2) != first
+
+
+# the settings cell
+
+PARAMETERS = "%matplotlib inline\nepochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
+SETTINGS = """
+from typing import ClassVar
+from anm_nb.bounds import Epochs, Size
+from anm_nb.config import Parameters, ParameterError
+import beside
+
+class Study(Parameters):
+    family: ClassVar[str] = "own"
+    epochs: Epochs
+    size: Size = 5
+    label: str = ""
+    extra: "Size" = 3
+
+study = Study.from_notebook()
+print("not part of a sweep's output")
+if study.epochs * study.size > beside.MOST:
+    raise ParameterError(f"epochs = {study.epochs}: at most {beside.MOST} epochs·size")
+inverse = 1 / (study.size - 1)
+"""
+
+
+def write(folder, *, settings=SETTINGS, parameters=PARAMETERS):
+    tagged = {"parameters": parameters, "settings": settings}
+    cells = [new_code_cell(source, metadata={"tags": [tag]}) for tag, source in tagged.items()]
+    cells.append(new_code_cell("raise RuntimeError('a check runs no further cell')"))
+    (folder / "beside.py").write_text("MOST = 100\n")
+    path = folder / "10_own.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_under_its_own(tmp_path, capsys):
+    check = check_of(write(tmp_path))
+    assert check({}) == {"epochs": 2, "size": 8, "label": "a", "extra": 3}
+    assert check({"epochs": 5, "extra": 4}) == {"epochs": 5, "size": 8, "label": "a", "extra": 4}
+    assert check({}) == {"epochs": 2, "size": 8, "label": "a", "extra": 3}  # nothing stays of the case before
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "changed", "said"),
+    [
+        ({"epoch": 3}, {}, r"unknown parameter 'epoch' \(did you mean 'epochs'\?\); known: epochs, extra, label, size"),
+        ({"epochs": 0}, {}, r"epochs = 0: should be greater than 0"),
+        ({"epochs": 99}, {}, r"^epochs = 99: at most 100 epochs·size$"),
+        ({"size": 1}, {}, r"10_own.ipynb, code cell 2 \(settings\), line 18: ZeroDivisionError: division by zero"),
+        ({}, {"settings": "class Study(:"}, r"code cell 2 \(settings\), line 1: SyntaxError: invalid syntax"),
+        ({}, {"settings": "x = 1"}, r"code cell 2 \(settings\): does not call from_notebook\(\)"),
+        ({}, {"settings": "import nowhere"}, r"line 1: ModuleNotFoundError: No module named 'nowhere'"),
+        ({}, {"parameters": "epochs = many"}, r"code cell 1 \(parameters\), line 1: NameError: name 'many' is not"),
+    ],
+)
+def test_what_the_cells_refuse_is_refused_and_another_error_names_notebook_cell_and_line(
+    tmp_path, values, changed, said
+):
+    with pytest.raises(ParameterError, match=said):
+        check_of(write(tmp_path, **changed))(values)

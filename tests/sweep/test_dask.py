@@ -1,0 +1,81 @@
+"""The same sweeps on a Dask cluster that loses workers; there is one, which ends with the process of the tests."""
+
+import os
+import socket
+from contextlib import closing
+
+import pandas as pd
+import pytest
+from trivial_sweep import ended, wait_until, write_notebook
+
+from anm_nb.cases import open_sweep
+from anm_nb.sweep import dask_client, outcomes_of
+
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+
+WORK = """
+import os, pathlib, psutil
+with open(f"tries-{n}", "a") as tries:
+    tries.write(os.environ["OMP_NUM_THREADS"])
+deaths = {2: 1, 9: 9}.get(n, 0)
+if len(pathlib.Path(f"tries-{n}").read_text()) <= deaths:
+    psutil.Process().parent().parent().kill()  # the worker, which its nanny starts again
+    while True:
+        pass
+"""
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    """The address of a scheduler with two workers of one thread."""
+    dask.config.set({"distributed.scheduler.allowed-failures": 1})
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "resources": {"GPU": 1}}
+    with distributed.LocalCluster(**options) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_cases_survive_the_loss_of_workers_but_for_those_that_workers_die_of(trivial, scheduler):
+    write_notebook(trivial.notebook, "n = 1", WORK)
+    trivial.write(grid={"n": [9, 1, 2]})
+    ran = trivial.invoke("--scheduler", scheduler, "--resource", "GPU=1")
+    assert ran.exit_code == 1, ran.output
+    errors = {name: outcome["error"] for name, outcome in trivial.outcomes().items()}
+    assert errors.pop("n=9").startswith("two workers died while they ran it")
+    assert errors == {"n=1": None, "n=2": None}
+    tries = {n: len((trivial.folder / f"tries-{n}").read_text()) for n in (1, 2)}
+    assert (tries[2] > 1, (trivial.folder / "tries-1").read_text()[0]) == (True, "1")
+    table = pd.read_parquet(trivial.out / "table.parquet")
+    assert dict(zip(table["n"], table["status"], strict=True)) == {9: "failed", 1: "done", 2: "done"}
+    assert trivial.half_written() == []
+    assert trivial.invoke("--dry-run").stdout.count("to run") == 0
+
+
+def test_closing_it_ends_what_the_workers_run(trivial, scheduler):
+    trivial.write(cases=[{"n": 1}, {"n": 2, "pause": 600.0}])
+    with dask_client(scheduler) as client:
+        with closing(
+            outcomes_of(open_sweep(trivial.folder / "trivial.yaml", folder=trivial.out), client=client)
+        ) as all_:
+            assert next(all_).name == "n=1,pause=0.0"
+            kernel = trivial.wait_for_kernel(2)
+        wait_until(lambda: ended(kernel) and trivial.half_written() == [], 30)
+    assert len(trivial.outcomes()) == 1
+
+
+def test_a_worker_with_other_sources_is_refused_by_name(trivial, scheduler, monkeypatch):
+    monkeypatch.setattr("anm_nb.sweep.package_digest", lambda: f"{os.getpid()}")
+    trivial.write(grid={"n": [1]})
+    refused = trivial.invoke("--scheduler", scheduler)
+    assert (refused.exit_code, trivial.outcomes()) == (2, {})
+    assert refused.stderr.count("tcp://127.0.0.1:") == 2
+    assert "Dask workers with other sources of anm_nb, or none" in refused.stderr
+
+
+def test_where_no_scheduler_answers_one_line_says_so(trivial, scheduler):
+    trivial.write(grid={"n": [1]})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = f"127.0.0.1:{server.getsockname()[1]}"
+        for address in ("nonsense", "tcp://127.0.0.1:9", silent):
+            refused = trivial.invoke("--scheduler", address)
+            assert (refused.exit_code, trivial.ran()) == (2, [])
+            assert f"anm-nb: --scheduler {address}: no Dask scheduler answers there" in refused.stderr

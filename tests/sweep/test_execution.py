@@ -1,0 +1,198 @@
+"""Cases as processes: they fail alone, end with whoever started them, and leave nothing half-written."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from trivial_sweep import ended, wait_until, write_notebook
+
+from anm_nb.cases import Case
+from anm_nb.execution import outcome_in
+from anm_nb.sweep import outcomes_of
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORT = """
+import os, sys, json
+assert type(lr) is float and lr == 1e-05, lr
+with open(os.environ["ANM_NB_RUNS_USED"], "a") as used:
+    used.write("bbbb\\nkept:x\\naaaa\\nbbbb\\n")
+block = bytearray(300 << 20)
+names = ["OMP_NUM_THREADS", "MPLBACKEND"]
+print(json.dumps({"python": sys.executable, "cwd": os.getcwd()} | {name: os.environ.get(name) for name in names}))
+"""
+FAIL = "raise ValueError('n is\\n\\x1b[31mtoo small')"
+DEADLY = """
+import os, signal
+os.kill(os.getppid(), signal.SIGKILL)
+while True:
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Three cases, two at a time: one reports its surroundings, one fails, one kills the process that runs it."""
+    folder = tmp_path_factory.mktemp("sweep")
+    report = write_notebook(folder / "notebooks" / "report.ipynb", "lr = 1.0", REPORT)
+    fails = write_notebook(folder / "notebooks" / "fails.ipynb", "n = 1", FAIL)
+    deadly = write_notebook(folder / "notebooks" / "deadly.ipynb", "n = 1", DEADLY)
+    out = folder / "out"
+    cases = [
+        Case(deadly, out / "n=0.1.ipynb"),
+        Case(report, out / "lr=1e-05.ipynb", {"lr": 0.00001}, digest="d"),
+        Case(fails, out / "fails.ipynb"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLBACKEND", "agg")
+        patch.setattr("joblib.cpu_count", lambda: 6)
+        outcomes = {outcome.name: outcome for outcome in outcomes_of(cases, 2)}
+    return out, outcomes
+
+
+def test_each_case_ends_for_itself_and_says_why_it_failed(ran):
+    out, outcomes = ran
+    assert outcomes["lr=1e-05"].error is None
+    assert outcomes["fails"].error == "ValueError: n is\ntoo small"
+    assert "ended with status -9, as happens where memory runs out" in outcomes["n=0.1"].error
+    assert {name: outcome_in(out / f"{name}.ipynb") for name in outcomes} == outcomes
+    assert sorted(path.name for path in out.iterdir()) == ["fails.ipynb", "lr=1e-05.ipynb", "n=0.1.ipynb"]
+    assert all(nbformat.validate(nbformat.read(path, as_version=4)) is None for path in out.iterdir())
+
+
+def test_a_case_runs_in_this_interpreter_beside_its_notebook_with_its_share_of_cores(ran):
+    out, outcomes = ran
+    cells = nbformat.read(out / "lr=1e-05.ipynb", as_version=4).cells
+    assert json.loads(cells[-1].outputs[0].text) == {
+        "python": sys.executable,
+        "cwd": str(out.parent / "notebooks"),
+        "OMP_NUM_THREADS": "3",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    report = outcomes["lr=1e-05"]
+    assert (report.runs, report.digest) == (["aaaa", "bbbb"], "d")
+    assert 300 < report.peak_mib < 600
+    assert 0.5 < report.seconds < 300
+
+
+def test_ctrl_c_keeps_what_is_finished_a_kill_leaves_no_process_and_the_same_command_goes_on(trivial):
+    trivial.write(base={"pause": 0.0}, cases=[{"n": 1}, {"n": 13}, {"n": 2, "pause": 600.0}])
+    running = trivial.start("--jobs", "1")
+    kernel = trivial.wait_for_kernel(2)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 130, said
+    assert "anm-nb: stopped: 1 done, 1 failed, 1 not finished; the same command goes on from there" in said
+    assert "Traceback" not in said
+    wait_until(lambda: ended(kernel), 10)
+    assert trivial.half_written() == []
+    assert sorted(trivial.outcomes()) == ["n=1,pause=0.0", "n=13,pause=0.0"]
+
+    (trivial.folder / "pid-2").unlink()
+    running = trivial.start()
+    kernel = trivial.wait_for_kernel(2)
+    running.kill()
+    running.wait()
+    wait_until(lambda: ended(kernel), 30)
+    assert trivial.half_written() != []
+    assert trivial.ran() == [1, 13, 2, 2]
+    code, said = trivial.run("--budget", "0.001")
+    assert (code, trivial.half_written()) == (75, []), said
+    assert "time is up: 1 done, 1 failed, 1 not finished" in said
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_random_moments_ends_as_if_it_never_was(trivial):
+    """Ten SIGKILLs, a restart after each: the same table to the byte, and no case that was recorded ran again."""
+    trivial.write(base={"pause": 0.2}, grid={"n": [1, 2, 3, 4, 5, 13], "x": [0.25]})
+    code, said = trivial.run("--jobs", "2")
+    assert code == 1, said
+    expected = (trivial.out / "table.parquet").read_bytes()
+    cells = {name: executed(trivial.out / f"{name}.ipynb") for name in trivial.outcomes()}
+    (trivial.folder / "ran").unlink()
+    trivial.out = trivial.folder / "killed"
+    chance, kills = random.Random(0), 0
+    while True:
+        recorded, ran = set(trivial.outcomes()), len(trivial.ran())
+        running = trivial.start("--jobs", "2")
+        if kills < 10:  # each soon enough after the sweep has started that ten of them do not see it through
+            wait_until(lambda running=running: trivial.out.exists() or running.poll() is not None, 120)
+            time.sleep(chance.uniform(0, 2.5))
+            running.kill()
+            kills += 1
+        said = running.communicate(timeout=600)[0]
+        assert not [n for n in trivial.ran()[ran:] if f"n={n}" in recorded], (kills, said)
+        assert recorded <= set(trivial.outcomes())
+        for path in trivial.out.glob("*.ipynb"):  # whatever has its name is whole
+            assert executed(path) == cells[path.stem]
+        if running.returncode == 1:
+            break
+        assert running.returncode == -signal.SIGKILL, said
+    assert kills == 10
+    assert (trivial.out / "table.parquet").read_bytes() == expected
+    assert trivial.half_written() == []
+
+
+def executed(path) -> list:
+    """Sources and outputs of a notebook, which has to be valid and whole."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code[:2])
+    return [(cell.source, [output.get("data") for output in cell.outputs]) for cell in code]
+
+
+EDIT = "import pathlib\npath = pathlib.Path('square.ipynb')\npath.write_text(path.read_text().replace('= 1', '= 2'))"
+
+
+def test_what_ran_while_its_code_was_edited_is_not_kept(trivial):
+    write_notebook(trivial.notebook, "n = 1", EDIT)
+    trivial.write(grid={"n": [1, 2]})
+    ran = trivial.invoke()
+    assert ran.exit_code == 2, ran.output
+    assert f"{trivial.notebook}, or the sources of anm_nb in {ROOT / 'anm_nb'} on " in ran.stderr
+    assert re.search("changed while the sweep ran; n=1 is not kept: start the sweep again", ran.stderr)
+    assert (trivial.outcomes(), trivial.half_written()) == ({}, [])
+
+
+DISK = """
+mount -t tmpfs -o size=400k tmpfs "$OUT" || exit 99
+"$@"
+status=$?
+ls -A "$OUT"
+exit $status
+"""
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    ran = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False)
+    return ran.returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="no disk of a given size can be had here")
+def test_a_disk_that_runs_full_in_a_case_is_named_and_no_half_notebook_is_left(trivial):
+    """The first case fits; the second prints more than there is room for."""
+    write_notebook(trivial.notebook, "n = 1", "import os\nprint(os.urandom(n).hex())")
+    trivial.write(cases=[{"n": 1000}, {"n": 400_000}])
+    trivial.out.mkdir()
+    sweep = [sys.executable, "-m", "anm_nb.cli", "sweep", str(trivial.folder / "trivial.yaml"), "--jobs", "1"]
+    ran = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", DISK, "sh", *sweep, "--out", str(trivial.out)],
+        cwd=ROOT, env=os.environ | {"OUT": str(trivial.out), "ANM_NB_OUTPUTS": str(trivial.folder / "outputs")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert f"no space left on the device while writing {trivial.out}" in ran.stderr
+    assert "1 done, 1 not finished, which are kept; the same command goes on from there" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout.split()[-2:] == [".sweep.lock", "n=1000.ipynb"]

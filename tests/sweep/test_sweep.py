@@ -1,0 +1,220 @@
+"""What `anm-nb sweep` runs, what it leaves alone, and what it says; the notebooks are not really run here."""
+
+import errno
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+from trivial_sweep import write_notebook
+
+from anm_nb import files, sweep
+
+
+def test_a_restart_runs_nothing_that_is_finished(trivial, instant):
+    trivial.write(grid={"n": [1, 2]})
+    assert trivial.invoke().exit_code == 0
+    table = (trivial.out / "table.parquet").read_bytes()
+    again = trivial.invoke()
+    assert (again.exit_code, instant) == (0, [1, 2])
+    assert f"2 cases: 2 done; results in {trivial.out}" in again.stdout
+    assert (trivial.out / "table.parquet").read_bytes() == table
+    assert trivial.outcomes()["n=2"]["runs"] == ["run2"]
+
+
+@pytest.mark.parametrize("change", ["parameters", "notebook", "sources", "result"])
+def test_a_finished_case_runs_again_when_what_it_depends_on_changed(trivial, instant, monkeypatch, change):
+    trivial.write(grid={"n": [1, 2]})
+    trivial.invoke()
+    if change == "parameters":
+        trivial.write(base={"x": 0.25}, grid={"n": [1, 2]})
+    elif change == "notebook":
+        trivial.notebook.write_text(trivial.notebook.read_text().replace("is small", "is smaller"))
+    elif change == "sources":
+        monkeypatch.setattr("anm_nb.cases.package_digest", lambda: "other")
+    else:
+        (trivial.out / "n=2.ipynb").unlink()
+    assert trivial.invoke().exit_code == 0
+    assert instant == ([1, 2, 2] if change == "result" else [1, 2, 1, 2])
+
+
+def swap(trivial):
+    one, two = (trivial.out / f"n={n}.ipynb" for n in (1, 2))
+    texts = one.read_bytes(), two.read_bytes()
+    one.write_bytes(texts[1]), two.write_bytes(texts[0])
+
+
+def edit(path: Path, old: str, new: str):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "again", "named"),
+    [
+        (lambda t: edit(t.out / "n=2.ipynb", '"refuted"', '"supported"'), [2], ["n=2"]),
+        (lambda t: edit(t.out / "n=13.ipynb", "ValueError", "valueError"), [13], ["n=13"]),
+        (lambda t: edit(t.out / "n=1.ipynb", "65.2", "65.3"), [1], ["n=1"]),
+        (lambda t: (t.out / "n=1.ipynb").write_text('{"cells": ['), [1], ["n=1"]),
+        (lambda t: (t.out / "n=1.ipynb").write_text("[1]"), [1], ["n=1"]),
+        (lambda t: (t.out / "n=1.ipynb").write_text('{"metadata": {}}'), [1], []),
+        (swap, [1, 2], []),
+    ],
+)
+def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, instant, change, again, named):
+    trivial.write(grid={"n": [1, 13, 2]})
+    trivial.invoke()
+    table, expected = (trivial.out / "table.parquet").read_bytes(), trivial.outcomes()
+    instant.clear()
+    change(trivial)
+    dry = trivial.invoke("--dry-run")
+    result = trivial.invoke()
+    assert (result.exit_code, instant) == (1, again), result.output
+    for name in named:
+        said = f"anm-nb: {trivial.out / name}.ipynb is not the notebook that was written"
+        assert said in result.stderr
+        assert said in dry.stderr
+    assert (trivial.out / "table.parquet").read_bytes() == table
+    assert trivial.outcomes() == expected
+    assert "written" not in trivial.invoke().stderr
+
+
+def test_what_failed_is_kept_and_not_run_again_unasked(trivial, instant):
+    trivial.write(grid={"n": [13, 2]})
+    first = trivial.invoke()
+    assert (first.exit_code, first.stderr) == (1, "anm-nb: 1 of 2 cases failed: n=13\n")
+    assert "ValueError: 13" in first.stdout
+    assert "1 min 05 s" in first.stdout
+    second = trivial.invoke()
+    assert (second.exit_code, instant) == (1, [13, 2])
+    assert "2 cases: 1 done, 1 failed; --retry-failed runs again what failed" in second.stdout
+    assert trivial.invoke("--retry-failed").exit_code == 1
+    assert instant == [13, 2, 13]
+
+
+def test_a_dry_run_names_the_cases_and_writes_nothing(trivial, instant):
+    trivial.write(grid={"n": [1, 2]}, cases=[{"n": 1}])
+    dry = trivial.invoke("--dry-run")
+    assert (dry.exit_code, instant, trivial.out.exists()) == (0, [], False)
+    assert dry.stdout.splitlines()[:2] == ["to run n=1", "to run n=2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--resource", "GPU=1"], "--resource needs --scheduler"),
+        (["--resource", "GPU", "--scheduler", "x"], "--resource GPU: write NAME=NUMBER"),
+        (["--profile", "quik"], "unknown profile 'quik'"),
+        (["--budget", "0"], "--budget 0: seconds, more than 0"),
+        (["--out", "{folder}"], "holds the notebooks themselves; choose another folder"),
+    ],
+)
+def test_refusals_come_before_anything_runs(trivial, instant, arguments, said):
+    trivial.write(grid={"n": [1, 2]})
+    refused = trivial.invoke(*(each.format(folder=trivial.folder) for each in arguments))
+    assert (refused.exit_code, instant) == (2, [])
+    assert said in refused.stderr
+    assert not trivial.out.exists()
+
+
+def test_after_the_budget_no_case_starts_what_ran_is_kept_and_the_same_command_goes_on(trivial, instant, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1e12 if len(instant) == 2 else 0.0)
+    trivial.write(grid={"n": [1, 13, 2, 3]})
+    first = trivial.invoke("--budget", "3600")
+    assert (first.exit_code, instant) == (75, [1, 13])
+    assert first.stderr == "anm-nb: time is up: 1 done, 1 failed, 2 not finished; the same command goes on from there\n"
+    assert pd.read_parquet(trivial.out / "table.parquet")["n"].tolist() == [1, 13]
+    instant.append(0)
+    assert trivial.invoke("--budget", "3600").exit_code == 1
+    assert instant[3:] == [2, 3]
+
+
+def test_two_sweeps_into_one_folder_are_one_too_many(trivial, instant):
+    trivial.write(grid={"n": [1]})
+    trivial.out.mkdir()
+    with FileLock(trivial.out / ".sweep.lock"):
+        refused = trivial.invoke()
+    assert (refused.exit_code, instant) == (2, [])
+    assert "another process is running cases into it" in refused.stderr
+    assert trivial.invoke().exit_code == 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_full_disk_is_told_and_loses_nothing(trivial, instant, monkeypatch, seed):
+    """Writes fail with ENOSPC at random; restarted until it is through, all is as without the failures."""
+    trivial.write(grid={"n": [1, 2, 3, 4]})
+    trivial.invoke()
+    table = (trivial.out / "table.parquet").read_bytes()
+    expected, instant[:] = trivial.outcomes(), []
+    trivial.out = trivial.folder / "full"
+    chance, fsync = random.Random(seed), files.os.fsync
+
+    def sometimes_full(descriptor):
+        if chance.random() < 0.25:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", sometimes_full)
+    for _ in range(60):
+        recorded, already = trivial.outcomes(), len(instant)
+        result = trivial.invoke()
+        assert not [n for n in instant[already:] if f"n={n}" in recorded]
+        assert recorded.keys() <= trivial.outcomes().keys()
+        if result.exit_code == 0:
+            break
+        assert result.exit_code == 1
+        assert "No space left on device" in result.stderr
+        assert "the same command goes on from there" in result.stderr
+    assert trivial.outcomes() == expected
+    assert (trivial.out / "table.parquet").read_bytes() == table
+
+
+# tables
+
+
+def test_the_table_has_each_verdict_beside_what_differs(trivial, instant):
+    trivial.write(grid={"n": [2, 13]}, cases=[{"n": 3, "x": 2.0}])
+    trivial.invoke()
+    table = pd.read_parquet(trivial.out / "table.parquet")
+    assert table["case"].tolist() == ["n=2,x=0.5", "n=13,x=0.5", "n=3,x=2.0"]
+    assert table["n"].tolist() == [2, 13, 3]
+    assert table["x"].tolist() == [0.5, 0.5, 2.0]
+    assert table["status"].tolist() == ["done", "failed", "done"]
+    assert table["verdict"].fillna("").tolist() == ["refuted", "", "refuted"]
+    assert table["estimate"].fillna(-1).tolist() == [2, -1, 3]
+    assert table["high"].isna().all()
+    assert "pause" not in table
+
+
+def test_columns_of_lists_and_mixed_values_are_json_and_names_do_not_clash(trivial, instant):
+    write_notebook(trivial.notebook, "n = 1\nlow = [0]\nsize = None", "pass")
+    trivial.write(grid={"low": [[0], [1, 2]], "size": [None, 3, "big"]})
+    trivial.invoke()
+    table = pd.read_parquet(trivial.out / "table.parquet")
+    assert table["parameter_low"].map(json.loads).tolist() == [[0]] * 3 + [[1, 2]] * 3
+    assert table["size"].fillna("–").tolist() == ["–", "3", '"big"'] * 2
+
+
+def test_scores_of_every_seed_stand_beside_the_verdicts_and_a_case_whose_runs_are_gone_keeps_its_row(
+    trivial, instant, monkeypatch
+):
+    from stored_training import energy
+
+    from anm_nb.store import get_or_train
+
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "outputs"))
+    run = get_or_train(energy("stock"))
+    run_case = sweep.run_case
+    monkeypatch.setattr(sweep, "run_case", lambda *given: replace(run_case(*given), runs=[run.key, "gone"]))
+    trivial.write(grid={"n": [2, 13]})
+    trivial.invoke()
+    scores = pd.read_csv(trivial.out / "table.csv")
+    assert scores["case"].tolist() == ["n=2"] * 3 + ["n=13"] * 3
+    assert scores["run"].tolist() == [run.key, run.key, "gone"] * 2
+    assert scores["verdicts"].fillna("").tolist() == ["1 refuted"] * 3 + [""] * 3
+    assert scores["seed"].fillna(-1).tolist() == [0, 1, -1] * 2
+    last = run.metrics.groupby("seed")["mse"].last()
+    assert scores["mse"].dropna().tolist() == pytest.approx([*last] * 2)
