@@ -58,7 +58,9 @@ def tau_by_iteration(runs: Mapping[str, Run]) -> pd.DataFrame:
         scores, ranks, known = (run.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))
         for seed, *of in zip(run.settings["seeds"], scores, ranks.unsqueeze(2), known.unsqueeze(2), strict=True):
             taus = {"tau_obs": kendall_tau(*of).nanmean(0), "tau_all": kendall_tau(*of[:2]).nanmean(0)}
-            parts.append(pd.DataFrame({"method": method, "seed": seed, "iteration": range(1, len(of[0]) + 1), **taus}))
+            parts.append(
+                pd.DataFrame({"method": method, "seed": seed, "iteration": range(1, of[0].shape[1] + 1), **taus})
+            )
     return pd.concat(parts, ignore_index=True)
 
 
