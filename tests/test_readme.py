@@ -1,9 +1,6 @@
 """README is short, its numbers are those of kept results, and its experiment runs."""
 
-import json
 import re
-
-import pandas as pd
 
 from anm_nb.analysis import kept, ranking
 from anm_nb.analysis.stats import mean_interval, paired_difference, ratio_interval
@@ -40,13 +37,13 @@ def test_its_numbers_on_mining_are_those_of_kept_runs():
     untuned = kept.load("10_anm_vs_corruption")
     errors = final(untuned.metrics, "mse")
     assert untuned.scope.startswith("inverse, size 5, 2,000 steps, 10 seeds")
-    study = pd.read_parquet(kept.kept_root() / "anm_verdict.parquet").query("training == 'unlimited'")
-    tuned = study.query("task == 'inverse'").pivot(index="seed", columns="method", values="same/mse/model")
-    assert len(tuned) == 10
+    study = kept.load("16_anm_verdict")
+    assert study.scope.startswith("inverse, size 5, 2,000 steps, 12 seeds")
+    tuned = final(study.metrics, "test_same")
+    rivals = ("stock", "none", "stock, more steps", "none, more steps")
     assert NUMBER.findall(MINING) == [
         *(percent(errors[method], errors["stock"], 0) for method in ("anm", "anm_orthogonal")),
-        *(percent(tuned["anm_tuned"], tuned[rival], 1) for rival in ("none_tuned", "stock_tuned")),
-        *(percent(tuned["anm_tuned"], tuned[rival], 0) for rival in ("none_longer", "stock_longer")),
+        *(percent(tuned["anm_orthogonal"], tuned[rival], 0) for rival in rivals),
     ]
 
 
@@ -64,17 +61,18 @@ def test_what_it_says_of_search_and_model_is_that_of_kept_runs():
 
 
 def test_what_it_says_of_the_tuning_is_read_from_the_kept_study():
-    tried = pd.read_parquet(kept.kept_root() / "anm_verdict_tuning.parquet")
-    tried = tried.query("task == 'inverse' and training == 'unlimited'")["choice"].map(json.loads)
-    record = json.loads((kept.kept_root() / "anm_verdict.json").read_text("utf-8"))
-    (chosen,) = [p["chosen"] for p in record["plans"] if (p["task"], p["training"]) == ("inverse", "unlimited")]
-    assert chosen["none"]["lr"] == chosen["stock"]["lr"] == max(choice["lr"] for choice in tried) == 0.004
-    assert {choice["lr"] for choice in tried if choice.get("legitimacy") == "orthogonal"} == {0.002}
-    assert chosen["anm"]["legitimacy"] == "orthogonal"
-    config = record["runs"]["inverse/unlimited/anm_tuned"]["config"]
-    assert (config["size"], config["steps"]) == (5, 800)
-    shapes = {"barrier", "curvature", "slope", "dir_derivative"}
-    assert not shapes & {column for name in kept.names() for column in kept.load(name).metrics}
+    """Alike: every method at the same learning rates and with as many options, and what is compared not on an edge."""
+    study = kept.load("16_anm_verdict")
+    rates = study.table("tuning").query("stage == 'learning rate'").groupby("method")["lr"].agg(set)
+    chosen = study.table("choices").set_index("method")
+    compared = ["none", "stock", "anm", "anm_orthogonal"]
+    assert len(rates.map(frozenset).unique()) == 1
+    assert not chosen.loc[compared, "on_an_edge"].any()
+    assert all(
+        min(rates[name]) < chosen.loc[name, "lr"] < max(rates[name]) for name in ("none", "stock", "anm_orthogonal")
+    )
+    shares = study.metrics.query("step > 0").groupby("method")["grad_share_contrast"].mean()
+    assert shares["anm_orthogonal"] > 0.01
 
 
 def test_its_numbers_on_iteration_are_those_of_kept_runs():
