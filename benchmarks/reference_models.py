@@ -15,7 +15,7 @@ from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
 
 INVERSE = {
-    "task": "inverse", "size": 4, "width": 16, "batch": 128, "steps": 3000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,
+    "task": "inverse", "size": 4, "width": 32, "batch": 128, "steps": 2000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,
     "dev_examples": 128, "keep_weights": True, "seeds": [0],
 }  # fmt: skip
 BOARD = {
@@ -28,7 +28,7 @@ ROUTING = {
     "dev_samples": 100, "test_samples": 100, "seeds": [1],
 }  # fmt: skip
 
-configs = [EnergyConfig(**INVERSE, negatives=get_negatives(name)) for name in ("stock", "anm")]
+configs = [EnergyConfig(**INVERSE, negatives=get_negatives(name)) for name in ("stock", "anm_orthogonal")]
 runs = [store.get_or_train(config) for config in (*configs, EnergyConfig(**BOARD), RankingConfig(**ROUTING))]
 shutil.rmtree(kept_root() / "models", ignore_errors=True)
 for path in store.export(runs, kept_root() / "models"):
