@@ -18,7 +18,7 @@ from anm_nb.ranking.train import RankingConfig
 
 INVERSE = {
     "task": "inverse", "size": 4, "width": 24, "batch": 128, "steps": 2000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,
-    "dev_examples": 128, "keep_weights": True, "seeds": [0],
+    "dev_examples": 96, "keep_weights": True, "seeds": [0],
 }  # fmt: skip
 BOARD = {
     "task": "sudoku", "size": 4, "task_options": {"pool": 2000}, "network": "mlp", "width": 48, "batch": 64,
