@@ -27,7 +27,7 @@ BOARD = {
 ROUTING = {
     "task": "hinted_sort", "size": 10, "width": 32, "n_heads": 4, "max_inner_iters": 6, "hrm_period": 3, "epochs": 24,
     "warmup_epochs": 1, "entropy_every": 2, "encoder_lr": 2e-3, "controller_lr": 1e-3, "train_samples": 1000,
-    "dev_samples": 100, "test_samples": 100, "seeds": [1],
+    "dev_samples": 60, "test_samples": 50, "seeds": [1],
 }  # fmt: skip
 
 configs = [EnergyConfig(**INVERSE, negatives=get_negatives(name)) for name in ("stock", "anm_orthogonal")]
