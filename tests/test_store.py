@@ -156,7 +156,7 @@ def test_nothing_is_pickled():
     found = [
         path
         for path in package.rglob("*.py")
-        if not path.is_relative_to(package / "sweep")  # Dask sends everything to its workers that way, nothing is kept
+        if path.name != "execution.py"  # a case goes to its process that way, nothing is kept
         if re.search(r"pickle|torch\.(save|load)\b|joblib\.(dump|load)|\bshelve\b|\bdill\b", path.read_text("utf-8"))
     ]
     assert found == []
