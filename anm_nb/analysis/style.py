@@ -53,6 +53,8 @@ PALETTE = {
     "random": "#e69f00",
     "anm": "#d55e00",
     "anm_orthogonal": "#009e73",
+    "random_orthogonal": "#a07400",
+    "mrncl": "#8c564b",
     "anm_simplex": "#aa3377",  # the discrete miners: Tol's bright and muted palettes
     "anm_simplex_legitimate": "#117733",
     "optimal": "#000000",
@@ -73,11 +75,13 @@ PALETTE = {
     "HRM per token, shuffled hints": "#bbcc33",
     "HRM per token": "#44aa99",
 }
-OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b")  # methods of a user's own, in order of appearance
+OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#9970ab")  # methods of a user's own, in order of appearance
 LABELS = {
     "none": "no negatives",
     "stock": "stock (IRED)",
     "random": "random",
+    "random_orthogonal": "random ⊥ ε",
+    "mrncl": "MRNCL",
     "anm": "ANM as written",
     "anm_orthogonal": "ANM ⊥ ε",
     "anm_simplex": "simplex ANM",
