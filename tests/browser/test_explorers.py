@@ -14,8 +14,8 @@ pytestmark = pytest.mark.browser
 
 NOTEBOOKS = {"40_explore_margins": ("margin", "landscape", "sampler"), "41_explore_routing": ("routing",)}
 PICTURES = project_root() / "outputs" / "browser"
-EXPLORERS = {"margin": (MarginExplorer, "inverse anm", "inverse stock"), "sampler": (SamplerExplorer, "sudoku none"),
-             "landscape": (LandscapeExplorer, "inverse anm", "inverse stock"),
+EXPLORERS = {"margin": (MarginExplorer, "inverse anm_orthogonal", "inverse stock"), "sampler": (SamplerExplorer, "sudoku none"),
+             "landscape": (LandscapeExplorer, "inverse anm_orthogonal", "inverse stock"),
              "routing": (RoutingExplorer, "hinted_sort token")}  # fmt: skip
 # the slider that is moved, by its name on the page and in the package
 MOVED = {"margin": ("Training step", "step"), "landscape": ("Training step", "step"),

@@ -152,7 +152,7 @@ def test_an_empty_store_says_what_to_run(stored, tmp_path, monkeypatch, kind, sh
 def test_the_projects_own_runs_are_shown_with_an_empty_store(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     models = project_runs()
-    assert models.keys() == {"inverse stock", "inverse anm", "sudoku none", "hinted_sort token"}
+    assert models.keys() == {"inverse stock", "inverse anm_orthogonal", "sudoku none", "hinted_sort token"}
     size = sum(file.stat().st_size for run in models.values() for file in run.path.iterdir())
     assert size < 3 * 2**20
     explorer = EXPLORERS[kind]()
