@@ -14,9 +14,13 @@ pytestmark = pytest.mark.browser
 
 NOTEBOOKS = {"40_explore_margins": ("margin", "landscape", "sampler"), "41_explore_routing": ("routing",)}
 PICTURES = project_root() / "outputs" / "browser"
-EXPLORERS = {"margin": (MarginExplorer, "inverse anm_orthogonal", "inverse stock"), "sampler": (SamplerExplorer, "sudoku none"),
-             "landscape": (LandscapeExplorer, "inverse anm_orthogonal", "inverse stock"),
-             "routing": (RoutingExplorer, "hinted_sort token")}  # fmt: skip
+MINED, STOCK = "inverse anm_orthogonal", "inverse stock"
+EXPLORERS = {
+    "margin": (MarginExplorer, MINED, STOCK),
+    "sampler": (SamplerExplorer, "sudoku none"),
+    "landscape": (LandscapeExplorer, MINED, STOCK),
+    "routing": (RoutingExplorer, "hinted_sort token"),
+}
 # the slider that is moved, by its name on the page and in the package
 MOVED = {"margin": ("Training step", "step"), "landscape": ("Training step", "step"),
          "sampler": ("Sampler step", "state"), "routing": ("Iteration", "iteration")}  # fmt: skip
