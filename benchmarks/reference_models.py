@@ -17,7 +17,7 @@ from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
 
 INVERSE = {
-    "task": "inverse", "size": 4, "width": 24, "batch": 128, "steps": 2000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,
+    "task": "inverse", "size": 4, "width": 18, "batch": 128, "steps": 2000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,
     "dev_examples": 96, "keep_weights": True, "seeds": [0],
 }  # fmt: skip
 BOARD = {
