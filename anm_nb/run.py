@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
 FAMILIES = {"energy": "anm_nb.energy.train", "ranking": "anm_nb.ranking.train"}  # where their configs are defined
 _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",(.*)', re.DOTALL)
 
@@ -203,6 +205,13 @@ class Run:
         """
         return json.loads(self.file("provenance.json").read_text("utf-8"))
 
+    @property
+    def score(self) -> tuple[str, float] | None:
+        """The first of `SCORES` that it has on dev, and its mean over seeds at their last records."""
+        last = self.metrics.groupby("seed").last()
+        scores = [name for name in SCORES if name in last and last[name].notna().any()]
+        return (scores[0], float(last[scores[0]].mean())) if scores else None
+
     def file(self, name: str) -> Path:
         """The path of one of the run's files, its bytes compared with the manifest's checksum."""
         self.manifest.check(self.path, name)
@@ -215,3 +224,13 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         values |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {}
     return values
+
+
+def differences(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """For each run the values of its config, by dotted name, that are not the same in all runs that have them."""
+    own = [{n: v for n, v in flat(run.settings).items() if not isinstance(v, Mapping)} for run in runs]
+    seen: dict[str, set[str]] = defaultdict(set)
+    for values in own:
+        for name, value in values.items():
+            seen[name].add(repr(value))
+    return [{name: value for name, value in values.items() if len(seen[name]) > 1} for values in own]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
     from anm_nb.store import Run
 
-SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare, verify, remove, export and import stored runs.")
 One = Annotated[str, typer.Argument(metavar="RUN", help="A key, the beginning of one, or a run's folder.")]
@@ -57,10 +55,11 @@ def ls(
     import pandas as pd
 
     from anm_nb import store
+    from anm_nb.run import differences
 
     every, broken = store.scan()
     runs = _where(every, where or [])[-limit:]
-    facts, apart = list(map(_facts, runs)), _differing(runs)
+    facts, apart = list(map(_facts, runs)), differences(runs)
     rows = [fact | own for fact, own in zip(facts, apart, strict=True)]
     if as_json:
         say(json.dumps(rows, indent=1))
@@ -100,9 +99,10 @@ def compare(
     import seaborn as sns
 
     from anm_nb import store
+    from anm_nb.run import differences
 
     runs = [store.find(a), store.find(b)]
-    apart = [", ".join(f"{name}={value}" for name, value in own.items()) for own in _differing(runs)]
+    apart = [", ".join(f"{name}={value}" for name, value in own.items()) for own in differences(runs)]
     names = [f"{run.key[:6]} {own}" for run, own in zip(runs, apart, strict=True)]
     say("\n".join(names))
     frames = [run.metrics.melt(["seed", "step"]).dropna().assign(run=n) for run, n in zip(runs, names, strict=True)]
@@ -184,23 +184,9 @@ def _facts(run: Run) -> dict[str, Any]:
 
     facts = {"key": run.key, "path": str(run.path), **run.summary}
     try:
-        last = run.metrics.groupby("seed").last()
+        return facts | dict(zip(("score", "value"), run.score or (), strict=False))
     except (CorruptRun, OSError):
         return facts
-    scores = [name for name in SCORES if name in last and last[name].notna().any()]
-    return facts | {"score": scores[0], "value": float(last[scores[0]].mean())} if scores else facts
-
-
-def _differing(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """For each run the config values that are not the same in all runs that have them."""
-    from anm_nb.run import flat
-
-    own = [{n: v for n, v in flat(run.settings).items() if not isinstance(v, dict)} for run in runs]
-    seen: dict[str, set[str]] = defaultdict(set)
-    for values in own:
-        for name, value in values.items():
-            seen[name].add(repr(value))
-    return [{name: value for name, value in values.items() if len(seen[name]) > 1} for values in own]
 
 
 def _print_table(facts: Iterable[dict[str, Any]], apart: Iterable[dict[str, Any]]) -> None:

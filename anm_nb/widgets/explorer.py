@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -20,12 +19,11 @@ from anm_nb.analysis.kept import kept_root
 from anm_nb.analysis.style import colours, house_style, label
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
-from anm_nb.run import CorruptRun, Run, flat
+from anm_nb.run import CorruptRun, Run, differences, flat
 from anm_nb.store import scan, store_root
 from anm_nb.widgets.picture import Picture
 
 DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
-SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
 NAMED = 3  # unreadable runs that are named; of more, how many there are
 # The still picture is seen where the widgets are not, and in place of an error where they have lost their kernel.
 STILL_OR_LIVE = """<style>
@@ -256,16 +254,10 @@ def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str,
                 described[run.key], runs[run.key] = _description(run), run
         except Exception as error:  # of any kind: what is in a file may be anything
             unreadable[run.key] = reason(error)
-    settings = {key: flat(run.settings) for key, run in runs.items()}
-    fields = dict.fromkeys(name for own in settings.values() for name in own if name not in DESCRIBED)
-    plain = {name: [own[name] for own in settings.values() if name in own] for name in fields}
-    differing = [
-        n for n, values in plain.items() if len({json.dumps(v) for v in values if not isinstance(v, dict)}) > 1
-    ]
     labels = {}
-    for key, (first, last) in described.items():
-        own = [f"{name} = {settings[key][name]}" for name in differing if name in settings[key]]
-        labels[key] = " · ".join([*first, *own, *last])
+    for (key, (first, last)), own in zip(described.items(), differences(runs.values()), strict=True):
+        fields = [f"{name} = {value}" for name, value in own.items() if name not in DESCRIBED]
+        labels[key] = " · ".join([*first, *fields, *last])
     return runs, labels, unreadable
 
 
@@ -282,8 +274,8 @@ def _description(run: Run) -> tuple[list[str], list[str]]:
 def _score(path: Path) -> list[str]:
     """A run's score on dev, the mean over seeds at their last record; nothing where it has none, or is damaged."""
     try:
-        last = Run(path).metrics.groupby("seed").last()
-        return [f"{name} {rounded(last[name].mean())}" for name in SCORES if name in last][:1]
+        score = Run(path).score
+        return [f"{score[0]} {rounded(score[1])}"] if score else []
     except (CorruptRun, OSError):
         return []
 
