@@ -10,7 +10,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.style import PALETTE
-from anm_nb.ranking.routing import routing_entropy
+from anm_nb.ranking.networks import routing_entropy
 from anm_nb.run import Run
 from anm_nb.widgets.explorer import Control, View, numbers
 

@@ -12,8 +12,7 @@ import torch
 from anm_nb.analysis import kept, ranking
 from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError
-from anm_nb.ranking.train import RankingConfig
-from anm_nb.ranking.variants import at_values
+from anm_nb.ranking.train import RankingConfig, at_values
 from anm_nb.store import get_or_train
 from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import kendall_tau_numpy
