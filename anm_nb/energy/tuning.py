@@ -21,8 +21,9 @@ from pydantic import Field, model_validator
 from anm_nb import store
 from anm_nb.bounds import Decay, Distinct, Examples, Fraction, LearningRate, Records, Seeds, Size, Steps, Width
 from anm_nb.config import ParameterError, Parameters, unknown_name
-from anm_nb.energy.evaluate import predict
-from anm_nb.energy.train import EnergyConfig, joined
+from anm_nb.energy.learner import joined
+from anm_nb.energy.sampler import predict
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.files import replace_whole
 from anm_nb.tasks.base import SPLITS
 from anm_nb.training.checkpoint import by_prefix

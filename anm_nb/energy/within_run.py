@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_
 from torch import Tensor
 
 from anm_nb.config import ParameterError
+from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.losses import Contrast, info_nce, step_losses
 from anm_nb.energy.miner import Mined, MiningProblem
 from anm_nb.energy.negatives import (
@@ -28,7 +29,7 @@ from anm_nb.energy.negatives import (
     get_negatives,
     strategy_to_json,
 )
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.learner import Measurement, Member, StepLosses
 from anm_nb.training.seeds import RowDraws, generator
 from anm_nb.training.stack import Stack, StackOptimiser, update

@@ -62,16 +62,13 @@ class RankingConfig(TrainingConfig, ModelConfig):
     size: bounds.Size = 12  # items
     mask_rate: bounds.Rate = 0.5
     encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
-    mask_rate_start: bounds.Rate | None = (
-        None  # a curriculum: trained at this rate first, at mask_rate from half-way on
-    )
+    mask_rate_start: bounds.Rate | None = None  # a curriculum: trained at this rate first, half-way on at mask_rate
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside these three
     train_samples: bounds.Examples = 500  # a fixed set
     dev_samples: bounds.Examples = 200
     test_samples: bounds.Examples = 300
     epochs: bounds.Epochs = 8
     batch: bounds.Examples = 32
-
     mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
     # On dev; None: the task's metric; tau_index: as published.
     selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
@@ -91,9 +88,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
     warmup_epochs: Annotated[int, bounds.whole(10**5, least=0)] = 5  # epochs for which the controller stays frozen
-
-    # Dev score at which a seed stops, as with the ceiling's nothing is left to gain; None: never.
-    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None
+    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None  # on dev
     seeds: bounds.Seeds = (1, 2, 3)
 
     @model_validator(mode="after")
@@ -103,10 +98,8 @@ class RankingConfig(TrainingConfig, ModelConfig):
         if (metric := self.make_task().metric) not in ("tau_obs", "tau_all"):
             raise ParameterError(f"task = '{self.task}': its metric is '{metric}'; allowed: tau_obs, tau_all")
         if self.deep_supervision and self.gradient == "last":
-            raise ParameterError(
-                "gradient = 'last': it cuts off the iterations that deep_supervision = True would supervise; "
-                "allowed with it: gradient = 'full'"
-            )
+            cut = "it cuts off the iterations that deep_supervision = True would supervise"
+            raise ParameterError(f"gradient = 'last': {cut}; allowed with it: gradient = 'full'")
         if self.temperature_min > self.temperature:
             raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
         problem = 4 * self.size * self.make_task().x_dim

@@ -13,10 +13,10 @@ from torch import Tensor
 from anm_nb.analysis.style import LINE_STYLES, PALETTE, label
 from anm_nb.analysis.tables import rounded
 from anm_nb.energy import landscape
-from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.energy.train import kept_steps, trained_energy
 from anm_nb.run import Run
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import MatrixTask

@@ -207,23 +207,6 @@ def test_without_weight_a_step_is_plain_denoising_and_negatives_are_made_for_the
     assert metrics["p_hard"].notna().all()
 
 
-def test_kept_weights_are_those_of_their_step(tmp_path):
-    kept, plain = ({}, {})
-    for keep, found in ((True, kept), (False, plain)):
-        (tmp_path / str(keep)).mkdir()
-        run = config("anm_orthogonal", steps=6, keep_weights=keep).train(tmp_path / str(keep))
-        found |= run.weights
-    assert all(torch.equal(kept[name], tensor) for name, tensor in plain.items())
-    steps = sorted({int(name.split(".")[1].removeprefix("step")) for name in kept if ".step" in name})
-    assert steps == sorted(run.metrics["step"])
-    for name, tensor in kept.items():
-        if f".step{steps[-1]}." in name:  # a record is taken before the update of its step; the last has none
-            assert torch.equal(tensor, kept[name.replace(f"step{steps[-1]}.", "")])
-    fresh = config("anm_orthogonal", steps=6).learner(0)
-    for name, tensor in fresh.model.members[0].state_dict().items():
-        assert torch.equal(kept[f"seed0.step0.averaged.{name}"], tensor)
-
-
 def test_negatives_of_another_shape_are_refused(monkeypatch):
     monkeypatch.setattr(Random, "propose", lambda _, problem: Mined(problem.y_pos[:, :3]))
     with pytest.raises(ValueError, match=r"'random' returned negatives of shape \(16, 3\); the targets have \(16, 4\)"):
