@@ -39,7 +39,7 @@ class Constraint(ABC):
 
 @dataclass(frozen=True)
 class _Ball(Constraint):
-    """Points near `center`, and equal to it in the entries `fixed`; no radius [batch] may be 0 or less."""
+    """Points near a centre. Raises `ParameterError` for a radius that is not positive, by example."""
 
     center: Points
     radius: Values
@@ -56,7 +56,6 @@ class L2Ball(_Ball):
 
     With `normal`, only those with (y − center) ⟂ normal; with `fixed`, only those equal to the centre in those entries.
     The centre lies in the hyperplane, so projecting onto it and then onto the ball projects onto their intersection.
-    Raises `ParameterError` for a radius that is not positive, by example.
     """
 
     normal: Points | None = None

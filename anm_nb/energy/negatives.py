@@ -136,8 +136,6 @@ class Random(NegativeStrategy):
     def propose(self, problem: MiningProblem) -> Mined:
         y_pos, normal = problem.y_pos, problem.noise.eps if self.orthogonal_to_noise else None
         length, shift = self.eps * y_pos.norm(dim=1), problem.draws.normal(y_pos.shape).to(y_pos.dtype)
-        if normal is None and problem.clues is None:
-            return Mined(y_pos + at_length(shift, length))
         ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
         return Mined(y_pos + ball.tangent(at_length(ball.tangent(shift), length)))  # again: rounding was stretched too
 

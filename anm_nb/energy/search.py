@@ -43,17 +43,13 @@ class Problem:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     cost: float = 0.0
 
-    @cached_property
-    def clues(self) -> Clues | None:
-        """What is given of the answers."""
-        return self.task.clues(self.batch)
+    def __post_init__(self) -> None:
+        nothing = torch.zeros_like(self.batch.y)
+        self.clues = self.task.clues(self.batch) or Clues(nothing.bool(), nothing)  # what is given of the answers
 
     def impose(self, y: Float[Tensor, "rows d"], signal: Float[Tensor, "rows 1"] | float = 1.0) -> Tensor:
         """y with its given entries put back, scaled by `signal`."""
-        if self.clues is None:
-            return y
-        mask, values = (each.repeat_interleave(self._copies(y), 0) for each in (self.clues.mask, self.clues.values))
-        return Clues(mask, values).impose(y, signal)
+        return Clues(self._each(self.clues.mask, y), self._each(self.clues.values, y)).impose(y, signal)
 
     @torch.no_grad()
     def energy(self, y: Float[Tensor, "rows d"]) -> Float[Tensor, " rows"]:
@@ -65,13 +61,13 @@ class Problem:
         """Gradients of the energies."""
         return gradient_and_value(self._judge(y, GRADIENT), y)[0]
 
-    def _copies(self, y: Tensor) -> int:
-        return len(y) // len(self.batch.x)
+    def _each(self, of_problems: Tensor, answers: Tensor) -> Tensor:
+        """What each problem has, for each of its answers."""
+        return of_problems.repeat_interleave(len(answers) // len(self.batch.x), 0)
 
     def _judge(self, y: Tensor, cost: int) -> Callable[[Tensor], Tensor]:
-        self.cost += cost * self._copies(y)
-        x = self.batch.x.repeat_interleave(self._copies(y), 0)
-        k = torch.full((len(x),), self.level, device=x.device)
+        self.cost += cost * (len(y) // len(self.batch.x))
+        x, k = self._each(self.batch.x, y), torch.full((len(y),), self.level, device=y.device)
         of_x, signal = energy_given(self.model, x, k), self.schedule.signal(k)
         return lambda y: of_x(signal * self.impose(y))
 
@@ -85,8 +81,7 @@ class Problem:
     @cached_property
     def free(self) -> Bool[Tensor, "b cells"]:
         """The cells that are not given."""
-        given = torch.zeros_like(self.batch.y) if self.clues is None else self.clues.mask
-        return (given == 0).unflatten(1, (-1, self.classes)).any(2)
+        return ~self.clues.mask.unflatten(1, (-1, self.classes)).all(2)
 
     def choices(self, y: Float[Tensor, "rows d"]) -> Int[Tensor, "rows cells"]:
         """The choice in each cell of an answer."""
@@ -103,8 +98,8 @@ class Problem:
         """All answers that differ in one cell, and which of them are allowed: no given cell changes."""
         options, cell = max(2, self.classes), torch.eye(choices.shape[1], dtype=torch.long, device=choices.device)
         moves = torch.cat([shift * cell[:, None] for shift in range(1, options)], 1).flatten(0, 1)
-        free = self.free.repeat_interleave(self._copies(choices), 0)
-        return (choices[:, None] + moves) % options, free.repeat_interleave(options - 1, 1)
+        allowed = self._each(self.free, choices).repeat_interleave(options - 1, 1)
+        return (choices[:, None] + moves) % options, allowed
 
 
 Search = Callable[[Problem, torch.Generator], Iterator[Tensor]]

@@ -20,6 +20,8 @@ States = Float[Tensor, "batch iters items width"]
 Tokens = Float[Tensor, "batch tokens width"]
 Alphas = Float[Tensor, "batch tokens heads"]
 Routing = Float[Tensor, "batch iters items heads"]
+# The fast and the slow state of a controller, each for every token or for the sequence, and of size 0 where absent.
+Timescales = tuple[Float[Tensor, "batch tokens state"], Float[Tensor, "batch tokens slow_state"]]
 
 # A task's own features enter so many times wider than a linear layer's start would have them. Attention has to match
 # codes of signs from the first steps on: at the usual width their products are lost among the rest, and seeds stall.
@@ -75,13 +77,6 @@ class RankingOutput(NamedTuple):
     z_per_iter: States
 
 
-class ControllerState(NamedTuple):
-    """The two timescales of a controller, one state for each token or for the sequence; of size 0 where absent."""
-
-    fast: Float[Tensor, "batch tokens state"]
-    slow: Float[Tensor, "batch tokens slow_state"]
-
-
 class GatedCell(nn.Module):
     """A gated recurrent unit (Cho et al., 2014), written out as `nn.GRUCell` takes a slow path under vmap."""
 
@@ -117,27 +112,26 @@ class Controller(nn.Module):
         self.logits = nn.Linear(sum(self.sizes), config.n_heads)
         self.register_buffer("temperature", torch.tensor(1.0))
 
-    def start(self, z: Tokens) -> ControllerState:
+    def start(self, z: Tokens) -> Timescales:
         """Zero states for tokens like z."""
-        tokens = 1 if self.per_sequence else z.shape[1]
-        return ControllerState(*(z.new_zeros(len(z), tokens, size) for size in self.sizes))
+        shape = len(z), 1 if self.per_sequence else z.shape[1]
+        return z.new_zeros(*shape, self.sizes[0]), z.new_zeros(*shape, self.sizes[1])
 
-    def forward(self, z: Tokens, state: ControllerState, iteration: int) -> tuple[Alphas, ControllerState]:
+    def forward(self, z: Tokens, state: Timescales, iteration: int) -> tuple[Alphas, Timescales]:
         """α of this iteration (0 = first) for tokens z, and the states after it."""
-        seen = z.mean(dim=1, keepdim=True) if self.per_sequence else z
-        fast, slow = self.fast(torch.cat([seen, state.slow], dim=-1), state.fast), state.slow
+        seen, (fast, slow) = z.mean(dim=1, keepdim=True) if self.per_sequence else z, state
+        fast = self.fast(torch.cat([seen, slow], dim=-1), fast)
         if self.slow is not None and (iteration + 1) % self.period == 0:
             slow = self.slow(fast, slow)
         alpha = (self.logits(torch.cat([fast, slow], dim=-1)) / self.temperature).softmax(dim=-1)
-        return alpha.expand(-1, z.shape[1], -1), ControllerState(fast, slow)
+        return alpha.expand(-1, z.shape[1], -1), (fast, slow)
 
 
 class RandomRouting(nn.Module):
     """Routing weights drawn once: softmax of normal logits, a row for each iteration, alike for all tokens.
 
     With 4 heads entropy is 1.1 nats and the largest α 0.5 on average, in the document's healthy bands. One row for all
-    iterations would only rescale the block's output layer. After the last row comes the first one again. Nothing is
-    remembered.
+    iterations would only rescale the block's output layer. After the last row comes the first one again.
     """
 
     def __init__(self, n_heads: int, iterations: int) -> None:
