@@ -121,11 +121,11 @@ def compare(
 @app.command()
 def verify(runs: All = None) -> None:
     """Read every byte of stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
-    from anm_nb import run, store
+    from anm_nb import store
 
     places = {path.name: path for path in store.run_folders()}
     names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else set(places)
-    wrong = {name: faults for name in sorted(names) if (faults := run.faults(places[name]))}
+    wrong = {name: faults for name in sorted(names) if (faults := store.Run(places[name]).faults())}
     for name, faults in wrong.items():
         say("\n".join(f"{name}  {fault}" for fault in faults))
     say(f"{len(names) - len(wrong)} of {len(names)} runs are as they were written")

@@ -116,7 +116,7 @@ def _provenance(asked: argparse.Namespace, card: str, version: str, seconds: flo
     """What `store` keeps of a run, as far as one process can say it of all of them."""
     commit = asked.commit
     if not commit:
-        from anm_nb.provenance import checkout_state
+        from anm_nb.files import checkout_state
 
         commit = checkout_state()["commit"] or ""
     return {

@@ -11,7 +11,7 @@ from stored_training import Line
 
 from anm_nb.config import ParameterError
 from anm_nb.identity import key_of
-from anm_nb.run import MANIFEST, CorruptRun, faults
+from anm_nb.run import MANIFEST, CorruptRun
 from anm_nb.store import Run, finished_runs, get_or_train, scan, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -36,7 +36,7 @@ def flip(path: Path, place: float) -> None:
 def test_a_run_holds_what_its_manifest_names(run):
     assert {*run.manifest.files, MANIFEST} == set(FILES) == {path.name for path in run.path.iterdir()}
     assert run.manifest.key == run.key == key_of(run.manifest.identity)
-    assert faults(run.path) == []
+    assert Run(run.path).faults() == []
     assert (run.summary["seeds"], run.summary["steps"], run.summary["resumed"]) == ([0], 6, False)
 
 
@@ -44,7 +44,7 @@ def test_a_run_holds_what_its_manifest_names(run):
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, place, run):
     flip(run.path / name, place)
-    (wrong,) = faults(run.path)
+    (wrong,) = Run(run.path).faults()
     assert str(run.path / name) in wrong
     if name != MANIFEST:
         expected = run.manifest.files[name].sha256
@@ -54,7 +54,7 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
     said = rf"run {run.key} cannot be trusted: .*{re.escape(name)}.*\.corrupt/{run.key}-.* trained anew"
     with pytest.warns(UserWarning, match=said):
         again = get_or_train(Line())
-    assert faults(again.path) == []
+    assert Run(again.path).faults() == []
     pd.testing.assert_frame_equal(again.metrics, run.metrics, check_exact=True)
     (aside,) = (store_root() / ".corrupt").iterdir()
     assert {path.name for path in aside.iterdir()} == set(FILES)  # what was finished is still there
@@ -98,7 +98,7 @@ def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
     with pytest.warns(UserWarning, match=f"run {other.key} cannot be trusted: .*{named}"):
         again = get_or_train(Line(steps=4))
     assert again.metrics["step"].max() == 4
-    assert [faults(each.path) for each in finished_runs()] == [[], []]
+    assert [Run(each.path).faults() for each in finished_runs()] == [[], []]
 
 
 def test_a_manifests_class_is_looked_up_and_never_imported(run, tmp_path, monkeypatch):

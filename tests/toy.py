@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from anm_nb.bounds import Seeds
+from anm_nb.config import Seeds
 from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
 from anm_nb.training.run import assemble, train

@@ -19,8 +19,21 @@ import torch
 from pydantic import Field, model_validator
 
 from anm_nb import store
-from anm_nb.bounds import Decay, Distinct, Examples, Fraction, LearningRate, Records, Seeds, Size, Steps, Width
-from anm_nb.config import ParameterError, Parameters, unknown_name
+from anm_nb.config import (
+    Decay,
+    Distinct,
+    Examples,
+    Fraction,
+    LearningRate,
+    ParameterError,
+    Parameters,
+    Records,
+    Seeds,
+    Size,
+    Steps,
+    Width,
+    unknown_name,
+)
 from anm_nb.energy.evaluate import predict
 from anm_nb.energy.train import EnergyConfig, joined
 from anm_nb.files import replace_whole

@@ -8,28 +8,26 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from anm_nb.bounds import (
+from anm_nb.config import (
     Epochs,
     Examples,
     Fraction,
     LearningRate,
+    ParameterError,
     Rate,
     Seeds,
     Size,
     Temperature,
     Weight,
-    require_memory,
-    weight_bytes,
     whole,
 )
-from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.checkpoint import by_prefix
-from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, train
 from anm_nb.training.seeds import batches_per_epoch
 

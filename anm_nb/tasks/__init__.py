@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from anm_nb.bounds import Distinct
-from anm_nb.config import Registry
+from anm_nb.config import Distinct, Registry
 
 if TYPE_CHECKING:
     from anm_nb.tasks.base import Task
