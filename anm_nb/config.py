@@ -15,7 +15,6 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-_SWEEP = "is no parameter here; use: anm-nb sweep NAME --out FOLDER"
 # Names that the commands of the HRM ranking plan use, and what is said of them; docs/names.md lists them too.
 DOCUMENT_NAMES: dict[str, str] = {
     "array_len": "is called size here",
@@ -24,8 +23,7 @@ DOCUMENT_NAMES: dict[str, str] = {
     "batch_size": "is called batch here",
     "lr": "is encoder_lr and controller_lr here",
     "model": "is no parameter here; notebook 20 trains both, baseline and HRM model",
-    "output_csv": _SWEEP,
-    "results_dir": _SWEEP,
+    **dict.fromkeys(("output_csv", "results_dir"), "is no parameter here; use: anm-nb sweep NAME --out FOLDER"),
 }
 DATA = (type(None), int, float, str, list, dict, set)
 
@@ -65,10 +63,7 @@ class Registry(Generic[Entry]):
         self.entries: dict[str, str | type[Entry]] = dict(built_in or {})
 
     def register(self, entry: type[Entry]) -> type[Entry]:
-        """Class decorator: makes a class known by its `name`. Defining it again replaces it, as notebooks do.
-
-        Raises `ParameterError` for a class whose `name` is missing, no text or empty.
-        """
+        """Class decorator: makes a class known by its `name`, which it needs, in place of one defined before."""
         name = getattr(entry, "name", None)
         if not (isinstance(name, str) and name):
             raise ParameterError(f'{entry.__qualname__}: every {self.kind} needs a name, as in name = "own"')
@@ -95,10 +90,7 @@ class Registry(Generic[Entry]):
 
 
 class Parameters(BaseModel):
-    """Base of every configuration: strict types, finite numbers, no unknown names, immutable.
-
-    Raises `ParameterError` on construction, one line for each problem.
-    """
+    """Base of every configuration: strict, finite, immutable; raises `ParameterError`, one line for each problem."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -113,7 +105,7 @@ class Parameters(BaseModel):
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Check values as papermill or a file hands them over (lists may arrive as text: `-p seeds "[0, 1]"`)."""
-        lists = {n: _meaning(v) for n, v in values.items() if isinstance(v, str) and v.strip()[:1] in ("[", "{")}
+        lists = {n: from_yaml(v) for n, v in values.items() if isinstance(v, str) and v.strip()[:1] in ("[", "{")}
         return cls(**{**values, **lists})
 
     @classmethod
@@ -184,16 +176,15 @@ def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dic
 def _assigned(source: str) -> dict[str, bool]:
     """The names that a cell assigns outside any block, and whether their value is a literal."""
     try:
-        statements = [
-            each for each in ast.parse(source).body if isinstance(each, ast.Assign | ast.AnnAssign) and each.value
-        ]
+        tree = ast.parse(source)
     except SyntaxError:
         return {}
     found: dict[str, bool] = {}
-    for statement in statements:
-        literal = not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(statement.value))
-        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        found |= {n.id: literal for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value:
+            literal = not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(statement.value))
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            found |= {n.id: literal for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
     return found
 
 
@@ -262,18 +253,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _meaning(text: str) -> Any:
+def from_yaml(text: str) -> Any:
     """What a text means in YAML; the text itself where it is none."""
     try:
         return yaml.load(text, _Loader)  # a safe loader
     except yaml.YAMLError:
         return text
-
-
-def stands_for(text: str, value: Any) -> bool:
-    """Whether a text, as a person writes it in YAML, means a value: 1e-3 is 0.001, and true is not 1."""
-    read = _meaning(text)
-    return text == str(value) or (bool(read == value) and isinstance(read, bool) == isinstance(value, bool))
 
 
 # Types of fields, whose bounds lie where no experiment of the field goes, to refuse a slip of the keyboard.

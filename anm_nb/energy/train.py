@@ -12,19 +12,8 @@ import torch
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
-from anm_nb.config import (
-    Count,
-    Decay,
-    Examples,
-    Fraction,
-    LearningRate,
-    ParameterError,
-    Records,
-    Size,
-    Steps,
-    Weight,
-    Width,
-)
+from anm_nb import config as fields
+from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import final_scores, predict
 from anm_nb.energy.losses import Contrast, contrast_columns, illegitimate_by_level, step_losses
 from anm_nb.energy.miner import MiningProblem
@@ -59,29 +48,29 @@ class EnergyConfig(TrainingConfig):
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
 
     task: str = "inverse"
-    size: Size = 5
+    size: fields.Size = 5
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside its size
     network: str | None = None
-    levels: Annotated[Count, Field(ge=2)] = 10
-    width: Width = 128
+    levels: Annotated[fields.Count, Field(ge=2)] = 10
+    width: fields.Width = 128
     head: Head = "squared_norm"
     negatives: Negatives = None  # "none": no contrastive loss
-    contrastive_weight: Weight | None = None
+    contrastive_weight: fields.Weight | None = None
     soft_label: bool = False  # label each pair σ(m*) instead of 1 (`soft_info_nce`)
-    inner_steps: Count | None = None  # the sampler's descent steps a level
-    dev_examples: Examples = 256
-    test_examples: Examples | None = None  # None: no final evaluation on test problems
+    inner_steps: fields.Count | None = None  # the sampler's descent steps a level
+    dev_examples: fields.Examples = 256
+    test_examples: fields.Examples | None = None  # None: no final evaluation on test problems
     # Numbers of descent steps a level to test at, beside the sampler's own.
-    test_inner_steps: Annotated[tuple[Count, ...], Field(strict=False)] = ()
-    steps: Steps = 300
-    batch: Examples = 128  # fresh problems of each step
-    lr: LearningRate = 1e-3
-    lr_final: Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
+    test_inner_steps: Annotated[tuple[fields.Count, ...], Field(strict=False)] = ()
+    steps: fields.Steps = 300
+    batch: fields.Examples = 128  # fresh problems of each step
+    lr: fields.LearningRate = 1e-3
+    lr_final: fields.Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
     clip_norm: PositiveFloat = 1.0
-    ema_decay: Decay = 0.99
-    ema_every: Steps = 1
-    records: Records = 10  # measurements, half of them in the first 20 % of steps
-    record_every: Steps | None = None  # measure every so many steps, and at the last, instead
+    ema_decay: fields.Decay = 0.99
+    ema_every: fields.Steps = 1
+    records: fields.Records = 10  # measurements, half of them in the first 20 % of steps
+    record_every: fields.Steps | None = None  # measure every so many steps, and at the last, instead
 
     @model_validator(mode="after")
     def _usable(self) -> EnergyConfig:
@@ -173,8 +162,6 @@ class EnergyLearner:
     Data, noise, negatives and initial weights of a seed come from generators of their own, so that runs which differ
     only in their negatives see the same batches in the same order with the same noise.
     """
-
-    state: Mapping[str, Tensor] = {}
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         config: EnergyConfig = members[0].config

@@ -18,22 +18,9 @@ import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
+from anm_nb import config as fields
 from anm_nb import store
-from anm_nb.config import (
-    Decay,
-    Distinct,
-    Examples,
-    Fraction,
-    LearningRate,
-    ParameterError,
-    Parameters,
-    Records,
-    Seeds,
-    Size,
-    Steps,
-    Width,
-    unknown_name,
-)
+from anm_nb.config import ParameterError, Parameters, unknown_name
 from anm_nb.energy.evaluate import predict
 from anm_nb.energy.train import EnergyConfig, joined
 from anm_nb.files import replace_whole
@@ -68,7 +55,7 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     "mrncl": {"radius ‖y‖/2": {"eps": 0.5}, "least slope 4": {"least_slope": 4.0}},
 }
 Named = tuple[Mapping[str, Any], EnergyConfig]  # columns that name a run, and the run
-LearningRates = Annotated[tuple[LearningRate, ...], Field(strict=False, min_length=1), Distinct]
+LearningRates = Annotated[tuple[fields.LearningRate, ...], Field(strict=False, min_length=1), fields.Distinct]
 Log = Callable[[str], None]
 
 
@@ -85,21 +72,21 @@ class Tuning(Parameters):
     """One study of one task; `steps`, `batch` and `width` are the same for all methods."""
 
     task: str = "inverse"
-    size: Size = 5
-    width: Width = 128
-    batch: Examples = 128
-    steps: Steps = 2000
-    methods: Annotated[tuple[str, ...], Field(strict=False, min_length=1), Distinct] = tuple(METHODS)
+    size: fields.Size = 5
+    width: fields.Width = 128
+    batch: fields.Examples = 128
+    steps: fields.Steps = 2000
+    methods: Annotated[tuple[str, ...], Field(strict=False, min_length=1), fields.Distinct] = tuple(METHODS)
     lrs: LearningRates = tuple(0.001 * 2**i for i in range(7))
-    lr_final: Fraction = 0.05
-    ema_decay: Decay = 0.99
+    lr_final: fields.Fraction = 0.05
+    ema_decay: fields.Decay = 0.99
     n_options: Annotated[int, Field(ge=0, le=5)] = 5  # of each method, the same number, beside the learning rate
-    tuning_seeds: Seeds = (100, 101, 102)
+    tuning_seeds: fields.Seeds = (100, 101, 102)
     growth: Annotated[int, Field(ge=0, le=10)] = 4  # times that the grid may grow at the edges, in each stage
-    seeds: Seeds = tuple(range(200, 212))
-    records: Records = 25
-    dev_examples: Examples = 512
-    test_examples: Examples = 1000
+    seeds: fields.Seeds = tuple(range(200, 212))
+    records: fields.Records = 25
+    dev_examples: fields.Examples = 512
+    test_examples: fields.Examples = 1000
 
     @model_validator(mode="after")
     def _usable(self) -> Tuning:

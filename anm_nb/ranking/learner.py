@@ -72,7 +72,6 @@ class RankingLearner:
 
     block = 1
     generators: Mapping[str, Sequence[torch.Generator]] = {}  # draws are made here, or derived from seed and epoch
-    state: Mapping[str, Tensor] = {}
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         self.members, self.device = members, device

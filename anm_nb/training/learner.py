@@ -119,7 +119,6 @@ class Learner(Protocol):
     model: Stack
     groups: Sequence[ParameterGroup]
     generators: Mapping[str, Sequence[torch.Generator]]  # by purpose, one for each seed
-    state: Mapping[str, Tensor]  # [S, …], changed in place by steps
     schedules: Mapping[str, Tensor]  # [steps + 1] or [steps + 1, S], on the device, read at the step's place
     block: int  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
     suspects: str  # the user's own parts of a step, for messages

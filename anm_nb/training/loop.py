@@ -159,7 +159,7 @@ class Training:
         for group, optimiser in zip(self.learner.groups, self.optimisers, strict=True):
             for parameter in optimiser.parameters:
                 parameter.requires_grad_(group.name not in kind.frozen)
-        now = {name: values.index_select(0, self.counter).squeeze(0) for name, values in self.learner.schedules.items()}
+        now = {name: self.now(values) for name, values in self.learner.schedules.items()}
         bfloat16 = self.config.precision == "bfloat16"  # whose cache of weights would outlive a graph
         with (
             without_host(not self.host),
@@ -187,10 +187,12 @@ class Training:
             self.counter += 1
 
     def lr_factor(self) -> Tensor | float:
-        """Factor on every learning rate at this step; on a GPU read by the step counter."""
-        if isinstance(self.lr_factors, Tensor):
-            return self.lr_factors.index_select(0, self.counter).squeeze(0)
-        return self.lr_factors[self.step]
+        """Factor on every learning rate at this step."""
+        return self.lr_factors[self.step] if isinstance(self.lr_factors, list) else self.now(self.lr_factors)
+
+    def now(self, schedule: Tensor) -> Tensor:
+        """A schedule's value at this step, read by the step counter."""
+        return schedule.index_select(0, self.counter).squeeze(0)
 
     def _drop_failed(self) -> None:
         """End the seeds whose loss was not finite; raises `NonFiniteLoss` where nobody is left."""
@@ -254,10 +256,9 @@ class Training:
         return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
     def _tensors(self, place: int) -> dict[str, Tensor]:
-        """A seed's weights, its learner's state and its gradients' norms, as views to be read or written."""
+        """A seed's weights and its gradients' norms, as views to be read or written."""
         both = {"model": self.model.members[place], "averaged": self.averaged.members[place]}
         found = {f"{what}.{name}": each for what, net in both.items() for name, each in net.state_dict().items()}
-        found |= {f"state.{name}": each[place] for name, each in self.learner.state.items()}
         return found | {f"norm.{each.group.name}": each.norms[place] for each in self.optimisers}
 
     def save(self) -> None:

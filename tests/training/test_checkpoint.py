@@ -7,7 +7,7 @@ import torch
 
 from anm_nb import files
 from anm_nb.training.checkpoint import (
-    CorruptCheckpoint,
+    CorruptRun,
     before,
     common_checkpoints,
     good_checkpoints,
@@ -59,7 +59,7 @@ def test_every_changed_byte_and_every_cut_is_seen(path):
     spoiled = [whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :] for place in range(len(whole))]
     for data in [*spoiled, b"", whole[:8], whole[:100], whole[:-1]]:
         path.write_bytes(data)
-        with pytest.raises(CorruptCheckpoint, match=rf"{path}: expected sha256 .*, found [0-9a-f]{{64}}"):
+        with pytest.raises(CorruptRun, match=rf"{path}: expected sha256 .*, found [0-9a-f]{{64}}"):
             load_checkpoint(path)
 
 
