@@ -9,7 +9,6 @@ from anm_nb import files
 from anm_nb.training.checkpoint import (
     CorruptRun,
     before,
-    common_checkpoints,
     good_checkpoints,
     load_checkpoint,
     save_checkpoint,
@@ -85,29 +84,6 @@ def test_a_checkpoint_of_another_run_or_seed_is_refused_by_name(facts, said, pat
     save_checkpoint(path, TENSORS, {"run": "4567", "seed": 0, "step": 12} | facts)
     with pytest.warns(UserWarning, match=rf"{path} {said}; .*continues from step 8"):
         assert steps(path) == [8]
-
-
-def test_seeds_go_on_from_the_newest_step_that_all_of_them_have(tmp_path):
-    paths = [tmp_path / f"seed-{seed}.checkpoint" for seed in range(3)]
-
-    def save(place, step, ended=False):
-        save_checkpoint(paths[place], {}, {"step": step, "ended": ended})
-
-    def common():
-        return [facts["step"] for _, facts in common_checkpoints(paths, range(3))]
-
-    for place in range(3):
-        save(place, 4)
-    assert common() == [4] * 3
-    for place in range(2):  # a kill between the files of one save
-        save(place, 8)
-    assert common() == [4] * 3
-    save(0, 9, ended=True)  # it stands by itself
-    assert common() == [9, 4, 4]
-    save(1, 12)
-    assert common() == []
-    paths[2].unlink()
-    assert common() == []
 
 
 @pytest.mark.parametrize(("code", "refused"), [(errno.ENOSPC, files.DiskFull), (errno.EIO, OSError)])
