@@ -72,9 +72,10 @@ class Toy:
             networks.append(network.to(device))
         self.model, config = Stack(networks), members[0].config
         first, second = ([*networks[0][layer].parameters()] for layer in (0, 2))
+        decay = {"weight_decay": 0.1}
         self.groups = [
-            ParameterGroup("first", first, torch.optim.AdamW, config.lr, clip, options={"weight_decay": 0.1}),
-            ParameterGroup("second", second, torch.optim.Adam, 2 * config.lr, clip, frozen),
+            ParameterGroup("first", self.model, first, torch.optim.AdamW, config.lr, clip, options=decay),
+            ParameterGroup("second", self.model, second, torch.optim.Adam, 2 * config.lr, clip, frozen),
         ]
         self.generators = {"data": [generator(seed, "data", device) for seed in self.seeds]}
         slopes = torch.tensor([[each.config.slope for each in members]] * (config.steps + 1), device=device)

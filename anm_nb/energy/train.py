@@ -170,9 +170,9 @@ class EnergyLearner:
         self.training, self.sampler = self.task.stream("train"), config.make_sampler(self.task)
         self.model = Stack([self._network(seed) for seed in self.seeds])
         parameters, lrs = list(self.model.members[0].parameters()), [each.config.lr for each in members]
-        adam = (torch.optim.Adam, config.lr, config.clip_norm)
+        adam = (self.model, parameters, torch.optim.Adam, config.lr, config.clip_norm)
         betas = {"betas": (0.9, 0.99)}  # as published
-        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", parameters, *adam, options=betas, lrs=lrs)]
+        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", *adam, options=betas, lrs=lrs)]
         purposes = ("data", "noise", "negatives")
         self.generators: Mapping[str, Sequence[torch.Generator]] = {each: self._sources(each) for each in purposes}
         weights = [each.config.weight for each in members]

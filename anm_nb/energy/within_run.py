@@ -31,7 +31,7 @@ from anm_nb.energy.negatives import (
 from anm_nb.energy.train import EnergyConfig, EnergyLearner
 from anm_nb.training.learner import Measurement, Member, StepLosses
 from anm_nb.training.seeds import RowDraws, generator
-from anm_nb.training.stack import Stack, StackOptimiser, update
+from anm_nb.training.stack import Stack, update
 
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training
@@ -162,10 +162,9 @@ class WithinRunLearner(EnergyLearner):
     ) -> Stack:
         """Copies of the networks after the loop's own update with those negatives."""
         model = Stack([copy.deepcopy(member) for member in self.model.members])
-        group = replace(self.groups[0], parameters=list(model.members[0].parameters()))
-        optimiser = StackOptimiser(group, model, self.device)
-        optimiser.load([training.optimisers[0].state_of(place) for place in range(len(self.seeds))])
-        update(self._losses_by(model, contrast, y_neg, weight).total, [optimiser], training.lr_factor())
+        group = replace(self.groups[0], stack=model, parameters=list(model.members[0].parameters()))
+        group.load([self.groups[0].state_of(place) for place in range(len(self.seeds))])
+        update(self._losses_by(model, contrast, y_neg, weight).total, [group], training.lr_factor())
         return model
 
     def _losses_by(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,7 +19,6 @@ from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, train
-from anm_nb.training.seeds import batches_per_epoch
 
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
 ENTROPY = ("entropy_weight", "entropy_decay", "entropy_every")
@@ -178,7 +178,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     def steps_per_epoch(self) -> int:
         """Steps in which every training problem is taken once; the last batch may be smaller."""
-        return batches_per_epoch(self.train_samples, self.batch)
+        return math.ceil(self.train_samples / self.batch)
 
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch()

@@ -24,7 +24,7 @@ TASKS: Registry[Task] = Registry(
         "sudoku": "anm_nb.tasks.sudoku:Sudoku",
     },
 )
-register_task, task_class, task_names = TASKS.register, TASKS.get, TASKS.names
+register_task, task_class = TASKS.register, TASKS.get
 TaskName = Annotated[str, AfterValidator(TASKS.known)]
 TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False, min_length=1), Distinct]
 

@@ -91,7 +91,7 @@ def test_a_fork_shares_nothing_that_training_changes():
     assert all(torch.equal(states[name], source.get_state()) for name, (source,) in learner.generators.items())
     assert all(torch.equal(one, other) for one, other in zip(weights, learner.model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in learner.model.parameters())
-    assert not training.optimisers[0].state_of(0)
+    assert not training.learner.groups[0].state_of(0)
 
 
 def test_one_kind_has_its_own_pairs_of_the_batch_and_more_of_its_kind_elsewhere():
@@ -126,7 +126,7 @@ def test_effects_of_sgd_updates_of_a_linear_energy_are_those_of_the_closed_form(
     learner = config(Random(eps=2.0), FAR, task="addition", contrastive_weight=weight, lr_final=1.0).learner(1)
     model = Linear(4)
     learner.model = Stack([model])
-    learner.groups = [ParameterGroup("energy", [model.w], torch.optim.SGD, rate, clip_norm=1e9)]
+    learner.groups = [ParameterGroup("energy", learner.model, [model.w], torch.optim.SGD, rate, clip_norm=1e9)]
     training = begun(learner.config, 1, learner)
     losses = losses_at(training)
     effects = {column: values[0].double() for column, values in learner.effects(training, losses).items()}
