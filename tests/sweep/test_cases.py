@@ -197,8 +197,6 @@ def test_a_digest_covers_parameters_and_code_but_no_outputs(trivial):
 PARAMETERS = "%matplotlib inline\nepochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
 SETTINGS = """
 from typing import ClassVar
-from anm_nb.bounds import Epochs, Size
-from anm_nb.config import Parameters, ParameterError
 import beside
 
 class Study(Parameters):
