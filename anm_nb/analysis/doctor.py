@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from anm_nb.analysis.signatures import EARLY, LARGEST_FACTOR, LATE, OWN, SIGNATURES, Signature, Times, ToShare
+from anm_nb.analysis.signatures import COLUMNS, EARLY, LATE, OWN, SIGNATURES, Signature, Times
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
 
@@ -42,13 +42,9 @@ class Finding:
 
     def __str__(self) -> str:
         head = f"{self.signature.upper()} (section {self.section}, confidence {self.confidence})"
-        told = {"evidence": self.evidence, "remedy": self.remedy, "change": self.changes}
+        changes = ", ".join(f"{name} = {value}" for name, value in self.change.items())
+        told = {"evidence": self.evidence, "remedy": self.remedy, "change": changes}
         return "\n".join([head, *(f"  {name}: {text}" for name, text in told.items() if text)])
-
-    @property
-    def changes(self) -> str:
-        """The change in words."""
-        return ", ".join(f"{name} = {value}" for name, value in self.change.items())
 
 
 def examine(frame: pd.DataFrame, parameters: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -59,11 +55,9 @@ def examine(frame: pd.DataFrame, parameters: Mapping[str, Any] | None = None) ->
     values, and leave out what those parameters do not have. Raises `ParameterError` when (seed, step) is not unique,
     as in the metrics of several runs.
     """
-    metrics = _prepared(frame)
-    findings: dict[str, Finding] = {}
+    metrics, findings = _prepared(frame), dict[str, Finding]()
     for signature in SIGNATURES:
-        found = None if findings.keys() & set(signature.unless) else _finding(signature, metrics, parameters)
-        if found is not None:
+        if not findings.keys() & set(signature.unless) and (found := _finding(signature, metrics, parameters)):
             findings[signature.name] = found
     return list(findings.values())
 
@@ -72,8 +66,7 @@ def unexamined(frame: pd.DataFrame) -> dict[str, list[str]]:
     """The signatures that these metrics do not allow to judge, each with the columns that would."""
     there = set(frame.columns[frame.notna().any()])
     lacking = {
-        signature.name: min(({_source(name) for name in sign.columns} - there for sign in signature.signs), key=len)
-        for signature in SIGNATURES
+        each.name: min(({*map(_source, sign.columns)} - there for sign in each.signs), key=len) for each in SIGNATURES
     }
     return {name: sorted(columns) for name, columns in lacking.items() if columns}
 
@@ -81,78 +74,65 @@ def unexamined(frame: pd.DataFrame) -> dict[str, list[str]]:
 def summary(findings: Sequence[Finding], frame: pd.DataFrame) -> str:
     """Healthy, or how much was found, or not judged: with what could not be examined and the columns missing for it."""
     missing = unexamined(frame)
-    lacking = ", ".join(dict.fromkeys(column for columns in missing.values() for column in columns))
-    rest = f", {len(missing)} could not be (missing columns {lacking})" if missing else ""
-    if len(missing) == len(SIGNATURES):
-        return f"not judged: none of {len(SIGNATURES)} signatures could be examined (missing columns {lacking})"
-    judged = len(SIGNATURES) - len(missing)
+    columns = f"(missing columns {', '.join(dict.fromkeys(name for each in missing.values() for name in each))})"
+    if not (judged := len(SIGNATURES) - len(missing)):
+        return f"not judged: none of {len(SIGNATURES)} signatures could be examined {columns}"
+    rest = f", {len(missing)} could not be {columns}" if missing else ""
     return f"{f'{len(findings)} found' if findings else 'healthy'}: {judged} signatures examined{rest}"
-
-
-def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sorted rows with columns seed, step, progress (the share of its seed's steps) and what signs compare with."""
-    metrics = frame.reset_index(drop=True)
-    metrics = metrics if "seed" in metrics else metrics.assign(seed=0)
-    metrics = metrics if "step" in metrics else metrics.assign(step=metrics.groupby("seed").cumcount())
-    twice = metrics[metrics.duplicated(["seed", "step"])]
-    if len(twice):
-        seed, step = twice.iloc[0][["seed", "step"]]
-        raise ParameterError(
-            f"seed {seed:g} has step {step:g} more than once: examine the metrics of one run at a time"
-        )
-    metrics = metrics.sort_values(["seed", "step"], ignore_index=True)
-    progress = metrics["step"] / metrics.groupby("seed")["step"].transform("max").clip(lower=1)
-
-    def usual(column: str, rows: pd.Series) -> pd.Series:
-        return metrics["seed"].map(metrics[rows].groupby("seed")[column].median())
-
-    made = {"progress": progress}
-    if "margin_mean" in metrics:
-        made["margin_mean_growth"] = metrics["margin_mean"] - metrics.groupby("seed")["margin_mean"].transform("first")
-    if "wrongness" in metrics:
-        made["wrongness_growth"] = metrics["wrongness"] / usual("wrongness", progress <= EARLY)
-    for column in {"e_pos", "e_neg", "loss_mse"} & set(metrics):
-        made[f"{column}_rise"] = metrics[column] - usual(column, progress.between(EARLY, LATE))
-    return metrics.assign(**made)
 
 
 def _source(name: str) -> str:
     return name.removesuffix("_rise").removesuffix("_growth")
 
 
+def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sorted rows with seed, step, progress (the share of its seed's steps) and all that signs read, NaN if missing."""
+    metrics = frame.reset_index(drop=True)
+    metrics = metrics if "seed" in metrics else metrics.assign(seed=0)
+    metrics = metrics if "step" in metrics else metrics.assign(step=metrics.groupby("seed").cumcount())
+    for seed, step in metrics[metrics.duplicated(["seed", "step"])][["seed", "step"]].itertuples(index=False):
+        raise ParameterError(
+            f"seed {seed:g} has step {step:g} more than once: examine the metrics of one run at a time"
+        )
+    metrics = metrics.sort_values(["seed", "step"], ignore_index=True)
+    metrics = metrics.reindex(columns=[*metrics, *sorted({*map(_source, COLUMNS)} - set(metrics))])
+    progress = metrics["step"] / metrics.groupby("seed")["step"].transform("max").clip(lower=1)
+
+    def usual(column: str, rows: pd.Series) -> pd.Series:
+        return metrics["seed"].map(metrics[rows].groupby("seed")[column].median())
+
+    made = {"progress": progress, "wrongness_growth": metrics["wrongness"] / usual("wrongness", progress <= EARLY)}
+    made["margin_mean_growth"] = metrics["margin_mean"] - metrics.groupby("seed")["margin_mean"].transform("first")
+    for column in ("e_pos", "e_neg", "loss_mse"):
+        made[f"{column}_rise"] = metrics[column] - usual(column, progress.between(EARLY, LATE))
+    return metrics.assign(**made)
+
+
 def _finding(signature: Signature, metrics: pd.DataFrame, parameters: Mapping[str, Any] | None) -> Finding | None:
     """What a signature's surest sign, the one that shows in the largest share of rows, makes of a run."""
     seen = []
     for sign in signature.signs:
-        if set(sign.columns) <= set(metrics):
-            rows = metrics.dropna(subset=sign.columns)
-            rows = rows if sign.never else rows[rows["progress"] > sign.start]
-            shown: Any = rows.eval(sign.shows) if isinstance(sign.shows, str) else sign.shows(rows)
-            shown = shown.astype(bool)
-            share = float(shown.groupby(rows["seed"]).mean().mean()) if len(rows) else 0.0
-            if share >= FOUND or (sign.never and share):
-                seen.append((share, sign, rows[shown], len(rows)))
+        rows = metrics.dropna(subset=sign.columns)
+        rows = rows if sign.never else rows[rows["progress"] > sign.start]
+        shown: Any = rows.eval(sign.shows) if isinstance(sign.shows, str) else sign.shows(rows)
+        shown = shown.astype(bool)
+        share = float(shown.groupby(rows["seed"]).mean().mean()) if len(rows) else 0.0
+        if share >= FOUND or (sign.never and share):
+            seen.append((share, sign, rows[shown], len(rows)))
     if not seen:
         return None
     share, sign, rows, judged = max(seen, key=lambda one: one[0])
-    told = dict.fromkeys([*sign.columns, *(column for column in signature.also.split() if column in rows)])
-    values = ", ".join(f"{name} {rounded(float(rows[name].median()), 2)}" for name in told)
+    medians = rows[list(dict.fromkeys([*sign.columns, *signature.also.split()]))].median().dropna()
+    values = ", ".join(f"{name} {rounded(value, 2)}" for name, value in medians.items())
     where = f"steps {rows['step'].min():g} to {rows['step'].max():g}"
     seeds = f"{rows['seed'].nunique()} of {metrics['seed'].nunique()} seeds"
     evidence = f"{values} (medians of the {len(rows)} of {judged} judged rows that show it, {where}, {seeds})"
     grades: tuple[Confidence, ...] = ("low", "medium", "high")
-    grade = 2 if sign.never else (share >= MEDIUM) + (share >= HIGH) - (judged < FEW_ROWS)
-    change = {name: _factor(to, rows) if isinstance(to, ToShare) else to for name, to in signature.change.items()}
+    grade = 2 if sign.never else max(0, (share >= MEDIUM) + (share >= HIGH) - (judged < FEW_ROWS))
+    change = {name: to(rows) if callable(to) else to for name, to in signature.change.items()}
     if parameters is not None:
         change = {name: new for name, to in change.items() if (new := _value(name, to, parameters)) is not None}
-    return Finding(signature.name, evidence, signature.remedy, change, grades[max(0, grade)], signature.section)
-
-
-def _factor(to: ToShare, rows: pd.DataFrame) -> Times:
-    """The factor on a weight that brings the gradient share that these rows have in the median to another."""
-    present = float(rows["grad_share_contrast"].median())
-    wanted = to.share / (1 - to.share) * (1 - present) / max(present, 1e-12)
-    return Times(float(f"{min(max(wanted, 1 / LARGEST_FACTOR), to.at_most):.1e}"))
+    return Finding(signature.name, evidence, signature.remedy, change, grades[grade], signature.section)
 
 
 def _value(name: str, to: Any, parameters: Mapping[str, Any]) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from math import log
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 EARLY, LATE, LAST_QUARTER = 0.2, 0.5, 0.75  # shares of the steps; section J calls the first 20 % early
@@ -21,13 +20,6 @@ class Times(NamedTuple):
 
     def __str__(self) -> str:
         return f"present × {self.factor:g}"
-
-
-class ToShare(NamedTuple):
-    """The factor on the contrastive weight that brings its `share` r of the gradient there: r/(1 − r) grows with it."""
-
-    share: float
-    at_most: float = LARGEST_FACTOR  # and never less than its inverse
 
 
 class Sign(NamedTuple):
@@ -46,12 +38,14 @@ class Sign(NamedTuple):
     @property
     def columns(self) -> list[str]:
         """The columns needed."""
-        names = self.needs.split() or re.findall(r"[a-z]\w+(?!\w|\()", str(self.shows))
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(self.needs.split() or re.findall(r"[a-z]\w+(?!\w|\()", str(self.shows))))
 
 
 class Signature(NamedTuple):
-    """A failure signature: its signs, its remedy, and the signatures (`unless`) that explain it where they are."""
+    """A failure signature: its signs, its remedy, and the signatures (`unless`) that explain it where they are.
+
+    `change` maps dotted names of parameters to values, to a `Times`, or to a function from the rows to a `Times`.
+    """
 
     name: str
     section: str
@@ -60,6 +54,17 @@ class Signature(NamedTuple):
     change: Mapping[str, Any] = {}
     also: str = ""  # columns that are told beside the evidence
     unless: tuple[str, ...] = ()
+
+
+def to_share(share: float, at_most: float = LARGEST_FACTOR) -> Callable[[pd.DataFrame], Times]:
+    """The factor on the contrastive weight that brings its median share r of the gradient there: r/(1 − r) grows so."""
+
+    def factor(m: pd.DataFrame) -> Times:
+        present = float(m[SHARE].median())
+        wanted = share / (1 - share) * (1 - present) / max(present, 1e-12)
+        return Times(float(f"{min(max(wanted, 1 / LARGEST_FACTOR), at_most):.1e}"))
+
+    return factor
 
 
 def _swapped(m: pd.DataFrame) -> pd.Series:
@@ -73,27 +78,19 @@ def _swapped(m: pd.DataFrame) -> pd.Series:
     return (misfit(m["loss_con"] + m["margin_mean"]) < 1e-4) & (misfit(m["loss_con"]) > 1e-3)
 
 
-def _column(m: pd.DataFrame, name: str) -> pd.Series:
-    return m.get(name, pd.Series(np.nan, m.index))
-
-
 def _worse_than_a_coin(m: pd.DataFrame) -> pd.Series:
     """Above ln 2, which a tossed coin costs; negatives mined against the network keep the loss somewhat above it."""
-    mined = (_column(m, "miner_accepted") > 0).any() or (_column(m, "mined_drop") > 0).any()
-    worse = (m["loss_con"] > (2 if mined else 1.05) * log(2)) & ~(_column(m, "illegitimate_fraction") > 0.5)
-    return worse & ~(_column(m, "p_hard") <= 0.5)
-
-
-def _untested(m: pd.DataFrame) -> pd.Series:
-    """Accepted against Armijo's rule by more than projection and rounding, though not upward on the whole."""
-    return (m["armijo_slack"] < -1e-3 * (1 + m["e_neg"].abs())) & ~(_column(m, "mined_drop") < 0)
+    mined = (m["miner_accepted"] > 0).any() or (m["mined_drop"] > 0).any()
+    return (m["loss_con"] > (2 if mined else 1.05) * log(2)) & ~(
+        (m["illegitimate_fraction"] > 0.5) | (m["p_hard"] <= 0.5)
+    )
 
 
 def _risen(m: pd.DataFrame) -> pd.Series:
     """Both energies are half as high again (and by a nat) since the middle of training, and the score no better."""
     least = (0.5 * (m["e_pos"] - m["e_pos_rise"]).abs()).clip(lower=1.0)
     both = (m["e_pos_rise"] > least) & (m["e_neg_rise"] > least) & (m["e_neg_rise"] < 1.5 * m["e_pos_rise"])
-    return both & ~(_column(m, "loss_mse_rise") <= -0.1 * (_column(m, "loss_mse") - _column(m, "loss_mse_rise")))
+    return both & ~(m["loss_mse_rise"] <= -0.1 * (m["loss_mse"] - m["loss_mse_rise"]))
 
 
 OWN = "the task's own"
@@ -166,7 +163,8 @@ SIGNATURES: tuple[Signature, ...] = (
         [
             Sign("miner_backtracks > miner_accepted"),
             Sign("miner_limit_hits > 0.25"),
-            Sign(_untested, "armijo_slack e_neg"),
+            # against Armijo's rule by more than projection and rounding, though not upward on the whole
+            Sign("(armijo_slack < -0.001 * (1 + abs(e_neg))) & ~(mined_drop < 0)", "armijo_slack e_neg"),
             Sign("miner_non_finite > 0", never=True),
             Sign("non_finite_energies > 0", never=True),
         ],
@@ -178,7 +176,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "D, K",
         [Sign(f"(loss_mse > 0.8) & ({SHARE} > 0.7)", start=LATE)],
         "a lower weight of the contrastive loss, until the score is learnt again; a scalar head does not tie ∇E to E",
-        {"contrastive_weight": ToShare(0.7, at_most=0.5)},
+        {"contrastive_weight": to_share(0.7, at_most=0.5)},
         also="e_pos grad_norm_mse",
     ),
     Signature(
@@ -187,7 +185,7 @@ SIGNATURES: tuple[Signature, ...] = (
         [Sign(f"{SHARE} > 0.7", start=LATE)],
         "a lower weight of the contrastive loss, here the most that brings r to the upper end of 0.3 to 0.7 at the "
         "gradients seen",
-        {"contrastive_weight": ToShare(0.7)},
+        {"contrastive_weight": to_share(0.7)},
         also="loss_mse loss_con_weighted",
         unless=("gradient collapse",),
     ),
@@ -221,7 +219,7 @@ SIGNATURES: tuple[Signature, ...] = (
         [Sign(f"({SHARE} < 0.05) & (margin_mean_growth < 0.5)")],
         "a higher weight of the contrastive loss, here the least that brings r to the lower end of 0.3 to 0.7 at the "
         "gradients seen; then a larger eps or one or two more inner steps; see that mining uses the EMA and shares ε",
-        {"contrastive_weight": ToShare(0.3)},
+        {"contrastive_weight": to_share(0.3)},
         also="margin_mean",
         unless=(OFF, EQUAL),
     ),
@@ -235,3 +233,5 @@ SIGNATURES: tuple[Signature, ...] = (
         also="loss_mse",
     ),
 )
+# Every column that a sign, its function or its evidence reads.
+COLUMNS = {name for each in SIGNATURES for sign in each.signs for name in (*sign.columns, *each.also.split())}
