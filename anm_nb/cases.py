@@ -242,7 +242,8 @@ def digest_of(value: Any) -> str:
 def package_digest() -> str:
     """A digest of this package's sources."""
     package = Path(__file__).parent
-    return digest_of({file.relative_to(package).as_posix(): files.sha256_of(file) for file in package.rglob("*.py")})
+    sources = (file for file in package.rglob("*") if file.suffix in (".py", ".yaml", ".mplstyle"))
+    return digest_of({file.relative_to(package).as_posix(): files.sha256_of(file) for file in sources})
 
 
 def code_digest(notebook: Path) -> str:

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from own_trainer import OwnTrainer
 
-from anm_nb.analysis.doctor import examine, unexamined
-from anm_nb.analysis.signatures import SIGNATURES
+from anm_nb.analysis.doctor import SIGNATURES, examine, unexamined
 from anm_nb.config import ParameterError
 from anm_nb.energy.probes import Recorder
 from anm_nb.energy.train import EnergyConfig
@@ -49,12 +48,6 @@ def test_a_planted_bug_is_found_and_nothing_else(bug, signature, columns):
     (finding,) = examine(own_frame(bug))
     assert finding.signature == signature
     assert all(column in finding.evidence for column in columns)
-
-
-def test_rewarded_energies_rise_and_drown_the_score():
-    (rising,) = (each for each in examine(own_frame("energies rewarded")) if each.section == "K")
-    assert rising.signature == "energies rise uniformly"
-    assert all(column in rising.evidence for column in ("e_pos_rise", "e_neg_rise"))
 
 
 def test_a_weight_far_too_large_is_found_and_its_change_brings_the_share_back():
@@ -184,13 +177,6 @@ def test_each_signature_is_found_alone(signature):
 )
 def test_other_signs_of_the_same(signature, columns):
     assert names(examine(healthy().assign(**columns))) == [signature]
-
-
-def test_a_miner_that_moves_away_is_seen_without_the_scale_of_the_data():
-    frame = healthy().drop(columns="negative_scale")
-    (finding,) = examine(frame.assign(wrongness=np.tile(1.2 ** np.arange(20), 3)))
-    assert finding.signature == "miner off the data scale"
-    assert "wrongness_growth" in finding.evidence
 
 
 @pytest.mark.parametrize(

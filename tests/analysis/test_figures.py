@@ -138,9 +138,3 @@ def test_strips_show_every_seed_the_mean_its_interval_and_the_references():
         assert diamond.get_xdata()[0] == pytest.approx(scores[method].mean())
     assert [line.get_xdata()[0] for line in lines[3 * len(METHODS) :]] == [0.5, 0.8, 0.01]
     assert {"mean target,\ncopy", "zero"} <= {text.get_text() for text in axes.texts}
-
-
-@pytest.mark.parametrize("few", [{"seeds": 1}, {"seeds": 2}, {"methods": ["anm"]}])
-def test_few_seeds_and_one_method_are_drawn(few):
-    for figure in (learning(**few), strips(**few)):
-        figure.draw_without_rendering()
