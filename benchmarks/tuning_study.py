@@ -52,7 +52,7 @@ def main() -> int:
     from anm_nb import store
     from anm_nb.energy.tuning import Tuning, choices, confirm, confirmation, settings_of, tune
     from anm_nb.tasks.base import reference_scores
-    from anm_nb.training.loop import OutOfTime, time_limit
+    from anm_nb.training import OutOfTime, time_limit
 
     log, started = Log(asked.out / "log.txt"), time.time()
     values = {"task": asked.task, "size": asked.size} | (TINY if asked.tiny else {})

@@ -258,7 +258,7 @@ def train_stack(stack: Sequence[Named], folder: Path, n_test: int, timed: bool) 
     with arithmetic(first):
         training, step_ms = Training(first.make_learner(members, device), folders), math.nan
         with suppress(NonFiniteLoss):  # such a seed has no row of the last step
-            training.run(shown=False)
+            training.run()
         tested = errors_on_test(training, n_test)
         if timed and (device == "cuda" or not any(record.failure for record in training.records)):
             step_ms = 1000 * median(next_step_seconds(training) for _ in range(min(128, first.steps)))
