@@ -35,14 +35,18 @@ DROP_IN = example("extending.md", "recorder = Recorder()")
 TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev_examples = 8\n"
 
 
-def run_notebook(snippet: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
-    """Notebook 10 up to its first table, with a user's cell and a user's values, through papermill."""
+def run_notebook(
+    snippet: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatch, verdicts: bool = False
+) -> nbformat.NotebookNode:
+    """Notebook 10 up to its first table, and maybe its verdicts, with a user's cell and values, through papermill."""
     notebook = nbformat.read(project_root() / "notebooks" / "10_anm_vs_corruption.ipynb", as_version=4)
     places = {cell.id: place for place, cell in enumerate(notebook.cells)}
-    notebook.cells = notebook.cells[places["parameters"] : places["scores"] + 1]
+    judging = [notebook.cells[places[name]] for name in ("rows", "verdicts") if verdicts]
+    notebook.cells = [*notebook.cells[places["parameters"] : places["scores"] + 1], *judging]
     notebook.cells[0].source = parameters
     notebook.cells.insert(1, nbformat.v4.new_code_cell(snippet))
-    notebook.cells.insert(0, nbformat.v4.new_code_cell("from anm_nb.analysis.tables import final"))
+    first = "import pandas as pd\nfrom anm_nb.analysis.tables import final"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
     nbformat.write(notebook, folder / "mine.ipynb")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(folder / "outputs"))
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "mine.ipynb", "out.ipynb"]

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb.config import ParameterError
 from anm_nb.identity import classes_of_the_user
-from anm_nb.training import TELL_SECONDS, Tell, interrupts, progress, seconds_left, silent
+from anm_nb.training import TELL_SECONDS, Interrupted, Tell, interrupts, progress, seconds_left, silent
 from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, go_on_from_shorter, good_checkpoints, last_state
 from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
@@ -168,6 +168,8 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell = silent
                 if not running or (not (folder / LEAVE).exists() and any(each.exception() for each in done)):
                     break
         for future in sorted(done, key=futures.index):
+            if isinstance(left := future.exception(), Interrupted):
+                raise Interrupted(left)  # without what happened in the other process
             future.result()
     finally:
         executor.shutdown(kill_workers=True)  # a process with torch in it takes long to end by itself

@@ -4,9 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -136,29 +133,3 @@ def test_a_notebook_shows_one_line(tmp_path, monkeypatch):
         NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
     (shown,) = [output for output in cell.outputs if output.output_type == "error"]
     assert shown.traceback == ["Interrupted: seed 0: run again to go on from step 3 of 60"]
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from anm_nb.training import run
-from stored_training import long_training
-run.WORTH_SECONDS = 0.0
-if __name__ == "__main__":
-    run.train(long_training().changed(epochs=20_000), Path(sys.argv[1]))
-"""
-
-
-def test_an_interrupt_reaches_the_processes_of_seeds(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    env = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    with subprocess.Popen([sys.executable, script, folder], env=env, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while len(list(folder.glob("seed-*.checkpoint"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
-    assert re.search(r"Interrupted: seed 0: run again to go on from step [\d,]+ of 60,000", said)
