@@ -14,10 +14,13 @@ import pytest
 import torch
 import typer
 
+from anm_nb import store, training
 from anm_nb.analysis.doctor import Finding, examine, unexamined
 from anm_nb.cases import open_sweep
 from anm_nb.cli import app
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.files import project_root
+from anm_nb.run import Run
 
 ROOT = project_root()
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -145,6 +148,35 @@ def test_the_trainer_of_the_page_with_a_bug_is_told_so(right, wrong, sign, signa
     findings, _ = run_drop_in(DROP_IN.replace(right, wrong) if right else DROP_IN, sign)
     assert any(signature in finding.signature for finding in findings)
     assert signature.upper() in capsys.readouterr().out
+
+
+@pytest.fixture
+def trained_with(tmp_path, monkeypatch):
+    """Trains something small after a block of the page was run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(training, "LOGGERS", {})
+
+    def train(source: str) -> Run:
+        exec(source, {"__name__": "docs"})
+        small = {"size": 2, "width": 8, "steps": 4, "batch": 8, "records": 3, "dev_examples": 8, "seeds": [0, 1]}
+        return store.get_or_train(EnergyConfig(**small, negatives="stock"))
+
+    return train
+
+
+def test_a_logger_of_ones_own_hears_every_record(trained_with):
+    run = trained_with(example("extending.md", "def log("))
+    expected = run.metrics.assign(method="stock")[["method", "seed", "step", "loss_mse"]]
+    heard = pd.read_csv("log.csv", names=list(expected))
+    pd.testing.assert_frame_equal(heard, expected, check_dtype=False)
+
+
+def test_tensorboard_shows_every_record(trained_with, tmp_path):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = trained_with(example("extending.md", "SummaryWriter"))
+    shown = loader.EventAccumulator(str(tmp_path / "logs" / run.key / "seed1")).Reload().Scalars("loss_mse")
+    assert [each.step for each in shown] == run.metrics.query("seed == 1")["step"].tolist()
 
 
 def test_puzzles_of_ones_own_are_a_task(capsys, tmp_path, monkeypatch):
