@@ -37,8 +37,6 @@ class EnergyLearner:
     only in their negatives see the same batches in the same order with the same noise.
     """
 
-    state: Mapping[str, Tensor] = {}
-
     def __init__(self, members: Sequence[Member], device: str) -> None:
         config: EnergyConfig = members[0].config
         self.members, self.config, self.device, self.seeds = members, config, device, [each.seed for each in members]
@@ -48,9 +46,9 @@ class EnergyLearner:
         for seed, network in zip(self.seeds, networks, strict=True):
             initialise(network, generator(seed, "weights"))
         self.model = Stack([network.to(device) for network in networks])
-        adam = torch.optim.Adam, config.lr, config.clip_norm, 0, {"betas": (0.9, 0.99)}  # as published
-        lrs, parameters = [each.config.lr for each in members], list(networks[0].parameters())
-        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", parameters, *adam, lrs)]
+        adam = self.model, list(networks[0].parameters()), torch.optim.Adam, config.lr, config.clip_norm
+        betas, lrs = {"betas": (0.9, 0.99)}, [each.config.lr for each in members]  # as published
+        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", *adam, options=betas, lrs=lrs)]
         purposes = ("data", "noise", "negatives")
         self.generators: Mapping[str, Sequence[torch.Generator]] = {each: self._sources(each) for each in purposes}
         weights = [each.config.weight for each in members]

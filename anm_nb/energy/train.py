@@ -10,17 +10,18 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from anm_nb import bounds
+from anm_nb import config as fields
 from anm_nb.config import ParameterError
 from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.negatives import Negatives
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network
 from anm_nb.energy.sampler import SamplerConfig
+from anm_nb.identity import classes_of_the_user
 from anm_nb.store import Run
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
 from anm_nb.training.checkpoint import by_prefix
-from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, train
 
 
@@ -32,31 +33,32 @@ class EnergyConfig(TrainingConfig):
 
     family: ClassVar[str] = "energy"
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
+    length: ClassVar[str] = "steps"
 
     task: str = "inverse"
-    size: bounds.Size = 5
+    size: fields.Size = 5
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside its size
     network: str | None = None
-    levels: Annotated[bounds.Count, Field(ge=2)] = 10
-    width: bounds.Width = 128
+    levels: Annotated[fields.Count, Field(ge=2)] = 10
+    width: fields.Width = 128
     head: Head = "squared_norm"
     negatives: Negatives = None  # "none": no contrastive loss
-    contrastive_weight: bounds.Weight | None = None
+    contrastive_weight: fields.Weight | None = None
     soft_label: bool = False  # label each pair σ(m*) instead of 1 (`soft_info_nce`)
-    inner_steps: bounds.Count | None = None  # the sampler's descent steps a level
-    dev_examples: bounds.Examples = 256
-    test_examples: bounds.Examples | None = None  # None: no final evaluation on test problems
+    inner_steps: fields.Count | None = None  # the sampler's descent steps a level
+    dev_examples: fields.Examples = 256
+    test_examples: fields.Examples | None = None  # None: no final evaluation on test problems
     # Numbers of descent steps a level to test at, beside the sampler's own.
-    test_inner_steps: Annotated[tuple[bounds.Count, ...], Field(strict=False)] = ()
-    steps: bounds.Steps = 300
-    batch: bounds.Examples = 128  # fresh problems of each step
-    lr: bounds.LearningRate = 1e-3
-    lr_final: bounds.Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
+    test_inner_steps: Annotated[tuple[fields.Count, ...], Field(strict=False)] = ()
+    steps: fields.Steps = 300
+    batch: fields.Examples = 128  # fresh problems of each step
+    lr: fields.LearningRate = 1e-3
+    lr_final: fields.Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
     clip_norm: PositiveFloat = 1.0
-    ema_decay: bounds.Decay = 0.99
-    ema_every: bounds.Steps = 1
-    records: bounds.Records = 10  # measurements, half of them in the first 20 % of steps
-    record_every: bounds.Steps | None = None  # measure every so many steps, and at the last, instead
+    ema_decay: fields.Decay = 0.99
+    ema_every: fields.Steps = 1
+    records: fields.Records = 10  # measurements, half of them in the first 20 % of steps
+    record_every: fields.Steps | None = None  # measure every so many steps, and at the last, instead
 
     @model_validator(mode="after")
     def _usable(self) -> EnergyConfig:
@@ -66,12 +68,12 @@ class EnergyConfig(TrainingConfig):
         kept = len(self.record_steps()) if self.keep_weights else 0
         large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
         needed = {
-            "width size": bounds.weight_bytes(lambda: self.make_network(task), kept) if large else 0,
+            "width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0,
             "batch size": self.batch * row,
             "dev_examples size": self.dev_examples * row,
             "test_examples size": (self.test_examples or 0) * row,
         }
-        bounds.require_memory(dict(self), needed)
+        require_memory(dict(self), needed)
         return self
 
     @property
@@ -137,6 +139,16 @@ class EnergyConfig(TrainingConfig):
     def lr_factor(self, step: int) -> float:
         """Factor on the learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+    def why_not_longer(self) -> str:
+        strategies = [type(each) for each in (self.negatives, *dict(self.negatives or {}).values())]
+        reasons = {
+            f"lr_final = {self.lr_final:g}: the learning rate falls up to the last step (1: constant)": self.lr_final
+            < 1,
+            f"records = {self.records} are placed by the number of steps (record_every: not)": not self.record_every,
+            f"negatives = '{self.method}' may go by its share of all steps": classes_of_the_user(strategies),
+        }
+        return "; ".join(reason for reason, holds in reasons.items() if holds)
 
     def averaging(self) -> tuple[float, int]:
         return self.ema_decay, self.ema_every

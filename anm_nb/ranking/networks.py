@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from anm_nb.bounds import Count, Width
-from anm_nb.config import ParameterError, Parameters
+from anm_nb.config import Count, ParameterError, Parameters, Width
 
 Inputs = Float[Tensor, "batch items features"]
 States = Float[Tensor, "batch iters items width"]

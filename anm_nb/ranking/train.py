@@ -6,6 +6,7 @@ configs which differ in nothing else share it as one run.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
@@ -15,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from anm_nb import bounds
+from anm_nb import config as fields
 from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner, objective
 from anm_nb.ranking.networks import ModelConfig, RankingModel
@@ -23,9 +24,8 @@ from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.checkpoint import by_prefix
-from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, counted_flops, train
-from anm_nb.training.seeds import batches_per_epoch
 
 STAGES = 5  # shares of hidden items of a curriculum
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
@@ -57,39 +57,40 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     family: ClassVar[str] = "ranking"
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
+    length: ClassVar[str] = "epochs"
 
     task: str = "partial_sort"
-    size: bounds.Size = 12  # items
-    mask_rate: bounds.Rate = 0.5
+    size: fields.Size = 12  # items
+    mask_rate: fields.Rate = 0.5
     encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
-    mask_rate_start: bounds.Rate | None = None  # a curriculum: trained at this rate first, half-way on at mask_rate
+    mask_rate_start: fields.Rate | None = None  # a curriculum: trained at this rate first, at mask_rate from half-way
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside these three
-    train_samples: bounds.Examples = 500  # a fixed set
-    dev_samples: bounds.Examples = 200
-    test_samples: bounds.Examples = 300
-    epochs: bounds.Epochs = 8
-    batch: bounds.Examples = 32
+    train_samples: fields.Examples = 500  # a fixed set
+    dev_samples: fields.Examples = 200
+    test_samples: fields.Examples = 300
+    epochs: fields.Epochs = 8
+    batch: fields.Examples = 32
     mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
     # On dev; None: the task's metric; tau_index: as published.
     selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     deep_supervision: bool = True  # a loss after every iteration t = 1, 2, …, weighing t; else after the last only
-    temperature: bounds.Temperature = 2.0  # of routing in epoch 0 …
-    temperature_decay: bounds.Fraction = 0.95  # … times this in every epoch …
-    temperature_min: bounds.Temperature = 0.8  # … but never less
-    entropy_weight: bounds.Weight = 1e-3  # of the mean routing entropy (nats) in the loss, in epoch 0 …
-    entropy_decay: bounds.Fraction = 0.5  # … times this …
-    entropy_every: bounds.Epochs = 5  # … in every so many epochs
+    temperature: fields.Temperature = 2.0  # of routing in epoch 0 …
+    temperature_decay: fields.Fraction = 0.95  # … times this in every epoch …
+    temperature_min: fields.Temperature = 0.8  # … but never less
+    entropy_weight: fields.Weight = 1e-3  # of the mean routing entropy (nats) in the loss, in epoch 0 …
+    entropy_decay: fields.Fraction = 0.5  # … times this …
+    entropy_every: fields.Epochs = 5  # … in every so many epochs
     two_optimisers: bool = True  # else the controller takes the encoder's learning rate and clipping norm
-    encoder_lr: bounds.LearningRate = 3e-4
-    controller_lr: bounds.LearningRate = 1e-4
-    lr_warmup: Annotated[int, bounds.whole(10**5, least=0)] = 0  # epochs in which both rise from nothing
+    encoder_lr: fields.LearningRate = 3e-4
+    controller_lr: fields.LearningRate = 1e-4
+    lr_warmup: Annotated[int, fields.whole(10**5, least=0)] = 0  # epochs in which both rise from nothing
     weight_decay: NonNegativeFloat = 0.01
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
-    warmup_epochs: Annotated[int, bounds.whole(10**5, least=0)] = 5  # epochs for which the controller stays frozen
+    warmup_epochs: Annotated[int, fields.whole(10**5, least=0)] = 5  # epochs for which the controller stays frozen
     stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None  # on dev
-    seeds: bounds.Seeds = (1, 2, 3)
+    seeds: fields.Seeds = (1, 2, 3)
 
     @model_validator(mode="after")
     def _usable(self) -> RankingConfig:
@@ -107,11 +108,11 @@ class RankingConfig(TrainingConfig, ModelConfig):
         row = 4 * self.max_inner_iters * self.size * (self.width + self.n_heads * self.size)
         large = self.width * max(self.width, self.max_inner_iters) > 10**5  # counting takes milliseconds
         needed = {
-            "width": bounds.weight_bytes(self.make_model) if large else 0,
+            "width": weight_bytes(self.make_model) if large else 0,
             "batch max_inner_iters size width": min(self.batch, self.train_samples) * row,
             **{name: getattr(self, name) * problem for name in ("train_samples", "dev_samples", "test_samples")},
         }
-        bounds.require_memory(dict(self), needed)
+        require_memory(dict(self), needed)
         return self
 
     def changed(self, **values: Any) -> RankingConfig:
@@ -156,6 +157,10 @@ class RankingConfig(TrainingConfig, ModelConfig):
         last = len(self.curriculum()) - 1
         return min(2 * last * epoch // max(1, self.epochs), last)
 
+    def why_not_longer(self) -> str:
+        start = self.mask_rate_start
+        return "" if start is None else f"mask_rate_start = {start:g}: a curriculum's stages are shares of all epochs"
+
     def make_task(self) -> RankingTask:
         """The task, with its options. Raises `ParameterError` for an option it refuses, or has twice."""
         fields = {"size": self.size, "mask_rate": self.mask_rate, "encoding": self.encoding}
@@ -184,7 +189,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     def steps_per_epoch(self) -> int:
         """Steps in which every training problem is taken once; the last batch may be smaller."""
-        return batches_per_epoch(self.train_samples, self.batch)
+        return math.ceil(self.train_samples / self.batch)
 
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch()
