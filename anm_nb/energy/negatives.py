@@ -21,8 +21,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from anm_nb.bounds import Weight
-from anm_nb.config import ParameterError, Parameters, Registry, shown, unknown_name
+from anm_nb.config import ParameterError, Parameters, Registry, Weight, shown, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
 from anm_nb.energy.losses import monotonic_regression, sampling_divergence
 from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, at_length, mine

@@ -90,7 +90,7 @@ def test_effects_of_sgd_updates_of_a_linear_energy_are_those_of_the_closed_form(
     learner = config(Random(eps=2.0), FAR, task="addition", contrastive_weight=weight, lr_final=1.0).learner(1)
     model = Linear(4)
     learner.model = Stack([model])
-    learner.groups = [ParameterGroup("energy", [model.w], torch.optim.SGD, rate, clip_norm=1e9)]
+    learner.groups = [ParameterGroup("energy", learner.model, [model.w], torch.optim.SGD, rate, clip_norm=1e9)]
     training = begun(learner.config, 1, learner)
     losses = losses_at(training)
     effects = {column: values[0].double() for column, values in compare_updates(learner, training, losses).items()}
