@@ -116,11 +116,11 @@ def compare(
 @app.command()
 def verify(runs: All = None) -> None:
     """Read every byte of stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
-    from anm_nb import run, store
+    from anm_nb import store
 
     places = {path.name: path for path in store.run_folders()}
     names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else set(places)
-    wrong = {name: faults for name in sorted(names) if (faults := run.faults(places[name]))}
+    wrong = {name: faults for name in sorted(names) if (faults := store.Run(places[name]).faults())}
     for name, faults in wrong.items():
         say("\n".join(f"{name}  {fault}" for fault in faults))
     say(f"{len(names) - len(wrong)} of {len(names)} runs are as they were written")
@@ -158,9 +158,17 @@ def import_(
         say(run.path)
 
 
+def stands_for(text: str, value: Any) -> bool:
+    """Whether a text, as a person writes it in YAML, means a value: 1e-3 is 0.001, and true is not 1."""
+    from anm_nb.config import from_yaml
+
+    read = from_yaml(text)
+    return text == str(value) or (bool(read == value) and isinstance(read, bool) == isinstance(value, bool))
+
+
 def _where(runs: Iterable[Run], conditions: Sequence[str]) -> list[Run]:
     """Runs whose summary or config has these values. Raises `ParameterError` for a name that none has."""
-    from anm_nb.config import ParameterError, stands_for, unknown_name
+    from anm_nb.config import ParameterError, unknown_name
     from anm_nb.run import flat
 
     found = [(run, run.summary | flat(run.settings)) for run in runs] if conditions else [(run, {}) for run in runs]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
+from anm_nb.identity import identity_of
+from anm_nb.run import CorruptRun, Run
+from anm_nb.training import watched
 from anm_nb.training.learner import Measurement, TrainingConfig
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
@@ -60,8 +65,8 @@ class SeedRecord:
 
     def score_reached(self, config: TrainingConfig) -> bool:
         """Whether the best selection score is as good as `stop_at_score` asks for."""
-        enough = config.stop_at_score
-        return enough is not None and bool(self.selection) and self.selection["score"] >= enough
+        enough = math.inf if config.stop_at_score is None else config.stop_at_score
+        return self.selection.get("score", -math.inf) >= enough
 
     def stops(self, config: TrainingConfig) -> bool:
         """Whether nothing is left to gain, or nothing was gained for `patience` measurements."""
@@ -69,12 +74,13 @@ class SeedRecord:
 
     def end(self, config: TrainingConfig, evaluated: Measurement) -> None:
         """Note what was selected, whether training stopped early, and the final evaluation."""
+        last = self.rows[-1]
         if self.selection:
-            early = self.rows[-1]["step"] < config.total_steps()
-            self.rows[-1] |= {"selected_step": self.selection["step"], "stopped_early": float(early)}
+            early = float(last["step"] < config.total_steps())
+            last |= {"selected_step": self.selection["step"], "stopped_early": early}
             if config.stop_at_score is not None:
-                self.rows[-1]["score_reached"] = float(self.score_reached(config))
-        self.rows[-1] |= evaluated.scalars
+                last["score_reached"] = float(self.score_reached(config))
+        last |= evaluated.scalars
         self.arrays |= {name: [array.detach().to("cpu", copy=True)] for name, array in evaluated.arrays.items()}
         self.ended = True
 
@@ -101,10 +107,6 @@ class SeedRecord:
         return cls(**own, arrays=arrays, weights=by_prefix(tensors, "weights."))
 
 
-class CorruptCheckpoint(RuntimeError):
-    """A checkpoint is not as it was written; the message names the file, what was expected and what was found."""
-
-
 def checkpoint_of(folder: Path, seed: int) -> Path:
     """Where a seed's checkpoint lies, in the folder of its run's key."""
     return folder / f"seed-{seed}.checkpoint"
@@ -116,12 +118,9 @@ def before(path: Path) -> Path:
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-able facts to `path`, atomically; the file that was there stays beside it.
-
-    Raises `DiskFull`.
-    """
+    """Write tensors and JSON-able facts atomically; the file that was there stays beside. Raises `DiskFull`."""
     owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    owned["facts"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+    owned["facts"] = as_bytes(facts)
     data = save(owned)
     with full_disk_named(path, "training goes on from its last checkpoint, or the beginning, when there is room"):
         if path.exists():
@@ -129,12 +128,17 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
         replace_whole(path, hashlib.sha256(data).digest() + data)
 
 
+def as_bytes(facts: Mapping[str, Any]) -> Tensor:
+    """Facts as the bytes of their JSON."""
+    return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+
+
 def load_checkpoint(path: Path) -> State:
-    """The tensors and the facts of a checkpoint, every byte of it checked. Raises `CorruptCheckpoint`."""
+    """The tensors and the facts of a checkpoint, every byte of it checked. Raises `CorruptRun`."""
     data = path.read_bytes()
     expected, found = data[:32].hex(), hashlib.sha256(data[32:]).hexdigest()
     if found != expected:
-        raise CorruptCheckpoint(f"{path}: expected sha256 {expected}, found {found}")
+        raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
     tensors = load(data[32:])
     return tensors, json.loads(bytes(tensors.pop("facts").tolist()))
 
@@ -148,8 +152,7 @@ def common_checkpoints(paths: Sequence[Path], seeds: Sequence[int]) -> list[Stat
     if not all(found):
         return []
     going_on = [{facts["step"] for _, facts in each} for each in found if not each[0][1]["ended"]]
-    steps = set.intersection(*going_on) if going_on else {0}
-    if not steps:
+    if not (steps := set.intersection(*going_on) if going_on else {0}):
         return []
     return [next(one for one in each if each[0][1]["ended"] or one[1]["step"] == max(steps)) for each in found]
 
@@ -157,8 +160,7 @@ def common_checkpoints(paths: Sequence[Path], seeds: Sequence[int]) -> list[Stat
 def good_checkpoints(path: Path, seed: int) -> list[State]:
     """The newest checkpoint and the one before it, as far as they are there, whole, and of this run and seed.
 
-    One that is not, or that is of another run than the folder's name says, or of another seed, is moved out of the
-    way, with a warning that names it.
+    Any other is moved out of the way, with a warning that names it.
     """
     good, spoiled = [], []
     for candidate in filter(Path.exists, (path, before(path))):
@@ -166,17 +168,73 @@ def good_checkpoints(path: Path, seed: int) -> list[State]:
             tensors, facts = load_checkpoint(candidate)
             for what, own in {"run": path.parent.name, "seed": seed}.items():
                 if facts.get(what, own) != own:
-                    raise CorruptCheckpoint(f"{candidate} belongs to {what} {facts[what]}, not to {own}")
+                    raise CorruptRun(f"{candidate} belongs to {what} {facts[what]}, not to {own}")
             good.append((tensors, facts))
-        except CorruptCheckpoint as error:
+        except CorruptRun as error:
             os.replace(candidate, candidate.with_name(f"{candidate.name}.corrupt"))
             spoiled.append(str(error))
     if spoiled:
-        then = "training starts from the beginning"
-        if good:
-            then = f"training continues from step {good[0][1].get('step')}, of the checkpoint before it"
+        step = f"continues from step {good[0][1].get('step')}, of the checkpoint before it" if good else ""
+        then = f"training {step or 'starts from the beginning'}"
         warnings.warn(f"checkpoint cannot be trusted: {'; '.join(spoiled)}; {then}", stacklevel=4)
     return good
+
+
+def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
+    """Put the last state of the store's longest run of the same config, but with less of its `length`, into a folder.
+
+    Returns the run's key; nothing where there is none, or where its first steps are not those of this config, which
+    whoever watches is told.
+    """
+    length, identity, why_not = config.length, identity_of(config), config.why_not_longer()
+    if not length or folder.parent != store.partial_root() or (why_not and not watched()):
+        return ""
+
+    def is_shorter(run: Run) -> bool:
+        own, values = run.manifest.identity, run.settings
+        same = own | {"config": values | {length: identity["config"][length]}} == identity
+        return same and values[length] < identity["config"][length]
+
+    found = [run for run in store.finished_runs() if is_shorter(run)]
+    if not found:
+        return ""
+    run = max(found, key=lambda each: ("state.safetensors" in each.manifest.files, each.settings[length]))
+    why_not = why_not or ("" if "state.safetensors" in run.manifest.files else "its last state was not stored")
+    try:
+        if not why_not:
+            for seed in config.seeds:
+                state = by_prefix(run.state, f"seed{seed}.")
+                facts = json.loads(bytes(state.pop("facts").tolist()))
+                own = by_prefix(run.weights, f"seed{seed}.")
+                state |= {name: own[name.removeprefix("weights.")] for name in facts.pop("in_weights")}
+                save_checkpoint(checkpoint_of(folder, seed), state, facts | {"run": folder.name})
+            return run.key
+    except CorruptRun as error:
+        why_not = str(error)
+    if watched():
+        said = f"run {run.key} has the first {run.settings[length]:,} {length}, but training starts anew"
+        print(f"{said}: {why_not}", file=sys.stderr)
+    return ""
+
+
+def last_state(config: TrainingConfig, folder: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every seed's state before its last step, by `seed<s>.…`, without what its weights have: 8 bytes a parameter.
+
+    Empty where no longer training could go on from it.
+    """
+    state: dict[str, Tensor] = {}
+    for seed in () if config.why_not_longer() else config.seeds:
+        newest, *before = good_checkpoints(checkpoint_of(folder, seed), seed)
+        early = newest[1]["rows"][-1]["step"] < config.total_steps()  # and would in a longer training
+        found = [newest] if early else [each for each in before if not each[1]["ended"]]
+        if not found:
+            return {}
+        tensors, facts = found[0]
+        own = {name: weights.get(f"seed{seed}.{name.removeprefix('weights.')}") for name in tensors}
+        kept = [name for name, each in own.items() if each is not None and torch.equal(each, tensors[name])]
+        state |= {f"seed{seed}.{name}": each for name, each in tensors.items() if name not in kept}
+        state[f"seed{seed}.facts"] = as_bytes(facts | {"in_weights": kept})
+    return state
 
 
 def by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -28,9 +28,9 @@ from anm_nb.analysis.stats import (
 )
 from anm_nb.config import ParameterError
 
-proportion_difference = names_of("26_take_off", "remedies", np=np, proportion_interval=proportion_interval)[
-    "proportion_difference"
-]
+proportion_difference = names_of(
+    "26_take_off", "remedies", given={"np": np, "proportion_interval": proportion_interval}
+)["proportion_difference"]
 SCORES = st.integers(2, 12).flatmap(
     lambda n: arrays(float, (2, n), elements=st.floats(-100, 100).map(lambda x: round(x, 3)))
 )

@@ -179,8 +179,6 @@ def test_a_name_says_what_differs_and_no_more():
 PARAMETERS = "%matplotlib inline\nepochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
 SETTINGS = """
 from typing import ClassVar
-from anm_nb.bounds import Epochs, Size
-from anm_nb.config import Parameters, ParameterError
 import beside
 
 class Study(Parameters):
