@@ -140,6 +140,13 @@ class ExplorerPage:
         self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, told])
         return self.seen("waits")[shown]
 
+    def choose_theme(self, name: str) -> None:
+        """Choose a theme of JupyterLab's in its menu, and wait until the page has it."""
+        for item in ("Settings", "Theme"):
+            self.page.get_by_role("menuitem", name=item, exact=True).click()
+        self.page.get_by_role("menuitem", name=name, exact=True).click()
+        self.page.locator(f'body[data-jp-theme-name="{name}"]').wait_for()
+
     def focus_order(self) -> list[str]:
         """The classes of the controls in the order in which Tab reaches them, the first one's first."""
         self.root.locator("select").first.focus()

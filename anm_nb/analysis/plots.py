@@ -162,13 +162,8 @@ def publish(
 
 
 def _write(figure: Figure, path: Path, inches: float, table: pd.DataFrame | None) -> None:
-    """Write a figure at a width as PDF, SVG and PNG, its table as CSV and LaTeX, and its part of the manifest."""
-    figure.set_size_inches(inches, figure.get_figheight())
-    _fit(figure)
-    files = {}
-    for kind, undated in UNDATED.items():
-        figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
-        files[f"{path.name}.{kind}"] = buffer.getvalue()
+    """Write a figure at a width, its table as CSV and LaTeX, and its part of the manifest."""
+    files = figure_files(figure, path.name, inches)
     if table is not None:
         tex = table.to_latex(index=any(table.index.names), escape=True, float_format="%.4g", na_rep="")
         files |= {f"{path.name}.tex": tex.encode(), f"{path.name}.csv": table.to_csv().encode()}
@@ -177,6 +172,17 @@ def _write(figure: Figure, path: Path, inches: float, table: pd.DataFrame | None
     path.parent.mkdir(parents=True, exist_ok=True)
     for file, data in {**files, f"{path.name}{ENTRY}": json.dumps(entry).encode()}.items():
         replace_whole(path.with_name(file), data)
+
+
+def figure_files(figure: Figure, name: str, inches: float) -> dict[str, bytes]:
+    """A figure at a width as PDF, SVG and PNG, the same bytes each time, by the names of their files."""
+    figure.set_size_inches(inches, figure.get_figheight())
+    _fit(figure)
+    files = {}
+    for kind, undated in UNDATED.items():
+        figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
+        files[f"{name}.{kind}"] = buffer.getvalue()
+    return files
 
 
 @house_style()
