@@ -29,6 +29,10 @@ WATCH = """root => {
     seen.waits.push(performance.now() - seen.since);
   }).observe(root, {subtree: true, childList: true, characterData: true});
 }"""
+THEME = """([variables, light]) => {
+  for (const [name, value] of Object.entries(variables)) document.documentElement.style.setProperty(name, value);
+  document.body.dataset.jpThemeLight = light;
+}"""
 CONTROL = r"""() => document.activeElement.closest('[class*=anm-control-], [class*=anm-play-]')
   ?.className.match(/anm-(control|play)-(\w+)/)[2]"""
 
@@ -140,12 +144,10 @@ class ExplorerPage:
         self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, told])
         return self.seen("waits")[shown]
 
-    def choose_theme(self, name: str) -> None:
-        """Choose a theme of JupyterLab's in its menu, and wait until the page has it."""
-        for item in ("Settings", "Theme"):
-            self.page.get_by_role("menuitem", name=item, exact=True).click()
-        self.page.get_by_role("menuitem", name=name, exact=True).click()
-        self.page.locator(f'body[data-jp-theme-name="{name}"]').wait_for()
+    def paint(self, paper: str, ink: str, light: bool) -> None:
+        """Give the page the paper and ink of a theme, and what JupyterLab's themes tell of themselves."""
+        variables = {"--jp-layout-color0": paper, "--jp-ui-font-color1": ink, "--jp-widgets-label-color": ink}
+        self.page.evaluate(THEME, [variables, str(light).lower()])
 
     def focus_order(self) -> list[str]:
         """The classes of the controls in the order in which Tab reaches them, the first one's first."""

@@ -28,20 +28,18 @@ from anm_nb.store import scan, store_root
 from anm_nb.widgets.view import BOTTOM, TEMPLATES, TOP, WIDTH, Control, Picture, View, share_limits
 
 DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
-NAMED = 3  # unreadable runs that are named; of more, how many there are
 STYLE_SHEET = f"<style>{(TEMPLATES / 'explorer.css').read_text('utf-8')}</style>"
 RUN = Control("run", "Run", "The run that is shown; the newest first")
 BESIDE = Control("beside", "Beside", "Another one; the least different first")
 PAGES = Control("page", "Page", "Whose width and size of letters a saved figure has")
-PLAYED = 30_000  # milliseconds: as long as playing takes at most, between 100 and 500 a place
 
 
 class Explorer:
     """A finished run to look into, alone or with another beside it on the same axes.
 
-    It opens with `chosen`, else the newest run in the store. As a cell's last expression it shows its widgets, or where
-    these cannot run a still picture of how they opened. A run that cannot be read or drawn leaves the picture blank and
-    says why. Raises `ParameterError` for a run that is not in the list.
+    It opens with `chosen`, else the newest run in the store. A cell shows its widgets, or where these cannot run a
+    still picture of how they opened. A run that cannot be read or drawn leaves the picture blank and says why.
+    Raises `ParameterError` for a run that is not in the list.
     """
 
     def __init__(self, view: type[View], chosen: Run | None = None, beside: Run | None = None) -> None:
@@ -54,7 +52,7 @@ class Explorer:
         self.picture, self.readout, self.saved = Picture(), HTML().add_class("anm-readout"), HTML()
         self.root = VBox(layout=Layout(width="100%", max_width="1000px")).add_class("anm-explorer")
         self.root.add_class(f"anm-{view.name}-explorer")
-        named = [f"{key}: {why}" for key, why in unreadable.items()][:NAMED]
+        named = [f"{key}: {why}" for key, why in unreadable.items()][:3]
         note = f"Not in the list, as they cannot be read ({len(unreadable)}): {'; '.join(named)}" if named else ""
         if not self.runs:
             nothing = f"There is no finished run in {store_root()} that this explorer can show."
@@ -71,8 +69,8 @@ class Explorer:
         self.box = Box(boxes, layout=Layout(flex_flow="row wrap"))
         self.save = Button(description="Save figure", tooltip="Write the picture as PDF, SVG and PNG")
         notes = [HTML(f'<p role="status">{escape(note)}</p>')] if note else []
-        shown = [self.box, self.picture.widget, self.readout, HBox([self.page, self.save]), self.saved]
-        self.root.children = [self.picker, self.beside, *notes, *shown]
+        shown = [self.picture.widget, self.readout, HBox([self.page, self.save]), self.saved]
+        self.root.children = [self.picker, self.beside, *notes, self.box, *shown]
         self.save.add_class("anm-control-save").on_click(self._save)
         self.picker.observe(self.open, "value")
         self.beside.observe(self.open, "value")
@@ -84,10 +82,9 @@ class Explorer:
         """The widget that holds a control's value; its player, if it has one, stands in `players`."""
         words = {"description": control.label, "tooltip": control.tooltip, "style": {"description_width": "7em"}}
         words["layout"] = Layout(width="auto" if control in (RUN, BESIDE) else "23em", max_width="100%")
-        if control.form == "text":
-            given = Text(placeholder="typed or pasted", continuous_update=False, **words)
-        else:
-            given = (Dropdown if control.form == "list" else SelectionSlider)(options=["–"], **words)
+        kind = {"list": Dropdown, "text": Text}.get(control.form, SelectionSlider)
+        filled = {"placeholder": "typed or pasted", "continuous_update": False} if kind is Text else {"options": ["–"]}
+        given = kind(**filled, **words)
         if control.form == "player":
             words = {"description": f"Play {control.label.lower()}", "tooltip": f"Play: {control.tooltip}"}
             player = Play(show_repeat=False, max=0, layout=Layout(width="auto"), **words)
@@ -154,11 +151,14 @@ class Explorer:
 
     def _save(self, button: Any) -> None:
         """Write the picture at a page's width, by a name that says what it shows, and tell where, or why not."""
-        page, keys = VENUES[self.page.value], [view.run.key[:8] for view in self.views]
-        name = re.sub(r"[^\w.]+", "-", " ".join([self.view.name, *keys, *self.said.values(), self.page.value]))
-        path = outputs_root() / "figures" / "explorers" / name
+        page = VENUES[self.page.value]
         sizes = {each: STYLE[each] * page.points / PAGE.points for each in STYLE if each.endswith("size")}
         try:
+            if self.unshown:
+                raise ParameterError(self.unshown)
+            keys = [view.run.key[:8] for view in self.views]
+            name = re.sub(r"[^\w.]+", "-", " ".join([self.view.name, *keys, *self.said.values(), self.page.value]))
+            path = outputs_root() / "figures" / "explorers" / name
             with house_style(), mpl.rc_context(sizes):
                 height = len(keys) * (self.view.height * page.text / WIDTH + TOP + BOTTOM)
                 figure, widths = Figure((page.text, height), layout="constrained"), self.view.widths
@@ -186,7 +186,7 @@ class Explorer:
         given.options, given.index, given.disabled = options, place, len(options) < 2
         if player:
             player.max, player.disabled = len(options) - 1, len(options) < 2
-            player.interval = max(100, min(500, PLAYED // len(options)))
+            player.interval = max(100, min(500, 30_000 // len(options)))  # milliseconds a place, half a minute in all
         self._offering = False
 
     def _succeeds(self, step: Callable[[], None]) -> bool:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.patches import StepPatch
 from matplotlib.ticker import PercentFormatter
@@ -79,7 +80,7 @@ class Margins(View):
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
         histogram, curve = axes
         edges = max((view.edges[values["pairs"]] for view in self.together), key=np.max)  # the same bars in all rows
-        (margins, hard), record = self.chosen(*map(values.get, CHOICE)), nearest(self.steps, values["step"])
+        (margins, hard, quartiles), record = self.chosen(*map(values.get, CHOICE)), nearest(self.steps, values["step"])
         finite = [each[np.isfinite(each)] for each in margins.swapaxes(0, 1)]
         # A bar holds its lower edge and not its upper one, so that bars left of 0 hold the hard pairs and no others;
         # what lies beyond the outermost bars counts in them.
@@ -88,7 +89,7 @@ class Margins(View):
         # faster than `stairs`, which looks for limits; those are given below
         histogram.add_artist(StepPatch(heights[record], edges, fill=True, color=self.colour, alpha=0.75))
         histogram.axvline(0, color="black", linewidth=0.8)
-        marks = np.clip(quartiles(margins[:, record]), edges[0], edges[-1])
+        marks = np.clip(quartiles[record], edges[0], edges[-1])
         histogram.vlines(marks, 0.94, 1, "black", linewidth=1.2, transform=histogram.get_xaxis_transform())
         highest = max(0.01, *(each.max() for each in heights))  # of all steps, so that the axis stays
         histogram.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.12 * highest))
@@ -102,21 +103,21 @@ class Margins(View):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
     def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        (margins, hard), record = self.chosen(*map(values.get, CHOICE)), nearest(self.steps, values["step"])
+        (margins, hard, quartiles), record = self.chosen(*map(values.get, CHOICE)), nearest(self.steps, values["step"])
         shown, (share, low, high), over = margins[:, record], 100 * hard[record], self.over(values["seed"])
         told = {"step": str(self.steps[record]), "pairs": str(np.isfinite(shown).sum())}
         told["p_hard"] = f"{share:.1f} % [{low:.1f}, {high:.1f} over {over}]"
-        return told | {name: f"{rounded(at)} nats" for name, at in zip(QUARTILES, quartiles(shown), strict=True)}
+        return told | {name: f"{rounded(at)} nats" for name, at in zip(QUARTILES, quartiles[record], strict=True)}
 
     def over(self, seed: int) -> str:
         """What the interval of p_hard is over."""
         return "seeds" if seed == ALL and len(self.seeds) > 1 else "pairs"
 
-    def _chosen(self, pairs: str, seed: int, level: int) -> tuple[np.ndarray, np.ndarray]:
-        """Margins [seeds, records, pairs], and the share below 0 with its 95 % interval [records, 3].
+    def _chosen(self, pairs: str, seed: int, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Margins [seeds, records, pairs], the share below 0 with its 95 % interval, and quartiles, both [records, 3].
 
         Margins are NaN where seed or level is another, a batch short or a seed stopped. The interval is over seeds, of
-        one seed Wilson's over its pairs.
+        one seed Wilson's over its pairs. Quartiles are of all pairs together, NaN where there are none.
         """
         margins = self.margins[pairs]
         chosen = np.ones((len(margins), margins.shape[2]), bool)
@@ -128,14 +129,11 @@ class Margins(View):
         hard, counted = (margins < 0).sum(2), np.isfinite(margins).sum(2)
         if self.over(seed) == "seeds":
             with np.errstate(invalid="ignore"):
-                return margins, np.array([score_interval(each, "p_hard") for each in (hard / counted).T])
-        return margins, np.array([proportion_interval(*each) for each in zip(hard.sum(0), counted.sum(0), strict=True)])
-
-
-def quartiles(margins: np.ndarray) -> np.ndarray:
-    """First quartile, median and third of the margins that are not NaN; NaN where there are none."""
-    finite = margins[np.isfinite(margins)]
-    return np.quantile(finite, [*QUARTILES.values()]) if len(finite) else np.full(3, np.nan)
+                bands = [score_interval(each, "p_hard") for each in (hard / counted).T]
+        else:
+            bands = [proportion_interval(*each) for each in zip(hard.sum(0), counted.sum(0), strict=True)]
+        pooled = pd.DataFrame(margins.swapaxes(0, 1).reshape(margins.shape[1], -1))
+        return margins, np.array(bands), pooled.quantile([*QUARTILES.values()], axis=1).T.to_numpy()
 
 
 class Landscape(View):

@@ -101,15 +101,14 @@ class Sampling(View):
 
     def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
         solution, state = self.shown(values)
-        now = solution.states.iloc[state]
-        cells = f"{int(now['error'])} of {int((~solution.given).sum())}"
+        now, error = solution.states.iloc[state], rounded(solution.states["error"][state])
         return {
             "sampler step": f"{state + 1} of {len(solution.states)}",
             "level": f"{now['level']:.0f}",
             "step of the level": f"{now['step']:.0f}",
             "energy": f"{rounded(now['energy'])} nats",
             "step taken": "start" if not now["step"] else "yes" if now["taken"] else "no",
-            self.error_name: cells if self.digits else rounded(now["error"]),
+            self.error_name: f"{now['error']:.0f} of {(~solution.given).sum()}" if self.digits else error,
         }
 
     def shown(self, values: Mapping[str, Any]) -> tuple[Solution, int]:
@@ -137,9 +136,8 @@ class Sampling(View):
         sampler = self.config.make_sampler(task)
         sample(energy, schedule, batch.x, task.y_dim, source, sampler, task.sample_clamp, clues, states.append)
         answers, truth = np.stack([self.array(each.y[0]) for each in states]), self.array(batch.y[0])
-        given = np.zeros(truth.shape, bool)
-        if clues is not None:
-            given = clues.mask[0].reshape(*truth.shape, -1)[..., 0].numpy()
+        known = clues.mask[0].numpy() if clues is not None else np.zeros(truth.size, bool)
+        given = known.reshape(*truth.shape, -1)[..., 0]
         errors = (answers != truth).sum((1, 2)) if self.digits else np.square(answers - truth).mean((1, 2))
         rows = [(each.level, each.step, float(each.energy), bool(each.accepted)) for each in states]
         frame = pd.DataFrame(rows, columns=["level", "step", "energy", "taken"]).assign(error=errors)

@@ -21,12 +21,8 @@ from matplotlib.figure import Figure
 from anm_nb.analysis.style import colours, label
 from anm_nb.run import Run
 
-DPI = 120  # pixels an inch
 WIDTH = 8.0  # inches: fits a window of 1000 pixels
 LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 0.62, 0.1, 0.3, 0.45, 0.62  # inches around and between panels
-LABELS = {"x": 0.25, "y": 0.42}  # inches from an axis to its label
-FAST, SMALL = 1, 9  # zlib's levels: for a picture that the next move replaces, and for one that is kept
-PNG = b"\x89PNG\r\n\x1a\n"
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 SCRIPT = (TEMPLATES / "explorer.js").read_text("utf-8")
 
@@ -98,7 +94,7 @@ class Picture:
     def lay_out(self, rows: int, widths: Sequence[float], height: float) -> None:
         """Make empty axes [rows, panels], `height` inches a row; all in fixed places, as to find them takes long."""
         tall, columns = rows * (height + TOP + BOTTOM), len(widths)
-        figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
+        figure = Figure(figsize=(WIDTH, tall), dpi=120)
         self.canvas = FigureCanvasAgg(figure)  # no pyplot, nothing of its global state
         mean = (WIDTH - LEFT - RIGHT - (columns - 1) * BETWEEN) / columns
         place = {"left": LEFT / WIDTH, "right": 1 - RIGHT / WIDTH, "bottom": BOTTOM / tall, "top": 1 - TOP / tall}
@@ -106,8 +102,8 @@ class Picture:
         self.axes = figure.add_gridspec(rows, columns, width_ratios=widths, **place).subplots(squeeze=False)
         for axes in self.axes.flat:
             axes.set_title("", y=1.0)
-            axes.xaxis.set_label_coords(0.5, -LABELS["x"] / height)
-            axes.yaxis.set_label_coords(-LABELS["y"] / (axes.get_position().width * WIDTH), 0.5)
+            axes.xaxis.set_label_coords(0.5, -0.25 / height)  # inches
+            axes.yaxis.set_label_coords(-0.42 / (axes.get_position().width * WIDTH), 0.5)
         self._layers: dict[Axes, tuple[Any, np.ndarray]] = {}  # what a panel's layer is drawn from, and its pixels
 
     def clear(self) -> None:
@@ -132,14 +128,14 @@ class Picture:
         for axes in self.axes.flat:
             for artist in sorted(plotted(axes), key=lambda artist: artist.zorder):
                 artist.draw(renderer)
-        data, (width, height) = b64encode(self.png(FAST)).decode(), self.canvas.get_width_height()
+        data, (width, height) = b64encode(self.png(1)).decode(), self.canvas.get_width_height()
         self.alt = alt
         self.widget.value = (
             f'<img class="anm-picture-image" alt="{escape(alt)}" width="{width}" height="{height}" decoding="sync" '
             f'style="max-width: 100%; height: auto" onload="{escape(SCRIPT)}" src="data:image/png;base64,{data}">'
         )
 
-    def png(self, compression: int = SMALL) -> bytes:
+    def png(self, compression: int = 9) -> bytes:
         """What is shown as a PNG file, at a compression level of zlib from 0 to 9; in half the time Pillow takes."""
         pixels = np.asarray(self.canvas.buffer_rgba())
         height, width, _ = pixels.shape
@@ -147,7 +143,9 @@ class Picture:
         chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)]
         chunks += [b"IDAT" + zlib.compress(rows.tobytes(), compression), b"IEND"]
         ends = [(struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))) for chunk in chunks]
-        return PNG + b"".join(size + chunk + check for (size, check), chunk in zip(ends, chunks, strict=True))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            size + chunk + check for (size, check), chunk in zip(ends, chunks, strict=True)
+        )
 
 
 def plotted(axes: Axes) -> list[Artist]:
@@ -157,10 +155,9 @@ def plotted(axes: Axes) -> list[Artist]:
 
 def frame_state(axes: Axes) -> list[Any]:
     """What ticks and labels of a panel are drawn from."""
-    state: list[Any] = [axes.get_title("left")]
+    state: list[Any] = [axes.get_title("left"), axes.get_xlabel(), axes.get_ylabel()]
     for axis in (axes.xaxis, axes.yaxis):
-        ticks = tuple(getattr(axis.get_major_formatter(), "seq", ()))
-        state += [ticks, axis.get_label_text(), axis.get_scale(), *axis.get_view_interval()]
+        state += [axis.get_scale(), *axis.get_view_interval(), *getattr(axis.get_major_formatter(), "seq", ())]
     return state
 
 

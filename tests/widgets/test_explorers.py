@@ -100,6 +100,8 @@ def check_blank(explorer, *words):
     assert explorer.picture.widget.value == explorer.picture.alt == ""
     assert explorer.readouts == []
     assert explorer.unshown == alert.text
+    explorer.save.click()
+    assert alert.text in Tags(explorer.saved.value).text  # nothing is saved
 
 
 def test_the_package_does_not_bring_widgets_along_unasked():
