@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from anm_nb.config import in_place_of_the_kernel
-from anm_nb.training.loop import OutOfTime, time_limit
+from anm_nb.training import OutOfTime, time_limit
 
 TAGS = {"parameters", "settings", "study"}
 ROOT = Path(__file__).resolve().parents[1]

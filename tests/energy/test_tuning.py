@@ -6,7 +6,8 @@ from notebook_cells import names_of
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.training.loop import OutOfTime, Training, time_limit
+from anm_nb.training import OutOfTime, time_limit
+from anm_nb.training.loop import Training
 
 CELLS = ("settings", "options", "runs", "stack", "train", "stacks", "choose")
 TINY = {
