@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-_SWEEP = "is no parameter here; use: anm-nb sweep NAME --out FOLDER"
-# Names that the commands of the HRM ranking plan use and this project does not, and what follows them in a sentence;
-# docs/names.md lists them.
+# Names that the commands of the HRM ranking plan use, and what is said of them; docs/names.md lists them too.
 DOCUMENT_NAMES: dict[str, str] = {
     "array_len": "is called size here",
     "entropy_reg": "is called entropy_weight here",
@@ -25,10 +23,8 @@ DOCUMENT_NAMES: dict[str, str] = {
     "batch_size": "is called batch here",
     "lr": "is encoder_lr and controller_lr here",
     "model": "is no parameter here; notebook 20 trains both, baseline and HRM model",
-    "output_csv": _SWEEP,
-    "results_dir": _SWEEP,
+    **dict.fromkeys(("output_csv", "results_dir"), "is no parameter here; use: anm-nb sweep NAME --out FOLDER"),
 }
-CHECK = "from_notebook("  # in the cell that checks the parameters
 DATA = (type(None), int, float, str, list, dict, set)
 
 
@@ -67,10 +63,7 @@ class Registry(Generic[Entry]):
         self.entries: dict[str, str | type[Entry]] = dict(built_in or {})
 
     def register(self, entry: type[Entry]) -> type[Entry]:
-        """Class decorator: makes a class known by its `name`. Defining it again replaces it, as notebooks do.
-
-        Raises `ParameterError` for a class whose `name` is missing, no text or empty.
-        """
+        """Class decorator: makes a class known by its `name`, which it needs, in place of one defined before."""
         name = getattr(entry, "name", None)
         if not (isinstance(name, str) and name):
             raise ParameterError(f'{entry.__qualname__}: every {self.kind} needs a name, as in name = "own"')
@@ -97,10 +90,7 @@ class Registry(Generic[Entry]):
 
 
 class Parameters(BaseModel):
-    """Base of every configuration: strict types, finite numbers, no unknown names, immutable.
-
-    Raises `ParameterError` on construction, one line for each problem.
-    """
+    """Base of every configuration: strict, finite, immutable; raises `ParameterError`, one line for each problem."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -115,14 +105,14 @@ class Parameters(BaseModel):
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Check values as papermill or a file hands them over (lists may arrive as text: `-p seeds "[0, 1]"`)."""
-        return cls(**{name: _list_from_text(value) for name, value in values.items()})
+        lists = {n: from_yaml(v) for n, v in values.items() if isinstance(v, str) and v.strip()[:1] in ("[", "{")}
+        return cls(**{**values, **lists})
 
     @classmethod
     def from_notebook(cls) -> Self:
-        """Check the parameters as the kernel has them at this moment, however its cells came to set them.
+        """Check the parameters as the kernel (of JupyterLab, papermill or nbval) has them now, whatever cell set them.
 
-        The same in JupyterLab, under papermill and under nbval, and when a cell is run again after an edit. Raises
-        `ParameterError` for an unknown name, an unusable value, one that the kernel has lost, or none at all.
+        Raises `ParameterError` for an unknown name, an unusable value, one that the kernel has lost, or none at all.
         """
         if (asked := _asked.get()) is not None:
             values, checked = asked
@@ -132,7 +122,7 @@ class Parameters(BaseModel):
 
         if (shell := get_ipython()) is None:
             raise RuntimeError("from_notebook() works inside a notebook; elsewhere construct the class directly")
-        return cls.from_mapping(kernel_values(cls.model_fields.keys(), shell.user_ns))
+        return cls.from_mapping(_kernel_values(cls.model_fields.keys(), shell.user_ns))
 
 
 _asked: ContextVar[tuple[Mapping[str, Any], list[Any]] | None] = ContextVar("asked", default=None)
@@ -149,25 +139,21 @@ def in_place_of_the_kernel(values: Mapping[str, Any]) -> Iterator[list[Any]]:
         _asked.reset(token)
 
 
-def kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
+def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that a kernel's namespace has as data; `In` has the cells that ran (nbval keeps none), the last asks.
 
-    Raises `ParameterError` where a cell that sets parameters sets another name too, where a parameter is no data (any
-    more), and where there is none at all.
+    Raises `ParameterError` where a cell that sets parameters sets another name too, and for one that is no data now.
     """
     cells = [(f"In [{n}]", source, _assigned(source)) for n, source in enumerate(namespace.get("In", [""]))][1:-1]
     values = {name: value for name in fields if isinstance(value := _as_data(namespace.get(name, ...)), DATA)}
-    latest: list[tuple[str, dict[str, bool], bool]] = []  # cells that set parameters, back to the check before them
-    for place, source, assigned in reversed(cells):
+    latest: list[tuple[str, dict[str, bool], bool]] = []  # cells from the first that sets parameters after a check on
+    checked = True
+    for place, source, assigned in cells:
         sets = source.lstrip().startswith("# Parameters") or not assigned.keys().isdisjoint(values)  # papermill's too
-        if CHECK not in source:
-            latest.insert(0, (place, assigned, sets))
-        elif any(sets for _, _, sets in latest):
-            break
-        else:
-            latest.clear()
-    while latest and not latest[0][2]:
-        latest.pop(0)
+        if "from_notebook(" in source:
+            checked = True
+        elif sets or not checked:
+            latest, checked = [*([] if checked else latest), (place, assigned, sets)], False
     placed = {name: place for place, _, assigned in cells for name, literal in assigned.items() if literal}
     placed |= {name: place for place, assigned, _ in latest for name in assigned}
     problems = [
@@ -180,26 +166,25 @@ def kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dict
             near = name.lower() in DOCUMENT_NAMES or difflib.get_close_matches(name, fields, n=1)
             if near or (sets and assigned[name]):  # what is computed may be no parameter
                 problems.append(f"{unknown_name('parameter', name, fields)} ({place}; begin a name of your own with _)")
+    if not values:
+        problems.append(f"no cell with parameters was run before this one; known: {', '.join(sorted(fields))}")
     if problems:
         raise ParameterError("\n".join(problems))
-    if not values:
-        raise ParameterError(f"no cell with parameters was run before this one; known: {', '.join(sorted(fields))}")
     return values
 
 
 def _assigned(source: str) -> dict[str, bool]:
     """The names that a cell assigns outside any block, and whether their value is a literal."""
     try:
-        statements = ast.parse(source).body
+        tree = ast.parse(source)
     except SyntaxError:
         return {}
     found: dict[str, bool] = {}
-    for statement in statements:
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value:
             literal = not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(statement.value))
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
-            found |= dict.fromkeys(names, literal)
+            found |= {n.id: literal for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
     return found
 
 
@@ -208,13 +193,6 @@ def _as_data(value: Any) -> Any:
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
     return [_as_data(each) for each in value] if isinstance(value, list | tuple | range) else value
-
-
-def _list_from_text(value: Any) -> Any:
-    try:
-        return yaml.load(value, _Loader) if isinstance(value, str) and value.strip()[:1] in ("[", "{") else value
-    except yaml.YAMLError:
-        return value
 
 
 def _explain(problem: Any, owner: type[BaseModel]) -> str:
@@ -242,7 +220,6 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML with numbers in scientific notation, and each key of a mapping once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping. Raises ConstructorError where a key is written twice."""
         lines: dict[str, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
             if key.value in lines:
@@ -253,15 +230,16 @@ class _Loader(yaml.SafeLoader):
 
 
 # YAML 1.1 takes 1e-3 and 1E5 for text, as they have no point; YAML 1.2 and everybody who writes them for numbers.
-SCIENTIFIC = re.compile(r"[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file in UTF-8, with or without a byte order mark.
 
-    Raises `ParameterError`, in one line that names the file and, where there is one, the line, for a file that cannot
-    be read, is no YAML in UTF-8, is no mapping from names, or has a key twice.
+    Raises `ParameterError`, in one line that names file and line, for one that cannot be read, is no YAML in UTF-8, is
+    no mapping from names, or has a key twice.
     """
     try:
         content = yaml.load(path.read_text("utf-8-sig"), _Loader)  # a safe loader
@@ -275,10 +253,45 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def stands_for(text: str, value: Any) -> bool:
-    """Whether a text, as a person writes it in YAML, means a value: 1e-3 is 0.001, and true is not 1."""
+def from_yaml(text: str) -> Any:
+    """What a text means in YAML; the text itself where it is none."""
     try:
-        read = yaml.load(text, _Loader)  # a safe loader
+        return yaml.load(text, _Loader)  # a safe loader
     except yaml.YAMLError:
-        read = text
-    return text == str(value) or (bool(read == value) and isinstance(read, bool) == isinstance(value, bool))
+        return text
+
+
+# Types of fields, whose bounds lie where no experiment of the field goes, to refuse a slip of the keyboard.
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("each may appear once")
+    return values
+
+
+def whole(most: int, least: int = 1) -> Any:
+    """Field of a whole number from `least` to `most`."""
+    return Field(gt=least - 1, le=most) if least == 1 else Field(ge=least, le=most)
+
+
+Distinct = AfterValidator(_distinct)
+SEVERAL = Field(strict=False, min_length=1, max_length=1000)
+Seeds = Annotated[tuple[Annotated[int, whole(2**32 - 1, least=0)], ...], SEVERAL, Distinct]
+Steps = Annotated[int, whole(10**8)]  # of the optimiser
+Epochs = Annotated[int, whole(10**5)]  # each is measured and recorded
+Records = Annotated[int, whole(10**4, least=3)]
+Count = Annotated[int, whole(10**4)]  # of iterations, heads, candidates
+Counts = Annotated[tuple[Count, ...], SEVERAL, Distinct]
+Problems = Annotated[int, whole(10**6)]  # fresh ones of an evaluation, all held at once
+Examples = Annotated[int, whole(10**9)]  # what they take is held against the machine's memory (`require_memory`)
+Size = Annotated[int, whole(10**5)]  # items, or the side of a matrix or board; memory as above
+Width = Annotated[int, whole(10**5)]
+Threads = Annotated[int, whole(1024)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
+Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part
+Weights = Annotated[tuple[Weight, ...], SEVERAL, Distinct]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Rates = Annotated[tuple[Rate, ...], SEVERAL, Distinct]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, le=1000)]
+Temperatures = Annotated[tuple[Temperature, ...], SEVERAL, Distinct]

@@ -5,19 +5,16 @@ That code is a plugin's class and all that it refers to by a global name, transi
 
 from __future__ import annotations
 
-import ast
 import builtins
 import dis
 import hashlib
 import importlib
 import json
-import linecache
 import sys
 from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -97,9 +94,8 @@ def is_the_users(name: str | None) -> bool:
 def code_digest(plugins: Iterable[type]) -> str | None:
     """SHA-256 over the user's own code that classes reach; None where they reach none.
 
-    Covered: classes, bases, functions and, by value, constants, followed through global names and imports. A function
-    counts by its text without comments and layout; as compiled where there is no text, or another one than what runs.
-    Raises `ParameterError` for a value that cannot be read.
+    Covered: classes, bases and functions as compiled and, by value, constants, followed through global names and
+    imports. Raises `ParameterError` for a value that cannot be read.
     """
     # By id: objects, and the user's classes, functions and modules; each is described where it is met first.
     reached: dict[int, Any] = {}
@@ -111,19 +107,17 @@ def code_digest(plugins: Iterable[type]) -> str | None:
             items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
             return [type(value).__name__, [describe(each, name) for each in items]]
         if type(value) is dict:
-            return ["dict", [[describe(each, name) for each in item] for item in value.items()]]
+            return ["dict", describe(list(value.items()), name)]
         if isinstance(value, CodeType):
-            if text := _texts(value.co_filename, "".join(linecache.getlines(value.co_filename))).get(value):
-                return text
-            texts = [value.co_name, value.co_code.hex(), value.co_exceptiontable.hex(), value.co_names]
-            return [*texts, describe(value.co_consts, name)]
+            compiled = value.co_code, value.co_exceptiontable, value.co_names, value.co_consts
+            return describe([value.co_name, *compiled], name)
         if isinstance(value, property):
             return describe([value.fget, value.fset, value.fdel], name)
         if id(value) in reached:
             return list(reached).index(id(value))
         if (home := _home(value)) and is_the_users(home):
             reached[id(value)] = value
-            return function(value) if isinstance(value, FunctionType) else members(value)
+            return [[key, describe(part, of)] for key, part, of in _parts(value)]
         wrapped = getattr(value, "__wrapped__", None)  # of a static or class method, a library's decorator
         if isinstance(value, FunctionType):
             described = [home, value.__code__.co_qualname, describe(wrapped, name)]
@@ -148,43 +142,25 @@ def code_digest(plugins: Iterable[type]) -> str | None:
         parts = (type(value), value.__module__, parts) if isinstance(parts, str) else parts
         return ["object", [describe(list(part) if isinstance(part, Iterator) else part, name) for part in parts]]
 
-    def members(owner: Any) -> Any:
-        found = dict(vars(owner))
-        if isinstance(owner, type):
-            fields = found.get("__pydantic_fields__", {}).items()
-            found |= {"bases": owner.__bases__, "fields": {name: [f.default, f.default_factory] for name, f in fields}}
-        return [
-            [name, describe(member, f"{owner.__name__}.{name}")]
-            for name, member in found.items()
-            if name != "_abc_impl" and (not name.startswith("__") or isinstance(member, FunctionType))
-        ]
-
-    def function(value: FunctionType) -> Any:
-        name = value.__qualname__
-        described = [describe([value.__code__, value.__defaults__, value.__kwdefaults__], name)]
-        for other, found in sorted(_outside(value).items()):
-            described.append([other, describe(found, f"{other}, which {name} refers to,")])
-        return described
-
     document = json.dumps([describe(plugin, plugin.__qualname__) for plugin in plugins])
     return hashlib.sha256(document.encode()).hexdigest() if reached else None
 
 
-@lru_cache(maxsize=64)
-def _texts(file: str, source: str) -> dict[CodeType, list[str]]:
-    """The text of every function in a file, by its compiled code; of lambdas that of all in the line."""
-    try:
-        tree, codes = ast.parse(source), [compile(source, file, "exec", dont_inherit=True)]
-    except (SyntaxError, ValueError):
-        return {}
-    texts: dict[tuple[str, int], list[str]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
-            texts.setdefault((getattr(node, "name", "<lambda>"), first), []).append(ast.unparse(node))
-    for each in codes:  # which grows meanwhile
-        codes += [inner for inner in each.co_consts if isinstance(inner, CodeType)]
-    return {code: text for code in codes if (text := texts.get((code.co_name, code.co_firstlineno)))}
+def _parts(owner: Any) -> Iterator[tuple[str, Any, str]]:
+    """What a user's function, class or module is made of: by name, and how a message calls it."""
+    name = getattr(owner, "__qualname__", owner.__name__)
+    if isinstance(owner, FunctionType):
+        yield "", [owner.__code__, owner.__defaults__, owner.__kwdefaults__], name
+        for other, found in sorted(_outside(owner).items()):
+            yield other, found, f"{other}, which {name} refers to,"
+        return
+    found = dict(vars(owner))
+    if isinstance(owner, type):
+        fields = found.get("__pydantic_fields__", {}).items()
+        found |= {"bases": owner.__bases__, "fields": {key: [f.default, f.default_factory] for key, f in fields}}
+    for key, member in found.items():
+        if key != "_abc_impl" and (not key.startswith("__") or isinstance(member, FunctionType)):
+            yield key, member, f"{name}.{key}"
 
 
 def _home(value: Any) -> str | None:

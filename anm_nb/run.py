@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
-FAMILIES = {"energy": "anm_nb.energy.train", "ranking": "anm_nb.ranking.train"}  # where their configs are defined
+FAMILIES = ("anm_nb.energy.train", "anm_nb.ranking.train")  # where configs are defined
 _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",(.*)', re.DOTALL)
 
 
@@ -56,62 +56,34 @@ class Manifest(BaseModel):
     @classmethod
     def of(cls, contents: Mapping[str, bytes], identity: dict[str, Any], summary: dict[str, Any]) -> Manifest:
         """The manifest of files by name."""
-        files = {
-            name: StoredFile(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in contents.items()
-        }
+        files = {n: StoredFile(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for n, data in contents.items()}
         return cls(key=key_of(identity), identity=identity, summary=summary, files=files)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest in a folder, checked against itself and the folder's name. Raises `CorruptRun`."""
+        path = folder / MANIFEST
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CorruptRun(f"{path} cannot be read ({error.strerror}): the run was never finished") from None
+        if (written := _WRITTEN.fullmatch(data)) is None:
+            raise CorruptRun(f"{path} is no manifest")
+        if (found := hashlib.sha256(written[2]).hexdigest()) != (expected := written[1].decode()):
+            raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
+        try:
+            manifest = cls.model_validate_json(b"{" + written[2])
+        except ValidationError as error:  # of another format
+            problem = error.errors()[0]
+            raise CorruptRun(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        if manifest.key != folder.name:
+            raise CorruptRun(f"{path} is of run {manifest.key}: a copy or a link under another name")
+        return manifest
 
     def write(self, folder: Path) -> None:
         """Put the manifest into a folder, atomically: this makes a run of it."""
         body = json.dumps(self.model_dump(), indent=1)[1:].encode() + b"\n"
         replace_whole(folder / MANIFEST, f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",'.encode() + body)
-
-    def check(self, folder: Path, name: str, content: bool = True) -> None:
-        """Compare a file with what it has to be: its size, and by default every byte. Raises `CorruptRun`."""
-        path, expected = folder / name, self.files[name]
-        try:
-            if (size := os.stat(path).st_size) != expected.size:
-                raise CorruptRun(f"{path}: expected {expected.size} bytes, found {size}")
-            if content and (found := sha256_of(path)) != expected.sha256:
-                raise CorruptRun(f"{path}: expected sha256 {expected.sha256}, found {found}")
-        except OSError as error:
-            raise CorruptRun(f"{path} cannot be read ({error.strerror})") from None
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest in a folder, checked against itself and the folder's name. Raises `CorruptRun`."""
-    path = folder / MANIFEST
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorruptRun(f"{path} cannot be read ({error.strerror}): the run was never finished") from None
-    if (written := _WRITTEN.fullmatch(data)) is None:
-        raise CorruptRun(f"{path} is no manifest")
-    if (found := hashlib.sha256(written[2]).hexdigest()) != (expected := written[1].decode()):
-        raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
-    try:
-        manifest = Manifest.model_validate_json(b"{" + written[2])
-    except ValidationError as error:  # of another format
-        problem = error.errors()[0]
-        raise CorruptRun(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
-    if manifest.key != folder.name:
-        raise CorruptRun(f"{path} is of run {manifest.key}: a copy or a link under another name")
-    return manifest
-
-
-def faults(folder: Path) -> list[str]:
-    """Whatever is wrong with a stored run, all its bytes read: each manifest, missing and corrupted file by name."""
-    found = []
-    try:
-        manifest = read_manifest(folder)
-    except CorruptRun as error:
-        return [str(error)]
-    for name in manifest.files:
-        try:
-            manifest.check(folder, name)
-        except CorruptRun as error:
-            found.append(str(error))
-    return found
 
 
 @dataclass(frozen=True)
@@ -128,7 +100,7 @@ class Run:
     @cached_property
     def manifest(self) -> Manifest:
         """Key, identity, summary, and the size and checksum of every file."""
-        return read_manifest(self.path)
+        return Manifest.read(self.path)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -150,6 +122,24 @@ class Run:
         """The config as plain data, readable without the classes it was made of."""
         return self.manifest.identity["config"]
 
+    def faults(self, content: bool = True) -> list[str]:
+        """Whatever is wrong with the run: its manifest, or each file whose size or, by default, any byte differs."""
+        try:
+            return [fault for name in self.manifest.files if (fault := self._fault(name, content))]
+        except CorruptRun as error:
+            return [str(error)]
+
+    def _fault(self, name: str, content: bool = True) -> str | None:
+        path, expected = self.path / name, self.manifest.files[name]
+        try:
+            if (size := os.stat(path).st_size) != expected.size:
+                return f"{path}: expected {expected.size} bytes, found {size}"
+            if content and (found := sha256_of(path)) != expected.sha256:
+                return f"{path}: expected sha256 {expected.sha256}, found {found}"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        return None
+
     @cached_property
     def config(self) -> Any:
         """The config as the object it was. Raises `ParameterError` where a class in it is not registered."""
@@ -162,7 +152,7 @@ class Run:
         """
         path = self.manifest.identity["class"]
         if path not in CONFIGS:
-            for module in FAMILIES.values():
+            for module in FAMILIES:
                 import_module(module)
         if path not in CONFIGS:
             known = ", ".join(sorted(CONFIGS))
@@ -221,7 +211,8 @@ class Run:
 
     def file(self, name: str) -> Path:
         """The path of one of the run's files, its bytes compared with the manifest's checksum."""
-        self.manifest.check(self.path, name)
+        if fault := self._fault(name):
+            raise CorruptRun(fault)
         return self.path / name
 
 

@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from anm_nb.store import Run
-
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare, verify, remove, export and import stored runs.")
 One = Annotated[str, typer.Argument(metavar="RUN", help="A key, the beginning of one, or a run's folder.")]
@@ -34,13 +31,6 @@ def refuse(message: object, code: int = 2) -> NoReturn:
     raise typer.Exit(code)
 
 
-def console(**options: Any) -> Console:
-    """A rich console to which texts are text: no markup, no emoji codes."""
-    from rich.console import Console
-
-    return Console(markup=False, emoji=False, highlight=False, **options)
-
-
 @app.command()
 def ls(
     where: Annotated[
@@ -55,6 +45,7 @@ def ls(
     import pandas as pd
 
     from anm_nb import store
+    from anm_nb.execution import duration
     from anm_nb.run import differences
 
     every, broken = store.scan()
@@ -66,7 +57,12 @@ def ls(
     elif as_csv:
         say(pd.DataFrame(rows).to_csv(index=False).rstrip())
     else:
-        _print_table(facts, apart)
+        table = pd.DataFrame(facts).reindex(columns=["key", "task", "method", "seeds", "steps", "finished"])
+        table["seeds"] = table["seeds"].map(len)
+        table["time"] = [duration(fact["wall_seconds"]) for fact in facts]
+        table["score"] = [f"{fact['score']} {fact['value']:.4g}" if "score" in fact else "–" for fact in facts]
+        table["differs in"] = [", ".join(f"{name}={value}"[:40] for name, value in own.items()) for own in apart]
+        say(table.map(lambda each: " ".join(f"{each}".split())).to_string(index=False, justify="left") if rows else "")
         say(f"{len(runs)} of {len(every)} runs")
     for path, reason in list(broken.items())[:5]:
         say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}; anm-nb runs verify names all", err=True)
@@ -107,11 +103,10 @@ def compare(
     say("\n".join(names))
     frames = [run.metrics.melt(["seed", "step"]).dropna().assign(run=n) for run, n in zip(runs, names, strict=True)]
     curves = pd.concat(frames, ignore_index=True)
-    curves = curves[curves["variable"].isin(set(frames[0]["variable"]) & set(frames[1]["variable"]))]
+    curves = curves[curves.groupby("variable")["run"].transform("nunique") == 2]
     band: Any = {"errorbar": ("pi", 100), "facet_kws": {"sharey": False}}  # from the least seed to the greatest
-    grid = sns.relplot(
-        curves, x="step", y="value", hue="run", col="variable", col_wrap=4, kind="line", height=2, **band
-    )
+    panels: Any = {"col": "variable", "col_wrap": 4, "height": 2} | band
+    grid = sns.relplot(curves, x="step", y="value", hue="run", kind="line", **panels)
     grid.set_titles("{col_name}")
     sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1), title=None)
     grid.savefig(out)
@@ -121,11 +116,11 @@ def compare(
 @app.command()
 def verify(runs: All = None) -> None:
     """Read every byte of stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
-    from anm_nb import run, store
+    from anm_nb import store
 
     places = {path.name: path for path in store.run_folders()}
     names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else set(places)
-    wrong = {name: faults for name in sorted(names) if (faults := run.faults(places[name]))}
+    wrong = {name: faults for name in sorted(names) if (faults := store.Run(places[name]).faults())}
     for name, faults in wrong.items():
         say("\n".join(f"{name}  {fault}" for fault in faults))
     say(f"{len(names) - len(wrong)} of {len(names)} runs are as they were written")
@@ -163,9 +158,17 @@ def import_(
         say(run.path)
 
 
+def stands_for(text: str, value: Any) -> bool:
+    """Whether a text, as a person writes it in YAML, means a value: 1e-3 is 0.001, and true is not 1."""
+    from anm_nb.config import from_yaml
+
+    read = from_yaml(text)
+    return text == str(value) or (bool(read == value) and isinstance(read, bool) == isinstance(value, bool))
+
+
 def _where(runs: Iterable[Run], conditions: Sequence[str]) -> list[Run]:
     """Runs whose summary or config has these values. Raises `ParameterError` for a name that none has."""
-    from anm_nb.config import ParameterError, stands_for, unknown_name
+    from anm_nb.config import ParameterError, unknown_name
     from anm_nb.run import flat
 
     found = [(run, run.summary | flat(run.settings)) for run in runs] if conditions else [(run, {}) for run in runs]
@@ -187,18 +190,3 @@ def _facts(run: Run) -> dict[str, Any]:
         return facts | dict(zip(("score", "value"), run.score or (), strict=False))
     except (CorruptRun, OSError):
         return facts
-
-
-def _print_table(facts: Iterable[dict[str, Any]], apart: Iterable[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from anm_nb.execution import duration, plain
-
-    table = Table("key", "task", "method", "seeds", "steps", "score", "finished", "time", "differs in", box=None)
-    for fact, own in zip(facts, apart, strict=True):
-        score = f"{fact['score']} {fact['value']:.4g}" if "score" in fact else "–"
-        cells = [fact["key"], fact["task"], fact["method"], len(fact["seeds"]), fact["steps"], score, fact["finished"]]
-        cells += [duration(fact["wall_seconds"]), ", ".join(f"{name}={value}"[:40] for name, value in own.items())]
-        table.add_row(*(plain(f"{cell}").replace("\n", " ") for cell in cells))
-    to = console()
-    (to if to.is_terminal else console(width=240)).print(table)  # to a file: wide enough to cut nothing off

@@ -24,10 +24,8 @@ from typing import Any
 
 from anm_nb import files
 from anm_nb.config import ParameterError
-from anm_nb.files import Held, locked
 from anm_nb.identity import RunConfig, identity_of, key_of
-from anm_nb.provenance import checkout_state, describe_environment
-from anm_nb.run import MANIFEST, CorruptRun, Manifest, Run, faults
+from anm_nb.run import MANIFEST, CorruptRun, Manifest, Run
 
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
 KEPT = "kept:"  # before the name of a kept result there
@@ -57,37 +55,36 @@ def get_or_train(config: RunConfig) -> Run:
     room, and `ParameterError` where the store cannot be written to.
     """
     identity = identity_of(config)
-    run = Run(store_root() / key_of(identity))
-    if faults(run.path):
-        with _own_folder(run) as partial:
-            if not run.path.exists():
-                _train_into(run.path, partial, config, identity)
+    path = store_root() / key_of(identity)
+    if Run(path).faults():
+        with _own_folder(path) as partial:
+            if not path.exists():
+                _train_into(path, partial, config, identity)
             shutil.rmtree(partial, ignore_errors=True)
-    with files.full_disk_named(run.path, f"run {run.key} itself is stored"):
-        note_use(run.key)
-    return run
+    with files.full_disk_named(path, f"run {path.name} itself is stored"):
+        note_use(path.name)
+    return Run(path)
 
 
 @contextmanager
-def _own_folder(run: Run) -> Iterator[Path]:
+def _own_folder(path: Path) -> Iterator[Path]:
     """The right to train a run, and the folder where it grows. What is in its place and is no run is set aside."""
-    partial, aside = partial_root() / run.key, store_root() / ".corrupt" / f"{run.key}-{time.time_ns()}"
+    key, partial = path.name, partial_root() / path.name
+    aside = store_root() / ".corrupt" / f"{key}-{time.time_ns()}"
     with ExitStack() as stack:
         try:
-            with files.full_disk_named(run.path, "nothing was lost"):
-                stack.enter_context(training_lock(run.key))
-                if os.path.lexists(run.path) and (wrong := faults(run.path)):
+            with files.full_disk_named(path, "nothing was lost"):
+                stack.enter_context(training_lock(key))
+                if os.path.lexists(path) and (wrong := Run(path).faults()):
                     aside.parent.mkdir(exist_ok=True)
-                    os.rename(run.path, aside)
-                    said = f"run {run.key} cannot be trusted: {'; '.join(wrong)}. It was moved to {aside} and is"
-                    warnings.warn(f"{said} trained anew", stacklevel=4)
+                    os.rename(path, aside)
+                    said = f"{'; '.join(wrong)}. It was moved to {aside} and is trained anew"
+                    warnings.warn(f"run {key} cannot be trusted: {said}", stacklevel=4)
                 partial.mkdir(exist_ok=True)
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-            said = (
-                f"{error.filename or run.path} cannot be written ({error.strerror}), so run {run.key} cannot be stored"
-            )
+            said = f"{error.filename or path} cannot be written ({error.strerror}), so run {key} cannot be stored"
             raise ParameterError(f"{said}: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
         yield partial
 
@@ -95,19 +92,19 @@ def _own_folder(run: Run) -> Iterator[Path]:
 def training_lock(key: str, wait: bool = True) -> AbstractContextManager[None]:
     """The right to train, set aside or remove a run. Raises `Held` where it is taken and not to be waited for."""
     partial_root().mkdir(parents=True, exist_ok=True)
-    return locked(partial_root() / f"{key}.lock", f"run {key} is being trained", wait)
+    return files.locked(partial_root() / f"{key}.lock", f"run {key} is being trained", wait)
 
 
 def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str, Any]) -> None:
     """Train in the folder `partial`, write the run's files there, its manifest last, and put them in their place."""
     from safetensors.torch import save
 
-    started, checkout, resumed = time.monotonic(), checkout_state(), (partial / "config.json").exists()
+    started, checkout, resumed = time.monotonic(), files.checkout_state(), (partial / "config.json").exists()
     written = json.dumps(identity, indent=1).encode()
     with files.full_disk_named(path, "nothing was lost"):
         files.replace_whole(partial / "config.json", written)
     trained = config.train(partial)
-    provenance = describe_environment(identity["device"], getattr(config, "threads", None)) | checkout
+    provenance = files.describe_environment(identity["device"], getattr(config, "threads", None)) | checkout
     provenance |= {"processes": trained.processes, "training_seconds": trained.seconds, "resumed": resumed}
     provenance |= {"goes_on_from": trained.goes_on_from} if trained.goes_on_from else {}
     provenance |= {"wall_seconds": time.monotonic() - started}
@@ -152,13 +149,10 @@ def scan() -> tuple[list[Run], dict[Path, str]]:
     """The finished runs, oldest first, from manifests alone; and why each other thing in the store is none."""
     found, broken = [], {}
     for run in map(Run, run_folders()):
-        try:
-            for name in run.manifest.files:
-                run.manifest.check(run.path, name, content=False)
+        if not (wrong := run.faults(content=False)):
             found.append(run)
-        except CorruptRun as error:
-            if os.path.lexists(run.path):  # not removed meanwhile
-                broken[run.path] = str(error)
+        elif os.path.lexists(run.path):  # not removed meanwhile
+            broken[run.path] = wrong[0]
     return sorted(found, key=lambda run: run.summary["finished_ns"]), broken
 
 
@@ -212,7 +206,7 @@ def remove(asked: str) -> Path:
             else:
                 (path / MANIFEST).unlink(missing_ok=True)  # first: from here on it is no run
                 shutil.rmtree(path)
-    except Held as error:
+    except files.Held as error:
         raise ParameterError(f"{error}, and stays") from None
     return path
 
@@ -229,7 +223,7 @@ def export(runs: Sequence[Run], out: Path) -> None:
 
     Raises `CorruptRun`, `DiskFull`, and `ParameterError` where something is in the place.
     """
-    if wrong := [fault for run in runs for fault in faults(run.path)]:
+    if wrong := [fault for run in runs for fault in run.faults()]:
         raise CorruptRun("; ".join(wrong))
     if out.exists():
         raise ParameterError(f"{out} exists already; choose another place")
@@ -265,7 +259,7 @@ def import_runs(source: Path) -> list[Run]:
             if re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]*", member):
                 file.extract(member, folder)
         for path in sorted(each.parent for each in Path(folder).glob(f"*/{MANIFEST}")):
-            if wrong := faults(path):
+            if wrong := Run(path).faults():
                 raise CorruptRun("; ".join(wrong))
             run = Run(store_root() / path.name)
             with training_lock(run.key):

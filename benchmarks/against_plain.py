@@ -23,8 +23,7 @@ from pairs import PAIRS, Pair
 from torch.utils.benchmark import Timer
 
 from anm_nb.analysis.stats import mean_interval
-from anm_nb.files import replace_whole
-from anm_nb.provenance import checkout_state, describe_environment
+from anm_nb.files import checkout_state, describe_environment, replace_whole
 from anm_nb.training.run import counted_flops, cpu_threads
 
 ROUNDS = (5, 20)  # at least, and at most

@@ -96,7 +96,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 def _commit() -> str:
     """Of this checkout; a repository around a plain copy of the tree does not count."""
-    from anm_nb.provenance import checkout_state
+    from anm_nb.files import checkout_state
 
     return checkout_state()["commit"] or ""
 

@@ -15,8 +15,7 @@ import tempfile
 from pathlib import Path
 
 from anm_nb.analysis.kept import kept_root
-from anm_nb.files import project_root, replace_whole
-from anm_nb.provenance import checkout_state, describe_environment
+from anm_nb.files import checkout_state, describe_environment, project_root, replace_whole
 
 root, kept = project_root(), kept_root() / "notebook_costs.json"
 alone = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

@@ -61,5 +61,5 @@ def quick_disk():
     """Tests that are not about the disk or git do not wait for them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr("anm_nb.store.checkout_state", lambda: {"commit": None, "dirty": None})
+        patch.setattr("anm_nb.files.checkout_state", lambda: {"commit": None, "dirty": None})
         yield

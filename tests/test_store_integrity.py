@@ -11,7 +11,7 @@ from stored_training import Line
 
 from anm_nb.config import ParameterError
 from anm_nb.identity import key_of
-from anm_nb.run import MANIFEST, CorruptRun, faults
+from anm_nb.run import MANIFEST, CorruptRun
 from anm_nb.store import Run, finished_runs, get_or_train, scan, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -36,7 +36,7 @@ def flip(path: Path, place: float) -> None:
 def test_a_run_holds_what_its_manifest_names(run):
     assert {*run.manifest.files, MANIFEST} == set(FILES) == {path.name for path in run.path.iterdir()}
     assert run.manifest.key == run.key == key_of(run.manifest.identity)
-    assert faults(run.path) == []
+    assert Run(run.path).faults() == []
     assert (run.summary["seeds"], run.summary["steps"], run.summary["resumed"]) == ([0], 6, False)
 
 
@@ -44,7 +44,7 @@ def test_a_run_holds_what_its_manifest_names(run):
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, place, run):
     flip(run.path / name, place)
-    (wrong,) = faults(run.path)
+    (wrong,) = Run(run.path).faults()
     assert str(run.path / name) in wrong
     if name != MANIFEST:
         expected = run.manifest.files[name].sha256
@@ -54,7 +54,7 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
     said = rf"run {run.key} cannot be trusted: .*{re.escape(name)}.*\.corrupt/{run.key}-.* trained anew"
     with pytest.warns(UserWarning, match=said):
         again = get_or_train(Line())
-    assert faults(again.path) == []
+    assert Run(again.path).faults() == []
     pd.testing.assert_frame_equal(again.metrics, run.metrics, check_exact=True)
     (aside,) = (store_root() / ".corrupt").iterdir()
     assert {path.name for path in aside.iterdir()} == set(FILES)  # what was finished is still there
@@ -75,18 +75,6 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
         (lambda path, other: (shutil.rmtree(path), shutil.copytree(other, path)), "a copy or a link under another"),
         (lambda path, other: (shutil.rmtree(path), os.symlink(other, path)), "a copy or a link under another"),
     ],
-    ids=[
-        "file",
-        "dangling link",
-        "empty",
-        "no manifest",
-        "missing",
-        "short",
-        "manifest folder",
-        "file folder",
-        "copy",
-        "link",
-    ],
 )
 def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
     other = get_or_train(Line(steps=4))
@@ -98,7 +86,7 @@ def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
     with pytest.warns(UserWarning, match=f"run {other.key} cannot be trusted: .*{named}"):
         again = get_or_train(Line(steps=4))
     assert again.metrics["step"].max() == 4
-    assert [faults(each.path) for each in finished_runs()] == [[], []]
+    assert [Run(each.path).faults() for each in finished_runs()] == [[], []]
 
 
 def test_a_manifests_class_is_looked_up_and_never_imported(run, tmp_path, monkeypatch):
@@ -108,16 +96,3 @@ def test_a_manifests_class_is_looked_up_and_never_imported(run, tmp_path, monkey
     run.manifest.write(run.path)
     with pytest.raises(ParameterError, match="class 'planted:Config' is not registered; import what defines it"):
         _ = Run(run.path).config
-
-
-def test_a_corrupted_checkpoint_of_an_unfinished_training_is_named_and_training_ends_the_same(run):
-    """Both the newest and the one before it: the seed starts over."""
-    partial = store_root() / ".partial" / run.key
-    shutil.rmtree(run.path)
-    partial.mkdir()
-    Line().train(partial)
-    for checkpoint in partial.glob("seed-0*"):
-        flip(checkpoint, 0.9)
-    with pytest.warns(UserWarning, match=r"seed-0\.checkpoint.*expected sha256 .*starts from the beginning"):
-        again = get_or_train(Line())
-    pd.testing.assert_frame_equal(again.metrics, run.metrics, check_exact=True)

@@ -12,7 +12,6 @@ import pytest
 import stored_training
 from stored_training import CONFIGS
 
-from anm_nb.run import faults
 from anm_nb.store import Run, finished_runs, run_key
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -72,7 +71,7 @@ def test_a_training_killed_at_random_moments_ends_bit_for_bit_the_same(name, out
             killed += 1
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
-        assert [faults(run.path) for run in finished_runs()] in ([], [[]])  # all of it or nothing
+        assert [Run(run.path).faults() for run in finished_runs()] in ([], [[]])  # all of it or nothing
         if process.exitcode == 0:
             break
     assert killed

@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "anm_nb"
 # From the ground up; what is not named stands on top. The two families do not know each other.
 FLOORS = (
-    ("bounds", "config"),
-    ("files", "provenance", "run", "store", "identity"),
+    ("config",),
+    ("files", "run", "store", "identity"),
     ("training",),
     ("tasks",),
     ("energy", "ranking"),
@@ -98,5 +98,5 @@ def test_a_file_is_short(module):
 def test_the_package_does_not_grow():
     """It is to be 7,500 lines in 60 files: lower these numbers with what goes, and do not raise them."""
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values())
-    assert lines <= 11_950
-    assert len(MODULES) <= 70
+    assert lines <= 11_210
+    assert len(MODULES) <= 65

@@ -2,7 +2,8 @@
 
 import pytest
 
-from anm_nb.config import ParameterError, read_yaml, stands_for
+from anm_nb.config import ParameterError, read_yaml
+from anm_nb.runs_cli import stands_for
 
 
 def file_of(tmp_path, content):

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from anm_nb.bounds import Seeds
+from anm_nb.config import Seeds
 from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
 from anm_nb.training.run import assemble, train
@@ -72,17 +72,17 @@ class Toy:
             networks.append(network.to(device))
         self.model, config = Stack(networks), members[0].config
         first, second = ([*networks[0][layer].parameters()] for layer in (0, 2))
+        decay = {"weight_decay": 0.1}
         self.groups = [
-            ParameterGroup("first", first, torch.optim.AdamW, config.lr, clip, options={"weight_decay": 0.1}),
-            ParameterGroup("second", second, torch.optim.Adam, 2 * config.lr, clip, frozen),
+            ParameterGroup("first", self.model, first, torch.optim.AdamW, config.lr, clip, options=decay),
+            ParameterGroup("second", self.model, second, torch.optim.Adam, 2 * config.lr, clip, frozen),
         ]
         self.generators = {"data": [generator(seed, "data", device) for seed in self.seeds]}
         slopes = torch.tensor([[each.config.slope for each in members]] * (config.steps + 1), device=device)
         for seed, changed in (changes or {}).items():
             for step, slope in changed.items():
                 slopes[step, self.seeds.index(seed)] = slope
-        self.schedules = {"slope": slopes}
-        self.state = {"steps": torch.zeros(len(self.seeds), device=device)}
+        self.schedules = {"slope": slopes, "taken": torch.arange(1.0, config.steps + 2, device=device)}
         self.seen = []  # the weights of every seed, as each step finds them
         self.evaluated = {}
 
@@ -100,9 +100,8 @@ class Toy:
         assert not averaged.training
         assert not any(parameter.requires_grad for parameter in averaged.parameters())
         self.seen.append([weights_of(network) for network in self.model.members])
-        self.state["steps"].add_(1)
         loss = now["slope"] * squares(self.model, inputs["x"]).unflatten(0, (len(self.seeds), -1)).mean(1)
-        return StepLosses(loss, {"fit": loss, "steps_so_far": self.state["steps"].clone()})
+        return StepLosses(loss, {"fit": loss, "steps_so_far": now["taken"].expand(len(self.seeds))})
 
     def measure(self, training, losses):
         measured = []

@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from anm_nb.bounds import Count
-from anm_nb.config import ParameterError, Parameters
+from anm_nb.config import Count, ParameterError, Parameters
 from anm_nb.energy.constraints import Constraint, L2Ball
 from anm_nb.energy.networks import Inputs, Model, Targets, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Points, SharedNoise, Values

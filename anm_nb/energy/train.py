@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
-from anm_nb import bounds
+from anm_nb import config as fields
 from anm_nb.config import ParameterError
 from anm_nb.energy.evaluate import final_scores, predict
 from anm_nb.energy.losses import Contrast, contrast_columns, illegitimate_by_level, step_losses
@@ -25,7 +25,7 @@ from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.identity import classes_of_the_user
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask
-from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
+from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, train
 from anm_nb.training.seeds import RowDraws, generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
@@ -50,29 +50,29 @@ class EnergyConfig(TrainingConfig):
     length: ClassVar[str] = "steps"
 
     task: str = "inverse"
-    size: bounds.Size = 5
+    size: fields.Size = 5
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside its size
     network: str | None = None
-    levels: Annotated[bounds.Count, Field(ge=2)] = 10
-    width: bounds.Width = 128
+    levels: Annotated[fields.Count, Field(ge=2)] = 10
+    width: fields.Width = 128
     head: Head = "squared_norm"
     negatives: Negatives = None  # "none": no contrastive loss
-    contrastive_weight: bounds.Weight | None = None
+    contrastive_weight: fields.Weight | None = None
     soft_label: bool = False  # label each pair σ(m*) instead of 1 (`soft_info_nce`)
-    inner_steps: bounds.Count | None = None  # the sampler's descent steps a level
-    dev_examples: bounds.Examples = 256
-    test_examples: bounds.Examples | None = None  # None: no final evaluation on test problems
+    inner_steps: fields.Count | None = None  # the sampler's descent steps a level
+    dev_examples: fields.Examples = 256
+    test_examples: fields.Examples | None = None  # None: no final evaluation on test problems
     # Numbers of descent steps a level to test at, beside the sampler's own.
-    test_inner_steps: Annotated[tuple[bounds.Count, ...], Field(strict=False)] = ()
-    steps: bounds.Steps = 300
-    batch: bounds.Examples = 128  # fresh problems of each step
-    lr: bounds.LearningRate = 1e-3
-    lr_final: bounds.Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
+    test_inner_steps: Annotated[tuple[fields.Count, ...], Field(strict=False)] = ()
+    steps: fields.Steps = 300
+    batch: fields.Examples = 128  # fresh problems of each step
+    lr: fields.LearningRate = 1e-3
+    lr_final: fields.Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
     clip_norm: PositiveFloat = 1.0
-    ema_decay: bounds.Decay = 0.99
-    ema_every: bounds.Steps = 1
-    records: bounds.Records = 10  # measurements, half of them in the first 20 % of steps
-    record_every: bounds.Steps | None = None  # measure every so many steps, and at the last, instead
+    ema_decay: fields.Decay = 0.99
+    ema_every: fields.Steps = 1
+    records: fields.Records = 10  # measurements, half of them in the first 20 % of steps
+    record_every: fields.Steps | None = None  # measure every so many steps, and at the last, instead
 
     @model_validator(mode="after")
     def _usable(self) -> EnergyConfig:
@@ -82,12 +82,12 @@ class EnergyConfig(TrainingConfig):
         kept = len(self.record_steps()) if self.keep_weights else 0
         large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
         needed = {
-            "width size": bounds.weight_bytes(lambda: self.make_network(task), kept) if large else 0,
+            "width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0,
             "batch size": self.batch * row,
             "dev_examples size": self.dev_examples * row,
             "test_examples size": (self.test_examples or 0) * row,
         }
-        bounds.require_memory(dict(self), needed)
+        require_memory(dict(self), needed)
         return self
 
     @property
@@ -175,8 +175,6 @@ class EnergyLearner:
     only in their negatives see the same batches in the same order with the same noise.
     """
 
-    state: Mapping[str, Tensor] = {}
-
     def __init__(self, members: Sequence[Member], device: str) -> None:
         config: EnergyConfig = members[0].config
         self.members, self.config, self.device, self.seeds = members, config, device, [each.seed for each in members]
@@ -184,9 +182,9 @@ class EnergyLearner:
         self.training, self.sampler = self.task.stream("train"), config.make_sampler(self.task)
         self.model = Stack([self._network(seed) for seed in self.seeds])
         parameters, lrs = list(self.model.members[0].parameters()), [each.config.lr for each in members]
-        adam = (torch.optim.Adam, config.lr, config.clip_norm)
+        adam = (self.model, parameters, torch.optim.Adam, config.lr, config.clip_norm)
         betas = {"betas": (0.9, 0.99)}  # as published
-        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", parameters, *adam, options=betas, lrs=lrs)]
+        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", *adam, options=betas, lrs=lrs)]
         purposes = ("data", "noise", "negatives")
         self.generators: Mapping[str, Sequence[torch.Generator]] = {each: self._sources(each) for each in purposes}
         weights = [each.config.weight for each in members]

@@ -72,7 +72,6 @@ class RankingLearner:
 
     block = 1
     generators: Mapping[str, Sequence[torch.Generator]] = {}  # draws are made here, or derived from seed and epoch
-    state: Mapping[str, Tensor] = {}
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         self.members, self.device = members, device
@@ -97,7 +96,7 @@ class RankingLearner:
             networks.append(config.make_model())
             initialise(networks[-1], generator(member.seed, "weights"))
         self.model = Stack([network.to(device) for network in networks])
-        self.groups = parameter_groups(config, networks[0])
+        self.groups = parameter_groups(config, self.model, networks[0])
         epochs = [self.epoch(step) for step in range(config.total_steps() + 1)]
         self.schedules: Mapping[str, Tensor] = {
             name: torch.tensor([[at(member.config, epoch) for member in members] for epoch in epochs], device=device)
@@ -175,14 +174,14 @@ def set_temperature(stack: Stack, temperature: Float[Tensor, " seeds"]) -> None:
         stack.by_seed(stack.stack_of[id(controller.temperature)]).copy_(temperature)
 
 
-def parameter_groups(config: RankingConfig, network: RankingModel) -> Sequence[ParameterGroup]:
+def parameter_groups(config: RankingConfig, stack: Stack, network: RankingModel) -> Sequence[ParameterGroup]:
     """All parameters but the controller's, and the controller's where one is trained, each group with its AdamW."""
     decay = {"weight_decay": config.weight_decay}
     others = [parameter for name, parameter in network.named_parameters() if not name.startswith("controller.")]
     rates = config.encoder_lr, config.encoder_clip
-    groups = [ParameterGroup("encoder", others, torch.optim.AdamW, *rates, options=decay)]
+    groups = [ParameterGroup("encoder", stack, others, torch.optim.AdamW, *rates, options=decay)]
     if config.learns_routing and network.controller is not None:
         frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())
         rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
-        groups.append(ParameterGroup("controller", routed, torch.optim.AdamW, *rates, frozen, decay))
+        groups.append(ParameterGroup("controller", stack, routed, torch.optim.AdamW, *rates, frozen, decay))
     return groups

@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from anm_nb.bounds import Count, Width
-from anm_nb.config import ParameterError, Parameters
+from anm_nb.config import Count, ParameterError, Parameters, Width
 from anm_nb.ranking.routing import Alphas, Controller, RandomRouting, Tokens, routing_entropy
 
 Decoder = Literal["score", "pointer"]

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from anm_nb.bounds import (
-    Epochs,
-    Examples,
-    Fraction,
-    LearningRate,
-    Rate,
-    Seeds,
-    Size,
-    Temperature,
-    Weight,
-    require_memory,
-    weight_bytes,
-    whole,
-)
+from anm_nb import config as fields
 from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner
 from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel
@@ -29,9 +17,8 @@ from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.checkpoint import by_prefix
-from anm_nb.training.learner import Member, TrainingConfig
+from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, train
-from anm_nb.training.seeds import batches_per_epoch
 
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
 ENTROPY = ("entropy_weight", "entropy_decay", "entropy_every")
@@ -58,40 +45,40 @@ class RankingConfig(TrainingConfig, ModelConfig):
     length: ClassVar[str] = "epochs"
 
     task: str = "partial_sort"
-    size: Size = 12  # items
-    mask_rate: Rate = 0.5
+    size: fields.Size = 12  # items
+    mask_rate: fields.Rate = 0.5
     encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
-    mask_rate_start: Rate | None = None  # a curriculum: trained at this rate first, at mask_rate from half-way on
+    mask_rate_start: fields.Rate | None = None  # a curriculum: trained at this rate first, at mask_rate from half-way
     task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside these three
-    train_samples: Examples = 500  # a fixed set
-    dev_samples: Examples = 200
-    test_samples: Examples = 300
-    epochs: Epochs = 8
-    batch: Examples = 32
+    train_samples: fields.Examples = 500  # a fixed set
+    dev_samples: fields.Examples = 200
+    test_samples: fields.Examples = 300
+    epochs: fields.Epochs = 8
+    batch: fields.Examples = 32
 
     mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
     # On dev; None: the task's metric; tau_index: as published.
     selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     deep_supervision: bool = True  # a loss after every iteration t = 1, 2, …, weighing t; else after the last only
-    temperature: Temperature = 2.0  # of routing in epoch 0 …
-    temperature_decay: Fraction = 0.95  # … times this in every epoch …
-    temperature_min: Temperature = 0.8  # … but never less
-    entropy_weight: Weight = 1e-3  # of the mean routing entropy (nats) in the loss, in epoch 0 …
-    entropy_decay: Fraction = 0.5  # … times this …
-    entropy_every: Epochs = 5  # … in every so many epochs
+    temperature: fields.Temperature = 2.0  # of routing in epoch 0 …
+    temperature_decay: fields.Fraction = 0.95  # … times this in every epoch …
+    temperature_min: fields.Temperature = 0.8  # … but never less
+    entropy_weight: fields.Weight = 1e-3  # of the mean routing entropy (nats) in the loss, in epoch 0 …
+    entropy_decay: fields.Fraction = 0.5  # … times this …
+    entropy_every: fields.Epochs = 5  # … in every so many epochs
     two_optimisers: bool = True  # else the controller takes the encoder's learning rate and clipping norm
-    encoder_lr: LearningRate = 3e-4
-    controller_lr: LearningRate = 1e-4
-    lr_warmup: Annotated[int, whole(10**5, least=0)] = 0  # epochs in which both rise from nothing
+    encoder_lr: fields.LearningRate = 3e-4
+    controller_lr: fields.LearningRate = 1e-4
+    lr_warmup: Annotated[int, fields.whole(10**5, least=0)] = 0  # epochs in which both rise from nothing
     weight_decay: NonNegativeFloat = 0.01
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
-    warmup_epochs: Annotated[int, whole(10**5, least=0)] = 5  # epochs for which the controller stays frozen
+    warmup_epochs: Annotated[int, fields.whole(10**5, least=0)] = 5  # epochs for which the controller stays frozen
 
     # Dev score at which a seed stops, as with the ceiling's nothing is left to gain; None: never.
     stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None
-    seeds: Seeds = (1, 2, 3)
+    seeds: fields.Seeds = (1, 2, 3)
 
     @model_validator(mode="after")
     def _usable(self) -> RankingConfig:
@@ -196,7 +183,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     def steps_per_epoch(self) -> int:
         """Steps in which every training problem is taken once; the last batch may be smaller."""
-        return batches_per_epoch(self.train_samples, self.batch)
+        return math.ceil(self.train_samples / self.batch)
 
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch()

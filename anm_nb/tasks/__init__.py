@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from anm_nb.bounds import Distinct
-from anm_nb.config import Registry
+from anm_nb.config import Distinct, Registry
 
 if TYPE_CHECKING:
     from anm_nb.tasks.base import Task
@@ -25,7 +24,7 @@ TASKS: Registry[Task] = Registry(
         "sudoku": "anm_nb.tasks.sudoku:Sudoku",
     },
 )
-register_task, task_class, task_names = TASKS.register, TASKS.get, TASKS.names
+register_task, task_class = TASKS.register, TASKS.get
 TaskName = Annotated[str, AfterValidator(TASKS.known)]
 TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False, min_length=1), Distinct]
 

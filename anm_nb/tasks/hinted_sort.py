@@ -49,12 +49,9 @@ class HintedSort(PartialSort):
 
     x is [n, size, 3 + 2·code_width]: partial_sort's two columns, a flag (1 = points), the item's code, and the code of
     the item it points at (0 where it points at none). Codes are random signs, fresh and distinct in every problem.
-    All but values, order and mask is drawn from a generator derived from the given one: those are partial_sort's at any
-    options (the mask without `chain_length`), and the pointers at a lower rate are among those at a higher one.
-
-    Any mask whose longest run of hidden items is `chain_length` is as likely as any other. A share `wrong_rate` of
-    pointers lead to an item that is neither their own nor the predecessor, all equally likely; what is best possible
-    then is not known, and in its place stands what would be if the wrong pointers were taken out.
+    Values, order and mask (without `chain_length`) are partial_sort's at any options, and the pointers at a lower rate
+    are among those at a higher one. Of wrong pointers, a share `wrong_rate`, each leads to any item but its own and the
+    predecessor; the best possible is then unknown, and what it would be without the wrong ones stands in its place.
     """
 
     name = "hinted_sort"
@@ -90,7 +87,12 @@ class HintedSort(PartialSort):
         bits = (numbers.unsqueeze(-1) >> torch.arange(DISTINCT_BITS, device=device)) & 1
         others = torch.randint(2, (n, size, options.code_width - DISTINCT_BITS), generator=source, device=device)
         codes = 2.0 * torch.cat([bits, others], dim=-1) - 1
-        order = ranks if options.hints == "true" else _other_ranks(known, seen, source)
+        order = ranks
+        if options.hints == "shuffled":  # a random order that hides its items in runs of the same law
+            mask = torch.rand(n, size, generator=source, device=device).argsort(dim=1) < seen
+            places = mask.long().argsort(dim=1, descending=True)  # visible ones first
+            turns = torch.rand(n, size, generator=source, device=device) + (~known)  # so here, either kind at random
+            order = torch.empty_like(places).scatter_(1, turns.argsort(dim=1), places)
         targets = (order - 1).clamp(min=0)
         if options.wrong_rate > 0:  # leads to any rank but its own and the one before
             wrong = torch.rand(n, size, generator=source, device=device) < options.wrong_rate
@@ -120,11 +122,8 @@ class HintedSort(PartialSort):
         return scores if links is None else torch.where(pointers.gather(1, ends) < 0, scores, median)
 
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
-        """Each problem's highest expected τ over all pairs, exact (`ceiling`); wrong pointers are taken out.
-
-        With all hints it is 1, as only the item of rank 0 can be hidden without a pointer; with none partial_sort's.
-        """
-        if self.informed_rate == 0:
+        """Each problem's highest expected τ over all pairs, exact (`ceiling`); wrong pointers are taken out."""
+        if self.informed_rate == 0:  # with all hints it is 1: only the item of rank 0 can be hidden without a pointer
             return super().ceilings(batch)
         pointers, ranks = self.pointers(batch), batch.y
         right = ranks.gather(1, pointers.clamp(min=0)) == ranks - 1
@@ -144,10 +143,7 @@ class HintedSort(PartialSort):
 
 
 def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
-    """Where the chain of pointers from each item ends, or is after `links` of them, and its length up to there.
-
-    A circle is left after more pointers than there are items.
-    """
+    """Where the chain of pointers from each item ends, or is after `links` (of a circle: enough), and its length."""
     places, lengths = torch.arange(pointers.shape[1], device=pointers.device).expand_as(pointers), pointers * 0
     for _ in range(2 ** pointers.shape[1].bit_length() if links is None else links):
         further = pointers.gather(1, places)
@@ -158,9 +154,8 @@ def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
 def draw_longest_run(n: int, hidden: int, visible: int, longest: int, generator: torch.Generator) -> Visible:
     """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`.
 
-    A mask is a choice of run lengths for the visible + 1 gaps around visible ranks, that sum to `hidden`. ways[g, h, r]
-    counts how g gaps can hold h items with no run longer than `longest`, and at least one as long unless one came
-    before (r = 1); gap after gap is drawn in proportion to the ways that each length leaves.
+    ways[g, h, r] counts how g gaps can hold h hidden items with no run longer than `longest`, and at least one as long
+    unless one came before (r = 1); gap after gap is drawn in proportion to the ways that each length leaves.
     """
     device = generator.device
     ways = torch.zeros(visible + 2, hidden + 1, 2, dtype=torch.float64)
@@ -184,29 +179,17 @@ def draw_longest_run(n: int, hidden: int, visible: int, longest: int, generator:
     return torch.zeros(n, hidden + visible, dtype=torch.bool, device=device).scatter(1, places, True)
 
 
-def _other_ranks(known: Visible, seen: int, source: torch.Generator) -> Items:
-    """Ranks in a random order that hides its items in runs of the same law, and is otherwise independent."""
-    mask = torch.rand(known.shape, generator=source, device=known.device).argsort(dim=1) < seen
-    places = mask.long().argsort(dim=1, descending=True)  # visible ones first
-    turns = torch.rand(known.shape, generator=source, device=known.device)
-    items = (turns + (~known)).argsort(dim=1)  # visible ones first, either kind in random order
-    return torch.empty_like(places).scatter_(1, items, places)
-
-
 def ceiling(unseen: Sequence[int], tails: Sequence[int], loose: Sequence[int], rate: float) -> float:
     """The expected τ over all pairs of one problem of a ranker that knows how problems are drawn: no other has more.
 
     It sees how many values are `unseen` [visible + 1] below, between and above the visible ones; how many hidden items
     are chained to each visible one (`tails`, smallest value first), a block whose place is known; and the lengths of
-    the chains that start at a hidden item, `loose` blocks. An order that puts loose blocks into gaps, so that the i-th
-    gap of g_i unseen values holds n_i hidden items, has weight ∏ C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a
-    loose block comes first): so many choices of values lead to it, and what starts a loose block has no pointer by
-    chance, unless its rank is 0. Blocks of one length are alike, so how many of each stand before a gap, u, is a Markov
-    chain over gaps. Its forward-backward sums give P(block before block); for lengths a ≠ b, X = ∑_gaps P(u before it,
-    w after) u wᵀ and counts c it is ½ + (X − Xᵀ)_ab/(2 c_a c_b), as in one gap either may come first.
-
-    The better guess for every pair of blocks together is a ranking, unless three are preferred in a circle: in 2 to 4 %
-    of problems of 20 items, where the mean over problems is 0.00005 or less too high.
+    the chains that start at a hidden item, `loose` blocks. An order with n_i hidden items in the i-th gap of g_i unseen
+    values has weight ∏ C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a loose block comes first). Blocks of one
+    length are alike, so how many of each stand before a gap, u, is a Markov chain over gaps, whose forward-backward
+    sums give P(block before block): for lengths a ≠ b, X = ∑_gaps P(u before it, w after) u wᵀ and counts c it is
+    ½ + (X − Xᵀ)_ab/(2 c_a c_b). The better guesses for all pairs are a ranking, unless three are preferred in a circle:
+    in 2 to 4 % of problems of 20 items, where the mean over problems is 0.00005 or less too high.
     """
     if not loose:
         return 1.0

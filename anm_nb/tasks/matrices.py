@@ -93,13 +93,9 @@ class LowRank(MatrixTask):
         self.shape, self.rank = (size, size), max(1, size // 2)
         self.noise_norm = NOISE * 2 * (size * SEEN) ** 0.5  # about the spectral norm of the noise where it is observed
 
-    def divisor(self, harder: bool) -> float:
-        """What U Vᵀ is divided by."""
-        return self.options.size / 4 if harder else self.options.size
-
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> LowRankBatch:
         left, right = torch.randn(2, n, self.options.size, self.rank, generator=generator, device=device)
-        clean = (left @ right.mT).flatten(1) / self.divisor(harder)
+        clean = (left @ right.mT).flatten(1) / (self.options.size / 4 if harder else self.options.size)
         y = clean + NOISE * torch.randn(n, self.y_dim, generator=generator, device=device)
         known = torch.rand(n, self.y_dim, generator=generator, device=device) < SEEN
         return LowRankBatch(torch.where(known, y, 0.0), y, known, clean=clean)
@@ -108,26 +104,23 @@ class LowRank(MatrixTask):
         """Observed entries as they are, hidden ones (0 in x) by soft-impute, `shrinkage` in units of `noise_norm`."""
         return torch.where(x != 0, x, soft_impute(x.unflatten(1, self.shape), shrinkage * self.noise_norm).flatten(1))
 
-    def tuned_shrinkage(self, training: Batch) -> float:
-        """The one of `SHRINKAGES` that predicts the hidden entries of the first training problems best.
+    def references(self, training: Batch, test: Batch) -> Predictions:
+        """Zero, the mean, the input, soft-impute, and the unreachable noise floor, NOISE²·(1 − SEEN).
 
-        One for all problems, as their noise is the same: fractions of each spectral norm were no better, harder worse.
+        Soft-impute takes the one of `SHRINKAGES` that predicts the hidden entries of the first training problems best.
         """
+        assert isinstance(test, LowRankBatch)
         x, y = (each[:TUNING_MATRICES].unflatten(1, self.shape) for each in (training.x, training.y))
         estimate, errors = torch.zeros_like(x), {}
         for shrinkage in SHRINKAGES:
             estimate = soft_impute(x, shrinkage * self.noise_norm, estimate)
             errors[shrinkage] = float((estimate - y)[x == 0].square().sum())
-        return min(errors, key=errors.__getitem__)
-
-    def references(self, training: Batch, test: Batch) -> Predictions:
-        """Zero, the mean, the input, soft-impute, and the unreachable noise floor, NOISE²·(1 − SEEN)."""
-        assert isinstance(test, LowRankBatch)
+        tuned = min(errors, key=errors.__getitem__)
         return {
             ("zero", "trivial"): torch.zeros_like(test.y),
             ("mean target", "trivial"): training.y.mean(0).expand_as(test.y),
             ("copy the observed", "trivial"): test.x,
-            (self.solver, "classical"): self.solve(test.x, self.tuned_shrinkage(training)),
+            (self.solver, "classical"): self.solve(test.x, tuned),
             ("noise floor", "ceiling"): torch.where(test.x != 0, test.y, test.clean),
         }
 
@@ -213,28 +206,20 @@ def soft_impute(
 ) -> Matrices:
     """The matrices Z that minimise ½‖observed − Z‖² over known entries (not 0) + shrinkage·‖Z‖_*, a nuclear norm.
 
-    Each step fills the unknown entries with Z and lowers the singular values of the result by `shrinkage` > 0, from
+    Each step fills the unknown entries with Z and lowers the singular values of the result M by `shrinkage` > 0, from
     `start` (0 by default) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖², `at_most` so many times (Mazumder, Hastie &
-    Tibshirani, JMLR 11, 2010, algorithm 1).
+    Tibshirani, JMLR 11, 2010, algorithm 1). Lowered, they are M V diag((σ − shrinkage)₊/σ) Vᵀ with the eigenvectors V
+    of MᵀM: twice as fast as singular values, but in float32 `shrinkage` should be at least about σ_max/100.
     """
     estimate = torch.zeros_like(observed) if start is None else start.clone()
     moving = torch.arange(len(observed), device=observed.device)
     for _ in range(at_most):
         known, before = observed[moving], estimate[moving]
-        estimate[moving] = after = shrunk(torch.where(known != 0, known, before), shrinkage)
+        filled = torch.where(known != 0, known, before)
+        squares, vectors = torch.linalg.eigh(filled.mT @ filled)
+        kept = (1 - shrinkage / squares.clamp(min=0).sqrt()).clamp(min=0)  # rounding can make a square negative
+        estimate[moving] = after = (filled @ vectors * kept.unsqueeze(1)) @ vectors.mT
         moving = moving[(after - before).square().sum((1, 2)) > tolerance * before.square().sum((1, 2))]
         if len(moving) == 0:
             break
     return estimate
-
-
-def shrunk(matrices: Matrices, by: float) -> Matrices:
-    """Matrices with every singular value lowered by `by` > 0, to no less than 0: the proximal map of by·‖·‖_*.
-
-    M V diag((σ − by)₊/σ) Vᵀ with the eigenvectors V of MᵀM: twice as fast as a batched singular value decomposition,
-    but the relative error of σ grows by (σ_max/σ)²: in float32, `by` should be at least about σ_max/100.
-    """
-    squares, vectors = torch.linalg.eigh(matrices.mT @ matrices)
-    values = squares.clamp(min=0).sqrt()  # rounding can make a square negative
-    kept = (1 - by / values).clamp(min=0)
-    return (matrices @ vectors * kept.unsqueeze(1)) @ vectors.mT

@@ -146,22 +146,18 @@ class PartialSort(RankingTask):
         median = torch.searchsorted(up_to, middle).double().mean(dim=1, keepdim=True) + LOWEST
         return -torch.where(batch.given, values.double(), median)
 
-    def all_pairs_ceiling(self, *, harder: bool = False) -> float:
-        """The highest expected τ over all pairs, exact for any size and mask rate; `solve` attains it.
+    def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
+        """The highest expected τ over all pairs of each problem, or here of their mean, exact; `solve` attains it.
 
         Two visible values: 1. Two hidden ones: 0. A visible value v against a hidden one: of the M values not seen K
         lie below v, and the better guess agrees |M − 2K|/M in expectation. v is equally likely to stand in any of the
         M + 1 gaps, so K is uniform on 0 … M and the mean is (M + 2)/(2(M + 1)) for even M, (M + 1)/(2M) for odd.
         """
-        size = self.items(harder)
+        size = batch.y.shape[1]
         seen, unseen = self.visible(size), VALUES - self.visible(size)
         mixed = (unseen + 2) / (2 * (unseen + 1)) if unseen % 2 == 0 else (unseen + 1) / (2 * unseen)
-        return (comb(seen, 2) + seen * (size - seen) * mixed) / comb(size, 2)
-
-    def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
-        """Each problem's highest expected τ over all pairs, or the mean over problems where that is known."""
-        ceiling = self.all_pairs_ceiling(harder=batch.y.shape[1] > self.options.size)
-        return torch.full_like(batch.y[:, 0], ceiling, dtype=torch.float64)
+        best = (comb(seen, 2) + seen * (size - seen) * mixed) / comb(size, 2)
+        return torch.full_like(batch.y[:, 0], best, dtype=torch.float64)
 
     def predictions(self, batch: Batch, generator: torch.Generator) -> Predictions:
         """Scores of the items [n, items] by trivial and classical methods."""

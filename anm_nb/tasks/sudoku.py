@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterable
 from math import isqrt
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -139,13 +138,21 @@ class Sudoku(DenoisingTask):
 
     def _pool(self, harder: bool, device: str) -> Pool:
         """The puzzles of the stream, or all, on the device; kept, as they are drawn from again and again."""
-        place = (harder, device, self._stream)
-        if place not in self._pools:
-            if harder and self._own:
-                raise ParameterError("harder = True: a task of given puzzles has no harder ones")
-            whole = self._own or stored_pool(self.options.size, self.options.pool, self.options.pool_seed, harder)
-            rows = slice(None) if self._stream is None else _stream_rows(whole.solutions, self._stream)
-            self._pools[place] = Pool(*(boards[rows].to(device) for boards in whole))
+        name, place = self._stream, (harder, device, self._stream)
+        if place in self._pools:
+            return self._pools[place]
+        if harder and self._own:
+            raise ParameterError("harder = True: a task of given puzzles has no harder ones")
+        pool = self._own or stored_pool(self.options.size, self.options.pool, self.options.pool_seed, harder)
+        if name is not None:  # by the place of its solution in the order of first occurrence
+            distinct, of = torch.unique(first_rows(pool.solutions), return_inverse=True)
+            if (n := len(distinct)) < 3:
+                raise ParameterError(f"{len(of)} puzzles with {n} solution(s): the streams train, dev and test need 3")
+            held_out = max(1, n // 10)
+            begin = {"train": 0, "dev": n - 2 * held_out, "test": n - held_out}
+            rows = (of >= begin[name]) & (of < begin[name] + (n - 2 * held_out if name == "train" else held_out))
+            pool = Pool(*(boards[rows] for boards in pool))
+        self._pools[place] = Pool(*(boards.to(device) for boards in pool))
         return self._pools[place]
 
 
@@ -175,52 +182,41 @@ def _batch(puzzles: Boards, solutions: Boards) -> Batch:
     return Batch(one_hot_boards(puzzles), one_hot_boards(solutions), known)
 
 
-def _stream_rows(solutions: Boards, name: Stream) -> Bool[Tensor, " n"]:
-    """Which puzzles are in a stream: by the place of their solution in the order of first occurrence."""
-    distinct, place = torch.unique(first_rows(solutions), return_inverse=True)
-    n, names = len(distinct), get_args(Stream)
-    if n < len(names):
-        raise ParameterError(f"{len(solutions)} puzzles with {n} solution(s): the streams train, dev and test need 3")
-    held_out = max(1, n // 10)
-    bounds = [0, n - 2 * held_out, n - held_out, n]
-    low, high = bounds[names.index(name)], bounds[names.index(name) + 1]
-    return (low <= place) & (place < high)
-
-
 def read_puzzles(lines: Iterable[str], size: int) -> Pool:
     """A user's puzzles with their solutions, as `Sudoku.from_puzzles` takes them; with progress."""
     rows = lines.splitlines() if isinstance(lines, str) else lines
     texts = {number: text for number, line in enumerate(rows, start=1) if (text := line.strip())}
     if not texts:
         raise ParameterError("no puzzles: every line is blank")
-    sound = [number for number, text in texts.items() if re.fullmatch(f"[.0-{size}]{{{size**2}}}", text)]
-    boards = [list(map(int, texts[number].replace(".", "0"))) for number in sound]
-    puzzles = torch.tensor(boards, dtype=torch.uint8).reshape(-1, size**2)
+    boards: dict[int, list[int]] = {}
+    wrong: dict[int, str] = {}
+    for number, text in texts.items():
+        odd = [(cell, character) for cell, character in enumerate(text) if character not in ".0123456789"[: size + 2]]
+        if len(text) != size**2:
+            wrong[number] = f"{len(text)} characters, should be {size**2}"
+        elif odd:
+            place = f"{odd[0][1]!r} in row {odd[0][0] // size + 1}, column {odd[0][0] % size + 1}"
+            wrong[number] = f"{place}: should be a digit from 1 to {size}, 0 or . for an empty cell"
+        else:
+            boards[number] = list(map(int, text.replace(".", "0")))
+    puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8).reshape(-1, size**2)
     solved = [solve(part) for part in tqdm(puzzles.split(512), desc="checking puzzles", delay=1, leave=False)]
     solutions, found = (torch.cat(parts) for parts in zip(*solved, strict=True))
-    counts = dict(zip(sound, found.tolist(), strict=True))
-    wrong = [number for number in texts if counts.get(number) != 1]
+    for number, count in zip(boards, found.tolist(), strict=True):
+        if count > 1:
+            wrong[number] = "has more than one solution"
+        elif count == 0:
+            held = zip(("row", "column", "box"), units(torch.tensor([boards[number]])).squeeze(1).tolist(), strict=True)
+            twice = [
+                f"contradicts itself: {digit} more than once in {kind} {place}"
+                for kind, each in held
+                for place, entries in enumerate(each, start=1)
+                for digit in entries
+                if digit and entries.count(digit) > 1
+            ]
+            wrong[number] = twice[0] if twice else "has no solution"
     if wrong:
-        told = [f"line {number}: {_problem(texts[number], size, counts.get(number))}" for number in wrong[:SHOWN]]
+        told = [f"line {number}: {wrong[number]}" for number in sorted(wrong)[:SHOWN]]
         told += [f"… and {len(wrong) - SHOWN} more of {len(texts)} lines"] if len(wrong) > SHOWN else []
         raise ParameterError("\n".join(told))
     return Pool(puzzles, solutions.to(torch.uint8))
-
-
-def _problem(text: str, size: int, found: int | None) -> str:
-    """What is wrong with a puzzle, which has `found` solutions where it is written right."""
-    if len(text) != size**2:
-        return f"{len(text)} characters, should be {size**2}"
-    for cell, character in enumerate(text):
-        if character not in ".0123456789"[: size + 2]:
-            place = f"{character!r} in row {cell // size + 1}, column {cell % size + 1}"
-            return f"{place}: should be a digit from 1 to {size}, 0 or . for an empty cell"
-    if found:
-        return "has more than one solution"
-    board = torch.tensor([list(map(int, text.replace(".", "0")))])
-    for kind, held in zip(("row", "column", "box"), units(board).squeeze(1).tolist(), strict=True):
-        for number, entries in enumerate(held, start=1):
-            twice = [digit for digit in entries if digit and entries.count(digit) > 1]
-            if twice:
-                return f"contradicts itself: {twice[0]} more than once in {kind} {number}"
-    return "has no solution"

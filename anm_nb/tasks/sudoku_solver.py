@@ -32,7 +32,6 @@ WIDTH = 1024
 Boards = Integer[Tensor, "n cells"]
 Masks = Int[Tensor, "n side side side side"]
 Indices = Int[Tensor, " n"]
-Source = torch.Generator | None
 
 
 class Pool(NamedTuple):
@@ -86,16 +85,13 @@ def _dig(solutions: Boards, target: Indices, source: torch.Generator) -> Boards:
     A clue without which a second solution appears would have to stay later too, so one pass over all cells is enough.
     """
     puzzles = solutions.clone()
-    order = torch.rand(solutions.shape, generator=source).argsort(1)
-    for cell in order.unbind(1):
+    for cells in torch.rand(solutions.shape, generator=source).argsort(1).unbind(1):
         rows = ((puzzles > 0).sum(1) > target).nonzero().squeeze(1)
         if not len(rows):
             break
-        cells = cell[rows]
-        digits = puzzles[rows, cells]
-        puzzles[rows, cells] = 0
-        needed = solve(puzzles[rows], limit=1, barred=(cells, digits))[1] > 0
-        puzzles[rows[needed], cells[needed]] = digits[needed]
+        fewer = puzzles[rows].scatter(1, cells[rows].unsqueeze(1), 0)
+        alone = solve(fewer)[1] == 1
+        puzzles[rows[alone]] = fewer[alone]
     return puzzles
 
 
@@ -126,18 +122,12 @@ def broken(boards: Boards) -> Bool[Tensor, "3 n size"]:
     return (units(boards).sort(3).values != each).any(3)
 
 
-def solve(
-    puzzles: Boards, limit: int = 2, barred: tuple[Tensor, Tensor] | None = None, source: Source = None
-) -> tuple[Boards, Indices]:
+def solve(puzzles: Boards, limit: int = 2, source: torch.Generator | None = None) -> tuple[Boards, Indices]:
     """A solution of each puzzle [n, cells] (0 = empty; zeros if there is none), and how many it has, up to `limit`.
 
-    `barred` are cells [n], empty in the puzzles, and the digits [n] that they may not hold. Which of several solutions
-    is given is arbitrary; a `source` on the puzzles' device draws it.
+    Which of several solutions is given is arbitrary; a `source` on the puzzles' device draws it.
     """
     masks = _candidates(puzzles)
-    if barred is not None:
-        cells, digits = barred
-        masks.flatten(1)[torch.arange(len(masks), device=masks.device), cells] &= ~_bit(digits)
     source = source or torch.Generator(masks.device).manual_seed(0)
     grids, found = zip(*(_search(part, limit, source) for part in masks.split(4 * WIDTH)), strict=True)
     return torch.cat(grids), torch.cat(found)

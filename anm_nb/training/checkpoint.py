@@ -65,8 +65,8 @@ class SeedRecord:
 
     def score_reached(self, config: TrainingConfig) -> bool:
         """Whether the best selection score is as good as `stop_at_score` asks for."""
-        enough = config.stop_at_score
-        return enough is not None and bool(self.selection) and self.selection["score"] >= enough
+        enough = math.inf if config.stop_at_score is None else config.stop_at_score
+        return self.selection.get("score", -math.inf) >= enough
 
     def stops(self, config: TrainingConfig) -> bool:
         """Whether nothing is left to gain, or nothing was gained for `patience` measurements."""
@@ -74,12 +74,13 @@ class SeedRecord:
 
     def end(self, config: TrainingConfig, evaluated: Measurement) -> None:
         """Note what was selected, whether training stopped early, and the final evaluation."""
+        last = self.rows[-1]
         if self.selection:
-            early = self.rows[-1]["step"] < config.total_steps()
-            self.rows[-1] |= {"selected_step": self.selection["step"], "stopped_early": float(early)}
+            early = float(last["step"] < config.total_steps())
+            last |= {"selected_step": self.selection["step"], "stopped_early": early}
             if config.stop_at_score is not None:
-                self.rows[-1]["score_reached"] = float(self.score_reached(config))
-        self.rows[-1] |= evaluated.scalars
+                last["score_reached"] = float(self.score_reached(config))
+        last |= evaluated.scalars
         self.arrays |= {name: [array.detach().to("cpu", copy=True)] for name, array in evaluated.arrays.items()}
         self.ended = True
 
@@ -106,10 +107,6 @@ class SeedRecord:
         return cls(**own, arrays=arrays, weights=by_prefix(tensors, "weights."))
 
 
-class CorruptCheckpoint(RuntimeError):
-    """A checkpoint is not as it was written; the message names the file, what was expected and what was found."""
-
-
 def checkpoint_of(folder: Path, seed: int) -> Path:
     """Where a seed's checkpoint lies, in the folder of its run's key."""
     return folder / f"seed-{seed}.checkpoint"
@@ -121,10 +118,7 @@ def before(path: Path) -> Path:
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-able facts to `path`, atomically; the file that was there stays beside it.
-
-    Raises `DiskFull`.
-    """
+    """Write tensors and JSON-able facts atomically; the file that was there stays beside. Raises `DiskFull`."""
     owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     owned["facts"] = as_bytes(facts)
     data = save(owned)
@@ -140,11 +134,11 @@ def as_bytes(facts: Mapping[str, Any]) -> Tensor:
 
 
 def load_checkpoint(path: Path) -> State:
-    """The tensors and the facts of a checkpoint, every byte of it checked. Raises `CorruptCheckpoint`."""
+    """The tensors and the facts of a checkpoint, every byte of it checked. Raises `CorruptRun`."""
     data = path.read_bytes()
     expected, found = data[:32].hex(), hashlib.sha256(data[32:]).hexdigest()
     if found != expected:
-        raise CorruptCheckpoint(f"{path}: expected sha256 {expected}, found {found}")
+        raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
     tensors = load(data[32:])
     return tensors, json.loads(bytes(tensors.pop("facts").tolist()))
 
@@ -158,8 +152,7 @@ def common_checkpoints(paths: Sequence[Path], seeds: Sequence[int]) -> list[Stat
     if not all(found):
         return []
     going_on = [{facts["step"] for _, facts in each} for each in found if not each[0][1]["ended"]]
-    steps = set.intersection(*going_on) if going_on else {0}
-    if not steps:
+    if not (steps := set.intersection(*going_on) if going_on else {0}):
         return []
     return [next(one for one in each if each[0][1]["ended"] or one[1]["step"] == max(steps)) for each in found]
 
@@ -167,8 +160,7 @@ def common_checkpoints(paths: Sequence[Path], seeds: Sequence[int]) -> list[Stat
 def good_checkpoints(path: Path, seed: int) -> list[State]:
     """The newest checkpoint and the one before it, as far as they are there, whole, and of this run and seed.
 
-    One that is not, or that is of another run than the folder's name says, or of another seed, is moved out of the
-    way, with a warning that names it.
+    Any other is moved out of the way, with a warning that names it.
     """
     good, spoiled = [], []
     for candidate in filter(Path.exists, (path, before(path))):
@@ -176,15 +168,14 @@ def good_checkpoints(path: Path, seed: int) -> list[State]:
             tensors, facts = load_checkpoint(candidate)
             for what, own in {"run": path.parent.name, "seed": seed}.items():
                 if facts.get(what, own) != own:
-                    raise CorruptCheckpoint(f"{candidate} belongs to {what} {facts[what]}, not to {own}")
+                    raise CorruptRun(f"{candidate} belongs to {what} {facts[what]}, not to {own}")
             good.append((tensors, facts))
-        except CorruptCheckpoint as error:
+        except CorruptRun as error:
             os.replace(candidate, candidate.with_name(f"{candidate.name}.corrupt"))
             spoiled.append(str(error))
     if spoiled:
-        then = "training starts from the beginning"
-        if good:
-            then = f"training continues from step {good[0][1].get('step')}, of the checkpoint before it"
+        step = f"continues from step {good[0][1].get('step')}, of the checkpoint before it" if good else ""
+        then = f"training {step or 'starts from the beginning'}"
         warnings.warn(f"checkpoint cannot be trusted: {'; '.join(spoiled)}; {then}", stacklevel=4)
     return good
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -12,13 +13,14 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.bounds import Seeds, Steps, Threads
-from anm_nb.config import ParameterError, Parameters
+from anm_nb.config import ParameterError, Parameters, Seeds, Steps, Threads, shown
 from anm_nb.store import RunConfig
 from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training
+
+COPIES = 5  # of the weights in training: themselves, their gradient, Adam's two moments and the EMA
 
 
 class TrainingConfig(RunConfig):
@@ -123,7 +125,6 @@ class Learner(Protocol):
     model: Stack
     groups: Sequence[ParameterGroup]
     generators: Mapping[str, Sequence[torch.Generator]]  # by purpose, one for each seed
-    state: Mapping[str, Tensor]  # [S, …], changed in place by steps
     schedules: Mapping[str, Tensor]  # [steps + 1] or [steps + 1, S], on the device, read at the step's place
     block: int  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
     suspects: str  # the user's own parts of a step, for messages
@@ -142,3 +143,29 @@ class Learner(Protocol):
 
     def evaluate(self, place: int, selected: nn.Module) -> Measurement:
         """A seed's final evaluation, on data that nothing was chosen by, with its selected or its averaged weights."""
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(values: Mapping[str, Any], needed: Mapping[str, float]) -> None:
+    """Raise `ParameterError` with the estimate where the bytes `needed` are more than the machine has.
+
+    `needed` holds lower bounds, so that nothing is refused that would run, by the parameters they come from ("batch
+    size"); the message names those of the parts that matter, with their `values`.
+    """
+    total, available = sum(needed.values()), machine_memory()
+    if total > available:
+        names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
+        said = ", ".join(f"{name} = {shown(values[name])}" for name in names)
+        gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
+        raise ParameterError(f"{said}: needs at least {gib}")
+
+
+def weight_bytes(make_network: Callable[[], nn.Module], kept: int = 0) -> int:
+    """Bytes of one seed's weights in training, in float32, `kept` records of them included; nothing is allocated."""
+    with torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in make_network().parameters())
+    return 4 * (COPIES + kept) * weights

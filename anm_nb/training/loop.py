@@ -18,7 +18,7 @@ from anm_nb.training import TELL_SECONDS, Interrupted, OutOfTime, Tell, interrup
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.graph import StepGraphs, without_host
 from anm_nb.training.learner import Learner, StepLosses
-from anm_nb.training.stack import Stack, StackOptimiser, update
+from anm_nb.training.stack import Stack, update
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
 
@@ -47,7 +47,6 @@ class Training:
         self.learner, self.members, self.device = learner, learner.members, learner.device
         self.config, self.model = self.members[0].config, learner.model
         self.averaged = Stack([copy.deepcopy(each).requires_grad_(False).eval() for each in self.model.members])
-        self.optimisers = [StackOptimiser(group, self.model, self.device) for group in learner.groups]
         self.records = [SeedRecord(member.seed) for member in self.members]
         pairs = zip(folders, self.members, strict=bool(folders))
         self.checkpoints = [checkpoint_of(folder, each.seed) for folder, each in pairs]
@@ -137,10 +136,10 @@ class Training:
 
     def losses(self, inputs: Mapping[str, Tensor], kind: Kind) -> StepLosses:
         """The losses of every seed; of one that is not finite, the step is noted."""
-        for group, optimiser in zip(self.learner.groups, self.optimisers, strict=True):
-            for parameter in optimiser.parameters:
+        for group in self.learner.groups:
+            for parameter in group.stacked:
                 parameter.requires_grad_(group.name not in kind.frozen)
-        now = {name: values.index_select(0, self.counter).squeeze(0) for name, values in self.learner.schedules.items()}
+        now = {name: self.now(values) for name, values in self.learner.schedules.items()}
         bfloat16 = self.config.precision == "bfloat16"  # whose cache of weights would outlive a graph
         with (
             without_host(not self.host),
@@ -159,7 +158,7 @@ class Training:
 
     def update(self, losses: StepLosses, kind: Kind) -> None:
         """One step of every group that is not frozen, and of the average."""
-        update(losses.total, [each for each in self.optimisers if each.group.name not in kind.frozen], self.lr_factor())
+        update(losses.total, [each for each in self.learner.groups if each.name not in kind.frozen], self.lr_factor())
         with torch.no_grad():
             average, now = self.averaged.tensors(), self.model.tensors()
             if kind.average == "copy":
@@ -169,10 +168,12 @@ class Training:
             self.counter += 1
 
     def lr_factor(self) -> Tensor | float:
-        """Factor on every learning rate at this step; on a GPU read by the step counter."""
-        if isinstance(self.lr_factors, Tensor):
-            return self.lr_factors.index_select(0, self.counter).squeeze(0)
-        return self.lr_factors[self.step]
+        """Factor on every learning rate at this step."""
+        return self.lr_factors[self.step] if isinstance(self.lr_factors, list) else self.now(self.lr_factors)
+
+    def now(self, schedule: Tensor) -> Tensor:
+        """A schedule's value at this step, read by the step counter."""
+        return schedule.index_select(0, self.counter).squeeze(0)
 
     def _drop_failed(self) -> None:
         """End the seeds whose loss was not finite; raises `NonFiniteLoss` where nobody is left."""
@@ -191,7 +192,7 @@ class Training:
         self._count_time()
         self._drop_failed()
         parts = {name: values.tolist() for name, values in losses.parts.items()}
-        parts |= {f"grad_norm_{each.group.name}": each.norms.tolist() for each in self.optimisers}
+        parts |= {f"grad_norm_{each.name}": each.norms.tolist() for each in self.learner.groups}
         measured = self.learner.measure(self, losses)
         for place in self.running():
             record, averaged = self.records[place], self.averaged.members[place].state_dict()
@@ -250,11 +251,10 @@ class Training:
         return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
     def _tensors(self, place: int) -> dict[str, Tensor]:
-        """A seed's weights, its learner's state and its gradients' norms, as views to be read or written."""
+        """A seed's weights and its gradients' norms, as views to be read or written."""
         both = {"model": self.model.members[place], "averaged": self.averaged.members[place]}
         found = {f"{what}.{name}": each for what, net in both.items() for name, each in net.state_dict().items()}
-        found |= {f"state.{name}": each[place] for name, each in self.learner.state.items()}
-        return found | {f"norm.{each.group.name}": each.norms[place] for each in self.optimisers}
+        return found | {f"norm.{each.name}": each.norms[place] for each in self.learner.groups}
 
     def save(self) -> None:
         """Write every seed's state as it stands before step `self.step`, each file atomically."""
@@ -262,8 +262,8 @@ class Training:
             tensors, facts = self.records[place].state()
             if not self.records[place].ended:
                 tensors |= self._tensors(place)
-                for each in self.optimisers:
-                    tensors |= {f"optimiser.{each.group.name}.{n}": t for n, t in each.state_of(place).items()}
+                for each in self.learner.groups:
+                    tensors |= {f"optimiser.{each.name}.{n}": t for n, t in each.state_of(place).items()}
                 for purpose, sources in self.learner.generators.items():
                     tensors[f"generator.{purpose}"] = sources[place].get_state()
             facts |= {"run": path.parent.name, "step": self.step, "spent": self.seconds}
@@ -283,8 +283,8 @@ class Training:
                 live.copy_(tensors[name])
             for purpose, sources in self.learner.generators.items():
                 sources[place].set_state(tensors[f"generator.{purpose}"])
-        for each in self.optimisers if going_on else ():
-            states = [by_prefix(tensors, f"optimiser.{each.group.name}.") for tensors, _ in found]
+        for each in self.learner.groups if going_on else ():
+            states = [by_prefix(tensors, f"optimiser.{each.name}.") for tensors, _ in found]
             each.load([state or states[going_on[0]] for state in states])  # of a seed that has ended, any will do
         self.counter.fill_(self.step)
         self.saved_at = self.step

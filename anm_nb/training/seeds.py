@@ -18,14 +18,9 @@ def generator(seed: int, purpose: str, device: str = "cpu") -> torch.Generator:
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def batches_per_epoch(examples: int, batch: int) -> int:
-    """Steps in which every example is taken once; the last batch may be smaller."""
-    return math.ceil(examples / batch)
-
-
 def batch_indices(examples: int, batch: int, step: int, seed: int, device: str = "cpu") -> Int[Tensor, " batch"]:
     """The examples of one step; each epoch has an order derived from seed and epoch, so resuming needs no state."""
-    epoch, position = divmod(step, batches_per_epoch(examples, batch))
+    epoch, position = divmod(step, math.ceil(examples / batch))
     return _order(examples, epoch, seed, device)[position * batch : (position + 1) * batch]
 
 

@@ -93,78 +93,74 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     return nn.Parameter(stack, tensors[0].requires_grad) if isinstance(tensors[0], nn.Parameter) else stack
 
 
-@dataclass
+@dataclass(eq=False)
 class ParameterGroup:
-    """Parameters of one network, their optimiser and clipping norm, and for how many steps they stay frozen."""
-
-    name: str
-    parameters: Sequence[nn.Parameter]  # of the stack's first member
-    optimiser: type[torch.optim.Optimizer]  # Adam, AdamW or SGD, whose updates of stacks are those of the parts
-    lr: float
-    clip_norm: float
-    frozen_steps: int = 0
-    options: dict[str, Any] = field(default_factory=dict)  # the optimiser's other settings
-    lrs: Sequence[float] = ()  # of each seed, where they may differ; `lr` is then the first's
-
-
-class StackOptimiser:
-    """Adam's or AdamW's updates of stacks [S, …], which are those of each seed alone.
+    """Parameters of a stack and their updates by Adam, AdamW or SGD, which are those of each seed alone.
 
     Where seeds differ in their learning rates, all take the step of the largest and each keeps its own part of it: the
     updates of these optimisers are proportional to the rate.
     """
 
-    def __init__(self, group: ParameterGroup, stack: Stack, device: str) -> None:
-        self.group, self.stack, self.on_gpu = group, stack, device == "cuda"
-        self.parameters: list[nn.Parameter] = [stack.stack_of[id(each)] for each in group.parameters]
-        self.lr = max(group.lrs, default=group.lr)
-        differ = len(set(group.lrs)) > 1
-        self.shares = torch.tensor([each / self.lr for each in group.lrs], device=device) if differ else None
-        options = {"fused": True, **group.options} | ({"capturable": True} if self.on_gpu else {})
-        lr: Any = torch.tensor(self.lr, device=device) if self.on_gpu else self.lr  # a tensor is what a graph reads
-        self.optimiser = group.optimiser(self.parameters, lr=lr, **options)  # type: ignore[call-arg]
-        self.norms = torch.full((stack.size,), torch.nan, device=device)  # of the last gradient, before clipping
+    name: str
+    stack: Stack
+    parameters: Sequence[nn.Parameter]  # of the stack's first member
+    optimiser: type[torch.optim.Optimizer]
+    lr: float
+    clip_norm: float
+    frozen_steps: int = 0  # for which they stay as they are
+    options: dict[str, Any] = field(default_factory=dict)  # the optimiser's other settings
+    lrs: Sequence[float] = ()  # of each seed, where they may differ
+
+    def __post_init__(self) -> None:
+        self.stacked: list[nn.Parameter] = [self.stack.stack_of[id(each)] for each in self.parameters]
+        device, self.largest = self.stacked[0].device, max(self.lrs, default=self.lr)
+        self.on_gpu, differ = device.type == "cuda", len(set(self.lrs)) > 1
+        self.shares = torch.tensor([each / self.largest for each in self.lrs], device=device) if differ else None
+        options = {"fused": True, **self.options} | ({"capturable": True} if self.on_gpu else {})
+        lr: Any = torch.tensor(self.largest, device=device) if self.on_gpu else self.largest  # a graph reads a tensor
+        self.own = self.optimiser(self.stacked, lr=lr, **options)  # type: ignore[call-arg]
+        self.norms = torch.full((self.stack.size,), torch.nan, device=device)  # of the last gradient, before clipping
 
     def update(self, gradients: Sequence[Tensor | None], factor: Tensor | float) -> None:
         """One step at `factor` times the learning rate."""
         if present := [gradient for gradient in gradients if gradient is not None]:
-            self.norms.copy_(clip_(present, self.group.clip_norm, self.stack.size))
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            self.norms.copy_(clip_(present, self.clip_norm, self.stack.size))
+        for parameter, gradient in zip(self.stacked, gradients, strict=True):
             parameter.grad = gradient
-        settings, lr = self.optimiser.param_groups[0], self.lr * factor
+        settings, lr = self.own.param_groups[0], self.largest * factor
         settings["lr"] = settings["lr"].copy_(lr) if self.on_gpu else lr
-        before = [] if self.shares is None else [parameter.clone() for parameter in self.parameters]
-        self.optimiser.step()
+        before = [] if self.shares is None else [parameter.clone() for parameter in self.stacked]
+        self.own.step()
         if self.shares is not None:
-            for parameter, start in zip(self.parameters, before, strict=True):
+            for parameter, start in zip(self.stacked, before, strict=True):
                 parameter.copy_(torch.lerp(start, parameter, _along_first(self.shares, parameter)))
 
     def state_of(self, place: int) -> dict[str, Tensor]:
         """One seed's part of the optimiser's state, by `<parameter>.<name>`."""
         return {
             f"{index}.{name}": value if name == "step" else self.stack.by_seed(value)[place]
-            for index, parameter in enumerate(self.parameters)
-            for name, value in self.optimiser.state[parameter].items()
+            for index, parameter in enumerate(self.stacked)
+            for name, value in self.own.state[parameter].items()
         }
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Continue with the states of all seeds, as `state_of` gave them."""
         for key, first in states[0].items():
             index, _, name = key.partition(".")
-            parameter = self.parameters[int(index)]
+            parameter = self.stacked[int(index)]
             alike = name == "step" or self.stack.size == 1
             joined = first if alike else torch.stack([state[key] for state in states])
-            self.optimiser.state[parameter][name] = joined.to(parameter.device, copy=True)
+            self.own.state[parameter][name] = joined.to(parameter.device, copy=True)
 
 
-def update(total: Float[Tensor, " seeds"], optimisers: Sequence[StackOptimiser], factor: Tensor | float) -> None:
-    """One step of each optimiser down each seed's own loss, at `factor` times the learning rates."""
-    parameters = [parameter for each in optimisers for parameter in each.parameters]
+def update(total: Float[Tensor, " seeds"], groups: Sequence[ParameterGroup], factor: Tensor | float) -> None:
+    """One step of each group down each seed's own loss, at `factor` times the learning rates."""
+    parameters = [parameter for each in groups for parameter in each.stacked]
     found = torch.autograd.grad(total.sum(), parameters, allow_unused=True)
     gradients = iter([None if each is None else each.contiguous() for each in found])  # as fused Adam reads them
     with torch.no_grad():
-        for each in optimisers:
-            each.update([next(gradients) for _ in each.parameters], factor)
+        for each in groups:
+            each.update([next(gradients) for _ in each.stacked], factor)
 
 
 def clip_(gradients: list[Tensor], max_norm: float, seeds: int) -> Float[Tensor, " seeds"]:

@@ -86,24 +86,3 @@ def count_solutions(puzzle: list[int], limit: int) -> int:
         if found < limit:
             found += count_solutions([*puzzle[:cell], digit, *puzzle[cell + 1 :]], limit - found)
     return found
-
-
-def singles(puzzle: list[int]) -> list[int]:
-    """All that naked and hidden singles give, one at a time."""
-    size, puzzle = isqrt(len(puzzle)), list(puzzle)
-    while True:
-        left = {
-            cell: set(range(1, size + 1)) - {puzzle[peer] for peer in peers(size)[cell]}
-            for cell in range(size**2)
-            if not puzzle[cell]
-        }
-        forced = {cell: digits for cell, digits in left.items() if len(digits) == 1}
-        for unit in units(size):
-            for digit in range(1, size + 1):
-                places = [cell for cell in unit if digit in left.get(cell, set())]
-                if len(places) == 1:
-                    forced[places[0]] = {digit}
-        if not forced:
-            return puzzle
-        for cell, digits in forced.items():
-            puzzle[cell] = min(digits)

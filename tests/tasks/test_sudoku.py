@@ -90,19 +90,6 @@ def test_streams_share_neither_a_puzzle_nor_a_solution(task, size):
     assert len(set.union(*seen)) == COUNT[size]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": 16}, "size = 16: should be 4 or 9"),
-        ({"pool": 2}, "pool = 2"),
-        ({"givens": [5, 6]}, "unknown parameter"),
-    ],
-)
-def test_options_are_checked(options, message):
-    with pytest.raises(ParameterError, match=message):
-        get_task("sudoku", **options)
-
-
 # a user's own puzzles
 
 

@@ -7,9 +7,8 @@ import torch
 
 from anm_nb import files
 from anm_nb.training.checkpoint import (
-    CorruptCheckpoint,
+    CorruptRun,
     before,
-    common_checkpoints,
     good_checkpoints,
     load_checkpoint,
     save_checkpoint,
@@ -59,7 +58,7 @@ def test_every_changed_byte_and_every_cut_is_seen(path):
     spoiled = [whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :] for place in range(len(whole))]
     for data in [*spoiled, b"", whole[:8], whole[:100], whole[:-1]]:
         path.write_bytes(data)
-        with pytest.raises(CorruptCheckpoint, match=rf"{path}: expected sha256 .*, found [0-9a-f]{{64}}"):
+        with pytest.raises(CorruptRun, match=rf"{path}: expected sha256 .*, found [0-9a-f]{{64}}"):
             load_checkpoint(path)
 
 
@@ -85,29 +84,6 @@ def test_a_checkpoint_of_another_run_or_seed_is_refused_by_name(facts, said, pat
     save_checkpoint(path, TENSORS, {"run": "4567", "seed": 0, "step": 12} | facts)
     with pytest.warns(UserWarning, match=rf"{path} {said}; .*continues from step 8"):
         assert steps(path) == [8]
-
-
-def test_seeds_go_on_from_the_newest_step_that_all_of_them_have(tmp_path):
-    paths = [tmp_path / f"seed-{seed}.checkpoint" for seed in range(3)]
-
-    def save(place, step, ended=False):
-        save_checkpoint(paths[place], {}, {"step": step, "ended": ended})
-
-    def common():
-        return [facts["step"] for _, facts in common_checkpoints(paths, range(3))]
-
-    for place in range(3):
-        save(place, 4)
-    assert common() == [4] * 3
-    for place in range(2):  # a kill between the files of one save
-        save(place, 8)
-    assert common() == [4] * 3
-    save(0, 9, ended=True)  # it stands by itself
-    assert common() == [9, 4, 4]
-    save(1, 12)
-    assert common() == []
-    paths[2].unlink()
-    assert common() == []
 
 
 @pytest.mark.parametrize(("code", "refused"), [(errno.ENOSPC, files.DiskFull), (errno.EIO, OSError)])

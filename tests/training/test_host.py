@@ -4,9 +4,7 @@ import pytest
 import torch
 from families import CASES, Own, config_of, energy
 from host_waits import HostWait, RefuseHostWaits
-from toy import ToyConfig, toy_training
 
-from anm_nb.training.graph import host_may_wait
 from anm_nb.training.loop import Training
 
 
@@ -34,22 +32,6 @@ def test_no_step_waits_for_the_host(name, seeds):
 def test_a_wait_in_a_users_strategy_is_caught():
     with pytest.raises(HostWait, match=r"_local_scalar_dense.* waits for the host"):
         taken(energy(negatives=Own()), (0, 1))
-
-
-@pytest.mark.parametrize("host", [True, False])
-def test_code_in_a_step_is_told_whether_it_may_wait(host, tmp_path):
-    told = []
-    training = toy_training(ToyConfig(steps=3), tmp_path, (0, 1), host)
-    losses = training.learner.losses
-
-    def listening(*arguments):
-        told.append(host_may_wait())
-        return losses(*arguments)
-
-    training.learner.losses = listening
-    training.run()
-    assert told == [host] * 4
-    assert host_may_wait()
 
 
 @pytest.mark.parametrize("name", ["energy: stock", "ranking: routed"])

@@ -38,9 +38,9 @@ def first_step(config):
     training = Training(config.learner(0))
     before = [each.detach().clone() for each in training.model.tensors()]
     training.take(training.learner.inputs(0), training.kind(0))
-    found = torch.cat([each.grad.flatten() for group in training.optimisers for each in group.parameters])
+    found = torch.cat([each.grad.flatten() for group in training.learner.groups for each in group.stacked])
     moved = torch.cat([(now - then).flatten() for now, then in zip(training.model.tensors(), before, strict=True)])
-    return found, moved.detach(), torch.cat([each.norms for each in training.optimisers])
+    return found, moved.detach(), torch.cat([each.norms for each in training.learner.groups])
 
 
 SIZES = {"size": 8, "width": 64, "batch": 64}

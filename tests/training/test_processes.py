@@ -9,7 +9,6 @@ import threading
 import time
 import warnings
 
-import joblib
 import psutil
 import pytest
 from families import Own
@@ -104,21 +103,6 @@ def test_one_core_and_short_trainings_need_no_second_process(cores, threads, wor
     monkeypatch.setattr(run, "WORTH_SECONDS", worth)
     monkeypatch.setenv("OMP_NUM_THREADS", cores)
     assert run.train_in_processes(RANKING.changed(threads=threads), tmp_path) == 1
-
-
-def test_finished_seeds_need_no_process(two_at_a_time, tmp_path, monkeypatch):
-    config = CONFIGS["ranking"]
-    assert config.train(tmp_path).processes == 2
-    monkeypatch.setattr("joblib.externals.loky.ProcessPoolExecutor", None)
-    for path in tmp_path.glob("seed-0.checkpoint*"):
-        path.unlink()
-    assert config.train(tmp_path).processes == 1  # the one that is left is trained here
-
-
-def test_without_a_share_the_cores_are_the_machines(monkeypatch):
-    for value in ("", "many"):
-        monkeypatch.setenv("OMP_NUM_THREADS", value)
-        assert run.available_cores() == joblib.cpu_count()
 
 
 @pytest.fixture(scope="module")

@@ -69,14 +69,6 @@ def test_a_newest_checkpoint_that_cannot_be_trusted_gives_way_to_the_one_before(
     assert_same(resumed, whole)
 
 
-def test_a_finished_training_is_read_and_not_computed_again(tmp_path):
-    whole = toy_trained(CONFIG, tmp_path, (0, 1))
-    again = toy_training(CONFIG, tmp_path, (0, 1), die_at=12)
-    again.run()
-    assert again.learner.seen == []
-    assert_same(toy_trained(CONFIG, tmp_path, (0, 1), die_at=12), whole)
-
-
 # ---- limited time ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seeds", [(1,), (0, 1, 2)])
 def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bits(seeds, tmp_path, monkeypatch):
@@ -90,12 +82,6 @@ def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bit
             toy_trained(config, tmp_path / "run", seeds)
     with time_limit(5):
         assert_same(toy_trained(config, tmp_path / "run", seeds), whole)
-
-
-def test_time_that_was_up_before_it_began_leaves_a_training_that_can_begin(tmp_path):
-    with time_limit(-1.0), pytest.raises(OutOfTime, match="step 0 of 12"):
-        toy_trained(CONFIG, tmp_path / "run", (0, 1))
-    assert_same(toy_trained(CONFIG, tmp_path / "run", (0, 1)), toy_trained(CONFIG, tmp_path / "whole", (0, 1)))
 
 
 # ---- the families ------------------------------------------------------------------------------------------------
