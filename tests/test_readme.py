@@ -102,6 +102,18 @@ def test_it_lists_every_notebook():
     assert listed == sorted(path.stem for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
 
 
+def test_its_badge_names_the_pythons_of_ci():
+    (matrix,) = re.findall(
+        r"python: (\[.*\])", (project_root() / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    )
+    versions = json.loads(matrix)
+    assert (
+        f"[![Python {', '.join(versions)}](https://img.shields.io/badge/python-{'_%7C_'.join(versions)}-blue)]"
+        in README
+    )
+    assert (project_root() / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
+
+
 def test_what_notebooks_cost_is_as_measured():
     """By `benchmarks/notebook_costs.py`; without a measurement there are no such columns."""
     kept = project_root() / "outputs" / "reference" / "notebook_costs.json"
