@@ -8,8 +8,8 @@ import math
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from itertools import product
@@ -98,16 +98,11 @@ def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | Non
     folder = (folder or files.outputs_root() / (f"{path.stem}-{profile}" if profile else path.stem)).absolute()
     check_folder(folder, (case.notebook for case in cases))
     codes = {notebook: code_digest(notebook) for notebook in {case.notebook for case in cases}}
-    named = zip(cases, case_names(cases), strict=True)
-    return [
-        replace(
-            case,
-            output=folder / f"{name}.ipynb",
-            digest=digest_of([case.notebook.stem, case.values, codes[case.notebook]])[:16],
-            code=codes[case.notebook],
-        )
-        for case, name in named
-    ]
+    for place, (case, name) in enumerate(zip(cases, case_names(cases), strict=True)):
+        code = codes[case.notebook]
+        digest = digest_of([case.notebook.stem, case.values, code])[:16]
+        cases[place] = replace(case, output=folder / f"{name}.ipynb", digest=digest, code=code)
+    return cases
 
 
 def check_folder(folder: Path, notebooks: Iterable[Path]) -> None:
@@ -116,35 +111,40 @@ def check_folder(folder: Path, notebooks: Iterable[Path]) -> None:
         raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
 
 
+@contextmanager
+def _within(place: str) -> Iterator[None]:
+    """Name the place in the problems that arise there."""
+    try:
+        yield
+    except ParameterError as error:
+        raise error.within(place) from None
+
+
 def _read(path: Path) -> SweepFile:
     content = read_yaml(path)
-    try:
+    with _within(path.name):
         return SweepFile(**content)
-    except ParameterError as error:
-        raise error.within(path.name) from None
 
 
 def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
     """The cases of a file that is no union, with values over its base."""
-    file, root = _read(path), files.project_root()
-    if file.notebook is None:
-        raise ParameterError(f"{path.name}: a union of unions; name the sweeps themselves")
-    notebooks = {each.stem: each for each in (root / "notebooks").glob("*.ipynb")}
-    notebook = path.parent / file.notebook if file.notebook.endswith(".ipynb") else notebooks.get(file.notebook)
-    if notebook is None or not notebook.is_file():
-        raise ParameterError(f"{path.name}: {unknown_name('notebook', file.notebook, notebooks)}")
-    shared = file.base | over
-    if named := profile or file.profile:
-        profiles = {each.parent.name: each for each in (root / "params").glob(f"*/{notebook.stem}.yaml")}
-        if named not in profiles:
-            raise ParameterError(f"{path.name}: {notebook.stem}: {unknown_name('profile', named, profiles)}")
-        shared = read_yaml(profiles[named]) | shared
-    check, cases = check_of(notebook), []
+    file, root, shared, cases = _read(path), files.project_root(), dict[str, Any](), []
+    with _within(path.name):
+        if file.notebook is None:
+            raise ParameterError("a union of unions; name the sweeps themselves")
+        notebooks = {each.stem: each for each in (root / "notebooks").glob("*.ipynb")}
+        notebook = path.parent / file.notebook if file.notebook.endswith(".ipynb") else notebooks.get(file.notebook)
+        if notebook is None or not notebook.is_file():
+            raise ParameterError(unknown_name("notebook", file.notebook, notebooks))
+        if named := profile or file.profile:
+            profiles = {each.parent.name: each for each in (root / "params").glob(f"*/{notebook.stem}.yaml")}
+            if named not in profiles:
+                raise ParameterError(f"{notebook.stem}: {unknown_name('profile', named, profiles)}")
+            shared = read_yaml(profiles[named])
+    shared, check = shared | file.base | over, check_of(notebook)
     for own in file.own_values():
-        try:
+        with _within(f"{path.name}, case {own}" if own else path.name):
             cases.append(Case(notebook, parameters=shared | own, values=check(shared | own)))
-        except ParameterError as error:
-            raise error.within(f"{path.name}, case {own}" if own else path.name) from None
     return cases
 
 
@@ -242,7 +242,8 @@ def digest_of(value: Any) -> str:
 def package_digest() -> str:
     """A digest of this package's sources."""
     package = Path(__file__).parent
-    return digest_of({file.relative_to(package).as_posix(): files.sha256_of(file) for file in package.rglob("*.py")})
+    sources = (file for file in package.rglob("*") if file.suffix in (".py", ".yaml", ".mplstyle"))
+    return digest_of({file.relative_to(package).as_posix(): files.sha256_of(file) for file in sources})
 
 
 def code_digest(notebook: Path) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,11 @@ import typer
 from typer.core import TyperGroup
 
 from anm_nb import runs_cli
-from anm_nb.runs_cli import console, refuse, say
+from anm_nb.runs_cli import refuse, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from anm_nb.cases import Case
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
@@ -55,6 +57,13 @@ Only = Annotated[list[str] | None, typer.Option(metavar="NN|NAME", help="Only th
 def folder_option(default: str) -> Any:
     """An option for a folder of results."""
     return typer.Option(file_okay=False, help=f"Where results go; {default} if not given.")
+
+
+def console() -> Console:
+    """A rich console to which texts are text: no markup, no emoji codes."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 @app.callback()
@@ -108,11 +117,10 @@ def demo(
     from anm_nb import files, gallery
 
     folder = out or files.outputs_root() / "quick"
-    cases = _notebook_cases(folder, only or [], "quick")
-    failed = _run_notebooks(cases, jobs)
+    failed = _run_notebooks(_notebook_cases(folder, only or [], "quick"), jobs)
     say(f"Gallery: {gallery.write_gallery(folder)}")
     if failed:
-        refuse(f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}", 1)
+        refuse(failed, 1)
 
 
 @app.command()
@@ -136,16 +144,14 @@ def figures(
     cases = [case for case in cases if "publish(" in case.notebook.read_text("utf-8")]
     if not cases:
         refuse("none of these notebooks publishes a figure: publish(figure, name) of anm_nb.analysis.plots does")
-    own = {case.name: folder / "notebooks" / case.name for case in cases}
-    for each in own.values():
-        shutil.rmtree(each, ignore_errors=True)
-    cases = [replace(case, env={VENUE: venue, plots.FIGURES: str(own[case.name])}) for case in cases]
-    if failed := _run_notebooks(cases, jobs):
-        refuse(f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}; figures are as they were", 1)
-    for path in plots.write_manifest(venue, folder, before, own):
-        say(path)
-    for each in own.values():
-        shutil.rmtree(each, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as parts:
+        own = {case.name: Path(parts, case.name) for case in cases}
+        cases = [replace(case, env={VENUE: venue, plots.FIGURES: str(own[case.name])}) for case in cases]
+        if failed := _run_notebooks(cases, jobs):
+            refuse(f"{failed}; figures are as they were", 1)
+        for path in plots.write_manifest(venue, folder, before, own):
+            say(path)
 
 
 @app.command()
@@ -173,12 +179,9 @@ def doctor(
     from anm_nb.analysis.doctor import examine, summary
 
     found = store.find(run)
-    metrics = found.metrics
-    findings = examine(metrics, found.settings)
+    metrics, findings = found.metrics, examine(found.metrics, found.settings)
     say(f"run {found.key}: {found.title}, {metrics['seed'].nunique()} seeds, {metrics['step'].max():g} steps\n")
-    for finding in findings:
-        say(f"{finding}\n")
-    say(summary(findings, metrics))
+    say("\n\n".join([*map(str, findings), summary(findings, metrics)]))
 
 
 def _notebook_cases(folder: Path, only: Sequence[str], profile: str | None) -> list[Case]:
@@ -195,27 +198,24 @@ def _notebook_cases(folder: Path, only: Sequence[str], profile: str | None) -> l
     if profile is not None and profile not in profiles:
         refuse(unknown_name("profile", profile, profiles))
     names = {name[:2]: name for name in notebooks} | {name: name for name in notebooks}
-    for name in only:
-        if name not in names:
-            refuse(unknown_name("notebook", name, notebooks))
+    if unknown := [name for name in only if name not in names]:
+        refuse(unknown_name("notebook", unknown[0], notebooks))
     check_folder(folder, notebooks.values())
-    cases = []
-    for name in dict.fromkeys(names[each] for each in only or notebooks):
-        values = root / "params" / (profile or "") / f"{name}.yaml"
-        given = read_yaml(values) if values.is_file() else {}
-        cases.append(Case(notebooks[name], folder.absolute() / f"{name}.ipynb", given))
-    return cases
+    chosen = dict.fromkeys(names[each] for each in only or notebooks)
+    values = {name: root / "params" / (profile or "") / f"{name}.yaml" for name in chosen}
+    given = {name: read_yaml(path) if path.is_file() else {} for name, path in values.items()}
+    return [Case(notebooks[name], folder.absolute() / f"{name}.ipynb", given[name]) for name in chosen]
 
 
-def _run_notebooks(cases: Sequence[Case], jobs: int | None) -> list[str]:
-    """Run notebooks, with a summary at the end; the names of those that failed."""
-    from anm_nb.sweep import own_folder, run_cases, summary
+def _run_notebooks(cases: Sequence[Case], jobs: int | None) -> str:
+    """Run notebooks; which of them failed, in words."""
+    from anm_nb.sweep import own_folder, run_cases
 
     outcomes: dict[str, Any] = {}
     with own_folder(cases[0].output.parent):
-        run_cases(cases, outcomes, console(), jobs=jobs)
-    summary(console(), [outcomes[case.name] for case in cases], "notebook")
-    return [case.name for case in cases if outcomes[case.name].error]
+        run_cases(cases, console(), outcomes, jobs=jobs)
+    failed = [case.name for case in cases if outcomes[case.name].error]
+    return f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}" if failed else ""
 
 
 if __name__ == "__main__":

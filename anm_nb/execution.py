@@ -37,17 +37,14 @@ STATES = ("supported", "refuted", "equivalent", "undecided", "not trained long e
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: seconds with the kernel's start, the kernel's peak memory in MiB, why it failed.
-
-    `digest` is the case's, `runs` the keys of the stored runs that the notebook was served, `verdicts` what it judged.
-    """
+    """How a case ended, and what its notebook left."""
 
     name: str
-    seconds: float
-    peak_mib: float
-    error: str | None = None
-    digest: str | None = None
-    runs: Sequence[str] = ()
+    seconds: float  # with the kernel's start
+    peak_mib: float  # of the kernel
+    error: str | None = None  # why it failed
+    digest: str | None = None  # the case's
+    runs: Sequence[str] = ()  # keys of the stored runs that the notebook was served
     verdicts: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -86,16 +83,15 @@ def outcome_in(path: Path) -> Outcome | None:
 
     Raises `ParameterError` where the notebook is not as it was written.
     """
+    if not path.exists():
+        return None
     try:
         notebook = json.loads(path.read_bytes())
-        noted = notebook["metadata"].pop(NOTED, None)
-        if noted is None:
+        if (noted := notebook["metadata"].pop(NOTED, None)) is None:
             return None
         if noted.pop("sha256") != digest_of([notebook, noted]):
             raise ValueError("its checksum is another")
         return Outcome(path.name.removesuffix(".ipynb"), **noted, verdicts=verdicts_in(notebook))
-    except FileNotFoundError:
-        return None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ParameterError(f"{path} is not the notebook that was written ({error})") from None
 
@@ -135,7 +131,7 @@ def run_case(case: Case, threads: int | None, until: float, stop: threading.Even
         if process.returncode == DISK_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{case.output}")
         _check_code(case)
-        last = plain((folder / "log").read_text("utf-8", "replace")).strip().splitlines()[-1:]
+        last = plain(_text(folder / "log")).strip().splitlines()[-1:]
         said = f"its process ended with status {process.returncode}, as happens where memory runs out; {last}"
         return keep(case, folder, said, time.monotonic() - start)
 
@@ -182,16 +178,18 @@ def execute() -> None:
 
 def keep(case: Case, folder: Path, said: str, seconds: float) -> Outcome:
     """Put the notebook that a case's process left in its folder into place, with how it ended, else what is `said`."""
-    ended: dict[str, Any] = {"error": said, "peak_mib": 0.0}
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        ended = json.loads((folder / "ended").read_text("utf-8"))
-    notebook = json.loads(case.notebook.read_text("utf-8"))
-    with contextlib.suppress(FileNotFoundError, ValueError):  # none, or half of one
-        notebook = json.loads((folder / "notebook.ipynb").read_text("utf-8"))
-    used = (folder / "runs").read_text("utf-8").split() if (folder / "runs").exists() else []
-    runs = sorted({key for key in used if not key.startswith(KEPT)})
-    noted = ended | {"seconds": seconds, "digest": case.digest, "runs": runs}
+    ended, notebook = {"error": said, "peak_mib": 0.0}, json.loads(case.notebook.read_text("utf-8"))
+    with contextlib.suppress(ValueError):  # none, or half of one
+        notebook = json.loads(_text(folder / "notebook.ipynb"))
+    with contextlib.suppress(ValueError):
+        ended = json.loads(_text(folder / "ended"))
+    runs = sorted({key for key in _text(folder / "runs").split() if not key.startswith(KEPT)})
+    noted: dict[str, Any] = {**ended, "seconds": seconds, "digest": case.digest, "runs": runs}
     sealed = noted | {"sha256": digest_of([notebook, noted])}
     (folder / "whole").write_text(json.dumps(notebook | {"metadata": notebook["metadata"] | {NOTED: sealed}}, indent=1))
     files.put_in_place(folder / "whole", case.output)
     return Outcome(case.name, **noted, verdicts=verdicts_in(notebook))
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", "replace") if path.exists() else ""

@@ -31,14 +31,10 @@ PAGE = """{%- extends "lab/index.html.j2" -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
 # A dollar in code does not begin a formula.
 FORMULA = re.compile(r"(?P<code>`[^`]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>.+?)\$", re.DOTALL)
-MATHML = "math mrow mi mn mo ms mtext mspace msup msub msubsup mmultiscripts none mprescripts mfrac msqrt mroot mover "
-MATHML += "munder munderover mtable mtr mtd mstyle menclose mpadded mphantom"
-SHOWING = (
-    "class id title role tabindex style xmlns display displaystyle scriptlevel mathvariant mathsize stretchy fence "
-)
-SHOWING += (
-    "form separator accent accentunder lspace rspace minsize maxsize linethickness columnalign rowspacing largeop"
-)
+MATHML = """math mrow mi mn mo ms mtext mspace msup msub msubsup mmultiscripts none mprescripts mfrac msqrt mroot mover
+munder munderover mtable mtr mtd mstyle menclose mpadded mphantom"""
+SHOWING = """class id title role tabindex style xmlns display displaystyle scriptlevel mathvariant mathsize stretchy
+fence form separator accent accentunder lspace rspace minsize maxsize linethickness columnalign rowspacing largeop"""
 STYLES = {"text-align", "font-weight", "font-style", "color", "background-color", "width", "max-width", "white-space"}
 HEAD = """# Results
 
@@ -81,13 +77,11 @@ def card_of(path: Path) -> dict[str, Any]:
         return card | {"problem": f"The executed notebook cannot be read: {error}"}
     source = notebook.metadata.get("papermill", {}).get("input_path") or ""
     title = title_of(notebook) or name
-    answer = [cell for cell in notebook.cells if "answer" in tags_of(cell)]
-    shown = [cell for cell in notebook.cells if "gallery" in tags_of(cell) and cell not in answer]
     return card | {
         "group": _group(name) or _group(PurePath(source).name),  # a sweep of one notebook names its cases by values
         "title": title,
-        "answer": [html for cell in answer for html in _outputs(cell, title)],
-        "figures": [html for cell in shown for html in _outputs(cell, title) if html.startswith("<img")],
+        "answer": list(_shown(notebook, "answer", title)),
+        "figures": [html for html in _shown(notebook, "gallery", title) if html.startswith("<img")],
         "verdicts": verdicts_in(notebook),
         "rendering": render(path, notebook),
     }
@@ -97,11 +91,6 @@ def _group(name: str) -> str:
     return name[0] if re.match(r"[0-4]\d_", name) else ""
 
 
-def tags_of(cell: NotebookNode) -> list[str]:
-    """A code cell's tags."""
-    return cell.metadata.get("tags", []) if cell.cell_type == "code" else []
-
-
 def title_of(notebook: NotebookNode) -> str | None:
     """The first first-level heading, without its marks of emphasis and code."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
@@ -109,13 +98,21 @@ def title_of(notebook: NotebookNode) -> str | None:
     return re.sub(r"[*`]", "", found[1]).strip() if found else None
 
 
-def _outputs(cell: NotebookNode, title: str) -> Iterator[str]:
-    """What a cell shows, as safe HTML: pictures, tables, Markdown; the picture's text is the cell's `alt`."""
+def _data(notebook: NotebookNode, tag: str) -> Iterator[dict[str, Any]]:
+    """The outputs of the cells that have a tag; of one that is an answer as well, no others."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", []) if cell.cell_type == "code" else []
+        if tag in tags and (tag == "answer" or "answer" not in tags):
+            yield from ({"alt": cell.metadata.get("alt"), **output.get("data", {})} for output in cell.outputs)
+
+
+def _shown(notebook: NotebookNode, tag: str, title: str) -> Iterator[str]:
+    """What these cells show, as safe HTML: pictures, tables, Markdown; the picture's text is the cell's `alt`."""
     from nbconvert.filters import markdown2html
 
-    for data in (output.get("data", {}) for output in cell.outputs):
+    for data in _data(notebook, tag):
         if "image/png" in data:
-            png, alt = re.sub(r"\s", "", data["image/png"]), cell.metadata.get("alt") or f"A figure of “{title}”"
+            png, alt = re.sub(r"\s", "", data["image/png"]), data["alt"] or f"A figure of “{title}”"
             yield clean(f'<img src="data:image/png;base64,{escape(png)}" alt="{escape(alt)}">')
         elif "text/markdown" in data:
             yield clean(markdown2html(with_formulas(data["text/markdown"])))
@@ -184,21 +181,19 @@ def write_results(notebooks: Path, page: Path) -> Path:
 
     without, folder = "Questions without kept runs", page.with_suffix("")
     answers: dict[str, list[str]] = {title: [] for title in [*GROUPS.values(), without]}
-    pictures: dict[str, bytes] = {}
+    pictures: dict[Path, bytes] = {}
     for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        link = f"[{title_of(notebook) or path.stem}](../{notebooks.name}/{path.name})"
-        outputs = [output for cell in notebook.cells if "answer" in tags_of(cell) for output in cell.outputs]
-        texts, shown = list[str](), list[str]()
-        for data in (output.get("data", {}) for output in outputs):
+        title, texts, shown = title_of(notebook) or path.stem, list[str](), list[str]()
+        link = f"[{title}](../{notebooks.name}/{path.name})"
+        for data in _data(notebook, "answer"):
             if "image/png" in data:
                 name = f"{path.stem}{f'-{len(shown)}' if shown else ''}.png"
-                pictures[name] = base64.b64decode(data["image/png"])
-                shown.append(f"![{title_of(notebook)}]({folder.name}/{name})")
+                pictures[folder / name] = base64.b64decode(data["image/png"])
+                shown.append(f"![{title}]({folder.name}/{name})")
             elif "text/markdown" in data:
-                texts.append(
-                    re.sub(r"\]\((\d\d_\w+\.ipynb)", rf"](../{notebooks.name}/\1", data["text/markdown"].strip())
-                )
+                text = data["text/markdown"].strip()
+                texts.append(re.sub(r"\]\((\d\d_\w+\.ipynb)", rf"](../{notebooks.name}/\1", text))
             elif "text/html" in data:
                 texts.append(clean(data["text/html"]).strip())
         if shown:
@@ -208,10 +203,10 @@ def write_results(notebooks: Path, page: Path) -> Path:
     if not any(answers.values()):
         raise ParameterError(f"no notebook in {notebooks} shows an answer: a code cell tagged 'answer', with outputs")
     folder.mkdir(parents=True, exist_ok=True)
-    for old in set(folder.glob("*.png")) - {folder / name for name in pictures}:
+    for old in set(folder.glob("*.png")) - set(pictures):
         old.unlink()
-    for name, data in pictures.items():
-        replace_whole(folder / name, data)
     parts = [HEAD, *(part for title, own in answers.items() if own for part in (f"## {title}", *own))]
-    replace_whole(page, ("\n\n".join(part.strip() for part in parts) + "\n").encode())
+    pictures[page] = ("\n\n".join(part.strip() for part in parts) + "\n").encode()
+    for file, content in pictures.items():
+        replace_whole(file, content)
     return page

@@ -182,6 +182,13 @@ class Run:
         return load_file(self.file("checkpoint.safetensors"))
 
     @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """Optimisers, generators and records before the last step, where a longer training can go on from them."""
+        from safetensors.torch import load_file
+
+        return load_file(self.file("state.safetensors"))
+
+    @cached_property
     def provenance(self) -> dict[str, Any]:
         """Versions, commit, device, threads, wall time, peak memory and command of the training.
 

@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from anm_nb.store import Run
-
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare, verify, remove, export and import stored runs.")
 One = Annotated[str, typer.Argument(metavar="RUN", help="A key, the beginning of one, or a run's folder.")]
@@ -34,13 +31,6 @@ def refuse(message: object, code: int = 2) -> NoReturn:
     raise typer.Exit(code)
 
 
-def console(**options: Any) -> Console:
-    """A rich console to which texts are text: no markup, no emoji codes."""
-    from rich.console import Console
-
-    return Console(markup=False, emoji=False, highlight=False, **options)
-
-
 @app.command()
 def ls(
     where: Annotated[
@@ -55,6 +45,7 @@ def ls(
     import pandas as pd
 
     from anm_nb import store
+    from anm_nb.execution import duration
     from anm_nb.run import differences
 
     every, broken = store.scan()
@@ -66,7 +57,12 @@ def ls(
     elif as_csv:
         say(pd.DataFrame(rows).to_csv(index=False).rstrip())
     else:
-        _print_table(facts, apart)
+        table = pd.DataFrame(facts).reindex(columns=["key", "task", "method", "seeds", "steps", "finished"])
+        table["seeds"] = table["seeds"].map(len)
+        table["time"] = [duration(fact["wall_seconds"]) for fact in facts]
+        table["score"] = [f"{fact['score']} {fact['value']:.4g}" if "score" in fact else "–" for fact in facts]
+        table["differs in"] = [", ".join(f"{name}={value}"[:40] for name, value in own.items()) for own in apart]
+        say(table.map(lambda each: " ".join(f"{each}".split())).to_string(index=False, justify="left") if rows else "")
         say(f"{len(runs)} of {len(every)} runs")
     for path, reason in list(broken.items())[:5]:
         say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}; anm-nb runs verify names all", err=True)
@@ -107,11 +103,10 @@ def compare(
     say("\n".join(names))
     frames = [run.metrics.melt(["seed", "step"]).dropna().assign(run=n) for run, n in zip(runs, names, strict=True)]
     curves = pd.concat(frames, ignore_index=True)
-    curves = curves[curves["variable"].isin(set(frames[0]["variable"]) & set(frames[1]["variable"]))]
+    curves = curves[curves.groupby("variable")["run"].transform("nunique") == 2]
     band: Any = {"errorbar": ("pi", 100), "facet_kws": {"sharey": False}}  # from the least seed to the greatest
-    grid = sns.relplot(
-        curves, x="step", y="value", hue="run", col="variable", col_wrap=4, kind="line", height=2, **band
-    )
+    panels: Any = {"col": "variable", "col_wrap": 4, "height": 2} | band
+    grid = sns.relplot(curves, x="step", y="value", hue="run", kind="line", **panels)
     grid.set_titles("{col_name}")
     sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1), title=None)
     grid.savefig(out)
@@ -195,18 +190,3 @@ def _facts(run: Run) -> dict[str, Any]:
         return facts | dict(zip(("score", "value"), run.score or (), strict=False))
     except (CorruptRun, OSError):
         return facts
-
-
-def _print_table(facts: Iterable[dict[str, Any]], apart: Iterable[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from anm_nb.execution import duration, plain
-
-    table = Table("key", "task", "method", "seeds", "steps", "score", "finished", "time", "differs in", box=None)
-    for fact, own in zip(facts, apart, strict=True):
-        score = f"{fact['score']} {fact['value']:.4g}" if "score" in fact else "–"
-        cells = [fact["key"], fact["task"], fact["method"], len(fact["seeds"]), fact["steps"], score, fact["finished"]]
-        cells += [duration(fact["wall_seconds"]), ", ".join(f"{name}={value}"[:40] for name, value in own.items())]
-        table.add_row(*(plain(f"{cell}").replace("\n", " ") for cell in cells))
-    to = console()
-    (to if to.is_terminal else console(width=240)).print(table)  # to a file: wide enough to cut nothing off

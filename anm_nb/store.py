@@ -106,7 +106,8 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
     trained = config.train(partial)
     provenance = files.describe_environment(identity["device"], getattr(config, "threads", None)) | checkout
     provenance |= {"processes": trained.processes, "training_seconds": trained.seconds, "resumed": resumed}
-    provenance["wall_seconds"] = time.monotonic() - started
+    provenance |= {"goes_on_from": trained.goes_on_from} if trained.goes_on_from else {}
+    provenance |= {"wall_seconds": time.monotonic() - started}
     methods = (getattr(config, name, None) for name in ("method", "routing"))  # what the families compare
     summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")}
     summary |= {
@@ -124,6 +125,7 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
             "metrics.parquet": trained.metrics.to_parquet(path=None),
             "trace.safetensors": save(trained.trace),
             "checkpoint.safetensors": save(trained.weights),
+            **({"state.safetensors": save(trained.state)} if trained.state else {}),
             "provenance.json": json.dumps(provenance, indent=1).encode(),
         }
         complete = partial / "complete"

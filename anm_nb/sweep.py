@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from anm_nb import files
 from anm_nb.cases import Case, differing, package_digest
@@ -67,9 +66,8 @@ def outcomes_of(
                     if outcome := future.result():
                         yield outcome
                 elif len(left) > 1:
-                    yield keep(
-                        case, left[0], "two workers died while they ran it, as happens where memory runs out", 0.0
-                    )
+                    said = "two workers died while they ran it, as happens where memory runs out"
+                    yield keep(case, left[0], said, 0.0)
                 else:  # Dask blames cases that only waited on that worker, too
                     waiting[submit(case)] = case
                 del future  # Dask runs again what is still referred to, where the worker that had it is lost
@@ -107,25 +105,25 @@ def own_folder(folder: Path) -> Iterator[None]:
 
     Raises `ParameterError` while another process runs cases into it.
     """
-
-    def clear() -> None:
-        for each in folder.glob(f"{PARTIAL}*"):
-            shutil.rmtree(each, ignore_errors=True)
-
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with files.locked(folder / ".sweep.lock", "a sweep runs into this folder", wait=False):
-            clear()
-            try:
-                yield
-            finally:
-                clear()
-    except files.Held:
-        raise ParameterError(f"{folder}: another process is running cases into it") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = files.locked(folder / ".sweep.lock", "a sweep runs into this folder", wait=False)
+            stack.enter_context(lock)
+        except files.Held:
+            raise ParameterError(f"{folder}: another process is running cases into it") from None
+
+        @stack.callback
+        def clear() -> None:
+            for each in folder.glob(f"{PARTIAL}*"):
+                shutil.rmtree(each, ignore_errors=True)
+
+        clear()
+        yield
 
 
-def run_cases(cases: Sequence[Case], outcomes: dict[str, Outcome], console: Console, **place: Any) -> None:
-    """Run cases, print how each ends, below a progress bar, and note it in `outcomes`; `place` is as for `outcomes_of`.
+def run_cases(cases: Sequence[Case], console: Console, outcomes: dict[str, Outcome], **place: Any) -> None:
+    """Run cases, note in `outcomes` how each ends and print it above a progress bar; `place` is as for `outcomes_of`.
 
     Raises OSError where the disk is full, after what runs has been stopped; notebooks in their place stay.
     """
@@ -137,18 +135,9 @@ def run_cases(cases: Sequence[Case], outcomes: dict[str, Outcome], console: Cons
         with contextlib.closing(outcomes_of(cases, client=client, **place)) as running:
             for outcome in track(running, "cases", **shown):
                 outcomes[outcome.name] = outcome
-                console.print(f"{outcome.status:6} {outcome.name}  {duration(outcome.seconds)}", soft_wrap=True)
-                if outcome.error:
-                    console.print(f"       {outcome.error}", soft_wrap=True)
-
-
-def summary(console: Console, outcomes: Iterable[Outcome], kind: str) -> None:
-    """A table of how each case ended and what its notebook found; `kind` is what a name is of."""
-    table = Table(kind, "status", "verdicts", "time", "peak memory", box=None, pad_edge=False)
-    for each in outcomes:
-        found = tally(each.verdicts) or "–"
-        table.add_row(each.name, each.status, found, duration(each.seconds), f"{each.peak_mib:.0f} MiB")
-    console.print(table)
+                said = [outcome.name, duration(outcome.seconds), f"{outcome.peak_mib:.0f} MiB", tally(outcome.verdicts)]
+                error = f"\n       {outcome.error}" if outcome.error else ""
+                console.print(f"{outcome.status:6} {'  '.join(said).rstrip()}{error}", soft_wrap=True)
 
 
 def run_sweep(
@@ -171,27 +160,25 @@ def run_sweep(
                     outcome = outcome_in(case.output)
                 except ParameterError as error:
                     print(f"anm-nb: {error}; its case runs again", file=sys.stderr)
-                else:
-                    if outcome and outcome.digest == case.digest and not (retry_failed and outcome.error):
-                        outcomes[case.name] = outcome
+                    continue
+                if outcome and outcome.digest == case.digest and not (retry_failed and outcome.error):
+                    outcomes[case.name] = outcome
             todo = [case for case in cases if case.name not in outcomes]
             for case in cases if dry_run else ():
-                console.print(
-                    f"{'to run' if case in todo else outcomes[case.name].status:6} {case.name}", soft_wrap=True
-                )
+                status = "to run" if case in todo else outcomes[case.name].status
+                console.print(f"{status:6} {case.name}", soft_wrap=True)
             again = "; --retry-failed runs again what failed" if any(each.error for each in outcomes.values()) else ""
             console.print(f"{len(cases)} cases: {counted()}{again}; results in {folder}", soft_wrap=True)
             if dry_run:
                 return 0, ""
             for name in ("table.parquet", "table.csv") if todo else ():  # they would be of other cases than the rest
                 (folder / name).unlink(missing_ok=True)
-            run_cases(todo, outcomes, console, **place)
+            run_cases(todo, console, outcomes, **place)
             write_tables(cases, outcomes, folder)
     except KeyboardInterrupt:
         return 130, f"stopped: {counted()}; the same command goes on from there"
     except OSError as error:
         return 1, f"{error}; {counted()}, which are kept; the same command goes on from there"
-    summary(console, [outcomes[case.name] for case in cases if case.name in outcomes], "case")
     console.print(f"Tables: {folder / 'table.parquet'}, table.csv; a page: anm-nb index {folder}", soft_wrap=True)
     if len(outcomes) < len(cases):
         return 75, f"time is up: {counted()}; the same command goes on from there"  # EX_TEMPFAIL of sysexits.h

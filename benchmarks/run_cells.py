@@ -1,9 +1,10 @@
 """Run some cells of a notebook as plain Python, where there is no Jupyter: on a GPU that is at hand for a short time.
 
-    python benchmarks/run_cells.py notebooks/17_search_or_model.ipynb --profile mid --set keep=true
+    python benchmarks/run_cells.py notebooks/17_search_or_model.ipynb --profile mid --set keep=true [--budget SECONDS]
 
 Cells tagged `parameters`, `settings` and `study` are executed in order, with the profile's values and those given, the
-last ones winning. What they store (runs, kept results) is where a notebook finds it.
+last ones winning. What they store (runs, kept results) is where a notebook finds it. A training that is running when
+the budget is spent saves its state, and the same command goes on from there (exit status 3).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -20,9 +22,11 @@ from typing import Any
 import yaml
 
 from anm_nb.config import in_place_of_the_kernel
+from anm_nb.training import OutOfTime, time_limit
 
 TAGS = {"parameters", "settings", "study"}
 ROOT = Path(__file__).resolve().parents[1]
+UNFINISHED = 3
 
 
 def main() -> None:
@@ -31,6 +35,7 @@ def main() -> None:
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--profile", help="a folder of params/")
     parser.add_argument("--all", action="store_true", help="all code cells, whatever their tags; needs IPython")
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds of training")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="VALUE as in YAML")
     asked = parser.parse_args()
     values: dict[str, Any] = {}
@@ -38,7 +43,12 @@ def main() -> None:
         profile = ROOT / "params" / asked.profile / f"{asked.notebook.stem}.yaml"
         values |= yaml.safe_load(profile.read_text("utf-8")) or {}
     values |= {name: yaml.safe_load(text) for name, _, text in (each.partition("=") for each in asked.set)}
-    run_cells(asked.notebook, values, None if asked.all else TAGS)
+    try:
+        with time_limit(asked.budget):
+            run_cells(asked.notebook, values, None if asked.all else TAGS)
+    except OutOfTime as error:
+        print(f"goes on next time: {error}")
+        sys.exit(UNFINISHED)
 
 
 def run_cells(notebook: Path, values: dict[str, Any], chosen: set[str] | None) -> dict[str, Any]:

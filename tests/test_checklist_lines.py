@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from anm_nb.analysis.signatures import SIGNATURES
+from anm_nb.analysis.doctor import SIGNATURES
 from anm_nb.energy.train import EnergyConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,10 +14,13 @@ import pytest
 import torch
 import typer
 
+from anm_nb import store, training
 from anm_nb.analysis.doctor import Finding, examine, unexamined
 from anm_nb.cases import open_sweep
 from anm_nb.cli import app
+from anm_nb.energy.train import EnergyConfig
 from anm_nb.files import project_root
+from anm_nb.run import Run
 
 ROOT = project_root()
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -35,14 +38,18 @@ DROP_IN = example("extending.md", "recorder = Recorder()")
 TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev_examples = 8\n"
 
 
-def run_notebook(snippet: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
-    """Notebook 10 up to its first table, with a user's cell and a user's values, through papermill."""
+def run_notebook(
+    snippet: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatch, verdicts: bool = False
+) -> nbformat.NotebookNode:
+    """Notebook 10 up to its first table, and maybe its verdicts, with a user's cell and values, through papermill."""
     notebook = nbformat.read(project_root() / "notebooks" / "10_anm_vs_corruption.ipynb", as_version=4)
     places = {cell.id: place for place, cell in enumerate(notebook.cells)}
-    notebook.cells = notebook.cells[places["parameters"] : places["scores"] + 1]
+    judging = [notebook.cells[places[name]] for name in ("rows", "verdicts") if verdicts]
+    notebook.cells = [*notebook.cells[places["parameters"] : places["scores"] + 1], *judging]
     notebook.cells[0].source = parameters
     notebook.cells.insert(1, nbformat.v4.new_code_cell(snippet))
-    notebook.cells.insert(0, nbformat.v4.new_code_cell("from anm_nb.analysis.tables import final"))
+    first = "import pandas as pd\nfrom anm_nb.analysis.tables import final"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
     nbformat.write(notebook, folder / "mine.ipynb")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(folder / "outputs"))
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "mine.ipynb", "out.ipynb"]
@@ -141,6 +148,35 @@ def test_the_trainer_of_the_page_with_a_bug_is_told_so(right, wrong, sign, signa
     findings, _ = run_drop_in(DROP_IN.replace(right, wrong) if right else DROP_IN, sign)
     assert any(signature in finding.signature for finding in findings)
     assert signature.upper() in capsys.readouterr().out
+
+
+@pytest.fixture
+def trained_with(tmp_path, monkeypatch):
+    """Trains something small after a block of the page was run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(training, "LOGGERS", {})
+
+    def train(source: str) -> Run:
+        exec(source, {"__name__": "docs"})
+        small = {"size": 2, "width": 8, "steps": 4, "batch": 8, "records": 3, "dev_examples": 8, "seeds": [0, 1]}
+        return store.get_or_train(EnergyConfig(**small, negatives="stock"))
+
+    return train
+
+
+def test_a_logger_of_ones_own_hears_every_record(trained_with):
+    run = trained_with(example("extending.md", "def log("))
+    expected = run.metrics.assign(method="stock")[["method", "seed", "step", "loss_mse"]]
+    heard = pd.read_csv("log.csv", names=list(expected))
+    pd.testing.assert_frame_equal(heard, expected, check_dtype=False)
+
+
+def test_tensorboard_shows_every_record(trained_with, tmp_path):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = trained_with(example("extending.md", "SummaryWriter"))
+    shown = loader.EventAccumulator(str(tmp_path / "logs" / run.key / "seed1")).Reload().Scalars("loss_mse")
+    assert [each.step for each in shown] == run.metrics.query("seed == 1")["step"].tolist()
 
 
 def test_puzzles_of_ones_own_are_a_task(capsys, tmp_path, monkeypatch):

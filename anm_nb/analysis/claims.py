@@ -90,7 +90,7 @@ def reduced(
     if isinstance(reduction, int):
         return final(rows[rows["step"] == reduction], metric)
     if reduction.startswith(STEPS_TO):
-        return steps_to(rows, metric, _threshold(reduction), larger_is_better).clip(upper=_followed(rows))
+        return _steps_to(rows, metric, reduction, larger_is_better).clip(upper=_followed(rows))
     if reduction == "area from trivial":
         if np.isnan(trivial):
             raise ParameterError("reduction 'area from trivial': judge needs trivial or references for it")
@@ -101,11 +101,12 @@ def reduced(
     return final(rows, metric) if reduction == "final" else early_area(rows, metric)
 
 
-def _threshold(reduction: str) -> float:
+def _steps_to(rows: pd.DataFrame, metric: str, reduction: str, larger_is_better: bool) -> pd.DataFrame:
     try:
-        return float(reduction.removeprefix(STEPS_TO))
+        threshold = float(reduction.removeprefix(STEPS_TO))
     except ValueError:
         raise ParameterError(f"reduction {reduction!r}: what follows 'steps to' is a number") from None
+    return steps_to(rows, metric, threshold, larger_is_better)
 
 
 def _followed(rows: pd.DataFrame) -> float:
@@ -135,20 +136,21 @@ def judge(
     level = ALPHA / max(1, sum(claim.primary for claim in claims))
 
     def best(metric: str, *kinds: str) -> float:
+        if "trivial" in kinds and trivial is not None and metric == (score or metric):
+            return trivial
         return np.nan if references is None else best_reference(references, metric, kinds, larger_is_better)
-
-    def least(metric: str) -> float:
-        return trivial if trivial is not None and metric == (score or metric) else best(metric, "trivial")
 
     rows = []
     for claim in claims:
         here = frame[frame["method"].isin(claim.methods)]
-        alpha, goal = level if claim.primary else ALPHA, best(claim.metric, "classical", "ceiling")
-        row = _measured(claim, here, alpha, least(claim.metric), goal, larger_is_better)
-        by, there = score or claim.metric, claim.metric in here and here["method"].nunique() == len(set(claim.methods))
-        ends = reduced(here, by, "final").mean() if there and by in here else pd.Series(dtype=float)
-        better = ends > least(by) if larger_is_better else ends < least(by)
-        rows.append(row | {"verdict": "" if better.any() or ends.empty or np.isnan(least(by)) else UNTRAINED})
+        ends = (best(claim.metric, "trivial"), best(claim.metric, "classical", "ceiling"))
+        row = _measured(claim, here, level if claim.primary else ALPHA, *ends, larger_is_better)
+        by, least = score or claim.metric, best(score or claim.metric, "trivial")
+        if by in here and claim.metric in here and here["method"].nunique() == len(set(claim.methods)):
+            reached = reduced(here, by, "final").mean()
+            better = reached > least if larger_is_better else reached < least
+            row["verdict"] = "" if better.any() or reached.empty or np.isnan(least) else UNTRAINED
+        rows.append(row)
     table = pd.DataFrame(rows)
     for p in ("p", "p_equivalent"):
         table[f"{p}_holm"] = holm(table[p].where(table["primary"]))
@@ -160,7 +162,19 @@ def judge(
 def _measured(
     claim: Claim, here: pd.DataFrame, alpha: float, trivial: float, reachable: float, larger_is_better: bool
 ) -> dict[str, Any]:
-    lower, higher = _sides(claim, here, trivial, larger_is_better)
+    """A claim's row without its verdict; `trivial` and `reachable` are the best scores of these kinds."""
+    lower, higher = np.empty((2, 0))
+    if claim.metric in here and set(claim.methods) <= set(here.dropna(subset=[claim.metric])["method"]):
+        sides = (claim.lower, claim.reduction), (claim.higher, claim.higher_reduction)
+        by_seed = pd.DataFrame(
+            {
+                place: reduced(here, claim.metric, claim.reduction if by is None else by, trivial, larger_is_better)[of]
+                if isinstance(of, str)
+                else float(of)
+                for place, (of, by) in enumerate(sides)
+            }
+        )
+        lower, higher = by_seed.to_numpy(float).T
     found = paired_difference(lower, higher)
     paired = np.isfinite(lower - higher)
     means = [float(each[paired].mean()) if paired.any() else np.nan for each in (lower, higher)]
@@ -170,17 +184,16 @@ def _measured(
         scale, unit = 100 / abs(means[1]) if means[1] else np.nan, "%"
         gap, margin = [100 * (end - 1) for end in ratio_interval(lower, higher)], margin and margin / 100
     left = abs(means[0 if larger_is_better else 1] - reachable) if claim.reduction == "final" else np.nan
-    said = f"{_said(claim, here, means, larger_is_better)}; {_with_unit(f'difference {_interval_text(*gap)}', unit)}"
+    difference = f"difference {_interval_text(*gap)} {unit}".strip()
+    said = _said(claim, here, means, larger_is_better)
     power = [scale * each for each in detectable_difference(lower, higher, alpha)]
     return {
         "claim": claim.claim,
         "verdict": "",
-        "measured": f"{said}, {found.pairs} seed{'s' * (found.pairs != 1)}",
+        "measured": f"{said}; {difference}, {found.pairs} seed{'s' * (found.pairs != 1)}",
         "metric": claim.metric,
         "reduction": str(claim.reduction),
-        "section": claim.section,
-        "expects": claim.expects,
-        "primary": claim.primary,
+        **{name: getattr(claim, name) for name in ("section", "expects", "primary")},
         "unit": unit,
         **dict(zip(("estimate", "low", "high"), gap, strict=True)),
         "margin": claim.margin,
@@ -193,40 +206,19 @@ def _measured(
     }
 
 
-def _sides(claim: Claim, rows: pd.DataFrame, trivial: float, larger_is_better: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The values of both sides by seed, paired; a number stands beside every seed. Empty where one is not measured."""
-    if claim.metric not in rows or not set(claim.methods) <= set(rows.dropna(subset=[claim.metric])["method"]):
-        return np.empty(0), np.empty(0)
-    sides = (claim.lower, claim.reduction), (claim.higher, claim.higher_reduction)
-    values = [
-        reduced(rows, claim.metric, claim.reduction if by is None else by, trivial, larger_is_better)[of]
-        if isinstance(of, str)
-        else float(of)
-        for of, by in sides
-    ]
-    both = pd.DataFrame(dict(enumerate(values)))
-    return both[0].to_numpy(float), both[1].to_numpy(float)
-
-
 def _said(claim: Claim, rows: pd.DataFrame, means: Sequence[float], larger_is_better: bool) -> str:
     """The two sides in words: their means, and of steps to a threshold also the medians with the seeds that never."""
     names = [of if isinstance(of, str) else "" for of in (claim.lower, claim.higher)]
     sides = " against ".join(f"{name} {rounded(mean)}".strip() for name, mean in zip(names, means, strict=True))
     if not str(claim.reduction).startswith(STEPS_TO) or np.isnan(means[0]):
-        return _with_unit(sides, claim.unit)
-    measured = rows.dropna(subset=[claim.metric])
-    end = _followed(measured)
-    reached = steps_to(measured, claim.metric, _threshold(str(claim.reduction)), larger_is_better)
-    times = reached.where(reached.le(end) | reached.isna(), np.inf)
+        return f"{sides} {claim.unit}".strip()
+    rows = rows.dropna(subset=[claim.metric])
+    reached, end = _steps_to(rows, claim.metric, str(claim.reduction), larger_is_better), _followed(rows)
     medians = []
-    for method, of in times[claim.methods].items():
-        median = _interval_text(*survival_median(of, end)).replace("inf", "never")
-        medians.append(f"{method} {median}, {int(np.isinf(of).sum())} of {of.count()} seeds never did")
+    for method, times in reached.where(reached.le(end) | reached.isna(), np.inf)[claim.methods].items():
+        median = _interval_text(*survival_median(times, end)).replace("inf", "never")
+        medians.append(f"{method} {median}, {int(np.isinf(times).sum())} of {times.count()} seeds never did")
     return f"median steps {'; '.join(medians)}; mean steps up to {rounded(end)}: {sides}"
-
-
-def _with_unit(text: str, unit: str) -> str:
-    return f"{text} {unit}".strip()
 
 
 def _interval_text(estimate: float, low: float, high: float) -> str:
@@ -255,5 +247,5 @@ def _power_text(row: Mapping[Any, Any]) -> str:
         return "; all seeds have the same difference, so their spread does not say what could be found"
     least, *span = (rounded(row[name], 2) for name in ("detectable", "detectable_low", "detectable_high"))
     level = "" if row["alpha"] == ALPHA else f", corrected for {round(ALPHA / row['alpha'])} claims"
-    found = f"{_with_unit(least, row['unit'])} ({' to '.join(span)})"
+    found = f"{least} {row['unit']}".strip() + f" ({' to '.join(span)})"
     return f"; a true difference of {found} would have been found with 80 % power{level}"

@@ -8,20 +8,54 @@ must never happen is found, with high confidence, wherever it is seen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import log
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from anm_nb.analysis.signatures import EARLY, LARGEST_FACTOR, LATE, OWN, SIGNATURES, Signature, Times, ToShare
 from anm_nb.analysis.tables import rounded
-from anm_nb.config import ParameterError
+from anm_nb.config import ParameterError, read_yaml
 
+EARLY, LATE = 0.2, 0.5  # shares of the steps; section J calls the first 20 % early
 FOUND, MEDIUM, HIGH = 0.5, 0.7, 0.9  # shares of judged rows
 FEW_ROWS = 10  # a record of nine rows cannot tell 90 % from all
+LARGEST_FACTOR = 1000.0  # on a weight, at a time: a share beyond it has another cause than the weight
+OWN = "the task's own"
 
 Confidence = Literal["low", "medium", "high"]
+
+
+class Times(NamedTuple):
+    """A factor on the present value of a parameter."""
+
+    factor: float
+
+    def __str__(self) -> str:
+        return f"present × {self.factor:g}"
+
+
+class Sign:
+    """One way in which a signature shows; `signatures.yaml` says what its fields mean."""
+
+    def __init__(self, shows: str, needs: Sequence[str] = (), start: float = EARLY, never: bool = False) -> None:
+        self.shows, self.start, self.never = shows, start, never
+        self.columns = list(dict.fromkeys(needs or re.findall(r"[a-z]\w+(?!\w|\()", shows)))
+
+
+class Signature:
+    """A failure signature, as it stands in `signatures.yaml`."""
+
+    def __init__(self, name: str, section: str, signs: Sequence[Any], remedy: str, **rest: Any) -> None:
+        self.name, self.section, self.remedy = name, section, remedy
+        self.signs = [Sign(sign) if isinstance(sign, str) else Sign(**sign) for sign in signs]
+        self.change, self.also, self.unless = rest.get("change", {}), rest.get("also", []), rest.get("unless", [])
+
+
+SIGNATURES = [Signature(name, **of) for name, of in read_yaml(Path(__file__).with_name("signatures.yaml")).items()]
 
 
 @dataclass(frozen=True)
@@ -42,13 +76,9 @@ class Finding:
 
     def __str__(self) -> str:
         head = f"{self.signature.upper()} (section {self.section}, confidence {self.confidence})"
-        told = {"evidence": self.evidence, "remedy": self.remedy, "change": self.changes}
+        changes = ", ".join(f"{name} = {value}" for name, value in self.change.items())
+        told = {"evidence": self.evidence, "remedy": self.remedy, "change": changes}
         return "\n".join([head, *(f"  {name}: {text}" for name, text in told.items() if text)])
-
-    @property
-    def changes(self) -> str:
-        """The change in words."""
-        return ", ".join(f"{name} = {value}" for name, value in self.change.items())
 
 
 def examine(frame: pd.DataFrame, parameters: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -59,11 +89,9 @@ def examine(frame: pd.DataFrame, parameters: Mapping[str, Any] | None = None) ->
     values, and leave out what those parameters do not have. Raises `ParameterError` when (seed, step) is not unique,
     as in the metrics of several runs.
     """
-    metrics = _prepared(frame)
-    findings: dict[str, Finding] = {}
+    metrics, findings = _prepared(frame), dict[str, Finding]()
     for signature in SIGNATURES:
-        found = None if findings.keys() & set(signature.unless) else _finding(signature, metrics, parameters)
-        if found is not None:
+        if not findings.keys() & set(signature.unless) and (found := _finding(signature, metrics, parameters)):
             findings[signature.name] = found
     return list(findings.values())
 
@@ -72,8 +100,7 @@ def unexamined(frame: pd.DataFrame) -> dict[str, list[str]]:
     """The signatures that these metrics do not allow to judge, each with the columns that would."""
     there = set(frame.columns[frame.notna().any()])
     lacking = {
-        signature.name: min(({_source(name) for name in sign.columns} - there for sign in signature.signs), key=len)
-        for signature in SIGNATURES
+        each.name: min(({*map(_source, sign.columns)} - there for sign in each.signs), key=len) for each in SIGNATURES
     }
     return {name: sorted(columns) for name, columns in lacking.items() if columns}
 
@@ -81,78 +108,87 @@ def unexamined(frame: pd.DataFrame) -> dict[str, list[str]]:
 def summary(findings: Sequence[Finding], frame: pd.DataFrame) -> str:
     """Healthy, or how much was found, or not judged: with what could not be examined and the columns missing for it."""
     missing = unexamined(frame)
-    lacking = ", ".join(dict.fromkeys(column for columns in missing.values() for column in columns))
-    rest = f", {len(missing)} could not be (missing columns {lacking})" if missing else ""
-    if len(missing) == len(SIGNATURES):
-        return f"not judged: none of {len(SIGNATURES)} signatures could be examined (missing columns {lacking})"
-    judged = len(SIGNATURES) - len(missing)
+    columns = f"(missing columns {', '.join(dict.fromkeys(name for each in missing.values() for name in each))})"
+    if not (judged := len(SIGNATURES) - len(missing)):
+        return f"not judged: none of {len(SIGNATURES)} signatures could be examined {columns}"
+    rest = f", {len(missing)} could not be {columns}" if missing else ""
     return f"{f'{len(findings)} found' if findings else 'healthy'}: {judged} signatures examined{rest}"
-
-
-def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sorted rows with columns seed, step, progress (the share of its seed's steps) and what signs compare with."""
-    metrics = frame.reset_index(drop=True)
-    metrics = metrics if "seed" in metrics else metrics.assign(seed=0)
-    metrics = metrics if "step" in metrics else metrics.assign(step=metrics.groupby("seed").cumcount())
-    twice = metrics[metrics.duplicated(["seed", "step"])]
-    if len(twice):
-        seed, step = twice.iloc[0][["seed", "step"]]
-        raise ParameterError(
-            f"seed {seed:g} has step {step:g} more than once: examine the metrics of one run at a time"
-        )
-    metrics = metrics.sort_values(["seed", "step"], ignore_index=True)
-    progress = metrics["step"] / metrics.groupby("seed")["step"].transform("max").clip(lower=1)
-
-    def usual(column: str, rows: pd.Series) -> pd.Series:
-        return metrics["seed"].map(metrics[rows].groupby("seed")[column].median())
-
-    made = {"progress": progress}
-    if "margin_mean" in metrics:
-        made["margin_mean_growth"] = metrics["margin_mean"] - metrics.groupby("seed")["margin_mean"].transform("first")
-    if "wrongness" in metrics:
-        made["wrongness_growth"] = metrics["wrongness"] / usual("wrongness", progress <= EARLY)
-    for column in {"e_pos", "e_neg", "loss_mse"} & set(metrics):
-        made[f"{column}_rise"] = metrics[column] - usual(column, progress.between(EARLY, LATE))
-    return metrics.assign(**made)
 
 
 def _source(name: str) -> str:
     return name.removesuffix("_rise").removesuffix("_growth")
 
 
+def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sorted rows with seed, step, progress (the share of its seed's steps) and all that signs read, NaN if missing."""
+    metrics = frame.reset_index(drop=True)
+    metrics = metrics if "seed" in metrics else metrics.assign(seed=0)
+    metrics = metrics if "step" in metrics else metrics.assign(step=metrics.groupby("seed").cumcount())
+    for seed, step in metrics[metrics.duplicated(["seed", "step"])][["seed", "step"]].itertuples(index=False):
+        raise ParameterError(
+            f"seed {seed:g} has step {step:g} more than once: examine the metrics of one run at a time"
+        )
+    metrics = metrics.sort_values(["seed", "step"], ignore_index=True)
+    read = {name for each in SIGNATURES for sign in each.signs for name in (*sign.columns, *each.also)}
+    metrics = metrics.reindex(columns=[*metrics, *sorted({*map(_source, read)} - set(metrics))])
+    progress = metrics["step"] / metrics.groupby("seed")["step"].transform("max").clip(lower=1)
+
+    def usual(column: str, rows: pd.Series) -> pd.Series:
+        return metrics["seed"].map(metrics[rows].groupby("seed")[column].median())
+
+    made = {"progress": progress, "wrongness_growth": metrics["wrongness"] / usual("wrongness", progress <= EARLY)}
+    made["margin_mean_growth"] = metrics["margin_mean"] - metrics.groupby("seed")["margin_mean"].transform("first")
+    for column in ("e_pos", "e_neg", "loss_mse"):
+        made[f"{column}_rise"] = metrics[column] - usual(column, progress.between(EARLY, LATE))
+    # a tossed coin costs ln 2; negatives mined against the network keep the loss somewhat above it
+    mined = (metrics["miner_accepted"] > 0).any() or (metrics["mined_drop"] > 0).any()
+    made["coin"] = pd.Series((2 if mined else 1.05) * log(2), metrics.index)
+
+    def misfit(loss: pd.Series) -> pd.Series:  # of the loss trained on with a multiple of this one
+        given = metrics["loss_con_weighted"]
+        weight = (given / loss).groupby(metrics["seed"]).transform("median")
+        return (given - weight * loss).abs() / given.abs().clip(lower=1e-12)
+
+    # log(1 + e^m) = m + log(1 + e^−m) fits and log(1 + e^−m) does not; float32 rounds a loss to far below 1e-4 of it
+    swapped = (misfit(metrics["loss_con"] + metrics["margin_mean"]) < 1e-4) & (misfit(metrics["loss_con"]) > 1e-3)
+    return metrics.assign(**made, swapped=swapped)
+
+
 def _finding(signature: Signature, metrics: pd.DataFrame, parameters: Mapping[str, Any] | None) -> Finding | None:
     """What a signature's surest sign, the one that shows in the largest share of rows, makes of a run."""
     seen = []
     for sign in signature.signs:
-        if set(sign.columns) <= set(metrics):
-            rows = metrics.dropna(subset=sign.columns)
-            rows = rows if sign.never else rows[rows["progress"] > sign.start]
-            shown: Any = rows.eval(sign.shows) if isinstance(sign.shows, str) else sign.shows(rows)
-            shown = shown.astype(bool)
-            share = float(shown.groupby(rows["seed"]).mean().mean()) if len(rows) else 0.0
-            if share >= FOUND or (sign.never and share):
-                seen.append((share, sign, rows[shown], len(rows)))
+        rows = metrics.dropna(subset=sign.columns)
+        rows = rows if sign.never else rows[rows["progress"] > sign.start]
+        if rows.empty:
+            continue
+        shown: Any = rows.eval(sign.shows)
+        share = float(shown.groupby(rows["seed"]).mean().mean())
+        if share >= FOUND or (sign.never and share):
+            seen.append((share, sign, rows[shown], len(rows)))
     if not seen:
         return None
     share, sign, rows, judged = max(seen, key=lambda one: one[0])
-    told = dict.fromkeys([*sign.columns, *(column for column in signature.also.split() if column in rows)])
-    values = ", ".join(f"{name} {rounded(float(rows[name].median()), 2)}" for name in told)
+    medians = rows[list(dict.fromkeys([*sign.columns, *signature.also]))].median().dropna()
+    values = ", ".join(f"{name} {rounded(value, 2)}" for name, value in medians.items())
     where = f"steps {rows['step'].min():g} to {rows['step'].max():g}"
     seeds = f"{rows['seed'].nunique()} of {metrics['seed'].nunique()} seeds"
     evidence = f"{values} (medians of the {len(rows)} of {judged} judged rows that show it, {where}, {seeds})"
     grades: tuple[Confidence, ...] = ("low", "medium", "high")
-    grade = 2 if sign.never else (share >= MEDIUM) + (share >= HIGH) - (judged < FEW_ROWS)
-    change = {name: _factor(to, rows) if isinstance(to, ToShare) else to for name, to in signature.change.items()}
+    grade = 2 if sign.never else max(0, (share >= MEDIUM) + (share >= HIGH) - (judged < FEW_ROWS))
+    change = {name: _times(rows, **to) if isinstance(to, dict) else to for name, to in signature.change.items()}
     if parameters is not None:
         change = {name: new for name, to in change.items() if (new := _value(name, to, parameters)) is not None}
-    return Finding(signature.name, evidence, signature.remedy, change, grades[max(0, grade)], signature.section)
+    return Finding(signature.name, evidence, signature.remedy, change, grades[grade], signature.section)
 
 
-def _factor(to: ToShare, rows: pd.DataFrame) -> Times:
-    """The factor on a weight that brings the gradient share that these rows have in the median to another."""
-    present = float(rows["grad_share_contrast"].median())
-    wanted = to.share / (1 - to.share) * (1 - present) / max(present, 1e-12)
-    return Times(float(f"{min(max(wanted, 1 / LARGEST_FACTOR), to.at_most):.1e}"))
+def _times(rows: pd.DataFrame, times: float = 1.0, share: float = 0.0, at_most: float = LARGEST_FACTOR) -> Times:
+    """A factor on a parameter: `times`, or what brings the contrastive loss's median share of the gradient there."""
+    if share:
+        present = float(rows["grad_share_contrast"].median())
+        wanted = share / (1 - share) * (1 - present) / max(present, 1e-12)
+        times = float(f"{min(max(wanted, 1 / LARGEST_FACTOR), at_most):.1e}")
+    return Times(times)
 
 
 def _value(name: str, to: Any, parameters: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis import kept
 from anm_nb.analysis.style import LINE_STYLES, PAGE, PALETTE, VENUES, colours, house_style, label, new_figure, points
@@ -157,26 +158,22 @@ def publish(
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name, re.ASCII):
         raise ParameterError(f"name = {name!r}: letters, digits, _ and - only, as it names files")
     if folder := os.environ.get(FIGURES):
-        _write(figure, Path(folder) / name, PAGE.column if width == "column" else PAGE.text, table)
+        inches = PAGE.column if width == "column" else PAGE.text
+        figure.set_size_inches(inches, figure.get_figheight())
+        _fit(figure)
+        files = {}
+        for kind, undated in UNDATED.items():
+            figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
+            files[f"{name}.{kind}"] = buffer.getvalue()
+        if table is not None:
+            tex = table.to_latex(index=any(table.index.names), escape=True, float_format="%.4g", na_rep="")
+            files |= {f"{name}.tex": tex.encode(), f"{name}.csv": table.to_csv().encode()}
+        hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+        entry = {"files": hashes, "width_in": inches, "matplotlib": mpl.__version__, "runs": _runs_used()}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for file, data in {**files, f"{name}{ENTRY}": json.dumps(entry).encode()}.items():
+            replace_whole(Path(folder) / file, data)
     return figure
-
-
-def _write(figure: Figure, path: Path, inches: float, table: pd.DataFrame | None) -> None:
-    """Write a figure at a width as PDF, SVG and PNG, its table as CSV and LaTeX, and its part of the manifest."""
-    figure.set_size_inches(inches, figure.get_figheight())
-    _fit(figure)
-    files = {}
-    for kind, undated in UNDATED.items():
-        figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
-        files[f"{path.name}.{kind}"] = buffer.getvalue()
-    if table is not None:
-        tex = table.to_latex(index=any(table.index.names), escape=True, float_format="%.4g", na_rep="")
-        files |= {f"{path.name}.tex": tex.encode(), f"{path.name}.csv": table.to_csv().encode()}
-    hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-    entry = {"files": hashes, "width_in": inches, "matplotlib": mpl.__version__, "runs": _runs_used()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for file, data in {**files, f"{path.name}{ENTRY}": json.dumps(entry).encode()}.items():
-        replace_whole(path.with_name(file), data)
 
 
 @house_style()
@@ -193,32 +190,25 @@ def _fit(figure: Figure) -> None:
     for axis in (axes.xaxis for axes in figure.axes):
         low, high = sorted(axis.get_view_interval())
         ticks = [t for t in (*axis.get_major_ticks(), *axis.get_minor_ticks()) if low <= t.get_loc() <= high]
-        texts: dict[float, str] = {}
-        end = -np.inf  # of the last label, in pixels
-        for tick in sorted(ticks, key=lambda tick: tick.label1.get_window_extent().x0):
-            box, clear = tick.label1.get_window_extent(), tick.label1.get_visible() and tick.label1.get_text()
-            texts[tick.get_loc()] = clear if clear and box.x0 > end + 2 else ""
-            end = box.x1 if texts[tick.get_loc()] else end
-        if any(tick.label1.get_visible() and tick.label1.get_text() != texts[tick.get_loc()] for tick in ticks):
-            axis.set_major_locator(FixedLocator(list(texts)))
-            axis.set_major_formatter(FixedFormatter(list(texts.values())))
-            axis.set_minor_locator(NullLocator())
+        end = -np.inf  # of the last label that stays, in pixels
+        for text in sorted((t.label1 for t in ticks), key=lambda text: text.get_window_extent().x0):
+            box = text.get_window_extent()
+            text.set_visible(text.get_visible() and box.x0 > end + 2)
+            end = box.x1 if text.get_visible() and text.get_text() else end
 
 
 def _runs_used() -> list[dict[str, Any]]:
     """Key and commit of every run that this notebook was served so far, from the store or a kept result."""
-    file = Path(os.environ.get(RUNS_USED, os.devnull))
-    runs = []
-    for line in sorted(set(file.read_text("utf-8").split())) if file.is_file() else []:
-        if line.startswith(KEPT):
-            provenance = kept.load(line.removeprefix(KEPT)).provenance.items()
-            of = {"kept": line.removeprefix(KEPT)}
-            runs += [of | {"method": m, "key": r["key"], "commit": r["provenance"]["commit"]} for m, r in provenance]
-        else:
-            try:
-                runs.append({"key": line, "commit": Run(store_root() / line).summary["commit"]})
-            except CorruptRun:
-                runs.append({"key": line, "commit": None})
+    file, runs = Path(os.environ.get(RUNS_USED, os.devnull)), []
+    for line in sorted(set(file.read_text("utf-8").split())) if file.exists() else []:
+        name = line.removeprefix(KEPT)
+        if name != line:
+            made = kept.load(name).provenance.items()
+            runs += [{"kept": name, "method": m, "key": r["key"], "commit": r["provenance"]["commit"]} for m, r in made]
+            continue
+        runs.append({"key": line, "commit": None})
+        with contextlib.suppress(CorruptRun):
+            runs[-1]["commit"] = Run(store_root() / line).summary["commit"]
     return runs
 
 
@@ -229,10 +219,8 @@ def check_venue(name: str, folder: Path) -> dict[str, Any]:
     """
     if name not in VENUES:
         raise ParameterError(unknown_name("venue", name, VENUES))
-    if not (folder / MANIFEST).exists():
-        return {}
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    if manifest.get("venue") != name:
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8")) if (folder / MANIFEST).exists() else {"figures": {}}
+    if manifest.get("venue", name) != name:
         raise ParameterError(f"--out {folder} holds the figures of {manifest.get('venue')}; choose another folder")
     return dict(manifest["figures"])
 

@@ -1,4 +1,4 @@
-"""What notebooks 02 and 20 to 25 share: ranking runs as tables, claims and figures, and the document's tiers."""
+"""What notebooks 02 and 20 to 26 share: ranking runs as tables, claims and figures, and the document's tiers."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ TIERS = {"minimum": (0.15, 0.20, 0.20), "target": (0.18, 0.25, 0.35), "stretch":
 MARGIN = 0.01  # of τ: a difference within it counts as none, stated before the runs
 # What all models of a kept grid share, and short names of fields.
 SAME = ("task", "task_options", "size", "mask_rate", "width", "n_heads", "train_samples", "epochs", "seeds")
-SHORT = {"max_inner_iters": "iterations", "hrm_period": "T"}  # of fields, in figures and tables
+SHORT = {"max_inner_iters": "iterations", "hrm_period": "T"}
 
 
 def tested(metrics: pd.DataFrame) -> pd.DataFrame:
     """τ of the one evaluation on test: a row for each method and seed, columns method, seed and those of `SPACES`."""
-    columns = {f"test_{metric}": metric for metric in SPACES.values()}
-    rows = metrics.dropna(subset=[*columns])[["method", "seed", *columns]]
-    return rows.rename(columns=columns).reset_index(drop=True)
+    columns = {
+        name: name.removeprefix("test_") for name in ("method", "seed", *(f"test_{tau}" for tau in SPACES.values()))
+    }
+    return metrics[[*columns]].rename(columns=columns).dropna(ignore_index=True)
 
 
 def on_test(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -58,9 +59,8 @@ def tau_by_iteration(runs: Mapping[str, Run]) -> pd.DataFrame:
         scores, ranks, known = (run.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))
         for seed, *of in zip(run.settings["seeds"], scores, ranks.unsqueeze(2), known.unsqueeze(2), strict=True):
             taus = {"tau_obs": kendall_tau(*of).nanmean(0), "tau_all": kendall_tau(*of[:2]).nanmean(0)}
-            parts.append(
-                pd.DataFrame({"method": method, "seed": seed, "iteration": range(1, of[0].shape[1] + 1), **taus})
-            )
+            steps = range(1, of[0].shape[1] + 1)
+            parts.append(pd.DataFrame({"method": method, "seed": seed, "iteration": steps, **taus}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -110,16 +110,18 @@ def halfway(task: RankingTask) -> float:
 
 def took_off(scores: pd.DataFrame, level: float) -> pd.Series:
     """How many seeds of each method ended above a level, with the 95 % interval of their share, as text."""
-    counts = ((scores > level).sum(), scores.count())
-    shares = (proportion_interval(*of) for of in zip(*counts, strict=True))
-    texts = (f"{n} of {of} [{ends[1]:.2f}, {ends[2]:.2f}]" for n, of, ends in zip(*counts, shares, strict=True))
-    return pd.Series(list(texts), scores.columns, dtype=object)
+
+    def share(taus: pd.Series) -> str:
+        above, seeds = (taus > level).sum(), taus.count()
+        _, low, high = proportion_interval(above, seeds)
+        return f"{above} of {seeds} [{low:.2f}, {high:.2f}]"
+
+    return scores.apply(share)
 
 
 def interval_text(values: ArrayLike) -> str:
     """The mean of values of τ and its 95 % interval over seeds, within the bounds of τ."""
-    mean, low, high = bounded_interval(values, -1.0)
-    return f"{mean:z.3f} [{low:z.3f}, {high:z.3f}]"
+    return "{:z.3f} [{:z.3f}, {:z.3f}]".format(*bounded_interval(values, -1.0))
 
 
 def score_summary(metrics: pd.DataFrame, references: pd.DataFrame, level: float = float("nan")) -> pd.DataFrame:
@@ -128,9 +130,10 @@ def score_summary(metrics: pd.DataFrame, references: pd.DataFrame, level: float 
     known = references.pivot(index=["kind", "name"], columns="metric", values="value").sort_index(ascending=False)
     rows = [(name, kind, *(f"{tau:z.3f}" for tau in taus), "") for (kind, name), *taus in known[both].itertuples()]
     observed, every = (on_test(metrics, metric) for metric in both)
-    for method in every:
-        texts = interval_text(observed[method]), interval_text(every[method])
-        rows.append((method, "measured", *texts, f"{every[method].median():z.3f}"))
+    rows += [
+        (method, "measured", interval_text(observed[method]), interval_text(taus), f"{taus.median():z.3f}")
+        for method, taus in every.items()
+    ]
     columns = ["ranking", "kind", "observed pairs [95 %]", "all pairs [95 %]", "median, all pairs"]
     table = pd.DataFrame(rows, columns=columns).set_index("ranking")
     if not np.isnan(level):
@@ -164,8 +167,7 @@ def tier_rows(baseline: ArrayLike, hrm: ArrayLike, ceiling: float) -> pd.DataFra
 
 def ceiling_of(references: pd.DataFrame, metric: str) -> float:
     """The best possible τ of `SPACES`; in index space, where none is known, that of a perfect order."""
-    exact = references[references["kind"] == "ceiling"].set_index("metric")["value"]
-    return float(exact.get(metric, 1.0))
+    return float(references[references["kind"] == "ceiling"].set_index("metric")["value"].get(metric, 1.0))
 
 
 def judge_sweep(
@@ -216,19 +218,16 @@ def keep_in_grid(runs: Mapping[str, Run], references: pd.DataFrame, config: Rank
     name = "hrm_hinted" if config.task == "hinted_sort" else "hrm"
     own = config.model_dump(mode="json")
     there = kept.load(name).provenance["hrm"]["config"] if name in kept.names() else own
-    for field in SAME:
-        if own[field] != there[field]:
-            raise ParameterError(f"{field} = {own[field]}: kept result '{name}' has {there[field]}, and keeps no other")
-    renamed = {"hrm" if method == centre else method: run for method, run in runs.items()}
-    return kept.keep(name, renamed, references, add=True)
+    for field in (each for each in SAME if own[each] != there[each]):
+        raise ParameterError(f"{field} = {own[field]}: kept result '{name}' has {there[field]}, and keeps no other")
+    return kept.keep(name, {"hrm" if m == centre else m: run for m, run in runs.items()}, references, add=True)
 
 
 def shades(methods: Sequence[str]) -> dict[str, str]:
     """House colours for named models; for the values of a sweep, shades from light to dark in their order."""
-    if set(methods) <= set(PALETTE):
-        return colours(methods)
-    ramp = iter(mpl.colormaps["YlOrBr"](np.linspace(0.35, 0.95, len(set(methods) - set(PALETTE)))))
-    return {method: PALETTE.get(method) or mpl.colors.to_hex(next(ramp)) for method in methods}
+    values = [method for method in methods if method not in PALETTE]
+    ramp = mpl.colormaps["YlOrBr"](np.linspace(0.35, 0.95, len(values)))
+    return colours(methods) | dict(zip(values, map(mpl.colors.to_hex, ramp), strict=True))
 
 
 @house_style()

@@ -37,16 +37,21 @@ class PairedDifference(NamedTuple):
     pairs: int
 
 
-def finite_pairs(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides [pairs], float64, without the pairs that lack a finite value; `second` may be one number for all.
+def finite_pairs(first: ArrayLike, second: ArrayLike) -> np.ndarray:
+    """Both sides [2, pairs], float64, without the pairs that lack a finite value; `second` may be one number for all.
 
     Raises `ParameterError` for arrays that cannot be paired.
     """
     one, other = np.asarray(first, float), np.asarray(second, float)
     if one.ndim != 1 or other.shape not in ((), one.shape):
         raise ParameterError(f"shapes {one.shape} and {other.shape}: pairs are two lists of one length")
-    kept = np.isfinite(one) & np.isfinite(other)
-    return one[kept], np.broadcast_to(other, one.shape)[kept]
+    pairs = np.stack(np.broadcast_arrays(one, other))
+    return pairs[:, np.isfinite(pairs).all(axis=0)]
+
+
+def _t(n: int) -> float:
+    """The quantile of Student's t that makes a two-sided 95 % interval of n values."""
+    return float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
 
 
 def mean_interval(values: ArrayLike) -> Interval:
@@ -61,18 +66,15 @@ def bounded_interval(values: ArrayLike, lowest: float = 0.0, highest: float = 1.
     95 % where the plain t-interval covers 88 to 92 % and passes the bound (Beta-distributed scores, 3 to 20 seeds). It
     has no width where all seeds agree: their spread then says nothing. Raises `ParameterError` for a score outside.
     """
-    given = np.asarray(values, float)
-    tolerance = 1e-9 * (highest - lowest)
-    outside = given[(given < lowest - tolerance) | (given > highest + tolerance)]
-    if len(outside):
-        raise ParameterError(f"score {outside[0]}: must lie between {lowest} and {highest}")
+    given, width = np.asarray(values, float), highest - lowest
+    for score in given[(given < lowest - 1e-9 * width) | (given > highest + 1e-9 * width)]:
+        raise ParameterError(f"score {score}: must lie between {lowest} and {highest}")
     mean, low, high = mean_interval(given)
     if not low < high:
         return Interval(mean, low, high)
-    share = (mean - lowest) / (highest - lowest)
-    half = (high - low) / 2 / (highest - lowest) / (share * (1 - share))
-    ends = special.expit(special.logit(share) + np.array([-half, half]))
-    return Interval(mean, *(float(lowest + (highest - lowest) * end) for end in ends))
+    share = (mean - lowest) / width
+    half = (high - low) / 2 / width / (share * (1 - share))
+    return Interval(mean, *(float(lowest + width * special.expit(special.logit(share) + h)) for h in (-half, half)))
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
@@ -88,7 +90,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
     if np.ptp(differences) == 0:  # the t statistic is 0/0 or infinite, and the spread itself may be one of rounding
         return PairedDifference(estimate, estimate, estimate, float(estimate == 0), n)
     error = float(differences.std(ddof=1)) / n**0.5
-    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    half = _t(n) * error
     p_value = float(2 * special.stdtr(n - 1, -abs(estimate) / error))
     return PairedDifference(estimate, estimate - half, estimate + half, p_value, n)
 
@@ -100,14 +102,13 @@ def ratio_interval(first: ArrayLike, second: ArrayLike) -> Interval:
     exactly where zero lies in the interval of the paired difference. NaN with fewer than two pairs, and where the mean
     of `second` cannot be told from zero, as the ratios then are not an interval.
     """
-    pairs = np.stack(finite_pairs(first, second))
+    pairs = finite_pairs(first, second)
     n = pairs.shape[1]
     above, below = pairs.mean(axis=1) if n else (NAN, NAN)
     estimate = float(above / below) if below else NAN
     if n < 2:
         return Interval(estimate, NAN, NAN)
-    scale = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) ** 2 / n
-    var_above, covariance, _, var_below = (scale * np.cov(pairs)).ravel()
+    var_above, covariance, _, var_below = (_t(n) ** 2 / n * np.cov(pairs)).ravel()
     square = below**2 - var_below  # of square·r² − 2·middle·r + constant ≤ 0
     middle, constant = above * below - covariance, above**2 - var_above
     if square <= 0:
@@ -142,14 +143,13 @@ def equivalence(first: ArrayLike, second: ArrayLike, margin: float, *, relative:
     if len(one) < 2:
         return NAN
     reach = margin * (other * np.sign(other.mean()) if relative else 1.0)
-    return max(_one_sided(one - other + reach), _one_sided(other - one + reach))
 
+    def one_sided(values: np.ndarray) -> float:  # that the mean is positive
+        if np.ptp(values) <= RESOLUTION * np.abs(values).max():
+            return float(values.mean() <= 0)
+        return float(special.stdtr(len(values) - 1, -values.mean() / values.std(ddof=1) * len(values) ** 0.5))
 
-def _one_sided(values: np.ndarray) -> float:
-    """p-value that the mean is positive."""
-    if np.ptp(values) <= RESOLUTION * np.abs(values).max():
-        return float(values.mean() <= 0)
-    return float(special.stdtr(len(values) - 1, -values.mean() / values.std(ddof=1) * len(values) ** 0.5))
+    return max(one_sided(one - other + reach), one_sided(other - one + reach))
 
 
 def detection_power(effect: float, pairs: int, alpha: float = ALPHA) -> float:
@@ -195,17 +195,6 @@ def proportion_interval(successes: int, trials: int) -> Interval:
     return Interval(successes / trials, *stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, "wilson"))
 
 
-def proportion_difference(first: tuple[int, int], second: tuple[int, int]) -> Interval:
-    """Difference of two independent proportions, each (successes, trials), with Newcombe's 95 % interval.
-
-    Method 10 of Newcombe (1998): the distances to the ends of the two Wilson intervals, added in squares.
-    """
-    one, other = proportion_interval(*first), proportion_interval(*second)
-    gap = one.estimate - other.estimate
-    down = np.hypot(one.estimate - one.low, other.high - other.estimate)
-    return Interval(gap, float(gap - down), float(gap + np.hypot(one.high - one.estimate, other.estimate - other.low)))
-
-
 def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
     """Median time to an event by Kaplan and Meier (1958), with its 95 % interval (Brookmeyer & Crowley 1982, log-log).
 
@@ -222,8 +211,7 @@ def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
         warnings.simplefilter("ignore", RuntimeWarning)  # that the band has no ends where the curve is 0
         band: Any = curve.confidence_interval(CONFIDENCE, method="log-log")
     falls = (curve.probabilities, np.nan_to_num(band.low.probabilities, nan=0.0), band.high.probabilities)
-    halved = [curve.quantiles[survival <= 0.5] for survival in falls]
-    return Interval(*(float(reached[0]) if len(reached) else np.inf for reached in halved))
+    return Interval(*(float(min(curve.quantiles[survival <= 0.5], default=np.inf)) for survival in falls))
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> Interval:

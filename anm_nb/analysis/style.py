@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+
+from anm_nb.config import read_yaml
 
 
 class Venue(NamedTuple):
@@ -45,82 +48,16 @@ def points(size: float) -> float:
     return max(scaled(size), SMALLEST)
 
 
-# One colour per method everywhere; Okabe & Ito's palette, told apart by every common kind of colour vision. On white,
-# `random`, `hrm` and `published baseline` have less contrast than 3:1: they are not for hairlines or letters.
-PALETTE = {
-    "none": "#6e6e6e",
-    "stock": "#0072b2",
-    "random": "#e69f00",
-    "anm": "#d55e00",
-    "anm_orthogonal": "#009e73",
-    "random_orthogonal": "#a07400",
-    "mrncl": "#8c564b",
-    "anm_simplex": "#aa3377",  # the discrete miners: Tol's bright and muted palettes
-    "anm_simplex_legitimate": "#117733",
-    "optimal": "#000000",
-    # the ranking family: Tol's muted palette, safe alike
-    "baseline": "#332288",
-    "hrm": "#44aa99",
-    "published baseline": "#ddcc77",
-    "published": "#999933",
-    # its comparators; the first and the last are the two above by other names
-    "no iteration": "#332288",
-    "deep untied": "#88ccee",
-    "weight-tied": "#cc6677",
-    "random α": "#771155",
-    "untrained controller": "#bbbbbb",
-    "one timescale": "#ee9955",
-    "equal timescales": "#4477aa",
-    "HRM per sequence": "#555522",
-    "HRM per token, shuffled hints": "#bbcc33",
-    "HRM per token": "#44aa99",
-}
+# One colour and line per method everywhere.
+METHODS = read_yaml(Path(__file__).with_name("methods.yaml"))
+PALETTE: dict[str, str] = {method: of["colour"] for method, of in METHODS.items()}
 OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#9970ab")  # methods of a user's own, in order of appearance
-LABELS = {
-    "none": "no negatives",
-    "stock": "stock (IRED)",
-    "random": "random",
-    "random_orthogonal": "random ⊥ ε",
-    "mrncl": "MRNCL",
-    "anm": "ANM as written",
-    "anm_orthogonal": "ANM ⊥ ε",
-    "anm_simplex": "simplex ANM",
-    "anm_simplex_legitimate": "legitimate simplex ANM",
-    "optimal": "perfect denoiser",
-    "baseline": "baseline (no iteration)",
-    "hrm": "HRM",
-    "published baseline": "published, no iteration",
-    "published": "published, HRM",
-    "HRM per token, shuffled hints": "HRM per token, trained on shuffled",
-}
-# What all others are measured against is dashed and on top, so that it is never hidden beneath them.
 LINE_STYLES: dict[str, dict[str, Any]] = {
-    "none": {"linestyle": (0, (4, 1.5)), "zorder": 3},
-    "optimal": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
-    "weight-tied": {"linestyle": (0, (4, 1.5)), "zorder": 3},
-    "deep untied": {"linestyle": (0, (6, 1.5, 1, 1.5))},
-    "random α": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
-    "untrained controller": {"linestyle": (0, (6, 1.5, 1, 1.5))},
-    "one timescale": {"linestyle": (0, (1, 1.2)), "zorder": 3.1},
-    "equal timescales": {"linestyle": (0, (4, 1.5))},
-    "HRM per sequence": {"linestyle": (0, (6, 1.5, 1, 1.5))},
+    method: {"linestyle": (0, tuple(of["dashes"]))} | ({"zorder": of["over"]} if "over" in of else {})
+    for method, of in METHODS.items()
+    if "dashes" in of
 }
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, and has every sign that the figures write
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.titlelocation": "left",
-    "lines.linewidth": 1.3,
-    "legend.frameon": False,
-    "figure.dpi": 110,
-    "figure.facecolor": "white",
-    "savefig.dpi": 300,
-    "savefig.facecolor": "white",  # also on a page that is dark
-    "pdf.fonttype": 42,  # TrueType, which publishers take; matplotlib's default of Type 3 they do not
-    "svg.fonttype": "path",  # the outlines of letters: a browser has not the font that they were laid out with
-    "svg.hashsalt": "anm-nb",
-}
+STYLE = mpl.rc_params_from_file(Path(__file__).with_name("house.mplstyle"), use_default_template=False)
 STYLE |= {name: points(8) for name in ("font.size", "axes.titlesize", "axes.labelsize")}
 STYLE |= {name: points(7.5) for name in ("legend.fontsize", "xtick.labelsize", "ytick.labelsize")}
 
@@ -133,7 +70,7 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
 
 def label(method: str) -> str:
     """A method's name as figures show it."""
-    return LABELS.get(method, method)
+    return str(METHODS.get(method, {}).get("label", method))
 
 
 def use_style() -> None:

@@ -21,9 +21,9 @@ from pydantic import (
 )
 from torch import Tensor
 
-from anm_nb.config import ParameterError, Parameters, Registry, shown, unknown_name
+from anm_nb.config import ParameterError, Parameters, Registry, Weight, shown, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
-from anm_nb.energy.losses import monotonic_regression
+from anm_nb.energy.losses import monotonic_regression, sampling_divergence
 from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, at_length, mine
 from anm_nb.energy.networks import Targets
 from anm_nb.energy.sampler import Form, descend
@@ -153,16 +153,17 @@ class Random(NegativeStrategy):
 
 @register_negatives
 class Mrncl(Random):
-    """VFScale's negatives and loss (`monotonic_regression`), without its KL term.
+    """VFScale's negatives and loss (`monotonic_regression`), and `kl_weight` times its KL term (`sampling_divergence`).
 
     Beside the negative at distance `eps` a nearer one stands on the way to it, at the share `near`. Here all three
-    points carry the batch's noise; the released code weighs that form and one without noise. The KL term needs
-    gradients through the sampler.
+    points carry the batch's noise; the released code weighs that form and one without noise. The KL term is taken at
+    every step and has a sampling's cost, an evaluation a level; released: weight 0.001, outside the contrastive one.
     """
 
     name = "mrncl"
     near: Annotated[float, Field(gt=0, lt=1)] = 0.5
     least_slope: PositiveFloat = 1.0  # k_min, in nats per ‖y⁺‖
+    kl_weight: Weight = 0.0
 
     def loss(self, problem: MiningProblem, y_neg: Targets, e_pos: Values, e_neg: Values) -> Values:
         y_pos = problem.y_pos
@@ -170,7 +171,8 @@ class Mrncl(Random):
         e_near = problem.noised_energy(problem.noise.noised(nearer).as_subclass(Tensor))
         distance = (y_neg - y_pos).norm(dim=1) / y_pos.norm(dim=1).clamp_min(1e-12)
         distances = torch.stack([torch.zeros_like(distance), self.near * distance, distance], dim=1)
-        return monotonic_regression(torch.stack([e_pos, e_near, e_neg], dim=1), distances, self.least_slope)
+        rows = monotonic_regression(torch.stack([e_pos, e_near, e_neg], dim=1), distances, self.least_slope)
+        return rows + self.kl_weight * sampling_divergence(problem) if self.kl_weight else rows
 
 
 @register_negatives

@@ -22,6 +22,7 @@ from anm_nb.energy.networks import EnergyNetwork, Head, get_network
 from anm_nb.energy.probes import grad_shares
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
+from anm_nb.identity import classes_of_the_user
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask
 from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig, require_memory, weight_bytes
@@ -46,6 +47,7 @@ class EnergyConfig(TrainingConfig):
 
     family: ClassVar[str] = "energy"
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
+    length: ClassVar[str] = "steps"
 
     task: str = "inverse"
     size: fields.Size = 5
@@ -151,6 +153,16 @@ class EnergyConfig(TrainingConfig):
     def lr_factor(self, step: int) -> float:
         """Factor on the learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+    def why_not_longer(self) -> str:
+        strategies = [type(each) for each in (self.negatives, *dict(self.negatives or {}).values())]
+        reasons = {
+            f"lr_final = {self.lr_final:g}: the learning rate falls up to the last step (1: constant)": self.lr_final
+            < 1,
+            f"records = {self.records} are placed by the number of steps (record_every: not)": not self.record_every,
+            f"negatives = '{self.method}' may go by its share of all steps": classes_of_the_user(strategies),
+        }
+        return "; ".join(reason for reason, holds in reasons.items() if holds)
 
     def averaging(self) -> tuple[float, int]:
         return self.ema_decay, self.ema_every

@@ -42,6 +42,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     family: ClassVar[str] = "ranking"
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
+    length: ClassVar[str] = "epochs"
 
     task: str = "partial_sort"
     size: fields.Size = 12  # items
@@ -149,6 +150,10 @@ class RankingConfig(TrainingConfig, ModelConfig):
         """The place in `curriculum` that an epoch trains at: the last from half-way on."""
         last = len(self.curriculum()) - 1
         return min(2 * last * epoch // max(1, self.epochs), last)
+
+    def why_not_longer(self) -> str:
+        start = self.mask_rate_start
+        return "" if start is None else f"mask_rate_start = {start:g}: a curriculum's stages are shares of all epochs"
 
     def make_task(self) -> RankingTask:
         """The task, with its options. Raises `ParameterError` for an option it refuses, or has twice."""

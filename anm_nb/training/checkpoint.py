@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
-from anm_nb.run import CorruptRun
+from anm_nb.identity import identity_of
+from anm_nb.run import CorruptRun, Run
+from anm_nb.training import watched
 from anm_nb.training.learner import Measurement, TrainingConfig
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
@@ -116,12 +120,17 @@ def before(path: Path) -> Path:
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON-able facts atomically; the file that was there stays beside. Raises `DiskFull`."""
     owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    owned["facts"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+    owned["facts"] = as_bytes(facts)
     data = save(owned)
     with full_disk_named(path, "training goes on from its last checkpoint, or the beginning, when there is room"):
         if path.exists():
             os.replace(path, before(path))
         replace_whole(path, hashlib.sha256(data).digest() + data)
+
+
+def as_bytes(facts: Mapping[str, Any]) -> Tensor:
+    """Facts as the bytes of their JSON."""
+    return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
 
 
 def load_checkpoint(path: Path) -> State:
@@ -169,6 +178,63 @@ def good_checkpoints(path: Path, seed: int) -> list[State]:
         then = f"training {step or 'starts from the beginning'}"
         warnings.warn(f"checkpoint cannot be trusted: {'; '.join(spoiled)}; {then}", stacklevel=4)
     return good
+
+
+def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
+    """Put the last state of the store's longest run of the same config, but with less of its `length`, into a folder.
+
+    Returns the run's key; nothing where there is none, or where its first steps are not those of this config, which
+    whoever watches is told.
+    """
+    length, identity, why_not = config.length, identity_of(config), config.why_not_longer()
+    if not length or folder.parent != store.partial_root() or (why_not and not watched()):
+        return ""
+
+    def is_shorter(run: Run) -> bool:
+        own, values = run.manifest.identity, run.settings
+        same = own | {"config": values | {length: identity["config"][length]}} == identity
+        return same and values[length] < identity["config"][length]
+
+    found = [run for run in store.finished_runs() if is_shorter(run)]
+    if not found:
+        return ""
+    run = max(found, key=lambda each: ("state.safetensors" in each.manifest.files, each.settings[length]))
+    why_not = why_not or ("" if "state.safetensors" in run.manifest.files else "its last state was not stored")
+    try:
+        if not why_not:
+            for seed in config.seeds:
+                state = by_prefix(run.state, f"seed{seed}.")
+                facts = json.loads(bytes(state.pop("facts").tolist()))
+                own = by_prefix(run.weights, f"seed{seed}.")
+                state |= {name: own[name.removeprefix("weights.")] for name in facts.pop("in_weights")}
+                save_checkpoint(checkpoint_of(folder, seed), state, facts | {"run": folder.name})
+            return run.key
+    except CorruptRun as error:
+        why_not = str(error)
+    if watched():
+        said = f"run {run.key} has the first {run.settings[length]:,} {length}, but training starts anew"
+        print(f"{said}: {why_not}", file=sys.stderr)
+    return ""
+
+
+def last_state(config: TrainingConfig, folder: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every seed's state before its last step, by `seed<s>.…`, without what its weights have: 8 bytes a parameter.
+
+    Empty where no longer training could go on from it.
+    """
+    state: dict[str, Tensor] = {}
+    for seed in () if config.why_not_longer() else config.seeds:
+        newest, *before = good_checkpoints(checkpoint_of(folder, seed), seed)
+        early = newest[1]["rows"][-1]["step"] < config.total_steps()  # and would in a longer training
+        found = [newest] if early else [each for each in before if not each[1]["ended"]]
+        if not found:
+            return {}
+        tensors, facts = found[0]
+        own = {name: weights.get(f"seed{seed}.{name.removeprefix('weights.')}") for name in tensors}
+        kept = [name for name, each in own.items() if each is not None and torch.equal(each, tensors[name])]
+        state |= {f"seed{seed}.{name}": each for name, each in tensors.items() if name not in kept}
+        state[f"seed{seed}.facts"] = as_bytes(facts | {"in_weights": kept})
+    return state
 
 
 def by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,8 @@ COPIES = 5  # of the weights in training: themselves, their gradient, Adam's two
 
 class TrainingConfig(RunConfig):
     """How any model is trained, whatever it learns."""
+
+    length: ClassVar[str] = ""  # the field that says for how long, where a longer training may go on from a shorter one
 
     patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
     stop_at_score: float | None = None  # selection score at which to stop, as nothing is left to gain; None: never
@@ -53,6 +55,10 @@ class TrainingConfig(RunConfig):
     def of(cls, settings: Parameters, **values: Any) -> Any:
         """The fields that a notebook's settings have too, and values."""
         return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
+
+    def why_not_longer(self) -> str:
+        """Why a training with more of its `length` cannot go on from the end of this one; empty where it can."""
+        return "" if self.length else "its class has no `length`"
 
     def learner(self, *seeds: int, device: str = "cpu") -> Any:
         """The learner of some seeds."""

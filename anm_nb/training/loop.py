@@ -4,56 +4,27 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import sys
+import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from anm_nb.training import TELL_SECONDS, Interrupted, OutOfTime, Tell, interrupts, seconds_left, silent
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.graph import StepGraphs, without_host
 from anm_nb.training.learner import Learner, StepLosses
 from anm_nb.training.stack import Stack, update
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
-_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 class NonFiniteLoss(RuntimeError):
     """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
-
-
-class OutOfTime(RuntimeError):
-    """A training's time was up; its state is saved, and it goes on from there when it is asked for again."""
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Trainings inside save their state and raise `OutOfTime` once so many seconds have passed."""
-    token = _deadline.set(time.monotonic() + seconds)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
-def seconds_left() -> float:
-    """Until the `time_limit` that is set; infinite without one."""
-    return _deadline.get() - time.monotonic()
-
-
-def progress_bar(items: Iterable[Any], what: str, total: int, shown: bool = True) -> Iterable[Any]:
-    """The same, with a bar where somebody can see it: in a terminal, or in a kernel that a Jupyter server started."""
-    if shown and (sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ):
-        return tqdm(items, desc=what, total=total, leave=False)
-    return items
 
 
 class Kind(NamedTuple):
@@ -85,6 +56,9 @@ class Training:
         self.lr_factors = torch.tensor(factors, device=self.device) if self.device == "cuda" else factors
         self.failed_at = torch.full((len(self.members),), -1, device=self.device)
         self.failed: dict[str, Tensor] = {}  # the losses of each seed's first step that was not finite
+        self.latest = torch.full((len(self.members),), torch.nan, device=self.device)  # losses
+        self.leaving = threading.Event()  # once set: save at the next block of steps, and raise `Interrupted`
+        self.tell: Tell = silent
         self.seconds, self.began = 0.0, 0.0  # in steps, without measurements and checkpoints
         self.host = self.device == "cpu" if host is None else host
         self.stream = torch.cuda.Stream() if self.device == "cuda" else None
@@ -93,18 +67,24 @@ class Training:
             generators = [generator for sources in learner.generators.values() for generator in sources]
             self.graphs = StepGraphs(self._step, generators, learner.suspects)
 
-    def run(self, shown: bool = True) -> list[SeedRecord]:
-        """Train to the last step, from the checkpoints where there are some.
+    def run(self, tell: Tell = silent) -> list[SeedRecord]:
+        """Train to the last step, from the checkpoints where there are some; `tell` hears of steps and of every record.
 
-        Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` (`time_limit`) once the state is saved.
+        Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` (`time_limit`) or `Interrupted` once the
+        state is saved.
         """
-        total, recorded = self.config.total_steps(), set(self.config.record_steps())
-        with self.on_stream():
+        total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
+        self.tell = tell
+        with self.on_stream(), interrupts(self.leaving.set) if self.checkpoints else nullcontext():
             self.restore()
             steps = range(self.step, total + 1) if self.running() else range(0)
             self.began = time.perf_counter()
-            for step in progress_bar(steps, self._name(), len(steps), shown):
+            for step in steps:
                 self.step = step
+                if time.perf_counter() - told > TELL_SECONDS:
+                    told = time.perf_counter()
+                    for place in self.running():
+                        self._tell(place, {})
                 if step % self.learner.block == 0:
                     self._save_or_leave()
                 inputs, kind = self.learner.inputs(step), self.kind(step, step in recorded)
@@ -122,6 +102,7 @@ class Training:
             if len(steps):
                 self.save()
         self._raise_failures()
+        self._leave_if_asked()
         return self.records
 
     @contextmanager
@@ -167,6 +148,7 @@ class Training:
             losses = self.learner.losses(inputs, now, kind.branch, self.averaged)
         failing = ~losses.total.detach().isfinite() & (self.failed_at < 0)
         self.failed_at.copy_(torch.where(failing, self.counter, self.failed_at))
+        self.latest.copy_(losses.total.detach())
         for name, values in {"loss": losses.total, **losses.parts}.items():
             known = self.failed.setdefault(name, torch.full_like(values.detach(), torch.nan))
             known.copy_(torch.where(failing, values.detach(), known))
@@ -216,6 +198,7 @@ class Training:
             record, averaged = self.records[place], self.averaged.members[place].state_dict()
             row = {"step": self.step} | {name: values[place] for name, values in parts.items()}
             record.add(row, measured[place], averaged, self.seconds / len(self.records))
+            self._tell(place, record.rows[-1])
             if self.config.keep_weights:
                 record.keep(f"step{self.step}.averaged", averaged)
             if record.stops(self.config):
@@ -227,7 +210,9 @@ class Training:
         record, model = self.records[place], copy.deepcopy(self.averaged.members[place])
         if selected := by_prefix(record.weights, "selected."):
             model.load_state_dict(selected)
-        record.end(self.config, self.learner.evaluate(place, model))
+        evaluated = self.learner.evaluate(place, model)
+        record.end(self.config, evaluated)
+        self._tell(place, evaluated.scalars)
         record.keep("model", self.model.members[place].state_dict())
         record.keep("averaged", self.averaged.members[place].state_dict())
 
@@ -237,18 +222,29 @@ class Training:
         now = time.perf_counter()
         self.seconds, self.began = self.seconds + now - self.began, now
 
+    def _tell(self, place: int, row: Mapping[str, float]) -> None:
+        self.tell(self.members[place], self.step, float(self.latest[place]), row)
+
     def _save_or_leave(self) -> None:
-        """Between two blocks of steps: a checkpoint where one is due; raises `OutOfTime` where time is up."""
-        due, left = self.step - self.saved_at >= self.config.checkpoint_every, seconds_left()
+        """Between two blocks of steps: a checkpoint where one is due; raises where it is time to leave."""
+        total, left = self.config.total_steps(), seconds_left()
+        # the last one before the end is where a longer training can go on
+        last = self.saved_at < self.step > total - self.learner.block and not self.config.why_not_longer()
+        due = last or self.step - self.saved_at >= self.config.checkpoint_every or self.leaving.is_set()
         if due or (left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)):
             self._count_time()
-            if left < 0:
-                self.save()
-                raise OutOfTime(f"{self._name()}: time is up at step {self.step} of {self.config.total_steps()}")
-            if due:
+            if due or left < 0:
                 self._drop_failed()
                 self.save()
                 self.began = time.perf_counter()
+            self._leave_if_asked()
+            if left < 0:
+                raise OutOfTime(f"{self._name()}: time is up at step {self.step} of {total}")
+
+    def _leave_if_asked(self) -> None:
+        if self.leaving.is_set():
+            where = f"step {self.step:,} of {self.config.total_steps():,}"
+            raise Interrupted(f"{self._name()}: run again to go on from {where}")
 
     def _name(self) -> str:
         seeds = sorted({record.seed for record in self.records})

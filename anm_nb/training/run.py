@@ -5,6 +5,7 @@ What comes out does not depend on processes: a seed is trained by the same code,
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -12,8 +13,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb.config import ParameterError
 from anm_nb.identity import classes_of_the_user
-from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, good_checkpoints
+from anm_nb.training import TELL_SECONDS, Interrupted, Tell, interrupts, progress, seconds_left, silent
+from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, go_on_from_shorter, good_checkpoints, last_state
 from anm_nb.training.learner import Member, TrainingConfig, resolve_device
-from anm_nb.training.loop import Training, progress_bar, seconds_left
+from anm_nb.training.loop import Training
 
 WORTH_SECONDS = 12.0  # of steps: processes are ready after 3 to 5 s, and two of them save half of the time
 FIRST_STEPS = 6  # of which the last is timed: the first ones are slower than the rest
+LEAVE = "leave"  # a file in a run's folder that tells its processes to save and end
 WATCH_SECONDS = 0.1  # how long a process may outlive the one that started it
 WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's steps are graphs
 
@@ -48,6 +52,8 @@ class Trained:
     weights: dict[str, Tensor]
     seconds: dict[int, list[float]] = field(default_factory=dict)  # by seed, spent in the steps before each measurement
     processes: int = 1  # that trained at a time
+    state: dict[str, Tensor] = field(default_factory=dict)  # before the last step, for a longer training to go on from
+    goes_on_from: str = ""  # the key of the run that the first steps are of
 
 
 def train(config: TrainingConfig, folder: Path) -> Trained:
@@ -55,12 +61,15 @@ def train(config: TrainingConfig, folder: Path) -> Trained:
 
     Raises `NonFiniteLoss` for a loss that is not finite, once the other seeds are trained.
     """
-    device = resolve_device(config.device)
-    if device == "cuda":
-        return train_together([config], [folder])[0]
-    with arithmetic(config):
-        processes = train_in_processes(config, folder)  # seeds that are trained then are only read below
-        return assemble([Training(config.learner(seed), [folder]).run()[0] for seed in config.seeds], processes)
+    earlier = "" if any(folder.glob("seed-*.checkpoint*")) else go_on_from_shorter(config, folder)
+    if resolve_device(config.device) == "cuda":
+        trained = train_together([config], [folder])[0]
+    else:
+        with arithmetic(config), progress([Member(config, seed) for seed in config.seeds]) as tell:
+            processes = train_in_processes(config, folder, tell)  # seeds that are trained then are only read below
+            records = [Training(config.learner(seed), [folder]).run(tell)[0] for seed in config.seeds]
+            trained = assemble(records, processes)
+    return replace(trained, state=last_state(config, folder, trained.weights), goes_on_from=earlier)
 
 
 def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -> list[Trained]:
@@ -72,9 +81,9 @@ def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -
         raise ParameterError("configs differ in more than seeds and scheduled numbers: they cannot be one stack")
     members = [Member(config, seed) for config in configs for seed in config.seeds]
     own = [folder for config, folder in zip(configs, folders, strict=True) for _ in config.seeds]
-    with arithmetic(configs[0]):
+    with arithmetic(configs[0]), progress(members) as tell:
         learner = configs[0].make_learner(members, resolve_device(configs[0].device))
-        records = iter(Training(learner, own).run())
+        records = iter(Training(learner, own).run(tell))
     return [assemble([next(records) for _ in config.seeds]) for config in configs]
 
 
@@ -121,7 +130,7 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train_in_processes(config: TrainingConfig, folder: Path) -> int:
+def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell = silent) -> int:
     """Train seeds to their finished checkpoints in `folder`, as many at a time as there are cores for.
 
     Returns how many processes trained at a time: 1, this one, where others would not pay, or would not know a class of
@@ -130,6 +139,8 @@ def train_in_processes(config: TrainingConfig, folder: Path) -> int:
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write for a moment yet
         with FileLock(lock):
             pass
+    for path in (folder / LEAVE, *folder.glob("seed-*.told")):
+        path.unlink(missing_ok=True)
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
     if not ours or len(config.seeds) < 2 or seconds_left() < math.inf:
         return 1
@@ -148,7 +159,17 @@ def train_in_processes(config: TrainingConfig, folder: Path) -> int:
     executor = loky.ProcessPoolExecutor(count, env=share, initializer=_end_with, initargs=(os.getpid(),))
     try:
         futures = [executor.submit(_train_seed, config, seed, folder) for seed in waiting]
-        for future in progress_bar(loky.as_completed(futures), f"seeds, {count} at a time", len(futures)):
+        places = dict.fromkeys(waiting, 0)
+        with interrupts((folder / LEAVE).touch):
+            while True:
+                done, running = wait(futures, TELL_SECONDS, FIRST_EXCEPTION)
+                for seed in waiting:
+                    places[seed] = _tell_on(Member(config, seed), folder, places[seed], tell)
+                if not running or (not (folder / LEAVE).exists() and any(each.exception() for each in done)):
+                    break
+        for future in sorted(done, key=futures.index):
+            if isinstance(left := future.exception(), Interrupted):
+                raise Interrupted(left)  # without what happened in the other process
             future.result()
     finally:
         executor.shutdown(kill_workers=True)  # a process with torch in it takes long to end by itself
@@ -165,10 +186,30 @@ def available_cores() -> int:
 
 
 def _train_seed(config: TrainingConfig, seed: int, folder: Path) -> None:
-    """What another process does."""
+    """What another process does; what it tells is a line of JSON in a file."""
     torch.set_num_threads(config.threads)
-    with FileLock(folder / f"seed-{seed}.lock"):
-        Training(config.learner(seed), [folder]).run(shown=False)
+    with FileLock(folder / f"seed-{seed}.lock"), (folder / f"seed-{seed}.told").open("w", buffering=1) as told:
+        training = Training(config.learner(seed), [folder])
+
+        def tell(member: Member, *words: Any) -> None:
+            told.write(f"{json.dumps(words)}\n")
+            if (folder / LEAVE).exists():
+                training.leaving.set()
+
+        training.run(tell)
+
+
+def _tell_on(member: Member, folder: Path, place: int, tell: Tell) -> int:
+    """Pass on what the process of a seed told from a place in its file on; the place of what it has not told yet."""
+    path = folder / f"seed-{member.seed}.told"
+    if path.exists():
+        with path.open("rb") as file:
+            file.seek(place)
+            for line in file:
+                if line.endswith(b"\n"):
+                    tell(member, *json.loads(line))
+                    place += len(line)
+    return place
 
 
 def _end_with(parent: int) -> None:

@@ -69,15 +69,12 @@ def test_reductions_read_the_curve():
 
 
 def test_verdicts_show_themselves_and_are_collected_as_rows():
-    shown = judge(
-        [Claim("mining helps", "mse", "anm", "stock", section="J", expects="less")], frame(anm=0.2, stock=0.4)
-    )
-    bundle = shown._repr_mimebundle_()
+    claim = Claim("mining helps", "mse", "anm", "stock", section="J", expects="less")
+    bundle = judge([claim], frame(anm=0.2, stock=0.4))._repr_mimebundle_()
     assert "supported" in bundle["text/plain"]
     assert "mining helps" in bundle["text/html"]
-    (row,) = verdicts_in(
-        {"cells": [{"outputs": [{"data": json.loads(json.dumps(bundle))}]}, {"cell_type": "markdown"}]}
-    )
+    outputs = [{"data": json.loads(json.dumps(bundle))}]
+    (row,) = verdicts_in({"cells": [{"outputs": outputs}, {"cell_type": "markdown"}]})
     assert (row["verdict"], row["section"], row["seeds"]) == ("supported", "J", SEEDS)
 
 
@@ -141,14 +138,8 @@ def test_what_would_have_been_found_is_said_at_the_corrected_level():
 
 
 def test_headroom_is_the_share_of_what_the_comparator_leaves_to_gain():
-    references = pd.DataFrame(
-        {
-            "name": ["zero", "solver", "noise"],
-            "kind": ["trivial", "classical", "unreachable"],
-            "metric": "mse",
-            "value": [0.9, 0.1, 0.0],
-        }
-    )
+    rows = [("zero", "trivial", 0.9), ("solver", "classical", 0.1), ("noise", "unreachable", 0.0)]
+    references = pd.DataFrame(rows, columns=["name", "kind", "value"]).assign(metric="mse")
     row = judge([Claim("a", "mse", "anm", "stock")], frame(anm=0.2, stock=0.5), references=references).table.iloc[0]
     assert row["headroom"] == pytest.approx(-0.3 / 0.4, abs=0.05)
     assert verdict(Claim("a", "mse", "anm", "stock"), frame(anm=1.2, stock=1.5), references=references) == (

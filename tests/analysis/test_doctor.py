@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from own_trainer import OwnTrainer
 
-from anm_nb.analysis.doctor import examine, unexamined
-from anm_nb.analysis.signatures import SIGNATURES, Times
+from anm_nb.analysis.doctor import SIGNATURES, examine, unexamined
 from anm_nb.config import ParameterError
 from anm_nb.energy.probes import Recorder
 from anm_nb.energy.train import EnergyConfig
@@ -51,22 +50,11 @@ def test_a_planted_bug_is_found_and_nothing_else(bug, signature, columns):
     assert all(column in finding.evidence for column in columns)
 
 
-def test_rewarded_energies_rise_and_drown_the_score():
-    (rising,) = (each for each in examine(own_frame("energies rewarded")) if each.section == "K")
-    assert rising.signature == "energies rise uniformly"
-    assert all(column in rising.evidence for column in ("e_pos_rise", "e_neg_rise"))
-
-
 def test_a_weight_far_too_large_is_found_and_its_change_brings_the_share_back():
     (finding,) = examine(own_frame("weight 100", seeds=(0, 1)), {"contrastive_weight": 100.0})
     assert finding.signature in ("contrastive loss dominates", "gradient collapse")
     assert "grad_share_contrast 0.9" in finding.evidence
     assert 2 < finding.change["contrastive_weight"] < 50
-
-
-def test_no_factor_is_beyond_what_a_weight_is_changed_by_at_a_time():
-    (change,) = (finding.change for finding in examine(own_frame("weight 1e-09")) if finding.change)
-    assert change["contrastive_weight"] == Times(1000)
 
 
 def test_negatives_mined_far_off_are_off_scale_and_too_easy():
@@ -90,36 +78,20 @@ def test_healthy_runs_have_no_findings(tmp_path):
 
 BROKEN = {
     "mostly illegitimate negatives": ({"negatives": "anm"}, {"negatives.orthogonal_to_noise": True}),
-    "flat margins and tiny gradient share": ({"negatives": "anm_orthogonal", "contrastive_weight": 1e-6}, None),
     "unstable miner": (
         {"negatives": {"name": "anm_orthogonal", "miner": {"step_size": 1e4}}},
-        {
-            f"negatives.miner.{name}": value
-            for name, value in {"step_size": 2500, "eps": 0.5, "start": 0.25, "delta": 0.05}.items()
-        },
+        {"negatives.miner.step_size": 2500, "negatives.miner.eps": 0.5, "negatives.miner.start": 0.25}
+        | {"negatives.miner.delta": 0.05},
     ),
-    "contrastive loss saturated": (
-        {"negatives": {"name": "random", "eps": 30.0, "orthogonal_to_noise": True}, "steps": 80},
-        {"negatives.eps": 15.0},
-    ),
-    "gradient collapse": ({"negatives": "anm", "contrastive_weight": 30.0, "steps": 40}, None),
 }
-# Negatives many times as far away as the data reach are too easy, off its scale, and saturate the loss.
-COMPANIONS = {"too-easy negatives", "contrastive loss saturated", "miner off the data scale"}
 
 
 @pytest.mark.parametrize("signature", BROKEN)
 def test_a_run_broken_in_one_way_shows_that_signature_and_what_to_change_in_its_config(signature, tmp_path):
     options, change = BROKEN[signature]
     config, metrics = trained(tmp_path, **options)
-    findings = {finding.signature: finding for finding in examine(metrics, config.model_dump(mode="json"))}
-    assert {signature} <= set(findings) <= ({signature} | (COMPANIONS if signature in COMPANIONS else set()))
-    if change is None:
-        (weight,) = findings[signature].change.values()
-        assert 1e-3 <= weight / config.contrastive_weight < 1001
-        assert (weight > config.contrastive_weight) == (signature == "flat margins and tiny gradient share")
-    else:
-        assert findings[signature].change == change
+    (finding,) = examine(metrics, config.model_dump(mode="json"))
+    assert (finding.signature, finding.change) == (signature, change)
 
 
 # on frames made by hand
@@ -127,26 +99,21 @@ def test_a_run_broken_in_one_way_shows_that_signature_and_what_to_change_in_its_
 
 def healthy(seeds=3, rows=20):
     """Metrics that no signature shows in, with every column that one reads."""
-    step = np.arange(rows)
-    frames = []
-    for seed in range(seeds):
-        wave = 0.02 * np.sin(step + seed)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "seed": seed, "step": step, "loss_mse": 0.2 + 0.8 * np.exp(-step) + wave,
-                    "loss_con": 0.6 + wave, "margin_mean": 0.3 + wave, "margin_q25": 0.1 + wave,
-                    "e_pos": 20 * (1 - np.exp(-step / 2)) + wave, "e_neg": 20.3 * (1 - np.exp(-step / 2)) + wave,
-                    "grad_share_contrast": 0.4 + wave, "illegitimate_fraction": 0.1 + wave,
-                    "shared_noise_residual": 1e-7, "shared_noise_rounding": 2e-6, "ema_gradient": 0.0,
-                    "mined_drop": 0.2 + wave, "armijo_slack": 1e-5, "miner_accepted": 3.0, "miner_backtracks": 0.5,
-                    "miner_limit_hits": 0.01, "miner_non_finite": 0.0, "non_finite_energies": 0.0,
-                    "wrongness": 1.0 + wave, "negative_scale": 1.3 + wave,
-                    "loss_con_weighted": 0.5 * (0.6 + wave),
-                }
-            )
-        )  # fmt: skip
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.DataFrame([(seed, step) for seed in range(seeds) for step in range(rows)], columns=["seed", "step"])
+    step, wave = frame["step"], 0.02 * np.sin(frame["step"] + frame["seed"])
+    waving = {"loss_con": 0.6, "margin_mean": 0.3, "margin_q25": 0.1, "grad_share_contrast": 0.4}
+    waving |= {"illegitimate_fraction": 0.1, "mined_drop": 0.2, "wrongness": 1.0, "negative_scale": 1.3}
+    still = {"shared_noise_residual": 1e-7, "shared_noise_rounding": 2e-6, "ema_gradient": 0.0, "armijo_slack": 1e-5}
+    still |= {"miner_accepted": 3.0, "miner_backtracks": 0.5, "miner_limit_hits": 0.01}
+    still |= {"miner_non_finite": 0.0, "non_finite_energies": 0.0}
+    return frame.assign(
+        **{name: value + wave for name, value in waving.items()},
+        **still,
+        loss_mse=0.2 + 0.8 * np.exp(-step) + wave,
+        e_pos=20 * (1 - np.exp(-step / 2)) + wave,
+        e_neg=20.3 * (1 - np.exp(-step / 2)) + wave,
+        loss_con_weighted=0.5 * (0.6 + wave),
+    )
 
 
 NOT_MINED = {"miner_accepted": 0.0, "miner_backtracks": 0.0, "mined_drop": 0.0}
@@ -212,13 +179,6 @@ def test_other_signs_of_the_same(signature, columns):
     assert names(examine(healthy().assign(**columns))) == [signature]
 
 
-def test_a_miner_that_moves_away_is_seen_without_the_scale_of_the_data():
-    frame = healthy().drop(columns="negative_scale")
-    (finding,) = examine(frame.assign(wrongness=np.tile(1.2 ** np.arange(20), 3)))
-    assert finding.signature == "miner off the data scale"
-    assert "wrongness_growth" in finding.evidence
-
-
 @pytest.mark.parametrize(
     "columns",
     [
@@ -255,11 +215,6 @@ def test_what_can_be_judged_is_said_by_columns_and_holds():
             without = frame.drop(columns=[column, *(set().union(*needs) - needed)], errors="ignore")
             assert column in unexamined(without)[signature.name]
             assert signature.name not in names(examine(without))
-
-
-def test_a_column_without_a_number_is_as_good_as_missing():
-    frame = healthy().assign(illegitimate_fraction=np.nan)
-    assert unexamined(frame) == {"mostly illegitimate negatives": ["illegitimate_fraction"]}
 
 
 def test_illegitimate_negatives_are_reported_first():
@@ -299,12 +254,7 @@ def test_early_steps_are_not_judged_except_for_bugs():
 def test_changes_are_computed_from_present_values_or_said_as_factors():
     given = EnergyConfig(negatives="anm", contrastive_weight=0.2).model_dump(mode="json")
     frame = healthy().assign(grad_share_contrast=0.02, miner_backtracks=9.0, margin_mean=60.0, e_neg=80.0)
-    easy = {
-        "negatives.miner.steps": 2,
-        "negatives.miner.eps": 0.5,
-        "negatives.miner.start": 0.25,
-        "negatives.miner.delta": 0.05,
-    }
+    easy = {f"negatives.miner.{n}": v for n, v in {"steps": 2, "eps": 0.5, "start": 0.25, "delta": 0.05}.items()}
     changes = {finding.signature: finding.change for finding in examine(frame, given)}
     assert changes["too-easy negatives"] == easy
     # r/(1 − r) is 0.02/0.98 at a weight of 0.2 and grows with it; 0.3/0.7 takes 21 times that weight
@@ -314,9 +264,7 @@ def test_changes_are_computed_from_present_values_or_said_as_factors():
     assert all(finding.change == {} for finding in examine(frame, {"steps": 80}))
 
 
-@pytest.mark.parametrize(
-    ("given", "said"), [(None, True), (0.0, True), (0.5, False)]
-)  # 0.5: it is not the weight, then
+@pytest.mark.parametrize(("given", "said"), [(None, True), (0.0, True), (0.5, False)])  # 0.5: not the weight, then
 def test_a_weight_of_0_becomes_the_task_s_own(given, said):
     frame = healthy().assign(loss_con_weighted=0.0, grad_share_contrast=0.0)
     (finding,) = examine(frame, None if given is None else {"contrastive_weight": given})
@@ -332,21 +280,7 @@ def test_a_miner_that_takes_every_step_is_told_to_test_them():
     assert finding.change["negatives.miner.rule"] == "armijo"
 
 
-def test_discrete_miners_are_told_to_forbid_illegitimate_decisions():
-    given = EnergyConfig(task="sudoku", size=4, negatives="anm_simplex").model_dump(mode="json")
-    findings = examine(healthy().assign(**ILL["mostly illegitimate negatives"]), given)
-    assert findings[0].change == {"negatives.legitimate": True}
-    assert str(findings[0]).startswith("MOSTLY ILLEGITIMATE NEGATIVES")
-
-
 def test_metrics_of_several_runs_are_refused():
     frame = pd.concat([healthy().assign(method=method) for method in ("anm", "stock")])
     with pytest.raises(ParameterError, match="seed 0 has step 0 more than once"):
         examine(frame)
-
-
-def test_examining_leaves_the_frame_alone():
-    frame = healthy().assign(mined_drop=-1.0)
-    before = frame.copy()
-    examine(frame)
-    pd.testing.assert_frame_equal(frame, before)

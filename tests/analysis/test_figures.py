@@ -30,11 +30,6 @@ EFFECTS = pd.DataFrame(
     {"name": [style.label(method) for method in METHODS], "rival": "stock", "estimate": 1.0, "low": 0.5, "high": 2.0}
 )
 HOSTILE = Path(__file__).resolve().parents[1] / "hostile.matplotlibrc"
-SETTINGS = {
-    "TeX": {"text.usetex": True, "font.family": "serif"},
-    "dark": {"axes.facecolor": "black", "savefig.facecolor": "black", "figure.facecolor": "black"},
-    "saving": {"savefig.bbox": "tight", "savefig.transparent": True, "figure.autolayout": True, "font.size": 30},
-}
 
 
 def metrics(methods=tuple(METHODS), seeds=3):
@@ -75,22 +70,6 @@ def test_a_figure_is_a_notebook_s_whatever_a_person_has_set_up(name):
         assert MAKERS[name]()._repr_png_() == png
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_a_figure_keeps_its_looks_when_settings_change_after_it_was_made(kind):
-    figure, (axes,) = style.new_figure(1, 1, 2.0)
-    axes.set(xscale="log", xlim=(1e-3, 1e3), yscale="symlog", ylim=(-50, 50))
-    png = figure._repr_png_()
-    with mpl.rc_context(SETTINGS[kind]):
-        assert figure._repr_png_() == png
-
-
-def test_a_missing_glyph_would_be_noticed():
-    blank = style.PaperFigure()
-    blank.text(0.5, 0.5, "\u4e2d")
-    with pytest.warns(UserWarning, match="Glyph"):
-        blank._repr_png_()
-
-
 @pytest.mark.parametrize(("width", "columns"), [(6.75, 4), (3.25, 2), (1.2, 1)])
 def test_a_legend_has_as_many_columns_as_fit_and_even_rows(width, columns):
     figure, (axes,) = style.new_figure(1, 1, 2)
@@ -119,7 +98,6 @@ def test_methods_of_a_user_s_own_get_colours_of_their_own():
     assert given["stock"] == style.PALETTE["stock"]
     assert len(set(given.values())) == 4
     assert not set(given.values()) & (set(style.PALETTE.values()) - {style.PALETTE["stock"]})
-    assert style.colours([*own, "anm"])["own_0"] == given["own_0"]
     assert len(style.colours([f"own_{number}" for number in range(20)])) == 20  # never too few
 
 
@@ -160,9 +138,3 @@ def test_strips_show_every_seed_the_mean_its_interval_and_the_references():
         assert diamond.get_xdata()[0] == pytest.approx(scores[method].mean())
     assert [line.get_xdata()[0] for line in lines[3 * len(METHODS) :]] == [0.5, 0.8, 0.01]
     assert {"mean target,\ncopy", "zero"} <= {text.get_text() for text in axes.texts}
-
-
-@pytest.mark.parametrize("few", [{"seeds": 1}, {"seeds": 2}, {"methods": ["anm"]}])
-def test_few_seeds_and_one_method_are_drawn(few):
-    for figure in (learning(**few), strips(**few)):
-        figure.draw_without_rendering()

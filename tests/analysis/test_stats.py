@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from notebook_cells import names_of
 from scipy import stats as scipy_stats
 
 from anm_nb.analysis.stats import (
@@ -20,7 +21,6 @@ from anm_nb.analysis.stats import (
     holm,
     mean_interval,
     paired_difference,
-    proportion_difference,
     proportion_interval,
     rank_correlation,
     ratio_interval,
@@ -28,6 +28,9 @@ from anm_nb.analysis.stats import (
 )
 from anm_nb.config import ParameterError
 
+proportion_difference = names_of(
+    "26_take_off", "remedies", given={"np": np, "proportion_interval": proportion_interval}
+)["proportion_difference"]
 SCORES = st.integers(2, 12).flatmap(
     lambda n: arrays(float, (2, n), elements=st.floats(-100, 100).map(lambda x: round(x, 3)))
 )
@@ -75,41 +78,58 @@ def test_what_cannot_be_judged_is_refused():
 # Coverage, by simulation: 95 % intervals hold the truth in 93 to 97 of 100 experiments
 
 
-def coverage(interval, truth, draw, experiments=3000):
-    ends = np.array([interval(*draw())[1:] for _ in range(experiments)])
-    return np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1]))
+def ratios(g, seeds):
+    shared = g.normal(0, 0.3, seeds)
+    return 2 + shared + g.normal(0, 0.3, seeds), 4 + shared + g.normal(0, 0.3, seeds)
 
 
-@pytest.mark.parametrize("seeds", [3, 10])
-def test_the_interval_of_a_mean_covers(seeds):
-    source = np.random.default_rng(seeds)
-    assert 0.93 < coverage(mean_interval, 0.7, lambda: [source.normal(0.7, 2.0, seeds)]) < 0.97
+def correlated(g, correlation):
+    first, noise = g.normal(size=(2, 20))
+    return first, correlation * first + (1 - correlation**2) ** 0.5 * noise
 
 
-@pytest.mark.parametrize(("a", "b", "seeds"), [(2, 2, 3), (20, 2, 5), (50, 1, 10)])
-def test_the_interval_of_a_bounded_score_covers_within_its_bounds(a, b, seeds):
-    source = np.random.default_rng(seeds)
-    assert 0.93 < coverage(bounded_interval, a / (a + b), lambda: [source.beta(a, b, seeds)]) < 0.97
+def followed(g):
+    """Times of which 30 % lie beyond the end."""
+    end = np.exp(scipy_stats.norm.ppf(0.7))
+    times = g.lognormal(0.0, 1.0, 10)
+    return np.where(times > end, np.inf, times), end
+
+
+COVERING = {
+    "mean of 3": (mean_interval, 0.7, lambda g: [g.normal(0.7, 2.0, 3)]),
+    "mean of 10": (mean_interval, 0.7, lambda g: [g.normal(0.7, 2.0, 10)]),
+    "bounded 3": (bounded_interval, 2 / 4, lambda g: [g.beta(2, 2, 3)]),
+    "bounded 5": (bounded_interval, 20 / 22, lambda g: [g.beta(20, 2, 5)]),
+    "bounded 10": (bounded_interval, 50 / 51, lambda g: [g.beta(50, 1, 10)]),
+    "ratio of 4": (ratio_interval, 0.5, lambda g: ratios(g, 4)),
+    "ratio of 10": (ratio_interval, 0.5, lambda g: ratios(g, 10)),
+    "no rank correlation": (rank_correlation, 0.0, lambda g: correlated(g, 0.0)),
+    "rank correlation": (
+        rank_correlation,
+        6 / np.pi * np.arcsin(0.45),
+        lambda g: correlated(g, 0.9),
+    ),  # of normal pairs
+    "median time": (survival_median, 1.0, followed),
+    "detectable": (
+        lambda d: detectable_difference(d, 0.0, 0.05 / 7),
+        2.0 * detectable_effect(10, alpha=0.05 / 7),
+        lambda g: [g.normal(1, 2, 10)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COVERING)
+def test_intervals_cover(name):
+    interval, truth, draw = COVERING[name]
+    source = np.random.default_rng(3)
+    ends = np.array([interval(*draw(source))[1:] for _ in range(2000)])
+    assert 0.93 < np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])) < 0.97
+
+
+def test_a_bounded_interval_lies_within_its_bounds_and_a_ratio_agrees_with_the_paired_test():
     _, low, high = bounded_interval([0.99, 0.999, 0.97])
     assert 0 < low < high < 1 < mean_interval([0.99, 0.999, 0.97]).high
-
-
-def test_a_bounded_interval_moves_with_its_bounds():
-    taus = np.array([0.2, 0.9, 0.95])
-    as_shares = bounded_interval((taus + 1) / 2)
-    assert bounded_interval(taus, -1, 1) == pytest.approx([2 * end - 1 for end in as_shares])
-
-
-@pytest.mark.parametrize("seeds", [4, 10])
-def test_the_interval_of_a_ratio_covers_and_agrees_with_the_paired_test(seeds):
-    source = np.random.default_rng(seeds)
-
-    def draw():
-        shared = source.normal(0, 0.3, seeds)
-        return 2 + shared + source.normal(0, 0.3, seeds), 4 + shared + source.normal(0, 0.3, seeds)
-
-    assert 0.93 < coverage(ratio_interval, 0.5, draw) < 0.97
-    first, second = draw()
+    first, second = ratios(np.random.default_rng(4), 10)
     scaled = second * first.mean() / second.mean() * 1.1
     _, low, high = ratio_interval(first, scaled)
     assert (low <= 1 <= high) == (paired_difference(first, scaled).p_value >= 0.05)
@@ -127,39 +147,8 @@ def test_intervals_of_proportions_and_of_their_differences_cover(trials, chance)
     assert 0.93 < np.mean(hits) < 0.97
     other = source.binomial(trials, chances - 0.2)
     gap = cache(lambda n, m: proportion_difference((n, trials), (m, trials)))
-    hits = [gap(n, m).low <= 0.2 <= gap(n, m).high for n, m in zip(counts, other, strict=True)]
+    hits = [gap(n, m)[1] <= 0.2 <= gap(n, m)[2] for n, m in zip(counts, other, strict=True)]
     assert 0.93 < np.mean(hits) < 0.97
-
-
-@pytest.mark.parametrize("correlation", [0.0, 0.9])
-def test_the_interval_of_a_rank_correlation_covers(correlation):
-    source = np.random.default_rng(6)
-    truth = 6 / np.pi * np.arcsin(correlation / 2)  # of normal pairs
-
-    def draw():
-        first, noise = source.normal(size=(2, 20))
-        return first, correlation * first + (1 - correlation**2) ** 0.5 * noise
-
-    assert 0.93 < coverage(rank_correlation, truth, draw, 2000) < 0.97
-
-
-def test_the_interval_of_a_median_time_covers():
-    """Of times of which 30 % lie beyond the end."""
-    source = np.random.default_rng(5)
-    end = np.exp(scipy_stats.norm.ppf(0.7))
-
-    def draw():
-        times = source.lognormal(0.0, 1.0, 10)
-        return np.where(times > end, np.inf, times), end
-
-    assert 0.93 < coverage(survival_median, 1.0, draw, 2000) < 0.97
-
-
-def test_the_range_of_what_is_detectable_covers():
-    source = np.random.default_rng(8)
-    truth = 2.0 * detectable_effect(10, alpha=0.05 / 7)
-    found = coverage(lambda d: detectable_difference(d, 0.0, 0.05 / 7), truth, lambda: [source.normal(1, 2, 10)])
-    assert 0.93 < found < 0.97
 
 
 # Power, by simulation

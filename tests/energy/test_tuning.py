@@ -1,24 +1,24 @@
-"""The tuning study: grids that grow at their edges, choices on dev, runs that go on, and stacks of learning rates."""
+"""Notebook 16's tuning study: grids that grow at their edges, choices on dev, and studies that go on."""
 
 import pandas as pd
 import pytest
+from notebook_cells import names_of
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.energy.tuning import (
-    METHODS,
-    Setting,
-    Tuning,
-    beyond,
-    choices,
-    confirm,
-    confirmation,
-    multiply_adds,
-    settings_of,
-    tune,
-)
+from anm_nb.training import OutOfTime, time_limit
+from anm_nb.training.loop import Training
 
-TINY = {"size": 2, "width": 8, "batch": 8, "steps": 4, "dev_examples": 4, "test_examples": 4, "records": 3}
+CELLS = ("settings", "options", "runs", "stack", "train", "stacks", "choose")
+TINY = {
+    "size": 2, "width": 8, "batch": 8, "steps": 4, "dev_examples": 4, "test_examples": 4, "records": 3,
+    "methods": ["none", "anm"], "candidate": "anm", "lrs": [0.01, 0.02], "n_options": 1, "growth": 0,
+    "tuning_seeds": [5], "seeds": [1, 2],
+}  # fmt: skip
+
+
+def study(*more, **values):
+    return names_of("16_anm_verdict", *CELLS, *more, **TINY | values)
 
 
 def table(*rows):
@@ -33,72 +33,92 @@ def table(*rows):
 
 
 def test_a_setting_with_a_diverged_seed_is_never_chosen_and_an_edge_is_said():
+    cells = study()
     runs = table(("none", 0.1, [0.3, 0.3]), ("none", 0.2, [0.2, 0.3]), ("none", 0.4, [0.0, None]))
-    assert settings_of(choices(runs)) == [Setting("none", "", 0.2, 0.0)]
-    assert choices(runs)[["dev", "settings_tried", "on_an_edge"]].values.tolist() == [[0.25, 3, False]]
+    found = cells["choices"](runs)
+    assert cells["settings_of"](found) == [("none", "", 0.2, 0.0)]
+    assert found[["dev", "settings_tried", "on_an_edge"]].values.tolist() == [[0.25, 3, False]]
     runs = table(("none", 0.1, [0.1, 0.3]), ("none", 0.2, [0.3, 0.3]))
-    assert choices(runs)["on_an_edge"].tolist() == [True]
+    assert cells["choices"](runs)["on_an_edge"].tolist() == [True]
 
 
 def test_a_grid_grows_beyond_the_edge_that_the_best_lies_on():
-    tried = [Setting("stock", "", lr, 0.5) for lr in (0.1, 0.2)]
-    assert beyond(tried, tried[1], ["lr"]) == [Setting("stock", "", 0.4, 0.5)]
+    cells = study()
+    beyond, setting = cells["beyond"], cells["Setting"]
+    tried = [setting("stock", "", lr, 0.5) for lr in (0.1, 0.2)]
+    assert beyond(tried, tried[1], ["lr"]) == [("stock", "", 0.4, 0.5)]
     assert beyond(tried, tried[0]) == [
-        Setting("stock", "", 0.05, 0.5),
-        Setting("stock", "", 0.1, 0.25),
-        Setting("stock", "", 0.1, 1.0),
+        ("stock", "", 0.05, 0.5),
+        ("stock", "", 0.1, 0.25),
+        ("stock", "", 0.1, 1.0),
     ]
-    assert beyond([Setting("none", "", 1.0, 0.0), Setting("none", "", 0.5, 0.0)], Setting("none", "", 1.0, 0.0)) == []
+    most = [setting("none", "", lr, 0.0) for lr in (1.0, 0.5)]
+    assert beyond(most, most[0]) == []
 
 
-def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(tmp_path, monkeypatch):
-    for method in ("none", "anm"):
-        monkeypatch.setitem(METHODS, method, {})
-    study = Tuning(**TINY, methods=["none", "anm"], lrs=[0.01, 0.02], tuning_seeds=[5], seeds=[1, 2], growth=0)
-    said = []
-    runs = tune(study, tmp_path, said.append)
-    assert said
-    assert choices(runs).set_index("method")["settings_tried"].to_dict() == {"none": 2, "anm": 2 + 3 * 3}
-    trained = len(said)
-    pd.testing.assert_frame_equal(tune(study, tmp_path, said.append), runs)
-    assert len(said) == trained
-    confirmed = confirm(study, confirmation(study, settings_of(choices(runs))), tmp_path, said.append)
+def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(tmp_path, monkeypatch, quick_disk):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    with time_limit(0), pytest.raises(OutOfTime):
+        study("tune")
+    cells = study("tune", "confirmation", "confirm")
+    counted = cells["choices"](cells["tuning"]).set_index("method")["settings_tried"]
+    assert counted.to_dict() == {"none": 2 + 3, "anm": 2 + 3}
+    assert list(cells["tuning"]["stage"].unique()) == ["learning rate", "options"]
+    confirmed = cells["confirmed"]
     assert set(confirmed["method"]) == {"none", "anm", "none, more steps", "none, larger batch"}
     ends = confirmed.groupby("method")[["steps", "multiply_adds"]].max()
     one_step = ends.loc["none, more steps", "multiply_adds"] / ends.loc["none, more steps", "steps"]
     assert ends.loc["none, more steps", "multiply_adds"] == pytest.approx(
         ends.loc["anm", "multiply_adds"], abs=one_step
     )
-    assert confirmed.groupby(["method", "seed"])["test_same"].last().notna().all()
+    assert confirmed.groupby(["method", "seed"])[["test_same", "test_harder"]].last().notna().all(axis=None)
     assert (confirmed["step_ms"] > 0).all()
+
+    monkeypatch.delattr(Training, "run")  # what is finished is not trained again
+    pd.testing.assert_frame_equal(study("tune", "confirmation", "confirm")["confirmed"], confirmed)
 
 
 def test_multiply_adds_are_those_of_the_matrix_products():
+    counted = study("confirmation")["multiply_adds"]
     config = EnergyConfig(task="addition", size=2, width=8, batch=16, head="scalar")
-    once, twice, thrice = (multiply_adds(config.model_copy(update={"batch": 16 * n})) for n in (1, 2, 3))
+    once, twice, thrice = (counted(config.model_copy(update={"batch": 16 * n})) for n in (1, 2, 3))
     assert thrice - twice == twice - once  # beyond the embedding of the levels, the same for each example
     hidden = 16 * (8 * 8 + 2 * 8 * 8)  # two inputs of 4 entries, width 8: run, differentiated by y, and both again
     assert 4 * hidden < twice - once < 9 * hidden
 
 
-def test_options_are_of_the_config_or_of_the_strategy():
-    study = Tuning(**TINY)
-
-    def config(method, option):
-        return study.config(Setting(method, option, 0.01, 0.0), (1, 2))
-
-    assert config("none", "scalar head").head == "scalar"
-    assert config("anm", "soft label").soft_label
-    assert config("anm_orthogonal", "5 inner steps").negatives.miner.steps == 5
-    near = config("random_orthogonal", "radius ‖y‖/4").negatives
-    assert (near.name, near.eps, near.orthogonal_to_noise) == ("random", 0.25, True)
-    assert config("random_orthogonal", "").negatives.eps == type(near)().eps
+@pytest.mark.parametrize("method", ["none", "stock", "anm", "anm_orthogonal", "random_orthogonal", "mrncl"])
+def test_every_option_changes_the_run_of_its_method(method):
+    cells = study(methods=[method], candidate=method)
+    options = ["", *cells["OPTIONS"][method]]
+    configs = [cells["config_of"](cells["Setting"](method, option, 0.01, 0.0), (1,)) for option in options]
+    assert len({config.model_dump_json() for config in configs}) == len(options) > 2
+    assert {config.method for config in configs} == {"random" if method == "random_orthogonal" else method}
 
 
-def test_what_cannot_be_a_study_is_refused_before_any_work():
-    with pytest.raises(ParameterError, match=r"share \[100\]: they must be disjoint"):
-        Tuning(seeds=(100, 200, 201))
-    with pytest.raises(ParameterError, match=r"methods: unknown method 'stok' \(did you mean 'stock'\?\)"):
-        Tuning(methods=("stok",))
-    with pytest.raises(ParameterError, match="is scored by board_accuracy"):
-        Tuning(task="sudoku", size=4)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeds": [5, 6]}, r"share \[5\]"),
+        ({"methods": ["stok"]}, r"methods.0: unknown negative strategy 'stok' \(did you mean 'stock'\?\)"),
+        ({"candidate": "stock"}, "unknown candidate 'stock'"),
+        ({"task": "sudoku", "size": 4}, "is not scored by an mse"),
+    ],
+)
+def test_what_cannot_be_a_study_is_refused_before_any_work(values, message):
+    with pytest.raises(ParameterError, match=message):
+        study(**values)
+
+
+def test_steps_to_a_threshold_are_survival_times_between_the_task_s_own_levels():
+    """Half of the way from 1 to the best end, 0.2: one method gets there at 10 and 20, the other once in two seeds."""
+    names, steps = ("method", "seed", "step", "dev"), (0, 10, 20)
+    errors = {("fast", 1): (2, 0.5, 0.2), ("fast", 2): (2, 0.9, 0.2), ("slow", 1): (2, 2, 0.6), ("slow", 2): (2, 2, 2)}
+    rows = [(*who, step, dev) for who, own in errors.items() for step, dev in zip(steps, own, strict=True)]
+    metrics, trivial = pd.DataFrame(rows, columns=names), {"kind": "trivial", "split": "same", "value": 1.0}
+    cells = names_of("16_anm_verdict", "stack", "early-a")
+    goals = cells["dev_goals"](metrics, pd.DataFrame([trivial]))
+    assert goals == pytest.approx({"half": 0.6, "nine tenths": 0.28})
+    found = cells["survival"](metrics, {"half": goals["half"]}).droplevel(0)
+    assert found.loc["fast", ["median", "mean", "low", "high", "never"]].tolist() == [10, 15, 10, 20, 0]
+    assert found.loc["slow", ["median", "mean", "never"]].tolist() == [20, 20, 1]

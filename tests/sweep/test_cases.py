@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from anm_nb.cases import LONGEST, Case, case_names, check_of, code_digest, differing, open_sweep
+from anm_nb.cases import LONGEST, Case, case_names, check_of, differing, open_sweep
 from anm_nb.config import ParameterError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,9 +77,7 @@ def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
         ({"grid": {"m": [1]}}, "trivial.yaml, case {'m': 1}: unknown parameter 'm'"),
         ({"gird": {"n": [1]}}, "trivial.yaml: unknown parameter 'gird' (did you mean 'grid'?)"),
         ({"grid": {"n": []}}, "grid: 0 cases; from 1 to"),
-        ({"grid": {}}, "grid = {}"),
         ({"notebook": "20_hrm_vs_basline"}, "unknown notebook '20_hrm_vs_basline' (did you mean '20_hrm_vs_baseline'"),
-        ({"notebook": "cube.ipynb"}, "unknown notebook 'cube.ipynb'"),
         ({"notebook": None}, "needs a notebook, or a union"),
         ({"union": ["trivial.yaml"], "profile": "mid"}, "only base may stand beside union; move profile into"),
         ({"grid": {name: list(range(1000)) for name in "abc"}}, "grid: 1,000,000,000 cases; from 1 to 10,000"),
@@ -176,22 +174,6 @@ def test_a_name_says_what_differs_and_no_more():
     assert case_names(cases) == ["10_a,n=-1,s=1_2", "10_a,n=2,s=a_b", "20_b"]
 
 
-def test_a_digest_covers_parameters_and_code_but_no_outputs(trivial):
-    def digest(n: int) -> str | None:
-        return open_sweep(trivial.write(cases=[{"n": n}]))[0].digest
-
-    first, code = digest(2), code_digest(trivial.notebook)
-    assert digest(3) != first
-    executed = json.loads(trivial.notebook.read_text())
-    stream = {"output_type": "stream", "name": "stdout", "text": "!"}
-    executed["cells"][1] |= {"outputs": [stream], "execution_count": 3}
-    trivial.notebook.write_text(json.dumps(executed))
-    assert (digest(2), code_digest(trivial.notebook)) == (first, code)
-    executed["cells"][2]["source"] = "changed = True"
-    trivial.notebook.write_text(json.dumps(executed))
-    assert digest(2) != first
-
-
 # the settings cell
 
 PARAMETERS = "%matplotlib inline\nepochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
@@ -241,7 +223,6 @@ def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_unde
         ({"size": 1}, {}, r"10_own.ipynb, code cell 2 \(settings\), line 18: ZeroDivisionError: division by zero"),
         ({}, {"settings": "class Study(:"}, r"code cell 2 \(settings\), line 1: SyntaxError: invalid syntax"),
         ({}, {"settings": "x = 1"}, r"code cell 2 \(settings\): does not call from_notebook\(\)"),
-        ({}, {"settings": "import nowhere"}, r"line 1: ModuleNotFoundError: No module named 'nowhere'"),
         ({}, {"parameters": "epochs = many"}, r"code cell 1 \(parameters\), line 1: NameError: name 'many' is not"),
     ],
 )

@@ -18,6 +18,12 @@ def test_a_restart_runs_nothing_that_is_finished(trivial, instant):
     trivial.write(grid={"n": [1, 2]})
     assert trivial.invoke().exit_code == 0
     table = (trivial.out / "table.parquet").read_bytes()
+    notebook = json.loads(trivial.notebook.read_text())
+    notebook["cells"][1] |= {
+        "outputs": [{"output_type": "stream", "name": "stdout", "text": "!"}],
+        "execution_count": 3,
+    }
+    trivial.notebook.write_text(json.dumps(notebook))  # as when it was looked at in between
     again = trivial.invoke()
     assert (again.exit_code, instant) == (0, [1, 2])
     assert f"2 cases: 2 done; results in {trivial.out}" in again.stdout
@@ -57,9 +63,7 @@ def edit(path: Path, old: str, new: str):
     [
         (lambda t: edit(t.out / "n=2.ipynb", '"refuted"', '"supported"'), [2], ["n=2"]),
         (lambda t: edit(t.out / "n=13.ipynb", "ValueError", "valueError"), [13], ["n=13"]),
-        (lambda t: edit(t.out / "n=1.ipynb", "65.2", "65.3"), [1], ["n=1"]),
         (lambda t: (t.out / "n=1.ipynb").write_text('{"cells": ['), [1], ["n=1"]),
-        (lambda t: (t.out / "n=1.ipynb").write_text("[1]"), [1], ["n=1"]),
         (lambda t: (t.out / "n=1.ipynb").write_text('{"metadata": {}}'), [1], []),
         (swap, [1, 2], []),
     ],
@@ -142,15 +146,14 @@ def test_two_sweeps_into_one_folder_are_one_too_many(trivial, instant):
     assert trivial.invoke().exit_code == 0
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_full_disk_is_told_and_loses_nothing(trivial, instant, monkeypatch, seed):
+def test_a_full_disk_is_told_and_loses_nothing(trivial, instant, monkeypatch):
     """Writes fail with ENOSPC at random; restarted until it is through, all is as without the failures."""
     trivial.write(grid={"n": [1, 2, 3, 4]})
     trivial.invoke()
     table = (trivial.out / "table.parquet").read_bytes()
     expected, instant[:] = trivial.outcomes(), []
     trivial.out = trivial.folder / "full"
-    chance, fsync = random.Random(seed), files.os.fsync
+    chance, fsync = random.Random(0), files.os.fsync
 
     def sometimes_full(descriptor):
         if chance.random() < 0.25:

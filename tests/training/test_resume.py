@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from stored_training import CONFIGS, energy
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
-from anm_nb.training import loop
+from anm_nb.training import OutOfTime, loop, time_limit
 from anm_nb.training.checkpoint import checkpoint_of
-from anm_nb.training.loop import OutOfTime, Training, time_limit
+from anm_nb.training.loop import Training
 from anm_nb.training.run import train, train_together
 
 CONFIG = ToyConfig(every=2, checkpoint_every=4, keep_weights=True)

@@ -1,0 +1,38 @@
+"""What each notebook costs at its quick profile: CPU seconds and peak memory, kept for README's table.
+
+`python benchmarks/notebook_costs.py` runs them one after another with one thread, each from an empty store, and takes
+ten minutes of one core. CPU seconds, those of the kernel's start included, hardly depend on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from anm_nb.analysis.kept import kept_root
+from anm_nb.files import checkout_state, describe_environment, project_root, replace_whole
+
+root, kept = project_root(), kept_root() / "notebook_costs.json"
+alone = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+costs: dict[str, dict[str, float]] = {}
+for notebook in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+    with tempfile.TemporaryDirectory() as folder:
+        profile = root / "params" / "quick" / f"{notebook.stem}.yaml"
+        command = [sys.executable, "-m", "papermill", "--no-progress-bar", notebook, Path(folder) / "out.ipynb"]
+        process = subprocess.Popen(
+            [*command, *(["-f", profile] if profile.exists() else [])],
+            cwd=folder, env=os.environ | alone | {"ANM_NB_OUTPUTS": folder}, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        said = process.stderr.read().decode() if process.stderr else ""
+        _, status, used = os.wait4(process.pid, 0)  # with the kernel, for which papermill waits
+    if status:
+        sys.exit(f"{notebook.stem} failed:\n{said}")
+    costs[notebook.stem] = {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "mib": used.ru_maxrss // 2**10}
+    print(notebook.stem, costs[notebook.stem], flush=True)
+models = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+where = checkout_state() | describe_environment("cpu", 1) | {"cpu": models[0]}
+replace_whole(kept, json.dumps({"notebooks": costs, "where": where}, indent=1).encode())

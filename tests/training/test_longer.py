@@ -1,0 +1,99 @@
+"""More steps from a finished run give the bits of one long run, or train anew and say why."""
+
+import pytest
+from stored_training import CONFIGS, energy
+from toy import assert_same
+
+from anm_nb import store
+from anm_nb.training import checkpoint
+from anm_nb.training.loop import Training
+from anm_nb.training.run import Trained
+
+EVEN = {"record_every": 5, "lr_final": 1.0}
+ENERGY = energy("anm", **EVEN, contrastive_weight=0.0, test_examples=4)  # its negatives are drawn at records only
+RANKING = CONFIGS["ranking"]
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "one"))
+
+
+def longer(config, factor=2):
+    return config.model_copy(update={config.length: factor * getattr(config, config.length)})
+
+
+def trained(run):
+    return Trained(run.metrics, run.trace, run.weights)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ENERGY,
+        energy("mixed", **EVEN, keep_weights=True),
+        RANKING,
+        RANKING.changed(patience=1, encoder_lr=1e-6),  # ends early
+        RANKING.changed(lr_warmup=6, epochs=3),  # longer than the shorter run
+    ],
+    ids=["energy", "kept weights", "ranking", "patience", "warm-up"],
+)
+def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp_path, monkeypatch):
+    short = store.get_or_train(config)
+    steps, take = [], Training.losses
+
+    def counted(self, inputs, kind):
+        steps.append(self.step)
+        return take(self, inputs, kind)
+
+    monkeypatch.setattr(Training, "losses", counted)
+    run = store.get_or_train(longer(config))
+    assert run.provenance["goes_on_from"] == short.key
+    assert not steps or min(steps) == config.total_steps()
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "other"))
+    whole = store.get_or_train(longer(config))
+    assert "goes_on_from" not in whole.provenance
+    assert_same(trained(run), trained(whole))
+    assert run.state.keys() == whole.state.keys()
+
+
+def test_it_goes_on_from_the_longest_and_may_go_on_again():
+    first = store.get_or_train(ENERGY)
+    second = store.get_or_train(longer(ENERGY))
+    third = store.get_or_train(longer(ENERGY, 3))
+    assert [run.provenance.get("goes_on_from") for run in (first, second, third)] == [None, first.key, second.key]
+
+
+def test_the_stored_state_is_two_numbers_a_parameter_and_what_generators_and_records_take():
+    run = store.get_or_train(energy("stock", **EVEN, width=128, seeds=(0,)))
+    parameters = sum(each.numel() for name, each in run.weights.items() if ".model." in name)
+    assert 0 < run.manifest.files["state.safetensors"].size - 8 * parameters < 40_000
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (energy("stock", record_every=5), "lr_final = 0.05"),
+        (energy("stock", lr_final=1.0), "records = 4"),
+        (RANKING.changed(mask_rate_start=0.2), "mask_rate_start = 0.2"),
+    ],
+)
+def test_what_depends_on_the_whole_length_trains_anew_and_says_why(config, why, monkeypatch, capsys):
+    short = store.get_or_train(config)
+    assert "state.safetensors" not in short.manifest.files
+    monkeypatch.setattr(checkpoint, "watched", lambda: True)
+    run = store.get_or_train(longer(config))
+    assert "goes_on_from" not in run.provenance
+    told = capsys.readouterr().err
+    assert f"run {short.key} has the first" in told
+    assert f"training starts anew: {why}" in told
+
+
+def test_a_run_that_cannot_be_trusted_is_not_gone_on_from(monkeypatch, capsys):
+    short = store.get_or_train(ENERGY)
+    path = short.path / "state.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    monkeypatch.setattr(checkpoint, "watched", lambda: True)
+    assert "goes_on_from" not in store.get_or_train(longer(ENERGY)).provenance
+    assert "expected sha256" in capsys.readouterr().err

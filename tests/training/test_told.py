@@ -1,0 +1,135 @@
+"""Who trains is told where the training is: loggers at every record, a bar, and an interrupt that saves first."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from stored_training import CONFIGS
+from toy import ToyConfig, assert_same, toy_trained, toy_training
+
+from anm_nb import training
+from anm_nb.training import Interrupted, on_record, progress, run
+from anm_nb.training.learner import Member
+
+TESTS = Path(__file__).parents[1]
+ROWS = CONFIGS["mined negatives, EMA"].model_copy(update={"test_examples": 4})
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What a logger was told."""
+    monkeypatch.setattr(training, "LOGGERS", {})
+    heard = []
+
+    @on_record
+    def log(config, seed, step, row):
+        heard.append((config, seed, step, dict(row)))
+
+    return heard
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_logger_hears_every_row_of_every_seed_also_from_other_processes(cores, logged, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "WORTH_SECONDS", 0.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
+    trained = ROWS.train(tmp_path)
+    assert trained.processes == cores
+    joined = {}
+    for config, seed, step, row in logged:
+        assert config is ROWS
+        joined[seed, step] = joined.get((seed, step), {}) | row
+    rows = [json.loads(row.dropna().to_json(double_precision=15)) for _, row in trained.metrics.iterrows()]
+    heard = [
+        {name: value for name, value in joined[row["seed"], row["step"]].items() if value == value} for row in rows
+    ]
+    assert [set(each) for each in heard] == [set(each) for each in rows]
+    assert [each["loss_mse"] for each in heard] == pytest.approx([each["loss_mse"] for each in rows], rel=1e-12)
+    assert len(joined) == len(rows)
+
+
+def test_a_logger_defined_again_replaces_itself(logged, tmp_path):
+    @on_record
+    def log(config, seed, step, row):
+        logged.append("again")
+
+    assert len(training.LOGGERS) == 2  # by qualified name: this one is another test's
+    again = []
+
+    def define():
+        @on_record
+        def log(config, seed, step, row):
+            again.append(step)
+
+    define()
+    define()
+    assert len(training.LOGGERS) == 3
+
+
+def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys):
+    monkeypatch.setattr(training, "watched", lambda: True)
+    members = [Member(ROWS, seed) for seed in ROWS.seeds]
+    with progress(members) as tell:
+        tell(members[0], 6, 0.25, {})
+        tell(members[1], 3, 0.5, {})
+    shown = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert "anm, 2 seeds: step 9 of 24, loss 0.5: 38%" in shown
+    assert re.search(r"\d\d:\d\d gone, \S+ left", shown)
+
+
+def test_nobody_who_cannot_see_a_bar_gets_one(monkeypatch, capsys):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    with progress([Member(ROWS, 0)]) as tell:
+        tell(Member(ROWS, 0), 6, 0.25, {})
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_path):
+    config = ToyConfig(checkpoint_every=1000)
+    interrupted = toy_training(config, tmp_path / "run", seeds)
+    inputs = interrupted.learner.inputs
+
+    def at_seven(step):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inputs(step)
+
+    interrupted.learner.inputs = at_seven
+    with pytest.raises(Interrupted, match="run again to go on from step 8 of 12"):
+        interrupted.run()
+    resumed = toy_training(config, tmp_path / "run", seeds)
+    resumed.run()
+    assert len(resumed.learner.seen) == 5
+    assert_same(toy_trained(config, tmp_path / "run", seeds), toy_trained(config, tmp_path / "whole", seeds))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+CELL = """
+import os, signal, threading
+from stored_training import long_training
+from anm_nb import store
+from anm_nb.training import loop
+save = loop.Training.save
+def tell(self):
+    save(self)
+    if self.step == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+loop.Training.save = tell
+store.get_or_train(long_training())
+"""
+
+
+def test_a_notebook_shows_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    cell = nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{CELL}")
+    with pytest.raises(CellExecutionError):
+        NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
+    (shown,) = [output for output in cell.outputs if output.output_type == "error"]
+    assert shown.traceback == ["Interrupted: seed 0: run again to go on from step 3 of 60"]
