@@ -127,7 +127,7 @@ class ParameterGroup:
             self.norms.copy_(norms)
         elif present:
             parts = [torch.linalg.vector_norm(gradient.reshape(seeds, -1), dim=1) for gradient in present]
-            torch.linalg.vector_norm(torch.stack(parts), dim=0, out=self.norms)
+            self.norms.copy_(torch.linalg.vector_norm(torch.stack(parts), dim=0))
             for each in present:
                 each.mul_(_along_first((self.clip_norm / (self.norms + 1e-6)).clamp_max(1.0), each))
         for parameter, gradient in zip(self.stacked, gradients, strict=True):
