@@ -99,9 +99,8 @@ class EnergyConfig(TrainingConfig):
         return task
 
     def make_task(self) -> DenoisingTask:
-        made = self.task_class
         try:
-            return made(size=self.size, **self.task_options)
+            return self.task_class(size=self.size, **self.task_options)
         except ParameterError as error:
             raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
 
@@ -181,10 +180,9 @@ class EnergyLearner:
         self.task, self.schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
         self.training, self.sampler = self.task.stream("train"), config.make_sampler(self.task)
         self.model = Stack([self._network(seed) for seed in self.seeds])
-        parameters, lrs = list(self.model.members[0].parameters()), [each.config.lr for each in members]
-        adam = (self.model, parameters, torch.optim.Adam, config.lr, config.clip_norm)
-        betas = {"betas": (0.9, 0.99)}  # as published
-        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", *adam, options=betas, lrs=lrs)]
+        lrs, betas = [each.config.lr for each in members], {"betas": (0.9, 0.99)}  # as published
+        adam = ([*self.model.members[0].parameters()], torch.optim.Adam, config.lr, config.clip_norm)
+        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", self.model, *adam, options=betas, lrs=lrs)]
         purposes = ("data", "noise", "negatives")
         self.generators: Mapping[str, Sequence[torch.Generator]] = {each: self._sources(each) for each in purposes}
         weights = [each.config.weight for each in members]
