@@ -99,8 +99,9 @@ class EnergyConfig(TrainingConfig):
         return task
 
     def make_task(self) -> DenoisingTask:
+        made = self.task_class
         try:
-            return self.task_class(size=self.size, **self.task_options)
+            return made(size=self.size, **self.task_options)
         except ParameterError as error:
             raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
 
@@ -240,8 +241,7 @@ class EnergyLearner:
         margins = self.model.apart(contrast.e_neg - contrast.e_pos)
         for place, each in enumerate(measured):
             rows = slice(place * margins.shape[1], (place + 1) * margins.shape[1])
-            each.scalars |= contrast_columns(contrast, rows)
-            each.scalars |= {"contrastive_weight": float(contrast.weight[place])}
+            each.scalars |= contrast_columns(contrast, rows) | {"contrastive_weight": float(contrast.weight[place])}
             each.scalars |= {"grad_share_contrast": float(shares[place])}
             each.arrays["margins"] = margins[place]
             each.arrays["illegitimate_by_level"] = illegitimate_by_level(contrast, rows)
