@@ -74,14 +74,6 @@ def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
     assert all(np.diff(ranks[:3]) > 0)
 
 
-def test_a_probe_is_of_the_last_epoch_of_a_seed_that_stopped_before_another(runs):
-    run = runs["max_inner_iters = 3"]
-    trace = run.trace | {"alphas": run.trace["alphas"].clone()}
-    trace["alphas"][0, 2] = math.nan  # as where only the other seed went on
-    stopped = SimpleNamespace(settings=run.settings, trace=trace, metrics=run.metrics.drop(index=2))
-    assert np.isfinite(ranking.probe(stopped)[0]).all()
-
-
 def test_following_pointers_reaches_what_it_does_one_by_one():
     task = get_task("hinted_sort", size=8, mask_rate=0.75)
     assert ranking.reach(task, links=8) == pytest.approx(1)
