@@ -81,6 +81,10 @@ notebooks: $(STAMP)  ## run the notebooks in place, refreshing their stored outp
 		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 	@$(BIN)/anm-nb index
 
+.PHONY: site
+site: $(STAMP)  ## write the notebooks as they are stored, and docs, as a static site in outputs/site
+	@$(BIN)/python docs/static_site.py
+
 .PHONY: lock
 lock:  ## write requirements.lock, and environment.yml's pins, anew from the newest versions allowed
 	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv" build *.new' EXIT; \

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+STATE = "state.safetensors"  # before the last step, of a run that a longer training can go on from
 SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
 FAMILIES = ("anm_nb.energy.train", "anm_nb.ranking.train")  # where configs are defined
 _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",(.*)', re.DOTALL)
@@ -113,11 +114,6 @@ class Run:
         return ", ".join(str(self.summary[name]) for name in ("family", "task", "method") if self.summary[name])
 
     @property
-    def size(self) -> int:
-        """Bytes of the run's files, without the manifest."""
-        return sum(file.size for file in self.manifest.files.values())
-
-    @property
     def settings(self) -> dict[str, Any]:
         """The config as plain data, readable without the classes it was made of."""
         return self.manifest.identity["config"]
@@ -185,13 +181,6 @@ class Run:
         from safetensors.torch import load_file
 
         return load_file(self.file("checkpoint.safetensors"))
-
-    @cached_property
-    def state(self) -> dict[str, Tensor]:
-        """Optimisers, generators and records before the last step, where a longer training can go on from them."""
-        from safetensors.torch import load_file
-
-        return load_file(self.file("state.safetensors"))
 
     @cached_property
     def provenance(self) -> dict[str, Any]:

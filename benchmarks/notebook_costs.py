@@ -1,13 +1,14 @@
-"""What each notebook costs at its quick profile: CPU seconds and peak memory, kept for README's table.
+"""What each notebook costs at its quick profile, CPU seconds and peak memory, kept and written into README's table.
 
-`python benchmarks/notebook_costs.py` runs them one after another with one thread, each from an empty store, and takes
-ten minutes of one core. CPU seconds, those of the kernel's start included, hardly depend on what else the machine does.
+`python benchmarks/notebook_costs.py` runs them one after another, each with one thread and an empty store: ten minutes
+of one core. CPU seconds, those of the kernel's start included, hardly depend on what else the machine does.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,3 +37,9 @@ for notebook in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
 models = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
 where = checkout_state() | describe_environment("cpu", 1) | {"cpu": models[0]}
 replace_whole(kept, json.dumps({"notebooks": costs, "where": where}, indent=1).encode())
+readme = (root / "README.md").read_text(encoding="utf-8")
+for name, cost in costs.items():
+    row = re.compile(rf"^(\| \[{name}\]\([^)]+\) \| [^|]+ \|).*$", re.MULTILINE)
+    readme = row.sub(rf"\g<1> {cost['cpu_seconds']:.0f} s | {cost['mib'] / 1024:.1f} GiB |", readme)
+head = "| notebook | question | CPU time | memory |\n|---|---|---|---|\n"
+replace_whole(root / "README.md", re.sub(r"\| notebook \| question \|.*\n\|---.*\n", head, readme).encode())

@@ -233,6 +233,18 @@ def test_files_and_headings_it_points_to_exist(page):
         assert not heading or heading in [title.lower().replace(" ", "-") for title in titles], target
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_link_to_each_other_and_the_web(path):
+    """Nothing else is there in JupyterLab, whose root is their folder, and beside their copies in a gallery."""
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", []) if "data" in output]
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    texts += [output.data["text/markdown"] for output in outputs if "text/markdown" in output.data]
+    for target in re.findall(r"\]\(([^)]+)\)", "\n".join(texts)):
+        assert target.startswith("https://") or (path.parent / target).suffix == ".ipynb", target
+        assert target.startswith("https://") or ("/" not in target and (path.parent / target).exists()), target
+
+
 def test_the_walks_pass_files_and_names_that_exist():
     walks = PAGES["CONTRIBUTING.md"].split("## Three walks")[1]
     for walk in re.split(r"\n\d\. ", walks)[1:]:

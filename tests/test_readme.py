@@ -1,5 +1,6 @@
 """README is short, its numbers are those of kept results, and its experiment runs."""
 
+import json
 import re
 
 from anm_nb.analysis import kept, ranking
@@ -99,6 +100,27 @@ def test_its_numbers_on_iteration_are_those_of_kept_runs():
 def test_it_lists_every_notebook():
     listed = re.findall(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \|", README, re.MULTILINE)
     assert listed == sorted(path.stem for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def test_its_badge_names_the_pythons_of_ci():
+    (matrix,) = re.findall(
+        r"python: (\[.*\])", (project_root() / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    )
+    versions = json.loads(matrix)
+    assert (
+        f"[![Python {', '.join(versions)}](https://img.shields.io/badge/python-{'_%7C_'.join(versions)}-blue)]"
+        in README
+    )
+    assert (project_root() / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
+
+
+def test_what_notebooks_cost_is_as_measured():
+    """By `benchmarks/notebook_costs.py`; without a measurement there are no such columns."""
+    kept = project_root() / "outputs" / "reference" / "notebook_costs.json"
+    costs = json.loads(kept.read_text(encoding="utf-8"))["notebooks"] if kept.exists() else {}
+    cells = {name: f" {cost['cpu_seconds']:.0f} s | {cost['mib'] / 1024:.1f} GiB |" for name, cost in costs.items()}
+    rows = re.findall(r"^\| \[(\w+)\]\([^)]+\) \| [^|]+ \|(.*)$", README, re.MULTILINE)
+    assert dict(rows) == dict.fromkeys((name for name, _ in rows), "") | cells
 
 
 def test_no_page_claims_to_be_faster_than_the_public_implementation():

@@ -11,15 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from anm_nb.training.learner import Member
-
-    Tell = Callable[[Member, int, float, Mapping[str, float]], None]  # step, loss, and a row where one was measured
-else:
-    Tell = Any
-
+Tell = Callable[..., object]  # of a seed's Member, step, loss, and a row where one was measured
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 TELL_SECONDS = 0.5  # between two words on where a training is
 LOGGERS: dict[str, Callable[[Any, int, int, Mapping[str, float]], object]] = {}
@@ -44,7 +38,7 @@ def silent(*told: object) -> None:
 
 
 @contextmanager
-def progress(members: Sequence[Member]) -> Iterator[Tell]:
+def progress(members: Sequence[Any]) -> Iterator[Tell]:
     """Whom trainings of these seeds tell where they are: a bar over the steps of all of them, and every logger."""
     from tqdm.auto import tqdm
 
@@ -53,7 +47,7 @@ def progress(members: Sequence[Member]) -> Iterator[Tell]:
     total, layout = len(members) * config.total_steps(), "{l_bar}{bar}| {elapsed} gone, {remaining} left"
     with tqdm(desc=what, total=total, leave=False, disable=not watched(), bar_format=layout) as bar:
 
-        def tell(member: Member, step: int, loss: float, row: Mapping[str, float]) -> None:
+        def tell(member: Any, step: int, loss: float, row: Mapping[str, float]) -> None:
             if row:
                 for logger in LOGGERS.values():
                     logger(member.config, member.seed, step, row)

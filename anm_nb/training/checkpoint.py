@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
 from anm_nb.identity import identity_of
-from anm_nb.run import CorruptRun, Run
+from anm_nb.run import STATE, CorruptRun, Run
 from anm_nb.training import watched
 from anm_nb.training.learner import Measurement, TrainingConfig
 
@@ -189,31 +189,28 @@ def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
     length, identity, why_not = config.length, identity_of(config), config.why_not_longer()
     if not length or folder.parent != store.partial_root() or (why_not and not watched()):
         return ""
-
-    def is_shorter(run: Run) -> bool:
-        own, values = run.manifest.identity, run.settings
-        same = own | {"config": values | {length: identity["config"][length]}} == identity
-        return same and values[length] < identity["config"][length]
-
-    found = [run for run in store.finished_runs() if is_shorter(run)]
+    found, asked = dict[tuple[bool, int], Run](), identity["config"]
+    for run in store.finished_runs():
+        values = run.settings
+        if run.manifest.identity | {"config": values | {length: asked[length]}} == identity:
+            found |= {(STATE in run.manifest.files, values[length]): run} if values[length] < asked[length] else {}
     if not found:
         return ""
-    run = max(found, key=lambda each: ("state.safetensors" in each.manifest.files, each.settings[length]))
-    why_not = why_not or ("" if "state.safetensors" in run.manifest.files else "its last state was not stored")
+    (kept, steps), run = max(found.items(), key=lambda item: item[0])
+    why_not = why_not or ("" if kept else "its last state was not stored")
     try:
         if not why_not:
+            states = load_file(run.file(STATE))
             for seed in config.seeds:
-                state = by_prefix(run.state, f"seed{seed}.")
+                state, own = (by_prefix(tensors, f"seed{seed}.") for tensors in (states, run.weights))
                 facts = json.loads(bytes(state.pop("facts").tolist()))
-                own = by_prefix(run.weights, f"seed{seed}.")
                 state |= {name: own[name.removeprefix("weights.")] for name in facts.pop("in_weights")}
                 save_checkpoint(checkpoint_of(folder, seed), state, facts | {"run": folder.name})
             return run.key
     except CorruptRun as error:
         why_not = str(error)
     if watched():
-        said = f"run {run.key} has the first {run.settings[length]:,} {length}, but training starts anew"
-        print(f"{said}: {why_not}", file=sys.stderr)
+        print(f"run {run.key} has the first {steps:,} {length}, but training starts anew: {why_not}", file=sys.stderr)
     return ""
 
 

@@ -83,7 +83,7 @@ class Training:
                 self.step = step
                 if time.perf_counter() - told > TELL_SECONDS:
                     told = time.perf_counter()
-                    for place in self.running():
+                    for place in range(len(self.records)):
                         self._tell(place, {})
                 if step % self.learner.block == 0:
                     self._save_or_leave()
@@ -99,6 +99,8 @@ class Training:
                     self.update(losses, kind)
             for place in self.running():
                 self._end(place)
+            for place in range(len(self.records)):
+                self._tell(place, {})
             if len(steps):
                 self.save()
         self._raise_failures()
@@ -211,8 +213,8 @@ class Training:
         if selected := by_prefix(record.weights, "selected."):
             model.load_state_dict(selected)
         evaluated = self.learner.evaluate(place, model)
-        record.end(self.config, evaluated)
         self._tell(place, evaluated.scalars)
+        record.end(self.config, evaluated)
         record.keep("model", self.model.members[place].state_dict())
         record.keep("averaged", self.averaged.members[place].state_dict())
 
@@ -223,7 +225,8 @@ class Training:
         self.seconds, self.began = self.seconds + now - self.began, now
 
     def _tell(self, place: int, row: Mapping[str, float]) -> None:
-        self.tell(self.members[place], self.step, float(self.latest[place]), row)
+        step = self.config.total_steps() if self.records[place].ended else self.step
+        self.tell(self.members[place], step, float(self.latest[place]), row)
 
     def _save_or_leave(self) -> None:
         """Between two blocks of steps: a checkpoint where one is due; raises where it is time to leave."""

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -162,7 +162,7 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell = silent
         places = dict.fromkeys(waiting, 0)
         with interrupts((folder / LEAVE).touch):
             while True:
-                done, running = wait(futures, TELL_SECONDS, FIRST_EXCEPTION)
+                done, running = wait(futures, TELL_SECONDS)
                 for seed in waiting:
                     places[seed] = _tell_on(Member(config, seed), folder, places[seed], tell)
                 if not running or (not (folder / LEAVE).exists() and any(each.exception() for each in done)):

@@ -17,10 +17,10 @@ from anm_nb.analysis.stats import proportion_interval
 from anm_nb.analysis.style import LINE_STYLES, PALETTE, label
 from anm_nb.analysis.tables import rounded, score_interval
 from anm_nb.energy import landscape
-from anm_nb.energy.evaluate import kept_steps, trained_energy
 from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.networks import energy_given
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
+from anm_nb.energy.train import kept_steps, trained_energy
 from anm_nb.run import Run
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import MatrixTask

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.style import PALETTE
-from anm_nb.ranking.routing import routing_entropy
+from anm_nb.ranking.networks import routing_entropy
 from anm_nb.run import Run
 from anm_nb.widgets.view import Control, View, nearest, numbers
 

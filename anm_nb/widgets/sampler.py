@@ -20,9 +20,9 @@ from matplotlib.transforms import Affine2D
 from torch import Tensor
 
 from anm_nb.analysis.tables import rounded
-from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.sampler import SamplerState, sample
 from anm_nb.energy.schedule import NoiseSchedule
+from anm_nb.energy.train import trained_energy
 from anm_nb.run import Run
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.sudoku import Sudoku

@@ -54,7 +54,7 @@ def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp
     whole = store.get_or_train(longer(config))
     assert "goes_on_from" not in whole.provenance
     assert_same(trained(run), trained(whole))
-    assert run.state.keys() == whole.state.keys()
+    assert run.manifest.files.keys() == whole.manifest.files.keys()
 
 
 def test_it_goes_on_from_the_longest_and_may_go_on_again():

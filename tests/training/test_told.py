@@ -43,6 +43,7 @@ def test_a_logger_hears_every_row_of_every_seed_also_from_other_processes(cores,
     joined = {}
     for config, seed, step, row in logged:
         assert config is ROWS
+        assert row
         joined[seed, step] = joined.get((seed, step), {}) | row
     rows = [json.loads(row.dropna().to_json(double_precision=15)) for _, row in trained.metrics.iterrows()]
     heard = [
@@ -53,22 +54,15 @@ def test_a_logger_hears_every_row_of_every_seed_also_from_other_processes(cores,
     assert len(joined) == len(rows)
 
 
-def test_a_logger_defined_again_replaces_itself(logged, tmp_path):
-    @on_record
-    def log(config, seed, step, row):
-        logged.append("again")
+def test_a_logger_defined_again_replaces_itself(monkeypatch):
+    monkeypatch.setattr(training, "LOGGERS", {})
+    for value in (1, 2):
 
-    assert len(training.LOGGERS) == 2  # by qualified name: this one is another test's
-    again = []
-
-    def define():
         @on_record
-        def log(config, seed, step, row):
-            again.append(step)
+        def log(config, seed, step, row, value=value):
+            return value
 
-    define()
-    define()
-    assert len(training.LOGGERS) == 3
+    assert [log(None, 0, 0, {}) for log in training.LOGGERS.values()] == [2]
 
 
 def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys):
@@ -80,6 +74,15 @@ def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys)
     shown = re.sub(r"\s+", " ", capsys.readouterr().err)
     assert "anm, 2 seeds: step 9 of 24, loss 0.5: 38%" in shown
     assert re.search(r"\d\d:\d\d gone, \S+ left", shown)
+
+
+def test_seeds_that_were_trained_before_count_as_done(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(training, "watched", lambda: True)
+    first, second = (toy_training(ToyConfig(seeds=(0, 1)), tmp_path, (seed,)) for seed in (0, 0))
+    first.run()
+    with progress([Member(first.config, seed) for seed in (0, 1)]) as tell:
+        second.run(tell)
+    assert "toy, 2 seeds: step 12 of 24" in capsys.readouterr().err
 
 
 def test_nobody_who_cannot_see_a_bar_gets_one(monkeypatch, capsys):

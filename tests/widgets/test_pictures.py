@@ -7,10 +7,10 @@ from scipy import special, stats
 from stored_files import files
 
 from anm_nb import store
-from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule
+from anm_nb.energy.train import trained_energy
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.sudoku import digits
 from anm_nb.training.seeds import generator
