@@ -114,11 +114,6 @@ class Run:
         return ", ".join(str(self.summary[name]) for name in ("family", "task", "method") if self.summary[name])
 
     @property
-    def size(self) -> int:
-        """Bytes of the run's files, without the manifest."""
-        return sum(file.size for file in self.manifest.files.values())
-
-    @property
     def settings(self) -> dict[str, Any]:
         """The config as plain data, readable without the classes it was made of."""
         return self.manifest.identity["config"]

@@ -197,8 +197,11 @@ def remove(asked: str) -> Path:
     found = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"), *run_folders())
     places = {path.name: path for path in found if ".lock" not in path.name}
     path = places[nearest_key(asked, dict.fromkeys(places, ""))]
-    if path.parent == store_root() and (naming := named_by(path.name)):
-        raise ParameterError(f"run {path.name} is named by {naming}, and stays; remove that first")
+    roots = {files.outputs_root(), *(root / "outputs" for root in [files.clone()] if root)}
+    results = (file for root in roots for each in ("reference/**/*.json", "*/*.ipynb") for file in root.glob(each))
+    for file in results if path.parent == store_root() else ():
+        if file.is_file() and path.name.encode() in file.read_bytes():
+            raise ParameterError(f"run {path.name} is named by {file}, and stays; remove that first")
     try:
         with training_lock(path.name.partition("-")[0], wait=False):
             if path.is_symlink() or path.is_file():
@@ -209,13 +212,6 @@ def remove(asked: str) -> Path:
     except files.Held as error:
         raise ParameterError(f"{error}, and stays") from None
     return path
-
-
-def named_by(key: str) -> Path | None:
-    """The kept result or the executed notebook that names a run, in $ANM_NB_OUTPUTS or the project's own results."""
-    roots = dict.fromkeys([files.outputs_root(), *(root / "outputs" for root in [files.clone()] if root)])
-    found = (file for root in roots for each in ("reference/**/*.json", "*/*.ipynb") for file in root.glob(each))
-    return next((file for file in found if file.is_file() and key.encode() in file.read_bytes()), None)
 
 
 def export(runs: Sequence[Run], out: Path) -> None:

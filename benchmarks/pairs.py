@@ -93,7 +93,7 @@ def ranking_step(tiny: bool, baseline: bool = False) -> Pair:
         epoch = done // config.steps_per_epoch()
         batch = (part[0][rows] for part in (learner.x, learner.ranks, learner.compared))  # type: ignore[attr-defined]
         done += 1
-        return steps.step(*batch, config.temperature_at(epoch), config.entropy_weight_at(epoch))
+        return steps.step(*batch, *config.at_epoch(epoch).values())
 
     return Pair(
         steps_of(training), plain, (network, reference), lambda tensors: plain_ranking.translated(tensors, heads)

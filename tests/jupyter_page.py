@@ -29,6 +29,10 @@ WATCH = """root => {
     seen.waits.push(performance.now() - seen.since);
   }).observe(root, {subtree: true, childList: true, characterData: true});
 }"""
+THEME = """([variables, light]) => {
+  for (const [name, value] of Object.entries(variables)) document.documentElement.style.setProperty(name, value);
+  document.body.dataset.jpThemeLight = light;
+}"""
 CONTROL = r"""() => document.activeElement.closest('[class*=anm-control-], [class*=anm-play-]')
   ?.className.match(/anm-(control|play)-(\w+)/)[2]"""
 
@@ -139,6 +143,11 @@ class ExplorerPage:
         moved = "([root, shown, told]) => root.seen.waits.length > shown && root.seen.told > told"
         self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, told])
         return self.seen("waits")[shown]
+
+    def paint(self, paper: str, ink: str, light: bool) -> None:
+        """Give the page the paper and ink of a theme, and what JupyterLab's themes tell of themselves."""
+        variables = {"--jp-layout-color0": paper, "--jp-ui-font-color1": ink, "--jp-widgets-label-color": ink}
+        self.page.evaluate(THEME, [variables, str(light).lower()])
 
     def focus_order(self) -> list[str]:
         """The classes of the controls in the order in which Tab reaches them, the first one's first."""

@@ -1,21 +1,18 @@
 """What a person types, and what they are told: on any terminal, of any text in a file, with and without a clone."""
 
-import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from stored_files import write_manifest
 from stored_training import energy
 from trivial_sweep import write_notebook
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
-from anm_nb.energy.train import EnergyConfig
 from anm_nb.execution import plain
 from anm_nb.files import project_root
 from anm_nb.run import Manifest
@@ -70,15 +67,6 @@ def test_demo_refuses_before_it_runs_anything(project, monkeypatch, arguments, s
     assert said in " ".join(result.stderr.split())
 
 
-def test_demo_without_notebooks_and_index_without_results_say_where_they_looked(project):
-    assert Path(anm_nb("index", project / "notebooks").stdout.strip()).name == "index.html"
-    shutil.rmtree(project / "notebooks")
-    for arguments in (("demo",), ("index", project / "notebooks")):
-        result = anm_nb(*arguments)
-        assert result.exit_code == 2
-        assert str(project / "notebooks") in result.stderr
-
-
 @pytest.mark.parametrize("module", ["anm_nb", "anm_nb.cli"])
 def test_importing_loads_nothing_heavy(module):
     heavy = "{'torch', 'matplotlib', 'pandas', 'numpy', 'nbformat', 'nbconvert', 'joblib', 'pydantic', 'jinja2'}"
@@ -87,58 +75,14 @@ def test_importing_loads_nothing_heavy(module):
     assert result.stdout.strip() == ""
 
 
-# the doctor
-
-SMALL = {"size": 2, "width": 8, "batch": 8, "steps": 20, "records": 3, "dev_examples": 4, "seeds": [0]}
-ILL = {"illegitimate_fraction": 0.9, "grad_share_contrast": 0.4, "margin_mean": 0.1}
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """Three runs: ill, healthy, and without negatives."""
+def test_the_doctor_says_what_it_found_and_what_it_could_not_examine(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    configs = [EnergyConfig(**SMALL, negatives=name, contrastive_weight=0.5) for name in ("anm", "stock", "none")]
-    columns = [ILL, ILL | {"illegitimate_fraction": 0.0}, {"loss_mse": 0.5}]
-    for key, config, values in zip(("aaaa", "aabb", "cccc"), configs, columns, strict=True):
-        folder = tmp_path / "runs" / key
-        folder.mkdir(parents=True)
-        settings = {"class": "anm_nb.energy.train:EnergyConfig", "config": config.model_dump(mode="json")}
-        (folder / "config.json").write_text(json.dumps(settings))
-        (folder / "provenance.json").write_text("{}")
-        pd.DataFrame({"seed": 0, "step": range(21)}).assign(**values).to_parquet(folder / "metrics.parquet")
-        write_manifest(folder, task=config.task, method=config.method)
-    return tmp_path
-
-
-def test_the_doctor_says_what_it_found_with_its_evidence_and_what_to_change(store):
-    said = anm_nb("doctor", "aaaa").stdout
-    for part in (
-        "run aaaa: energy, inverse, anm, 1 seeds, 20 steps",
-        "MOSTLY ILLEGITIMATE NEGATIVES",
-        "confidence high",
-        "illegitimate_fraction 0.90",
-        "change: negatives.orthogonal_to_noise = True",
-        "1 found: 4 signatures examined, 11 could not be (missing columns",
-    ):
-        assert part in said
-    assert "healthy: 4 signatures examined, 11 could not be (missing columns" in anm_nb("doctor", "aab").stdout
-    unjudged = anm_nb("doctor", store / "runs" / "cccc").stdout
-    assert "not judged: none of 15 signatures could be examined" in unjudged
-    assert "healthy" not in unjudged
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ("aa", "'aa' begins 2 keys: aaaa (energy, inverse, anm), aabb (energy, inverse, stock)"),
-        ("aacb", "unknown run 'aacb' in {store}/runs (3 runs); nearest: aabb (energy, inverse, stock), aaaa"),
-        ("{store}/runs/nowhere", "unknown run 'nowhere'"),
-    ],
-)
-def test_the_doctor_refuses_a_run_that_is_not_one(store, asked, said):
-    result = anm_nb("doctor", asked.format(store=store))
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert said.format(store=store) in result.stderr
+    run = get_or_train(energy("anm"))
+    said = anm_nb("doctor", run.key[:6]).stdout
+    assert said.startswith(f"run {run.key}: energy, inverse, anm, 2 seeds, 12 steps\n\n")
+    assert re.search(r"(healthy|\d+ found): \d+ signatures examined, \d+ could not be \(missing columns ", said)
+    refused = anm_nb("doctor", tmp_path / "runs" / "nowhere")
+    assert (refused.exit_code, refused.stdout, "unknown run 'nowhere'" in refused.stderr) == (2, "", True)
 
 
 # terminals, and texts of files

@@ -159,12 +159,7 @@ def publish(
         raise ParameterError(f"name = {name!r}: letters, digits, _ and - only, as it names files")
     if folder := os.environ.get(FIGURES):
         inches = PAGE.column if width == "column" else PAGE.text
-        figure.set_size_inches(inches, figure.get_figheight())
-        _fit(figure)
-        files = {}
-        for kind, undated in UNDATED.items():
-            figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
-            files[f"{name}.{kind}"] = buffer.getvalue()
+        files = figure_files(figure, name, inches)
         if table is not None:
             tex = table.to_latex(index=any(table.index.names), escape=True, float_format="%.4g", na_rep="")
             files |= {f"{name}.tex": tex.encode(), f"{name}.csv": table.to_csv().encode()}
@@ -174,6 +169,17 @@ def publish(
         for file, data in {**files, f"{name}{ENTRY}": json.dumps(entry).encode()}.items():
             replace_whole(Path(folder) / file, data)
     return figure
+
+
+def figure_files(figure: Figure, name: str, inches: float) -> dict[str, bytes]:
+    """A figure at a width as PDF, SVG and PNG, the same bytes each time, by the names of their files."""
+    figure.set_size_inches(inches, figure.get_figheight())
+    _fit(figure)
+    files = {}
+    for kind, undated in UNDATED.items():
+        figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
+        files[f"{name}.{kind}"] = buffer.getvalue()
+    return files
 
 
 @house_style()

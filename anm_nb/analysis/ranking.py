@@ -69,16 +69,15 @@ def time_to_tau(runs: Mapping[str, Run], unit: str = "epoch") -> pd.DataFrame:
 
     In units of "epoch" (0: before training), "step" or "seconds" (in training steps, without measurements).
     """
-    table = {}
+    parts = []
     for method, run in runs.items():
-        rows, spent = run.metrics.assign(method=method), run.provenance["training_seconds"]
-        if unit == "seconds":
-            rows[unit] = [at for seed in rows["seed"].unique() for at in spent[str(seed)]]
-        for tau in (0.25, 0.9, 0.99):
-            first = steps_to(rows.assign(step=rows[unit]), "tau_obs", tau, larger_is_better=True)[method]
-            table[method, tau] = {seed: int(at) if at % 1 == 0 else at for seed, at in first.items()}
-    times = pd.DataFrame.from_dict(table, orient="index", dtype=object).replace(np.inf, "never")
-    return times.rename_axis(index=["method", "tau"], columns="seed")
+        spent = [at for seed in run.metrics["seed"].unique() for at in run.provenance["training_seconds"][str(seed)]]
+        parts.append(run.metrics.assign(method=method, seconds=spent))
+    rows = pd.concat(parts)
+    rows["step"] = rows[unit]
+    times = {tau: steps_to(rows, "tau_obs", tau, larger_is_better=True).T for tau in (0.25, 0.9, 0.99)}
+    table = pd.concat(times).swaplevel().reindex(pd.MultiIndex.from_product([runs, times], names=["method", "tau"]))
+    return table.map(lambda at: "never" if np.isinf(at) else int(at) if at % 1 == 0 else at)
 
 
 def probe(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,7 +21,6 @@ from anm_nb.energy.schedule import Points, Values
 from anm_nb.tasks.base import Clues
 from anm_nb.training.graph import host_may_wait
 
-ENTROPY_BAND = (0.05, 0.95)  # the checklist's "middle band" (section G), shares of the largest entropy allowed
 Mask = Bool[Tensor, "b d"]
 Groups = Float[Tensor, "b groups classes"]
 
@@ -40,7 +39,7 @@ class Constraint(ABC):
 
 @dataclass(frozen=True)
 class _Ball(Constraint):
-    """Points near `center`, and equal to it in the entries `fixed`; no radius [batch] may be 0 or less."""
+    """Points near a centre. Raises `ParameterError` for a radius that is not positive, by example."""
 
     center: Points
     radius: Values
@@ -57,7 +56,6 @@ class L2Ball(_Ball):
 
     With `normal`, only those with (y − center) ⟂ normal; with `fixed`, only those equal to the centre in those entries.
     The centre lies in the hyperplane, so projecting onto it and then onto the ball projects onto their intersection.
-    Raises `ParameterError` for a radius that is not positive, by example.
     """
 
     normal: Points | None = None
@@ -145,8 +143,7 @@ class MaskedSimplex(Constraint):
         """The columns of section G.
 
         entropy: −Σ p log p in nats, the mean over groups with a choice, 0 without one. relative_entropy: over the log
-        of the number of open classes, to be read against `ENTROPY_BAND`. invalid_mass: Σ|p| over the others, the mask
-        compliance, 0 when feasible.
+        of the number of open classes. invalid_mass: Σ|p| over the others, the mask compliance, 0 when feasible.
         """
         p, choices = self._probabilities(y), self._open.sum(2)
         entropy, counted = entr(p.clamp_min(0)).sum(2), choices > 1

@@ -35,7 +35,10 @@ def line_scan(energy: Energy, start: Points, end: Points, t: Grid = SCAN_GRID) -
     """φ(t) = E((1 − t)·ỹ⁺ + t·ỹ⁻) (ANM checklist, section E.1): φ(0) is the truth's energy, φ(1) the negative's."""
     start, end = start.as_subclass(Tensor), end.as_subclass(Tensor)
     _length(end - start)
-    return _values(lambda at: energy((1 - at) * start + at * end), t.to(start), len(start))
+    phi = torch.func.vmap(
+        lambda at: energy((1 - at) * start + at * end), out_dims=1, chunk_size=max(1, POINTS_AT_ONCE // len(start))
+    )
+    return _finite("energy", phi(t.to(start)))
 
 
 def barrier(profile: Float[Tensor, "b T"], t: Grid) -> Values:
@@ -75,33 +78,9 @@ def directional_derivative(energy: Energy, start: Points, end: Points) -> Values
     return _finite("dir_derivative", (gradient * shift).sum(1) / distance)
 
 
-@torch.no_grad()
-def plane_scan(
-    energy: Energy, origin: Points, first: Points, second: Points, s: Float[Tensor, " S"], t: Grid
-) -> Float[Tensor, "b S T"]:
-    """E(ỹ⁺ + s·u + t·v), a slice of the landscape through two directions (as Li et al. 2018, here in ỹ; section E).
-
-    u is `first`, the mined direction ỹ⁻ − ỹ⁺, so that the negative is at s = 1, t = 0; v is `second`, a random one,
-    made orthogonal to u and as long.
-    """
-    origin, u, v = (each.as_subclass(Tensor) for each in (origin, first, second))
-    length = _length(u)
-    v = v - ((v * u).sum(1) / length.square()).unsqueeze(1) * u
-    v = v * (length / v.norm(dim=1)).unsqueeze(1)
-    places = torch.cartesian_prod(s.to(origin), t.to(origin))
-    values = _values(lambda at: energy(origin + at[0] * u + at[1] * v), places, len(u))
-    return values.unflatten(1, (len(s), len(t)))
-
-
 def optimal_energy(schedule: NoiseSchedule, y_pos: Points) -> Model:
     """E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), the energy of a perfect denoiser: the reference for all numbers here."""
     return lambda x, point, k: ((point - schedule.signal(k) * y_pos).square() / (2 * schedule.sigma(k))).sum(1)
-
-
-def _values(energy_at: Callable[[Tensor], Tensor], places: Tensor, batch: int) -> Float[Tensor, "b places"]:
-    """Energies of all examples at each of the places."""
-    chunk = max(1, POINTS_AT_ONCE // batch)
-    return _finite("energy", torch.func.vmap(energy_at, out_dims=1, chunk_size=chunk)(places))
 
 
 def _length(shift: Points) -> Values:

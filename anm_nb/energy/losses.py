@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from anm_nb.energy.miner import Mined, MiningProblem
 from anm_nb.energy.networks import energy_given, gradient_and_value
-from anm_nb.energy.probes import energy_columns, noising_columns
 from anm_nb.energy.schedule import Noised, Points, Values
 from anm_nb.training.learner import StepLosses
 
@@ -115,15 +114,11 @@ def step_losses(
     Negatives are noised here and only here, with the positives' own noise. Of given entries, whose noise is 0, nothing
     is learnt. Raises ValueError for negatives of another shape than the targets.
     """
-    noise, y_pos, given = problem.noise, problem.y_pos, problem.given
-
-    def per_seed(rows: Values) -> PerSeed:
-        return rows.unflatten(0, (problem.seeds, -1)).mean(1)
-
+    noise, y_pos, given, seeds = problem.noise, problem.y_pos, problem.given, problem.seeds
     noised = noise.noised(y_pos)
     score, e_pos = gradient_and_value(problem.noised_energy, noised)  # one evaluation
     score = score if given is None else score.masked_fill(given, 0.0)
-    loss_mse = per_seed(denoising_mse(score, noise.eps))
+    loss_mse = denoising_mse(score, noise.eps).unflatten(0, (seeds, -1)).mean(1)
     if strategy is None:
         return StepLosses(loss_mse, {"loss_mse": loss_mse})
     with torch.no_grad():
@@ -138,33 +133,7 @@ def step_losses(
     rows = strategy.loss(problem, y_neg, e_pos, e_neg)
     if rows is None:
         rows = soft_info_nce(e_pos, e_neg, optimal_margin) if soft_label else info_nce(e_pos, e_neg)
-    loss_con = per_seed(rows)
-    weighted = weight.float() * loss_con
-    pairs = (Mined(y_neg, mined.log), (noised, noised_neg), e_pos, e_neg, optimal_margin)
-    detail = Contrast(problem, *pairs, loss_mse, weight, weighted)
+    loss_con = rows.unflatten(0, (seeds, -1)).mean(1)
+    weighted, pairs = weight.float() * loss_con, (Mined(y_neg, mined.log), (noised, noised_neg), e_pos, e_neg)
+    detail = Contrast(problem, *pairs, optimal_margin, loss_mse, weight, weighted)
     return StepLosses(loss_mse + weighted, {"loss_mse": loss_mse, "loss_con": loss_con}, detail)
-
-
-def contrast_columns(contrast: Contrast, rows: slice) -> dict[str, float]:
-    """Hardness, margins, energies, legitimacy, noise and mining of some rows' negatives (checklist A, B, C, K).
-
-    The columns of the recorder (`energy_columns`, `noising_columns`), and means over examples of the miner's log.
-    """
-    problem, noise, margin = contrast.problem, contrast.problem.noise, contrast.optimal_margin[rows]
-    signal, sigma = noise.schedule.signal(noise.k[rows]), noise.schedule.sigma(noise.k[rows])
-    columns = energy_columns(contrast.e_pos[rows].detach(), contrast.e_neg[rows].detach())
-    columns.pop("loss_con")  # the loss itself stands beside it
-    noised_pos, noised_neg = (each[rows] for each in contrast.noised)
-    columns |= noising_columns(noised_pos, noised_neg, problem.y_pos[rows], contrast.mined.y_neg[rows], signal, sigma)
-    columns |= {"illegitimate_fraction": (margin < 0).float().mean(), "optimal_margin_mean": margin.mean()}
-    log = {name: values[rows].float().nanmean() for name, values in contrast.mined.log.items()}
-    if {"e_start", "e_mined"} <= log.keys():
-        log["mined_drop"] = log["e_start"] - log["e_mined"]
-    return {name: float(value) for name, value in (columns | log).items()}
-
-
-def illegitimate_by_level(contrast: Contrast, rows: slice) -> Float[Tensor, "2 levels"]:
-    """How many negatives of some rows have m* < 0, and how many there are, at each noise level."""
-    noise, margin = contrast.problem.noise, contrast.optimal_margin[rows]
-    k, levels = noise.k[rows], len(noise.schedule.betas)
-    return torch.stack([torch.bincount(which, minlength=levels) for which in (k[margin < 0], k)]).float()

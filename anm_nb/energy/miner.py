@@ -24,7 +24,6 @@ from anm_nb.tasks.base import Clues, DenoisingTask
 from anm_nb.training.graph import host_may_wait
 from anm_nb.training.seeds import RowDraws
 
-SHRINK = 0.5  # factor on the step after a rejection
 BB_RANGE = 10.0  # α may be this many times the first α, or that part of it
 RESTARTS = 2  # new starts after which a point too near the truth is given up, and marked
 
@@ -87,8 +86,8 @@ class MiningProblem:
     @property
     def energy(self) -> Energy:
         """EMA energies of clean points under the batch's own noise, low for a good negative; take it once for many."""
-        noise, of_noised = self.noise, energy_given(self.averaged, self.x, self.noise.k)
-        return lambda y: of_noised(noise.noised(self.impose(y)).as_subclass(Tensor))
+        of_noised = energy_given(self.averaged, self.x, self.noise.k)
+        return lambda y: of_noised(self.noise.noised(self.impose(y)).as_subclass(Tensor))
 
     @cached_property
     def noised_energy(self) -> Energy:
@@ -134,8 +133,17 @@ def at_length(direction: Points, length: Values) -> Points:
     return direction * (length / direction.norm(dim=1).clamp_min(1e-30)).unsqueeze(1)
 
 
-def starting_points(y_pos: Points, constraint: Constraint, direction: Points, distance: Values) -> Points:
-    """Feasible points in those directions, at that distance from the truth, nearer where the set ends before."""
+def starting_points(
+    y_pos: Points, constraint: Constraint, distance: Values, sources: Sequence[torch.Generator], drawn: Sequence[bool]
+) -> Points:
+    """Feasible points in random directions, at that distance from the truth, nearer where the set ends before.
+
+    The rows are as many blocks as there are `sources`; only those of the blocks `drawn` are random.
+    """
+    direction = torch.ones_like(y_pos)
+    for block, source, wanted in zip(direction.chunk(len(sources)), sources, drawn, strict=True):
+        if wanted:
+            block.normal_(generator=source)
     if isinstance(constraint, L2Ball):  # whose directions all reach as far
         return y_pos + at_length(constraint.tangent(direction), distance)
     shift = constraint.project(y_pos + at_length(direction, distance)) - y_pos
@@ -177,9 +185,8 @@ def mine(
         return value - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else value
 
     y = ahead = y_pos  # where an example is, and the point that it tries next
-    gradient = torch.zeros_like(y_pos)
     value = alpha = first_alpha = scale  # any positive number, until the start
-    start_value = slack = torch.zeros_like(scale)
+    gradient, start_value, slack = torch.zeros_like(y_pos), torch.zeros_like(scale), torch.zeros_like(scale)
     accepted = backtracks = streak = restarts = torch.zeros_like(scale, dtype=torch.long)  # streak: rejections in a row
     done = accepted.bool()
     starting = too_close = ~done
@@ -192,11 +199,7 @@ def mine(
         drawn = starting.unflatten(0, (len(sources), -1)).any(1).tolist() if may_wait else [True] * len(sources)
         trial = ahead
         if any(drawn):
-            direction = torch.ones_like(y_pos)
-            for block, source, wanted in zip(direction.chunk(len(sources)), sources, drawn, strict=True):
-                if wanted:
-                    block.normal_(generator=source)
-            start = starting_points(y_pos, constraint, direction, config.start * scale)
+            start = starting_points(y_pos, constraint, config.start * scale, sources, drawn)
             trial = torch.where(starting.unsqueeze(1), start, ahead)
         trial_gradient, trial_value = gradient_and_value(objective, trial)
         if may_wait and not in_training and bool((refused := ~done & ~trial_value.isfinite()).any()):
@@ -204,12 +207,10 @@ def mine(
             raise ParameterError(f"energy of example {first} = {float(trial_value[first])}: should be a finite number")
 
         below = value - trial_value - config.armijo_c / alpha * (trial - y).square().sum(1)  # Armijo's bound
-        enough = torch.ones_like(done) if config.rule == "fixed" else below >= 0
-        stepping = ~done & ~starting
+        stepping, enough = ~done & ~starting, torch.ones_like(done) if config.rule == "fixed" else below >= 0
         taken, rejected = stepping & enough, stepping & ~enough
         if callback is not None:
             callback(Trial(trial, trial_value, y, value, alpha, starting, taken, rejected))
-
         if spectral:
             step = trial - y
             curvature = (step * (trial_gradient - gradient)).sum(1)
@@ -223,9 +224,8 @@ def mine(
         slack = torch.where(taken, torch.minimum(slack, below), slack)
         first_step = config.step_size * scale / gradient.norm(dim=1).clamp_min(1e-12)
         first_alpha = torch.where(starting, first_step, first_alpha)
-        alpha = torch.where(starting, first_alpha, torch.where(rejected, SHRINK * alpha, alpha))
+        alpha = torch.where(starting, first_alpha, torch.where(rejected, alpha / 2, alpha))
         ahead = constraint.project(y - alpha.unsqueeze(1) * gradient)
-
         backtracks, streak = backtracks + rejected, torch.where(moved, 0, streak + rejected)
         too_close = is_near(y)
         starting = moved & too_close & (restarts < RESTARTS)

@@ -10,18 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PositiveFloat, model_validator
 from torch import Tensor
 
-from anm_nb.config import ParameterError, Parameters, Registry, Weight, shown, unknown_name
+from anm_nb.config import SEVERAL, Count, ParameterError, Parameters, Registry, Weight, shown, unknown_name
 from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
 from anm_nb.energy.losses import monotonic_regression, sampling_divergence
 from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, at_length, mine
@@ -84,11 +76,12 @@ def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
 
     Raises `ParameterError` as `get_negatives`, and ValueError where two labels are the same.
     """
-    strategies, found = [get_negatives(each) for each in given], {}
-    for each, strategy in zip(given, strategies, strict=True):
-        options = {"name": each} if isinstance(each, str) else {**each}
-        found[", ".join([options.pop("name"), *(f"{name} {value}" for name, value in options.items())])] = strategy
-    if len(found) < len(strategies):
+    found = {}
+    for each in given:
+        options = {"name": each} if isinstance(each, str) else dict(each)
+        own = [f"{name} {value}" for name, value in options.items() if name != "name"]
+        found[", ".join([options["name"], *own])] = get_negatives(each)
+    if len(found) < len(given):
         raise ValueError("each may appear once")
     return found
 
@@ -99,9 +92,8 @@ _CHECKED, _DISTINCT = (
 )
 Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]  # a field of one, None for "none"
 StrategyName = Annotated[str, _CHECKED]
-Strategies = Annotated[  # names, or names with options, kept as they are written
-    tuple[Annotated[Any, _CHECKED], ...], Field(strict=False, min_length=1, max_length=100), _DISTINCT
-]
+# names, or names with options, kept as they are written
+Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]
 
 
 @register_negatives
@@ -114,7 +106,7 @@ class Stock(NegativeStrategy):
 
     name = "stock"
     noise_factor: PositiveFloat = 3.0
-    descent_steps: PositiveInt = 2
+    descent_steps: Count = 2
     form: Form = "paper"
 
     def propose(self, problem: MiningProblem) -> Mined:
@@ -141,12 +133,8 @@ class Random(NegativeStrategy):
     orthogonal_to_noise: bool = False
 
     def propose(self, problem: MiningProblem) -> Mined:
-        y_pos = problem.y_pos
-        length = self.eps * y_pos.norm(dim=1)
-        shift = problem.draws.normal(y_pos.shape).to(y_pos.dtype)
-        normal = problem.noise.eps if self.orthogonal_to_noise else None
-        if normal is None and problem.clues is None:
-            return Mined(y_pos + at_length(shift, length))
+        y_pos, normal = problem.y_pos, problem.noise.eps if self.orthogonal_to_noise else None
+        length, shift = self.eps * y_pos.norm(dim=1), problem.draws.normal(y_pos.shape).to(y_pos.dtype)
         ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
         return Mined(y_pos + ball.tangent(at_length(ball.tangent(shift), length)))  # again: rounding was stretched too
 
@@ -196,8 +184,8 @@ class Anm(NegativeStrategy):
         return self
 
     def propose(self, problem: MiningProblem) -> Mined:
-        constraint, sources = self.constraint(problem), problem.draws.generators
-        return mine(problem.energy, problem.y_pos, constraint, self.miner, sources, in_training=True)
+        sources = problem.draws.generators
+        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, sources, in_training=True)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
         radius = self.miner.eps * problem.y_pos.norm(dim=1)
@@ -236,8 +224,8 @@ class AnmSimplex(NegativeStrategy):
         def changed(y: Tensor) -> Tensor:
             return answers.decisions_changed(answers.nearest_vertex(y), y_pos)
 
-        near, energy, sources = (lambda y: changed(y) == 0), problem.energy, problem.draws.generators
-        mined = mine(energy, y_pos, answers, self.miner, sources, near=near, in_training=True)
+        options: dict[str, Any] = {"near": lambda y: changed(y) == 0, "in_training": True}
+        mined = mine(problem.energy, y_pos, answers, self.miner, problem.draws.generators, **options)
         log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
 
@@ -246,12 +234,10 @@ class AnmSimplex(NegativeStrategy):
         task, y_pos, given = problem.task, problem.y_pos, problem.given
         if (classes := getattr(task, "classes", None)) is None:
             raise ParameterError(f"negatives '{self.name}': task '{task.name}' is continuous; use 'anm' for it")
-        allowed = torch.ones_like(y_pos).bool()
-        if self.legitimate:
-            allowed = problem.noise.change_margin(y_pos, classes) > 0
+        forbidden = problem.noise.change_margin(y_pos, classes) <= 0 if self.legitimate else torch.zeros_like(y_pos) > 0
         if classes > 1:
-            return MaskedSimplex(allowed | (y_pos > 0), classes, problem.clues)
-        return SignBox.around(y_pos, ~allowed if given is None else ~allowed | given)
+            return MaskedSimplex(~forbidden | (y_pos > 0), classes, problem.clues)
+        return SignBox.around(y_pos, forbidden if given is None else forbidden | given)
 
 
 @register_negatives

@@ -23,7 +23,6 @@ Inputs = Float[Tensor, "b x_dim"]
 Targets = Float[Tensor, "b y_dim"]
 Pairs = Float[Tensor, "b n n width"]
 Grids = Float[Tensor, "b width n n"]
-SUDOKU_SIZES = {size**3: size for size in (4, 9)}  # rows, columns and digits by the number of one-hot entries
 
 
 class EnergyNetwork(nn.Module, ABC):
@@ -56,13 +55,11 @@ class LevelEmbedding(nn.Module):
 
     sinusoids: Tensor
 
-    def __init__(self, levels: int, dim: int = 128, sinusoids: int = 128) -> None:
+    def __init__(self, levels: int, dim: int = 128) -> None:
         super().__init__()
-        half = sinusoids // 2
-        frequencies = torch.exp(-math.log(10000) * torch.arange(half) / (half - 1))
-        angles = torch.arange(levels).unsqueeze(1) * frequencies
+        angles = torch.arange(levels).unsqueeze(1) * torch.exp(-math.log(10000) * torch.arange(64) / 63)
         self.register_buffer("sinusoids", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(sinusoids, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(128, dim), nn.GELU(), nn.Linear(dim, dim))
 
     def forward(self) -> Float[Tensor, "levels dim"]:
         return self.mlp(self.sinusoids)
@@ -221,16 +218,15 @@ class SudokuEnergy(EnergyNetwork):
 
     @classmethod
     def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> SudokuEnergy:
-        if task.x_dim != task.y_dim or task.y_dim not in SUDOKU_SIZES:
-            grids = " or ".join(f"{entries} ({n} × {n} cells × {n} digits)" for entries, n in SUDOKU_SIZES.items())
-            has = f"this task has {task.x_dim} and {task.y_dim}"
-            raise ParameterError(f"network 'sudoku_conv': needs as many entries in x as in y, {grids}; {has}")
-        return cls(width, head, levels, SUDOKU_SIZES[task.y_dim])
+        size = {4**3: 4, 9**3: 9}.get(task.y_dim)
+        if size is None or task.x_dim != task.y_dim:
+            needs = "needs as many entries in x as in y, 64 (4 × 4 cells × 4 digits) or 729 (9 × 9 cells × 9 digits)"
+            raise ParameterError(f"network 'sudoku_conv': {needs}; this task has {task.x_dim} and {task.y_dim}")
+        return cls(width, head, levels, size)
 
     def forward(self, x: Points, y: Points, k: Levels) -> Values:
-        embedded = self.level()
-        grids = torch.cat([each.unflatten(1, 3 * [self.size]).permute(0, 3, 1, 2) for each in (x, y)], dim=1)
-        h = F.silu(self.input(grids))
+        h = torch.cat([each.unflatten(1, 3 * [self.size]).permute(0, 3, 1, 2) for each in (x, y)], dim=1)
+        h, embedded = F.silu(self.input(h)), self.level()
         for block in self.blocks:
             h = block(h, embedded, k)
         return energy_of(self.output(h), self.head)
@@ -243,14 +239,11 @@ def energy_given(model: Model, x: Inputs, k: Levels) -> Callable[[Tensor], Tenso
         own = "prepare" in vars(type(model))  # a subclass with a `forward` of its own has to say so of `prepare` too
         return model.prepare(x, k) if own else ()
 
-    def energy(model: Any, x: Tensor, y: Tensor, k: Tensor, *prepared: Tensor) -> Tensor:
-        return model(x, y, k, *prepared)
-
-    def rows(function: Callable[..., Any], *inputs: Tensor) -> Any:
-        return model.rows(function, *inputs) if isinstance(model, Stack) else function(model, *inputs)
-
-    prepared = rows(prepare, x, k)
-    return lambda y: rows(energy, x, y, k, *prepared)
+    if isinstance(model, Stack):
+        prepared = model.rows(prepare, x, k)
+        return lambda y: model(x, y, k, *prepared)
+    prepared = prepare(model, x, k)
+    return lambda y: model(x, y, k, *prepared)
 
 
 def gradient_and_value(function: Callable[[Tensor], Tensor], y: Points) -> tuple[Points, Values]:

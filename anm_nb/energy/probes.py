@@ -61,10 +61,9 @@ def noising_columns(
     precision = max(torch.finfo(t.dtype).eps for t in given if t.is_floating_point())
     tilde_pos, tilde_neg, pos, neg = map(_plain, given)
     factor, spread = _coefficient("signal", signal, pos), _coefficient("sigma", sigma, pos)
-    noise = tilde_pos - factor * pos
+    noise, shift = tilde_pos - factor * pos, factor * (neg - pos)
     difference = noise - (tilde_neg - factor * neg)
     largest = torch.stack([t.abs().amax() for t in (tilde_pos, tilde_neg, factor * pos, factor * neg)]).amax()
-    shift = factor * (neg - pos)
     optimal_margin = ((shift.square() / 2 + shift * noise) / spread).flatten(1).sum(1)
     return {
         "shared_noise_residual": difference.abs().amax(),
@@ -176,13 +175,9 @@ class Recorder:
 
     def frame(self) -> pd.DataFrame:
         """One row for each recorded step, an unfinished one included; NaN where a column is not of that step."""
-        rows = [*self._rows, (self.step, self._row)]
-        found = [
-            {**self._of_all, "step": step, **{name: float(each) for name, each in row.items()}}
-            for step, row in rows
-            if row
-        ]
-        return pd.DataFrame(found) if found else pd.DataFrame(columns=["step"])
+        rows = [(step, row) for step, row in (*self._rows, (self.step, self._row)) if row]
+        numbers = [self._of_all | {"step": n} | {name: float(each) for name, each in row.items()} for n, row in rows]
+        return pd.DataFrame(numbers) if rows else pd.DataFrame(columns=["step"])
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 from anm_nb.config import Parameters
 from anm_nb.energy.networks import Model, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Column, NoiseSchedule, Points, Values
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks.base import Batch, Clues, DenoisingTask
+from anm_nb.training.seeds import generator
 
 Form = Literal["paper", "released"]  # of IRED: as its paper has it, or as its released code does
 
@@ -79,7 +80,7 @@ def sample(
     schedule: NoiseSchedule,
     x: Float[Tensor, "b x_dim"],
     y_dim: int,
-    generator: torch.Generator | Sequence[torch.Generator],
+    source: torch.Generator | Sequence[torch.Generator],
     config: SamplerConfig = PUBLISHED,
     clamp: float = 2.0,
     clues: Clues | None = None,
@@ -91,13 +92,10 @@ def sample(
     steps. Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, whatever the clamp, and
     as given in the result and in every state handed to `callback`. With several generators the rows are as many blocks.
     """
-    sources = [generator] if isinstance(generator, torch.Generator) else generator
+    sources = [source] if isinstance(source, torch.Generator) else source
     block, released = (len(x) // len(sources), y_dim), config.form == "released"
     noised = torch.cat([torch.randn(block, generator=each, device=x.device, dtype=x.dtype) for each in sources])
-
-    def held(point: Tensor, signal: Tensor | float = 1.0) -> Tensor:
-        return point if clues is None else clues.impose(point, signal)
-
+    held: Callable[..., Tensor] = (lambda y, signal=1.0: y) if clues is None else clues.impose
     for level in reversed(range(len(schedule.betas))):
         k = torch.full((len(x),), level, device=x.device)
         signal, sigma, at_level = schedule.signal(k), schedule.sigma(k), energy_given(model, x, k)
@@ -117,3 +115,18 @@ def sample(
         if level:
             noised = schedule.signal(k - 1) * y
     return signal * y if released else y
+
+
+def predict(
+    model: Model,
+    task: DenoisingTask,
+    batch: Batch,
+    schedule: NoiseSchedule,
+    sampler: SamplerConfig,
+    seeds: Sequence[int],
+    clamp: float | None = None,
+) -> Float[Tensor, "b y_dim"]:
+    """The sampler's answers to the rows of all seeds, from starting noise that depends on each seed alone."""
+    sources = [generator(seed, "sampling", batch.x.device.type) for seed in seeds]
+    bound = task.sample_clamp if clamp is None else clamp
+    return sample(model, schedule, batch.x, batch.y.shape[1], sources, sampler, bound, task.clues(batch))

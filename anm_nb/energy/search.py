@@ -1,4 +1,4 @@
-"""Ways to look for an answer of low energy, what they cost counted.
+"""Ways to look for an answer of low energy, what they cost counted, and who is to blame for a failure.
 
 A search is a function of a problem and a generator that yields answers [b, d] to all problems, one after another, each
 when it is found; the problem counts what it spends. Options follow, and `start` is the search whose first answer it
@@ -7,10 +7,13 @@ improves. Bring your own by writing such a function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -40,55 +43,45 @@ class Problem:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     cost: float = 0.0
 
-    @cached_property
-    def clues(self) -> Clues | None:
-        """What is given of the answers."""
-        return self.task.clues(self.batch)
+    def __post_init__(self) -> None:
+        nothing = torch.zeros_like(self.batch.y)
+        self.clues = self.task.clues(self.batch) or Clues(nothing.bool(), nothing)  # what is given of the answers
 
     def impose(self, y: Float[Tensor, "rows d"], signal: Float[Tensor, "rows 1"] | float = 1.0) -> Tensor:
         """y with its given entries put back, scaled by `signal`."""
-        if self.clues is None:
-            return y
-        copies = len(y) // len(self.batch.x)
-        mask, values = (each.repeat_interleave(copies, 0) for each in (self.clues.mask, self.clues.values))
-        return Clues(mask, values).impose(y, signal)
+        return Clues(self._each(self.clues.mask, y), self._each(self.clues.values, y)).impose(y, signal)
 
     @torch.no_grad()
     def energy(self, y: Float[Tensor, "rows d"]) -> Float[Tensor, " rows"]:
         """Energies of answers."""
-        self.cost += len(y) // len(self.batch.x)
-        return self._judge(y)(y)
+        return self._judge(y, 1)(y)
 
     @torch.no_grad()
     def gradient(self, y: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
         """Gradients of the energies."""
-        self.cost += GRADIENT * (len(y) // len(self.batch.x))
-        return gradient_and_value(self._judge(y), y)[0]
+        return gradient_and_value(self._judge(y, GRADIENT), y)[0]
 
-    def _judge(self, y: Tensor) -> Callable[[Tensor], Tensor]:
-        x = self.batch.x.repeat_interleave(len(y) // len(self.batch.x), 0)
-        k = torch.full((len(x),), self.level, device=x.device)
+    def _each(self, of_problems: Tensor, answers: Tensor) -> Tensor:
+        """What each problem has, for each of its answers."""
+        return of_problems.repeat_interleave(len(answers) // len(self.batch.x), 0)
+
+    def _judge(self, y: Tensor, cost: int) -> Callable[[Tensor], Tensor]:
+        self.cost += cost * (len(y) // len(self.batch.x))
+        x, k = self._each(self.batch.x, y), torch.full((len(y),), self.level, device=y.device)
         of_x, signal = energy_given(self.model, x, k), self.schedule.signal(k)
         return lambda y: of_x(signal * self.impose(y))
-
-    def answer(self, y: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
-        """The answer that a point stands for: of a task with choices the chosen ones, as entries of ± 1."""
-        discrete = getattr(self.task, "classes", None) is not None
-        return self.impose(self.entries(self.choices(y))) if discrete else y
 
     @property
     def classes(self) -> int:
         """How many entries of y make a cell of a discrete answer: the highest is the choice; of one, its sign is."""
-        classes: int | None = getattr(self.task, "classes", None)
-        if classes is None:
+        if (classes := getattr(self.task, "classes", None)) is None:
             raise ParameterError(f"task '{self.task.name}': its answers are no choices (it has no `classes`)")
         return classes
 
     @cached_property
     def free(self) -> Bool[Tensor, "b cells"]:
         """The cells that are not given."""
-        given = torch.zeros_like(self.batch.y) if self.clues is None else self.clues.mask
-        return (given == 0).unflatten(1, (-1, self.classes)).any(2)
+        return ~self.clues.mask.unflatten(1, (-1, self.classes)).all(2)
 
     def choices(self, y: Float[Tensor, "rows d"]) -> Int[Tensor, "rows cells"]:
         """The choice in each cell of an answer."""
@@ -105,8 +98,8 @@ class Problem:
         """All answers that differ in one cell, and which of them are allowed: no given cell changes."""
         options, cell = max(2, self.classes), torch.eye(choices.shape[1], dtype=torch.long, device=choices.device)
         moves = torch.cat([shift * cell[:, None] for shift in range(1, options)], 1).flatten(0, 1)
-        free = self.free.repeat_interleave(len(choices) // len(self.free), 0)
-        return (choices[:, None] + moves) % options, free.repeat_interleave(options - 1, 1)
+        allowed = self._each(self.free, choices).repeat_interleave(options - 1, 1)
+        return (choices[:, None] + moves) % options, allowed
 
 
 Search = Callable[[Problem, torch.Generator], Iterator[Tensor]]
@@ -218,3 +211,55 @@ def annealing(
         choices, energy = torch.where(taken[:, None], trial, choices), torch.where(taken, found, energy)
         if step % every == 0:
             yield problem.entries(choices)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found for b problems: n answers, their energies, what each cost, and the truth's energy."""
+
+    answers: Float[Tensor, "n b d"]
+    energies: Float[Tensor, "n b"]
+    costs: Float[np.ndarray, " n"]  # forward passes a problem, all up to that answer
+    truth: Float[Tensor, " b"]
+    right: Bool[Tensor, "n b"]
+
+    def of(self, rows: slice) -> Found:
+        """What was found for some of the problems."""
+        return Found(self.answers[:, rows], self.energies[:, rows], self.costs, self.truth[rows], self.right[:, rows])
+
+    def chosen(self, values: Tensor) -> Tensor:
+        """Of values [n, b], those of the answer of lowest energy so far, after each answer."""
+        return values.gather(0, self.energies.cummin(0).indices)
+
+
+def search(
+    way: Search, problem: Problem, generator: torch.Generator, accepted: Callable, budget: float = math.inf
+) -> Found:
+    """Run a search; each answer is judged by its energy, which is counted. `accepted(y)` [b] says which are right.
+
+    A point between the answers of a discrete task stands for the nearest, and is judged as that: relaxed points may
+    have energies that no answer has. What is found after the `budget` is spent, in forward passes a problem, does not
+    count; the first answer always does.
+    """
+    problem.cost, rows = 0.0, list[tuple[Tensor, Tensor, float, Tensor]]()
+    discrete = getattr(problem.task, "classes", None) is not None
+    for y in way(problem, generator):
+        y = problem.impose(problem.entries(problem.choices(y))) if discrete else y
+        energy = problem.energy(y)
+        if rows and problem.cost > budget:
+            break
+        rows.append((y, energy, problem.cost, accepted(y).bool()))
+    answers, energies, costs, right = zip(*rows, strict=True)
+    truth = problem.energy(problem.batch.y)
+    return Found(torch.stack(answers), torch.stack(energies), np.array(costs), truth, torch.stack(right))
+
+
+def blame(found: Found, strongest: Found | None = None) -> pd.Series:
+    """Each problem [b] as "solved", "search error" or "model error".
+
+    A failure is the model's where a wrong answer whose energy is at or below the truth's is known, from this search or
+    from the strongest of all; else the search's: the truth, or something better than what it returned, was there.
+    """
+    known = [(~each.right & (each.energies <= each.truth)).any(0) for each in (found, strongest or found)]
+    failed = np.where((known[0] | known[1]).cpu(), "model error", "search error")
+    return pd.Series(np.where(found.chosen(found.right)[-1].cpu(), "solved", failed), name="blame")

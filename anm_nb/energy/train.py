@@ -1,42 +1,28 @@
-"""Training an energy: the config of a run, one flat table of what a person sets, and S seeds of it in training."""
+"""Training an energy: the config of a run, one flat table of what a person sets, and the energies of a finished run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field, PositiveFloat, model_validator
-from torch import Tensor, nn
 
 from anm_nb import config as fields
 from anm_nb.config import ParameterError
-from anm_nb.energy.evaluate import final_scores, predict
-from anm_nb.energy.losses import Contrast, contrast_columns, illegitimate_by_level, step_losses
-from anm_nb.energy.miner import MiningProblem
-from anm_nb.energy.negatives import Negatives, Random
+from anm_nb.energy.learner import EnergyLearner
+from anm_nb.energy.negatives import Negatives
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network
-from anm_nb.energy.probes import grad_shares
 from anm_nb.energy.sampler import SamplerConfig
-from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.identity import classes_of_the_user
+from anm_nb.store import Run
 from anm_nb.tasks import task_class
-from anm_nb.tasks.base import Batch, Clues, DenoisingTask
-from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig, require_memory, weight_bytes
+from anm_nb.tasks.base import DenoisingTask
+from anm_nb.training.checkpoint import by_prefix
+from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, train
-from anm_nb.training.seeds import RowDraws, generator, initialise
-from anm_nb.training.stack import ParameterGroup, Stack
-
-if TYPE_CHECKING:
-    from anm_nb.training.loop import Training
-
-# Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
-DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
-PROBE_NUMBERS = 2**18  # of the dev problems that the trace keeps, for whatever shows an example: the first that fit
-BLOCK_NUMBERS = 2**26  # a GPU draws fresh problems for several steps at once, so many numbers of each seed
 
 
 class EnergyConfig(TrainingConfig):
@@ -168,135 +154,27 @@ class EnergyConfig(TrainingConfig):
         return self.ema_decay, self.ema_every
 
 
-class EnergyLearner:
-    """S seeds of energy runs.
+def kept_steps(run: Run) -> list[int]:
+    """The steps whose EMA weights a run has kept (`keep_weights`), in order; its end is always there."""
+    found = (re.match(r"seed\d+\.step(\d+)\.", name) for name in run.weights)
+    return sorted({int(match[1]) for match in found if match})
 
-    Data, noise, negatives and initial weights of a seed come from generators of their own, so that runs which differ
-    only in their negatives see the same batches in the same order with the same noise.
+
+def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
+    """The EMA energy of a finished run at a step (which needs `keep_weights`), or at the end; on the CPU, frozen.
+
+    Needs the network's class and not the negative strategy's. Raises `ParameterError` for a run that is not of this
+    family, and for a seed or step that it has no weights of.
     """
-
-    def __init__(self, members: Sequence[Member], device: str) -> None:
-        config: EnergyConfig = members[0].config
-        self.members, self.config, self.device, self.seeds = members, config, device, [each.seed for each in members]
-        self.task, self.schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
-        self.training, self.sampler = self.task.stream("train"), config.make_sampler(self.task)
-        self.model = Stack([self._network(seed) for seed in self.seeds])
-        parameters, lrs = list(self.model.members[0].parameters()), [each.config.lr for each in members]
-        adam = (self.model, parameters, torch.optim.Adam, config.lr, config.clip_norm)
-        betas = {"betas": (0.9, 0.99)}  # as published
-        self.groups: Sequence[ParameterGroup] = [ParameterGroup("energy", *adam, options=betas, lrs=lrs)]
-        purposes = ("data", "noise", "negatives")
-        self.generators: Mapping[str, Sequence[torch.Generator]] = {each: self._sources(each) for each in purposes}
-        weights = [each.config.weight for each in members]
-        self.contrasted, self.weight = any(weights), torch.tensor(weights, dtype=torch.float64, device=device)
-        progress = (torch.arange(config.steps + 1, dtype=torch.float64) / config.steps).float().to(device)
-        self.schedules: Mapping[str, Tensor] = {"progress": progress}
-        self.suspects = ", ".join(plugin.__name__ for plugin in config.plugins())
-        numbers = config.batch * (self.task.x_dim + self.task.y_dim)
-        self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" else 1
-        self.drawn: list[Batch] = []  # the problems of the present block of steps, of each seed
-        # Held-out problems, and negatives for them with levels and noise that no training step sees.
-        sources, held_out = self._sources("dev"), self.task.stream("dev")
-        self.devs = [held_out.sample(config.dev_examples, generator=each, device=device) for each in sources]
-        self.dev = joined(self.devs)
-        self.dev_problem = self._problem(self.dev, self.model, RowDraws(sources, device))
-        self.dev_negatives = self.dev_problem.impose(DEV_NEGATIVES.propose(self.dev_problem).y_neg)
-
-    def inputs(self, step: int) -> dict[str, Tensor]:
-        """Fresh problems for a step, rows of all seeds."""
-        place, batch = step % self.block, self.config.batch
-        if place == 0:
-            n, sources = self.block * batch, self.generators["data"]
-            self.drawn = [self.training.sample(n, generator=each, device=self.device) for each in sources]
-        own = joined(self.drawn, slice(place * batch, (place + 1) * batch))
-        return {name: each for name in ("x", "y", "known") if (each := getattr(own, name)) is not None}
-
-    def branch(self, step: int, recorded: bool) -> bool:
-        """Whether a step has negatives: where nobody weighs them they are made for the record alone."""
-        return self.config.negatives is not None and (recorded or self.contrasted)
-
-    def losses(
-        self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Any, averaged: Stack
-    ) -> StepLosses:
-        """Denoising and contrastive losses of a batch."""
-        noise, draws = (RowDraws(self.generators[purpose], self.device) for purpose in ("noise", "negatives"))
-        problem = replace(self._problem(Batch(**inputs), averaged, noise), draws=draws, progress=now["progress"])
-        return step_losses(problem, self.config.negatives if branch else None, self.weight, self.config.soft_label)
-
-    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
-        """The checklist's columns (sections A, B, D, J) before the update of this step."""
-        averaged = training.averaged
-        answers = predict(averaged, self.task, self.dev, self.schedule, self.sampler, self.seeds).chunk(len(self.seeds))
-        measured = []
-        for answer, margin, dev in zip(answers, self.model.apart(self.dev_margin(averaged)), self.devs, strict=True):
-            scalars = self.task.metrics(answer, dev)
-            scalars |= {"dev_margin_mean": float(margin.mean()), "dev_p_hard": float((margin < 0).float().mean())}
-            measured.append(Measurement(scalars, {"dev_margins": margin}))
-        if losses.detail is not None:
-            self.measure_contrast(losses.detail, measured)
-        return measured
-
-    def measure_contrast(self, contrast: Contrast, measured: Sequence[Measurement]) -> None:
-        """Add the columns of the contrast to every seed's."""
-        shares = grad_shares(contrast.weighted, contrast.loss_mse, list(self.model.parameters()))
-        margins = self.model.apart(contrast.e_neg - contrast.e_pos)
-        for place, each in enumerate(measured):
-            rows = slice(place * margins.shape[1], (place + 1) * margins.shape[1])
-            each.scalars |= contrast_columns(contrast, rows)
-            each.scalars |= {"contrastive_weight": float(contrast.weight[place])}
-            each.scalars |= {"grad_share_contrast": float(shares[place])}
-            each.arrays["margins"] = margins[place]
-            each.arrays["illegitimate_by_level"] = illegitimate_by_level(contrast, rows)
-
-    def evaluate(self, place: int, selected: nn.Module) -> Measurement:
-        """Scores on test problems, where asked for, and the first held-out pairs, for whoever shows an example."""
-        dev, config = self.devs[place], self.config
-        negatives, levels = (self.model.apart(each)[place] for each in (self.dev_negatives, self.dev_problem.noise.k))
-        pairs = {"probe_x": dev.x, "probe_y": dev.y, "probe_known": dev.known, "probe_negatives": negatives}
-        first = max(1, PROBE_NUMBERS // dev.y[0].numel())
-        arrays = {name: each[:first] for name, each in pairs.items() if each is not None} | {"dev_levels": levels}
-        if config.test_examples is None:
-            return Measurement({}, arrays)
-        return Measurement(final_scores(selected, config, config.test_examples, self.seeds[place], self.device), arrays)
-
-    def at_levels(
-        self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
-    ) -> MiningProblem:
-        """The held-out problems with their own ε at each of the levels, level after level, for mining against a model.
-
-        What a strategy draws depends on seed and purpose alone, so that energies are compared by negatives that start
-        alike.
-        """
-        dev, count = self.dev_problem, len(levels)
-        x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
-        clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))
-        noise = SharedNoise(self.schedule, torch.tensor(levels).repeat_interleave(len(dev.x)), eps)
-        draws = RowDraws([generator(self.seeds[0], purpose)], "cpu")
-        return MiningProblem(self.task, x, y_pos, noise, model, model, draws, clues)
-
-    @torch.no_grad()
-    def dev_margin(self, model: Stack) -> Values:
-        """Margins of an energy on the held-out pairs."""
-        noise, x = self.dev_problem.noise, self.dev.x
-        e_pos = model(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
-        return model(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
-
-    def _network(self, seed: int) -> nn.Module:
-        network = self.config.make_network(self.task)
-        initialise(network, generator(seed, "weights"))
-        return network.to(self.device)
-
-    def _sources(self, purpose: str) -> list[torch.Generator]:
-        return [generator(seed, purpose, self.device) for seed in self.seeds]
-
-    def _problem(self, batch: Batch, averaged: Stack, draws: RowDraws) -> MiningProblem:
-        """A batch with its noise, for the networks in training and their EMA."""
-        clues = self.task.clues(batch)
-        noise = SharedNoise.draw(self.schedule, batch.y, draws, clues)
-        return MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, draws, clues)
-
-
-def joined(batches: Sequence[Batch], rows: slice = slice(None)) -> Batch:
-    """Some rows of the batches of all seeds as one batch, seed after seed."""
-    names = [name for name, each in vars(batches[0]).items() if each is not None]
-    return replace(batches[0], **{name: torch.cat([vars(batch)[name][rows] for batch in batches]) for name in names})
+    if run.summary["family"] != "energy":
+        raise ParameterError(f"run {run.key}: its config is {type(run.config).__name__}, which trains no energy")
+    config = run.config_with(negatives="none")
+    if seed not in config.seeds:
+        raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
+    weights = by_prefix(run.weights, f"seed{seed}.{'' if step is None else f'step{step}.'}averaged.")
+    if not weights:
+        kept = ", ".join(map(str, kept_steps(run))) or "none; train with keep_weights"
+        raise ParameterError(f"step = {step}: run {run.key} has no weights of it; steps kept: {kept}")
+    energy = config.make_network(config.make_task())
+    energy.load_state_dict(weights)
+    return energy.requires_grad_(False).eval()

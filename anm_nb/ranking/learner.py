@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from anm_nb.ranking.losses import RANKING_LOSSES
-from anm_nb.ranking.networks import SCORE_DECIMALS, PointerDecoder, RankingModel, RankingOutput
-from anm_nb.ranking.routing import Controller, herfindahl, routing_entropy
+from anm_nb.ranking.networks import SCORE_DECIMALS, PointerDecoder, RankingModel, RankingOutput, routing_entropy
 from anm_nb.tasks.base import Batch, Stream
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.training.learner import Measurement, Member, StepLosses
@@ -26,11 +25,6 @@ if TYPE_CHECKING:
 
 PROBES = 4  # dev problems of which x, ranks, mask and, at every record, routing weights are kept
 TAUS = ("tau_obs", "tau_all", "tau_index")
-# What a config asks for in an epoch: numbers in which the configs of a stack may differ.
-SCHEDULES: dict[str, Callable[[RankingConfig, int], float]] = {
-    "temperature": lambda config, epoch: config.temperature_at(epoch),
-    "entropy_weight": lambda config, epoch: config.entropy_weight_at(epoch),
-}
 
 
 def objective(
@@ -82,25 +76,23 @@ class RankingLearner:
         tasks = [config.changed(mask_rate=rate).make_task() for rate in config.curriculum()]
         stages = [self._problems("train", config.train_samples, task) for task in tasks]
 
-        def training_sets(part: str) -> Any:
+        def training_sets(part: str) -> Tensor:
             """[S, stages · train_samples, …]."""
-            sets = [[getattr(batch, part) for batch in stage] for stage in stages]
-            return None if sets[0][0] is None else torch.cat([torch.stack(each) for each in sets], dim=1)
+            return torch.cat([torch.stack([getattr(batch, part) for batch in stage]) for stage in stages], dim=1)
 
         self.x, self.ranks = training_sets("x"), training_sets("y")
         aware = config.mask_aware and self.task.metric == "tau_obs"
         self.compared = training_sets("known") if aware else None
         self.selection = config.selection or self.task.metric
-        networks = []
-        for member in members:
-            networks.append(config.make_model())
-            initialise(networks[-1], generator(member.seed, "weights"))
+        networks = [config.make_model() for _ in members]
+        for member, network in zip(members, networks, strict=True):
+            initialise(network, generator(member.seed, "weights"))
         self.model = Stack([network.to(device) for network in networks])
         self.groups = parameter_groups(config, self.model, networks[0])
-        epochs = [self.epoch(step) for step in range(config.total_steps() + 1)]
+        scheduled = [[each.config.at_epoch(self.epoch(s)) for each in members] for s in range(config.total_steps() + 1)]
         self.schedules: Mapping[str, Tensor] = {
-            name: torch.tensor([[at(member.config, epoch) for member in members] for epoch in epochs], device=device)
-            for name, at in SCHEDULES.items()
+            name: torch.tensor([[now[name] for now in row] for row in scheduled], device=device)
+            for name in scheduled[0][0]
         }
         set_temperature(self.model, self.schedules["temperature"][0])
         self.suspects = type(self.task).__name__
@@ -139,13 +131,12 @@ class RankingLearner:
         epoch, measured = self.epoch(training.step), []
         for place, member in enumerate(self.members):
             own = RankingOutput(*(each[place] for each in output))
-            dev = assess(own, self.dev[place])
-            routing = {"entropy": routing_entropy(own.alphas), "herfindahl": herfindahl(own.alphas)}
-            routing = {n: each.mean((0, 2)) for n, each in (routing | {"max_alpha": own.alphas.amax(-1)}).items()}
+            dev, alphas = assess(own, self.dev[place]), own.alphas
+            routing = {"entropy": routing_entropy(alphas), "herfindahl": alphas.square().sum(-1)}  # 1 on one head
+            routing = {n: each.mean((0, 2)) for n, each in (routing | {"max_alpha": alphas.amax(-1)}).items()}
             scalars = {"epoch": float(epoch), **{name: float(dev[name][-1]) for name in TAUS}}
-            scalars |= {name: float(each.mean()) for name, each in routing.items()}
-            scalars |= {name: at(member.config, epoch) for name, at in SCHEDULES.items()}
-            arrays = {"entropies": routing.pop("entropy"), **routing, "alphas": own.alphas[:PROBES]}
+            scalars |= {name: float(each.mean()) for name, each in routing.items()} | member.config.at_epoch(epoch)
+            arrays = {"entropies": routing.pop("entropy"), **routing, "alphas": alphas[:PROBES]}
             arrays |= {name: dev[name] for name in ("tau_obs", "tau_all")}
             measured.append(Measurement(scalars, arrays, scalars[self.selection]))
         return measured
@@ -154,11 +145,11 @@ class RankingLearner:
         """τ on test, the scores, ranks and masks it comes from, and the dev problems that are shown as examples."""
         own, shown = self.test[place], self.dev[place]
         test = assess(selected(own.x), own)
-        arrays = {"test_scores": test["scores"], "test_ranks": own.y}
-        arrays |= {} if own.known is None else {"test_known": own.known}
         known = torch.ones_like(shown.y, dtype=torch.bool) if shown.known is None else shown.known
         probes = {"probe_x": shown.x, "probe_ranks": shown.y, "probe_known": known}
+        arrays = {"test_scores": test["scores"], "test_ranks": own.y}
         arrays |= {name: each[:PROBES] for name, each in probes.items()}
+        arrays |= {} if own.known is None else {"test_known": own.known}
         return Measurement({f"test_{name}": float(test[name][-1]) for name in TAUS}, arrays)
 
     def _problems(self, stream: Stream, n: int, task: RankingTask) -> list[Batch]:
@@ -169,16 +160,14 @@ class RankingLearner:
 
 def set_temperature(stack: Stack, temperature: Float[Tensor, " seeds"]) -> None:
     """Set the routing temperature of every network, where there is a controller to have one."""
-    controller = stack.members[0].controller
-    if isinstance(controller, Controller):
-        stack.by_seed(stack.stack_of[id(controller.temperature)]).copy_(temperature)
+    if (own := getattr(stack.members[0].controller, "temperature", None)) is not None:
+        stack.by_seed(stack.stack_of[id(own)]).copy_(temperature)
 
 
 def parameter_groups(config: RankingConfig, stack: Stack, network: RankingModel) -> Sequence[ParameterGroup]:
     """All parameters but the controller's, and the controller's where one is trained, each group with its AdamW."""
-    decay = {"weight_decay": config.weight_decay}
+    decay, rates = {"weight_decay": config.weight_decay}, (config.encoder_lr, config.encoder_clip)
     others = [parameter for name, parameter in network.named_parameters() if not name.startswith("controller.")]
-    rates = config.encoder_lr, config.encoder_clip
     groups = [ParameterGroup("encoder", stack, others, torch.optim.AdamW, *rates, options=decay)]
     if config.learns_routing and network.controller is not None:
         frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())

@@ -1,36 +1,51 @@
-"""Training a ranking model: the config of a run, one flat table of what a person sets."""
+"""Training a ranking model: the config of a run, one flat table of what a person sets, and variants of it.
+
+Variants are trained by the same code on the same data. Fields that one makes no use of stand at their defaults, so that
+configs which differ in nothing else share it as one run.
+"""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from anm_nb import config as fields
 from anm_nb.config import ParameterError
-from anm_nb.ranking.learner import RankingLearner
-from anm_nb.ranking.networks import Decoder, ModelConfig, RankingModel
+from anm_nb.ranking.learner import RankingLearner, objective
+from anm_nb.ranking.networks import ModelConfig, RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import RankingTask
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
-from anm_nb.training.run import Trained, train
+from anm_nb.training.run import Trained, counted_flops, train
 
+STAGES = 5  # shares of hidden items of a curriculum
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
 ENTROPY = ("entropy_weight", "entropy_decay", "entropy_every")
-SCHEDULED = (*TEMPERATURE, *ENTROPY)  # numbers that enter a step as tensors: configs of a stack may differ in them
-STAGES = 5  # shares of hidden items of a curriculum
-# What only a model whose controller is trained makes use of, only one that has a controller, and only one with a
-# controller or with several iterations.
-LEARNED_ROUTING_FIELDS = (*ENTROPY, "warmup_epochs", "two_optimisers", "controller_lr", "controller_clip")
-ROUTED_FIELDS = (
-    *("trained_routing", "slow_state", "hrm_period", "controller_width"), *TEMPERATURE, *LEARNED_ROUTING_FIELDS
-)  # fmt: skip
-ITERATED_FIELDS = (*ROUTED_FIELDS, "tied", "gradient", "deep_supervision")
+# What only a model with a trained controller makes use of, and what only one that has a controller does.
+LEARNED_ROUTING = (*ENTROPY, "warmup_epochs", "two_optimisers", "controller_lr", "controller_clip")
+ROUTED = ("trained_routing", "slow_state", "hrm_period", "controller_width", *TEMPERATURE, *LEARNED_ROUTING)
+
+# Models to compare an HRM model with. Each lacks one thing, and a difference between two is due to that:
+COMPARATORS: dict[str, dict[str, Any]] = {
+    "no iteration": {"routing": "uniform", "max_inner_iters": 1},  # the encoder and one pass of the block
+    "deep untied": {"routing": "uniform", "tied": False},  # as many passes, a block for each
+    "weight-tied": {"routing": "uniform"},  # one block in every pass, which is uniform α as well
+    "random α": {"routing": "random"},  # uneven and different in each iteration, by chance and whatever the input
+    "untrained controller": {"trained_routing": False},  # as drawn: depends on token and history, nothing is learned
+    "one timescale": {"slow_state": False},
+    "equal timescales": {"hrm_period": 1},  # two states and all parameters of HRM, but both move in every iteration
+    "HRM per token": {"routing": "token"},
+    "HRM per sequence": {"routing": "sequence"},
+}
 
 
 class RankingConfig(TrainingConfig, ModelConfig):
@@ -55,7 +70,6 @@ class RankingConfig(TrainingConfig, ModelConfig):
     test_samples: fields.Examples = 300
     epochs: fields.Epochs = 8
     batch: fields.Examples = 32
-
     mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
     # On dev; None: the task's metric; tau_index: as published.
     selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
@@ -75,9 +89,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
     warmup_epochs: Annotated[int, fields.whole(10**5, least=0)] = 5  # epochs for which the controller stays frozen
-
-    # Dev score at which a seed stops, as with the ceiling's nothing is left to gain; None: never.
-    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None
+    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None  # on dev
     seeds: fields.Seeds = (1, 2, 3)
 
     @model_validator(mode="after")
@@ -87,26 +99,21 @@ class RankingConfig(TrainingConfig, ModelConfig):
         if (metric := self.make_task().metric) not in ("tau_obs", "tau_all"):
             raise ParameterError(f"task = '{self.task}': its metric is '{metric}'; allowed: tau_obs, tau_all")
         if self.deep_supervision and self.gradient == "last":
-            raise ParameterError(
-                "gradient = 'last': it cuts off the iterations that deep_supervision = True would supervise; "
-                "allowed with it: gradient = 'full'"
-            )
+            cut = "it cuts off the iterations that deep_supervision = True would supervise"
+            raise ParameterError(f"gradient = 'last': {cut}; allowed with it: gradient = 'full'")
         if self.temperature_min > self.temperature:
             raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
-        require_memory(dict(self), self.least_bytes())
-        return self
-
-    def least_bytes(self) -> dict[str, int]:
-        """Bytes that training one seed needs at least, by the fields they come from."""
         problem = 4 * self.size * self.make_task().x_dim
         # states and attention weights of every iteration are kept for the backward pass
         row = 4 * self.max_inner_iters * self.size * (self.width + self.n_heads * self.size)
         large = self.width * max(self.width, self.max_inner_iters) > 10**5  # counting takes milliseconds
-        return {
+        needed = {
             "width": weight_bytes(self.make_model) if large else 0,
             "batch max_inner_iters size width": min(self.batch, self.train_samples) * row,
             **{name: getattr(self, name) * problem for name in ("train_samples", "dev_samples", "test_samples")},
         }
+        require_memory(dict(self), needed)
+        return self
 
     def changed(self, **values: Any) -> RankingConfig:
         """This config with other values, checked like any."""
@@ -119,21 +126,20 @@ class RankingConfig(TrainingConfig, ModelConfig):
     def reduced(self) -> RankingConfig:
         """The same run with every field that it makes no use of at its default, so that it has one key."""
         unused: tuple[str, ...] = () if self.slow_state else ("hrm_period",)
-        if not self.learns_routing:
-            unused += LEARNED_ROUTING_FIELDS
-        if not self.has_controller:
-            unused += ROUTED_FIELDS if self.max_inner_iters > 1 or self.routing == "random" else ITERATED_FIELDS
+        unused += () if self.learns_routing else LEARNED_ROUTING
+        unused += () if self.has_controller else ROUTED
+        if self.routing == "uniform" and self.max_inner_iters == 1:
+            unused += ("tied", "gradient", "deep_supervision")
         return self.changed(**{name: type(self).model_fields[name].default for name in unused})
 
-    def temperature_at(self, epoch: int) -> float:
-        """Of routing: max(T_min, T₀·decay^epoch)."""
-        return max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
+    def at_epoch(self, epoch: int) -> dict[str, float]:
+        """Routing temperature max(T_min, T₀·decay^epoch), and entropy weight w₀·decay^(epoch // every).
 
-    def entropy_weight_at(self, epoch: int) -> float:
-        """w₀·decay^(epoch // every); 0 without routing to learn, which is all it could regularise."""
-        if not self.learns_routing:
-            return 0.0
-        return self.entropy_weight * self.entropy_decay ** (epoch // self.entropy_every)
+        The weight is 0 without routing to learn, which is all it could regularise.
+        """
+        weight = self.entropy_weight * self.entropy_decay ** (epoch // self.entropy_every)
+        temperature = max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
+        return {"temperature": temperature, "entropy_weight": weight if self.learns_routing else 0.0}
 
     def lr_factor(self, step: int) -> float:
         """Linear warm-up over the first `lr_warmup` epochs, then constant."""
@@ -166,8 +172,8 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     def make_model(self) -> RankingModel:
         """The model, its weights not yet drawn from a seed; under the published cross-entropy its decoder points."""
-        decoder: Decoder = "pointer" if self.loss == "cross_entropy" else "score"
-        return RankingModel(self, features=self.make_task().x_dim, decoder=decoder, size=self.size)
+        pointed = self.size if self.loss == "cross_entropy" else None
+        return RankingModel(self, features=self.make_task().x_dim, pointed=pointed)
 
     def plugins(self) -> list[type]:
         return [task_class(self.task)]
@@ -179,7 +185,7 @@ class RankingConfig(TrainingConfig, ModelConfig):
         return RankingLearner(members, device)
 
     def stack_key(self) -> str:
-        return self.model_dump_json(exclude={"seeds", *SCHEDULED})
+        return self.model_dump_json(exclude={"seeds", *TEMPERATURE, *ENTROPY})
 
     def steps_per_epoch(self) -> int:
         """Steps in which every training problem is taken once; the last batch may be smaller."""
@@ -206,3 +212,67 @@ def trained_ranking(run: Run, seed: int) -> RankingModel:
     model = config.make_model()
     model.load_state_dict(by_prefix(run.weights, f"seed{seed}.selected."))
     return model.requires_grad_(False).eval()
+
+
+def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
+    """The comparators of an HRM config by name, and last the HRM model itself, routed by token and by sequence.
+
+    Raises `ParameterError` for a config that is not an HRM model with several iterations of one block.
+    """
+    whole = {name: getattr(config, name) for name in ("trained_routing", "slow_state", "tied")}
+    whole |= {"routing": config.has_controller, "max_inner_iters": config.max_inner_iters > 1}
+    for name, fine in whole.items():
+        if not fine:
+            raise ParameterError(
+                f"{name} = {getattr(config, name)!r}: comparators are of a whole HRM model; allowed: trained routing "
+                "by token or sequence, a slow state, and 2 or more iterations of one block"
+            )
+    return {name: config.changed(**fields).reduced() for name, fields in COMPARATORS.items()}
+
+
+def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dict[str, RankingConfig]:
+    """The baseline, and an HRM config at each value of one field, by name ("hrm_period = 4").
+
+    Raises `ParameterError` where the config's own value is not among `values`: the others are compared with it.
+    """
+    if (own := getattr(config, field)) not in values:
+        raise ParameterError(
+            f"values = {list(values)}: {field} = {own} has to be among them, as the others are compared with it"
+        )
+    at = {f"{field} = {value:g}": config.changed(**{field: value}) for value in values}
+    return {"baseline": config.baseline()} | at
+
+
+def model_cost(config: RankingConfig) -> dict[str, int]:
+    """A model's parameters, and operations in matrix products for one array (a multiply-add counts 2).
+
+    `trained_parameters` are without those of random routing, or of a controller that stays as drawn; `forward_flops`
+    are with decoding; `training_flops` of forward, loss and backward.
+    """
+    with torch.device("meta"):  # nothing is computed
+        network = config.make_model()
+        x, ranks = torch.zeros(1, config.size, network.features), torch.arange(config.size).unsqueeze(0)
+        parts = {
+            "": list(network.parameters()),
+            "trained_": [each for each in network.parameters() if each.requires_grad],
+            "controller_": [] if network.controller is None else list(network.controller.parameters()),
+        }
+        return {f"{part}parameters": sum(each.numel() for each in own) for part, own in parts.items()} | {
+            "forward_flops": counted_flops(lambda: network(x)),
+            "training_flops": counted_flops(lambda: objective(config, network, x, ranks, None)[0].backward()),
+        }
+
+
+def matched(config: RankingConfig, *, to: RankingConfig, by: Literal["parameters", "operations"]) -> RankingConfig:
+    """The config at the width, a multiple of n_heads, whose cost is nearest to that of `to`; the narrower of equals.
+
+    `by` is "parameters" (all, trained or not) or "operations" (of a training step).
+    """
+    part = {"operations": "training_flops"}.get(by, by)
+    count = cache(lambda width: model_cost(config.changed(width=width))[part])
+    wanted = model_cost(to)[part]
+    widest = (to.max_inner_iters + 2) * to.width  # as counts grow at least linearly with it
+    widths = range(config.n_heads, widest + config.n_heads, config.n_heads)
+    above = min(bisect_left(widths, wanted, key=count), len(widths) - 1)
+    nearest = min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(count(width) - wanted))
+    return config.changed(width=nearest)

@@ -60,11 +60,46 @@ class Sudoku(DenoisingTask):
     def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
         """A task of a user's puzzles, a line each (or one text of lines): size² characters, 0 or . for an empty cell.
 
-        Raises `ParameterError` naming, by line and cell, puzzles that are written wrong, or that do not have just one
-        solution.
+        Raises `ParameterError` naming, by line and cell, those written wrong, or that do not have just one solution.
         """
         task = cls(**options)
-        task._own = read_puzzles(lines, task.options.size)
+        size = task.options.size
+        rows = lines.splitlines() if isinstance(lines, str) else lines
+        texts = {number: text for number, line in enumerate(rows, start=1) if (text := line.strip())}
+        if not texts:
+            raise ParameterError("no puzzles: every line is blank")
+        boards: dict[int, list[int]] = {}
+        wrong: dict[int, str] = {}
+        for number, text in texts.items():
+            odd = [cell for cell, character in enumerate(text) if character not in ".0123456789"[: size + 2]]
+            if len(text) != size**2:
+                wrong[number] = f"{len(text)} characters, should be {size**2}"
+            elif odd:
+                place = f"{text[odd[0]]!r} in row {odd[0] // size + 1}, column {odd[0] % size + 1}"
+                wrong[number] = f"{place}: should be a digit from 1 to {size}, 0 or . for an empty cell"
+            else:
+                boards[number] = list(map(int, text.replace(".", "0")))
+        puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8).reshape(-1, size**2)
+        solved = [solve(part) for part in tqdm(puzzles.split(512), desc="checking puzzles", delay=1, leave=False)]
+        solutions, found = (torch.cat(parts) for parts in zip(*solved, strict=True))
+        for number, count in zip(boards, found.tolist(), strict=True):
+            if count > 1:
+                wrong[number] = "has more than one solution"
+            elif count == 0:
+                held = zip(("row", "column", "box"), units(torch.tensor([boards[number]])).tolist(), strict=True)
+                twice = [
+                    f"contradicts itself: {digit} more than once in {kind} {place}"
+                    for kind, (each,) in held
+                    for place, entries in enumerate(each, start=1)
+                    for digit in entries
+                    if digit and entries.count(digit) > 1
+                ]
+                wrong[number] = twice[0] if twice else "has no solution"
+        if wrong:
+            told = [f"line {number}: {wrong[number]}" for number in sorted(wrong)[:SHOWN]]
+            told += [f"… and {len(wrong) - SHOWN} more of {len(texts)} lines"] if len(wrong) > SHOWN else []
+            raise ParameterError("\n".join(told))
+        task._own = Pool(puzzles, solutions.to(torch.uint8))
         return task
 
     def stream(self, name: Stream) -> Sudoku:
@@ -180,43 +215,3 @@ def _cells(entries: Tensor) -> Tensor:
 def _batch(puzzles: Boards, solutions: Boards) -> Batch:
     known = (puzzles > 0).repeat_interleave(isqrt(puzzles.shape[1]), dim=1)
     return Batch(one_hot_boards(puzzles), one_hot_boards(solutions), known)
-
-
-def read_puzzles(lines: Iterable[str], size: int) -> Pool:
-    """A user's puzzles with their solutions, as `Sudoku.from_puzzles` takes them; with progress."""
-    rows = lines.splitlines() if isinstance(lines, str) else lines
-    texts = {number: text for number, line in enumerate(rows, start=1) if (text := line.strip())}
-    if not texts:
-        raise ParameterError("no puzzles: every line is blank")
-    boards: dict[int, list[int]] = {}
-    wrong: dict[int, str] = {}
-    for number, text in texts.items():
-        odd = [(cell, character) for cell, character in enumerate(text) if character not in ".0123456789"[: size + 2]]
-        if len(text) != size**2:
-            wrong[number] = f"{len(text)} characters, should be {size**2}"
-        elif odd:
-            place = f"{odd[0][1]!r} in row {odd[0][0] // size + 1}, column {odd[0][0] % size + 1}"
-            wrong[number] = f"{place}: should be a digit from 1 to {size}, 0 or . for an empty cell"
-        else:
-            boards[number] = list(map(int, text.replace(".", "0")))
-    puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8).reshape(-1, size**2)
-    solved = [solve(part) for part in tqdm(puzzles.split(512), desc="checking puzzles", delay=1, leave=False)]
-    solutions, found = (torch.cat(parts) for parts in zip(*solved, strict=True))
-    for number, count in zip(boards, found.tolist(), strict=True):
-        if count > 1:
-            wrong[number] = "has more than one solution"
-        elif count == 0:
-            held = zip(("row", "column", "box"), units(torch.tensor([boards[number]])).squeeze(1).tolist(), strict=True)
-            twice = [
-                f"contradicts itself: {digit} more than once in {kind} {place}"
-                for kind, each in held
-                for place, entries in enumerate(each, start=1)
-                for digit in entries
-                if digit and entries.count(digit) > 1
-            ]
-            wrong[number] = twice[0] if twice else "has no solution"
-    if wrong:
-        told = [f"line {number}: {wrong[number]}" for number in sorted(wrong)[:SHOWN]]
-        told += [f"… and {len(wrong) - SHOWN} more of {len(texts)} lines"] if len(wrong) > SHOWN else []
-        raise ParameterError("\n".join(told))
-    return Pool(puzzles, solutions.to(torch.uint8))

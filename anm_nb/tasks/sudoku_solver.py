@@ -70,29 +70,21 @@ def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
     low, high = GIVENS[size][harder]
     source = generator(seed, f"sudoku givens {low} to {high}")
     target = torch.randint(low, high + 1, (number,), generator=source)
-    puzzles, repeated = solutions.clone(), torch.ones(number, dtype=torch.bool)
+    puzzles, repeated = solutions.clone(), torch.arange(number)
     for _ in range(1 + REDIGS):
-        puzzles[repeated] = _dig(solutions[repeated], target[repeated], source)
-        repeated = first_rows(puzzles) != torch.arange(number)
-        if not repeated.any():
+        # Clues are taken out in random order. One without which a second solution appears would have to stay later too.
+        grids, aims = solutions[repeated], target[repeated]
+        for cells in torch.rand(grids.shape, generator=source).argsort(1).unbind(1):
+            rows = ((grids > 0).sum(1) > aims).nonzero().squeeze(1)
+            if not len(rows):
+                break
+            fewer = grids[rows].scatter(1, cells[rows].unsqueeze(1), 0)
+            alone = solve(fewer)[1] == 1
+            grids[rows[alone]] = fewer[alone]
+        puzzles[repeated] = grids
+        if not len(repeated := (first_rows(puzzles) != torch.arange(number)).nonzero().squeeze(1)):
             break
     return Pool(puzzles.to(torch.uint8), solutions.to(torch.uint8))
-
-
-def _dig(solutions: Boards, target: Indices, source: torch.Generator) -> Boards:
-    """Puzzles left when clues are taken out of complete grids in random order, down to `target` clues or minimal.
-
-    A clue without which a second solution appears would have to stay later too, so one pass over all cells is enough.
-    """
-    puzzles = solutions.clone()
-    for cells in torch.rand(solutions.shape, generator=source).argsort(1).unbind(1):
-        rows = ((puzzles > 0).sum(1) > target).nonzero().squeeze(1)
-        if not len(rows):
-            break
-        fewer = puzzles[rows].scatter(1, cells[rows].unsqueeze(1), 0)
-        alone = solve(fewer)[1] == 1
-        puzzles[rows[alone]] = fewer[alone]
-    return puzzles
 
 
 def shuffled(rows: int, n: int, source: torch.Generator) -> Indices:

@@ -31,9 +31,14 @@ class Stack(nn.Module):
                 for name, first in getattr(owners[0], kind).items():
                     if first is None:
                         continue
-                    if id(first) not in self.stack_of:
+                    if id(first) not in self.stack_of and self.size > 1:
                         own = [getattr(owner, kind)[name] for owner in owners]
-                        self.stack_of[id(first)] = first if self.size == 1 else _stacked(own)
+                        stack = torch.stack([tensor.detach() for tensor in own])
+                        for tensor, view in zip(own, stack, strict=True):
+                            tensor.data = view
+                        trained = isinstance(first, nn.Parameter)
+                        self.stack_of[id(first)] = nn.Parameter(stack, first.requires_grad) if trained else stack
+                    self.stack_of.setdefault(id(first), first)
                     getattr(into, kind)[name] = self.stack_of[id(first)]
         self.train(members[0].training)
 
@@ -85,14 +90,6 @@ class _Applied(nn.Module):
         return function(self.inner, *inputs)
 
 
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors as one, of which they become views."""
-    stack = torch.stack([tensor.detach() for tensor in tensors])
-    for tensor, view in zip(tensors, stack, strict=True):
-        tensor.data = view
-    return nn.Parameter(stack, tensors[0].requires_grad) if isinstance(tensors[0], nn.Parameter) else stack
-
-
 @dataclass(eq=False)
 class ParameterGroup:
     """Parameters of a stack and their updates by Adam, AdamW or SGD, which are those of each seed alone.
@@ -122,9 +119,17 @@ class ParameterGroup:
         self.norms = torch.full((self.stack.size,), torch.nan, device=device)  # of the last gradient, before clipping
 
     def update(self, gradients: Sequence[Tensor | None], factor: Tensor | float) -> None:
-        """One step at `factor` times the learning rate."""
-        if present := [gradient for gradient in gradients if gradient is not None]:
-            self.norms.copy_(clip_(present, self.clip_norm, self.stack.size))
+        """One step at `factor` times the learning rate, each seed's gradient scaled to at most `clip_norm`."""
+        present, seeds = [gradient for gradient in gradients if gradient is not None], self.stack.size
+        if present and seeds == 1:  # whose stacks have no axis of seeds
+            norms = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
+            torch._foreach_mul_(present, (self.clip_norm / (norms + 1e-6)).clamp_max(1.0))
+            self.norms.copy_(norms)
+        elif present:
+            parts = [torch.linalg.vector_norm(gradient.reshape(seeds, -1), dim=1) for gradient in present]
+            self.norms.copy_(torch.linalg.vector_norm(torch.stack(parts), dim=0))
+            for each in present:
+                each.mul_(_along_first((self.clip_norm / (self.norms + 1e-6)).clamp_max(1.0), each))
         for parameter, gradient in zip(self.stacked, gradients, strict=True):
             parameter.grad = gradient
         settings, lr = self.own.param_groups[0], self.largest * factor
@@ -161,23 +166,6 @@ def update(total: Float[Tensor, " seeds"], groups: Sequence[ParameterGroup], fac
     with torch.no_grad():
         for each in groups:
             each.update([next(gradients) for _ in each.stacked], factor)
-
-
-def clip_(gradients: list[Tensor], max_norm: float, seeds: int) -> Float[Tensor, " seeds"]:
-    """Scale each seed's gradient, over all stacks [S, …] together, to at most `max_norm`; the norms before that.
-
-    For each seed it is what `nn.utils.clip_grad_norm_` does; stacks of one seed have no axis of seeds.
-    """
-    if seeds == 1:
-        norms = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, (max_norm / (norms + 1e-6)).clamp_max(1.0))
-        return norms.unsqueeze(0)
-    of_each = [torch.linalg.vector_norm(gradient.reshape(seeds, -1), dim=1) for gradient in gradients]
-    norms = torch.linalg.vector_norm(torch.stack(of_each), dim=0)
-    factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
-    for gradient in gradients:
-        gradient.mul_(_along_first(factors, gradient))
-    return norms
 
 
 def _along_first(values: Float[Tensor, " seeds"], stack: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ still picture of how they opened. Each is called with the run to open with and t
 from functools import partial
 
 from anm_nb.widgets.explorer import Explorer, project_runs
-from anm_nb.widgets.landscape import Landscape
-from anm_nb.widgets.margins import Margins
+from anm_nb.widgets.pairs import Landscape, Margins
 from anm_nb.widgets.routing import Routing
 from anm_nb.widgets.sampler import Sampling
 

@@ -7,30 +7,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis.style import PALETTE
-from anm_nb.ranking.routing import routing_entropy
+from anm_nb.ranking.networks import routing_entropy
 from anm_nb.run import Run
-from anm_nb.widgets.explorer import Control, View, numbers
+from anm_nb.widgets.view import Control, View, nearest, numbers
 
 CURVES: dict[str, dict[str, Any]] = {  # over iterations: what the trace calls them, and how they look
     "own": {"marker": "s", "color": PALETTE["anm"], "label": "this problem"},
-    "entropies": {"marker": "o", "color": "#6e6e6e", "label": "mean over dev"},
-    "tau_obs": {"marker": "o", "color": PALETTE["baseline"], "label": "observed pairs"},
-    "tau_all": {"marker": "s", "color": PALETTE["hrm"], "linestyle": "--", "label": "all pairs"},
+    "entropies": {"marker": "o", "color": "#6e6e6e", "label": "dev mean"},
+    "tau_obs": {"marker": "o", "color": PALETTE["baseline"], "label": "observed"},
+    "tau_all": {"marker": "s", "color": PALETTE["hrm"], "linestyle": "--", "label": "all"},
 }
 
 
 class Routing(View):
-    """Routing weights α of a problem, items × heads, after one iteration of one epoch; entropy and τ per iteration.
+    """Routing weights α of a problem, items × heads, after one iteration and after each; entropy and τ per iteration.
 
     Items stand in true order, the visible ones first. Entropy is that of the problem and the mean over dev; τ is the
     mean over dev. It opens at the iteration whose weights differ most from item to item.
     """
 
     family, name = "ranking", "routing"
-    about = "Heatmap of routing weights, items by heads, and routing entropy and Kendall tau after each iteration."
+    about = "Routing weights, items by heads, after one iteration and after each, routing entropy and Kendall tau."
     needs = "Train a ranking: run notebook 20_hrm_vs_baseline, or anm-nb demo in a terminal."
     controls = (
         Control("seed", "Seed", "The seed of the run"),
@@ -38,7 +39,7 @@ class Routing(View):
         Control("sample", "Sample", "The dev problem that is shown, of those whose routing was kept", "slider"),
         Control("iteration", "Iteration", "The iteration of the model that is shown", "player"),
     )
-    widths = (1.2, 1, 1)
+    widths = (0.9, 1.5, 1, 1)
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -55,26 +56,32 @@ class Routing(View):
         self.start = {"epoch": self.epochs[0][-1], "iteration": int(last.std(1).mean(1).argmax())}
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        (heat, entropy, tau), largest = axes, float(np.nanmax(self.alphas))
+        (heat, every, entropy, tau), largest = axes, float(np.nanmax(self.alphas))
         alphas, names, curves, _, iteration = self.shown(values)
-        _, items, heads = alphas.shape
-        heat.imshow(alphas[iteration], aspect="auto", cmap="cividis", clim=(0, largest))
-        every = -(-items // 16)  # as many labels as there is room for
-        heat.set_yticks(range(0, items, every), names[::every])
+        count, items, heads = alphas.shape
+        gaps = np.pad(alphas, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)  # between one iteration and the next
+        for panel, array in ((heat, alphas[iteration]), (every, np.hstack(list(gaps))[:, :-1])):
+            panel.imshow(array, aspect="auto", cmap="cividis", clim=(0, largest))
+            panel.axhline(sum(not name.startswith("(") for name in names) - 0.5, color="white", linewidth=1.2)
+        apart = -(-items // 16)  # as many labels as there is room for
+        heat.set_yticks(range(0, items, apart), names[::apart])
         heat.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
-        heat.set(xlabel=f"head (α: dark 0, bright {largest:.2f})", ylabel="true rank, hidden items in brackets")
-        heat.axhline(sum(not name.startswith("(") for name in names) - 0.5, color="white", linewidth=1.2)
+        heat.set(xlabel=f"head (α: blue 0, yellow {largest:.2f})", ylabel="item, by true rank (hidden)")
+        every.add_patch(Rectangle(((heads + 1) * iteration - 0.5, -0.5), heads, items, fill=False, lw=2, clip_on=False))
+        places = range(0, count, -(-count // 8))
+        every.set_xticks([(heads + 1) * place + (heads - 1) / 2 for place in places], [str(1 + i) for i in places])
+        every.set(yticks=[], xlabel="all iterations (framed: that on the left)")
         entropy.axhline(np.log(heads), color="black", linewidth=0.8, linestyle=":", label="uniform")
         for name, style in CURVES.items():
-            axes[1 + name.startswith("tau")].plot(range(1, len(alphas) + 1), curves[name], markersize=3, **style)
+            axes[2 + name.startswith("tau")].plot(range(1, count + 1), curves[name], markersize=3, **style)
         entropy.set(ylabel="routing entropy, nats", ylim=(0, 1.35 * np.log(max(heads, 2))))
-        tau.set(ylabel="Kendall τ on dev", ylim=(-1.05, 1.05))
+        tau.set(ylabel="Kendall τ of pairs of dev", ylim=(-1.05, 1.05))
         for panel in (entropy, tau):
             panel.axvline(iteration + 1, color="black", linewidth=0.8, zorder=0)
-            panel.set(xlabel="iteration", xlim=(0.5, len(alphas) + 0.5))
+            panel.set(xlabel="iteration", xlim=(0.5, count + 0.5))
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
             if panel.get_legend() is None:
-                panel.legend(loc="lower right", fontsize=6.5)
+                panel.legend(loc="lower right", fontsize="small")
 
     def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
         alphas, _, curves, epoch, iteration = self.shown(values)
@@ -89,7 +96,7 @@ class Routing(View):
         Curves are over iterations, by the names of `CURVES`. Epoch and iteration are the nearest that this run has.
         """
         place, sample, trace = self.seed_place(values), values["sample"], self.run.trace
-        record = int(np.abs(np.array(self.epochs[place]) - values["epoch"]).argmin())
+        record = nearest(self.epochs[place], values["epoch"])
         ranks, known = (trace[f"probe_{of}"][place, 0, sample].numpy() for of in ("ranks", "known"))
         order = np.lexsort((ranks, ~known))
         names = [f"{ranks[item] + 1}" if known[item] else f"({ranks[item] + 1})" for item in order]

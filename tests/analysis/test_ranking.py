@@ -12,8 +12,7 @@ import torch
 from anm_nb.analysis import kept, ranking
 from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError
-from anm_nb.ranking.train import RankingConfig
-from anm_nb.ranking.variants import at_values
+from anm_nb.ranking.train import RankingConfig, at_values
 from anm_nb.store import get_or_train
 from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import kendall_tau_numpy
@@ -73,14 +72,6 @@ def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
     np.testing.assert_allclose(seen, alphas[:, np.lexsort((dev.y[0], ~dev.known[0]))], atol=1e-6)
     assert known.tolist() == [True] * 3 + [False] * 3
     assert all(np.diff(ranks[:3]) > 0)
-
-
-def test_a_probe_is_of_the_last_epoch_of_a_seed_that_stopped_before_another(runs):
-    run = runs["max_inner_iters = 3"]
-    trace = run.trace | {"alphas": run.trace["alphas"].clone()}
-    trace["alphas"][0, 2] = math.nan  # as where only the other seed went on
-    stopped = SimpleNamespace(settings=run.settings, trace=trace, metrics=run.metrics.drop(index=2))
-    assert np.isfinite(ranking.probe(stopped)[0]).all()
 
 
 def test_following_pointers_reaches_what_it_does_one_by_one():

@@ -200,19 +200,10 @@ def test_others_find_the_same():
     assert equivalence(values, 0.0, 1.0) == pytest.approx(0.000829010139)
 
 
-def test_a_median_of_times_with_one_end_is_by_greenwood_s_formula():
-    """Without a loss before the end S falls by 1/n at each time, and log(−log S) has variance i/(n(n − i))/log²S."""
-    times = np.array([6.0, 7, 8, 10, 13, 16, 22, 23, 25, 26, 27, 28, 29] + [math.inf] * 4)
-    fallen = np.arange(1, 14)
-    left = 1 - fallen / 17
-    spread = scipy_stats.norm.ppf(0.975) * np.sqrt(fallen / (17 * (17 - fallen))) / np.log(left)
-    ends = [times[:13][left ** np.exp(sign * spread) <= 0.5][0] for sign in (0, -1, 1)]
-    assert survival_median(times, 30) == tuple(ends)
-
-
 def test_what_nobody_or_everybody_reached():
     assert survival_median([math.inf] * 5, 100) == (math.inf, math.inf, math.inf)
     assert survival_median([3.0] * 5, 100)[:2] == (3.0, 3.0)
+    assert survival_median([3.0] * 12, 100) == (3.0, 3.0, 3.0)
     assert np.isnan([*survival_median([]), *proportion_interval(0, 0)]).all()
     assert proportion_interval(5, 5).high == 1.0
 

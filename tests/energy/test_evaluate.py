@@ -6,10 +6,10 @@ import torch
 from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.evaluate import final_scores, kept_steps, predict, trained_energy
-from anm_nb.energy.sampler import SamplerConfig
+from anm_nb.energy.learner import EnergyLearner
+from anm_nb.energy.sampler import SamplerConfig, predict
 from anm_nb.energy.schedule import SharedNoise
-from anm_nb.energy.train import EnergyConfig, EnergyLearner
+from anm_nb.energy.train import EnergyConfig, kept_steps, trained_energy
 from anm_nb.store import get_or_train
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import RowDraws, generator
@@ -47,7 +47,7 @@ def test_every_discrete_or_continuous_task_trains_with_its_published_recipe(task
 def test_predictors_stand_on_the_same_problems_and_harder_answers_have_room():
     """What the columns say of a reference is what it scores on the problems that the seed stands for."""
     learner = config("lowrank").learner(0)
-    columns, source = final_scores(learner.model, learner.config, 12, 0, "cpu"), generator(0, "test/harder")
+    columns, source = learner.test_scores(learner.model, 12, 0), generator(0, "test/harder")
     problems = learner.task.sample(12, generator=source, harder=True)
     copying = np.mean((problems.x.double().numpy() - problems.y.double().numpy()) ** 2)
     assert columns["harder/mse/copy the observed"] == pytest.approx(copying)
@@ -65,7 +65,7 @@ def test_predictors_stand_on_the_same_problems_and_harder_answers_have_room():
 
 def test_harder_graphs_have_more_nodes_than_the_network_was_built_for():
     learner = config("connectivity").learner(0)
-    columns = final_scores(learner.model, learner.config, 12, 0, "cpu")
+    columns = learner.test_scores(learner.model, 12, 0)
     assert learner.task.sample(2, generator=generator(0, "test"), harder=True).y.shape == (2, 81)
     assert 0 <= columns["harder/balanced_accuracy/model"] <= 1
     assert columns["harder/balanced_accuracy/breadth-first search"] == 1

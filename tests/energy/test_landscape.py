@@ -14,7 +14,6 @@ from anm_nb.energy.landscape import (
     directional_derivative,
     line_scan,
     optimal_energy,
-    plane_scan,
 )
 from anm_nb.energy.networks import EnergyMLP
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
@@ -112,61 +111,19 @@ def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 1))
-def test_curvature_agrees_with_finite_differences_and_with_the_whole_hessian(head, seed, level):
+def test_curvature_agrees_with_the_whole_hessian(head, seed, level):
     energy, start, end = network_energy(head, seed, level)
     exact = curvature(energy, start, end)
     shift = (end - start).as_subclass(torch.Tensor)
     plain = start.as_subclass(torch.Tensor)
     hessian = torch.autograd.functional.hessian(lambda point: energy(point).sum(), plain)  # reverse over reverse
     torch.testing.assert_close(exact, torch.einsum("bd,bdce,ce->b", shift, hessian, shift), rtol=1e-8, atol=1e-18)
-    delta = 1e-4 * max(1.0, float((plain.norm(dim=1) / shift.norm(dim=1)).max()))
-    rise, fall, here = (energy(plain + at * shift).detach() for at in (delta, -delta, 0.0))
-    scale = exact.abs() + 1e-3 * torch.einsum("bdbe->bde", hessian).norm(dim=(1, 2)) * shift.square().sum(1)
-    assert ((exact - (rise - 2 * here + fall) / delta**2).abs() <= 1e-2 * scale).all()
-
-
-# grids and memory
-
-
-def test_no_more_points_than_allowed_are_held_at_once_and_that_changes_nothing(monkeypatch):
-    energy, start, end = network_energy()
-    seen, whole = [], line_scan(energy, start, end)
-
-    def recording(point):
-        seen.append(torch.func.debug_unwrap(point).shape.numel() // DIM)
-        return energy(point)
-
-    for allowed, most in ((20, 3 * BATCH), (1, BATCH)):
-        monkeypatch.setattr("anm_nb.energy.landscape.POINTS_AT_ONCE", allowed)
-        torch.testing.assert_close(line_scan(recording, start, end), whole)
-        assert max(seen) == most
-        seen.clear()
-
-
-def test_a_plane_holds_the_line_and_leans_to_the_second_direction():
-    energy, start, end = network_energy()
-    shift, second = (end - start).as_subclass(torch.Tensor), points(1)[0]
-    s, t = SCAN_GRID, torch.tensor([-1.0, 0.0, 0.5]).double()
-    found = plane_scan(energy, start, shift, second, s, t)
-    torch.testing.assert_close(found[:, :, 1], line_scan(energy, start, end))
-    across = second - (second * shift).sum(1, keepdim=True) / shift.square().sum(1, keepdim=True) * shift
-    across = across * (shift.norm(dim=1) / across.norm(dim=1)).unsqueeze(1)
-    torch.testing.assert_close(found[:, 12, 2], energy(start + s[12] * shift + 0.5 * across).detach())
 
 
 # bad input
 
-EVERY = {
-    "line_scan": line_scan,
-    "curvature": curvature,
-    "directional_derivative": directional_derivative,
-    "plane_scan": lambda energy, start, end: plane_scan(
-        energy, start, end - start, start.roll(1, 1), SCAN_GRID, SCAN_GRID[::10]
-    ),
-}
 
-
-@pytest.mark.parametrize("measure", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("measure", [line_scan, curvature, directional_derivative])
 def test_a_negative_equal_to_the_truth_and_an_energy_that_is_not_finite_are_named(measure):
     start, end = points()
     for bad in (float("nan"), float("inf")):

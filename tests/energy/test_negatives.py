@@ -1,11 +1,9 @@
 """Strategies propose in clean y-space, are read by name, and draw each seed's rows from its own generator."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from host_waits import RefuseHostWaits
 from torch.nn import functional as F
 
 from anm_nb.config import ParameterError, Parameters
@@ -21,12 +19,9 @@ from anm_nb.energy.negatives import (
 )
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.tasks import get_task
 from anm_nb.tasks.base import Clues
 from anm_nb.tasks.matrices import Inverse
-from anm_nb.training.graph import without_host
 from anm_nb.training.seeds import RowDraws, generator, initialise
-from anm_nb.training.stack import Stack
 
 SCHEDULE = NoiseSchedule.cosine(10)
 
@@ -88,20 +83,6 @@ def problem(task=None, seed=0, n=16):
         initialise(model, generator(own, "weights"))
     models[1].requires_grad_(False)
     return MiningProblem(task, batch.x, batch.y, noise, *models, RowDraws([generator(seed, "draws")], "cpu"), clues)
-
-
-def stacked(problems):
-    """The problems of several seeds as one."""
-    first = problems[0]
-
-    def rows(of):
-        return torch.cat([of(each) for each in problems])
-
-    clues = first.clues and Clues(rows(lambda p: p.clues.mask), rows(lambda p: p.clues.values))
-    noise = SharedNoise(SCHEDULE, rows(lambda p: p.noise.k), rows(lambda p: p.noise.eps))
-    models = (Stack([each.model for each in problems]), Stack([each.averaged for each in problems]))
-    draws = RowDraws([source for each in problems for source in each.draws.generators], "cpu")
-    return MiningProblem(first.task, rows(lambda p: p.x), rows(lambda p: p.y_pos), noise, *models, draws, clues)
 
 
 def test_released_stock_doubles_its_second_step_and_clamps_by_the_level_of_the_first_example():
@@ -267,52 +248,14 @@ def test_a_continuous_task_has_no_simplex_to_mine_in():
 
 def test_mixed_negatives_are_each_kind_in_its_own_rows():
     given = problem()
-    mixed = Mixed(first="anm", second="random", fraction=0.25).propose(given)
+    mixed = Mixed(first="anm", second="random", fraction=0.27).propose(given)
     mined = mixed.log["mined"]
     assert mined.dtype == torch.bool
-    assert int(mined.sum()) == 4
+    assert int(mined.sum()) == 4  # the nearest to 0.27 of 16
     assert torch.equal(mixed.log["gm_norm"].isnan(), ~mined)
     distance = (mixed.y_neg - given.y_pos).norm(dim=1) / given.y_pos.norm(dim=1)
     torch.testing.assert_close(distance[~mined], torch.ones(12))
     torch.testing.assert_close(mixed.log["wrongness"][mined], (mixed.y_neg - given.y_pos).norm(dim=1)[mined])
-    other = Mixed(first="stock", second="random", fraction=0.25).propose(problem())
+    other = Mixed(first="stock", second="random", fraction=0.27).propose(problem())
     assert torch.equal(other.log["mined"], mined)
     assert not torch.equal(other.y_neg[mined], mixed.y_neg[mined])
-
-
-@pytest.mark.parametrize(("fraction", "rows", "each"), [(0.0, 5, 0), (0.3, 7, 2), (0.5, 4, 2), (1.0, 3, 3)])
-def test_every_seed_has_its_share_of_mined_rows_to_the_nearest(fraction, rows, each):
-    given = stacked([problem(seed=seed, n=rows) for seed in range(3)])
-    mined = Mixed(first="random", second="random", fraction=fraction).propose(given).log["mined"]
-    assert mined.unflatten(0, (3, -1)).sum(1).tolist() == [each] * 3
-
-
-# several seeds, and no waiting for the host
-
-TASKS = {"inverse": {"size": 2}, "connectivity": {"size": 4}, "sudoku": {"size": 4}}
-CASES = [
-    *(("inverse", {"name": name}) for name in ("stock", "random", "anm_orthogonal")),
-    ("inverse", {"name": "stock", "form": "released"}),
-    ("inverse", {"name": "mixed", "first": "anm", "second": "random"}),
-    ("inverse", {"name": "anm", "ball": "linf"}),
-    ("inverse", {"name": "anm", "rule": "barzilai_borwein", "delta": 0.5}),
-    *(("connectivity", {"name": name}) for name in ("stock", "anm_simplex", "anm_simplex_legitimate")),
-    *(("sudoku", {"name": name}) for name in ("stock", "random", "anm", "anm_simplex_legitimate", "mixed")),
-]
-
-
-@pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.parametrize(("task", "options"), CASES, ids=str)
-def test_three_seeds_at_once_are_three_single_ones_and_need_not_wait_for_the_host(task, options, waits):
-    strategy = get_negatives(options)
-    with without_host(not waits), torch.no_grad():
-        parts, again = ([problem(get_task(task, **TASKS[task]), seed) for seed in range(3)] for _ in "ab")
-        alone, given = [strategy.propose(part) for part in parts], stacked(again)
-        with nullcontext() if waits else RefuseHostWaits():
-            together = strategy.propose(given)
-    torch.testing.assert_close(together.y_neg, torch.cat([each.y_neg for each in alone]), atol=1e-4, rtol=1e-4)
-    assert together.y_neg.isfinite().all()
-    assert together.log.keys() == alone[0].log.keys()
-    for column, values in together.log.items():
-        expected = torch.cat([each.log[column] for each in alone])
-        torch.testing.assert_close(values, expected, atol=2e-4, rtol=2e-4, equal_nan=True)

@@ -17,7 +17,6 @@ from anm_nb.energy.networks import (
 )
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator, initialise
-from anm_nb.training.stack import Stack
 
 
 def drawn(model, x_dim, y_dim, batch, seed=1):
@@ -217,26 +216,3 @@ class Bowl(EnergyMLP):
 def test_what_is_prepared_is_a_class_s_own():
     model, x, y, k = drawn(Bowl(6, 4, 8), 6, 4, 3)
     assert torch.equal(energy_given(model, x, k)(y), y.square().sum(1))
-
-
-@pytest.mark.parametrize("name", ["graph", "mlp", "sudoku_conv"])
-def test_a_stack_of_seeds_is_each_of_them_with_the_gradients_of_their_weights(name):
-    models = [get_network(name).for_task(Grids(size=8), 4, "squared_norm", 10) for _ in range(3)]
-    _, x, y, k = drawn(models[0], 64, 64, 6)
-    for seed, model in enumerate(models):
-        initialise(model, generator(seed, "weights"))
-
-    def gradients(model, weights, *rows):
-        score, energy = score_and_energy(model, *rows)
-        return score, energy, torch.autograd.grad(score.square().sum() + energy.sum(), list(weights), allow_unused=True)
-
-    rows = zip(models, x.chunk(3), y.chunk(3), k.chunk(3), strict=True)
-    scores, energies, alone = zip(*(gradients(model, model.parameters(), *own) for model, *own in rows), strict=True)
-    stack = Stack(models)
-    stacks = [stack.stack_of[id(each)] for each in models[0].parameters()]
-    score, energy, found = gradients(stack, stacks, x, y, k)
-    torch.testing.assert_close(score, torch.cat(scores), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(energy, torch.cat(energies), rtol=1e-4, atol=1e-5)
-    for gradient, *own in zip(found, *alone, strict=True):
-        if gradient is not None:
-            torch.testing.assert_close(gradient, torch.stack(own), rtol=1e-3, atol=1e-4)

@@ -1,18 +1,155 @@
-"""The probes of our own trainer: shares are those of the losses, and nothing waits for a device."""
+"""The recorder's columns are what they say, in anybody's trainer, and recording changes nothing of a training."""
 
+import numpy as np
 import pytest
 import torch
-from host_waits import HostWait, RefuseHostWaits
+from host_waits import RefuseHostWaits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from own_trainer import OwnTrainer
 
-from anm_nb.energy.probes import energy_columns, grad_share, grad_shares, noising_columns
-from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.training.seeds import RowDraws
+from anm_nb.config import ParameterError
+from anm_nb.energy.probes import Recorder, energy_columns, grad_share, grad_shares, noising_columns
 
 
-def pair():
-    source = torch.Generator().manual_seed(0)
-    y, y_neg = (torch.randn(32, 4, generator=source) for _ in range(2))
-    return y, y_neg, SharedNoise.draw(NoiseSchedule.cosine(10), y, RowDraws([source], "cpu")), source
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def only_row(recorder):
+    recorder.next_step()
+    frame = recorder.frame()
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 3)])
+def test_energies_are_counted_pair_by_pair(shape):
+    e_pos, e_neg = rand(7), rand(*shape, seed=1)
+    recorder = Recorder()
+    recorder.energies(e_pos.unsqueeze(1), e_neg)
+    row = only_row(recorder)
+    margin = (e_neg.double().reshape(7, -1).numpy() - e_pos.double().numpy()[:, None]).ravel()
+    assert row["p_hard"] == pytest.approx((margin < 0).mean())
+    assert row["margin_mean"] == pytest.approx(margin.mean(), rel=1e-5)
+    for share in (25, 50, 75):
+        assert row[f"margin_q{share}"] == pytest.approx(np.percentile(margin, share), rel=1e-4)
+    assert row["loss_con"] == pytest.approx(np.logaddexp(0, -margin).mean(), rel=1e-5)
+    assert row["e_neg"] - row["e_pos"] == pytest.approx(margin.mean(), rel=1e-4)
+    assert row["non_finite_energies"] == 0
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10**6), image=st.booleans(), per_entry=st.booleans())
+def test_legitimacy_is_that_of_the_optimal_energy(seed, image, per_entry):
+    """m* against E*(ỹ) = ‖ỹ − √ᾱy⁺‖²/2σ evaluated at both points in double precision (facts of the shared noise)."""
+    shape = (6, 2, 3) if image else (6, 5)
+    y, y_neg, eps = (rand(*shape, seed=seed + i) for i in range(3))
+    alpha = torch.rand(6, generator=torch.Generator().manual_seed(seed)) * 0.98 + 0.01
+    broad = alpha.reshape(-1, *[1] * (len(shape) - 1))
+    noised, noised_neg = (broad.sqrt() * t + (1 - broad).sqrt() * eps for t in (y, y_neg))
+    given_alpha = broad if per_entry else alpha
+    recorder = Recorder()
+    recorder.noising(noised, noised_neg, y, y_neg, given_alpha.sqrt(), (1 - given_alpha).sqrt())
+    row = only_row(recorder)
+    a = broad.double()
+    optimal = [
+        (((t.double() - a.sqrt() * y) ** 2) / (2 * (1 - a).sqrt())).flatten(1).sum(1) for t in (noised, noised_neg)
+    ]
+    margin = optimal[1] - optimal[0]
+    assert row["optimal_margin_mean"] == pytest.approx(float(margin.mean()), rel=1e-3, abs=1e-4)
+    if margin.abs().min() > 1e-3:
+        assert row["illegitimate_fraction"] == pytest.approx(float((margin < 0).double().mean()))
+    assert row["wrongness"] == pytest.approx(float((y_neg - y).flatten(1).norm(dim=1).mean()), rel=1e-5)
+    lengths = [t.flatten(1).norm(dim=1).mean() for t in (y_neg, y)]
+    assert row["negative_scale"] == pytest.approx(float(lengths[0] / lengths[1]), rel=1e-5)
+    assert row["shared_noise_residual"] <= row["shared_noise_rounding"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_snippet_1_a_second_noising_leaves_the_rounding_behind(dtype):
+    """Section I.1, at every precision to noise in: shared noise stays below rounding, other noise does not."""
+    y, y_neg, eps, other = (rand(64, 8, seed=i).to(dtype) * 3 for i in range(4))
+    alpha = torch.linspace(0.05, 0.95, 64, dtype=dtype)
+    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+    for noise, shared in ((eps, True), (other, False), (1.2 * eps, False)):
+        recorder = Recorder()
+        noised, noised_neg = (signal[:, None] * t + sigma[:, None] * n for t, n in ((y, eps), (y_neg, noise)))
+        recorder.noising(noised, noised_neg, y, y_neg, signal, sigma)
+        row = only_row(recorder)
+        assert (row["shared_noise_residual"] <= row["shared_noise_rounding"]) == shared
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_snippet_3_the_share_is_that_of_plain_backward_passes(planted):
+    """Section I.3; a contrastive loss handed over without its weight gives another share."""
+    net = torch.nn.Linear(3, 1)
+    x, y = rand(20, 3), rand(20, 1, seed=1)
+    unused = torch.nn.Parameter(torch.ones(2))
+    mse, con, weight = (net(x) - y).square().mean(), torch.nn.functional.softplus(net(x)).mean(), 0.05
+    recorder = Recorder()
+    recorder.losses(mse, con if planted else weight * con, [*net.parameters(), unused])
+    row = only_row(recorder)
+    assert all(p.grad is None for p in (*net.parameters(), unused))
+    norms = []
+    for loss in (weight * con, mse):
+        net.zero_grad()
+        loss.backward(retain_graph=True)
+        norms.append(float(torch.cat([p.grad.flatten() for p in net.parameters()]).norm()))
+    assert (row["grad_share_contrast"] == pytest.approx(norms[0] / sum(norms), rel=1e-4)) != planted
+    assert row["grad_norm_mse"] == pytest.approx(norms[1], rel=1e-5)
+    assert row["loss_mse"] == pytest.approx(float(mse.detach()))
+
+
+def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
+    recorder = Recorder(every=2, gradients_every=4, seed=7)
+    assert recorder.frame().empty
+    weight = torch.nn.Parameter(torch.ones(()))
+    for step in range(6):
+        recorder.losses(weight * step, weight * 0.5, [weight])
+        if step == 3:
+            recorder.score("accuracy", 0.25)
+        recorder.next_step()
+    recorder.score("accuracy", torch.tensor(0.75))
+    frame = recorder.frame()
+    assert frame["step"].tolist() == [0, 2, 3, 4, 6]
+    assert (frame["seed"] == 7).all()
+    assert frame["loss_mse"].dropna().tolist() == [0, 2, 4]
+    assert frame["grad_norm_mse"].dropna().tolist() == [0, 4]
+    assert frame["accuracy"].dropna().tolist() == [0.25, 0.75]
+    assert set(frame) == {
+        "seed", "step", "loss_mse", "loss_con_weighted", "grad_norm_mse", "grad_norm_con", "grad_share_contrast",
+        "accuracy",
+    }  # fmt: skip
+
+
+def test_training_is_bit_identical_with_and_without_the_recorder():
+    plain, recorded = OwnTrainer().train(12), OwnTrainer(Recorder(every=1, gradients_every=3)).train(12)
+    assert len(recorded.recorder.frame()) == 12
+    for one, other in ((plain.net, recorded.net), (plain.ema, recorded.ema)):
+        assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+    assert torch.equal(plain.rng.get_state(), recorded.rng.get_state())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Recorder(every=0), "every = 0"),
+        (lambda: Recorder(gradients_every=-1), "gradients_every = -1"),
+        (lambda: Recorder().score("step", 1.0), "score 'step'"),
+        (lambda: Recorder().energies(torch.ones(3), torch.ones(2)), "e_pos has shape (3,) and e_neg (2,)"),
+        (lambda: Recorder().noising(*[torch.ones(4, 3)] * 3, torch.ones(4, 2), 0.8, 0.6), "need the same"),
+        (lambda: Recorder().noising(*[torch.ones(4, 3)] * 4, torch.ones(3, 1), 0.6), "signal has shape (3, 1)"),
+        (lambda: Recorder().noising(*[torch.ones(4, 3)] * 4, 0.8, torch.ones(5)), "sigma has shape (5,)"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_by_name(call, message):
+    with pytest.raises(ParameterError) as refusal:
+        call()
+    assert message in str(refusal.value)
+
+
+# the probes of our own trainer
 
 
 def stacked(seeds):
@@ -44,13 +181,9 @@ def test_shares_of_stacked_seeds_are_those_of_each_seed_alone(seeds):
 
 
 def test_columns_and_shares_never_wait_for_a_device():
-    y, y_neg, noise, _ = pair()
-    stacks, con, mse = stacked(2)
-    signal, sigma = noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
+    (y, y_neg), (stacks, con, mse) = (rand(32, 4, seed=seed) for seed in (0, 1)), stacked(2)
     with RefuseHostWaits():
         energy_columns(y[:, 0], y_neg)
-        noising_columns(noise.noised(y), noise.noised(y_neg), y, y_neg, signal, sigma)
-        noising_columns(y, y_neg, y, y_neg, 0.8, 0.6)
+        for scales in ((rand(32, 1).exp(), rand(32, 1).exp()), (0.8, 0.6)):
+            noising_columns(y, y_neg, y, y_neg, *scales)
         grad_shares(con, mse, stacks)
-        with pytest.raises(HostWait):
-            y.sum().item()

@@ -9,10 +9,9 @@ from notebook_cells import names_of
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.blame import Found, blame, search
 from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.energy.search import Problem, annealing, beam, fresh_noise, langevin, published
+from anm_nb.energy.search import Found, Problem, annealing, beam, blame, fresh_noise, langevin, published, search
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator
 

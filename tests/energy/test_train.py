@@ -62,14 +62,9 @@ def test_a_config_reads_back_from_json(negatives, options):
         ({"task": "partial_sort"}, "flat target"),
         ({"task": "sudoku", "size": 9, "task_options": {"poool": 3}}, "task_options: unknown parameter 'poool'"),
         ({"network": "grahp"}, "unknown energy network 'grahp' (did you mean 'graph'?)"),
-        ({"negatives": "stok"}, "unknown negative strategy 'stok' (did you mean 'stock'?)"),
-        ({"negatives": {"name": "random", "epss": 1.0}}, "unknown option of 'random' 'epss' (did you mean 'eps'?)"),
-        ({"negatives": {"name": "anm", "miner": {"steps": 0}}}, "steps = 0"),
         ({"negatives": 3}, "negatives: 3: write a name, or a name with options"),
         ({"seeds": [1, 2, 1]}, "seeds = [1, 2, 1]: each may appear once"),
-        ({"seed": [1]}, "unknown parameter 'seed' (did you mean 'seeds'?)"),
         ({"contrastive_weight": math.nan}, "contrastive_weight = nan"),
-        ({"levels": 1}, "levels = 1"),
         ({"head": "square"}, "head = 'square'"),
     ],
 )
@@ -106,9 +101,6 @@ def test_columns_agree_with_one_another_and_with_the_trace(trained):
         margins = trace["margins"].flatten(0, 1).double().numpy()  # seeds outside, records inside, as the rows
         np.testing.assert_allclose(metrics["margin_mean"], margins.mean(1), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(metrics["margin_mean"], metrics["e_neg"] - metrics["e_pos"], rtol=1e-4, atol=1e-5)
-        for column, share in (("margin_q25", 0.25), ("margin_q50", 0.5), ("margin_q75", 0.75)):
-            np.testing.assert_allclose(metrics[column], np.quantile(margins, share, axis=1), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(metrics["p_hard"], (margins < 0).mean(1), rtol=1e-6)
         np.testing.assert_allclose(metrics["loss_con"], np.logaddexp(0, -margins).mean(1), rtol=1e-5)
         dev = trace["dev_margins"].flatten(0, 1).double().numpy()
         np.testing.assert_allclose(metrics["dev_margin_mean"], dev.mean(1), rtol=1e-4, atol=1e-6)
@@ -205,23 +197,6 @@ def test_without_weight_a_step_is_plain_denoising_and_negatives_are_made_for_the
     metrics = config("stock", contrastive_weight=0.0).train(tmp_path).metrics
     assert (metrics["contrastive_weight"] == 0).all()
     assert metrics["p_hard"].notna().all()
-
-
-def test_kept_weights_are_those_of_their_step(tmp_path):
-    kept, plain = ({}, {})
-    for keep, found in ((True, kept), (False, plain)):
-        (tmp_path / str(keep)).mkdir()
-        run = config("anm_orthogonal", steps=6, keep_weights=keep).train(tmp_path / str(keep))
-        found |= run.weights
-    assert all(torch.equal(kept[name], tensor) for name, tensor in plain.items())
-    steps = sorted({int(name.split(".")[1].removeprefix("step")) for name in kept if ".step" in name})
-    assert steps == sorted(run.metrics["step"])
-    for name, tensor in kept.items():
-        if f".step{steps[-1]}." in name:  # a record is taken before the update of its step; the last has none
-            assert torch.equal(tensor, kept[name.replace(f"step{steps[-1]}.", "")])
-    fresh = config("anm_orthogonal", steps=6).learner(0)
-    for name, tensor in fresh.model.members[0].state_dict().items():
-        assert torch.equal(kept[f"seed0.step0.averaged.{name}"], tensor)
 
 
 def test_negatives_of_another_shape_are_refused(monkeypatch):

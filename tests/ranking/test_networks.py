@@ -1,6 +1,7 @@
 """The ranking model: what iterates, what routes, what gets a gradient, and that no position leaks."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from anm_nb.ranking.networks import (
     OWN_FEATURES_GAIN,
     SCORE_DECIMALS,
     AttentionBlock,
+    Controller,
+    GatedCell,
     ModelConfig,
     PointerDecoder,
     RankingModel,
+    routing_entropy,
 )
 from anm_nb.training.seeds import generator, initialise
 
@@ -25,8 +29,8 @@ ROUTINGS = [{}, {"routing": "sequence"}, {"routing": "uniform"}, {"slow_state": 
 every_routing = pytest.mark.parametrize("options", ROUTINGS, ids=str)
 
 
-def model(decoder="score", features=2, size=5, seed=0, **options):
-    module = RankingModel(ModelConfig(**(SMALL | options)), features=features, decoder=decoder, size=size)
+def model(pointed=None, features=2, seed=0, **options):
+    module = RankingModel(ModelConfig(**(SMALL | options)), features=features, pointed=pointed)
     initialise(module, generator(seed, "weights"))
     return module.double()
 
@@ -79,18 +83,6 @@ def test_uniform_routing_is_torchs_transformer_layer(pre):
     torch.testing.assert_close(block(z, torch.full((3, 5, 2), 0.5, dtype=torch.float64)), expected)
 
 
-def test_alpha_scales_each_tokens_head_outputs():
-    block = AttentionBlock(8, 2).double()
-    initialise(block, generator(0, "weights"))
-    z = torch.randn(1, 5, 8, dtype=torch.float64, generator=generator(0, "z"))
-    first_head = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(1, 5, 2)
-    silenced = copy.deepcopy(block)
-    with torch.no_grad():
-        silenced.out.weight[:, 4:] = 0  # nothing of the second head gets through …
-        silenced.out.weight[:, :4] *= 2  # … and the first one counts heads·α = 2
-    torch.testing.assert_close(block(z, first_head), silenced(z))
-
-
 # ---- routing -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("routing", ["token", "sequence"])
 def test_alpha_changes_the_output_and_logits_of_zero_are_no_routing(routing):
@@ -103,13 +95,6 @@ def test_alpha_changes_the_output_and_logits_of_zero_are_no_routing(routing):
     for parameter in routed.controller.logits.parameters():
         nn.init.zeros_(parameter)
     torch.testing.assert_close(routed(inputs()).scores, alike.scores)
-
-
-def test_the_baseline_is_the_same_model_without_iteration():
-    iterated, once = model(routing="uniform"), model(routing="uniform", max_inner_iters=1)
-    once.load_state_dict(iterated.state_dict())
-    torch.testing.assert_close(once(inputs()).scores[:, 0], iterated(inputs()).scores[:, 0])
-    assert once.controller is None
 
 
 def test_random_routing_is_drawn_once_for_each_iteration_and_begins_again():
@@ -212,8 +197,7 @@ def test_own_features_are_added_to_the_items_state_by_a_linear_map():
     ("make", "shape", "message"),
     [
         (model, (3, 5, 1), r"x has shape \(3, 5, 1\); this model takes \[batch, items, 2\]"),
-        (lambda: model("pointer"), (3, 6, 2), r"x has shape \(3, 6, 2\); this model takes \[batch, 5, 2\]"),
-        (lambda: model("pointer", size=None), (3, 5, 2), "a pointer decoder needs the number of items"),
+        (lambda: model(pointed=5), (3, 6, 2), r"x has shape \(3, 6, 2\); this model takes \[batch, 5, 2\]"),
     ],
 )
 def test_what_it_cannot_take_is_refused_by_name(make, shape, message):
@@ -244,3 +228,80 @@ def test_the_pointer_decoder_walks_the_ranks_as_published(seed):
                 best = max(sorted(free), key=lambda item: float(rounded[row, iteration, rank, item]))
                 assert float(scores[row, iteration, best]) == 4 - rank
                 free.remove(best)
+
+
+# ---- the controller
+def controller(**options):
+    settings = {"width": 8, "n_heads": 4, "controller_width": 5, "max_inner_iters": 9} | options
+    module = Controller(ModelConfig(**settings)).double()
+    initialise(module, generator(0, "weights"))
+    return module
+
+
+def tokens(batch=3, items=7, width=8):
+    return torch.randn(batch, items, width, dtype=torch.float64, generator=generator(0, "tokens"))
+
+
+def gru(cell):
+    """torch's cell with the weights of ours."""
+    reference = nn.GRUCell(cell.input.in_features, cell.recurrent.in_features).double()
+    theirs = {"ih": cell.input, "hh": cell.recurrent}
+    reference.load_state_dict(
+        {f"{kind}_{name}": getattr(layer, kind) for name, layer in theirs.items() for kind in ("weight", "bias")}
+    )
+    return reference
+
+
+def test_the_written_out_cell_is_torchs_gru_cell():
+    cell = GatedCell(4, 3).double()
+    initialise(cell, generator(0, "weights"))
+    x, h = tokens(2, 9, 4)[0], tokens(2, 9, 3)[1]
+    torch.testing.assert_close(cell(x, h), gru(cell)(x, h))
+
+
+def test_the_slow_state_moves_once_a_period_and_the_fast_one_always():
+    module, z = controller(hrm_period=3), tokens()
+    state = module.start(z)
+    for iteration in range(7):
+        _, after = module(z, state, iteration)
+        assert not torch.equal(after[0], state[0])
+        assert torch.equal(after[1], state[1]) == ((iteration + 1) % 3 != 0)
+        state = after
+
+
+def test_without_a_slow_state_the_controller_is_one_gated_cell():
+    module, z = controller(slow_state=False), tokens(1)
+    assert not [name for name, _ in module.named_parameters() if "slow" in name]
+    state, h, cell = module.start(z), torch.zeros(7, 5, dtype=torch.float64), gru(module.fast)
+    for iteration in range(4):
+        alpha, state = module(z, state, iteration)
+        h = cell(z[0], h)
+        torch.testing.assert_close(alpha[0], module.logits(h).softmax(-1))
+
+
+def test_weights_are_a_distribution_over_heads_and_temperature_flattens_it():
+    module, z = controller(), tokens()
+    entropies = []
+    for temperature in (0.1, 1.0, 10.0):
+        module.temperature.fill_(temperature)
+        alpha, _ = module(z, module.start(z), 0)
+        torch.testing.assert_close(alpha.sum(-1), torch.ones(3, 7, dtype=torch.float64))
+        entropies.append(float(routing_entropy(alpha).mean().detach()))
+    assert entropies == sorted(entropies)
+    assert entropies[-1] == pytest.approx(math.log(4), abs=1e-3)
+
+
+@pytest.mark.parametrize("per_sequence", [True, False])
+def test_routing_sees_its_own_token_or_the_whole_sequence(per_sequence):
+    module, z = controller(routing="sequence" if per_sequence else "token"), tokens()
+    alpha, _ = module(z, module.start(z), 0)
+    assert torch.equal(alpha, alpha[:, :1].expand_as(alpha)) == per_sequence
+    z[:, -1] += 1
+    changed, _ = module(z, module.start(z), 0)
+    assert torch.equal(changed[:, :-1], alpha[:, :-1]) != per_sequence
+    assert not torch.equal(changed[:, -1], alpha[:, -1])
+
+
+def test_the_entropy_of_known_distributions():
+    assert float(routing_entropy(torch.tensor([0.0, 1.0, 0.0, 0.0]))) == 0
+    assert float(routing_entropy(torch.tensor([0.5, 0.25, 0.25]))) == pytest.approx(1.5 * math.log(2))

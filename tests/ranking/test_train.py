@@ -160,12 +160,11 @@ def test_each_group_has_the_learning_rate_and_clipping_of_the_document(two):
 
 def test_temperature_and_entropy_weight_fall_as_scheduled():
     settings = config(epochs=30)
-    assert [settings.temperature_at(epoch) for epoch in (0, 1, 10, 17, 18, 99)] == pytest.approx(
-        [2.0, 1.9, 2 * 0.95**10, 2 * 0.95**17, 0.8, 0.8]
-    )
-    weights = [settings.entropy_weight_at(epoch) for epoch in (0, 4, 5, 9, 10, 50)]
+    temperatures = [settings.at_epoch(epoch)["temperature"] for epoch in (0, 1, 10, 17, 18, 99)]
+    assert temperatures == pytest.approx([2.0, 1.9, 2 * 0.95**10, 2 * 0.95**17, 0.8, 0.8])
+    weights = [settings.at_epoch(epoch)["entropy_weight"] for epoch in (0, 4, 5, 9, 10, 50)]
     assert weights == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 1e-3 / 1024])
-    assert settings.baseline().entropy_weight_at(0) == 0
+    assert settings.baseline().at_epoch(0)["entropy_weight"] == 0
     state = Training(settings.learner(0, 1))
     for epoch in range(2):
         for _ in range(3):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from notebook_cells import names_of
 
-from anm_nb.config import ParameterError
-from anm_nb.ranking.train import RankingConfig
-from anm_nb.ranking.variants import FIXES, ablations, at_values, comparators, matched, model_cost
+from anm_nb.config import ParameterError, in_place_of_the_kernel
+from anm_nb.ranking.train import RankingConfig, at_values, comparators, matched, model_cost
 from anm_nb.training.loop import Training
 
 ITEMS, WIDTH, HEADS, STATE, ITERATIONS, CODE = 6, 8, 2, 4, 3, 9
@@ -57,7 +57,7 @@ def test_each_ranks_and_trains_its_blocks_and_its_routing_where_it_is_learned(na
     routing = {each for each in before if each.startswith("controller.") and not each.endswith("temperature")}
     assert routing.isdisjoint(moved) == (not derived.learns_routing)
     if not derived.learns_routing:
-        assert derived.entropy_weight_at(0) == 0  # or the encoder would learn to please the entropy term
+        assert derived.at_epoch(0)["entropy_weight"] == 0  # or the encoder would learn to please the entropy term
 
 
 def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
@@ -81,11 +81,13 @@ def test_comparators_are_of_a_whole_model_only(name, value):
 # ---- the document's fixes and grid -------------------------------------------------------------------------------
 def test_ablations_change_one_fix_at_a_time():
     full = sorting()
-    configs = ablations(full)
+    with in_place_of_the_kernel({"keep": False}):
+        names = names_of("02_kendall_forensics", "cell-04")
+    configs, FIXES = names["ablations"](full), names["FIXES"]
     raw = configs["published"]
     assert (raw.encoding, raw.loss) == ("raw", "cross_entropy")
     assert (raw.gradient, raw.deep_supervision, raw.warmup_epochs, raw.entropy_weight) == ("last", False, 0, 0)
-    assert {raw.temperature_at(epoch) for epoch in range(50)} == {1.0}
+    assert {raw.at_epoch(epoch)["temperature"] for epoch in range(50)} == {1.0}
     assert configs["all"] == full
     for fix, replaced in FIXES.items():
         assert changed_fields(full, configs[f"all but {fix}"]) == set(replaced)

@@ -8,8 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
+from PIL import Image
 
+from anm_nb.analysis.plots import figure_files
+from anm_nb.analysis.style import VENUES
 from anm_nb.config import ParameterError
 from anm_nb.run import Manifest, key_of
 from anm_nb.store import Run, store_root
@@ -46,6 +50,11 @@ class Tags(HTMLParser):
 def below(widget):
     """A widget and all within it, in the order in which Tab meets them."""
     return [widget, *(found for child in getattr(widget, "children", ()) for found in below(child))]
+
+
+def lists(explorer):
+    """The controls that have options."""
+    return [(name, given) for name, given in explorer.inputs.items() if hasattr(given, "index")]
 
 
 @pytest.fixture
@@ -91,6 +100,8 @@ def check_blank(explorer, *words):
     assert explorer.picture.widget.value == explorer.picture.alt == ""
     assert explorer.readouts == []
     assert explorer.unshown == alert.text
+    explorer.save.click()
+    assert alert.text in Tags(explorer.saved.value).text  # nothing is saved
 
 
 def test_the_package_does_not_bring_widgets_along_unasked():
@@ -141,9 +152,10 @@ def test_a_run_that_cannot_be_shown_is_refused(stored):
 def test_an_empty_store_says_what_to_run(stored, tmp_path, monkeypatch, kind, shown):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "nothing <here>"))
     explorer = EXPLORERS[kind]()
-    (output,) = shown(explorer)
-    assert "no finished run" in output["text/plain"]
-    assert "run notebook" in output["text/plain"]
+    still, live = shown(explorer)
+    assert WIDGET in live
+    assert "no finished run" in Tags(still["text/html"]).text
+    assert "run notebook" in still["text/plain"]
     assert "<here>" not in explorer.readout.value
     assert "<here>" in Tags(explorer.readout.value).text
 
@@ -178,7 +190,7 @@ def test_every_control_is_labelled_and_every_value_has_its_own_picture_words_and
         assert widget.description
         assert widget.tooltip
         assert any(name.startswith(("anm-control-", "anm-play-")) for name in widget._dom_classes)
-    for name, given in explorer.inputs.items():
+    for name, given in lists(explorer):
         seen, before = set(), given.index
         places = range(len(given.options))[:4]
         for place in places:
@@ -201,7 +213,7 @@ def test_a_way_there_and_back_ends_with_the_picture_of_its_beginning(stored, kin
     """Nothing of one picture is left in another."""
     explorer = EXPLORERS[kind]()
     before = explorer.picture.png()
-    for name, given in explorer.inputs.items():
+    for name, given in lists(explorer):
         start = given.value
         for _, value in (*given.options[:3], (None, start)):
             given.value = value
@@ -264,6 +276,61 @@ def test_what_a_run_is_called_is_text_in_the_page(stored):
     ((_, attributes),) = Tags(explorer.picture.widget.value).tags
     assert hostile in attributes["alt"]
     assert {tag for tag, _ in Tags(explorer.readout.value).tags} == {"div", "b"}
+
+
+@every_explorer
+def test_a_saved_figure_is_the_picture_at_the_page_s_width(stored, tmp_path, monkeypatch, kind):
+    explorer, venue = EXPLORERS[kind](), "thesis"  # whose letters are larger than a notebook's
+    lists(explorer)[-1][1].index = 1
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    drawn = []
+    monkeypatch.setattr(
+        "anm_nb.widgets.explorer.figure_files", lambda *args: drawn.append(args[0]) or figure_files(*args)
+    )
+    explorer.page.value = venue
+    explorer.save.click()
+    told = Tags(explorer.saved.value)
+    path = Path(told.text.split(": ", 1)[1])
+    assert told.tags == [("p", {"role": "status"})]
+    assert path.name.startswith(f"{kind}-{explorer.picker.value[:8]}-")
+    assert {file.suffix for file in tmp_path.rglob(f"{path.stem}.*")} == {".pdf", ".svg", ".png"}
+    width, _ = Image.open(path.with_suffix(".png")).size
+    assert width == round(300 * VENUES[venue].text)
+    assert f"/MediaBox [ 0 0 {72 * VENUES[venue].text:g}".encode() in path.read_bytes()
+    (figure,) = drawn
+    for ours, theirs in zip(figure.axes, explorer.picture.axes.flat, strict=True):
+        for one, other in zip(ours.lines, theirs.lines, strict=True):
+            np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
+        for one, other in zip(ours.images, theirs.images, strict=True):
+            np.testing.assert_array_equal(one.get_array(), other.get_array())
+        assert (ours.get_xlim(), ours.get_ylim()) == (theirs.get_xlim(), theirs.get_ylim())
+        assert ours.xaxis.label.get_size() == VENUES[venue].points
+        assert {tick.label1.get_size() for tick in ours.xaxis.get_major_ticks()} <= {VENUES[venue].points * 7.5 / 8}
+
+
+def test_a_figure_that_cannot_be_saved_says_why(stored, tmp_path, monkeypatch):
+    explorer = MarginExplorer()
+    (tmp_path / "figures").write_text("a file in the folder's place")
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    explorer.save.click()
+    assert "Not saved: " in explorer.saved.value
+    assert str(tmp_path / "figures") in explorer.saved.value
+
+
+@every_explorer
+def test_a_move_takes_a_fraction_of_the_time_of_opening(stored, kind):
+    """Only what has changed is drawn. A ratio of processor times, as seconds are the machine's."""
+    explorer = EXPLORERS[kind]()
+    moved = explorer.inputs[{"margin": "step", "landscape": "step", "routing": "iteration", "sampler": "state"}[kind]]
+
+    def took(act):
+        start = time.process_time()
+        act()
+        return time.process_time() - start
+
+    opened = min(took(explorer.open) for _ in range(3))
+    moves = sorted(took(lambda place=place: moved.set_trait("index", place)) for place in [0, 1] * 5)
+    assert moves[len(moves) // 2] < 0.6 * opened
 
 
 # runs that cannot be shown

@@ -3,19 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from scipy import special, stats
 from stored_files import files
 
 from anm_nb import store
-from anm_nb.energy.evaluate import trained_energy
 from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule
+from anm_nb.energy.train import trained_energy
 from anm_nb.tasks.base import Batch
 from anm_nb.tasks.sudoku import digits
 from anm_nb.training.seeds import generator
 from anm_nb.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
-from anm_nb.widgets.landscape import PROBLEMS
-from anm_nb.widgets.margins import BARS, BATCH, HELD_OUT
+from anm_nb.widgets.pairs import BARS, BATCH, HELD_OUT, PROBLEMS
+from anm_nb.widgets.sampler import glyph
 
 T = SCAN_GRID.numpy()
 
@@ -31,6 +32,19 @@ def choose(explorer, **chosen):
 
 def number(explorer, name):
     return float(explorer.readouts[0][name].split()[0])
+
+
+def hard_interval(metrics, column, place, step, pairs):
+    """The 95 % interval of p_hard at a step: over seeds, on the logit scale; of one seed by Wilson's formula."""
+    shares = metrics[metrics["step"] == step].set_index("seed")[column]
+    if place < 0:
+        mean, half = shares.mean(), stats.t.ppf(0.975, 1) * shares.std() / np.sqrt(2)
+        if not half:
+            return np.array([mean, mean])
+        return special.expit(special.logit(mean) + np.array([-half, half]) / (mean * (1 - mean)))
+    share, z = shares[place], stats.norm.ppf(0.975)
+    half = z * np.sqrt(share * (1 - share) / pairs + z**2 / (4 * pairs**2))
+    return (share + z**2 / (2 * pairs) + np.array([-half, half])) / (1 + z**2 / pairs)
 
 
 @pytest.mark.parametrize(("kind", "column"), [(HELD_OUT, "dev_p_hard"), (BATCH, "p_hard")])
@@ -57,7 +71,10 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, kind, 
         assert number(explorer, "median") == pytest.approx(quartiles[1], rel=6e-3, abs=1e-6)
         np.testing.assert_allclose(curve.lines[0].get_ydata(), expected, atol=1e-6)
         assert curve.lines[1].get_xdata()[0] == step
-        assert explorer.readouts[0]["p_hard"] == f"{100 * expected[step]:.1f} %"
+        interval = [curve.collections[0].get_paths()[0].vertices[place, 1] for place in (1, -2)]  # at the first record
+        found = hard_interval(metrics, column, place, expected.index[0], len(shown))
+        np.testing.assert_allclose(sorted(interval), sorted(found), atol=1e-6)
+        assert explorer.readouts[0]["p_hard"].startswith(f"{100 * expected[step]:.1f} % [")
         assert explorer.readouts[0]["pairs"] == str(len(shown))
     assert edges[BARS // 2] == 0
     assert explorer.picture.axes[0, 0].patches[0].get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=2e-3)
@@ -74,7 +91,7 @@ def test_levels_part_the_held_out_pairs(stored):
         for place, seed in enumerate(view.seeds):
             learner = view.run.config.learner(seed)
             noise, x = learner.dev_problem.noise, learner.dev.x
-            np.testing.assert_array_equal(np.isfinite(view.chosen(values(explorer))[0][place, -1]), noise.k == level)
+            np.testing.assert_array_equal(np.isfinite(view.chosen(HELD_OUT, -1, level)[0][place, -1]), noise.k == level)
             model = trained_energy(view.run, seed)
             e_neg, e_pos = (model(x, noise.noised(y), noise.k) for y in (learner.dev_negatives, learner.dev.y))
             np.testing.assert_allclose(e_neg - e_pos, dev[place], rtol=1e-4, atol=1e-6)
@@ -136,7 +153,7 @@ def test_every_heatmap_holds_the_stored_weights_in_true_order_visible_items_firs
     explorer = RoutingExplorer(stored.ranking)
     trace, told = files(stored.ranking), {"entropies": "mean entropy", "tau_obs": "tau_obs", "tau_all": "tau_all"}
     ranks, known, alphas = (trace.array(name) for name in ("probe_ranks", "probe_known", "alphas"))
-    heat, entropy, tau = explorer.picture.axes[0]
+    heat, every, entropy, tau = explorer.picture.axes[0]
     for place, record, sample_shown, iteration in np.ndindex(2, alphas.shape[1], 2, alphas.shape[3]):
         choose(explorer, seed=place, epoch=record, sample=sample_shown, iteration=iteration)
         own = ranks[place, 0, sample_shown], known[place, 0, sample_shown]
@@ -146,6 +163,10 @@ def test_every_heatmap_holds_the_stored_weights_in_true_order_visible_items_firs
         assert heat.lines[0].get_ydata()[0] == own[1].sum() - 0.5
         expected = alphas[place, record, sample_shown]
         np.testing.assert_array_equal(heat.images[0].get_array(), expected[iteration][order])
+        blocks = np.split(np.insert(every.images[0].get_array().filled(np.nan), 0, np.nan, 1), len(expected), 1)
+        np.testing.assert_array_equal([block[:, 1:] for block in blocks], expected[:, order])
+        assert every.patches[0].get_x() == iteration * blocks[0].shape[1] - 0.5  # framed
+        assert heat.images[0].get_clim() == every.images[0].get_clim()
         assert heat.images[0].get_clim() == (0, pytest.approx(alphas.max()))
         assert explorer.readouts[0]["largest α"] == f"{expected[iteration].max():.3f}"
         spread = -(expected * np.log(expected)).sum(-1).mean(-1)
@@ -212,5 +233,29 @@ def test_given_cells_hold_their_digit_throughout_and_wrong_ones_are_marked(store
         colours = answer.images[0].get_array()
         np.testing.assert_array_equal(colours == 0, solution.given)
         np.testing.assert_array_equal(colours == 2, solution.answers[state] != solution.truth)
-        written = {text.get_position()[::-1]: int(text.get_text()) for text in answer.texts}
-        assert all(written[place] == digit for place, digit in np.ndenumerate(solution.answers[state]))
+        written = answer.collections[0].get_paths()
+        for path, ((row, column), digit) in zip(written, np.ndenumerate(solution.answers[state]), strict=True):
+            np.testing.assert_allclose(path.vertices - [column, row], glyph(digit).vertices)
+
+
+def test_a_sudoku_of_one_s_own_is_solved_and_a_wrong_one_is_explained(stored):
+    explorer = SamplerExplorer(stored.board, stored.energies["anm"])
+    before = explorer.picture.png()
+    explorer.beside.value = ""
+    puzzle, solution = "1... ..2. .4.. ...3", "1234432134122143"
+    choose(explorer, puzzle=puzzle.replace(" ", "\n"))
+    shown, _ = explorer.views[0].shown(values(explorer))
+    assert explorer.inputs["problem"].label == "own"
+    assert "Own Sudoku 1..." in explorer.picture.alt
+    np.testing.assert_array_equal(shown.truth.ravel(), [*map(int, solution)])
+    np.testing.assert_array_equal(shown.given.ravel(), [cell != "." for cell in puzzle.replace(" ", "")])
+    assert (shown.answers[:, shown.given] == shown.truth[shown.given]).all()
+    for wrong, words in (("1...", "4 characters, should be 16"), ("11" + "." * 14, "1 more than once in row 1")):
+        choose(explorer, puzzle=wrong)
+        assert words in explorer.unshown
+        assert explorer.picture.widget.value == ""
+    choose(explorer, puzzle="")
+    explorer.beside.value = stored.energies["anm"].key
+    assert explorer.picture.png() == before
+    explorer.picker.value = stored.energies["anm"].key  # which solves matrices
+    assert explorer.inputs["puzzle"].layout.display == "none"
