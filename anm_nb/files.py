@@ -177,8 +177,7 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
 def describe_environment(device: str, threads: int | None = None) -> dict[str, Any]:
     """Versions, commit, machine, threads and command (of absolute paths the names only) of a result just computed.
 
-    `device` is cpu or cuda. `peak_memory_mib` is that of the largest process: this one, or one it started and that has
-    ended.
+    `device` is cpu or cuda; `peak_memory_mib` is of the largest process, this one or one it started that has ended.
     """
     import torch
 

@@ -94,8 +94,7 @@ class _Applied(nn.Module):
 class ParameterGroup:
     """Parameters of a stack and their updates by Adam, AdamW or SGD, which are those of each seed alone.
 
-    Where seeds differ in their learning rates, all take the step of the largest and each keeps its own part of it: the
-    updates of these optimisers are proportional to the rate.
+    Where learning rates differ, all take the step of the largest and keep their part of it, as updates are proportional.
     """
 
     name: str
