@@ -94,7 +94,7 @@ class _Applied(nn.Module):
 class ParameterGroup:
     """Parameters of a stack and their updates by Adam, AdamW or SGD, which are those of each seed alone.
 
-    Where learning rates differ, all take the step of the largest and keep their part of it, as updates are proportional.
+    Where learning rates differ, all take the step of the largest and keep their part: updates are proportional.
     """
 
     name: str
