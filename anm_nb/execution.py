@@ -55,8 +55,7 @@ class Outcome:
 
 def plain(text: str) -> str:
     """The text without ANSI sequences and control characters, which a terminal would obey."""
-    kept = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)
-    return "".join(each for each in kept if each.isprintable() or each in "\n\t")
+    return "".join(c for c in re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text) if c.isprintable() or c in "\n\t")
 
 
 def duration(seconds: float) -> str:

@@ -210,9 +210,8 @@ def write_tables(cases: Sequence[Case], outcomes: Mapping[str, Outcome], folder:
         kinds = set(column.dropna().map(type))
         return column.map(json.dumps, na_action="ignore") if len(kinds) > 1 or kinds & {list, dict} else column
 
-    table = pd.DataFrame(verdicts).apply(one_type)
     files.replace_whole(folder / "table.csv", pd.DataFrame(scores).to_csv(index=False).encode())
-    files.replace_whole(folder / "table.parquet", table.to_parquet(path=None, index=False))
+    files.replace_whole(folder / "table.parquet", pd.DataFrame(verdicts).apply(one_type).to_parquet(index=False))
 
 
 def _last_records(key: str) -> list[dict[Any, Any]]:

@@ -179,6 +179,7 @@ def test_a_name_says_what_differs_and_no_more():
 PARAMETERS = "%matplotlib inline\nepochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
 SETTINGS = """
 from typing import ClassVar
+from anm_nb.config import Epochs, ParameterError, Parameters, Size
 import beside
 
 class Study(Parameters):
@@ -220,7 +221,7 @@ def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_unde
         ({"epoch": 3}, {}, r"unknown parameter 'epoch' \(did you mean 'epochs'\?\); known: epochs, extra, label, size"),
         ({"epochs": 0}, {}, r"epochs = 0: should be greater than 0"),
         ({"epochs": 99}, {}, r"^epochs = 99: at most 100 epochs·size$"),
-        ({"size": 1}, {}, r"10_own.ipynb, code cell 2 \(settings\), line 18: ZeroDivisionError: division by zero"),
+        ({"size": 1}, {}, r"10_own.ipynb, code cell 2 \(settings\), line 17: ZeroDivisionError: division by zero"),
         ({}, {"settings": "class Study(:"}, r"code cell 2 \(settings\), line 1: SyntaxError: invalid syntax"),
         ({}, {"settings": "x = 1"}, r"code cell 2 \(settings\): does not call from_notebook\(\)"),
         ({}, {"parameters": "epochs = many"}, r"code cell 1 \(parameters\), line 1: NameError: name 'many' is not"),
