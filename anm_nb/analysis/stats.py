@@ -210,7 +210,9 @@ def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that the band has no ends where the curve is 0
         band: Any = curve.confidence_interval(CONFIDENCE, method="log-log")
-    falls = (curve.probabilities, np.nan_to_num(band.low.probabilities, nan=0.0), band.high.probabilities)
+    # There is no band where all have been seen: of six or more the largest bounds the median, as 2/2⁶ < 5 %.
+    low, high = (np.nan_to_num(each.probabilities, nan=0.0) for each in (band.low, band.high))
+    falls = (curve.probabilities, low, high if len(at) >= 6 else band.high.probabilities)
     return Interval(*(float(min(curve.quantiles[survival <= 0.5], default=np.inf)) for survival in falls))
 
 

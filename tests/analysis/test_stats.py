@@ -203,6 +203,7 @@ def test_others_find_the_same():
 def test_what_nobody_or_everybody_reached():
     assert survival_median([math.inf] * 5, 100) == (math.inf, math.inf, math.inf)
     assert survival_median([3.0] * 5, 100)[:2] == (3.0, 3.0)
+    assert survival_median([3.0] * 12, 100) == (3.0, 3.0, 3.0)
     assert np.isnan([*survival_median([]), *proportion_interval(0, 0)]).all()
     assert proportion_interval(5, 5).high == 1.0
 
