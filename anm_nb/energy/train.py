@@ -142,13 +142,13 @@ class EnergyConfig(TrainingConfig):
 
     def why_not_longer(self) -> str:
         strategies = [type(each) for each in (self.negatives, *dict(self.negatives or {}).values())]
-        reasons = {
-            f"lr_final = {self.lr_final:g}: the learning rate falls up to the last step (1: constant)": self.lr_final
-            < 1,
-            f"records = {self.records} are placed by the number of steps (record_every: not)": not self.record_every,
-            f"negatives = '{self.method}' may go by its share of all steps": classes_of_the_user(strategies),
-        }
-        return "; ".join(reason for reason, holds in reasons.items() if holds)
+        falls, placed = self.lr_final < 1, self.record_every is None
+        reasons = (
+            (falls, f"lr_final = {self.lr_final:g}: the learning rate falls up to the last step (1: constant)"),
+            (placed, f"records = {self.records} are placed by the number of steps (record_every: not)"),
+            (classes_of_the_user(strategies), f"negatives = '{self.method}' may go by its share of all steps"),
+        )
+        return "; ".join(reason for holds, reason in reasons if holds)
 
     def averaging(self) -> tuple[float, int]:
         return self.ema_decay, self.ema_every

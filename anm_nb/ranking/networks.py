@@ -20,7 +20,7 @@ Tokens = Float[Tensor, "batch tokens width"]
 Alphas = Float[Tensor, "batch tokens heads"]
 Routing = Float[Tensor, "batch iters items heads"]
 # The fast and the slow state of a controller, each for every token or for the sequence, and of size 0 where absent.
-Timescales = tuple[Float[Tensor, "batch tokens state"], Float[Tensor, "batch tokens slow_state"]]
+Timescales = tuple[Float[Tensor, "batch routed state"], Float[Tensor, "batch routed slow_state"]]
 
 # A task's own features enter so many times wider than a linear layer's start would have them. Attention has to match
 # codes of signs from the first steps on: at the usual width their products are lost among the rest, and seeds stall.

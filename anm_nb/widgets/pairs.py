@@ -87,7 +87,7 @@ class Margins(View):
         places = [np.searchsorted(edges[1:-1], each, side="right") for each in finite]
         heights = [np.bincount(each, minlength=BARS) / max(1, len(each)) for each in places]
         # faster than `stairs`, which looks for limits; those are given below
-        histogram.add_artist(StepPatch(heights[record], edges, fill=True, color=self.colour, alpha=0.75))
+        histogram.add_artist(StepPatch(heights[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0))
         histogram.axvline(0, color="black", linewidth=0.8)
         marks = np.clip(quartiles[record], edges[0], edges[-1])
         histogram.vlines(marks, 0.94, 1, "black", linewidth=1.2, transform=histogram.get_xaxis_transform())

@@ -103,7 +103,7 @@ class Picture:
         for axes in self.axes.flat:
             axes.set_title("", y=1.0)
             axes.xaxis.set_label_coords(0.5, -0.25 / height)  # inches
-            axes.yaxis.set_label_coords(-0.42 / (axes.get_position().width * WIDTH), 0.5)
+            axes.yaxis.set_label_coords(-0.46 / (axes.get_position().width * WIDTH), 0.5)
         self._layers: dict[Axes, tuple[Any, np.ndarray]] = {}  # what a panel's layer is drawn from, and its pixels
 
     def clear(self) -> None:

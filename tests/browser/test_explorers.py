@@ -170,8 +170,8 @@ def test_a_saved_notebook_shows_its_still_pictures_and_no_error_without_a_kernel
         for place in range(len(kinds) + 1):
             stills.nth(place).wait_for()
         page.wait_for_timeout(2000)
-        assert not any(each.is_visible() for each in page.get_by_text("model not found").all())
         page.screenshot(path=PICTURES / f"{name}-saved.png")
+        assert not any(each.is_visible() for each in page.get_by_text("model not found").all())
 
 
 def test_nothing_was_asked_of_the_network(notebooks):

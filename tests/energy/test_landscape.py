@@ -78,17 +78,6 @@ def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
     np.testing.assert_allclose(directional_derivative(energy, start, end), slope, atol=1e-10)
 
 
-def test_a_double_well_has_its_barrier_in_the_middle():
-    start, end = -torch.ones(1, 1).double(), torch.ones(1, 1).double()
-    profile = line_scan(double_well, start, end)
-    assert barrier(profile, SCAN_GRID).item() == pytest.approx(1)
-    assert SCAN_GRID[10:31][profile[0, 10:31].argmax()] == 0.5
-    assert curvature(double_well, start, end).item() == pytest.approx(8 * 2**2)  # the wells are 2 apart
-    assert directional_derivative(double_well, start, end).item() == pytest.approx(0)
-    assert barrier(line_scan(double_well, 0 * start, end), SCAN_GRID).item() == 0  # downhill all the way
-    assert curvature(double_well, 0 * start, end).item() == pytest.approx(-4)
-
-
 @given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 2))
 def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
     """Barrier max(0, m*), curvature 1/σ in every direction, derivative ε·u: as `optimal_margin` has it."""

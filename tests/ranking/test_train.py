@@ -154,6 +154,8 @@ def test_each_group_has_the_learning_rate_and_clipping_of_the_document(two):
     assert all(group.optimiser is torch.optim.AdamW for group in learner.groups)
     assert all(group.options == {"weight_decay": 0.01} for group in learner.groups)
     assert {settings.lr_factor(step) for step in range(settings.total_steps() + 1)} == {1.0}
+    rates = [settings.changed(lr_warmup=2).lr_factor(step) for step in (0, 5, 60)]
+    assert rates == [1 / 6, 1, 1]
     together = [id(parameter) for group in learner.groups for parameter in group.parameters]
     assert sorted(together) == sorted(id(parameter) for parameter in learner.model.members[0].parameters())
 
@@ -231,18 +233,6 @@ def test_a_curriculum_hides_more_until_half_way():
     assert torch.equal(hrm.changed(mask_rate_start=None).learner(1).x[0], learner.x[0, -hrm.train_samples :])
 
 
-def test_learning_rates_rise_over_the_warm_up():
-    hrm = config(lr_warmup=2)
-    warm = 2 * hrm.steps_per_epoch()
-    assert [hrm.lr_factor(step) for step in (0, warm - 1, warm, 10 * warm)] == [1 / warm, 1, 1, 1]
-
-
-def test_a_score_to_stop_at_is_a_tau():
-    for impossible in (1.5, -1.0, math.nan):
-        with pytest.raises(ParameterError, match="stop_at_score"):
-            config(stop_at_score=impossible)
-
-
 # ---- configs -----------------------------------------------------------------------------------------------------
 def test_the_fifteen_configs_of_the_document_are_eleven_runs():
     hrm = RankingConfig(max_inner_iters=12, hrm_period=4)
@@ -274,6 +264,7 @@ def test_the_fifteen_configs_of_the_document_are_eleven_runs():
         ({"task": "hinted_sort", "task_options": {"hintrate": 1.0}}, "unknown parameter 'hintrate'"),
         ({"task_options": {"size": 4, "mask_rate": 0.2}}, "task_options: mask_rate, size: set by the config's field"),
         ({"entropy_reg": 0.1}, "unknown parameter 'entropy_reg'"),
+        ({"stop_at_score": 1.5}, "stop_at_score = 1.5"),
     ],
 )
 def test_configs_that_cannot_train_are_refused_by_name(options, message):

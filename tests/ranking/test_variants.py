@@ -4,7 +4,7 @@ import pytest
 import torch
 from notebook_cells import names_of
 
-from anm_nb.config import ParameterError, in_place_of_the_kernel
+from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig, at_values, comparators, matched, model_cost
 from anm_nb.training.loop import Training
 
@@ -81,8 +81,7 @@ def test_comparators_are_of_a_whole_model_only(name, value):
 # ---- the document's fixes and grid -------------------------------------------------------------------------------
 def test_ablations_change_one_fix_at_a_time():
     full = sorting()
-    with in_place_of_the_kernel({"keep": False}):
-        names = names_of("02_kendall_forensics", "cell-04")
+    names = names_of("02_kendall_forensics", "cell-04", keep=False)
     configs, FIXES = names["ablations"](full), names["FIXES"]
     raw = configs["published"]
     assert (raw.encoding, raw.loss) == ("raw", "cross_entropy")
