@@ -56,8 +56,7 @@ def progress(members: Sequence[Any]) -> Iterator[Tell]:
                 bar.initial += 0 if place in steps else step  # what was trained before says nothing of the time left
                 steps[place] = step
                 bar.n = sum(steps.values())
-                seeds = f"{len(members)} seeds" if len(members) > 1 else f"seed {member.seed}"
-                bar.set_description(f"{what}, {seeds}: step {bar.n:,} of {total:,}, loss {loss:.3g}")
+                bar.set_description(f"{what}, seeds: {len(members)}, step {bar.n:,} of {total:,}, loss {loss:.3g}")
 
         yield tell
 

@@ -201,14 +201,12 @@ def _train_seed(config: TrainingConfig, seed: int, folder: Path) -> None:
 
 def _tell_on(member: Member, folder: Path, place: int, tell: Tell) -> int:
     """Pass on what the process of a seed told from a place in its file on; the place of what it has not told yet."""
-    path = folder / f"seed-{member.seed}.told"
-    if path.exists():
-        with path.open("rb") as file:
-            file.seek(place)
-            for line in file:
-                if line.endswith(b"\n"):
-                    tell(member, *json.loads(line))
-                    place += len(line)
+    with (folder / f"seed-{member.seed}.told").open("a+b") as file:  # which may not be there yet
+        file.seek(place)
+        for line in file:
+            if line.endswith(b"\n"):
+                tell(member, *json.loads(line))
+                place += len(line)
     return place
 
 

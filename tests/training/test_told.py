@@ -72,7 +72,7 @@ def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys)
         tell(members[0], 6, 0.25, {})
         tell(members[1], 3, 0.5, {})
     shown = re.sub(r"\s+", " ", capsys.readouterr().err)
-    assert "anm, 2 seeds: step 9 of 24, loss 0.5: 38%" in shown
+    assert "anm, seeds: 2, step 9 of 24, loss 0.5: 38%" in shown
     assert re.search(r"\d\d:\d\d gone, \S+ left", shown)
 
 
@@ -82,7 +82,7 @@ def test_seeds_that_were_trained_before_count_as_done(monkeypatch, tmp_path, cap
     first.run()
     with progress([Member(first.config, seed) for seed in (0, 1)]) as tell:
         second.run(tell)
-    assert "toy, 2 seeds: step 12 of 24" in capsys.readouterr().err
+    assert "toy, seeds: 2, step 12 of 24" in capsys.readouterr().err
 
 
 def test_nobody_who_cannot_see_a_bar_gets_one(monkeypatch, capsys):
