@@ -5,16 +5,19 @@ That code is a plugin's class and all that it refers to by a global name, transi
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dis
 import hashlib
 import importlib
 import json
+import linecache
 import sys
 from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -94,8 +97,9 @@ def is_the_users(name: str | None) -> bool:
 def code_digest(plugins: Iterable[type]) -> str | None:
     """SHA-256 over the user's own code that classes reach; None where they reach none.
 
-    Covered: classes, bases and functions as compiled and, by value, constants, followed through global names and
-    imports. Raises `ParameterError` for a value that cannot be read.
+    Covered: classes, bases, functions and, by value, constants, followed through global names and imports. A function
+    counts by its text without comments and layout; as compiled where there is no text, or another one than what runs.
+    Raises `ParameterError` for a value that cannot be read.
     """
     # By id: objects, and the user's classes, functions and modules; each is described where it is met first.
     reached: dict[int, Any] = {}
@@ -109,6 +113,8 @@ def code_digest(plugins: Iterable[type]) -> str | None:
         if type(value) is dict:
             return ["dict", describe(list(value.items()), name)]
         if isinstance(value, CodeType):
+            if text := _texts(value.co_filename, "".join(linecache.getlines(value.co_filename))).get(value):
+                return text
             compiled = value.co_code, value.co_exceptiontable, value.co_names, value.co_consts
             return describe([value.co_name, *compiled], name)
         if isinstance(value, property):
@@ -144,6 +150,23 @@ def code_digest(plugins: Iterable[type]) -> str | None:
 
     document = json.dumps([describe(plugin, plugin.__qualname__) for plugin in plugins])
     return hashlib.sha256(document.encode()).hexdigest() if reached else None
+
+
+@lru_cache(maxsize=64)
+def _texts(file: str, source: str) -> dict[CodeType, list[str]]:
+    """The text of every function in a file, by its compiled code; of lambdas that of all in the line."""
+    try:
+        tree, codes = ast.parse(source), [compile(source, file, "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        return {}
+    texts: dict[tuple[str, int], list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
+            texts.setdefault((getattr(node, "name", "<lambda>"), first), []).append(ast.unparse(node))
+    for each in codes:  # which grows meanwhile
+        codes += [inner for inner in each.co_consts if isinstance(inner, CodeType)]
+    return {code: text for code in codes if (text := texts.get((code.co_name, code.co_firstlineno)))}
 
 
 def _parts(owner: Any) -> Iterator[tuple[str, Any, str]]:
