@@ -3,6 +3,8 @@
 import json
 import re
 
+import numpy as np
+
 from anm_nb.analysis import kept, ranking
 from anm_nb.analysis.stats import mean_interval, paired_difference, ratio_interval
 from anm_nb.analysis.tables import final
@@ -82,19 +84,42 @@ def test_its_numbers_on_iteration_are_those_of_kept_runs():
     assert {run["config"]["width"] for run in result.provenance.values()} == {64}
     trained = result.table("test_iterations").query("iterations == trained")
     half = trained.pivot(index="seed", columns="model", values="tau_all")
-    rates = result.table("mask_rates").pivot(index=["mask_rate", "seed"], columns="model", values="tau_all")
-    pairs = [
-        ("weight-tied", "no iteration"), ("deep untied", "no iteration"),
-        ("HRM per token", "weight-tied"), ("HRM per token", "one timescale"),
-    ]  # fmt: skip
+    beside = kept.load("25_wider_pass").table("test_iterations").query("iterations == trained")
+    wider = beside.pivot(index="seed", columns="model", values="tau_all")
+    pairs = [("weight-tied", "no iteration"), ("HRM per token", "weight-tied"), ("HRM per token", "one timescale")]
+    gains = [gain(half, *pair) for pair in pairs]
     assert NUMBER.findall(ITERATION) == [
-        *(gain(half, *pair) for pair in pairs),
-        *(gain(rates.loc[rate], "HRM per token", "weight-tied") for rate in (0.75, 0.9)),
+        gains[0],
+        gain(wider, "weight-tied", "wider pass, equal operations"),
+        *gains[1:],
     ]
-    for pair in pairs[2:]:
+    rates = result.table("mask_rates").pivot(index=["mask_rate", "seed"], columns="model", values="tau_all")
+    for rate in (0.75, 0.9):
+        found = paired_difference(*(rates.loc[rate, model] for model in ("HRM per token", "weight-tied")))
+        assert found.low < -ranking.MARGIN < ranking.MARGIN < found.high
+    for pair in pairs[1:]:
         found = paired_difference(half[pair[0]], half[pair[1]])
         assert max(abs(found.low), abs(found.high)) < ranking.MARGIN == 0.01
     assert ranking.on_test(kept.load("hrm").metrics, "tau_obs").min(axis=None) > 0.999
+
+
+def test_what_it_says_of_take_off_is_that_of_kept_runs():
+    result = kept.load("26_take_off")
+    assert result.scope_of("as it is").startswith("hinted_sort, size 10, 8 epochs, 20 seeds")
+    config = result.provenance["as it is"]["config"]
+    assert config["epochs"] * -(-config["train_samples"] // config["batch"]) == 504
+    assert config["mask_rate"] == 0.75
+    taken = np.isfinite(result.table("taken").set_index("model")["step"]).groupby("model").sum()
+    said = "takes off in {} of 20 seeds, one block repeated in {}, HRM in {}."
+    assert said.format(*taken[["no iteration", "weight-tied", "HRM per token"]].astype(int)) in ITERATION
+    judged = result.table("judged")
+    assert len(judged) == 6
+    assert not judged["helps"].any()
+    again = result.table("again")
+    without, best = np.isfinite(again["step"]).groupby(again["remedy"], sort=False).sum()
+    assert again["remedy"].iloc[-1] == judged.loc[judged["estimate"].idxmax(), "remedy"]
+    assert f"on 60 fresh seeds ({best} take off, {without} without it)" in ITERATION
+    assert again.groupby("remedy")["seed"].nunique().eq(60).all()
 
 
 def test_it_lists_every_notebook():
