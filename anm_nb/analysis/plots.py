@@ -131,7 +131,8 @@ def forest(rows: pd.DataFrame, unit: str, groups: str | None = None) -> Figure:
     height = 0
     for title, block in blocks:
         if groups:
-            axes.text(0, height, f" {title}", transform=axes.get_yaxis_transform(), va="center", weight="bold")
+            where = {"transform": axes.get_yaxis_transform(), "va": "center"}
+            axes.text(0.01, height, title, **where, weight="bold", backgroundcolor="white")
             height += 1
         for row in block.to_dict("records"):
             colour = PALETTE.get(row.get("method", ""), "#333333")
