@@ -45,7 +45,7 @@ def test_its_numbers_on_mining_are_those_of_kept_runs():
     tuned = final(study.metrics, "test_same")
     rivals = ("stock", "none", "stock, more steps", "none, more steps")
     assert NUMBER.findall(MINING) == [
-        *(percent(errors[method], errors["stock"], 0) for method in ("anm", "anm_orthogonal")),
+        percent(errors["anm"], errors["stock"], 0),
         *(percent(tuned["anm_orthogonal"], tuned[rival], 0) for rival in rivals),
     ]
 
@@ -61,6 +61,21 @@ def test_what_it_says_of_search_and_model_is_that_of_kept_runs():
     assert harder["search error"].sum() > 0 == result.table("blame")["model error"].sum()
     cost = result.table("curves").groupby("search")["cost"].max()
     assert cost["beam of 4"] <= cost["published sampler"]
+
+
+def test_what_it_says_of_connectivity_is_that_of_kept_runs():
+    result = kept.load("17_search_or_model_connectivity")
+    assert result.scope_of("none").startswith("connectivity, size 6, 500 steps, 10 seeds")
+    table = result.table("blame")
+    wrong = table[["search error", "model error"]].sum()
+    solved = table.query("search == 'published sampler'").pivot(index="seed", columns="method", values="solved")
+    mined, plain = (
+        "{} % [{}, {}]".format(*(f"{100 * value:.0f}" for value in mean_interval(solved[method])))
+        for method in ("anm_simplex_legitimate", "none")
+    )
+    share = f"{100 * wrong['model error'] / wrong.sum():.0f} %"
+    assert f"{share} of failures are, and legitimate mining solves {mined}, not {plain}" in MINING
+    assert paired_difference(solved["anm_simplex_legitimate"], solved["none"]).low > 0
 
 
 def test_what_it_says_of_the_tuning_is_read_from_the_kept_study():
@@ -110,7 +125,7 @@ def test_what_it_says_of_take_off_is_that_of_kept_runs():
     assert config["epochs"] * -(-config["train_samples"] // config["batch"]) == 504
     assert config["mask_rate"] == 0.75
     taken = np.isfinite(result.table("taken").set_index("model")["step"]).groupby("model").sum()
-    said = "takes off in {} of 20 seeds, one block repeated in {}, HRM in {}."
+    said = "takes off in {} of 20 seeds, one block repeated in {}, HRM in {};"
     assert said.format(*taken[["no iteration", "weight-tied", "HRM per token"]].astype(int)) in ITERATION
     judged = result.table("judged")
     assert len(judged) == 6
@@ -118,7 +133,7 @@ def test_what_it_says_of_take_off_is_that_of_kept_runs():
     again = result.table("again")
     without, best = np.isfinite(again["step"]).groupby(again["remedy"], sort=False).sum()
     assert again["remedy"].iloc[-1] == judged.loc[judged["estimate"].idxmax(), "remedy"]
-    assert f"on 60 fresh seeds ({best} take off, {without} without it)" in ITERATION
+    assert f"(the best: {best} of 60 fresh seeds, {without} without it)" in ITERATION
     assert again.groupby("remedy")["seed"].nunique().eq(60).all()
 
 

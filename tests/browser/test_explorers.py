@@ -126,6 +126,7 @@ def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
 
 @pytest.mark.parametrize("kind", ["sampler"])
 def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
+    explorer.press("Sampler step", "End")
     told, puzzle = explorer.readouts, explorer.root.get_by_label("Own Sudoku", exact=True)
     puzzle.fill("1.....2..4.....3")
     explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
