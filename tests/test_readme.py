@@ -4,9 +4,10 @@ import json
 import re
 
 import numpy as np
+from notebook_cells import names_of
 
 from anm_nb.analysis import kept, ranking
-from anm_nb.analysis.stats import mean_interval, paired_difference, ratio_interval
+from anm_nb.analysis.stats import mean_interval, paired_difference, proportion_interval, ratio_interval
 from anm_nb.analysis.tables import final
 from anm_nb.files import project_root
 
@@ -124,16 +125,23 @@ def test_what_it_says_of_take_off_is_that_of_kept_runs():
     config = result.provenance["as it is"]["config"]
     assert config["epochs"] * -(-config["train_samples"] // config["batch"]) == 504
     assert config["mask_rate"] == 0.75
-    taken = np.isfinite(result.table("taken").set_index("model")["step"]).groupby("model").sum()
-    said = "takes off in {} of 20 seeds, one block repeated in {}, HRM in {};"
-    assert said.format(*taken[["no iteration", "weight-tied", "HRM per token"]].astype(int)) in ITERATION
+    taken = np.isfinite(result.table("taken").set_index("model")["step"]).groupby("model").sum().astype(int)
+    one, block = (proportion_interval(taken[model], 20) for model in ("no iteration", "weight-tied"))
+    said = f"takes off in {taken['no iteration']} of 20 seeds [{100 * one.low:.0f}, {100 * one.high:.0f} %], one block "
+    said += f"repeated in {taken['weight-tied']} [{100 * block.low:.0f}, {100 * block.high:.0f} %], HRM in "
+    assert f"{said}{taken['HRM per token']};" in ITERATION
     judged = result.table("judged")
     assert len(judged) == 6
     assert not judged["helps"].any()
     again = result.table("again")
-    without, best = np.isfinite(again["step"]).groupby(again["remedy"], sort=False).sum()
+    counts = [
+        (int(each.sum()), len(each)) for _, each in np.isfinite(again["step"]).groupby(again["remedy"], sort=False)
+    ]
+    given = {"np": np, "proportion_interval": proportion_interval}
+    gap = names_of("26_take_off", "remedies", given=given)["proportion_difference"](counts[1], counts[0])
+    points = "{:+.0f} points [{:+.0f}, {:+.0f}]".format(*(100 * each for each in gap)).replace("-", "−")
+    assert f"(the best on 60 fresh seeds: {points})" in ITERATION
     assert again["remedy"].iloc[-1] == judged.loc[judged["estimate"].idxmax(), "remedy"]
-    assert f"(the best: {best} of 60 fresh seeds, {without} without it)" in ITERATION
     assert again.groupby("remedy")["seed"].nunique().eq(60).all()
 
 
