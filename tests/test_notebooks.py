@@ -139,7 +139,7 @@ def test_a_notebook_answers_first_then_sets_and_checks_its_parameters(path):
         ("25_where_iteration_helps", {"chain_lengths": [10**6]}, "chain_lengths.0 = 1000000: should be less"),
         ("25_where_iteration_helps", {"chain_lengths": [7]}, "chain_lengths: chain_length = 7: with 2 of 8 items"),
         ("25_where_iteration_helps", {"test_lengths": [8, 201]}, "test_lengths: size = 201: there are only 200"),
-        ("25_where_iteration_helps", {"train_sizes": [100]}, "train_sizes: 100 does not divide train_samples = 256"),
+        ("25_where_iteration_helps", {"train_sizes": [100]}, "train_sizes: 100 does not divide train_samples = 64"),
         ("25_where_iteration_helps", {"patiences": []}, "patiences = []: needs at least 1 item"),
         ("25_where_iteration_helps", {"wrong_rates": [1.0]}, "wrong_rates.0 = 1.0: should be less than 1"),
         ("25_where_iteration_helps", {"max_inner_iters": 1, "hrm_period": 1}, "max_inner_iters = 1: comparators are"),
