@@ -179,36 +179,36 @@ def case_names(cases: Sequence[Case]) -> list[str]:
 def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
     """A function from the values given to a notebook to all its parameters, defaults included, as plain data.
 
-    The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cell tagged
-    `settings`, which calls `from_notebook()`, in a module of its own. A notebook without one is held to the names in
-    its parameter cell.
+    The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cells tagged
+    `settings`, the first of which calls `from_notebook()`, in a module of their own. A notebook without any is held to
+    the names in its parameter cell.
     """
-    cells = {tag: (n, source) for n, (source, tags) in enumerate(code_cells(notebook), 1) for tag in tags}
+    cells: dict[str, list[tuple[str, str]]] = {"parameters": [], "settings": []}  # place and source, by tag
+    for number, (source, tags) in enumerate(code_cells(notebook), 1):
+        for tag in cells.keys() & tags:
+            cells[tag].append((f"{notebook.name}, code cell {number} ({tag})", source))
     names: Values = {}
-    if "parameters" in cells:
-        number, source = cells["parameters"]
-        source = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)  # magics
-        _execute(source, f"{notebook.name}, code cell {number} (parameters)", names)
+    for place, source in cells["parameters"]:
+        _execute(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE), place, names)  # without magics
     defaults = {name: value for name, value in names.items() if not name.startswith("_")}
 
     def check(values: Mapping[str, Any]) -> Values:
         given = defaults | dict(values)
-        if "settings" not in cells:
+        if not cells["settings"]:
             if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
                 raise ParameterError("\n".join(unknown))
             return given
-        number, source = cells["settings"]
-        place = f"{notebook.name}, code cell {number} (settings)"
         module = sys.modules["notebook_settings"] = ModuleType("notebook_settings")  # where pydantic finds annotations
         module.__dict__.update(given)
         sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
         try:
             with in_place_of_the_kernel(given) as checked:
-                _execute(source, place, module.__dict__)
+                for place, source in cells["settings"]:
+                    _execute(source, place, module.__dict__)
         finally:
             sys.path.remove(str(notebook.parent))
         if not checked:
-            raise ParameterError(f"{place}: does not call from_notebook()")
+            raise ParameterError(f"{cells['settings'][0][0]}: does not call from_notebook()")
         return checked[-1].model_dump(mode="json")
 
     return check
