@@ -149,7 +149,7 @@ def _search(masks: Masks, limit: int, source: torch.Generator) -> tuple[Boards, 
             width -= len(owner)
         masks, owner = map(torch.cat, zip(*nodes, strict=True))
         if not len(owner):
-            return grids, found.clamp(max=limit)
+            break
         further, dead = _propagate(masks)
         solved = ~dead & _single(masks).all(1)
         of = owner[solved]  # of several with one owner the first is kept, lest the order of writes decide
@@ -162,6 +162,7 @@ def _search(masks: Masks, limit: int, source: torch.Generator) -> tuple[Boards, 
             further[stuck], alternatives = _branch(further[stuck], source)
             waiting.append((alternatives, owner[stuck]))
         waiting.append((further[going], owner[going]))
+    return grids, found.clamp(max=limit)
 
 
 def _propagate(masks: Masks) -> tuple[Masks, Bool[Tensor, " n"]]:
