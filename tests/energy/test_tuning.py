@@ -87,13 +87,13 @@ def test_multiply_adds_are_those_of_the_matrix_products():
     assert 4 * hidden < twice - once < 9 * hidden
 
 
-@pytest.mark.parametrize("method", ["none", "stock", "anm", "anm_orthogonal", "random_orthogonal", "mrncl"])
+@pytest.mark.parametrize("method", ["none", "stock", "anm", "anm_orthogonal", "random_orthogonal", "mrncl", "mrncl_kl"])
 def test_every_option_changes_the_run_of_its_method(method):
     cells = study(methods=[method], candidate=method)
     options = ["", *cells["OPTIONS"][method]]
     configs = [cells["config_of"](cells["Setting"](method, option, 0.01, 0.0), (1,)) for option in options]
     assert len({config.model_dump_json() for config in configs}) == len(options) > 2
-    assert {config.method for config in configs} == {"random" if method == "random_orthogonal" else method}
+    assert {config.method for config in configs} == {cells["NAMED"].get(method, {}).get("name", method)}
 
 
 @pytest.mark.parametrize(
