@@ -39,7 +39,7 @@ class Constraint(ABC):
         """The nearest point of the set, row by row."""
 
     def residual(self, y: Points) -> Values:
-        """‖y − Π(y)‖, zero up to rounding for a feasible y."""
+        """‖y − Π(y)‖."""
         return (y - self.project(y)).norm(dim=1)
 
     def start(self, truth: Points, direction: Points, distance: Values) -> Points:
@@ -144,10 +144,6 @@ class MaskedSimplex(Constraint):
         best = p.masked_fill(~self._open, -torch.inf).argmax(2, keepdim=True)
         return torch.full_like(p, -1).scatter(2, best, 1.0).flatten(1)
 
-    def decisions_changed(self, y: Points, other: Points) -> Values:
-        """Groups [batch] whose largest entry differs."""
-        return (self._probabilities(y).argmax(2) != self._probabilities(other).argmax(2)).sum(1).to(y.dtype)
-
     def log(self, y: Points) -> dict[str, Tensor]:
         """The columns of section G.
 
@@ -156,12 +152,9 @@ class MaskedSimplex(Constraint):
         """
         p, choices = self._probabilities(y), self._open.sum(2)
         entropy, counted = entr(p.clamp_min(0)).sum(2), choices > 1
-        groups = counted.sum(1).clamp_min(1)
-        return {
-            "entropy": (entropy * counted).sum(1) / groups,
-            "relative_entropy": (entropy / choices.clamp_min(2).log() * counted).sum(1) / groups,
-            "invalid_mass": (p * ~self._open).flatten(1).abs().sum(1),
-        }
+        by_name = {"entropy": entropy, "relative_entropy": entropy / choices.clamp_min(2).log()}
+        log = {name: (each * counted).sum(1) / counted.sum(1).clamp_min(1) for name, each in by_name.items()}
+        return log | {"invalid_mass": (p * ~self._open).flatten(1).abs().sum(1)}
 
     def _probabilities(self, y: Tensor) -> Groups:
         return ((y + 1) / 2).unflatten(1, (-1, self.classes))
@@ -186,17 +179,9 @@ class SignBox(LinfBall):
         signs = torch.where(y < 0, -1.0, 1.0).to(y.dtype)
         return signs if self.fixed is None else torch.where(self.fixed, self.center, signs)
 
-    def decisions_changed(self, y: Points, other: Points) -> Values:
-        """Entries [batch] whose sign differs."""
-        return ((y < 0) != (other < 0)).sum(1).to(y.dtype)
-
     def log(self, y: Points) -> dict[str, Tensor]:
         """The columns of `MaskedSimplex.log` for free entries, p = (y + 1)/2 being the probability of +1."""
-        p = ((y + 1) / 2).clamp(0, 1)
-        free = self.free(torch.ones_like(y))
+        p, free = ((y + 1) / 2).clamp(0, 1), self.free(torch.ones_like(y))
         entropy = ((entr(p) + entr(1 - p)) * free).sum(1) / free.sum(1).clamp_min(1)
         invalid = (y - self.project(y)).abs().sum(1) / 2
         return {"entropy": entropy, "relative_entropy": entropy / math.log(2), "invalid_mass": invalid}
-
-
-DiscreteSet = MaskedSimplex | SignBox  # convex sets whose vertices are a discrete task's answers

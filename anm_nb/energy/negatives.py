@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Po
 from torch import Tensor
 
 from anm_nb.config import SEVERAL, Count, ParameterError, Parameters, Registry, Weight, shown, unknown_name
-from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox, at_length
+from anm_nb.energy.constraints import L2Ball, LinfBall, MaskedSimplex, SignBox, at_length
 from anm_nb.energy.losses import monotonic_regression, sampling_divergence
 from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, mine
 from anm_nb.energy.networks import Targets
@@ -216,16 +216,17 @@ class AnmSimplex(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         y_pos, answers = problem.y_pos, self.answers(problem)
+        entries = 1 if isinstance(answers, SignBox) else 2  # that differ between two answers where one decision does
 
         def changed(y: Tensor) -> Tensor:
-            return answers.decisions_changed(answers.nearest_vertex(y), y_pos)
+            return (answers.nearest_vertex(y) != y_pos).sum(1) / entries
 
         options: dict[str, Any] = {"near": lambda y: changed(y) == 0, "in_training": True}
         mined = mine(problem.energy, y_pos, answers, self.miner, problem.draws.generators, **options)
         log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
 
-    def answers(self, problem: MiningProblem) -> DiscreteSet:
+    def answers(self, problem: MiningProblem) -> MaskedSimplex | SignBox:
         """The relaxed answers that the problem's clues (and the wish for legitimate ones) leave."""
         task, y_pos, given = problem.task, problem.y_pos, problem.given
         if (classes := getattr(task, "classes", None)) is None:
