@@ -83,20 +83,6 @@ def test_following_pointers_reaches_what_it_does_one_by_one():
     assert math.isnan(ranking.halfway(get_task("partial_sort", size=8)))
 
 
-def test_seeds_that_took_off_are_counted_with_an_interval():
-    scores = pd.DataFrame({"one": [0.5, 0.97, 0.98, 0.99, 0.96], "none": [0.5] * 5})
-    assert ranking.took_off(scores, 0.965).to_dict() == {"one": "3 of 5 [0.23, 0.88]", "none": "0 of 5 [0.00, 0.43]"}
-
-
-def test_scores_stand_below_every_reference_and_within_the_bounds_of_tau(runs, references):
-    table = ranking.score_summary(collect(runs), references, level=0.9)
-    assert table["kind"].tolist() == ["trivial"] * 2 + ["classical", "ceiling"] + ["measured"] * 3
-    assert table.iloc[-1]["took off (τ > 0.900)"].startswith("0 of 2")
-    assert "took off" not in " ".join(ranking.score_summary(collect(runs), references))
-    mean, low, high = (float(each.strip("[],")) for each in ranking.interval_text([0.5, 0.99, 0.99]).split())
-    assert low < mean < high <= 1
-
-
 def test_the_tiers_are_the_document_s_and_every_condition_counts():
     table = ranking.tier_rows(0.20 + SPREAD, 0.28 + SPREAD, ceiling=0.5)
     assert table["asks for"]["stretch"] == "τ > 0.2, τ > 0.3, + 50 %"

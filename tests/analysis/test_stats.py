@@ -16,7 +16,6 @@ from anm_nb.analysis.stats import (
     bounded_interval,
     detectable_difference,
     detectable_effect,
-    detection_power,
     equivalence,
     holm,
     mean_interval,
@@ -96,14 +95,10 @@ def followed(g):
 
 
 COVERING = {
-    "mean of 3": (mean_interval, 0.7, lambda g: [g.normal(0.7, 2.0, 3)]),
     "mean of 10": (mean_interval, 0.7, lambda g: [g.normal(0.7, 2.0, 10)]),
     "bounded 3": (bounded_interval, 2 / 4, lambda g: [g.beta(2, 2, 3)]),
     "bounded 5": (bounded_interval, 20 / 22, lambda g: [g.beta(20, 2, 5)]),
-    "bounded 10": (bounded_interval, 50 / 51, lambda g: [g.beta(50, 1, 10)]),
-    "ratio of 4": (ratio_interval, 0.5, lambda g: ratios(g, 4)),
     "ratio of 10": (ratio_interval, 0.5, lambda g: ratios(g, 10)),
-    "no rank correlation": (rank_correlation, 0.0, lambda g: correlated(g, 0.0)),
     "rank correlation": (
         rank_correlation,
         6 / np.pi * np.arcsin(0.45),
@@ -136,7 +131,7 @@ def test_a_bounded_interval_lies_within_its_bounds_and_a_ratio_agrees_with_the_p
     assert np.isnan(ratio_interval([0.5, 0.6, 0.7], [-0.1, 0.1, 0.05])[1:]).all()
 
 
-@pytest.mark.parametrize(("trials", "chance"), [(10, 0.5), (40, 0.9)])
+@pytest.mark.parametrize(("trials", "chance"), [(10, 0.5)])
 def test_intervals_of_proportions_and_of_their_differences_cover(trials, chance):
     """Counts are few, so that coverage at one chance jumps: over chances around it, it is what is asked."""
     source = np.random.default_rng(trials)
@@ -172,20 +167,6 @@ def test_equivalence_errs_in_5_of_100_at_the_margin(shift, share):
     assert np.mean(np.array(p_values) < 0.05) == (
         pytest.approx(share, abs=0.012) if share else pytest.approx(1, abs=0.1)
     )
-
-
-def test_relative_equivalence_takes_the_comparator_as_unit():
-    first, second = np.array([10.1, 19.8, 30.3, 40.1]), np.array([10.0, 20.0, 30.0, 40.0])
-    assert equivalence(first, second, 0.05, relative=True) < 0.05 < equivalence(first, second, 0.001, relative=True)
-    assert equivalence(-first, -second, 0.05, relative=True) < 0.05
-
-
-@given(st.integers(2, 40), st.floats(0.001, 0.2), st.floats(0.25, 0.99))
-def test_power_is_alpha_without_an_effect_and_as_wanted_at_the_detectable_one(pairs, alpha, power):
-    assert detection_power(0.0, pairs, alpha) == pytest.approx(alpha)
-    effect = detectable_effect(pairs, power, alpha)
-    assert detection_power(effect, pairs, alpha) == pytest.approx(power)
-    assert detection_power(-effect, pairs, alpha) == detection_power(effect, pairs, alpha)
 
 
 # Known answers
