@@ -72,8 +72,8 @@ class Energy(torch.nn.Module):
         return self.body(torch.cat([x, y], dim=1)).square().sum(1)
 
 
-def run_drop_in(source: str, miner_sign: float = -1.0) -> tuple[list[Finding], pd.DataFrame]:
-    """The page's loop over a reader's own data, network, schedule and miner; +1 mines uphill."""
+def run_drop_in(source: str) -> tuple[list[Finding], pd.DataFrame]:
+    """The page's loop over a reader's own data, network, schedule and miner."""
     rng = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     net = Energy()
@@ -90,9 +90,9 @@ def run_drop_in(source: str, miner_sign: float = -1.0) -> tuple[list[Finding], p
         start = (y + torch.randn(y.shape, generator=rng)).requires_grad_()
         before = ema(x, start)
         (gradient,) = torch.autograd.grad(before.sum(), start)
-        moved = (start + miner_sign * 0.01 * gradient).detach()
+        moved = (start - 0.01 * gradient).detach()
         after = ema(x, moved)
-        accepted = (after < before) | (miner_sign > 0)
+        accepted = after < before
         lost = torch.where(accepted, before.detach() - after, 0.0)
         return torch.where(accepted[:, None], moved, start.detach()), lost
 
@@ -113,18 +113,12 @@ def test_the_recorder_drops_into_a_trainer_of_ones_own(capsys):
     assert capsys.readouterr().out.strip() == ""
 
 
-@pytest.mark.parametrize(
-    ("right", "wrong", "sign", "signature"),
-    [
-        ("signal * y_neg + sigma * eps", "signal * y_neg + sigma * torch.randn_like(y)", -1, "noised a second time"),
-        ("", "", 1, "mined toward higher energy"),
-    ],
-)
-def test_the_trainer_of_the_page_with_a_bug_is_told_so(right, wrong, sign, signature, capsys):
+def test_the_trainer_of_the_page_with_a_bug_is_told_so(capsys):
+    right, wrong = "signal * y_neg + sigma * eps", "signal * y_neg + sigma * torch.randn_like(y)"
     assert right in DROP_IN
-    findings, _ = run_drop_in(DROP_IN.replace(right, wrong) if right else DROP_IN, sign)
-    assert any(signature in finding.signature for finding in findings)
-    assert signature.upper() in capsys.readouterr().out
+    findings, _ = run_drop_in(DROP_IN.replace(right, wrong))
+    assert any("noised a second time" in finding.signature for finding in findings)
+    assert "NOISED A SECOND TIME" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -69,24 +69,6 @@ def test_healthy_runs_have_no_findings(tmp_path):
     assert examine(metrics, config.model_dump(mode="json")) == []
 
 
-BROKEN = {
-    "mostly illegitimate negatives": ({"negatives": "anm"}, {"negatives.orthogonal_to_noise": True}),
-    "unstable miner": (
-        {"negatives": {"name": "anm_orthogonal", "miner": {"step_size": 1e4}}},
-        {"negatives.miner.step_size": 2500, "negatives.miner.eps": 0.5, "negatives.miner.start": 0.25}
-        | {"negatives.miner.delta": 0.05},
-    ),
-}
-
-
-@pytest.mark.parametrize("signature", BROKEN)
-def test_a_run_broken_in_one_way_shows_that_signature_and_what_to_change_in_its_config(signature, tmp_path):
-    options, change = BROKEN[signature]
-    config, metrics = trained(tmp_path, **options)
-    (finding,) = examine(metrics, config.model_dump(mode="json"))
-    assert (finding.signature, finding.change) == (signature, change)
-
-
 # on frames made by hand
 
 

@@ -1,7 +1,6 @@
 """Tables, claims and figures of ranking runs say what a hand calculation on the same predictions says."""
 
 import math
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -133,20 +132,3 @@ def test_runs_of_other_settings_are_not_put_into_a_kept_grid(runs, references, m
     ranking.keep_in_grid(runs, references, own, "max_inner_iters = 3")
     (((name, kept_runs, _), options),) = written
     assert (name, list(kept_runs), options) == ("hrm_hinted", ["baseline", "max_inner_iters = 2", "hrm"], {"add": True})
-
-
-def test_figures_draw_without_complaint(runs, references):
-    metrics, by_iteration = collect(runs), ranking.tau_by_iteration(runs)
-    routed = {name: run for name, run in runs.items() if name != "baseline"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a missing glyph among them
-        drawn = [
-            ranking.tau_lines(by_iteration, references, "iteration", "iteration"),
-            ranking.tau_lines(metrics, references, "epoch", "epochs"),
-            ranking.routing_curves(metrics, HRM.n_heads),
-            ranking.routing_heatmaps(routed),
-        ]
-        assert all(len(figure._repr_png_()) > 5000 for figure in drawn)
-    assert [axes.get_xlabel() for axes in drawn[0].axes] == ["iteration"] * 2
-    shown = ranking.shades(["baseline", *routed])
-    assert len(set(shown.values())) == 3
