@@ -237,17 +237,20 @@ def case_names(cases: Sequence[Case]) -> list[str]:
 def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
     """A function from the values given to a notebook to all its parameters, defaults included, as plain data.
 
-    The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cell tagged
-    `settings`, which calls `from_notebook()`, in a module of its own. A notebook without one is held to the names in
-    its parameter cell.
+    The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cells tagged
+    `settings`, the first of which calls `from_notebook()`, in a module of their own. A notebook without any is held to
+    the names in its parameter cell.
     """
-    cells, names = {tag: source for source, tags in code_cells(notebook) for tag in tags}, dict[str, Any]()
-    _execute(cells.get("parameters", ""), f"{notebook.name}, cell tagged parameters", names)
+    cells, names = defaultdict[str, str](str), dict[str, Any]()
+    for source, tags in code_cells(notebook):
+        for tag in tags:
+            cells[tag] += f"{source}\n"
+    _execute(cells["parameters"], f"{notebook.name}, cell tagged parameters", names)
     defaults = {name: value for name, value in names.items() if not name.startswith("_")}
 
     def check(values: Mapping[str, Any]) -> Values:
         given, place = defaults | dict(values), f"{notebook.name}, cell tagged settings"
-        if "settings" not in cells:
+        if not cells["settings"]:
             if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
                 raise ParameterError("\n".join(unknown))
             return given
