@@ -34,10 +34,10 @@ Marks = Bool[Tensor, " b"]
 class MinerConfig(Parameters):
     """How negatives are mined. Lengths are in units of ‖y⁺‖, example by example.
 
-    `rule` sets the step size α. "armijo": α halves after every rejection and never grows. "fixed": α stays, and every
-    step is taken, whatever it does to the energy. "barzilai_borwein": after each step s, which changed the gradient by
-    Δg, α = ‖s‖²/⟨s, Δg⟩ (Barzilai & Borwein 1988), with backtracking as safeguard and within a factor `BB_RANGE` of
-    the first α; the upper bound stands in where the curvature ⟨s, Δg⟩ is not positive (Birgin, Martínez & Raydan 2000).
+    `rule` sets the step size α. "armijo": halved after every rejection. "fixed": constant, and every step is taken.
+    "barzilai_borwein": ‖s‖²/⟨s, Δg⟩ after a step s that changed the gradient by Δg (Barzilai & Borwein 1988), halved
+    after rejections, within a factor `BB_RANGE` of the first α; the upper bound where the curvature ⟨s, Δg⟩ is not
+    positive (Birgin, Martínez & Raydan 2000).
     """
 
     steps: Count = 3  # accepted descent steps
@@ -143,10 +143,7 @@ class _Descent:
         self.starting = self.too_close = ~self.done
 
     def trial_points(self, sources: Sequence[torch.Generator], may_wait: bool) -> Points:
-        """The points ahead, and random ones on the ray of a random direction for those that start.
-
-        The rows are as many blocks as there are `sources`; where the host may wait only blocks in need are drawn.
-        """
+        """The points ahead, or starts in random directions; where the host may wait, only blocks in need are drawn."""
         blocks = self.starting.unflatten(0, (len(sources), -1)).any(1)
         wanted = blocks.tolist() if may_wait else [True] * len(sources)
         if not any(wanted):
@@ -230,13 +227,12 @@ def mine(
 ) -> Mined:
     """Minimise Ẽ(y) = E(y) − λ‖y − y⁺‖² over the constraint, all examples at once.
 
-    Every turn, which `callback` is handed, evaluates Ẽ and its gradient at a trial point of each example, for the test
-    of that point and the next step from it. An example ends after `steps` accepted steps, `max_backtracks` rejections
-    in a row, or at a point stationary to `tol`; one too near the truth (`near(y)` [batch], by default nearer than
-    `delta`) starts anew, at most `RESTARTS` times, and is then marked `too_close`. One that has not ended after `turns`
-    turns stays where it is and is marked `miner_cut`. With several generators the examples are as many equal blocks,
-    each of which starts from its own, as it would alone. Where the host may wait, the loop ends with the last example,
-    and an energy that is not finite raises `ParameterError` (not `in_training`: one seed may fail, as the loss tells).
+    Every turn, which `callback` is handed, evaluates Ẽ and its gradient at one trial point of each example. An example
+    ends after `steps` accepted steps, `max_backtracks` rejections in a row, or at a point stationary to `tol`; one too
+    near the truth (`near(y)` [batch], by default nearer than `delta`) starts anew, at most `RESTARTS` times, and is
+    then marked `too_close`; one that has not ended after `turns` turns is marked `miner_cut`. Several generators have
+    as many equal blocks of examples. Where the host may wait, the loop ends with the last example, and an energy that
+    is not finite raises `ParameterError` (not `in_training`: one seed may fail, as the loss tells).
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
     descent, may_wait = _Descent(y_pos, constraint, config), host_may_wait()

@@ -15,7 +15,6 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.negatives import Negatives
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.identity import classes_of_the_user
 from anm_nb.store import Run
 from anm_nb.tasks import task_class
@@ -74,7 +73,7 @@ class EnergyConfig(TrainingConfig):
 
     @property
     def task_class(self) -> type[DenoisingTask]:
-        """The task's class. Raises `ParameterError` for one that an energy cannot learn."""
+        """Raises `ParameterError` for a task that an energy cannot learn."""
         task = task_class(self.task)
         if not issubclass(task, DenoisingTask):
             raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
@@ -90,9 +89,6 @@ class EnergyConfig(TrainingConfig):
     def make_network(self, task: DenoisingTask) -> EnergyNetwork:
         """The network for that task, its weights not yet drawn from a generator."""
         return get_network(self.network or task.network).for_task(task, self.width, self.head, self.levels)
-
-    def make_sampler(self, task: DenoisingTask) -> SamplerConfig:
-        return SamplerConfig(inner_steps=self.inner_steps or task.inner_steps)
 
     @property
     def method(self) -> str:
@@ -156,8 +152,7 @@ def kept_steps(run: Run) -> list[int]:
 def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
     """The EMA energy of a finished run at a step (which needs `keep_weights`), or at the end; on the CPU, frozen.
 
-    Needs the network's class and not the negative strategy's. Raises `ParameterError` for a run that is not of this
-    family, and for a seed or step that it has no weights of.
+    Raises `ParameterError` for a run of another family, and for a seed or step that it has no weights of.
     """
     if run.summary["family"] != "energy":
         raise ParameterError(f"run {run.key}: its config is {type(run.config).__name__}, which trains no energy")

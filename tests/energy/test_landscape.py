@@ -57,9 +57,6 @@ def double_well(z):
     return (z.square() - 1).square().sum(1)
 
 
-# closed forms
-
-
 @given(seed=st.integers(0, 10**6))
 def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
     energy, a, b, c = quadratic(seed)
@@ -94,9 +91,6 @@ def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
     torch.testing.assert_close(slope, (unit * eps).sum(1), atol=1e-6, rtol=0)
 
 
-# networks
-
-
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 1))
@@ -107,9 +101,6 @@ def test_curvature_agrees_with_the_whole_hessian(head, seed, level):
     plain = start.as_subclass(torch.Tensor)
     hessian = torch.autograd.functional.hessian(lambda point: energy(point).sum(), plain)  # reverse over reverse
     torch.testing.assert_close(exact, torch.einsum("bd,bdce,ce->b", shift, hessian, shift), rtol=1e-8, atol=1e-18)
-
-
-# bad input
 
 
 @pytest.mark.parametrize("measure", [line_scan, curvature, directional_derivative])

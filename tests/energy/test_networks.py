@@ -125,9 +125,6 @@ def slopes(energy, y, directions, step=1e-5):
     return np.stack([(energy(y + step * d) - energy(y - step * d)) / (2 * step) for d in directions])
 
 
-# graphs
-
-
 def energy_by_loops(model, x, y, k):
     """The energy of graphs, pair by pair and node by node."""
     w, nodes = Weights(model), range(round(x.shape[1] ** 0.5))
@@ -171,9 +168,6 @@ def test_graph_energy_does_not_depend_on_the_names_of_nodes_but_on_the_edges():
     torch.testing.assert_close(model(*renamed, k), energy)
     for other in (renamed[0], x.unflatten(1, (12, 12)).mT.flatten(1)):
         assert (model(other, y, k) - energy).abs().min() > 1e-3
-
-
-# all networks
 
 
 class Grids(type(get_task("inverse", size=2))):
