@@ -144,17 +144,18 @@ def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dic
 
     Raises `ParameterError` where a cell that sets parameters sets another name too, and for one that is no data now.
     """
-    cells = [(f"In [{n}]", source, _assigned(source)) for n, source in enumerate(namespace.get("In", [""]))][1:-1]
     values = {name: value for name in fields if isinstance(value := _as_data(namespace.get(name, ...)), DATA)}
-    latest: list[tuple[str, dict[str, bool], bool]] = []  # cells from the first that sets parameters after a check on
-    checked = True
-    for place, source, assigned in cells:
+    placed = dict[str, str]()
+    groups: list[list[tuple[str, dict[str, bool], bool]]] = [[]]  # between two checks, from the first that sets some on
+    for place, source in [(f"In [{n}]", source) for n, source in enumerate(namespace.get("In", [""]))][1:-1]:
+        assigned = _assigned(source)
         sets = source.lstrip().startswith("# Parameters") or not assigned.keys().isdisjoint(values)  # papermill's too
+        placed |= {name: place for name, literal in assigned.items() if literal}
         if "from_notebook(" in source:
-            checked = True
-        elif sets or not checked:
-            latest, checked = [*([] if checked else latest), (place, assigned, sets)], False
-    placed = {name: place for place, _, assigned in cells for name, literal in assigned.items() if literal}
+            groups.append([])
+        elif sets or groups[-1]:
+            groups[-1].append((place, assigned, sets))
+    latest = next(filter(None, reversed(groups)), [])
     placed |= {name: place for place, assigned, _ in latest for name in assigned}
     problems = [
         f"{name} was set in {placed[name]} and is {shown(namespace.get(name, 'gone'))} now: run that cell again"

@@ -51,12 +51,12 @@ def project_root() -> Path:
 
     Raises `ParameterError` where there is none.
     """
-    if (root := clone()) is not None:
-        return root
-    raise ParameterError(
-        f"no clone of anm-nb holds this package or the folder {Path.cwd()}: notebooks, params and kept results are in "
-        "its git repository only. Clone it, run `pip install -e .` in the clone, or work from inside the clone"
-    )
+    if (root := clone()) is None:
+        raise ParameterError(
+            f"no clone of anm-nb holds this package or the folder {Path.cwd()}: notebooks, params and kept results are "
+            "in its git repository only. Clone it, run `pip install -e .` in the clone, or work from inside the clone"
+        )
+    return root
 
 
 def outputs_root() -> Path:
@@ -64,31 +64,16 @@ def outputs_root() -> Path:
     return Path(os.environ.get("ANM_NB_OUTPUTS") or (clone() or Path.cwd()) / "outputs").resolve()
 
 
-def write_through(path: Path, data: bytes) -> None:
-    """Write a file and return when the disk has it. Raises OSError naming the file, which may then be cut off."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 def replace_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically: readers see the old one or the new one, also after a crash."""
+    """Write a file atomically: readers see the old one or the new one, also after a crash. OSErrors name the file."""
     partial = path.with_name(f"{path.name}.partial")
     try:
-        write_through(partial, data)
-        os.replace(partial, path)
-    except OSError:
+        partial.write_bytes(data)
+        put_in_place(partial, path)
+    except OSError as error:
         partial.unlink(missing_ok=True)
+        error.filename = error.filename or str(partial)
         raise
-    flush_folder(path.parent)
 
 
 def put_in_place(partial: Path, path: Path) -> None:
@@ -155,15 +140,14 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except (OSError, NotImplementedError) as error:
-            if isinstance(error, Timeout) or getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:  # such as Timeout
                 raise
             warnings.warn(f"the file system of {path.parent} has no locks; a marker file stands in", stacklevel=4)
             lock = SoftFileLock(f"{path}.held")
             lock.acquire(blocking=False)
     if not lock.is_locked:
-        said = f"{what} by another process"
-        if isinstance(lock, SoftFileLock):
-            said += f" (if you know it to be dead, remove {lock.lock_file})"
+        marker = f" (if you know it to be dead, remove {lock.lock_file})" if isinstance(lock, SoftFileLock) else ""
+        said = f"{what} by another process{marker}"
         if not wait:
             raise Held(said)
         warnings.warn(f"{said}; waiting for it", stacklevel=4)

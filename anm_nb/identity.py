@@ -1,7 +1,4 @@
-"""What decides a run: its config, the family's version, the device, and the user's own code that takes part.
-
-That code is a plugin's class and all that it refers to by a global name, transitively.
-"""
+"""What decides a run: its config, the family's version, the device, and the user's own code that takes part."""
 
 from __future__ import annotations
 
@@ -16,8 +13,7 @@ import sys
 from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -28,6 +24,7 @@ from anm_nb.config import ParameterError, Parameters
 if TYPE_CHECKING:
     from anm_nb.training.run import Trained
 
+SETS = (set, frozenset)
 CONFIGS: dict[str, type[RunConfig]] = {}  # by name: what a manifest's class is looked up in
 
 
@@ -101,62 +98,68 @@ def code_digest(plugins: Iterable[type]) -> str | None:
     counts by its text without comments and layout; as compiled where there is no text, or another one than what runs.
     Raises `ParameterError` for a value that cannot be read.
     """
-    # By id: objects, and the user's classes, functions and modules; each is described where it is met first.
-    reached: dict[int, Any] = {}
-
-    def describe(value: Any, name: str) -> Any:
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-            return [type(value).__name__, repr(value)]
-        if type(value) in (list, tuple, set, frozenset):
-            items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-            return [type(value).__name__, [describe(each, name) for each in items]]
-        if type(value) is dict:
-            return ["dict", describe(list(value.items()), name)]
-        if isinstance(value, CodeType):
-            if text := _texts(value.co_filename, "".join(linecache.getlines(value.co_filename))).get(value):
-                return text
-            compiled = value.co_code, value.co_exceptiontable, value.co_names, value.co_consts
-            return describe([value.co_name, *compiled], name)
-        if isinstance(value, property):
-            return describe([value.fget, value.fset, value.fdel], name)
-        if id(value) in reached:
-            return list(reached).index(id(value))
-        if (home := _home(value)) and is_the_users(home):
-            reached[id(value)] = value
-            return [[key, describe(part, of)] for key, part, of in _parts(value)]
-        wrapped = getattr(value, "__wrapped__", None)  # of a static or class method, a library's decorator
-        if isinstance(value, FunctionType):
-            described = [home, value.__code__.co_qualname, describe(wrapped, name)]
-            with suppress(*[ParameterError] if wrapped else []):  # a decorator may hold what it likes, such as caches
-                described.append(describe([cell.cell_contents for cell in value.__closure__ or ()], name))
-            return described
-        if callable(wrapped):
-            return [type(value).__name__, describe(wrapped, name)]
-        if home:
-            return [home, getattr(value, "__qualname__", "")]
-        if (torch := sys.modules.get("torch")) and isinstance(value, torch.Tensor):
-            data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-            return ["tensor", str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
-        reached[id(value)] = value
-        try:  # anything else by what copying it takes
-            parts = value.__reduce_ex__(4)
-        except Exception:
-            raise ParameterError(
-                f"{name} is a {type(value).__qualname__}, which cannot be read into a run's key, so a changed version "
-                "could be served a stale run; a plugin's code may refer to functions, classes, modules and plain data"
-            ) from None
-        parts = (type(value), value.__module__, parts) if isinstance(parts, str) else parts
-        return ["object", [describe(list(part) if isinstance(part, Iterator) else part, name) for part in parts]]
-
-    document = json.dumps([describe(plugin, plugin.__qualname__) for plugin in plugins])
+    reached: dict[int, Any] = {}  # by id: objects, and the user's classes, functions and modules, in the order met
+    document = json.dumps([_description(plugin, reached, plugin.__qualname__) for plugin in plugins])
     return hashlib.sha256(document.encode()).hexdigest() if reached else None
+
+
+def _description(value: Any, reached: dict[int, Any], name: str) -> Any:
+    """A value as data for JSON, in full where it is met first; messages call it by its name."""
+    described, kind = partial(_description, reached=reached, name=name), type(value)
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return [kind.__name__, repr(value)]
+    if kind in (list, tuple, set, frozenset):
+        return [kind.__name__, [described(each) for each in (sorted(value, key=repr) if kind in SETS else value)]]
+    if kind is dict:
+        return ["dict", described(list(value.items()))]
+    if kind is property:
+        return described([value.fget, value.fset, value.fdel])
+    if isinstance(value, CodeType):
+        text = _texts(value.co_filename, "".join(linecache.getlines(value.co_filename))).get(value)
+        compiled = value.co_name, value.co_code, value.co_exceptiontable, value.co_names, value.co_consts
+        return text or described([*compiled])
+    if id(value) in reached:
+        return list(reached).index(id(value))
+    if (home := _home(value)) and is_the_users(home):
+        reached[id(value)] = value
+        return [[key, _description(part, reached, of)] for key, part, of in _parts(value)]
+    wrapped = getattr(value, "__wrapped__", None)  # of a static or class method, a library's decorator
+    if isinstance(value, FunctionType):
+        found = [home, value.__code__.co_qualname, described(wrapped)]
+        try:
+            return [*found, described([cell.cell_contents for cell in value.__closure__ or ()])]
+        except ParameterError:
+            if wrapped is None:
+                raise
+            return found  # a decorator may hold what it likes, such as caches
+    if callable(wrapped):
+        return [kind.__name__, described(wrapped)]
+    return [home, getattr(value, "__qualname__", "")] if home else _copy(value, reached, name)
+
+
+def _copy(value: Any, reached: dict[int, Any], name: str) -> Any:
+    """Any other object by what copying it takes."""
+    if (torch := sys.modules.get("torch")) and isinstance(value, torch.Tensor):
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return ["tensor", str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
+    reached[id(value)] = value
+    try:
+        parts = value.__reduce_ex__(4)
+    except Exception:
+        raise ParameterError(
+            f"{name} is a {type(value).__qualname__}, which cannot be read into a run's key, so a changed version "
+            "could be served a stale run; a plugin's code may refer to functions, classes, modules and plain data"
+        ) from None
+    parts = (type(value), value.__module__, parts) if isinstance(parts, str) else parts
+    lists = [list(part) if isinstance(part, Iterator) else part for part in parts]
+    return ["object", [_description(part, reached, name) for part in lists]]
 
 
 @lru_cache(maxsize=64)
 def _texts(file: str, source: str) -> dict[CodeType, list[str]]:
     """The text of every function in a file, by its compiled code; of lambdas that of all in the line."""
     try:
-        tree, codes = ast.parse(source), [compile(source, file, "exec", dont_inherit=True)]
+        tree, whole = ast.parse(source), compile(source, file, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return {}
     texts: dict[tuple[str, int], list[str]] = {}
@@ -164,9 +167,13 @@ def _texts(file: str, source: str) -> dict[CodeType, list[str]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
             texts.setdefault((getattr(node, "name", "<lambda>"), first), []).append(ast.unparse(node))
-    for each in codes:  # which grows meanwhile
-        codes += [inner for inner in each.co_consts if isinstance(inner, CodeType)]
-    return {code: text for code in codes if (text := texts.get((code.co_name, code.co_firstlineno)))}
+    found = ((code, texts.get((code.co_name, code.co_firstlineno))) for code in _nested(whole))
+    return {code: text for code, text in found if text}
+
+
+def _nested(code: CodeType) -> list[CodeType]:
+    """A code and all codes inside it."""
+    return [code, *(each for one in code.co_consts if isinstance(one, CodeType) for each in _nested(one))]
 
 
 def _parts(owner: Any) -> Iterator[tuple[str, Any, str]]:
@@ -197,9 +204,8 @@ def _outside(function: FunctionType) -> dict[str, Any]:
     """What a function's code takes from outside, by dotted name: globals, its closure, and modules it imports."""
     code, namespace = function.__code__, function.__globals__
     found = {name: cell.cell_contents for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)}
-    scope, codes = ChainMap(dict(found), namespace, vars(builtins)), [code]
-    for each in codes:  # which grows meanwhile
-        codes += [inner for inner in each.co_consts if isinstance(inner, CodeType)]
+    scope = ChainMap(dict(found), namespace, vars(builtins))
+    for each in _nested(code):
         steps = list(dis.get_instructions(each))
         for place, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):

@@ -1,7 +1,4 @@
-"""A finished run: its files, and the manifest with its key, identity and summary, and every file's checksum.
-
-The manifest begins with the checksum of the rest of itself, so that no changed byte of it goes unseen.
-"""
+"""A finished run, and its manifest, which begins with the checksum of the rest of itself."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,18 +62,14 @@ class Manifest(BaseModel):
         """The manifest in a folder, checked against itself and the folder's name. Raises `CorruptRun`."""
         path = folder / MANIFEST
         try:
-            data = path.read_bytes()
+            expected, body = _WRITTEN.fullmatch(path.read_bytes()).groups()  # type: ignore[union-attr]
+            if (found := hashlib.sha256(body).hexdigest()) != expected.decode():
+                raise CorruptRun(f"{path}: expected sha256 {expected.decode()}, found {found}")
+            manifest = cls.model_validate_json(b"{" + body)
         except OSError as error:
             raise CorruptRun(f"{path} cannot be read ({error.strerror}): the run was never finished") from None
-        if (written := _WRITTEN.fullmatch(data)) is None:
-            raise CorruptRun(f"{path} is no manifest")
-        if (found := hashlib.sha256(written[2]).hexdigest()) != (expected := written[1].decode()):
-            raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
-        try:
-            manifest = cls.model_validate_json(b"{" + written[2])
-        except ValidationError as error:  # of another format
-            problem = error.errors()[0]
-            raise CorruptRun(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        except (AttributeError, ValidationError):  # or of another format
+            raise CorruptRun(f"{path} is no manifest") from None
         if manifest.key != folder.name:
             raise CorruptRun(f"{path} is of run {manifest.key}: a copy or a link under another name")
         return manifest
@@ -146,17 +139,15 @@ class Run:
 
         With any, fields that the class has no more are left out: runs of older versions can still be shown.
         """
-        path = self.manifest.identity["class"]
-        if path not in CONFIGS:
-            for module in FAMILIES:
-                import_module(module)
-        if path not in CONFIGS:
+        for module in FAMILIES:
+            import_module(module)
+        if (config := CONFIGS.get(path := self.manifest.identity["class"])) is None:
             known = ", ".join(sorted(CONFIGS))
             raise ParameterError(f"run {self.key}: class '{path}' is not registered; import what defines it ({known})")
+        fields = config.model_fields if settings else self.settings
         try:
-            fields = CONFIGS[path].model_fields if settings else self.settings
             values = {name: value for name, value in (self.settings | settings).items() if name in fields}
-            return CONFIGS[path].model_validate_json(json.dumps(values))
+            return config.model_validate_json(json.dumps(values))
         except ValidationError as error:
             said = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
             raise ParameterError(f"run {self.key}: {said}") from None
@@ -171,16 +162,12 @@ class Run:
     @cached_property
     def trace(self) -> dict[str, Tensor]:
         """Arrays recorded over training, each [seeds, records, …]."""
-        from safetensors.torch import load_file
-
-        return load_file(self.file("trace.safetensors"))
+        return self.tensors("trace.safetensors")
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """Weights: `seed<s>.model.…`, `seed<s>.averaged.…` and, where the loop selected any, `seed<s>.selected.…`."""
-        from safetensors.torch import load_file
-
-        return load_file(self.file("checkpoint.safetensors"))
+        return self.tensors("checkpoint.safetensors")
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -204,6 +191,12 @@ class Run:
             raise CorruptRun(fault)
         return self.path / name
 
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What a file of tensors holds, by name."""
+        from safetensors.torch import load_file
+
+        return load_file(self.file(name))
+
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted names, the groups beside what is in them."""
@@ -216,8 +209,5 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """For each run the values of its config, by dotted name, that are not the same in all runs that have them."""
     own = [{n: v for n, v in flat(run.settings).items() if not isinstance(v, Mapping)} for run in runs]
-    seen: dict[str, set[str]] = defaultdict(set)
-    for values in own:
-        for name, value in values.items():
-            seen[name].add(repr(value))
-    return [{name: value for name, value in values.items() if len(seen[name]) > 1} for values in own]
+    count = Counter(name for name, _ in {(name, repr(value)) for values in own for name, value in values.items()})
+    return [{name: value for name, value in values.items() if count[name] > 1} for values in own]

@@ -8,7 +8,6 @@ aside under `.corrupt/` when its config is asked for.
 from __future__ import annotations
 
 import difflib
-import errno
 import json
 import os
 import re
@@ -29,7 +28,6 @@ from anm_nb.run import MANIFEST, STATE, CorruptRun, Manifest, Run
 
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
 KEPT = "kept:"  # before the name of a kept result there
-UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def run_key(config: RunConfig) -> str:
@@ -81,9 +79,9 @@ def _own_folder(path: Path) -> Iterator[Path]:
                     said = f"{'; '.join(wrong)}. It was moved to {aside} and is trained anew"
                     warnings.warn(f"run {key} cannot be trusted: {said}", stacklevel=4)
                 partial.mkdir(exist_ok=True)
+        except files.DiskFull:
+            raise
         except OSError as error:
-            if error.errno not in UNWRITABLE:
-                raise
             said = f"{error.filename or path} cannot be written ({error.strerror}), so run {key} cannot be stored"
             raise ParameterError(f"{said}: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
         yield partial
@@ -104,17 +102,18 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
     with files.full_disk_named(path, "nothing was lost"):
         files.replace_whole(partial / "config.json", written)
     trained = config.train(partial)
-    provenance = files.describe_environment(identity["device"], getattr(config, "threads", None)) | checkout
-    provenance |= {"processes": trained.processes, "training_seconds": trained.seconds, "resumed": resumed}
-    provenance |= {"goes_on_from": trained.goes_on_from} if trained.goes_on_from else {}
-    provenance |= {"wall_seconds": time.monotonic() - started}
-    methods = (getattr(config, name, None) for name in ("method", "routing"))  # what the families compare
-    summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")}
-    summary |= {
+    provenance = {
+        **files.describe_environment(identity["device"], getattr(config, "threads", None)),
+        **checkout,
+        **{"processes": trained.processes, "training_seconds": trained.seconds, "resumed": resumed},
+        **({"goes_on_from": trained.goes_on_from} if trained.goes_on_from else {}),
+        "wall_seconds": time.monotonic() - started,
+    }
+    summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")} | {
         "class": identity["class"],
         "family": config.family,
         "task": getattr(config, "task", None),
-        "method": next((name for name in methods if name is not None), None),
+        "method": getattr(config, "method", getattr(config, "routing", None)),  # what the families compare
         "seeds": [int(seed) for seed in trained.metrics["seed"].unique()],
         "steps": int(trained.metrics["step"].max()),
         "finished_ns": time.time_ns(),
@@ -132,7 +131,7 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
         shutil.rmtree(complete, ignore_errors=True)
         complete.mkdir()
         for name, data in contents.items():
-            files.write_through(complete / name, data)
+            files.replace_whole(complete / name, data)
         Manifest.of(contents, identity, summary).write(complete)
         os.replace(complete, path)
         files.flush_folder(path.parent)
@@ -147,13 +146,10 @@ def note_use(what: str) -> None:
 
 def scan() -> tuple[list[Run], dict[Path, str]]:
     """The finished runs, oldest first, from manifests alone; and why each other thing in the store is none."""
-    found, broken = [], {}
-    for run in map(Run, run_folders()):
-        if not (wrong := run.faults(content=False)):
-            found.append(run)
-        elif os.path.lexists(run.path):  # not removed meanwhile
-            broken[run.path] = wrong[0]
-    return sorted(found, key=lambda run: run.summary["finished_ns"]), broken
+    faults = {run: run.faults(content=False) for run in map(Run, run_folders())}
+    found = sorted((run for run, wrong in faults.items() if not wrong), key=lambda run: run.summary["finished_ns"])
+    # unless removed meanwhile
+    return found, {run.path: wrong[0] for run, wrong in faults.items() if wrong and os.path.lexists(run.path)}
 
 
 def finished_runs() -> list[Run]:
@@ -219,8 +215,7 @@ def export(runs: Sequence[Run], out: Path) -> None:
 
     Raises `CorruptRun`, `DiskFull`, and `ParameterError` where something is in the place.
     """
-    if wrong := [fault for run in runs for fault in run.faults()]:
-        raise CorruptRun("; ".join(wrong))
+    _check(runs)
     if out.exists():
         raise ParameterError(f"{out} exists already; choose another place")
     partial = out.with_name(f".{out.name}.partial")
@@ -245,7 +240,6 @@ def import_runs(source: Path) -> list[Run]:
     except (OSError, zipfile.BadZipFile) as error:
         raise ParameterError(f"{source} cannot be read as a zip file ({error})") from None
     partial_root().mkdir(parents=True, exist_ok=True)
-    found = []
     with (
         file,
         files.full_disk_named(store_root(), "runs before it are in the store"),
@@ -254,14 +248,16 @@ def import_runs(source: Path) -> list[Run]:
         for member in file.namelist():
             if re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]*", member):
                 file.extract(member, folder)
-        for path in sorted(each.parent for each in Path(folder).glob(f"*/{MANIFEST}")):
-            if wrong := Run(path).faults():
-                raise CorruptRun("; ".join(wrong))
-            run = Run(store_root() / path.name)
+        _check(runs := [Run(each.parent) for each in sorted(Path(folder).glob(f"*/{MANIFEST}"))])
+        for run in runs:
             with training_lock(run.key):
-                if not os.path.lexists(run.path):
-                    os.replace(path, run.path)
-            found.append(run)
-    if not found:
+                if not os.path.lexists(store_root() / run.key):
+                    os.replace(run.path, store_root() / run.key)
+    if not runs:
         raise ParameterError(f"{source} holds no exported runs")
-    return found
+    return [Run(store_root() / run.key) for run in runs]
+
+
+def _check(runs: Sequence[Run]) -> None:
+    if wrong := [fault for run in runs for fault in run.faults()]:
+        raise CorruptRun("; ".join(wrong))

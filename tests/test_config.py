@@ -1,18 +1,16 @@
 """What a person or papermill hands over is refused by name, before any work."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 from pydantic import create_model
-from torch import nn
 
 from anm_nb import config as fields
 from anm_nb.config import DOCUMENT_NAMES, ParameterError, Parameters, Registry, unknown_name
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.training import learner
-from anm_nb.training.learner import require_memory, weight_bytes
 
 NAMES_PAGE = Path(__file__).resolve().parents[1] / "docs" / "names.md"
 
@@ -96,27 +94,6 @@ def test_a_registry_finds_what_was_registered_and_imports_built_ins_when_asked_f
 
 
 @pytest.mark.parametrize(
-    ("kind", "usable", "unusable"),
-    [
-        (fields.Seeds, [0, 2**32 - 1], [2**32]),
-        (fields.Steps, 1, 0),
-        (fields.Records, 3, 2),
-        (fields.Width, 512, 10**7),
-        (fields.LearningRate, 1e-9, 10.0),
-        (fields.Decay, 0.999, 1.0),
-        (fields.Fraction, 1.0, 0.0),
-        (fields.Rates, [0.0, 0.5], [0.5, 0.5]),
-        (fields.Temperature, 2.0, 1e5),
-    ],
-)
-def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, usable, unusable):
-    model = create_model("Model", __base__=Parameters, field=(kind, ...))
-    model(field=usable)
-    with pytest.raises(ParameterError, match=r"^field"):
-        model(field=unusable)
-
-
-@pytest.mark.parametrize(
     ("config", "given"),
     [
         (EnergyConfig, {"size": 5000}),
@@ -128,24 +105,8 @@ def test_types_take_what_is_meant_and_refuse_a_slip_by_the_field_s_name(kind, us
     ids=str,
 )
 def test_sizes_that_no_memory_here_holds_are_refused_before_training(config, given, monkeypatch):
-    monkeypatch.setattr(learner, "machine_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**22}.get)
     with pytest.raises(ParameterError, match=r"needs at least [0-9,]+\.[0-9] GiB; there are 16\.0 GiB$") as refusal:
         config.from_mapping(given)
     assert len(str(refusal.value)) < 300
     assert next(iter(given)).removesuffix("_examples") in str(refusal.value)
-
-
-def test_memory_that_the_machine_lacks_is_refused_with_the_estimate_and_what_it_is_due_to(monkeypatch):
-    monkeypatch.setattr(learner, "machine_memory", lambda: 2**30)
-    values = {"size": 1000, "batch": 2048, "width": 8}
-    require_memory(values, {"size": 2**30})
-    said = r"^batch = 2048, size = 1000: needs at least 3\.2 GiB; there are 1\.0 GiB$"
-    with pytest.raises(ParameterError, match=said):
-        require_memory(values, {"batch size": 3 * 2**30, "width": 2**29 // 2})
-
-
-def test_weights_in_training_are_what_adam_and_an_average_take():
-    needed = weight_bytes(lambda: nn.Linear(64, 64))
-    assert needed == 5 * 4 * (64 * 64 + 64)  # weights, gradient, two moments, average
-    assert weight_bytes(lambda: nn.Linear(64, 64), kept=10) == 3 * needed
-    assert weight_bytes(lambda: nn.Linear(10**6, 10**6)) > 20 * 10**12  # counted, never made

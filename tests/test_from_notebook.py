@@ -1,12 +1,7 @@
 """Whatever a parameter cell does, what counts is what the kernel has when the notebook asks; slips are refused."""
 
-from functools import partial
-
-import nbformat
-import papermill
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from nbformat.v4 import new_code_cell, new_notebook
 from traitlets.config import Config
 
 SETTINGS = """
@@ -38,6 +33,7 @@ USED = {
     "loop and own names": ((EDITED + "\n_n = 8\nfor i in range(2):\n    seeds.append(i + _n)",), 2, 12, [1, 2, 8, 9]),
     "range": ((EDITED, "seeds = range(3)"), 2, 12, [0, 1, 2]),
     "numpy": ((PARAMETERS, "import numpy as np\nepochs, seeds = np.int64(2), np.arange(2)"), 2, 12, [0, 1]),
+    "papermill's": ((PARAMETERS, "# Parameters\nepochs = 2"), 2, 12, [1, 2]),
     "globals": ((PARAMETERS, "globals().update(epochs=2)"), 2, 12, [1, 2]),
     "an answer first": (("import os\nepoch, siz = os.getcwd(), os.sep", EDITED), 2, 12, [1, 2]),
     "again after an edit": ((PARAMETERS, CHECK, "result = {}\nfigure = 3\nseed = 0", EDITED), 2, 12, [1, 2]),
@@ -51,6 +47,7 @@ REFUSED = {
     "misspelt beside a magic": (("%env A=1\n" + EDITED + "\nsise = 2",), "did you mean 'size'?"),
     "unlike any": ((PARAMETERS + "\nfoo = 2",), "unknown parameter 'foo'; known: epochs, lr"),
     "the plan's name": ((PARAMETERS, "array_len = 20"), "array_len is called size here"),
+    "papermill's": ((PARAMETERS, CHECK, "# Parameters\nfoo = 2"), "unknown parameter 'foo'; known: epochs, lr"),
     "text": ((PARAMETERS, "epochs = input if False else 'two'"), "epochs = 'two'"),
     "deleted": ((PARAMETERS, "del epochs"), "epochs was set in In [1] and is 'gone' now: run that cell again"),
     "object": ((PARAMETERS, "epochs = object()"), "and is <object object"),
@@ -105,25 +102,3 @@ def test_what_is_no_parameter_or_no_value_is_refused_by_name(name, shell):
 def test_a_kernel_that_keeps_no_history_as_nbval_s_gives_the_values(shell, capsys):
     run(shell, USED["counted down"][0], history=False)
     assert capsys.readouterr().out == "True True 2 12 [1, 2]\n"
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"epochs": 2, "seeds": "[5, 6]"}, "True True 2 12 [5, 6]"),
-        ({"foo": 2}, "unknown parameter 'foo'; known: epochs, lr"),
-    ],
-)
-def test_papermill_s_values_are_used_or_refused(given, expected, folder, tmp_path):
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells = [new_code_cell(cell) for cell in (PARAMETERS, CHECK, REPORT)]
-    cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "in.ipynb")
-    execute = partial(papermill.execute_notebook, tmp_path / "in.ipynb", tmp_path / "out.ipynb", given, cwd=folder)
-    if not expected.startswith("True"):
-        with pytest.raises(papermill.PapermillExecutionError) as refusal:
-            execute(progress_bar=False)
-        assert expected in refusal.value.evalue
-        return
-    outputs = execute(progress_bar=False).cells[-1].outputs
-    assert "".join(output["text"] for output in outputs).strip() == expected

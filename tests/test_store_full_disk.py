@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,24 +15,25 @@ from anm_nb.store import Run, finished_runs, get_or_train, store_root
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
 CONFIG = Line()
-CALLS = ("open", "write", "fsync", "replace", "mkdir")  # whatever of the system's calls the store makes room by
+# Whatever the store makes room by.
+CALLS = {"write_bytes": Path} | dict.fromkeys(("open", "fsync", "replace", "mkdir"), os)
 
 
 class Disk:
     """Lets a number of the calls that take up room through, and fails the next; a failing write writes half."""
 
     def __init__(self, patch: pytest.MonkeyPatch, room: float) -> None:
-        self.room, self.calls, self.real = room, 0, {name: getattr(os, name) for name in CALLS}
-        for name in CALLS:
-            patch.setattr(os, name, self.call(name))
+        self.room, self.calls, self.real = room, 0, {name: getattr(owner, name) for name, owner in CALLS.items()}
+        for name, owner in CALLS.items():
+            patch.setattr(owner, name, self.call(name))
 
     def call(self, name):
         def limited(first, *arguments, **options):
             self.calls += 1
             if self.calls > self.room:
-                if name == "write":
-                    self.real["write"](first, bytes(arguments[0])[: len(arguments[0]) // 2])
-                where = first if isinstance(first, str | os.PathLike) else None
+                if name == "write_bytes":
+                    self.real[name](first, arguments[0][: len(arguments[0]) // 2])
+                where = first if name != "write_bytes" and isinstance(first, str | os.PathLike) else None
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([where] if where else []))
             return self.real[name](first, *arguments, **options)
 

@@ -10,7 +10,6 @@ import pytest
 from stored_training import Line
 
 from anm_nb.config import ParameterError
-from anm_nb.identity import key_of
 from anm_nb.run import MANIFEST, CorruptRun
 from anm_nb.store import Run, finished_runs, get_or_train, scan, store_root
 
@@ -33,14 +32,7 @@ def flip(path: Path, place: float) -> None:
     path.write_bytes(data)
 
 
-def test_a_run_holds_what_its_manifest_names(run):
-    assert {*run.manifest.files, MANIFEST} == set(FILES) == {path.name for path in run.path.iterdir()}
-    assert run.manifest.key == run.key == key_of(run.manifest.identity)
-    assert Run(run.path).faults() == []
-    assert (run.summary["seeds"], run.summary["steps"], run.summary["resumed"]) == ([0], 6, False)
-
-
-@pytest.mark.parametrize("place", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("place", [0.0, 0.6])
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, place, run):
     flip(run.path / name, place)

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -101,15 +100,3 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path
     (run,) = finished_runs()
     assert run.provenance["resumed"] is True
     assert_same_run(run, whole_run(name, tmp_path / "whole"))
-
-
-def test_the_second_of_two_is_served_what_the_first_trained(outputs, tmp_path):
-    name = "soft labels, kept weights"
-    used = [tmp_path / "one", tmp_path / "two"]
-    both = [start(name, outputs, asked) for asked in used]
-    for process in both:
-        process.join(300)
-        assert process.exitcode == 0
-    (run,) = finished_runs()
-    assert run.provenance["resumed"] is False
-    assert sorted(path.name for path in Path(outputs / "runs" / ".partial").iterdir()) == [f"{run.key}.lock"]

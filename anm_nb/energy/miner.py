@@ -21,8 +21,8 @@ from anm_nb.energy.constraints import Constraint
 from anm_nb.energy.networks import Inputs, Model, Targets, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Points, SharedNoise, Values
 from anm_nb.tasks.base import Clues, DenoisingTask
-from anm_nb.training.graph import host_may_wait
 from anm_nb.training.seeds import RowDraws
+from anm_nb.training.stack import host_may_wait
 
 BB_RANGE = 10.0  # α may be this many times the first α, or that part of it
 RESTARTS = 2  # new starts after which a point too near the truth is given up, and marked

@@ -13,12 +13,13 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from anm_nb import store
@@ -46,31 +47,29 @@ class SeedRecord:
 
     def keep(self, prefix: str, weights: Mapping[str, Tensor]) -> None:
         """Copy weights, by names that begin with a prefix."""
-        self.weights |= {f"{prefix}.{name}": each.detach().to("cpu", copy=True) for name, each in weights.items()}
+        self.weights |= {f"{prefix}.{name}": _own(each) for name, each in weights.items()}
 
     def add(self, row: dict[str, float], measured: Measurement, averaged: Mapping[str, Tensor], seconds: float) -> None:
         """Append a row, its arrays and, where its selection score is the best so far, the EMA weights."""
         self.rows.append({"seed": self.seed, **row, **measured.scalars})
         self.seconds.append(round(seconds, 3))
         for name, array in measured.arrays.items():
-            self.arrays.setdefault(name, []).append(array.detach().to("cpu", copy=True))
+            self.arrays.setdefault(name, []).append(_own(array))
         if measured.selection is None:
             return
         score = -math.inf if math.isnan(measured.selection) else measured.selection
         if not self.selection or score > self.selection["score"]:  # the earliest of equals stays
             self.keep("selected", averaged)
-            self.selection = {"step": row["step"], "score": score, "waited": 0}
-        else:
-            self.selection["waited"] += 1
-
-    def score_reached(self, config: TrainingConfig) -> bool:
-        """Whether the best selection score is as good as `stop_at_score` asks for."""
-        enough = math.inf if config.stop_at_score is None else config.stop_at_score
-        return self.selection.get("score", -math.inf) >= enough
+            self.selection = {"step": row["step"], "score": score, "waited": -1}
+        self.selection["waited"] += 1
 
     def stops(self, config: TrainingConfig) -> bool:
         """Whether nothing is left to gain, or nothing was gained for `patience` measurements."""
-        return self.score_reached(config) or self.selection.get("waited", -1) >= (config.patience or math.inf)
+        return self._score_reached(config) or self.selection.get("waited", -1) >= (config.patience or math.inf)
+
+    def _score_reached(self, config: TrainingConfig) -> bool:
+        enough = config.stop_at_score
+        return enough is not None and self.selection.get("score", -math.inf) >= enough
 
     def end(self, config: TrainingConfig, evaluated: Measurement) -> None:
         """Note what was selected, whether training stopped early, and the final evaluation."""
@@ -79,19 +78,10 @@ class SeedRecord:
             early = float(last["step"] < config.total_steps())
             last |= {"selected_step": self.selection["step"], "stopped_early": early}
             if config.stop_at_score is not None:
-                last["score_reached"] = float(self.score_reached(config))
+                last["score_reached"] = float(self._score_reached(config))
         last |= evaluated.scalars
-        self.arrays |= {name: [array.detach().to("cpu", copy=True)] for name, array in evaluated.arrays.items()}
+        self.arrays |= {name: [_own(array)] for name, array in evaluated.arrays.items()}
         self.ended = True
-
-    def fail(self, step: int, losses: dict[str, float]) -> None:
-        """Note the step and the losses, `loss` and its parts by name, with which this seed cannot go on."""
-        said = ", ".join(f"{name} = {value:g}" for name, value in losses.items() if name != "loss")
-        self.ended = True
-        self.failure = (
-            f"loss = {losses['loss']:g} at step {step} of seed {self.seed} ({said}); "
-            "a lower learning rate, stronger clipping or float32 precision are the first things to try"
-        )
 
     def state(self) -> State:
         """All of it as tensors, and facts for JSON."""
@@ -107,6 +97,10 @@ class SeedRecord:
         return cls(**own, arrays=arrays, weights=by_prefix(tensors, "weights."))
 
 
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
 def checkpoint_of(folder: Path, seed: int) -> Path:
     """Where a seed's checkpoint lies, in the folder of its run's key."""
     return folder / f"seed-{seed}.checkpoint"
@@ -119,18 +113,19 @@ def before(path: Path) -> Path:
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON-able facts atomically; the file that was there stays beside. Raises `DiskFull`."""
-    owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    owned["facts"] = as_bytes(facts)
-    data = save(owned)
+    data = save({name: _own(tensor).contiguous() for name, tensor in tensors.items()} | {"facts": _as_bytes(facts)})
     with full_disk_named(path, "training goes on from its last checkpoint, or the beginning, when there is room"):
         if path.exists():
             os.replace(path, before(path))
         replace_whole(path, hashlib.sha256(data).digest() + data)
 
 
-def as_bytes(facts: Mapping[str, Any]) -> Tensor:
-    """Facts as the bytes of their JSON."""
+def _as_bytes(facts: Mapping[str, Any]) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+
+
+def _apart(tensors: dict[str, Tensor]) -> State:
+    return tensors, json.loads(bytes(tensors.pop("facts").tolist()))
 
 
 def load_checkpoint(path: Path) -> State:
@@ -139,8 +134,7 @@ def load_checkpoint(path: Path) -> State:
     expected, found = data[:32].hex(), hashlib.sha256(data[32:]).hexdigest()
     if found != expected:
         raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
-    tensors = load(data[32:])
-    return tensors, json.loads(bytes(tensors.pop("facts").tolist()))
+    return _apart(load(data[32:]))
 
 
 def common_checkpoints(paths: Sequence[Path], seeds: Sequence[int]) -> list[State]:
@@ -174,9 +168,9 @@ def good_checkpoints(path: Path, seed: int) -> list[State]:
             os.replace(candidate, candidate.with_name(f"{candidate.name}.corrupt"))
             spoiled.append(str(error))
     if spoiled:
-        step = f"continues from step {good[0][1].get('step')}, of the checkpoint before it" if good else ""
-        then = f"training {step or 'starts from the beginning'}"
-        warnings.warn(f"checkpoint cannot be trusted: {'; '.join(spoiled)}; {then}", stacklevel=4)
+        then = f"continues from step {good[0][1]['step']}, of the checkpoint before it" if good else ""
+        said = f"{'; '.join(spoiled)}; training {then or 'starts from the beginning'}"
+        warnings.warn(f"checkpoint cannot be trusted: {said}", stacklevel=4)
     return good
 
 
@@ -186,38 +180,41 @@ def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
     Returns the run's key; nothing where there is none, or where its first steps are not those of this config, which
     whoever watches is told.
     """
-    length, identity, why_not = config.length, identity_of(config), config.why_not_longer()
+    length, why_not = config.length, config.why_not_longer()
     if not length or folder.parent != store.partial_root() or (why_not and not watched()):
         return ""
-    found, asked = dict[tuple[bool, int], Run](), identity["config"]
-    for run in store.finished_runs():
-        values = run.settings
-        if run.manifest.identity | {"config": values | {length: asked[length]}} == identity:
-            found |= {(STATE in run.manifest.files, values[length]): run} if values[length] < asked[length] else {}
-    if not found:
+    identity, shorter = identity_of(config), dict[int, Run]()
+    asked = identity["config"][length]
+    for path in store.store_root().glob("[!.]*" if why_not else f"[!.]*/{STATE}"):  # few runs have a state
+        run = Run(path if why_not else path.parent)
+        with suppress(CorruptRun):
+            steps = run.settings.get(length, asked)
+            if run.manifest.identity | {"config": run.settings | {length: asked}} == identity and steps < asked:
+                shorter[steps] = run
+    if not shorter:
         return ""
-    (kept, steps), run = max(found.items(), key=lambda item: item[0])
-    why_not = why_not or ("" if kept else "its last state was not stored")
+    run = shorter[max(shorter)]
     try:
         if not why_not:
-            states = load_file(run.file(STATE))
+            states = run.tensors(STATE)
             for seed in config.seeds:
-                state, own = (by_prefix(tensors, f"seed{seed}.") for tensors in (states, run.weights))
-                facts = json.loads(bytes(state.pop("facts").tolist()))
+                own = by_prefix(run.weights, f"seed{seed}.")
+                state, facts = _apart(by_prefix(states, f"seed{seed}."))
                 state |= {name: own[name.removeprefix("weights.")] for name in facts.pop("in_weights")}
                 save_checkpoint(checkpoint_of(folder, seed), state, facts | {"run": folder.name})
             return run.key
     except CorruptRun as error:
         why_not = str(error)
     if watched():
-        print(f"run {run.key} has the first {steps:,} {length}, but training starts anew: {why_not}", file=sys.stderr)
+        said = f"run {run.key} has the first {max(shorter):,} {length}, but training starts anew: {why_not}"
+        print(said, file=sys.stderr)
     return ""
 
 
 def last_state(config: TrainingConfig, folder: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every seed's state before its last step, by `seed<s>.…`, without what its weights have: 8 bytes a parameter.
 
-    Empty where no longer training could go on from it.
+    Empty where a longer training would not go on from it.
     """
     state: dict[str, Tensor] = {}
     for seed in () if config.why_not_longer() else config.seeds:
@@ -230,7 +227,7 @@ def last_state(config: TrainingConfig, folder: Path, weights: Mapping[str, Tenso
         own = {name: weights.get(f"seed{seed}.{name.removeprefix('weights.')}") for name in tensors}
         kept = [name for name, each in own.items() if each is not None and torch.equal(each, tensors[name])]
         state |= {f"seed{seed}.{name}": each for name, each in tensors.items() if name not in kept}
-        state[f"seed{seed}.facts"] = as_bytes(facts | {"in_weights": kept})
+        state[f"seed{seed}.facts"] = _as_bytes(facts | {"in_weights": kept})
     return state
 
 

@@ -20,8 +20,6 @@ from anm_nb.training.stack import ParameterGroup, Stack
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training
 
-COPIES = 5  # of the weights in training: themselves, their gradient, Adam's two moments and the EMA
-
 
 class TrainingConfig(RunConfig):
     """How any model is trained, whatever it learns."""
@@ -41,13 +39,10 @@ class TrainingConfig(RunConfig):
 
     @abstractmethod
     def total_steps(self) -> int: ...  # updates in all
-
     @abstractmethod
     def record_steps(self) -> list[int]: ...  # before whose update to measure, in order: 0 and the last among them
-
     @abstractmethod
     def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # of configs with one `stack_key`
-
     @abstractmethod
     def stack_key(self) -> str: ...  # equal for configs that differ in seeds and scheduled numbers only
 
@@ -116,8 +111,7 @@ class Measurement:
 class Learner(Protocol):
     """S seeds of a family: networks, optimisers' groups, every generator drawn from, losses and measurements.
 
-    `losses` is the part of a step that a CUDA graph holds: on a GPU it must not wait for the host, and may branch on
-    its `branch` only. What has to be made outside, such as fresh problems, comes from `inputs`.
+    `losses` is what a CUDA graph holds: on a GPU it must not wait for the host. The rest of a step is made in `inputs`.
     """
 
     members: Sequence[Member]
@@ -130,24 +124,14 @@ class Learner(Protocol):
     suspects: str  # the user's own parts of a step, for messages
 
     def inputs(self, step: int) -> dict[str, Tensor]: ...  # the next batch of all seeds
-
-    def branch(self, step: int, recorded: bool) -> Hashable: ...  # whatever the Python code of `losses` branches on
-
-    def losses(
+    def branch(self, step: int, recorded: bool) -> Hashable: ...  # all that the Python code of `losses` branches on
+    def losses(  # of a batch; `now` holds the schedules' values, `averaged` is the EMA
         self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack
-    ) -> StepLosses:
-        """Losses of a batch; `now` holds the schedules' values; `averaged` is the EMA, without gradients."""
-
-    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
-        """Measurements of every seed before the update of this step. Must leave `generators` as they are."""
-
-    def evaluate(self, place: int, selected: nn.Module) -> Measurement:
-        """A seed's final evaluation, on data that nothing was chosen by, with its selected or its averaged weights."""
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    ) -> StepLosses: ...
+    # Of every seed before the update of this step; leaves `generators` as they are.
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]: ...
+    # Of one seed at the end, with its selected or averaged weights, on data that nothing was chosen by.
+    def evaluate(self, place: int, selected: nn.Module) -> Measurement: ...
 
 
 def require_memory(values: Mapping[str, Any], needed: Mapping[str, float]) -> None:
@@ -156,7 +140,7 @@ def require_memory(values: Mapping[str, Any], needed: Mapping[str, float]) -> No
     `needed` holds lower bounds, so that nothing is refused that would run, by the parameters they come from ("batch
     size"); the message names those of the parts that matter, with their `values`.
     """
-    total, available = sum(needed.values()), machine_memory()
+    total, available = sum(needed.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if total > available:
         names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
         said = ", ".join(f"{name} = {shown(values[name])}" for name in names)
@@ -165,7 +149,6 @@ def require_memory(values: Mapping[str, Any], needed: Mapping[str, float]) -> No
 
 
 def weight_bytes(make_network: Callable[[], nn.Module], kept: int = 0) -> int:
-    """Bytes of one seed's weights in training, in float32, `kept` records of them included; nothing is allocated."""
+    """Bytes of one seed's weights, gradient, Adam's moments, EMA and `kept` records in float32; allocates nothing."""
     with torch.device("meta"):
-        weights = sum(parameter.numel() for parameter in make_network().parameters())
-    return 4 * (COPIES + kept) * weights
+        return 4 * (5 + kept) * sum(parameter.numel() for parameter in make_network().parameters())

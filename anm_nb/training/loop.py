@@ -16,9 +16,8 @@ from torch import Tensor
 
 from anm_nb.training import TELL_SECONDS, Interrupted, OutOfTime, Tell, interrupts, seconds_left, silent
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
-from anm_nb.training.graph import StepGraphs, without_host
 from anm_nb.training.learner import Learner, StepLosses
-from anm_nb.training.stack import Stack, update
+from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
 
@@ -79,28 +78,25 @@ class Training:
             self.restore()
             steps = range(self.step, total + 1) if self.running() else range(0)
             self.began = time.perf_counter()
-            for step in steps:
-                self.step = step
+            for self.step in steps:
                 if time.perf_counter() - told > TELL_SECONDS:
                     told = time.perf_counter()
-                    for place in range(len(self.records)):
-                        self._tell(place, {})
-                if step % self.learner.block == 0:
+                    self._tell_all()
+                if self.step % self.learner.block == 0:
                     self._save_or_leave()
-                inputs, kind = self.learner.inputs(step), self.kind(step, step in recorded)
-                if step not in recorded:
+                inputs, kind = self.learner.inputs(self.step), self.kind(self.step, self.step in recorded)
+                if self.step not in recorded:
                     self.take(inputs, kind)
                     continue
                 losses = self.losses(inputs, kind)
                 self._measure(losses)
                 if not self.running():
                     break
-                if step < total:
+                if self.step < total:
                     self.update(losses, kind)
             for place in self.running():
                 self._end(place)
-            for place in range(len(self.records)):
-                self._tell(place, {})
+            self._tell_all()
             if len(steps):
                 self.save()
         self._raise_failures()
@@ -181,7 +177,12 @@ class Training:
         """End the seeds whose loss was not finite; raises `NonFiniteLoss` where nobody is left."""
         for place, step in enumerate(self.failed_at.tolist()):
             if step >= 0 and not self.records[place].ended:
-                self.records[place].fail(step, {name: float(each[place]) for name, each in self.failed.items()})
+                loss, *parts = (f"{name} = {float(each[place]):g}" for name, each in self.failed.items())
+                self.records[place].ended = True
+                self.records[place].failure = (
+                    f"{loss} at step {step} of seed {self.records[place].seed} ({', '.join(parts)}); "
+                    "a lower learning rate, stronger clipping or float32 precision are the first things to try"
+                )
         if not self.running():
             self._raise_failures()
 
@@ -223,6 +224,10 @@ class Training:
             torch.cuda.synchronize()
         now = time.perf_counter()
         self.seconds, self.began = self.seconds + now - self.began, now
+
+    def _tell_all(self) -> None:
+        for place in range(len(self.records)):
+            self._tell(place, {})
 
     def _tell(self, place: int, row: Mapping[str, float]) -> None:
         step = self.config.total_steps() if self.records[place].ended else self.step

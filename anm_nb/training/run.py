@@ -5,7 +5,6 @@ What comes out does not depend on processes: a seed is trained by the same code,
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -34,8 +33,9 @@ from anm_nb.training.loop import Training
 
 WORTH_SECONDS = 12.0  # of steps: processes are ready after 3 to 5 s, and two of them save half of the time
 FIRST_STEPS = 6  # of which the last is timed: the first ones are slower than the rest
-LEAVE = "leave"  # a file in a run's folder that tells its processes to save and end
 WATCH_SECONDS = 0.1  # how long a process may outlive the one that started it
+LEAVE = "leave"  # a file in a run's folder that tells its processes to save and end
+WORDS: list[Any] = []  # of a process that trains seeds: the queue in which it tells how it goes
 WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's steps are graphs
 
 
@@ -139,8 +139,6 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell = silent
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write for a moment yet
         with FileLock(lock):
             pass
-    for path in (folder / LEAVE, *folder.glob("seed-*.told")):
-        path.unlink(missing_ok=True)
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
     if not ours or len(config.seeds) < 2 or seconds_left() < math.inf:
         return 1
@@ -155,19 +153,22 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell = silent
         return 1
     from joblib.externals import loky  # its processes, unlike the standard library's, run no script again
 
+    context = loky.backend.get_context()
+    leave, words = folder / LEAVE, context.SimpleQueue()
+    leave.unlink(missing_ok=True)
     share = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(config.threads))
-    executor = loky.ProcessPoolExecutor(count, env=share, initializer=_end_with, initargs=(os.getpid(),))
+    begin = {"context": context, "env": share, "initializer": _begin, "initargs": (os.getpid(), words)}
+    executor = loky.ProcessPoolExecutor(count, **begin)
     try:
         futures = [executor.submit(_train_seed, config, seed, folder) for seed in waiting]
-        places = dict.fromkeys(waiting, 0)
-        with interrupts((folder / LEAVE).touch):
-            while True:
-                done, running = wait(futures, TELL_SECONDS)
-                for seed in waiting:
-                    places[seed] = _tell_on(Member(config, seed), folder, places[seed], tell)
-                if not running or (not (folder / LEAVE).exists() and any(each.exception() for each in done)):
-                    break
-        for future in sorted(done, key=futures.index):
+        with interrupts(leave.touch):
+            running: Any = futures
+            while running and (leave.exists() or not any(each.done() and each.exception() for each in futures)):
+                running = wait(futures, TELL_SECONDS).not_done
+                while not words.empty():
+                    seed, *told = words.get()
+                    tell(Member(config, seed), *told)
+        for future in (each for each in futures if each.done()):
             if isinstance(left := future.exception(), Interrupted):
                 raise Interrupted(left)  # without what happened in the other process
             future.result()
@@ -186,31 +187,20 @@ def available_cores() -> int:
 
 
 def _train_seed(config: TrainingConfig, seed: int, folder: Path) -> None:
-    """What another process does; what it tells is a line of JSON in a file."""
+    """What another process does."""
     torch.set_num_threads(config.threads)
-    with FileLock(folder / f"seed-{seed}.lock"), (folder / f"seed-{seed}.told").open("w", buffering=1) as told:
+    with FileLock(folder / f"seed-{seed}.lock"):
         training = Training(config.learner(seed), [folder])
 
         def tell(member: Member, *words: Any) -> None:
-            told.write(f"{json.dumps(words)}\n")
+            WORDS[-1].put((seed, *words))
             if (folder / LEAVE).exists():
                 training.leaving.set()
 
         training.run(tell)
 
 
-def _tell_on(member: Member, folder: Path, place: int, tell: Tell) -> int:
-    """Pass on what the process of a seed told from a place in its file on; the place of what it has not told yet."""
-    with (folder / f"seed-{member.seed}.told").open("a+b") as file:  # which may not be there yet
-        file.seek(place)
-        for line in file:
-            if line.endswith(b"\n"):
-                tell(member, *json.loads(line))
-                place += len(line)
-    return place
-
-
-def _end_with(parent: int) -> None:
+def _begin(parent: int, words: Any) -> None:
     """Make this process end when the one that started it has, also by SIGKILL; only that one is to be interrupted."""
 
     def watch() -> None:
@@ -220,6 +210,7 @@ def _end_with(parent: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
+    WORDS.append(words)
 
 
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:

@@ -1,8 +1,12 @@
-"""Networks of one shape over a seed axis, each parameter and buffer stacked along a first dimension, and updated."""
+"""Networks of one shape over a seed axis, their updates, and on a GPU whole steps of them as CUDA graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +16,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
+
+WARM_UP = 3  # steps of a kind taken as they are before it is captured: libraries and optimisers set themselves up
+_host_may_wait: ContextVar[bool] = ContextVar("host_may_wait", default=True)
+
+
+def host_may_wait() -> bool:
+    """Whether code may look at values on the host: False inside a step that is, or may be, captured."""
+    return _host_may_wait.get()
+
+
+@contextmanager
+def without_host(refused: bool = True) -> Iterator[None]:
+    """Inside, `host_may_wait()` is False (unless `refused` is)."""
+    token = _host_may_wait.set(not refused and host_may_wait())
+    try:
+        yield
+    finally:
+        _host_may_wait.reset(token)
 
 
 class Stack(nn.Module):
@@ -29,17 +51,9 @@ class Stack(nn.Module):
         for into, *owners in zip(self.network.inner.modules(), *(each.modules() for each in members), strict=True):
             for kind in ("_parameters", "_buffers"):
                 for name, first in getattr(owners[0], kind).items():
-                    if first is None:
-                        continue
-                    if id(first) not in self.stack_of and self.size > 1:
-                        own = [getattr(owner, kind)[name] for owner in owners]
-                        stack = torch.stack([tensor.detach() for tensor in own])
-                        for tensor, view in zip(own, stack, strict=True):
-                            tensor.data = view
-                        trained = isinstance(first, nn.Parameter)
-                        self.stack_of[id(first)] = nn.Parameter(stack, first.requires_grad) if trained else stack
-                    self.stack_of.setdefault(id(first), first)
-                    getattr(into, kind)[name] = self.stack_of[id(first)]
+                    if first is not None and id(first) not in self.stack_of:
+                        self.stack_of[id(first)] = _joined([getattr(owner, kind)[name] for owner in owners])
+                    getattr(into, kind)[name] = first if first is None else self.stack_of[id(first)]
         self.train(members[0].training)
 
     def each(self, function: Callable[..., Any], *inputs: Any) -> Any:
@@ -77,6 +91,16 @@ class Stack(nn.Module):
     def tensors(self) -> list[Tensor]:
         """All parameters and buffers."""
         return [*self.network.parameters(), *self.network.buffers()]
+
+
+def _joined(own: Sequence[Tensor]) -> Tensor:
+    """Tensors of all members as views of one, which is returned; one alone as it is."""
+    if len(own) == 1:
+        return own[0]
+    stack = torch.stack([tensor.detach() for tensor in own])
+    for tensor, view in zip(own, stack, strict=True):
+        tensor.data = view
+    return nn.Parameter(stack, own[0].requires_grad) if isinstance(own[0], nn.Parameter) else stack
 
 
 class _Applied(nn.Module):
@@ -121,9 +145,8 @@ class ParameterGroup:
         """One step at `factor` times the learning rate, each seed's gradient scaled to at most `clip_norm`."""
         present, seeds = [gradient for gradient in gradients if gradient is not None], self.stack.size
         if present and seeds == 1:  # whose stacks have no axis of seeds
-            norms = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
-            torch._foreach_mul_(present, (self.clip_norm / (norms + 1e-6)).clamp_max(1.0))
-            self.norms.copy_(norms)
+            self.norms.copy_(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present))))
+            torch._foreach_mul_(present, (self.clip_norm / (self.norms[0] + 1e-6)).clamp_max(1.0))
         elif present:
             parts = [torch.linalg.vector_norm(gradient.reshape(seeds, -1), dim=1) for gradient in present]
             self.norms.copy_(torch.linalg.vector_norm(torch.stack(parts), dim=0))
@@ -170,3 +193,65 @@ def update(total: Float[Tensor, " seeds"], groups: Sequence[ParameterGroup], fac
 def _along_first(values: Float[Tensor, " seeds"], stack: Tensor) -> Tensor:
     """One value for each seed, to be multiplied with a stack [S, …]."""
     return values.view(-1, *[1] * (stack.ndim - 1))
+
+
+class NotCapturable(RuntimeError):
+    """A step waits for the host, so that no CUDA graph can hold it; the message says what to change."""
+
+
+class StepGraphs:
+    """Takes steps of several kinds; each kind is captured after `WARM_UP` steps, and replayed from then on.
+
+    A kind is what the step's Python code branches on, and the shapes of its inputs, which are copied into buffers. The
+    step may read and write any tensors that stay where they are; it draws from `generators`. `suspects` names the
+    user's own parts for `NotCapturable`. All steps, and whatever else makes gradients of the same parameters, have to
+    be taken on one stream that is not the default.
+    """
+
+    def __init__(
+        self, step: Callable[[Mapping[str, Tensor], Any], None], generators: Sequence[torch.Generator], suspects: str
+    ) -> None:
+        self.step, self.generators, self.suspects = step, generators, suspects
+        self.taken: Counter[Hashable] = Counter()
+        self.captured: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+        self.setup_seconds, self.replays = 0.0, 0
+
+    def take(self, inputs: Mapping[str, Tensor], kind: Hashable) -> None:
+        """One step of that kind."""
+        key = kind, tuple((name, tensor.shape) for name, tensor in inputs.items())
+        self.taken[key] += 1
+        if self.taken[key] <= WARM_UP:
+            self.step(inputs, kind)
+            return
+        if key not in self.captured:
+            self.captured[key] = self._capture(inputs, kind)
+        graph, buffers = self.captured[key]
+        for name, tensor in inputs.items():
+            buffers[name].copy_(tensor)
+        graph.replay()
+        self.replays += 1
+
+    def _capture(self, inputs: Mapping[str, Tensor], kind: Hashable) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
+        started, graph = time.perf_counter(), torch.cuda.CUDAGraph()
+        buffers = {name: tensor.clone() for name, tensor in inputs.items()}
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
+                self.step(buffers, kind)
+        except RuntimeError as error:
+            first = error
+            while isinstance(first.__context__, RuntimeError):  # what ended the capture, before its own complaint
+                first = first.__context__
+            if "captur" not in f"{error} {first}".lower():
+                raise
+            said = str(first).strip().partition("\n")[0]
+            raise NotCapturable(
+                f"the training step cannot be captured as a CUDA graph ({said}): something in it waits for the host. "
+                f"Look at {self.suspects} for .item(), float(), bool(), tolist(), nonzero or boolean-mask indexing, "
+                "and use torch.where and masks instead; or set graph = False"
+            ) from error
+        torch.cuda.synchronize()
+        self.setup_seconds += time.perf_counter() - started
+        return graph, buffers

@@ -11,8 +11,8 @@ from anm_nb.energy.constraints import L2Ball, LinfBall
 from anm_nb.energy.miner import RESTARTS, MinerConfig, mine
 from anm_nb.energy.networks import EnergyMLP
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.training.graph import without_host
 from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.stack import without_host
 
 BATCH, DIM = 32, 6
 

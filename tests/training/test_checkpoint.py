@@ -1,11 +1,12 @@
 """A checkpoint comes back bit for bit, and a write that dies leaves the older one standing."""
 
 import errno
+from pathlib import Path
 
 import pytest
 import torch
 
-from anm_nb import files
+from anm_nb.files import DiskFull
 from anm_nb.training.checkpoint import (
     CorruptRun,
     before,
@@ -86,14 +87,16 @@ def test_a_checkpoint_of_another_run_or_seed_is_refused_by_name(facts, said, pat
         assert steps(path) == [8]
 
 
-@pytest.mark.parametrize(("code", "refused"), [(errno.ENOSPC, files.DiskFull), (errno.EIO, OSError)])
+@pytest.mark.parametrize(("code", "refused"), [(errno.ENOSPC, DiskFull), (errno.EIO, OSError)])
 def test_a_write_that_fails_leaves_the_older_checkpoint_and_a_full_disk_is_named(code, refused, path, monkeypatch):
-    def dying(target, data):
-        target.write_bytes(data[: len(data) // 2])
-        raise OSError(code, "input/output error", str(target))
+    write = Path.write_bytes
 
-    monkeypatch.setattr(files, "write_through", dying)
-    said = "goes on from its last checkpoint" if refused is files.DiskFull else "input/output error"
+    def dying(target, data):
+        write(target, data[: len(data) // 2])
+        raise OSError(code, "input/output error")
+
+    monkeypatch.setattr(Path, "write_bytes", dying)
+    said = "goes on from its last checkpoint" if refused is DiskFull else "input/output error"
     for _ in range(2):
         with pytest.raises(refused, match=said):
             save_checkpoint(path, TENSORS, {"step": 12})

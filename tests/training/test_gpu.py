@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_inside_a_replay_is_named_and_the_others_go_on
 WAITS = """
 import pathlib, sys
 from families import Own, energy
-from anm_nb.training.graph import NotCapturable
+from anm_nb.training.stack import NotCapturable
 from anm_nb.training.run import train_together
 config, folder = energy((0, 1), negatives=Own(), device="cuda"), pathlib.Path(sys.argv[1])
 for name in ("graph", "plain"):

@@ -89,15 +89,6 @@ def test_rows_and_arrays_are_of_their_step_and_measuring_changes_nothing(seeds, 
         assert repr([row for row in often.rows[:-1] if row["step"] % 5 == 0]) == repr(seldom.rows[:-1])
 
 
-def test_the_last_weights_are_evaluated_where_nothing_is_selected(tmp_path):
-    training = toy_training(ToyConfig(patience=1), tmp_path, (0, 1))
-    records = training.run()
-    for record in records:
-        assert torch.equal(training.learner.evaluated[record.seed]["0.weight"], record.weights["averaged.0.weight"])
-        assert "selected_step" not in record.rows[-1]
-        assert not any(name.startswith("selected.") for name in record.weights)
-
-
 def test_members_are_views_of_the_stack_and_share_what_they_shared():
     def tied(seed):
         network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))

@@ -16,7 +16,6 @@ from filelock import FileLock
 from stored_training import CONFIGS, long_training
 from toy import assert_same
 
-from anm_nb.energy.negatives import STRATEGIES, register_negatives
 from anm_nb.training import run
 from anm_nb.training.checkpoint import checkpoint_of
 from anm_nb.training.loop import NonFiniteLoss
@@ -80,19 +79,9 @@ def test_a_seed_that_fails_is_named_as_it_would_be_here(two_at_a_time, tmp_path,
     assert children(os.getpid(), "loky.backend.popen") == []
 
 
-@pytest.fixture
-def notebook_strategy(monkeypatch):
-    """A strategy as a notebook registers it, forgotten after the test."""
-    for name, known in vars(STRATEGIES).items():
-        if isinstance(known, dict):
-            monkeypatch.setattr(STRATEGIES, name, dict(known))
+def test_a_class_of_the_users_own_trains_here(two_at_a_time, tmp_path, monkeypatch):
     monkeypatch.setattr(Own, "__module__", "__main__")
-    return register_negatives(Own)
-
-
-def test_a_class_of_the_users_own_trains_here(notebook_strategy, two_at_a_time, tmp_path):
-    config = ENERGY.model_copy(update={"negatives": notebook_strategy(), "seeds": (0, 1)})
-    assert config.train(tmp_path).processes == 1
+    assert ENERGY.model_copy(update={"negatives": Own(), "seeds": (0, 1)}).train(tmp_path).processes == 1
 
 
 @pytest.mark.parametrize(

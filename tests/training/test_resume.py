@@ -7,9 +7,8 @@ from stored_training import CONFIGS, energy
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
 from anm_nb.training import OutOfTime, loop, time_limit
-from anm_nb.training.checkpoint import checkpoint_of
 from anm_nb.training.loop import Training
-from anm_nb.training.run import train, train_together
+from anm_nb.training.run import train_together
 
 CONFIG = ToyConfig(every=2, checkpoint_every=4, keep_weights=True)
 
@@ -56,19 +55,6 @@ def test_a_kill_between_the_files_of_one_save_costs_the_steps_since_the_one_befo
     assert_same(toy_trained(config, tmp_path / "killed", (0, 1, 2), scores=scores), whole)
 
 
-@pytest.mark.parametrize("seeds", [(1,), (0, 1, 2)])
-def test_a_newest_checkpoint_that_cannot_be_trusted_gives_way_to_the_one_before(seeds, tmp_path):
-    whole = toy_trained(CONFIG, tmp_path / "whole", seeds)
-    with pytest.raises(Killed):
-        toy_trained(CONFIG, tmp_path / "run", seeds, die_at=10)
-    newest = checkpoint_of(tmp_path / "run", 1)
-    newest.write_bytes(newest.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match=rf"{newest}.*continues from step 4, of the checkpoint before it") as warned:
-        resumed = toy_trained(CONFIG, tmp_path / "run", seeds)
-    assert len(warned) == 1
-    assert_same(resumed, whole)
-
-
 # ---- limited time ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seeds", [(1,), (0, 1, 2)])
 def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bits(seeds, tmp_path, monkeypatch):
@@ -88,21 +74,20 @@ def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bit
 CASES = CONFIGS | {"mixed": energy("mixed", keep_weights=True)}
 
 
-@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_either_family_resumes_to_the_same_bits(name, together, tmp_path, monkeypatch):
+def test_either_family_s_stack_resumes_to_the_same_bits(name, tmp_path, monkeypatch):
+    """Single seeds are killed for good in test_store_kill."""
     config = CASES[name]
 
     def trained(folder):
         folder.mkdir(exist_ok=True)
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        return train_together([config], [folder])[0] if together else train(config, folder)
+        return train_together([config], [folder])[0]
 
     whole, update = trained(tmp_path / "whole"), Training.update
     for killed_at in (5, 9):
 
         def dying(self, losses, kind, killed_at=killed_at):
-            if self.step == killed_at and self.records[-1].seed == config.seeds[-1]:
+            if self.step == killed_at:
                 raise Killed  # all generators have moved on
             update(self, losses, kind)
 

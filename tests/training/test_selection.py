@@ -7,9 +7,6 @@ import pytest
 import torch
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
 
-from anm_nb.training.checkpoint import SeedRecord
-from anm_nb.training.learner import Measurement
-
 NAN = math.nan
 CONFIG = ToyConfig(record_every=1, decay=0.6)
 
@@ -65,14 +62,6 @@ def test_a_seed_stops_where_its_score_is_reached_and_says_that_it_was(tmp_path):
     assert [len(record.seconds) for record in records] == [4, 2, 5]
 
 
-def test_a_score_reached_at_the_last_step_stops_nothing_and_none_is_looked_for_unasked(tmp_path):
-    _, records = selected({0: [0.1, 0.5, 0.9]}, tmp_path / "asked", stop_at_score=0.9)
-    assert ends(records, "stopped_early", "score_reached") == [(0, 1)]
-    _, records = selected({0: [0.1, 1.0, 1.0]}, tmp_path / "unasked")
-    assert ends(records, "step", "stopped_early") == [(2, 0)]
-    assert "score_reached" not in records[0].rows[-1]
-
-
 # Seed 0 is best at step 1, seed 1 gets better throughout, seed 2 does until step 4, seed 3 reaches the score at step 5.
 MANY = {
     0: [0.0, 0.5] + [0.1] * 7,
@@ -96,17 +85,10 @@ def test_a_seed_that_stopped_keeps_its_weights_and_rows_and_the_others_go_on(tmp
 
 
 @pytest.mark.filterwarnings("ignore:seed . stopped")
-@pytest.mark.parametrize("killed_at", [1, 4, 6, 8])
+@pytest.mark.parametrize("killed_at", [4, 6])
 def test_a_resumed_stack_selects_and_stops_as_one_that_was_left_alone(killed_at, tmp_path):
     whole = toy_trained(PATIENT, tmp_path / "whole", tuple(MANY), scores=MANY)
     with pytest.raises(Killed):
         toy_trained(PATIENT, tmp_path / "resumed", tuple(MANY), scores=MANY, die_at=killed_at)
     for _ in range(2):  # the second time everything is there already
         assert_same(toy_trained(PATIENT, tmp_path / "resumed", tuple(MANY), scores=MANY), whole)
-
-
-@pytest.mark.parametrize(("score", "enough", "stops"), [(0.0, 0.0, True), (-0.1, 0.0, False), (0.5, None, False)])
-def test_a_score_of_zero_is_one_to_stop_at(score, enough, stops):
-    record = SeedRecord(0)
-    record.add({"step": 0}, Measurement({}, selection=score), {}, 0.0)
-    assert record.stops(ToyConfig(stop_at_score=enough)) == stops

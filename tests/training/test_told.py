@@ -4,12 +4,8 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from stored_training import CONFIGS
 from toy import ToyConfig, assert_same, toy_trained, toy_training
 
@@ -17,7 +13,6 @@ from anm_nb import training
 from anm_nb.training import Interrupted, on_record, progress, run
 from anm_nb.training.learner import Member
 
-TESTS = Path(__file__).parents[1]
 ROWS = CONFIGS["mined negatives, EMA"].model_copy(update={"test_examples": 4})
 
 
@@ -76,15 +71,6 @@ def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys)
     assert re.search(r"\d\d:\d\d gone, \S+ left", shown)
 
 
-def test_seeds_that_were_trained_before_count_as_done(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(training, "watched", lambda: True)
-    first, second = (toy_training(ToyConfig(seeds=(0, 1)), tmp_path, (seed,)) for seed in (0, 0))
-    first.run()
-    with progress([Member(first.config, seed) for seed in (0, 1)]) as tell:
-        second.run(tell)
-    assert "toy, seeds: 2, step 12 of 24" in capsys.readouterr().err
-
-
 def test_nobody_who_cannot_see_a_bar_gets_one(monkeypatch, capsys):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     with progress([Member(ROWS, 0)]) as tell:
@@ -104,35 +90,11 @@ def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_
         return inputs(step)
 
     interrupted.learner.inputs = at_seven
-    with pytest.raises(Interrupted, match="run again to go on from step 8 of 12"):
+    with pytest.raises(Interrupted, match="run again to go on from step 8 of 12") as left:
         interrupted.run()
+    assert left.value._render_traceback_() == [f"Interrupted: {left.value}"]  # all that a notebook shows
     resumed = toy_training(config, tmp_path / "run", seeds)
     resumed.run()
     assert len(resumed.learner.seen) == 5
     assert_same(toy_trained(config, tmp_path / "run", seeds), toy_trained(config, tmp_path / "whole", seeds))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-CELL = """
-import os, signal, threading
-from stored_training import long_training
-from anm_nb import store
-from anm_nb.training import loop
-save = loop.Training.save
-def tell(self):
-    save(self)
-    if self.step == 3:
-        os.kill(os.getpid(), signal.SIGINT)
-loop.Training.save = tell
-store.get_or_train(long_training())
-"""
-
-
-def test_a_notebook_shows_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    cell = nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{CELL}")
-    with pytest.raises(CellExecutionError):
-        NotebookClient(nbformat.v4.new_notebook(cells=[cell]), kernel_name="python3").execute()
-    (shown,) = [output for output in cell.outputs if output.output_type == "error"]
-    assert shown.traceback == ["Interrupted: seed 0: run again to go on from step 3 of 60"]
