@@ -31,11 +31,7 @@ BLOCK_NUMBERS = 2**26  # a GPU draws fresh problems for several steps at once, s
 
 
 class EnergyLearner:
-    """S seeds of energy runs.
-
-    Data, noise, negatives and initial weights of a seed come from generators of their own, so that runs which differ
-    only in their negatives see the same batches in the same order with the same noise.
-    """
+    """S seeds of energy runs; those that differ only in their negatives see the same batches with the same noise."""
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         config: EnergyConfig = members[0].config
@@ -53,8 +49,8 @@ class EnergyLearner:
         self.generators: Mapping[str, Sequence[torch.Generator]] = {each: self._sources(each) for each in purposes}
         weights = [each.config.weight for each in members]
         self.contrasted, self.weight = any(weights), torch.tensor(weights, dtype=torch.float64, device=device)
-        progress = (torch.arange(config.steps + 1, dtype=torch.float64) / config.steps).float().to(device)
-        self.schedules: Mapping[str, Tensor] = {"progress": progress}
+        progress = torch.arange(config.steps + 1, dtype=torch.float64) / config.steps
+        self.schedules: Mapping[str, Tensor] = {"progress": progress.float().to(device)}
         self.suspects = ", ".join(plugin.__name__ for plugin in config.plugins())
         numbers = config.batch * (self.task.x_dim + self.task.y_dim)
         self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" else 1
@@ -67,7 +63,6 @@ class EnergyLearner:
         self.dev_negatives = self.dev_problem.impose(DEV_NEGATIVES.propose(self.dev_problem).y_neg)
 
     def inputs(self, step: int) -> dict[str, Tensor]:
-        """Fresh problems for a step, rows of all seeds."""
         place, batch = step % self.block, self.config.batch
         if place == 0:
             n, sources = self.block * batch, self.generators["data"]
@@ -82,22 +77,17 @@ class EnergyLearner:
     def losses(
         self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Any, averaged: Stack
     ) -> StepLosses:
-        """Denoising and contrastive losses of a batch."""
         noise, draws = (RowDraws(self.generators[purpose], self.device) for purpose in ("noise", "negatives"))
         problem = replace(self._problem(Batch(**inputs), averaged, noise), draws=draws, progress=now["progress"])
         return step_losses(problem, self.config.negatives if branch else None, self.weight, self.config.soft_label)
 
     def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
         """The checklist's columns (sections A, B, D, J) before the update of this step."""
-        averaged = training.averaged
-        answers = predict(averaged, self.task, self.dev, self.schedule, self.inner_steps, self.seeds).chunk(
-            len(self.seeds)
-        )
-        measured = []
-        for answer, margin, dev in zip(answers, self.model.apart(self.dev_margin(averaged)), self.devs, strict=True):
-            scalars = self.task.metrics(answer, dev)
-            scalars |= {"dev_margin_mean": float(margin.mean()), "dev_p_hard": float((margin < 0).float().mean())}
-            measured.append(Measurement(scalars, {"dev_margins": margin}))
+        averaged, apart, measured = training.averaged, self.model.apart, []
+        answers = predict(averaged, self.task, self.dev, self.schedule, self.inner_steps, self.seeds)
+        for answer, margin, dev in zip(apart(answers), apart(self.dev_margin(averaged)), self.devs, strict=True):
+            means = {"dev_margin_mean": float(margin.mean()), "dev_p_hard": float((margin < 0).float().mean())}
+            measured.append(Measurement(self.task.metrics(answer, dev) | means, {"dev_margins": margin}))
         if losses.detail is not None:
             self.measure_contrast(losses.detail, measured)
         return measured
@@ -107,8 +97,8 @@ class EnergyLearner:
 
         As arrays the margins, and how many negatives have m* < 0, and how many there are, at each noise level.
         """
-        of_weights = gradient_columns(contrast.loss_mse, contrast.weighted, self.model.parameters())
-        shares = of_weights["grad_share_contrast"]
+        learnt = self.model.parameters()
+        shares = gradient_columns(contrast.loss_mse, contrast.weighted, learnt)["grad_share_contrast"]
         noise, mined, y_pos = contrast.problem.noise, contrast.mined, contrast.problem.y_pos
         rows = [contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, noise.k, *contrast.noised]
         rows += [y_pos, mined.y_neg, noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k), *mined.log.values()]

@@ -62,8 +62,7 @@ class MinerConfig(Parameters):
 
     def to_the_end(self) -> MinerConfig:
         """The same miner, with as many turns as any descent can take where it has no limit of its own."""
-        most = (RESTARTS + 1) * (1 + self.steps * self.max_backtracks)
-        return self if self.turns else self.model_copy(update={"turns": most})
+        return self.model_copy(update={"turns": self.turns or (RESTARTS + 1) * (1 + self.steps * self.max_backtracks)})
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class MiningProblem:
 
 @dataclass(frozen=True)
 class Mined:
-    """Negatives in clean y-space, and what the miner recorded of each example (tensors [batch])."""
+    """Negatives in clean y-space, and what was recorded of each example (tensors [batch])."""
 
     y_neg: Points
     log: dict[str, Tensor] = field(default_factory=dict)
@@ -136,8 +135,7 @@ class _Descent:
         self.y_pos, self.constraint, self.config, self.scale = y_pos, constraint, config, y_pos.norm(dim=1)
         self.y = self.ahead = y_pos
         self.value = self.alpha = self.first_alpha = self.scale  # any positive number, until the start
-        self.gradient, self.start_value = torch.zeros_like(y_pos), torch.zeros_like(self.scale)
-        self.slack = self.start_value
+        self.gradient, self.start_value, self.slack = map(torch.zeros_like, (y_pos, self.scale, self.scale))
         self.accepted = self.backtracks = self.streak = self.restarts = torch.zeros_like(self.scale, dtype=torch.long)
         self.done = self.accepted.bool()
         self.starting = self.too_close = ~self.done
@@ -156,7 +154,6 @@ class _Descent:
         return torch.where(self.starting.unsqueeze(1), start, self.ahead)
 
     def judge(self, point: Points, value: Values) -> Trial:
-        """Whether each trial point is taken."""
         below = self.value - value - self.config.armijo_c / self.alpha * (point - self.y).square().sum(1)
         stepping = ~self.done & ~self.starting
         enough = torch.ones_like(stepping) if self.config.rule == "fixed" else below >= 0
@@ -194,7 +191,6 @@ class _Descent:
         self.done = self.done | ~self.starting & ended
 
     def mined(self) -> Mined:
-        """The points reached, with the log."""
         gm_norm = (self.y - self.ahead).norm(dim=1)  # the length of the step that would be tried next
         log = {
             "miner_accepted": self.accepted,
@@ -239,9 +235,8 @@ def mine(
     is_near = near or (lambda y: (y - y_pos).norm(dim=1) < config.delta * descent.scale)
 
     def objective(point: Tensor) -> Tensor:
-        if (value := energy(point)).shape != point.shape[:1]:
-            shape = tuple(value.shape)
-            raise ParameterError(f"energy of {len(point)} points has shape {shape}: should be one number for each")
+        if (value := energy(point)).shape != (count := len(point),):
+            raise ParameterError(f"energy of {count} points has shape {(*value.shape,)}: should be one number for each")
         return value - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else value
 
     # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid. Answers that

@@ -1,6 +1,6 @@
 """Negative strategies: what the contrastive loss is shown as wrong. Bring your own by subclassing `NegativeStrategy`.
 
-A strategy works in clean y-space. Noising is the trainer's, once, with the noise of the positive (`SharedNoise`).
+A strategy works in clean y-space; the trainer noises, once, with the positive's noise.
 """
 
 from __future__ import annotations

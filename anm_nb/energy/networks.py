@@ -70,11 +70,8 @@ def scale_and_bias(modulation: nn.Linear, embedded: Float[Tensor, "levels dim"],
 
 
 def energy_of(output: Float[Tensor, "b ..."], head: Head) -> Values:
-    """A network's output to energies: `squared_norm` (published) sums its squares, `scalar` sums it, unbounded below.
-
-    In float32 or better: margins are small differences of large energies.
-    """
-    output = output.to(torch.promote_types(output.dtype, torch.float32)).flatten(1)
+    """A network's output to energies: `squared_norm` (published) sums its squares, `scalar` sums it."""
+    output = output.to(torch.promote_types(output.dtype, torch.float32)).flatten(1)  # margins are small differences
     return output.square().sum(1) if head == "squared_norm" else output.sum(1)
 
 
@@ -225,9 +222,6 @@ def energy_given(model: Model, x: Inputs, k: Levels) -> Callable[[Tensor], Tenso
 
 
 def gradient_and_value(function: Callable[[Tensor], Tensor], y: Points) -> tuple[Points, Values]:
-    """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another.
-
-    Under `torch.no_grad` the gradient is not prepared to be differentiated again, which makes it cheaper.
-    """
+    """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another."""
     values, pull_back = torch.func.vjp(function, y.as_subclass(Tensor))[:2]
     return pull_back(torch.ones_like(values))[0], values

@@ -1,6 +1,6 @@
 """Probes of a training step, and a recorder of them for anybody's own trainer (ANM checklist, sections A to D and I).
 
-What returns tensors never waits for a device, and may stand in a step that is captured as a CUDA graph.
+What returns tensors never waits for a device.
 """
 
 from __future__ import annotations
@@ -167,9 +167,8 @@ class Recorder:
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["step"])
 
     def _add(self, columns: Mapping[str, Tensor | float]) -> None:
-        """Columns of this step's row, as copies that neither later arithmetic in place nor a graph can reach."""
-        copies = {name: _plain(v).clone().reshape(()) if isinstance(v, Tensor) else v for name, v in columns.items()}
-        self._rows[self.step] = self._rows.get(self.step, {}) | copies
+        row = self._rows.setdefault(self.step, {})  # of copies that later arithmetic in place cannot reach
+        row |= {name: _plain(v).clone().reshape(()) if isinstance(v, Tensor) else v for name, v in columns.items()}
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -190,11 +189,10 @@ def _coefficient(name: str, value: Scale, like: Tensor) -> Tensor:
     """A coefficient as a tensor like `like` [b, …]; one of shape [b] or [b, 1] belongs to examples, not to entries."""
     if not isinstance(value, Tensor):
         return torch.full_like(like, float(value))  # a copy from the host could not be captured
-    given = _plain(value.to(like.device))
+    given, wanted = _plain(value.to(like.device)), tuple(like.shape)
     if given.shape in ((len(like),), (len(like), 1)):
         given = given.reshape(-1, *[1] * (like.ndim - 1))
     try:
-        return given.broadcast_to(like.shape)
+        return given.broadcast_to(wanted)
     except RuntimeError:
-        shapes = f"{tuple(value.shape)}: should broadcast to {tuple(like.shape)}"
-        raise ParameterError(f"{name} has shape {shapes}") from None
+        raise ParameterError(f"{name} has shape {tuple(value.shape)}: should broadcast to {wanted}") from None

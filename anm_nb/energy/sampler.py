@@ -31,8 +31,8 @@ def descend(
 ) -> Points:
     """Gradient steps on the energy of noised points, clamped to ±bound, those from the second on `later` times as long.
 
-    A step that raises the energy is not taken. `callback(step, noised, energy, accepted)` is called at the start, as
-    step 0, and after each step. Each evaluation serves the acceptance of one step and the gradient of the next.
+    A step that raises the energy is not taken. `callback(step, noised, energy, accepted)` is told the start, as step 0,
+    and each step.
     """
     gradient, value = gradient_and_value(energy, noised)
     callback(0, noised, value, torch.zeros_like(value, dtype=torch.bool))

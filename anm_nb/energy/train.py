@@ -73,9 +73,7 @@ class EnergyConfig(TrainingConfig):
 
     @property
     def task_class(self) -> type[DenoisingTask]:
-        """Raises `ParameterError` for a task that an energy cannot learn."""
-        task = task_class(self.task)
-        if not issubclass(task, DenoisingTask):
+        if not issubclass(task := task_class(self.task), DenoisingTask):
             raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
         return task
 
@@ -87,12 +85,10 @@ class EnergyConfig(TrainingConfig):
             raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
 
     def make_network(self, task: DenoisingTask) -> EnergyNetwork:
-        """The network for that task, its weights not yet drawn from a generator."""
         return get_network(self.network or task.network).for_task(task, self.width, self.head, self.levels)
 
     @property
     def method(self) -> str:
-        """The name of the negative strategy; "none" for plain denoising."""
         return self.negatives.name if self.negatives else "none"
 
     @property
@@ -102,7 +98,6 @@ class EnergyConfig(TrainingConfig):
         return chosen if self.negatives else 0.0
 
     def plugins(self) -> list[type]:
-        """The classes of the task, the network and the strategy."""
         network = get_network(self.network or self.task_class.network)
         return [self.task_class, network, *([type(self.negatives)] if self.negatives else [])]
 
@@ -124,11 +119,11 @@ class EnergyConfig(TrainingConfig):
             return sorted({*range(0, self.steps, self.record_every), self.steps})
         early, knee = max(1, self.records // 2), self.steps / 5
         late = max(1, self.records - early - 1)
-        points = [int(knee * i / early) for i in range(early + 1)]
-        return sorted({*points, *(round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1))})
+        points = {int(knee * i / early) for i in range(early + 1)}
+        return sorted(points | {round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1)})
 
     def lr_factor(self, step: int) -> float:
-        """Factor on the learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
+        """Cosine from 1 at step 0 to `lr_final` at the last."""
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def why_not_longer(self) -> str:

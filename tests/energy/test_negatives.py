@@ -8,15 +8,7 @@ from torch.nn import functional as F
 
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.miner import MinerConfig, MiningProblem
-from anm_nb.energy.negatives import (
-    Anm,
-    AnmOrthogonal,
-    Mixed,
-    Random,
-    Strategies,
-    get_negatives,
-    labelled,
-)
+from anm_nb.energy.negatives import Anm, AnmOrthogonal, Mixed, Random, Strategies, get_negatives, labelled
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.tasks.base import Clues
