@@ -131,11 +131,11 @@ class EnergyLearner:
         They are `model`, as configured and with the task's clamp for the split; `steps=…`, with other numbers of
         descent steps; `published clamp`, where that differs; and the task's references, from n training problems.
         """
-        task, on = self.task, {"device": self.device}
-        training, columns = self.training.sample(n, generator=generator(seed, "references", self.device), **on), {}
+        task, device, columns = self.task, self.device, dict[str, float]()
+        training = self.training.sample(n, generator=generator(seed, "references", device), device=device)
         for split, harder in SPLITS.items():
-            source, clamp = generator(seed, f"test/{split}", self.device), task.clamp(harder)
-            batch = task.stream("test").sample(n, generator=source, harder=harder, **on)
+            source, clamp = generator(seed, f"test/{split}", device), task.clamp(harder)
+            batch = task.stream("test").sample(n, generator=source, harder=harder, device=device)
             answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
             ways = {"model": (self.inner_steps, clamp)}
             ways |= {"published clamp": (self.inner_steps, task.sample_clamp)} if clamp != task.sample_clamp else {}
