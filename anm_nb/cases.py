@@ -1,29 +1,31 @@
-"""Sweep files: which cases one means, checked as a whole before anything starts, and the code that they depend on."""
+"""Cases: which a sweep file means, checked as a whole before anything starts, and how each ended."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from itertools import product
 from pathlib import Path
-from traceback import extract_tb
 from types import ModuleType
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from anm_nb import files
+from anm_nb.analysis import VERDICT_MIME
 from anm_nb.config import ParameterError, Parameters, in_place_of_the_kernel, read_yaml, unknown_name
+from anm_nb.store import KEPT
 
 Values = dict[str, Any]
+NOTED = "anm_nb"  # where an executed notebook's metadata says how its case ended
+STATES = ("supported", "refuted", "equivalent", "undecided", "not trained long enough", "not measured")
 LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with an ending and a folder's prefix
 
 
@@ -31,22 +33,98 @@ LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with
 class Case:
     """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
 
-    `values` are all parameters that it runs with, defaults included. `digest` is of all that the result depends on,
-    `code` of the part of it (`code_digest`) that must still hold when the case has run; `env` is over the environment.
+    `values` are all parameters that it runs with, defaults included; `env` is over the environment.
     """
 
     notebook: Path
     output: Path = Path()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
-    digest: str | None = None
-    code: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The output's name without its ending."""
-        return self.output.name.removesuffix(".ipynb")
+        return self.output.stem
+
+    def digest(self, code: str) -> str:
+        """Of all that the result depends on, with the `code_digest` of its notebook."""
+        return digest_of([self.notebook.stem, self.values, code])[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended, and what its notebook left."""
+
+    name: str
+    seconds: float  # with the kernel's start
+    peak_mib: float  # of the kernel
+    error: str | None = None  # why it failed
+    digest: str = ""  # the case's, with the code that it began with
+    runs: Sequence[str] = ()  # keys of the stored runs that the notebook was served
+    verdicts: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def status(self) -> str:
+        """`done` or `failed`."""
+        return "failed" if self.error else "done"
+
+
+def plain(text: str) -> str:
+    """The text without ANSI sequences and control characters, which a terminal would obey."""
+    return "".join(c for c in re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text) if c.isprintable() or c in "\n\t")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: `31.2 s`, `2 min 05 s`."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def verdicts_in(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The judged claims in a notebook's outputs, a mapping each."""
+    outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", []))
+    shown = (output.get("data", {}).get(VERDICT_MIME) or {} for output in outputs)
+    return [dict(row) for each in shown for row in each.get("verdicts", ()) if row.get("verdict") in STATES]
+
+
+def tally(verdicts: Iterable[Mapping[str, Any]]) -> str:
+    """How many verdicts there are of each kind, such as `2 supported, 1 undecided`; empty where there are none."""
+    counts = Counter(row["verdict"] for row in verdicts)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def outcome_in(path: Path) -> Outcome | None:
+    """How the case of an executed notebook ended; None where there is none that a case left.
+
+    Raises `ParameterError` where the notebook is not as it was written.
+    """
+    if not path.exists():
+        return None
+    try:
+        notebook = json.loads(path.read_bytes())
+        if (noted := notebook["metadata"].pop(NOTED, None)) is None:
+            return None
+        if noted.pop("sha256") != digest_of([notebook, noted]):
+            raise ValueError("its checksum is another")
+        return Outcome(path.stem, **noted, verdicts=verdicts_in(notebook))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ParameterError(f"{path} is not the notebook that was written ({error})") from None
+
+
+def keep(case: Case, folder: Path, said: str, seconds: float = 0.0, code: str = "") -> Outcome:
+    """Put the notebook that a case's process left in its folder into place, with how it ended, else what is `said`."""
+    ended, used, notebook = {"error": said, "peak_mib": 0.0}, "", json.loads(case.notebook.read_text("utf-8"))
+    with suppress(OSError):
+        used = (folder / "runs").read_text("utf-8")
+    with suppress(OSError, ValueError):  # there is none, or half of one
+        notebook = json.loads((folder / "notebook.ipynb").read_text("utf-8"))
+        ended = json.loads((folder / "ended").read_text("utf-8"))
+    runs = sorted({key for key in used.split() if not key.startswith(KEPT)})
+    noted: dict[str, Any] = {**ended, "seconds": seconds, "digest": case.digest(code), "runs": runs}
+    sealed = noted | {"sha256": digest_of([notebook, noted])}
+    (folder / "whole").write_text(json.dumps(notebook | {"metadata": notebook["metadata"] | {NOTED: sealed}}, indent=1))
+    files.put_in_place(folder / "whole", case.output)
+    return Outcome(case.name, **noted, verdicts=verdicts_in(notebook))
 
 
 class SweepFile(Parameters):
@@ -60,25 +138,17 @@ class SweepFile(Parameters):
     notebook: str | None = None  # a name in notebooks/, or the path of an .ipynb file from the sweep file's folder
     profile: str | None = None
     base: Values = Field(default_factory=dict)
-    grid: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = None
-    cases: Annotated[list[Values], Field(min_length=1)] | None = None
-    union: Annotated[list[str], Field(min_length=1)] | None = None  # paths of other sweep files, from this one's folder
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    cases: list[Values] = Field(default_factory=list)
+    union: list[str] = Field(default_factory=list)  # paths of other sweep files, from this one's folder
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> SweepFile:
-        beside = sorted(self.model_fields_set - {"union", "base"})
-        if self.union is not None and beside:
+        if self.union and (beside := sorted(self.model_fields_set - {"union", "base"})):
             raise ParameterError(f"only base may stand beside union; move {', '.join(beside)} into the files it names")
-        if self.union is None and self.notebook is None:
+        if not (self.union or self.notebook):
             raise ParameterError("a sweep needs a notebook, or a union of sweep files")
-        if not 0 < (count := math.prod(map(len, (self.grid or {}).values()))) <= 10_000:
-            raise ParameterError(f"grid: {count:,} cases; from 1 to 10,000 in one sweep")
         return self
-
-    def own_values(self) -> list[Values]:
-        """What each case sets beyond the base."""
-        grid = [dict(zip(self.grid, point, strict=True)) for point in product(*self.grid.values())] if self.grid else []
-        return grid + (self.cases or []) or [{}]
 
 
 def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | None = None) -> list[Case]:
@@ -87,28 +157,23 @@ def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | Non
     `profile` stands in for the file's own. Results go to `outputs/<sweep>` or `outputs/<sweep>-<profile>` if no folder
     is given. Raises `ParameterError`, with a line for each problem, for all that file or notebooks would not accept.
     """
-    path = Path(asked) if Path(asked).is_file() else files.project_root() / "params" / "sweeps" / f"{asked}.yaml"
+    path, found = Path(asked), dict[str, Case]()
     if not path.is_file():
-        raise ParameterError(unknown_name("sweep file", str(asked), (each.stem for each in path.parent.glob("*.yaml"))))
-    file, found = _read(path), dict[str, Case]()
-    for member in file.union or [path.name]:
-        for case in _cases(path.parent / member, profile, file.base if file.union else {}):
-            found.setdefault(digest_of([str(case.notebook.resolve()), case.values]), case)
+        sweeps = (files.project_root() / "params" / "sweeps").glob("*.yaml")
+        path = named("sweep file", str(asked), {each.stem: each for each in sweeps})
+    for case in _cases(path, profile, {}):
+        found.setdefault(digest_of([str(case.notebook.resolve()), case.values]), case)
     cases = list(found.values())
     folder = (folder or files.outputs_root() / (f"{path.stem}-{profile}" if profile else path.stem)).absolute()
-    check_folder(folder, (case.notebook for case in cases))
-    codes = {notebook: code_digest(notebook) for notebook in {case.notebook for case in cases}}
-    for place, (case, name) in enumerate(zip(cases, case_names(cases), strict=True)):
-        code = codes[case.notebook]
-        digest = digest_of([case.notebook.stem, case.values, code])[:16]
-        cases[place] = replace(case, output=folder / f"{name}.ipynb", digest=digest, code=code)
-    return cases
+    names = case_names(cases)
+    return [replace(case, output=folder / f"{name}.ipynb") for case, name in zip(cases, names, strict=True)]
 
 
-def check_folder(folder: Path, notebooks: Iterable[Path]) -> None:
-    """Raise `ParameterError` for a folder of results that holds the notebooks themselves."""
-    if folder.resolve() in {notebook.resolve().parent for notebook in notebooks}:
-        raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
+def named(kind: str, name: str, known: Mapping[str, Path]) -> Path:
+    """What has that name. Raises `ParameterError` with the nearest name that there is."""
+    if name not in known:
+        raise ParameterError(unknown_name(kind, name, known))
+    return known[name]
 
 
 @contextmanager
@@ -120,31 +185,24 @@ def _within(place: str) -> Iterator[None]:
         raise error.within(place) from None
 
 
-def _read(path: Path) -> SweepFile:
-    content = read_yaml(path)
-    with _within(path.name):
-        return SweepFile(**content)
-
-
 def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
-    """The cases of a file that is no union, with values over its base."""
-    file, root, shared, cases = _read(path), files.project_root(), dict[str, Any](), []
+    """The cases of a file, with values over its base."""
+    content, root, shared, cases = read_yaml(path), files.project_root(), dict[str, Any](), list[Case]()
     with _within(path.name):
+        file = SweepFile(**content)
         if file.notebook is None:
-            raise ParameterError("a union of unions; name the sweeps themselves")
+            return [case for each in file.union for case in _cases(path.parent / each, profile, file.base | over)]
         notebooks = {each.stem: each for each in (root / "notebooks").glob("*.ipynb")}
-        notebook = path.parent / file.notebook if file.notebook.endswith(".ipynb") else notebooks.get(file.notebook)
-        if notebook is None or not notebook.is_file():
-            raise ParameterError(unknown_name("notebook", file.notebook, notebooks))
-        if named := profile or file.profile:
+        own = path.parent / file.notebook
+        notebook = own if own.is_file() else named("notebook", file.notebook, notebooks)
+        if profile := profile or file.profile:
             profiles = {each.parent.name: each for each in (root / "params").glob(f"*/{notebook.stem}.yaml")}
-            if named not in profiles:
-                raise ParameterError(f"{notebook.stem}: {unknown_name('profile', named, profiles)}")
-            shared = read_yaml(profiles[named])
+            shared = read_yaml(named("profile", profile, profiles))
     shared, check = shared | file.base | over, check_of(notebook)
-    for own in file.own_values():
-        with _within(f"{path.name}, case {own}" if own else path.name):
-            cases.append(Case(notebook, parameters=shared | own, values=check(shared | own)))
+    grid = [dict(zip(file.grid, point, strict=True)) for point in product(*file.grid.values())] if file.grid else []
+    for each in grid + file.cases or [{}]:
+        with _within(f"{path.name}, case {each}" if each else path.name):
+            cases.append(Case(notebook, parameters=shared | each, values=check(shared | each)))
     return cases
 
 
@@ -166,8 +224,8 @@ def case_names(cases: Sequence[Case]) -> list[str]:
     varied = {notebook: differing([case for case in cases if case.notebook == notebook]) for notebook in notebooks}
     names = []
     for case in cases:
-        head = [case.notebook.stem] if len(notebooks) > 1 or not varied[case.notebook] else []
         plain = {name: re.sub(r"[^A-Za-z0-9.+-]+", "_", str(case.values.get(name))) for name in varied[case.notebook]}
+        head = [case.notebook.stem] if len(notebooks) > 1 or not plain else []
         names.append(",".join(head + [f"{name}={value.strip('_')}" for name, value in plain.items()]))
     shared = Counter(name.casefold() for name in names)  # some file systems do not tell A from a
     for place, (name, case) in enumerate(zip(names, cases, strict=True)):
@@ -179,52 +237,50 @@ def case_names(cases: Sequence[Case]) -> list[str]:
 def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
     """A function from the values given to a notebook to all its parameters, defaults included, as plain data.
 
-    The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cell tagged
-    `settings`, which calls `from_notebook()`, in a module of its own. A notebook without one is held to the names in
-    its parameter cell.
+    The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cells tagged
+    `settings`, the first of which calls `from_notebook()`, in a module of their own. A notebook without any is held to
+    the names in its parameter cell.
     """
-    cells = {tag: (n, source) for n, (source, tags) in enumerate(code_cells(notebook), 1) for tag in tags}
+    cells: dict[str, list[str]] = {"parameters": [], "settings": []}
+    for source, tags in code_cells(notebook):
+        for tag in cells.keys() & tags:
+            cells[tag].append(source)
     names: Values = {}
-    if "parameters" in cells:
-        number, source = cells["parameters"]
-        source = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)  # magics
-        _execute(source, f"{notebook.name}, code cell {number} (parameters)", names)
+    for source in cells["parameters"]:
+        _execute(source, f"{notebook.name}, cell tagged parameters", names)
     defaults = {name: value for name, value in names.items() if not name.startswith("_")}
 
     def check(values: Mapping[str, Any]) -> Values:
-        given = defaults | dict(values)
-        if "settings" not in cells:
+        given, place = defaults | dict(values), f"{notebook.name}, cell tagged settings"
+        if not cells["settings"]:
             if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
                 raise ParameterError("\n".join(unknown))
             return given
-        number, source = cells["settings"]
-        place = f"{notebook.name}, code cell {number} (settings)"
         module = sys.modules["notebook_settings"] = ModuleType("notebook_settings")  # where pydantic finds annotations
         module.__dict__.update(given)
         sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
         try:
             with in_place_of_the_kernel(given) as checked:
-                _execute(source, place, module.__dict__)
+                for source in cells["settings"]:
+                    _execute(source, place, module.__dict__)
         finally:
             sys.path.remove(str(notebook.parent))
         if not checked:
-            raise ParameterError(f"{place}: does not call from_notebook()")
+            raise ParameterError(f"{cells['settings'][0][0]}: does not call from_notebook()")
         return checked[-1].model_dump(mode="json")
 
     return check
 
 
 def _execute(source: str, place: str, names: Values) -> None:
-    """Execute a cell's source; what it raises, `ParameterError` aside, becomes one that names the cell and the line."""
+    """Execute a cell's source; what it raises, `ParameterError` aside, becomes one that names the cell."""
     try:
         with redirect_stdout(StringIO()):
             exec(compile(source, place, "exec"), names)
     except ParameterError:
         raise
     except Exception as error:
-        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == place]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
-        raise ParameterError(f"{place}, line {line}: {type(error).__name__}: {error}") from error
+        raise ParameterError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
@@ -239,13 +295,9 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def package_digest() -> str:
-    """A digest of this package's sources."""
-    package = Path(__file__).parent
-    sources = (file for file in package.rglob("*") if file.suffix in (".py", ".yaml", ".mplstyle"))
-    return digest_of({file.relative_to(package).as_posix(): files.sha256_of(file) for file in sources})
-
-
 def code_digest(notebook: Path) -> str:
     """A digest of a notebook's code cells, not of outputs, and of this package's sources."""
-    return digest_of([code_cells(notebook), package_digest()])
+    package = Path(__file__).parent
+    sources = (file for file in package.rglob("*") if file.suffix in (".py", ".yaml", ".mplstyle"))
+    digests = {file.relative_to(package).as_posix(): files.sha256_of(file) for file in sources}
+    return digest_of([code_cells(notebook), digests])

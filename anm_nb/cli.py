@@ -1,4 +1,4 @@
-"""The `anm-nb` command: run the notebooks, once or in sweeps, show what they found, and see what ails a run."""
+"""The `anm-nb` command: run the notebooks, once or in sweeps, show what they found, and look after stored runs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
 
-from anm_nb import runs_cli
-from anm_nb.runs_cli import refuse, say
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from anm_nb.cases import Case
-
-NUMBERED = "[0-9][0-9]_*.ipynb"
+from anm_nb import files, gallery, store
+from anm_nb.cases import Case, duration, named, open_sweep, plain
+from anm_nb.config import ParameterError, from_yaml, read_yaml, unknown_name
+from anm_nb.run import CorruptRun, differences, flat
+from anm_nb.sweep import Outcome, own_folder, run_cases, run_sweep
 
 
 class Commands(TyperGroup):
@@ -34,41 +32,34 @@ class Commands(TyperGroup):
                 stream.reconfigure(errors="replace")  # `?` for a character that the terminal's encoding lacks
         try:
             return super().invoke(ctx)
-        except Exception as error:
-            from anm_nb.config import ParameterError
-            from anm_nb.files import DiskFull
-            from anm_nb.run import CorruptRun
-
-            if isinstance(error, ParameterError | CorruptRun | DiskFull):
-                refuse(error)
-            raise
+        except (ParameterError, CorruptRun, files.DiskFull) as error:
+            refuse(error)
 
 
 # Plain help and errors: a person sees one line, a log no boxes.
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-app.add_typer(runs_cli.app, name="runs")
+TEXT_ONLY: Any = {"markup": False, "emoji": False, "highlight": False}  # texts of files are text
+stored = typer.Typer(no_args_is_help=True, help="List, show, compare, verify, remove, export and import stored runs.")
+app.add_typer(stored, name="runs")
 
 Jobs = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; as many as there are cores if not given.")]
 Only = Annotated[list[str] | None, typer.Option(metavar="NN|NAME", help="Only this notebook; repeatable.")]
+Out = Annotated[Path | None, typer.Option(file_okay=False, help="Where results go; in outputs/ if not given.")]
+One = Annotated[str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or its folder.")]
+Some = Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")]
 
 
-def folder_option(default: str) -> Any:
-    """An option for a folder of results."""
-    return typer.Option(file_okay=False, help=f"Where results go; {default} if not given.")
+def say(text: object, err: bool = False) -> None:
+    """Print text, without the control sequences that a file may have brought, to stdout or stderr."""
+    typer.echo(plain(str(text)), err=err)
 
 
-def console() -> Console:
-    """A rich console to which texts are text: no markup, no emoji codes."""
-    from rich.console import Console
-
-    return Console(markup=False, emoji=False, highlight=False)
-
-
-@app.callback()
-def anm_nb() -> None:
-    """Run the notebooks, and build the page over what they found."""
+def refuse(message: object, code: int = 2) -> NoReturn:
+    """Print one error to stderr and end the command with an exit code."""
+    say(f"anm-nb: {message}", err=True)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -77,47 +68,34 @@ def sweep(
     jobs: Jobs = None,
     profile: Annotated[str | None, typer.Option(help="A profile of params/ instead of the file's own.")] = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Run on the workers of this Dask scheduler.")
+        str | None, typer.Option(metavar="ADDRESS", help="Run on this Dask scheduler's workers.")
     ] = None,
     resource: Annotated[
         list[str] | None, typer.Option(metavar="NAME=N", help="What a case takes of its Dask worker, such as GPU=1.")
     ] = None,
     budget: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Start no case after that; exit code 75 where cases are left."),
-    ] = None,
+        float, typer.Option(min=0, metavar="SECONDS", help="Start no case after that; exit code 75 where any are left.")
+    ] = math.inf,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which cases there are, and run none.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed before.")] = False,
-    out: Annotated[Path | None, folder_option("outputs/<sweep>")] = None,
+    out: Out = None,
 ) -> None:
     """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
-    from anm_nb.cases import open_sweep
-    from anm_nb.sweep import run_sweep
-
-    if budget is not None and not budget > 0:
-        refuse(f"--budget {budget:g}: seconds, more than 0")
-    if resource and not scheduler:
-        refuse("--resource needs --scheduler")
     try:
         resources = {name: float(amount) for name, _, amount in (each.partition("=") for each in resource or ())}
     except ValueError:
         refuse(f"--resource {' '.join(resource or ())}: write NAME=NUMBER, such as GPU=1")
-    until = math.inf if budget is None else time.time() + budget
-    place: Any = {"jobs": jobs, "until": until, "scheduler": scheduler, "resources": resources or None}
-    code, said = run_sweep(open_sweep(file, profile, out), console(), retry_failed, dry_run, **place)
+    place: Any = {"jobs": jobs, "until": time.time() + budget, "scheduler": scheduler, "resources": resources or None}
+    code, said = run_sweep(open_sweep(file, profile, out), Console(**TEXT_ONLY), retry_failed, dry_run, **place)
     if code:
         refuse(said, code)
 
 
 @app.command()
-def demo(
-    jobs: Jobs = None, only: Only = None, out: Annotated[Path | None, folder_option("outputs/quick")] = None
-) -> None:
+def demo(jobs: Jobs = None, only: Only = None, out: Out = None) -> None:
     """Run every notebook's quick profile and write a gallery."""
-    from anm_nb import files, gallery
-
     folder = out or files.outputs_root() / "quick"
-    failed = _run_notebooks(_notebook_cases(folder, only or [], "quick"), jobs)
+    failed = _run_notebooks(_notebook_cases(folder, only, "quick"), jobs)
     say(f"Gallery: {gallery.write_gallery(folder)}")
     if failed:
         refuse(failed, 1)
@@ -129,18 +107,15 @@ def figures(
     notebook: Only = None,
     profile: Annotated[str | None, typer.Option(help="A profile of params/; notebooks' own values if none.")] = None,
     jobs: Jobs = None,
-    out: Annotated[Path | None, folder_option("outputs/figures/VENUE")] = None,
+    out: Out = None,
 ) -> None:
     """Run the notebooks that publish figures, and write those and their tables at a venue's width."""
-    from dataclasses import replace
-
-    from anm_nb import files
     from anm_nb.analysis import plots
     from anm_nb.analysis.style import VENUE
 
     folder = (out or files.outputs_root() / "figures" / venue).absolute()
     before = plots.check_venue(venue, folder)
-    cases = _notebook_cases(folder / "notebooks", notebook or [], profile)
+    cases = _notebook_cases(folder / "notebooks", notebook, profile)
     cases = [case for case in cases if "publish(" in case.notebook.read_text("utf-8")]
     if not cases:
         refuse("none of these notebooks publishes a figure: publish(figure, name) of anm_nb.analysis.plots does")
@@ -161,21 +136,14 @@ def index(
     ] = None,
 ) -> None:
     """Build the gallery of executed notebooks anew, or docs/results.md from the answers that the notebooks show."""
-    from anm_nb import files, gallery
-
-    if folder is not None:
-        say(gallery.write_gallery(folder))
-    else:
-        root = files.project_root()
-        say(gallery.write_results(root / "notebooks", root / "docs" / "results.md"))
+    root = files.project_root()
+    results = root / "docs" / "results.md"
+    say(gallery.write_gallery(folder) if folder else gallery.write_results(root / "notebooks", results))
 
 
 @app.command()
-def doctor(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or its folder.")],
-) -> None:
+def doctor(run: One) -> None:
     """Say what is wrong with a run, by the signatures of the ANM checklist, and what to change."""
-    from anm_nb import store
     from anm_nb.analysis.doctor import examine, summary
 
     found = store.find(run)
@@ -184,38 +152,142 @@ def doctor(
     say("\n\n".join([*map(str, findings), summary(findings, metrics)]))
 
 
-def _notebook_cases(folder: Path, only: Sequence[str], profile: str | None) -> list[Case]:
+def _notebook_cases(folder: Path, only: Sequence[str] | None, profile: str | None) -> list[Case]:
     """The numbered notebooks, or those asked for by name or number, with a profile's values where it has them."""
-    from anm_nb.cases import Case, check_folder
-    from anm_nb.config import read_yaml, unknown_name
-    from anm_nb.files import project_root
-
-    root = project_root()
-    notebooks = {path.stem: path for path in sorted((root / "notebooks").glob(NUMBERED))}
-    if not notebooks:
-        refuse(f"no notebooks named {NUMBERED} in {root / 'notebooks'}")
-    profiles = {path.name for path in (root / "params").glob("*") if path.is_dir()} - {"sweeps"} | {"quick"}
-    if profile is not None and profile not in profiles:
-        refuse(unknown_name("profile", profile, profiles))
-    names = {name[:2]: name for name in notebooks} | {name: name for name in notebooks}
-    if unknown := [name for name in only if name not in names]:
-        refuse(unknown_name("notebook", unknown[0], notebooks))
-    check_folder(folder, notebooks.values())
-    chosen = dict.fromkeys(names[each] for each in only or notebooks)
-    values = {name: root / "params" / (profile or "") / f"{name}.yaml" for name in chosen}
-    given = {name: read_yaml(path) if path.is_file() else {} for name, path in values.items()}
-    return [Case(notebooks[name], folder.absolute() / f"{name}.ipynb", given[name]) for name in chosen]
+    root = files.project_root()
+    notebooks = {path.stem: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    numbers = {name[:2]: name for name in notebooks}
+    chosen = [named("notebook", numbers.get(name, name), notebooks) for name in only or notebooks]
+    profiles = {path.name: path for path in (root / "params").glob("*") if path.name != "sweeps"}
+    values = named("profile", profile, profiles) if profile else root / "none"
+    given = {path: read_yaml(own) if (own := values / f"{path.stem}.yaml").is_file() else {} for path in chosen}
+    return [Case(path, folder.absolute() / path.name, own) for path, own in given.items()]
 
 
 def _run_notebooks(cases: Sequence[Case], jobs: int | None) -> str:
     """Run notebooks; which of them failed, in words."""
-    from anm_nb.sweep import own_folder, run_cases
-
-    outcomes: dict[str, Any] = {}
-    with own_folder(cases[0].output.parent):
-        run_cases(cases, console(), outcomes, jobs=jobs)
+    outcomes: dict[str, Outcome] = {}
+    with own_folder(cases):
+        run_cases(cases, Console(**TEXT_ONLY), outcomes, jobs=jobs)
     failed = [case.name for case in cases if outcomes[case.name].error]
     return f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}" if failed else ""
+
+
+@stored.command()
+def ls(
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only runs with this, such as task=inverse or steps=300; repeatable."),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV instead of a table.")] = False,
+) -> None:
+    """List finished runs, the newest last, with their score and the values in which they differ."""
+    import pandas as pd
+
+    every, broken = store.scan()
+    chosen = [(run, run.summary | flat(run.settings)) for run in every]
+    known = {name for _, values in chosen for name in values}
+    for condition in where or []:
+        name, _, text = condition.partition("=")
+        if chosen and name not in known:
+            raise ParameterError(unknown_name("name in --where", name, known))
+        chosen = [(run, own) for run, own in chosen if name in own and own[name] in (text, from_yaml(text))]
+    runs = [run for run, _ in chosen]
+    apart, scores = differences(runs), [run.score or ("–", math.nan) for run in runs]
+    rows = [
+        {"key": run.key, "path": run.path, **run.summary, "score": name, "value": value}
+        for run, (name, value) in zip(runs, scores, strict=True)
+    ]
+    if as_csv:
+        say(pd.DataFrame([row | own for row, own in zip(rows, apart, strict=True)]).to_csv(index=False).rstrip())
+    elif runs:
+        table = pd.DataFrame(rows)
+        table = table[["key", "task", "method", "seeds", "steps", "finished", "wall_seconds"]].assign(
+            seeds=table["seeds"].map(len),
+            wall_seconds=table["wall_seconds"].map(duration),
+            score=[f"{name} {value:.4g}" for name, value in scores],
+            differs=[", ".join(f"{name}={value}"[:40] for name, value in own.items()) for own in apart],
+        )
+        say(table.map(lambda each: " ".join(f"{each}".split())).to_string(index=False, justify="left"))
+    say(f"{len(runs)} of {len(every)} runs", err=as_csv)
+    for path, reason in list(broken.items())[:5]:
+        say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}; anm-nb runs verify names all", err=True)
+
+
+@stored.command()
+def show(run: One) -> None:
+    """Print a run's config, provenance, files and last row of metrics."""
+    import yaml
+
+    found = store.find(run)
+    files = {name: f"{file.size} bytes, {file.sha256}" for name, file in found.manifest.files.items()}
+    parts = {"config": found.settings, "provenance": found.provenance, "files": files}
+    say(f"run {found.key}: {found.title}\n{found.path}\n")
+    say(yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=110))
+    say(f"last row of metrics, by seed\n{found.metrics.groupby('seed').last().T.to_string()}")
+
+
+@stored.command()
+def compare(
+    a: One,
+    b: One,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The figure: .png, .pdf or .svg.")] = Path("compare.png"),
+) -> None:
+    """Print the values in which two runs differ, and draw their curves of all that both record in one figure."""
+    import pandas as pd
+    import seaborn as sns
+
+    runs = [store.find(a), store.find(b)]
+    apart = [", ".join(f"{name}={value}" for name, value in own.items()) for own in differences(runs)]
+    names = [f"{run.key[:6]} {own}" for run, own in zip(runs, apart, strict=True)]
+    say("\n".join(names))
+    frames = [run.metrics.melt(["seed", "step"]).dropna().assign(run=n) for run, n in zip(runs, names, strict=True)]
+    curves = pd.concat(frames, ignore_index=True)
+    curves = curves[curves.groupby("variable")["run"].transform("nunique") == 2]
+    band: Any = {"errorbar": ("pi", 100), "facet_kws": {"sharey": False}}  # from the least seed to the greatest
+    panels: Any = {"col": "variable", "col_wrap": 4, "height": 2} | band
+    grid = sns.relplot(curves, x="step", y="value", hue="run", kind="line", **panels)
+    grid.set_titles("{col_name}")
+    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1), title=None)
+    grid.savefig(out)
+    say(out)
+
+
+@stored.command()
+def verify(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="All if none.")] = None) -> None:
+    """Read every byte of stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
+    places = {path.name: path for path in store.run_folders()}
+    names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else set(places)
+    wrong = {name: faults for name in sorted(names) if (faults := store.Run(places[name]).faults())}
+    for name, faults in wrong.items():
+        say("\n".join(f"{name}  {fault}" for fault in faults))
+    say(f"{len(names) - len(wrong)} of {len(names)} runs are as they were written")
+    raise typer.Exit(int(bool(wrong)))
+
+
+@stored.command()
+def rm(runs: Some) -> None:
+    """Remove runs and unfinished trainings; never one that a kept result or a sweep names, or that is being trained."""
+    for each in runs:
+        say(f"removed {store.remove(each)}")
+
+
+@stored.command()
+def export(
+    runs: Some, out: Annotated[Path, typer.Option(metavar="FILE.zip", help="The zip file to write; a new one.")]
+) -> None:
+    """Write runs with their manifests into a zip file, for `anm-nb runs import` on another machine."""
+    store.export(list({run.path: run for run in map(store.find, runs)}.values()), out)
+    say(out)
+
+
+@stored.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What `anm-nb runs export` has written.")],
+) -> None:
+    """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
+    for run in store.import_runs(source):
+        say(run.path)
 
 
 if __name__ == "__main__":

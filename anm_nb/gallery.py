@@ -7,14 +7,11 @@ import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from anm_nb.cases import duration, outcome_in, tally, verdicts_in
 from anm_nb.config import ParameterError
-from anm_nb.execution import duration, outcome_in, tally, verdicts_in
 from anm_nb.files import replace_whole
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 GROUPS = {  # by the tens of the notebooks' numbers
     "0": "Foundations",
@@ -31,11 +28,10 @@ PAGE = """{%- extends "lab/index.html.j2" -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
 # A dollar in code does not begin a formula.
 FORMULA = re.compile(r"(?P<code>`[^`]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>.+?)\$", re.DOTALL)
-MATHML = """math mrow mi mn mo ms mtext mspace msup msub msubsup mmultiscripts none mprescripts mfrac msqrt mroot mover
-munder munderover mtable mtr mtd mstyle menclose mpadded mphantom"""
-SHOWING = """class id title role tabindex style xmlns display displaystyle scriptlevel mathvariant mathsize stretchy
-fence form separator accent accentunder lspace rspace minsize maxsize linethickness columnalign rowspacing largeop"""
-STYLES = {"text-align", "font-weight", "font-style", "color", "background-color", "width", "max-width", "white-space"}
+MATHML = (
+    "math mrow mi mn mo mtext mspace msup msub msubsup mfrac msqrt mroot mover munder munderover mtable mtr mtd mstyle"
+)
+SHOWING = "class id title role tabindex style display mathvariant stretchy fence accent columnalign"
 HEAD = """# Results
 
 Written by `anm-nb index` from what the notebooks show first: each question, and its answer so far from the results kept
@@ -49,16 +45,14 @@ def write_gallery(folder: Path) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    paths = sorted(folder.glob("[!.]*.ipynb"))
-    if not paths:
+    if not (paths := sorted(folder.glob("[!.]*.ipynb"))):
         raise ParameterError(f"no executed notebooks in {folder}")
     cards = [card_of(path) for path in paths]
-    groups = {title: [card for card in cards if card["group"] == tens] for tens, title in GROUPS.items()}
-    environment = Environment(
-        loader=PackageLoader("anm_nb"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    groups = {title: own for n, title in GROUPS.items() if (own := [card for card in cards if card["group"] == n])}
+    options: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("anm_nb"), **options)
     environment.filters |= {"duration": duration, "tally": tally}
-    page = environment.get_template("gallery.html.j2").render(groups={t: own for t, own in groups.items() if own})
+    page = environment.get_template("gallery.html.j2").render(groups=groups)
     replace_whole(folder / "index.html", page.encode())
     return folder / "index.html"
 
@@ -67,18 +61,17 @@ def card_of(path: Path) -> dict[str, Any]:
     """What the page shows of a notebook, as HTML that is safe to include; one that cannot be read has a `problem`."""
     import nbformat
 
-    name = path.name.removesuffix(".ipynb")
-    card: dict[str, Any] = dict.fromkeys(("outcome", "problem", "rendering"))
-    card |= {"name": name, "title": name, "group": _group(name), "answer": [], "figures": [], "verdicts": []}
+    card: dict[str, Any] = {"name": path.stem, "title": path.stem, "group": _group(path.stem), "outcome": None}
+    card |= {"problem": None, "rendering": None, "answer": [], "figures": [], "verdicts": []}
     try:
         notebook = nbformat.read(path, as_version=4)
         card["outcome"] = outcome_in(path)
     except Exception as error:  # whatever is wrong with one notebook, the page still shows the others
         return card | {"problem": f"The executed notebook cannot be read: {error}"}
     source = notebook.metadata.get("papermill", {}).get("input_path") or ""
-    title = title_of(notebook) or name
+    title = title_of(notebook) or path.stem
     return card | {
-        "group": _group(name) or _group(PurePath(source).name),  # a sweep of one notebook names its cases by values
+        "group": card["group"] or _group(PurePath(source).name),  # a sweep of one notebook names its cases by values
         "title": title,
         "answer": list(_shown(notebook, "answer", title)),
         "figures": [html for html in _shown(notebook, "gallery", title) if html.startswith("<img")],
@@ -91,14 +84,14 @@ def _group(name: str) -> str:
     return name[0] if re.match(r"[0-4]\d_", name) else ""
 
 
-def title_of(notebook: NotebookNode) -> str | None:
+def title_of(notebook: Any) -> str | None:
     """The first first-level heading, without its marks of emphasis and code."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     found = re.search(r"^# (.+)", text, re.MULTILINE)
     return re.sub(r"[*`]", "", found[1]).strip() if found else None
 
 
-def _data(notebook: NotebookNode, tag: str) -> Iterator[dict[str, Any]]:
+def _data(notebook: Any, tag: str) -> Iterator[dict[str, Any]]:
     """The outputs of the cells that have a tag; of one that is an answer as well, no others."""
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", []) if cell.cell_type == "code" else []
@@ -106,7 +99,7 @@ def _data(notebook: NotebookNode, tag: str) -> Iterator[dict[str, Any]]:
             yield from ({"alt": cell.metadata.get("alt"), **output.get("data", {})} for output in cell.outputs)
 
 
-def _shown(notebook: NotebookNode, tag: str, title: str) -> Iterator[str]:
+def _shown(notebook: Any, tag: str, title: str) -> Iterator[str]:
     """What these cells show, as safe HTML: pictures, tables, Markdown; the picture's text is the cell's `alt`."""
     from nbconvert.filters import markdown2html
 
@@ -120,20 +113,18 @@ def _shown(notebook: NotebookNode, tag: str, title: str) -> Iterator[str]:
             yield f'<div class="scroll">{clean(data["text/html"])}</div>'
 
 
-def render(path: Path, notebook: NotebookNode) -> str:
+def render(path: Path, notebook: Any) -> str:
     """Write the notebook as a web page beside it, unless one at least as new is there; returns its name."""
     from nbconvert import HTMLExporter
 
-    rendering = path.with_name(f"{path.name.removesuffix('.ipynb')}.html")
+    rendering = path.with_name(f"{path.stem}.html")
     if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
         notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
         for cell in notebook.cells:
-            if cell.cell_type == "markdown":
-                cell.source = with_formulas(cell.source)
+            cell.source = with_formulas(cell.source) if cell.cell_type == "markdown" else cell.source
         page, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(notebook, {"metadata": {"name": path.stem}})
         head, body, content = re.split(r"(<body[^>]*>)", page, maxsplit=1)
-        content = clean(content.rpartition("</body>")[0])
-        replace_whole(rendering, f"{head}{body}{content}</body>\n</html>\n".encode())
+        replace_whole(rendering, f"{head}{body}{clean(content.rpartition('</body>')[0])}</body>\n</html>\n".encode())
     return rendering.name
 
 
@@ -142,9 +133,9 @@ def clean(html: str) -> str:
     import nh3
 
     def harmless(tag: str, attribute: str, value: str) -> str | None:
-        if attribute == "src" and not re.match(r"data:image/(png|jpeg|gif|webp);base64,[\w+/=\s]*$", value):
-            return None
-        return None if attribute == "href" and value.strip().lower().startswith("data:") else value
+        picture = re.match(r"data:image/(png|jpeg|gif|webp);base64,[\w+/=\s]*$", value)
+        kept = picture if attribute == "src" else attribute != "href" or not value.strip().lower().startswith("data:")
+        return value if kept else None
 
     return nh3.clean(
         html,
@@ -152,7 +143,7 @@ def clean(html: str) -> str:
         attributes=nh3.ALLOWED_ATTRIBUTES | {"*": set(SHOWING.split())},
         attribute_filter=harmless,
         url_schemes={"http", "https", "mailto", "data"},
-        filter_style_properties=STYLES,
+        filter_style_properties={"text-align", "font-weight", "color", "background-color", "width"},
         generic_attribute_prefixes={"aria-"},
     )
 
@@ -179,23 +170,19 @@ def write_results(notebooks: Path, page: Path) -> Path:
     """
     import nbformat
 
-    without, folder = "Questions without kept runs", page.with_suffix("")
+    without, folder, pictures = "Questions without kept runs", page.with_suffix(""), dict[Path, bytes]()
     answers: dict[str, list[str]] = {title: [] for title in [*GROUPS.values(), without]}
-    pictures: dict[Path, bytes] = {}
     for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         title, texts, shown = title_of(notebook) or path.stem, list[str](), list[str]()
-        link = f"[{title}](../{notebooks.name}/{path.name})"
         for data in _data(notebook, "answer"):
             if "image/png" in data:
                 name = f"{path.stem}{f'-{len(shown)}' if shown else ''}.png"
                 pictures[folder / name] = base64.b64decode(data["image/png"])
                 shown.append(f"![{title}]({folder.name}/{name})")
-            elif "text/markdown" in data:
-                text = data["text/markdown"].strip()
-                texts.append(re.sub(r"\]\((\d\d_\w+\.ipynb)", rf"](../{notebooks.name}/\1", text))
-            elif "text/html" in data:
-                texts.append(clean(data["text/html"]).strip())
+            elif text := data.get("text/markdown") or clean(data.get("text/html", "")):
+                texts.append(re.sub(r"\]\((\d\d_\w+\.ipynb)", rf"](../{notebooks.name}/\1", text.strip()))
+        link = f"[{title}](../{notebooks.name}/{path.name})"
         if shown:
             answers[GROUPS[_group(path.name)]] += [f"### {link}", *texts, *shown]
         elif texts:

@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,28 +44,42 @@ def main() -> None:
         profile = ROOT / "params" / asked.profile / f"{asked.notebook.stem}.yaml"
         values |= yaml.safe_load(profile.read_text("utf-8")) or {}
     values |= {name: yaml.safe_load(text) for name, _, text in (each.partition("=") for each in asked.set)}
+    given: dict[str, Any] = {}
+    if asked.all:
+        from IPython.display import display
+
+        given = {"display": display}  # as a kernel has it
     try:
         with time_limit(asked.budget):
-            run_cells(asked.notebook, values, None if asked.all else TAGS)
+            run_cells(asked.notebook, values, lambda cell: asked.all or bool(TAGS & tags_of(cell)), given)
     except OutOfTime as error:
         print(f"goes on next time: {error}")
         sys.exit(UNFINISHED)
 
 
-def run_cells(notebook: Path, values: dict[str, Any], chosen: set[str] | None) -> dict[str, Any]:
-    """The names that a notebook's cells with one of the chosen tags, or all, leave, run with these values."""
-    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+def tags_of(cell: Mapping[str, Any]) -> set[str]:
+    """The tags of a cell."""
+    return set(cell["metadata"].get("tags", []))
+
+
+def run_cells(
+    notebook: Path,
+    values: dict[str, Any],
+    chosen: Callable[[Mapping[str, Any]], bool],
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The names that the chosen code cells leave, run in order in one module that begins with what is `given`.
+
+    A settings cell finds `values` in place of those of the parameter cell.
+    """
     module = sys.modules["notebook"] = ModuleType("notebook")  # where pydantic looks up what annotations name
     names = module.__dict__
-    if chosen is None:
-        from IPython.display import display
-
-        names["display"] = display  # as a kernel has it
-    parameters = dict(values)
-    for number, cell in enumerate(cells, 1):
-        tags = set(cell["metadata"].get("tags", []))
-        if cell["cell_type"] != "code" or (chosen and not tags & chosen):
+    names.update(given or {})
+    parameters = values
+    for number, cell in enumerate(json.loads(notebook.read_text("utf-8"))["cells"], 1):
+        if cell["cell_type"] != "code" or not chosen(cell):
             continue
+        tags = tags_of(cell)
         began = time.time()
         with in_place_of_the_kernel(parameters):
             exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), names)

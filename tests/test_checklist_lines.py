@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+from notebook_cells import names_of
 
 from anm_nb.analysis.doctor import SIGNATURES
 from anm_nb.energy.train import EnergyConfig
@@ -23,11 +24,7 @@ def test_every_section_has_lines_and_every_instrument_exists(tmp_path, monkeypat
     for name, run in RUNS.items():
         (tmp_path / name).mkdir()
         recorded |= set(EnergyConfig(**TINY, **run, seeds=(0,)).train(tmp_path / name).metrics)
-    cells = nbformat.read(ROOT / "notebooks" / "30_analysis.ipynb", as_version=4).cells
-    (source,) = [cell.source for cell in cells if cell.source.startswith("LINES = ")]
-    names = {"pd": pd}
-    exec(source, names)
-    lines = names["lines"]
+    lines = names_of("30_analysis", "lines", "lines-f", given={"pd": pd})["lines"]
     assert set(lines["section"]) == {*"ABCDEFGHIJK", "legitimacy"}
     assert not lines.duplicated().any()
     findings = {signature.name for signature in SIGNATURES}

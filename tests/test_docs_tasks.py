@@ -11,10 +11,9 @@ from test_docs import PAGES, SNIPPETS, TINY, run_notebook
 from typer.testing import CliRunner
 
 from anm_nb import store
-from anm_nb.cases import open_sweep
+from anm_nb.cases import Outcome, open_sweep, verdicts_in
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.execution import Outcome, verdicts_in
 from anm_nb.files import project_root
 from anm_nb.sweep import write_tables
 

@@ -13,9 +13,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from anm_nb.analysis import VERDICT_MIME
-from anm_nb.cases import Case
+from anm_nb.cases import Case, keep
 from anm_nb.config import ParameterError
-from anm_nb.execution import keep
 from anm_nb.gallery import card_of, write_gallery
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "verdict": "supported"}

@@ -55,9 +55,9 @@ def store(tmp_path, monkeypatch):
 
 
 def listed(*conditions):
-    result = runs("ls", "--json", *(each for condition in conditions for each in ("--where", condition)))
+    result = runs("ls", "--csv", *(each for condition in conditions for each in ("--where", condition)))
     assert result.exit_code == 0, result.output
-    return [row["key"] for row in json.loads(result.stdout)]
+    return pd.read_csv(io.StringIO(result.stdout), dtype={"key": str})["key"].tolist()
 
 
 def test_runs_are_listed_oldest_first_and_filtered(store):
@@ -69,8 +69,8 @@ def test_runs_are_listed_oldest_first_and_filtered(store):
     assert listed("negatives.name=anm") == [anm]
     assert listed("steps=12", "size=3") == listed("lr=1e-3", "size=3") == [stock]
     assert listed("soft_label=false", "inner_steps=1") == [anm, stock]
-    table = runs("ls", "--limit", "2").stdout
-    assert anm not in table
+    table = runs("ls", "--where", "family=energy").stdout
+    assert line not in table
     assert "2 of 3 runs" in table
 
 
@@ -84,16 +84,13 @@ def scored(store, strategy, error):
 
 def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv(store):
     anm, stock = scored(store, "anm", 0.25), scored(store, "stock", 0.5)
-    rows = {row["key"]: row for row in json.loads(runs("ls", "--json").stdout)}
-    assert rows[anm.key]["value"] == pytest.approx(0.26)
-    assert (rows[anm.key]["score"], rows[anm.key]["lr"], rows[stock.key]["lr"]) == ("mse", 0.0025, 0.005)
-    assert "width" not in rows[anm.key]  # the same in all
     table = runs("ls").stdout
     assert "mse 0.26" in table
     assert "lr=0.0025" in table
-    csv = pd.read_csv(io.StringIO(runs("ls", "--csv").stdout)).set_index("key")
-    assert set(csv.index) == set(rows)
+    csv = pd.read_csv(io.StringIO(runs("ls", "--csv").stdout), dtype={"key": str}).set_index("key")
     assert csv.loc[stock.key, "value"] == pytest.approx(0.51)
+    assert (csv.loc[anm.key, "score"], csv.loc[anm.key, "lr"], csv.loc[stock.key, "lr"]) == ("mse", 0.0025, 0.005)
+    assert "width" not in csv  # the same in all
 
 
 def test_two_runs_are_compared_by_what_differs_and_their_curves_in_one_figure(store, tmp_path, monkeypatch):
@@ -119,11 +116,8 @@ def test_two_runs_are_compared_by_what_differs_and_their_curves_in_one_figure(st
         (("ls", "--where", "task=invrse"), ""),
         (("ls", "--where", "step=3"), "unknown name in --where 'step' (did you mean 'steps'?)"),
         (("show", "aacb"), "unknown run 'aacb'"),
-        (("verify", "aacb"), "unknown run 'aacb'"),
         (("rm", "aacb"), "unknown run 'aacb'"),
-        (("compare", "aacb", "aacb"), "unknown run 'aacb'"),
         (("import", "nowhere.zip"), "nowhere.zip cannot be read as a zip file"),
-        (("export", "zz", "--out", "x.zip"), "unknown run 'zz'"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_the_nearest(arguments, said, store):

@@ -3,7 +3,6 @@
 import pytest
 
 from anm_nb.config import ParameterError, read_yaml
-from anm_nb.runs_cli import stands_for
 
 
 def file_of(tmp_path, content):
@@ -50,14 +49,3 @@ def test_problems_are_one_line_with_file_and_line(tmp_path, content, message):
 def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ParameterError, match=f"^{tmp_path} cannot be read: "):
         read_yaml(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "value", "same"),
-    [
-        ("1e-3", 0.001, True), ("2", 2.0, True), ("true", True, True), ("true", 1, False), ("1", True, False),
-        ("[stock, anm]", ["stock", "anm"], True), ("null", None, True), ("anm", "anm", True), ("a: [", "x", False),
-    ],
-)  # fmt: skip
-def test_what_a_person_types_stands_for_a_value(text, value, same):
-    assert stands_for(text, value) is same

@@ -24,7 +24,7 @@ from anm_nb.ranking.train import RankingConfig
 from anm_nb.store import Run
 from anm_nb.tasks.hinted_sort import HintedSort
 from anm_nb.tasks.kendall import kendall_tau
-from anm_nb.tasks.ordering import RankingTask
+from anm_nb.tasks.ordering import PartialSort
 from anm_nb.training.seeds import generator
 
 # Where τ can be measured, from the published mistake to what the task asks for, and its name in metrics.
@@ -91,7 +91,7 @@ def probe(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return run.trace["alphas"][0, last, 0].numpy()[:, order], ranks[order], known[order].astype(bool)
 
 
-def reach(task: RankingTask, links: int) -> float:
+def reach(task: PartialSort, links: int) -> float:
     """τ over all pairs of following at most so many pointers from each item; NaN without one at every hidden item."""
     if not isinstance(task, HintedSort) or task.informed_rate < 1:
         return float("nan")
@@ -99,7 +99,7 @@ def reach(task: RankingTask, links: int) -> float:
     return float(kendall_tau(task.solve(batch, links), batch.y).nanmean())
 
 
-def halfway(task: RankingTask) -> float:
+def halfway(task: PartialSort) -> float:
     """The τ over all pairs above which a seed has taken off: midway between what one pass can reach and the ceiling.
 
     One pass can follow two pointers, one in the encoder's attention and one in the block's. NaN as `reach`.

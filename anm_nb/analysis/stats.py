@@ -49,11 +49,6 @@ def finite_pairs(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     return pairs[:, np.isfinite(pairs).all(axis=0)]
 
 
-def _t(n: int) -> float:
-    """The quantile of Student's t that makes a two-sided 95 % interval of n values."""
-    return float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-
-
 def mean_interval(values: ArrayLike) -> Interval:
     """Mean and 95 % t-interval over seeds, NaNs left out; the interval is NaN with fewer than two values."""
     return Interval(*paired_difference(values, 0.0)[:3])
@@ -89,18 +84,16 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
         return PairedDifference(estimate, NAN, NAN, NAN, n)
     if np.ptp(differences) == 0:  # the t statistic is 0/0 or infinite, and the spread itself may be one of rounding
         return PairedDifference(estimate, estimate, estimate, float(estimate == 0), n)
-    error = float(differences.std(ddof=1)) / n**0.5
-    half = _t(n) * error
-    p_value = float(2 * special.stdtr(n - 1, -abs(estimate) / error))
-    return PairedDifference(estimate, estimate - half, estimate + half, p_value, n)
+    test = stats.ttest_1samp(differences, 0.0)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return PairedDifference(estimate, float(low), float(high), float(test.pvalue), n)
 
 
 def ratio_interval(first: ArrayLike, second: ArrayLike) -> Interval:
     """mean(first)/mean(second) over pairs and its 95 % interval by Fieller's theorem (1954); pairs with a NaN left out.
 
-    The interval holds every ratio r that a paired t-test of first − r·second does not reject, so that r = 1 lies in it
-    exactly where zero lies in the interval of the paired difference. NaN with fewer than two pairs, and where the mean
-    of `second` cannot be told from zero, as the ratios then are not an interval.
+    The interval holds every ratio r that a paired t-test of first − r·second does not reject. NaN with fewer than two
+    pairs, and where the mean of `second` cannot be told from zero, as the ratios then are not an interval.
     """
     pairs = finite_pairs(first, second)
     n = pairs.shape[1]
@@ -108,7 +101,8 @@ def ratio_interval(first: ArrayLike, second: ArrayLike) -> Interval:
     estimate = float(above / below) if below else NAN
     if n < 2:
         return Interval(estimate, NAN, NAN)
-    var_above, covariance, _, var_below = (_t(n) ** 2 / n * np.cov(pairs)).ravel()
+    t = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)
+    var_above, covariance, _, var_below = (t**2 / n * np.cov(pairs)).ravel()
     square = below**2 - var_below  # of square·r² − 2·middle·r + constant ≤ 0
     middle, constant = above * below - covariance, above**2 - var_above
     if square <= 0:
@@ -133,9 +127,8 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 def equivalence(first: ArrayLike, second: ArrayLike, margin: float, *, relative: bool = False) -> float:
     """p-value that first − second, paired, lies within ± margin: two one-sided t-tests (Schuirmann 1987).
 
-    With `relative` the margin is a share of the mean of `second`: |mean(first)/mean(second) − 1| < margin, tested as
-    first − (1 ± margin)·second. NaN with fewer than two pairs. Raises `ParameterError` for a margin that is not
-    positive.
+    With `relative` the margin is a share of the mean of `second`: first − (1 ± margin)·second is tested. NaN with fewer
+    than two pairs. Raises `ParameterError` for a margin that is not positive.
     """
     if not margin > 0:
         raise ParameterError(f"margin = {margin}: must be above 0")
@@ -147,7 +140,7 @@ def equivalence(first: ArrayLike, second: ArrayLike, margin: float, *, relative:
     def one_sided(values: np.ndarray) -> float:  # that the mean is positive
         if np.ptp(values) <= RESOLUTION * np.abs(values).max():
             return float(values.mean() <= 0)
-        return float(special.stdtr(len(values) - 1, -values.mean() / values.std(ddof=1) * len(values) ** 0.5))
+        return float(stats.ttest_1samp(values, 0.0, alternative="greater").pvalue)
 
     return max(one_sided(one - other + reach), one_sided(other - one + reach))
 

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 from torch.special import entr
 
 from anm_nb.config import ParameterError
@@ -25,6 +26,11 @@ Mask = Bool[Tensor, "b d"]
 Groups = Float[Tensor, "b groups classes"]
 
 
+def at_length(direction: Points, length: Values) -> Points:
+    """The directions with these lengths; a zero vector stays zero."""
+    return direction * (length / direction.norm(dim=1).clamp_min(1e-30)).unsqueeze(1)
+
+
 class Constraint(ABC):
     """A set with its projection."""
 
@@ -33,33 +39,43 @@ class Constraint(ABC):
         """The nearest point of the set, row by row."""
 
     def residual(self, y: Points) -> Values:
-        """‖y − Π(y)‖, zero up to rounding for a feasible y."""
+        """‖y − Π(y)‖."""
         return (y - self.project(y)).norm(dim=1)
+
+    def start(self, truth: Points, direction: Points, distance: Values) -> Points:
+        """Feasible points in these directions, at that distance from the truth, nearer where the set ends before."""
+        start = truth + at_length(self.project(truth + at_length(direction, distance)) - truth, distance)
+        outside = self.residual(start) > 1e-5 * distance  # beyond rounding
+        return torch.where(outside.unsqueeze(1), self.project(start), start)
 
 
 @dataclass(frozen=True)
 class _Ball(Constraint):
-    """Points near a centre. Raises `ParameterError` for a radius that is not positive, by example."""
+    """Points near a centre and, where `fixed`, equal to it. Raises `ParameterError` for radii that are not positive."""
 
     center: Points
     radius: Values
+    fixed: Mask | None = None
 
     def __post_init__(self) -> None:
         if host_may_wait() and bool((refused := ~(self.radius > 0)).any()):
             example = int(refused.nonzero()[0])
             raise ParameterError(f"radius of example {example} = {float(self.radius[example])}: should be positive")
 
+    def free(self, shift: Points) -> Points:
+        """A shift, 0 in fixed entries."""
+        return shift if self.fixed is None else shift.masked_fill(self.fixed, 0)
+
 
 @dataclass(frozen=True)
 class L2Ball(_Ball):
-    """Points within `radius` [batch] of `center` in the Euclidean norm.
+    """Points within `radius` [batch] of `center` in the Euclidean norm, equal to it in `fixed` entries.
 
-    With `normal`, only those with (y − center) ⟂ normal; with `fixed`, only those equal to the centre in those entries.
-    The centre lies in the hyperplane, so projecting onto it and then onto the ball projects onto their intersection.
+    With `normal`, only those with (y − center) ⟂ normal: the centre lies in the hyperplane, so projecting onto it and
+    then onto the ball projects onto their intersection.
     """
 
     normal: Points | None = None
-    fixed: Mask | None = None
 
     def project(self, y: Points) -> Points:
         shift = self.tangent(y - self.center)
@@ -67,34 +83,27 @@ class L2Ball(_Ball):
         # min(1, r/length), written so that a zero shift stays zero
         return self.center + shift * (self.radius.unsqueeze(1) / length.clamp_min(1e-30)).clamp_max(1.0)
 
+    def start(self, truth: Points, direction: Points, distance: Values) -> Points:
+        return truth + at_length(self.tangent(direction), distance)  # the set reaches as far in all its directions
+
     def tangent(self, direction: Points) -> Points:
         """A direction without its fixed entries and its part along `normal`: the set reaches `radius` far along it."""
-        direction = _free(direction, self.fixed)
-        if self.normal is None:
-            return direction
-        return direction - (direction * self._unit_normal).sum(1, keepdim=True) * self._unit_normal
+        direction, normal = self.free(direction), self._unit_normal
+        return direction if normal is None else direction - (direction * normal).sum(1, keepdim=True) * normal
 
     @cached_property
-    def _unit_normal(self) -> Points:
+    def _unit_normal(self) -> Points | None:
         """The normal in the space of the entries that are not fixed; zero where every entry is."""
-        assert self.normal is not None
-        normal = _free(self.normal, self.fixed)
-        return normal / normal.norm(dim=1, keepdim=True).clamp_min(1e-15)
+        return None if self.normal is None else F.normalize(self.free(self.normal), eps=1e-15)
 
 
 @dataclass(frozen=True)
 class LinfBall(_Ball):
     """A box: points no entry of which is further than `radius` [batch] from the centre's, or where `fixed` at all."""
 
-    fixed: Mask | None = None
-
     def project(self, y: Points) -> Points:
         radius = self.radius.unsqueeze(1)
-        return self.center + torch.clamp(_free(y - self.center, self.fixed), -radius, radius)
-
-
-def _free(shift: Points, fixed: Mask | None) -> Points:
-    return shift if fixed is None else shift.masked_fill(fixed, 0)
+        return self.center + torch.clamp(self.free(y - self.center), -radius, radius)
 
 
 @dataclass(frozen=True)
@@ -135,10 +144,6 @@ class MaskedSimplex(Constraint):
         best = p.masked_fill(~self._open, -torch.inf).argmax(2, keepdim=True)
         return torch.full_like(p, -1).scatter(2, best, 1.0).flatten(1)
 
-    def decisions_changed(self, y: Points, other: Points) -> Values:
-        """Groups [batch] whose largest entry differs."""
-        return (self._probabilities(y).argmax(2) != self._probabilities(other).argmax(2)).sum(1).to(y.dtype)
-
     def log(self, y: Points) -> dict[str, Tensor]:
         """The columns of section G.
 
@@ -147,12 +152,9 @@ class MaskedSimplex(Constraint):
         """
         p, choices = self._probabilities(y), self._open.sum(2)
         entropy, counted = entr(p.clamp_min(0)).sum(2), choices > 1
-        groups = counted.sum(1).clamp_min(1)
-        return {
-            "entropy": (entropy * counted).sum(1) / groups,
-            "relative_entropy": (entropy / choices.clamp_min(2).log() * counted).sum(1) / groups,
-            "invalid_mass": (p * ~self._open).flatten(1).abs().sum(1),
-        }
+        by_name = {"entropy": entropy, "relative_entropy": entropy / choices.clamp_min(2).log()}
+        log = {name: (each * counted).sum(1) / counted.sum(1).clamp_min(1) for name, each in by_name.items()}
+        return log | {"invalid_mass": (p * ~self._open).flatten(1).abs().sum(1)}
 
     def _probabilities(self, y: Tensor) -> Groups:
         return ((y + 1) / 2).unflatten(1, (-1, self.classes))
@@ -170,29 +172,16 @@ class MaskedSimplex(Constraint):
 
 @dataclass(frozen=True)
 class SignBox(LinfBall):
-    """[−1, 1]^d: relaxed answers whose every entry is a decision of its own; `fixed` entries stay at the centre."""
-
-    @classmethod
-    def around(cls, answers: Points, fixed: Mask) -> SignBox:
-        """The box with the entries `fixed` held at those of `answers`."""
-        return cls(answers * fixed, torch.ones_like(answers[:, 0]), fixed)
+    """A box in [−1, 1]^d of relaxed answers whose every entry is a decision; `fixed` entries stay at the centre."""
 
     def nearest_vertex(self, y: Points) -> Points:
         """The signs of free entries, +1 for zero; fixed entries as they are."""
         signs = torch.where(y < 0, -1.0, 1.0).to(y.dtype)
         return signs if self.fixed is None else torch.where(self.fixed, self.center, signs)
 
-    def decisions_changed(self, y: Points, other: Points) -> Values:
-        """Entries [batch] whose sign differs."""
-        return ((y < 0) != (other < 0)).sum(1).to(y.dtype)
-
     def log(self, y: Points) -> dict[str, Tensor]:
         """The columns of `MaskedSimplex.log` for free entries, p = (y + 1)/2 being the probability of +1."""
-        p = ((y + 1) / 2).clamp(0, 1)
-        free = _free(torch.ones_like(y), self.fixed)
+        p, free = ((y + 1) / 2).clamp(0, 1), self.free(torch.ones_like(y))
         entropy = ((entr(p) + entr(1 - p)) * free).sum(1) / free.sum(1).clamp_min(1)
         invalid = (y - self.project(y)).abs().sum(1) / 2
         return {"entropy": entropy, "relative_entropy": entropy / math.log(2), "invalid_mass": invalid}
-
-
-DiscreteSet = MaskedSimplex | SignBox  # convex sets whose vertices are a discrete task's answers

@@ -1,14 +1,12 @@
 """The energy's shape around the truth, towards a negative (ANM checklist, section E).
 
-An energy here is a function of noised points [b, d] with values [b] in nats, whose x, k and noise the caller has fixed,
-and which allows torch.func's vmap, grad and jvp; `start` is the noised positive ỹ⁺ and `end` the noised negative ỹ⁻,
-with the same noise. No graph is kept, no weight gets a gradient and nothing is drawn at random. All raise
-`ParameterError` where start equals end, and for results that are not finite.
+An energy is a function of noised points [b, d] with values [b] in nats that allows torch.func's vmap, grad and jvp;
+`start` is the noised positive ỹ⁺, `end` the noised negative ỹ⁻ with the same noise. No graph is kept and nothing drawn.
+All raise `ParameterError` where start equals end, and for results that are not finite.
 
-Where x has one right answer, the energy that the denoising loss asks for (`optimal_energy`) gives known numbers, Δ̃
-being ỹ⁻ − ỹ⁺: the barrier is max(0, m*) (`SharedNoise.optimal_margin`), φ''(0) is ‖Δ̃‖²/σ_k and the directional
-derivative ε·Δ̃/‖Δ̃‖, −‖ε‖ towards a negative that removes the noise. There end the document's wishes that barrier and
-curvature rise and the derivative turn positive: a landscape steeper than that has a wrong score.
+Of the energy that the denoising loss asks for (`optimal_energy`) the numbers are known, Δ̃ being ỹ⁻ − ỹ⁺: the barrier
+is max(0, m*) (`SharedNoise.optimal_margin`), φ''(0) is ‖Δ̃‖²/σ_k and the directional derivative ε·Δ̃/‖Δ̃‖. There end the
+document's wishes for steeper landscapes: one steeper than that has a wrong score.
 """
 
 from __future__ import annotations
@@ -33,11 +31,9 @@ POINTS_AT_ONCE = 1024  # whose energies are computed together, however fine a gr
 @torch.no_grad()
 def line_scan(energy: Energy, start: Points, end: Points, t: Grid = SCAN_GRID) -> Float[Tensor, "b T"]:
     """φ(t) = E((1 − t)·ỹ⁺ + t·ỹ⁻) (ANM checklist, section E.1): φ(0) is the truth's energy, φ(1) the negative's."""
-    start, end = start.as_subclass(Tensor), end.as_subclass(Tensor)
+    start, end, chunk = start.as_subclass(Tensor), end.as_subclass(Tensor), max(1, POINTS_AT_ONCE // len(start))
     _length(end - start)
-    phi = torch.func.vmap(
-        lambda at: energy((1 - at) * start + at * end), out_dims=1, chunk_size=max(1, POINTS_AT_ONCE // len(start))
-    )
+    phi = torch.func.vmap(lambda at: energy((1 - at) * start + at * end), out_dims=1, chunk_size=chunk)
     return _finite("energy", phi(t.to(start)))
 
 
@@ -47,18 +43,16 @@ def barrier(profile: Float[Tensor, "b T"], t: Grid) -> Values:
     Raises `ParameterError` unless 0 and 1 are on the grid exactly.
     """
     for value in (0, 1):
-        if not bool((t == value).any()):
-            nearest = float(t[(t - value).abs().argmin()])
+        if value != (nearest := float(t[(t - value).abs().argmin()])):
             raise ParameterError(f"t: the grid has to hold {value} exactly; the nearest on it is {nearest!r}")
     return profile[:, (t >= 0) & (t <= 1)].amax(1) - profile[:, t == 0].squeeze(1)
 
 
 @torch.no_grad()
 def curvature(energy: Energy, start: Points, end: Points) -> Values:
-    """φ''(0), the second derivative at the truth along the line to the negative (ANM checklist, section E.1).
+    """φ''(0) = Δ̃ᵀHΔ̃ for Δ̃ = ỹ⁻ − ỹ⁺, per unit of t (section E.1), forward over reverse (Pearlmutter 1994).
 
-    Per unit of t, as the document writes it: Δ̃ᵀHΔ̃ for Δ̃ = ỹ⁻ − ỹ⁺, forward over reverse (Pearlmutter 1994). It grows
-    with the square of the negative's distance; divided by ‖Δ̃‖² it compares negatives at different ones.
+    It grows with the square of the distance; divided by ‖Δ̃‖² it compares negatives at different ones.
     """
     start, shift = start.as_subclass(Tensor), (end - start).as_subclass(Tensor)
     _length(shift)
@@ -68,13 +62,9 @@ def curvature(energy: Energy, start: Points, end: Points) -> Values:
 
 @torch.no_grad()
 def directional_derivative(energy: Energy, start: Points, end: Points) -> Values:
-    """g = ∇E(ỹ⁺)·(ỹ⁻ − ỹ⁺)/‖ỹ⁻ − ỹ⁺‖, in nats per unit of length: below 0 the negative lies downhill (section E.2).
-
-    φ'(0), per unit of t, is g·‖ỹ⁻ − ỹ⁺‖.
-    """
+    """g = ∇E(ỹ⁺)·(ỹ⁻ − ỹ⁺)/‖ỹ⁻ − ỹ⁺‖, in nats per unit of length: below 0 the negative lies downhill (section E.2)."""
     shift = (end - start).as_subclass(Tensor)
-    distance = _length(shift)
-    gradient, _ = gradient_and_value(energy, start)
+    distance, (gradient, _) = _length(shift), gradient_and_value(energy, start)
     return _finite("dir_derivative", (gradient * shift).sum(1) / distance)
 
 
@@ -86,8 +76,7 @@ def optimal_energy(schedule: NoiseSchedule, y_pos: Points) -> Model:
 def _length(shift: Points) -> Values:
     """‖shift‖, checked to give a direction."""
     length = shift.norm(dim=1)
-    refused = ~((length > 0) & length.isfinite())
-    if bool(refused.any()):
+    if bool((refused := ~((length > 0) & length.isfinite())).any()):
         where = f"truth and negative are {float(length[refused][0])} apart at example {int(refused.nonzero()[0])}"
         raise ParameterError(f"{where}; a direction needs a distance that is finite and greater than 0")
     return length
@@ -95,8 +84,7 @@ def _length(shift: Points) -> Values:
 
 def _finite(name: str, values: Tensor) -> Tensor:
     """The values [b, …], unless some are not finite: then an error naming the first example that has one."""
-    refused = ~values.isfinite()
-    if bool(refused.any()):
+    if bool((refused := ~values.isfinite()).any()):
         example = int(refused.nonzero()[0, 0])
         raise ParameterError(f"{name} = {float(values[refused][0])} at example {example}: should be finite")
     return values

@@ -108,15 +108,15 @@ class EnergyLearner:
         """
         shares = grad_shares(contrast.weighted, contrast.loss_mse, list(self.model.parameters()))
         noise, mined, y_pos = contrast.problem.noise, contrast.mined, contrast.problem.y_pos
-        energies = contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, noise.k
-        noising = *contrast.noised, y_pos, mined.y_neg, noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)
+        rows = [contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, noise.k, *contrast.noised]
+        rows += [y_pos, mined.y_neg, noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k), *mined.log.values()]
         for place, each in enumerate(measured):
-            e_pos, e_neg, optimal, k = (self.model.apart(rows)[place] for rows in energies)
-            columns = energy_columns(e_pos, e_neg)
+            own = [self.model.apart(tensor)[place] for tensor in rows]
+            e_pos, e_neg, optimal, k = own[:4]
+            columns = energy_columns(e_pos, e_neg) | noising_columns(*own[4:10])
             del columns["loss_con"]  # the loss itself stands beside it
-            columns |= noising_columns(*(self.model.apart(rows)[place] for rows in noising))
             columns |= {"illegitimate_fraction": (optimal < 0).float().mean(), "optimal_margin_mean": optimal.mean()}
-            columns |= {name: self.model.apart(rows)[place].float().nanmean() for name, rows in mined.log.items()}
+            columns |= {name: log.float().nanmean() for name, log in zip(mined.log, own[10:], strict=True)}
             if {"e_start", "e_mined"} <= columns.keys():
                 columns["mined_drop"] = columns["e_start"] - columns["e_mined"]
             columns |= {"contrastive_weight": contrast.weight[place], "grad_share_contrast": shares[place]}
@@ -140,12 +140,11 @@ class EnergyLearner:
         `steps=…`, with other numbers of descent steps; `published clamp`, where that is another one; and the task's
         references, which learn from as many training problems as there are test problems.
         """
-        task, device = self.task, self.device
-        training = self.training.sample(n, generator=generator(seed, "references", device), device=device)
-        columns: dict[str, float] = {}
+        task, on = self.task, {"device": self.device}
+        training, columns = self.training.sample(n, generator=generator(seed, "references", self.device), **on), {}
         for split, harder in SPLITS.items():
-            source, clamp = generator(seed, f"test/{split}", device), task.clamp(harder)
-            batch = task.stream("test").sample(n, generator=source, device=device, harder=harder)
+            source, clamp = generator(seed, f"test/{split}", self.device), task.clamp(harder)
+            batch = task.stream("test").sample(n, generator=source, harder=harder, **on)
             answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
             ways = {"model": (self.sampler, clamp)}
             ways |= {"published clamp": (self.sampler, task.sample_clamp)} if clamp != task.sample_clamp else {}
@@ -153,8 +152,7 @@ class EnergyLearner:
             for name, (sampler, bound) in ways.items():
                 answers[name] = predict(model, task, batch, self.schedule, sampler, [seed], bound)
             for predictor, y_hat in answers.items():
-                scores = task.metrics(y_hat, batch)
-                columns |= {f"{split}/{metric}/{predictor}": score for metric, score in scores.items()}
+                columns |= {f"{split}/{metric}/{predictor}": v for metric, v in task.metrics(y_hat, batch).items()}
         return columns
 
     def at_levels(

@@ -37,8 +37,8 @@ def info_nce(e_pos: Values, e_neg: Values) -> Values:
 def soft_info_nce(e_pos: Values, e_neg: Values, optimal_margin: Values) -> Values:
     """The two-way cross-entropy with the pair labelled q = σ(m*) instead of 1: q log(1 + e^−m) + (1 − q) log(1 + e^m).
 
-    Least at m = m* (`SharedNoise.optimal_margin`), the margin that the score allows: an illegitimate negative has its
-    energy pulled down. The gradient by E⁻ is σ(m) − σ(m*). Both terms are positive: nothing cancels at large |m|.
+    Least at m = m* (`SharedNoise.optimal_margin`), the margin that the score allows; its gradient by E⁻ is
+    σ(m) − σ(m*). Both terms are positive: nothing cancels at large |m|.
     """
     label = optimal_margin.detach()
     return label.sigmoid() * F.softplus(e_pos - e_neg) + (-label).sigmoid() * F.softplus(e_neg - e_pos)
@@ -49,8 +49,8 @@ def monotonic_regression(
 ) -> Values:
     """max(0, k_min − k) + mean squared residual of the line with slope k, fitted to energies over distances.
 
-    The MRNCL of VFScale (arXiv 2502.01989) in the form of its released code, with both of its coefficients 1: the
-    energies of a truth (distance 0) and of two negatives are to rise in proportion to their distance from the truth.
+    The MRNCL of VFScale (arXiv 2502.01989) as its released code has it, both coefficients 1: energies of a truth
+    (distance 0) and of two negatives are to rise in proportion to the distance.
     """
     distance, energy = (each - each.mean(1, keepdim=True) for each in (distances, energies))
     slope = (distance * energy).sum(1) / distance.square().sum(1).clamp_min(1e-12)
@@ -60,10 +60,9 @@ def monotonic_regression(
 def sampling_divergence(problem: MiningProblem) -> Values:
     """E_θ̄(ỹ) + log p(ỹ) of sampled ỹ, up to a constant: the KL term of VFScale (arXiv 2502.01989), one value a row.
 
-    As in its released code, ỹ comes from N(0, I) by one score estimate a level, without descents, and only the last
-    estimate, at the row's own level, is differentiated; the weights θ̄ that judge ỹ are constants. −log p is y_dim times
-    the log distance to the seed's nearest other sample (Kozachenko & Leonenko 1987), itself a constant. Released: one
-    level for a whole batch, and every 50th step only.
+    As in its released code, ỹ comes from N(0, I) by one score estimate a level, and only the last, at the row's own
+    level, is differentiated; the weights θ̄ that judge ỹ are constants. −log p is y_dim times the log distance to the
+    seed's nearest other sample (Kozachenko & Leonenko 1987). Released: one level a batch, and every 50th step only.
     """
     schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
 
@@ -86,8 +85,7 @@ def sampling_divergence(problem: MiningProblem) -> Values:
         slope, energy = gradient_and_value(energy_given(problem.model, problem.x, k), sample.detach())
     by_seed = sample.unflatten(0, (problem.seeds, -1))
     distances = torch.cdist(by_seed, by_seed.detach(), compute_mode="donot_use_mm_for_euclid_dist")
-    itself = torch.eye(by_seed.shape[1], dtype=torch.bool, device=sample.device)
-    nearest = distances.masked_fill(itself, 1e10).amin(2).flatten()
+    nearest = distances.masked_fill(torch.eye(by_seed.shape[1], device=sample.device) > 0, 1e10).amin(2).flatten()
     return energy + (slope * (sample - sample.detach())).sum(1) - sample.shape[1] * (nearest + 1e-20).log()
 
 
@@ -111,8 +109,8 @@ def step_losses(
 ) -> StepLosses:
     """Denoising loss, and contrastive loss of a strategy's negatives at weight λ; the detail is then a `Contrast`.
 
-    Negatives are noised here and only here, with the positives' own noise. Of given entries, whose noise is 0, nothing
-    is learnt. Raises ValueError for negatives of another shape than the targets.
+    Negatives are noised here and only here, with the positives' noise. Of given entries nothing is learnt. Raises
+    ValueError for negatives of another shape than the targets.
     """
     noise, y_pos, given, seeds = problem.noise, problem.y_pos, problem.given, problem.seeds
     noised = noise.noised(y_pos)

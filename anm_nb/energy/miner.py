@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 
 from anm_nb.config import Count, ParameterError, Parameters
-from anm_nb.energy.constraints import Constraint, L2Ball
+from anm_nb.energy.constraints import Constraint
 from anm_nb.energy.networks import Inputs, Model, Targets, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Points, SharedNoise, Values
 from anm_nb.tasks.base import Clues, DenoisingTask
@@ -126,30 +126,95 @@ class Trial:
     starting: Marks  # a fresh starting point, taken whatever its energy
     accepted: Marks
     rejected: Marks
+    slack: Values  # how far Ẽ is below Armijo's bound
 
 
-def at_length(direction: Points, length: Values) -> Points:
-    """The directions with these lengths; a zero vector stays zero."""
-    return direction * (length / direction.norm(dim=1).clamp_min(1e-30)).unsqueeze(1)
+class _Descent:
+    """Where every example is between two turns, the point that it tries next, and what is counted."""
 
+    def __init__(self, y_pos: Points, constraint: Constraint, config: MinerConfig) -> None:
+        self.y_pos, self.constraint, self.config, self.scale = y_pos, constraint, config, y_pos.norm(dim=1)
+        self.y = self.ahead = y_pos
+        self.value = self.alpha = self.first_alpha = self.scale  # any positive number, until the start
+        self.gradient, self.start_value = torch.zeros_like(y_pos), torch.zeros_like(self.scale)
+        self.slack = self.start_value
+        self.accepted = self.backtracks = self.streak = self.restarts = torch.zeros_like(self.scale, dtype=torch.long)
+        self.done = self.accepted.bool()
+        self.starting = self.too_close = ~self.done
 
-def starting_points(
-    y_pos: Points, constraint: Constraint, distance: Values, sources: Sequence[torch.Generator], drawn: Sequence[bool]
-) -> Points:
-    """Feasible points in random directions, at that distance from the truth, nearer where the set ends before.
+    def trial_points(self, sources: Sequence[torch.Generator], may_wait: bool) -> Points:
+        """The points ahead, and random ones on the ray of a random direction for those that start.
 
-    The rows are as many blocks as there are `sources`; only those of the blocks `drawn` are random.
-    """
-    direction = torch.ones_like(y_pos)
-    for block, source, wanted in zip(direction.chunk(len(sources)), sources, drawn, strict=True):
-        if wanted:
-            block.normal_(generator=source)
-    if isinstance(constraint, L2Ball):  # whose directions all reach as far
-        return y_pos + at_length(constraint.tangent(direction), distance)
-    shift = constraint.project(y_pos + at_length(direction, distance)) - y_pos
-    start = y_pos + at_length(shift, distance)
-    outside = constraint.residual(start) > 1e-5 * distance  # beyond rounding
-    return torch.where(outside.unsqueeze(1), constraint.project(start), start)
+        The rows are as many blocks as there are `sources`; where the host may wait only blocks in need are drawn.
+        """
+        blocks = self.starting.unflatten(0, (len(sources), -1)).any(1)
+        wanted = blocks.tolist() if may_wait else [True] * len(sources)
+        if not any(wanted):
+            return self.ahead
+        direction = torch.ones_like(self.y)
+        for block, source, drawn in zip(direction.chunk(len(sources)), sources, wanted, strict=True):
+            if drawn:
+                block.normal_(generator=source)
+        start = self.constraint.start(self.y_pos, direction, self.config.start * self.scale)
+        return torch.where(self.starting.unsqueeze(1), start, self.ahead)
+
+    def judge(self, point: Points, value: Values) -> Trial:
+        """Whether each trial point is taken."""
+        below = self.value - value - self.config.armijo_c / self.alpha * (point - self.y).square().sum(1)
+        stepping = ~self.done & ~self.starting
+        enough = torch.ones_like(stepping) if self.config.rule == "fixed" else below >= 0
+        taken, refused = stepping & enough, stepping & ~enough
+        return Trial(point, value, self.y, self.value, self.alpha, self.starting, taken, refused, below)
+
+    def move(self, trial: Trial, gradient: Points, is_near: Callable[[Tensor], Tensor]) -> None:
+        """Go where a trial was taken, choose the next point, and mark who has ended or starts anew."""
+        config, taken, alpha = self.config, trial.accepted, self.alpha
+        if config.rule == "barzilai_borwein":
+            step = trial.y - self.y
+            curvature = (step * (gradient - self.gradient)).sum(1)
+            length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
+            length = torch.clamp(length, self.first_alpha / BB_RANGE, self.first_alpha * BB_RANGE)
+            alpha = torch.where(taken, length, alpha)
+        moved = taken | trial.starting
+        self.y = torch.where(moved.unsqueeze(1), trial.y, self.y)
+        self.gradient = torch.where(moved.unsqueeze(1), gradient, self.gradient)
+        self.value = torch.where(moved, trial.value, self.value)
+        self.start_value = torch.where(trial.starting, trial.value, self.start_value)
+        self.slack = torch.where(taken, torch.minimum(self.slack, trial.slack), self.slack)
+        first_step = config.step_size * self.scale / self.gradient.norm(dim=1).clamp_min(1e-12)
+        self.first_alpha = torch.where(trial.starting, first_step, self.first_alpha)
+        self.alpha = torch.where(trial.starting, self.first_alpha, torch.where(trial.rejected, alpha / 2, alpha))
+        self.ahead = self.constraint.project(self.y - self.alpha.unsqueeze(1) * self.gradient)
+        self.backtracks = self.backtracks + trial.rejected
+        self.streak = torch.where(moved, 0, self.streak + trial.rejected)  # of rejections
+        self.too_close = is_near(self.y)
+        self.starting = moved & self.too_close & (self.restarts < RESTARTS)
+        self.restarts = self.restarts + self.starting
+        self.accepted = torch.where(self.starting, 0, self.accepted + taken)
+        ended = (self.accepted >= config.steps) | (self.streak >= config.max_backtracks)
+        if config.tol:
+            ended = ended | moved & ((self.y - self.ahead).norm(dim=1) < config.tol * self.scale)
+        self.done = self.done | ~self.starting & ended
+
+    def mined(self) -> Mined:
+        """The points reached, with the log."""
+        gm_norm = (self.y - self.ahead).norm(dim=1)  # the length of the step that would be tried next
+        log = {
+            "miner_accepted": self.accepted,
+            "miner_backtracks": self.backtracks,
+            "miner_limit_hits": self.streak >= self.config.max_backtracks,  # ended by rejections, not by choice
+            "miner_restarts": self.restarts,
+            "miner_cut": ~self.done,
+            "miner_converged": gm_norm < self.config.tol * self.scale,
+            "armijo_slack": self.slack,
+            "gm_norm": gm_norm,
+            "feasibility_residual": self.constraint.residual(self.y),
+            "wrongness": (self.y - self.y_pos).norm(dim=1),
+            "too_close": self.too_close,
+            "e_start": self.start_value,
+            "e_mined": self.value,
+        }
+        return Mined(self.y, log)
 
 
 @torch.no_grad()
@@ -174,81 +239,28 @@ def mine(
     and an energy that is not finite raises `ParameterError` (not `in_training`: one seed may fail, as the loss tells).
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
-    scale, may_wait, spectral = y_pos.norm(dim=1), host_may_wait(), config.rule == "barzilai_borwein"
-    is_near = near or (lambda y: (y - y_pos).norm(dim=1) < config.delta * scale)
+    descent, may_wait = _Descent(y_pos, constraint, config), host_may_wait()
+    is_near = near or (lambda y: (y - y_pos).norm(dim=1) < config.delta * descent.scale)
 
     def objective(point: Tensor) -> Tensor:
-        value = energy(point)
-        if value.shape != point.shape[:1]:
+        if (value := energy(point)).shape != point.shape[:1]:
             shape = tuple(value.shape)
             raise ParameterError(f"energy of {len(point)} points has shape {shape}: should be one number for each")
         return value - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else value
 
-    y = ahead = y_pos  # where an example is, and the point that it tries next
-    value = alpha = first_alpha = scale  # any positive number, until the start
-    gradient, start_value, slack = torch.zeros_like(y_pos), torch.zeros_like(scale), torch.zeros_like(scale)
-    accepted = backtracks = streak = restarts = torch.zeros_like(scale, dtype=torch.long)  # streak: rejections in a row
-    done = accepted.bool()
-    starting = too_close = ~done
     # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid. Answers that
     # round to the truth start anew most often, and Barzilai–Borwein's steps grow again.
-    spare = 7 if near is not None else 5 if spectral else 2
+    spare = 7 if near is not None else 5 if config.rule == "barzilai_borwein" else 2
     for _ in range(config.turns or config.steps + spare):
-        if may_wait and bool(done.all()):
+        if may_wait and bool(descent.done.all()):
             break
-        drawn = starting.unflatten(0, (len(sources), -1)).any(1).tolist() if may_wait else [True] * len(sources)
-        trial = ahead
-        if any(drawn):
-            start = starting_points(y_pos, constraint, config.start * scale, sources, drawn)
-            trial = torch.where(starting.unsqueeze(1), start, ahead)
-        trial_gradient, trial_value = gradient_and_value(objective, trial)
-        if may_wait and not in_training and bool((refused := ~done & ~trial_value.isfinite()).any()):
+        point = descent.trial_points(sources, may_wait)
+        gradient, value = gradient_and_value(objective, point)
+        if may_wait and not in_training and bool((refused := ~descent.done & ~value.isfinite()).any()):
             first = int(refused.nonzero()[0])
-            raise ParameterError(f"energy of example {first} = {float(trial_value[first])}: should be a finite number")
-
-        below = value - trial_value - config.armijo_c / alpha * (trial - y).square().sum(1)  # Armijo's bound
-        stepping, enough = ~done & ~starting, torch.ones_like(done) if config.rule == "fixed" else below >= 0
-        taken, rejected = stepping & enough, stepping & ~enough
+            raise ParameterError(f"energy of example {first} = {float(value[first])}: should be a finite number")
+        trial = descent.judge(point, value)
         if callback is not None:
-            callback(Trial(trial, trial_value, y, value, alpha, starting, taken, rejected))
-        if spectral:
-            step = trial - y
-            curvature = (step * (trial_gradient - gradient)).sum(1)
-            length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
-            length = torch.clamp(length, first_alpha / BB_RANGE, first_alpha * BB_RANGE)
-            alpha = torch.where(taken, length, alpha)
-        moved = taken | starting
-        y = torch.where(moved.unsqueeze(1), trial, y)
-        gradient = torch.where(moved.unsqueeze(1), trial_gradient, gradient)
-        value, start_value = torch.where(moved, trial_value, value), torch.where(starting, trial_value, start_value)
-        slack = torch.where(taken, torch.minimum(slack, below), slack)
-        first_step = config.step_size * scale / gradient.norm(dim=1).clamp_min(1e-12)
-        first_alpha = torch.where(starting, first_step, first_alpha)
-        alpha = torch.where(starting, first_alpha, torch.where(rejected, alpha / 2, alpha))
-        ahead = constraint.project(y - alpha.unsqueeze(1) * gradient)
-        backtracks, streak = backtracks + rejected, torch.where(moved, 0, streak + rejected)
-        too_close = is_near(y)
-        starting = moved & too_close & (restarts < RESTARTS)
-        restarts, accepted = restarts + starting, torch.where(starting, 0, accepted + taken)
-        ended = (accepted >= config.steps) | (streak >= config.max_backtracks)
-        if config.tol:
-            ended = ended | moved & ((y - ahead).norm(dim=1) < config.tol * scale)
-        done = done | ~starting & ended
-
-    gm_norm = (y - ahead).norm(dim=1)  # the length of the step that would be tried next
-    log = {
-        "miner_accepted": accepted,
-        "miner_backtracks": backtracks,
-        "miner_limit_hits": streak >= config.max_backtracks,  # ended by rejections, not by choice
-        "miner_restarts": restarts,
-        "miner_cut": ~done,
-        "miner_converged": gm_norm < config.tol * scale,
-        "armijo_slack": slack,
-        "gm_norm": gm_norm,
-        "feasibility_residual": constraint.residual(y),
-        "wrongness": (y - y_pos).norm(dim=1),
-        "too_close": too_close,
-        "e_start": start_value,
-        "e_mined": value,
-    }
-    return Mined(y, log)
+            callback(trial)
+        descent.move(trial, gradient, is_near)
+    return descent.mined()

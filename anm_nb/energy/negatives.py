@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Po
 from torch import Tensor
 
 from anm_nb.config import SEVERAL, Count, ParameterError, Parameters, Registry, Weight, shown, unknown_name
-from anm_nb.energy.constraints import DiscreteSet, L2Ball, LinfBall, MaskedSimplex, SignBox
+from anm_nb.energy.constraints import L2Ball, LinfBall, MaskedSimplex, SignBox, at_length
 from anm_nb.energy.losses import monotonic_regression, sampling_divergence
-from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, at_length, mine
+from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, mine
 from anm_nb.energy.networks import Targets
 from anm_nb.energy.sampler import Form, descend
 from anm_nb.energy.schedule import Values
@@ -66,11 +66,6 @@ def get_negatives(name: Any, **options: Any) -> Any:
     return STRATEGIES.get(name)(**options)
 
 
-def strategy_to_json(strategy: NegativeStrategy | None) -> dict[str, Any] | str:
-    """What `get_negatives` reads back."""
-    return {"name": strategy.name, **strategy.model_dump(mode="json")} if strategy else "none"
-
-
 def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
     """Strategies by label: the name and the options that are given, as in "anm, eps 0.5".
 
@@ -86,7 +81,8 @@ def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
     return found
 
 
-_FROM, _TO = BeforeValidator(get_negatives), PlainSerializer(strategy_to_json)
+_FROM = BeforeValidator(get_negatives)
+_TO = PlainSerializer(lambda each: {"name": each.name, **each.model_dump(mode="json")} if each else "none")
 _CHECKED, _DISTINCT = (
     AfterValidator(lambda value, check=check: (check(value), value)[1]) for check in (get_negatives, labelled)
 )
@@ -135,7 +131,7 @@ class Random(NegativeStrategy):
     def propose(self, problem: MiningProblem) -> Mined:
         y_pos, normal = problem.y_pos, problem.noise.eps if self.orthogonal_to_noise else None
         length, shift = self.eps * y_pos.norm(dim=1), problem.draws.normal(y_pos.shape).to(y_pos.dtype)
-        ball = L2Ball(torch.zeros_like(y_pos), length, normal, problem.given)
+        ball = L2Ball(y_pos, length, problem.given, normal)
         return Mined(y_pos + ball.tangent(at_length(ball.tangent(shift), length)))  # again: rounding was stretched too
 
 
@@ -191,7 +187,7 @@ class Anm(NegativeStrategy):
         radius = self.miner.eps * problem.y_pos.norm(dim=1)
         if self.ball == "linf":
             return LinfBall(problem.y_pos, radius / problem.y_pos.shape[1] ** 0.5, problem.given)
-        return L2Ball(problem.y_pos, radius, problem.noise.eps if self.orthogonal_to_noise else None, problem.given)
+        return L2Ball(problem.y_pos, radius, problem.given, problem.noise.eps if self.orthogonal_to_noise else None)
 
 
 @register_negatives
@@ -220,16 +216,17 @@ class AnmSimplex(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         y_pos, answers = problem.y_pos, self.answers(problem)
+        entries = 1 if isinstance(answers, SignBox) else 2  # that differ between two answers where one decision does
 
         def changed(y: Tensor) -> Tensor:
-            return answers.decisions_changed(answers.nearest_vertex(y), y_pos)
+            return (answers.nearest_vertex(y) != y_pos).sum(1) / entries
 
         options: dict[str, Any] = {"near": lambda y: changed(y) == 0, "in_training": True}
         mined = mine(problem.energy, y_pos, answers, self.miner, problem.draws.generators, **options)
         log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
 
-    def answers(self, problem: MiningProblem) -> DiscreteSet:
+    def answers(self, problem: MiningProblem) -> MaskedSimplex | SignBox:
         """The relaxed answers that the problem's clues (and the wish for legitimate ones) leave."""
         task, y_pos, given = problem.task, problem.y_pos, problem.given
         if (classes := getattr(task, "classes", None)) is None:
@@ -237,7 +234,8 @@ class AnmSimplex(NegativeStrategy):
         forbidden = problem.noise.change_margin(y_pos, classes) <= 0 if self.legitimate else torch.zeros_like(y_pos) > 0
         if classes > 1:
             return MaskedSimplex(~forbidden | (y_pos > 0), classes, problem.clues)
-        return SignBox.around(y_pos, forbidden if given is None else forbidden | given)
+        fixed = forbidden if given is None else forbidden | given
+        return SignBox(y_pos * fixed, torch.ones_like(y_pos[:, 0]), fixed)
 
 
 @register_negatives

@@ -55,7 +55,7 @@ class LevelEmbedding(nn.Module):
 
     sinusoids: Tensor
 
-    def __init__(self, levels: int, dim: int = 128) -> None:
+    def __init__(self, levels: int, dim: int) -> None:
         super().__init__()
         angles = torch.arange(levels).unsqueeze(1) * torch.exp(-math.log(10000) * torch.arange(64) / 63)
         self.register_buffer("sinusoids", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
@@ -83,9 +83,9 @@ def energy_of(output: Float[Tensor, "b ..."], head: Head) -> Values:
 class FiLMLayer(nn.Module):
     """h ↦ swish((W h)·(1 + gain_k) + bias_k)."""
 
-    def __init__(self, width: int, level_dim: int = 128) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear, self.modulation = nn.Linear(width, width), nn.Linear(level_dim, 2 * width)
+        self.linear, self.modulation = nn.Linear(width, width), nn.Linear(128, 2 * width)
 
     def forward(self, h: Float[Tensor, "b width"], scale: Tensor, bias: Tensor) -> Float[Tensor, "b width"]:
         return F.silu(torch.addcmul(bias, self.linear(h), scale))
@@ -106,8 +106,7 @@ class EnergyMLP(EnergyNetwork):
     ) -> None:
         super().__init__()
         self.head = head
-        self.level = LevelEmbedding(levels)
-        self.input = nn.Linear(x_dim + y_dim, width)
+        self.level, self.input = LevelEmbedding(levels, 128), nn.Linear(x_dim + y_dim, width)
         self.first, self.second = FiLMLayer(width), FiLMLayer(width)
         self.output = nn.Linear(width, y_dim if head == "squared_norm" else 1)
 
@@ -119,8 +118,8 @@ class EnergyMLP(EnergyNetwork):
         """W₁'s product with x and its part for ỹ, then gains and biases of both layers at levels k."""
         of_x, of_y = self.input.weight.split([x.shape[1], self.input.in_features - x.shape[1]], dim=1)
         from_x, of_levels = F.linear(x, of_x, self.input.bias), self.level()
-        modulations = (self.first.modulation, self.second.modulation)
-        return from_x, of_y, *(part for each in modulations for part in scale_and_bias(each, of_levels, k))
+        first, second = (scale_and_bias(each.modulation, of_levels, k) for each in (self.first, self.second))
+        return from_x, of_y, *first, *second
 
     def forward(self, x: Inputs, y: Targets, k: Levels, *prepared: Tensor) -> Values:
         from_x, of_y, *first, scale, bias = prepared or self.prepare(x, k)
@@ -137,12 +136,12 @@ class GraphLayer(nn.Module):
     among 18 as among 12, where a mean would dilute it.
     """
 
-    def __init__(self, width: int, level_dim: int = 64) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.own, self.reverse = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.left, self.right = nn.Linear(width, width), nn.Linear(width, width)
         self.triangle, self.row, self.column = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.modulation = nn.Linear(level_dim, 2 * width)
+        self.modulation = nn.Linear(64, 2 * width)
 
     def forward(self, h: Pairs, embedded: Tensor, k: Levels) -> Pairs:
         scale, bias = (each[:, None, None] for each in scale_and_bias(self.modulation, embedded, k))
@@ -189,10 +188,10 @@ class GraphEnergy(EnergyNetwork):
 class SudokuBlock(nn.Module):
     """h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) with 5 × 5 convolutions C₁, C₂."""
 
-    def __init__(self, width: int, level_dim: int = 64) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = (nn.Conv2d(width, width, 5, padding=2) for _ in range(2))
-        self.modulation = nn.Linear(level_dim, 2 * width)
+        self.modulation = nn.Linear(64, 2 * width)
 
     def forward(self, h: Grids, embedded: Tensor, k: Levels) -> Grids:
         scale, bias = (each[:, :, None, None] for each in scale_and_bias(self.modulation, embedded, k))
@@ -235,14 +234,11 @@ class SudokuEnergy(EnergyNetwork):
 def energy_given(model: Model, x: Inputs, k: Levels) -> Callable[[Tensor], Tensor]:
     """ỹ ↦ E(x, ỹ, k), for many ỹ, of any energy (x, ỹ, k) ↦ [b]; of a `Stack`, whose rows are seed after seed."""
 
-    def prepare(model: Any, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-        own = "prepare" in vars(type(model))  # a subclass with a `forward` of its own has to say so of `prepare` too
-        return model.prepare(x, k) if own else ()
+    def prepare(network: Any, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        own = "prepare" in vars(type(network))  # a subclass with a `forward` of its own has to say so of `prepare` too
+        return network.prepare(x, k) if own else ()
 
-    if isinstance(model, Stack):
-        prepared = model.rows(prepare, x, k)
-        return lambda y: model(x, y, k, *prepared)
-    prepared = prepare(model, x, k)
+    prepared = model.rows(prepare, x, k) if isinstance(model, Stack) else prepare(model, x, k)
     return lambda y: model(x, y, k, *prepared)
 
 

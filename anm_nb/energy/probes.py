@@ -5,7 +5,7 @@ What returns tensors never waits for a device, and may stand in a step that is c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 import torch
@@ -94,7 +94,7 @@ def grad_shares(loss_con: Tensor, loss_mse: Tensor, stacks: Iterable[Tensor]) ->
     Of each seed, where losses are [S] and parameters stacked [S, …]. The contrastive loss is that with its weight on.
     """
     learnt = list(stacks)
-    con, mse = gradient_norm(loss_con, learnt), gradient_norm(loss_mse, learnt)
+    con, mse = (gradient_norm(loss, learnt) for loss in (loss_con, loss_mse))
     return con / (con + mse + 1e-12)
 
 
@@ -119,25 +119,23 @@ class Recorder:
     A second call of one kind in a step replaces the first. Raises `ParameterError` for numbers below 1.
     """
 
-    def __init__(self, every: int = 5, gradients_every: int = 20, seed: int | None = None) -> None:
+    def __init__(self, every: int = 5, gradients_every: int = 20) -> None:
         if min(every, gradients_every) < 1:
             raise ParameterError(f"every = {every}, gradients_every = {gradients_every}: at least 1 step each")
         self.every, self.gradients_every, self.step = every, gradients_every, 0
-        self._of_all = {} if seed is None else {"seed": seed}
-        self._row: dict[str, Tensor | float] = {}
-        self._rows: list[tuple[int, dict[str, Tensor | float]]] = []
+        self._rows: dict[int, dict[str, Tensor | float]] = {}  # by step
 
     def energies(self, e_pos: Tensor, e_neg: Tensor) -> None:
         """The energies of the contrastive pairs before the update: see `energy_columns`."""
         if self.step % self.every == 0:
-            self._row |= energy_columns(e_pos, e_neg)
+            self._add(energy_columns(e_pos, e_neg))
 
     def noising(
         self, noised_pos: Tensor, noised_neg: Tensor, y_pos: Tensor, y_neg: Tensor, signal: Scale, sigma: Scale
     ) -> None:
         """What the network is fed, what it was made of, and √ᾱ_k and σ_k example by example: see `noising_columns`."""
         if self.step % self.every == 0:
-            self._row |= noising_columns(noised_pos, noised_neg, y_pos, y_neg, signal, sigma)
+            self._add(noising_columns(noised_pos, noised_neg, y_pos, y_neg, signal, sigma))
 
     def losses(self, loss_mse: Tensor, weighted_loss_con: Tensor, parameters: Iterable[Tensor]) -> None:
         """The two scalar losses, the contrastive one with its weight on it, before `backward` (sections D and I.3).
@@ -145,17 +143,17 @@ class Recorder:
         Columns `loss_mse` and `loss_con_weighted`; every `gradients_every` steps gradient norms and their share.
         """
         if self.step % self.every == 0:
-            self._row |= {"loss_mse": _copy(loss_mse), "loss_con_weighted": _copy(weighted_loss_con)}
+            self._add({"loss_mse": loss_mse, "loss_con_weighted": weighted_loss_con})
         if self.step % self.gradients_every == 0:
             learnt = list(parameters)
-            mse, con = (_copy(gradient_norm(loss, learnt)) for loss in (loss_mse, weighted_loss_con))
-            self._row |= {"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": con / (con + mse + 1e-12)}
+            mse, con = (gradient_norm(loss, learnt) for loss in (loss_mse, weighted_loss_con))
+            self._add({"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": con / (con + mse + 1e-12)})
 
     def ema(self, parameters: Iterable[Tensor]) -> None:
         """The averaged weights, after `backward` (B.5, H, I.2): `ema_gradient`, their gradient's norm, ideally 0."""
         if self.step % self.every == 0:
             found = [_plain(p.grad).norm() for p in parameters if p.grad is not None]
-            self._row["ema_gradient"] = torch.stack(found).norm() if found else 0.0
+            self._add({"ema_gradient": torch.stack(found).norm() if found else 0.0})
 
     def score(self, name: str, value: Tensor | float) -> None:
         """Any score of the task or the miner, as a column of that name, in whatever step it is known.
@@ -165,30 +163,27 @@ class Recorder:
         """
         if name in ("seed", "step"):
             raise ParameterError(f"score '{name}': that column is the recorder's own")
-        self._row[name] = _copy(value) if isinstance(value, Tensor) else float(value)
+        self._add({name: value})
 
     def next_step(self) -> None:
         """End the row of this step."""
-        if self._row:
-            self._rows.append((self.step, self._row))
-        self._row, self.step = {}, self.step + 1
+        self.step += 1
 
     def frame(self) -> pd.DataFrame:
         """One row for each recorded step, an unfinished one included; NaN where a column is not of that step."""
-        rows = [(step, row) for step, row in (*self._rows, (self.step, self._row)) if row]
-        numbers = [self._of_all | {"step": n} | {name: float(each) for name, each in row.items()} for n, row in rows]
-        return pd.DataFrame(numbers) if rows else pd.DataFrame(columns=["step"])
+        rows = [{"step": step} | {name: float(each) for name, each in row.items()} for step, row in self._rows.items()]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["step"])
+
+    def _add(self, columns: Mapping[str, Tensor | float]) -> None:
+        """Columns of this step's row, as copies that neither later arithmetic in place nor a graph can reach."""
+        copies = {name: _plain(v).clone().reshape(()) if isinstance(v, Tensor) else v for name, v in columns.items()}
+        self._rows[self.step] = self._rows.get(self.step, {}) | copies
 
 
 def _plain(tensor: Tensor) -> Tensor:
     """A detached plain tensor, at least as precise as float32."""
     plain = tensor.detach().as_subclass(Tensor)
     return plain.to(torch.promote_types(plain.dtype, torch.float32))
-
-
-def _copy(scalar: Tensor) -> Tensor:
-    """A copy that neither later arithmetic in place nor a graph can reach."""
-    return _plain(scalar).clone().reshape(())
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:
@@ -203,11 +198,11 @@ def _coefficient(name: str, value: Scale, like: Tensor) -> Tensor:
     """A coefficient as a tensor like `like` [b, …]; one of shape [b] or [b, 1] belongs to examples, not to entries."""
     if not isinstance(value, Tensor):
         return torch.full_like(like, float(value))  # a copy from the host could not be captured
-    given = value.to(like.device).detach().as_subclass(Tensor)
+    given = _plain(value.to(like.device))
     if given.shape in ((len(like),), (len(like), 1)):
         given = given.reshape(-1, *[1] * (like.ndim - 1))
     try:
-        return given.broadcast_to(like.shape).to(torch.promote_types(given.dtype, like.dtype))
+        return given.broadcast_to(like.shape)
     except RuntimeError:
         shapes = f"{tuple(value.shape)}: should broadcast to {tuple(like.shape)}"
         raise ParameterError(f"{name} has shape {shapes}") from None

@@ -94,6 +94,7 @@ def sample(
     """
     sources = [source] if isinstance(source, torch.Generator) else source
     block, released = (len(x) // len(sources), y_dim), config.form == "released"
+    later = 2.0 if released and clamp > 1 else 1.0
     noised = torch.cat([torch.randn(block, generator=each, device=x.device, dtype=x.dtype) for each in sources])
     held: Callable[..., Tensor] = (lambda y, signal=1.0: y) if clues is None else clues.impose
     for level in reversed(range(len(schedule.betas))):
@@ -109,7 +110,6 @@ def sample(
 
         score, _ = gradient_and_value(energy, noised)
         start = signal * ((noised - sigma * score) / signal).clamp(-clamp, clamp)
-        later = 2.0 if released and clamp > 1 else 1.0
         settled = descend(energy, start, schedule.step_size(k), signal * clamp, config.inner_steps, report, later)
         y = held(settled / signal)
         if level:

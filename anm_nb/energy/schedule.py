@@ -74,23 +74,21 @@ class SharedNoise:
         return cls(schedule, k, eps if clues is None else eps.masked_fill(clues.mask, 0.0))
 
     def noised(self, y: Points) -> Noised:
-        """ỹ of this draw."""
         return self.schedule.q_sample(y, self.k, self.eps)
 
     def optimal_margin(self, y_pos: Points, y_neg: Points) -> Values:
-        """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε for Δ = y⁻ − y⁺: the margin under the energy that the denoising loss asks for.
+        """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε for Δ = y⁻ − y⁺: the margin under E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k).
 
-        That energy is E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k), as its gradient at ỹ⁺ is ε. A negative with m* < 0 is
-        illegitimate: it lies nearer the truth than the noised positive, and raising its energy contradicts the score.
+        The denoising loss asks for E*, whose gradient at ỹ⁺ is ε. A negative with m* < 0 is illegitimate: it lies
+        nearer the truth than the noised positive, and raising its energy contradicts the score.
         """
         shift = self.schedule.signal(self.k) * (y_neg - y_pos)
         return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)
 
     def change_margin(self, y_pos: Points, classes: int) -> Points:
-        """m* of changing one decision of a discrete truth: to each class (0 at the true ones), or to the other sign.
+        """m* of changing one decision of `classes` entries to each class (0 at the true one), or a sign (`classes` 1).
 
-        The shift Δ is 2 at the new class and −2 at the true one: ‖Δ‖² = 8, Δ·ε = 2(ε_new − ε_true). For a sign it is
-        −2y⁺. `classes` consecutive entries are one decision; 1 when every entry is a sign.
+        Δ is 2 at the new class and −2 at the true one: ‖Δ‖² = 8, Δ·ε = 2(ε_new − ε_true); for a sign −2y⁺.
         """
         signal, sigma = self.schedule.signal(self.k), self.schedule.sigma(self.k)
         if classes == 1:

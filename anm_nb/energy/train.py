@@ -67,13 +67,9 @@ class EnergyConfig(TrainingConfig):
         row = 4 * (task.x_dim + task.y_dim) + 12 * task.y_dim  # with the target its noise, the noised point, its score
         kept = len(self.record_steps()) if self.keep_weights else 0
         large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
-        needed = {
-            "width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0,
-            "batch size": self.batch * row,
-            "dev_examples size": self.dev_examples * row,
-            "test_examples size": (self.test_examples or 0) * row,
-        }
-        require_memory(dict(self), needed)
+        needed = {"width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0}
+        examples = {"batch": self.batch, "dev_examples": self.dev_examples, "test_examples": self.test_examples or 0}
+        require_memory(dict(self), needed | {f"{name} size": count * row for name, count in examples.items()})
         return self
 
     @property
@@ -85,9 +81,9 @@ class EnergyConfig(TrainingConfig):
         return task
 
     def make_task(self) -> DenoisingTask:
-        made = self.task_class
+        chosen = self.task_class
         try:
-            return made(size=self.size, **self.task_options)
+            return chosen(size=self.size, **self.task_options)
         except ParameterError as error:
             raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
 
@@ -106,9 +102,8 @@ class EnergyConfig(TrainingConfig):
     @property
     def weight(self) -> float:
         """The contrastive weight λ, as published for the task where none is set; 0 without negatives."""
-        if self.negatives is None:
-            return 0.0
-        return self.task_class.contrastive_weight if self.contrastive_weight is None else self.contrastive_weight
+        chosen = self.task_class.contrastive_weight if self.contrastive_weight is None else self.contrastive_weight
+        return chosen if self.negatives else 0.0
 
     def plugins(self) -> list[type]:
         """The classes of the task, the network and the strategy."""
@@ -133,8 +128,8 @@ class EnergyConfig(TrainingConfig):
             return sorted({*range(0, self.steps, self.record_every), self.steps})
         early, knee = max(1, self.records // 2), self.steps / 5
         late = max(1, self.records - early - 1)
-        points = {int(knee * i / early) for i in range(early + 1)}
-        return sorted(points | {round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1)})
+        points = [int(knee * i / early) for i in range(early + 1)]
+        return sorted({*points, *(round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1))})
 
     def lr_factor(self, step: int) -> float:
         """Factor on the learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
@@ -142,13 +137,11 @@ class EnergyConfig(TrainingConfig):
 
     def why_not_longer(self) -> str:
         strategies = [type(each) for each in (self.negatives, *dict(self.negatives or {}).values())]
-        falls, placed = self.lr_final < 1, self.record_every is None
-        reasons = (
-            (falls, f"lr_final = {self.lr_final:g}: the learning rate falls up to the last step (1: constant)"),
-            (placed, f"records = {self.records} are placed by the number of steps (record_every: not)"),
-            (classes_of_the_user(strategies), f"negatives = '{self.method}' may go by its share of all steps"),
-        )
-        return "; ".join(reason for holds, reason in reasons if holds)
+        falls = f"lr_final = {self.lr_final:g}: the learning rate falls up to the last step (1: constant)"
+        placed = f"records = {self.records} are placed by the number of steps (record_every: not)"
+        own = f"negatives = '{self.method}' may go by its share of all steps"
+        holds = {falls: self.lr_final < 1, placed: not self.record_every, own: classes_of_the_user(strategies)}
+        return "; ".join(reason for reason, held in holds.items() if held)
 
     def averaging(self) -> tuple[float, int]:
         return self.ema_decay, self.ema_every

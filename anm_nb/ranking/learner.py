@@ -20,7 +20,7 @@ from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
     from anm_nb.ranking.train import RankingConfig
-    from anm_nb.tasks.ordering import RankingTask
+    from anm_nb.tasks.ordering import PartialSort
     from anm_nb.training.loop import Training
 
 PROBES = 4  # dev problems of which x, ranks, mask and, at every record, routing weights are kept
@@ -60,8 +60,7 @@ def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
 class RankingLearner:
     """S seeds of ranking runs, whose data and weights are [S, …].
 
-    Data and initial weights of a seed come from generators of their own: runs of one seed that differ only in model or
-    fixes see the same training set in the same order, and are tested on the same problems.
+    Runs of one seed that differ only in model or fixes see the same training set in the same order, and one test set.
     """
 
     block = 1
@@ -75,20 +74,17 @@ class RankingLearner:
         self.test = self._problems("test", config.test_samples, self.task)
         tasks = [config.changed(mask_rate=rate).make_task() for rate in config.curriculum()]
         stages = [self._problems("train", config.train_samples, task) for task in tasks]
-
-        def training_sets(part: str) -> Tensor:
-            """[S, stages · train_samples, …]."""
-            return torch.cat([torch.stack([getattr(batch, part) for batch in stage]) for stage in stages], dim=1)
-
-        self.x, self.ranks = training_sets("x"), training_sets("y")
-        aware = config.mask_aware and self.task.metric == "tau_obs"
-        self.compared = training_sets("known") if aware else None
+        self.x, self.ranks, known = (  # [S, stages · train_samples, …]
+            torch.cat([torch.stack([getattr(batch, part) for batch in stage]) for stage in stages], dim=1)
+            for part in ("x", "y", "known")
+        )
+        self.compared = known if config.mask_aware and self.task.metric == "tau_obs" else None
         self.selection = config.selection or self.task.metric
         networks = [config.make_model() for _ in members]
         for member, network in zip(members, networks, strict=True):
             initialise(network, generator(member.seed, "weights"))
         self.model = Stack([network.to(device) for network in networks])
-        self.groups = parameter_groups(config, self.model, networks[0])
+        self.groups = self._groups(networks[0])
         scheduled = [[each.config.at_epoch(self.epoch(s)) for each in members] for s in range(config.total_steps() + 1)]
         self.schedules: Mapping[str, Tensor] = {
             name: torch.tensor([[now[name] for now in row] for row in scheduled], device=device)
@@ -145,32 +141,30 @@ class RankingLearner:
         """τ on test, the scores, ranks and masks it comes from, and the dev problems that are shown as examples."""
         own, shown = self.test[place], self.dev[place]
         test = assess(selected(own.x), own)
-        known = torch.ones_like(shown.y, dtype=torch.bool) if shown.known is None else shown.known
-        probes = {"probe_x": shown.x, "probe_ranks": shown.y, "probe_known": known}
-        arrays = {"test_scores": test["scores"], "test_ranks": own.y}
+        probes = {"probe_x": shown.x, "probe_ranks": shown.y, "probe_known": shown.known}
+        arrays = {"test_scores": test["scores"], "test_ranks": own.y, "test_known": own.known}
         arrays |= {name: each[:PROBES] for name, each in probes.items()}
-        arrays |= {} if own.known is None else {"test_known": own.known}
         return Measurement({f"test_{name}": float(test[name][-1]) for name in TAUS}, arrays)
 
-    def _problems(self, stream: Stream, n: int, task: RankingTask) -> list[Batch]:
+    def _problems(self, stream: Stream, n: int, task: PartialSort) -> list[Batch]:
         """n problems of each seed."""
         sources = [generator(member.seed, stream, self.device) for member in self.members]
         return [task.sample(n, generator=each, device=self.device, stream=stream) for each in sources]
+
+    def _groups(self, network: RankingModel) -> Sequence[ParameterGroup]:
+        """All parameters but the controller's, and the controller's where one is trained, each group with its AdamW."""
+        config, decay = self.config, {"weight_decay": self.config.weight_decay}
+        own, rates = dict(network.named_parameters()), (config.encoder_lr, config.encoder_clip)
+        others = [parameter for name, parameter in own.items() if not name.startswith("controller.")]
+        groups = [ParameterGroup("encoder", self.model, others, torch.optim.AdamW, *rates, options=decay)]
+        if config.learns_routing and network.controller is not None:
+            frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())
+            rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
+            groups.append(ParameterGroup("controller", self.model, routed, torch.optim.AdamW, *rates, frozen, decay))
+        return groups
 
 
 def set_temperature(stack: Stack, temperature: Float[Tensor, " seeds"]) -> None:
     """Set the routing temperature of every network, where there is a controller to have one."""
     if (own := getattr(stack.members[0].controller, "temperature", None)) is not None:
         stack.by_seed(stack.stack_of[id(own)]).copy_(temperature)
-
-
-def parameter_groups(config: RankingConfig, stack: Stack, network: RankingModel) -> Sequence[ParameterGroup]:
-    """All parameters but the controller's, and the controller's where one is trained, each group with its AdamW."""
-    decay, rates = {"weight_decay": config.weight_decay}, (config.encoder_lr, config.encoder_clip)
-    others = [parameter for name, parameter in network.named_parameters() if not name.startswith("controller.")]
-    groups = [ParameterGroup("encoder", stack, others, torch.optim.AdamW, *rates, options=decay)]
-    if config.learns_routing and network.controller is not None:
-        frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())
-        rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
-        groups.append(ParameterGroup("controller", stack, routed, torch.optim.AdamW, *rates, frozen, decay))
-    return groups

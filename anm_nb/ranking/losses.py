@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Num, Shaped
+from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,22 +19,17 @@ from anm_nb.tasks.kendall import require_items
 Reduction = Literal["mean", "none"]
 Scores = Float[Tensor, "..."]
 Ranks = Num[Tensor, "..."]
-Mask = Shaped[Tensor, "..."]
+Mask = Shaped[Tensor, "..."] | None
 
 
-def ranknet_loss(
-    scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
-) -> Float[Tensor, "..."]:
+def ranknet_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
     """Cross-entropy of pairwise order: softplus(sⱼ − sᵢ) for i before j (RankNet, Burges et al. 2005)."""
     pairs, _, _ = _comparable(scores, ranks, obs_mask)
     wrongness = F.softplus(scores.unsqueeze(-2) - scores.unsqueeze(-1))
-    total = torch.where(pairs, wrongness, 0.0).sum((-2, -1))
-    return _reduced(total / pairs.sum((-2, -1)).clamp_min(1), pairs, reduction)
+    return _reduced(_mean(wrongness, pairs, (-2, -1)), pairs, reduction)
 
 
-def listnet_loss(
-    scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
-) -> Float[Tensor, "..."]:
+def listnet_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
     """Cross-entropy of top-one probabilities, softmax(−rank) among observed items and softmax(s) (Cao et al. 2007)."""
     pairs, observed, order = _comparable(scores, ranks, obs_mask)
     lowest = torch.finfo(scores.dtype).min
@@ -43,9 +38,7 @@ def listnet_loss(
     return _reduced(-(target * log_p).sum(-1), pairs, reduction)
 
 
-def soft_sort_loss(
-    scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
-) -> Float[Tensor, "..."]:
+def soft_sort_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
     """Mean square of soft ranks Σⱼ σ(sⱼ − sᵢ) minus true ones (SoftRank, Taylor et al. 2008).
 
     Both are ranks among the observed items, divided by the last one, so that the loss lies in [0, 1] for any length.
@@ -58,19 +51,15 @@ def soft_sort_loss(
     return _reduced(_mean(((soft_ranks - order) / last).square(), observed), pairs, reduction)
 
 
-def combined_ranking_loss(
-    scores: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
-) -> Float[Tensor, "..."]:
+def combined_ranking_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, **reduction: Reduction) -> Scores:
     """The sum of `ranknet_loss`, `listnet_loss` and `soft_sort_loss`."""
     parts = (ranknet_loss, listnet_loss, soft_sort_loss)
-    return torch.stack([loss(scores, ranks, obs_mask, reduction=reduction) for loss in parts]).sum(0)
+    return torch.stack([loss(scores, ranks, obs_mask, **reduction) for loss in parts]).sum(0)
 
 
-def pointer_loss(
-    logits: Scores, ranks: Ranks, obs_mask: Mask | None = None, *, reduction: Reduction = "mean"
-) -> Float[Tensor, "..."]:
+def pointer_loss(logits: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
     """Cross-entropy of the item chosen at each rank, as published, for logits [batch, ranks, items]."""
-    observed = _observed(logits.select(-1, 0), ranks, obs_mask)
+    _, observed, _ = _comparable(logits.select(-1, 0), ranks, obs_mask)
     order = ranks.argsort(-1).expand(logits.shape[:-1])
     counted = observed.expand(logits.shape[:-1]).gather(-1, order)
     surprise = -logits.log_softmax(-1).gather(-1, order.unsqueeze(-1)).squeeze(-1)
@@ -86,25 +75,18 @@ RANKING_LOSSES = {
 }
 
 
-def _observed(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> Bool[Tensor, "..."]:
-    """The observed items, with the shapes of ranks and mask checked."""
-    require_items("ranks", tuple(ranks.shape), scores.shape[-1])
-    if obs_mask is None:
-        return torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    require_items("obs_mask", tuple(obs_mask.shape), scores.shape[-1])
-    return obs_mask.bool()
-
-
-def _comparable(scores: Tensor, ranks: Tensor, obs_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _comparable(scores: Scores, ranks: Ranks, obs_mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
     """Ordered pairs (i, j) of observed items with i truly before j, the observed items, and their ranks among them."""
-    observed = _observed(scores, ranks, obs_mask)
+    require_items("ranks", tuple(ranks.shape), scores.shape[-1])
+    observed = ranks.new_ones(ranks.shape[-1], dtype=torch.bool) if obs_mask is None else obs_mask.bool()
+    require_items("obs_mask", tuple(observed.shape), scores.shape[-1])
     pairs = (ranks.unsqueeze(-1) < ranks.unsqueeze(-2)) & observed.unsqueeze(-1) & observed.unsqueeze(-2)
     return pairs, observed, pairs.sum(-2).to(scores.dtype)
 
 
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """Means of the counted values in the last dimension, 0 where there are none."""
-    return torch.where(counted, values, 0.0).sum(-1) / counted.sum(-1).clamp_min(1)
+def _mean(values: Tensor, counted: Tensor, dims: int | tuple[int, int] = -1) -> Tensor:
+    """Means of the counted values in the last dimension, or last two, 0 where there are none."""
+    return torch.where(counted, values, 0.0).sum(dims) / counted.sum(dims).clamp_min(1)
 
 
 def _reduced(rows: Tensor, compared: Tensor, reduction: Reduction) -> Tensor:

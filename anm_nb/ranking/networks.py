@@ -5,14 +5,16 @@ Its attention heads are routed by an HRM controller.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import model_validator
 from torch import Tensor, nn
 
-from anm_nb.config import Count, ParameterError, Parameters, Width
+from anm_nb.config import ParameterError
+
+if TYPE_CHECKING:
+    from anm_nb.ranking.train import RankingConfig
 
 Inputs = Float[Tensor, "batch items features"]
 States = Float[Tensor, "batch iters items width"]
@@ -27,44 +29,6 @@ Timescales = tuple[Float[Tensor, "batch routed state"], Float[Tensor, "batch rou
 OWN_FEATURES_GAIN = 3.0
 FEEDFORWARD = 2  # inner width of the feed-forward layers, in widths
 SCORE_DECIMALS = 4  # of what items are ranked by; differences beyond are rounding errors
-
-
-class ModelConfig(Parameters):
-    """The architecture. Without a controller (`routing="uniform"`) and with one iteration it is the baseline."""
-
-    width: Width = 32
-    n_heads: Count = 4
-    max_inner_iters: Count = 4  # applications of the Pointer-over-Heads block
-    tied: bool = True  # all of them with the same weights; else each iteration has a block of its own
-    norm: Literal["post", "pre"] = "post"  # a layer's output is normalised with its input added, or its input alone is
-    # By a controller for each token or for the sequence; uniform: none, every head alike; random: see `RandomRouting`.
-    routing: Literal["token", "sequence", "uniform", "random"] = "token"
-    trained_routing: bool = True  # else the controller stays as it was drawn
-    slow_state: bool = True  # else the controller has one timescale, that of its fast state
-    hrm_period: Count = 2  # iterations between updates of the controller's slow state
-    controller_width: Width = 32
-    gradient: Literal["full", "last"] = "full"  # last: all iterations but the last are cut off
-
-    @model_validator(mode="after")
-    def _fits(self) -> ModelConfig:
-        if self.width % self.n_heads:
-            raise ParameterError(f"n_heads = {self.n_heads}: has to divide width = {self.width}")
-        if self.has_controller and self.slow_state and self.hrm_period > self.max_inner_iters:
-            raise ParameterError(
-                f"hrm_period = {self.hrm_period}: with max_inner_iters = {self.max_inner_iters} the slow state "
-                f"would never be updated; allowed: 1 to {self.max_inner_iters}"
-            )
-        return self
-
-    @property
-    def has_controller(self) -> bool:
-        """Whether α is computed from what a token, or the sequence, holds."""
-        return self.routing in ("token", "sequence")
-
-    @property
-    def learns_routing(self) -> bool:
-        """Whether there is a controller, and it is trained."""
-        return self.has_controller and self.trained_routing
 
 
 class RankingOutput(NamedTuple):
@@ -95,26 +59,24 @@ class Controller(nn.Module):
     """Routing weights α from a fast state, updated every iteration, and a slow one, updated every `period` iterations.
 
     α = softmax(logits/temperature) over heads. Routing by "sequence", the controller reads the mean over tokens and
-    routes all of them alike. Without a slow state there is one timescale: the fast cell reads the token only, and
-    logits come from its state alone.
+    routes all of them alike. Without a slow state the fast cell reads the token only, and its state alone gives logits.
     """
 
     temperature: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: RankingConfig) -> None:
         super().__init__()
-        state = config.controller_width
         self.period, self.per_sequence = config.hrm_period, config.routing == "sequence"
-        self.sizes = state, state if config.slow_state else 0
-        self.fast = GatedCell(config.width + self.sizes[1], state)
+        self.sizes = state, slow = config.controller_width, config.controller_width if config.slow_state else 0
+        self.fast = GatedCell(config.width + slow, state)
         self.slow = GatedCell(state, state) if config.slow_state else None
-        self.logits = nn.Linear(sum(self.sizes), config.n_heads)
+        self.logits = nn.Linear(state + slow, config.n_heads)
         self.register_buffer("temperature", torch.tensor(1.0))
 
     def start(self, z: Tokens) -> Timescales:
         """Zero states for tokens like z."""
-        shape = len(z), 1 if self.per_sequence else z.shape[1]
-        return z.new_zeros(*shape, self.sizes[0]), z.new_zeros(*shape, self.sizes[1])
+        fast, slow = (z.new_zeros(len(z), 1 if self.per_sequence else z.shape[1], size) for size in self.sizes)
+        return fast, slow
 
     def forward(self, z: Tokens, state: Timescales, iteration: int) -> tuple[Alphas, Timescales]:
         """α of this iteration (0 = first) for tokens z, and the states after it."""
@@ -129,8 +91,7 @@ class Controller(nn.Module):
 class RandomRouting(nn.Module):
     """Routing weights drawn once: softmax of normal logits, a row for each iteration, alike for all tokens.
 
-    With 4 heads entropy is 1.1 nats and the largest α 0.5 on average, in the document's healthy bands. One row for all
-    iterations would only rescale the block's output layer. After the last row comes the first one again.
+    One row for all iterations would only rescale the block's output layer. After the last row comes the first again.
     """
 
     def __init__(self, n_heads: int, iterations: int) -> None:
@@ -165,7 +126,6 @@ class AttentionBlock(nn.Module):
         return self.after_feedforward(z + self.feedforward(z))
 
     def attend(self, z: Tokens, alpha: Alphas | None) -> Tokens:
-        """Self-attention of the items."""
         q, k, v = self.qkv(z).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         # written out: the fused kernel fails under vmap on a GPU, and for items this few gains nothing on a CPU
         attention = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(dim=-1)
@@ -208,26 +168,24 @@ class RankingModel(nn.Module):
     """x [batch, items, features] to a ranking, refined `max_inner_iters` times.
 
     Features are the value, from two on a flag (hidden items enter as a learned embedding), and any more of a task's
-    own, added to the item's state by a linear map. Nothing tells the items' positions or number: re-ordering the input
-    re-orders the scores. Each iteration applies a block to its last state plus the encoded input, so that the input
-    reaches even a truncated gradient. Each item's state gives a score, or, for a number of `pointed` items, a
-    `PointerDecoder` does.
+    own, added to the item's state by a linear map. Re-ordering the input re-orders the scores. Each iteration applies a
+    block to its last state plus the encoded input, which so reaches even a truncated gradient. Each item's state gives
+    a score, or, for a number of `pointed` items, a `PointerDecoder` does.
     """
 
-    def __init__(self, config: ModelConfig, *, features: int = 2, pointed: int | None = None) -> None:
+    def __init__(self, config: RankingConfig, *, features: int = 2, pointed: int | None = None) -> None:
         super().__init__()
-        width, heads, pre = config.width, config.n_heads, config.norm == "pre"
+        width, half, sizes = config.width, config.width // 2 or 1, (config.width, config.n_heads, config.norm == "pre")
         self.config, self.features, self.items = config, features, pointed
-        self.value = nn.Sequential(nn.Linear(1, width // 2 or 1), nn.GELU(), nn.Linear(width // 2 or 1, width))
+        self.value = nn.Sequential(nn.Linear(1, half), nn.GELU(), nn.Linear(half, width))
         self.hidden = nn.Embedding(1, width) if features >= 2 else None
         self.own_features = nn.Linear(features - 2, width, bias=False) if features > 2 else None
-        self.encoder = AttentionBlock(width, heads, pre)
-        self.block = AttentionBlock(width, heads, pre)
+        self.encoder, self.block = AttentionBlock(*sizes), AttentionBlock(*sizes)
         later = range(0 if config.tied else config.max_inner_iters - 1)
-        self.later_blocks = nn.ModuleList(AttentionBlock(width, heads, pre) for _ in later)
+        self.later_blocks = nn.ModuleList(AttentionBlock(*sizes) for _ in later)
         self.controller: Controller | RandomRouting | None = None
         if config.routing == "random":
-            self.controller = RandomRouting(heads, config.max_inner_iters).requires_grad_(False)
+            self.controller = RandomRouting(config.n_heads, config.max_inner_iters).requires_grad_(False)
         elif config.has_controller:
             self.controller = Controller(config).requires_grad_(config.trained_routing)
         scored = nn.Sequential(nn.Linear(width, 1), nn.Flatten(-2))
@@ -263,7 +221,7 @@ class RankingModel(nn.Module):
         encoded, heads = self.encode(x), self.config.n_heads
         z, alpha = torch.zeros_like(encoded), encoded.new_full((*encoded.shape[:2], heads), 1 / heads)
         state: Any = self.controller and self.controller.start(encoded)
-        states, alphas, differentiable = [], [], torch.is_grad_enabled()
+        after, differentiable = [], torch.is_grad_enabled()
         for iteration in range(iterations):
             contributes = self.config.gradient == "full" or iteration == iterations - 1
             with torch.set_grad_enabled(differentiable and contributes):
@@ -272,9 +230,9 @@ class RankingModel(nn.Module):
                 if self.controller is not None:
                     alpha, state = self.controller(entering, state, iteration)
                 z = block(entering, None if self.controller is None else alpha)
-            states.append(z)
-            alphas.append(alpha)
-        return torch.stack(states, dim=1), torch.stack(alphas, dim=1)
+            after.append((z, alpha))
+        states, alphas = (torch.stack(each, dim=1) for each in zip(*after, strict=True))
+        return states, alphas
 
 
 def routing_entropy(alphas: Float[Tensor, "*n heads"]) -> Float[Tensor, "*n"]:

@@ -1,7 +1,6 @@
 """Training a ranking model: the config of a run, one flat table of what a person sets, and variants of it.
 
-Variants are trained by the same code on the same data. Fields that one makes no use of stand at their defaults, so that
-configs which differ in nothing else share it as one run.
+Fields that a variant makes no use of stand at their defaults, so that configs which differ in nothing else share it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -19,15 +18,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from anm_nb import config as fields
 from anm_nb.config import ParameterError
 from anm_nb.ranking.learner import RankingLearner, objective
-from anm_nb.ranking.networks import ModelConfig, RankingModel
+from anm_nb.ranking.networks import RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
-from anm_nb.tasks.ordering import RankingTask
+from anm_nb.tasks.ordering import PartialSort
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, counted_flops, train
 
-STAGES = 5  # shares of hidden items of a curriculum
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
 ENTROPY = ("entropy_weight", "entropy_decay", "entropy_every")
 # What only a model with a trained controller makes use of, and what only one that has a controller does.
@@ -48,7 +46,7 @@ COMPARATORS: dict[str, dict[str, Any]] = {
 }
 
 
-class RankingConfig(TrainingConfig, ModelConfig):
+class RankingConfig(TrainingConfig):
     """One ranking run: a task, an architecture, and how to train it, for several seeds.
 
     The document's setting is size 20, mask_rate 0.5, width 128, n_heads 4, batch 32, train_samples 1000, epochs 100,
@@ -68,6 +66,21 @@ class RankingConfig(TrainingConfig, ModelConfig):
     train_samples: fields.Examples = 500  # a fixed set
     dev_samples: fields.Examples = 200
     test_samples: fields.Examples = 300
+
+    # The model. Without a controller (`routing="uniform"`) and with one iteration it is the baseline.
+    width: fields.Width = 32
+    n_heads: fields.Count = 4
+    max_inner_iters: fields.Count = 4  # applications of the Pointer-over-Heads block
+    tied: bool = True  # all of them with the same weights; else each iteration has a block of its own
+    norm: Literal["post", "pre"] = "post"  # a layer's output is normalised with its input added, or its input alone is
+    # By a controller for each token or for the sequence; uniform: none, every head alike; random: see `RandomRouting`.
+    routing: Literal["token", "sequence", "uniform", "random"] = "token"
+    trained_routing: bool = True  # else the controller stays as it was drawn
+    slow_state: bool = True  # else the controller has one timescale, that of its fast state
+    hrm_period: fields.Count = 2  # iterations between updates of the controller's slow state
+    controller_width: fields.Width = 32
+    gradient: Literal["full", "last"] = "full"  # last: all iterations but the last are cut off
+
     epochs: fields.Epochs = 8
     batch: fields.Examples = 32
     mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
@@ -94,26 +107,42 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     @model_validator(mode="after")
     def _usable(self) -> RankingConfig:
-        if not issubclass(task_class(self.task), RankingTask):
+        if not issubclass(task_class(self.task), PartialSort):
             raise ParameterError(f"task = '{self.task}': the ranking family needs a task whose answer is an order")
-        if (metric := self.make_task().metric) not in ("tau_obs", "tau_all"):
-            raise ParameterError(f"task = '{self.task}': its metric is '{metric}'; allowed: tau_obs, tau_all")
+        task, most = self.make_task(), self.max_inner_iters
+        if task.metric not in ("tau_obs", "tau_all"):
+            raise ParameterError(f"task = '{self.task}': its metric is '{task.metric}'; allowed: tau_obs, tau_all")
+        if self.width % self.n_heads:
+            raise ParameterError(f"n_heads = {self.n_heads}: has to divide width = {self.width}")
+        if self.has_controller and self.slow_state and self.hrm_period > most:
+            never = f"with max_inner_iters = {most} the slow state would never be updated; allowed: 1 to {most}"
+            raise ParameterError(f"hrm_period = {self.hrm_period}: {never}")
         if self.deep_supervision and self.gradient == "last":
             cut = "it cuts off the iterations that deep_supervision = True would supervise"
             raise ParameterError(f"gradient = 'last': {cut}; allowed with it: gradient = 'full'")
         if self.temperature_min > self.temperature:
             raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
-        problem = 4 * self.size * self.make_task().x_dim
         # states and attention weights of every iteration are kept for the backward pass
-        row = 4 * self.max_inner_iters * self.size * (self.width + self.n_heads * self.size)
-        large = self.width * max(self.width, self.max_inner_iters) > 10**5  # counting takes milliseconds
+        row = 4 * most * self.size * (self.width + self.n_heads * self.size)
+        large = self.width * max(self.width, most) > 10**5  # counting takes milliseconds
+        samples = ("train_samples", "dev_samples", "test_samples")
         needed = {
             "width": weight_bytes(self.make_model) if large else 0,
             "batch max_inner_iters size width": min(self.batch, self.train_samples) * row,
-            **{name: getattr(self, name) * problem for name in ("train_samples", "dev_samples", "test_samples")},
+            **{name: getattr(self, name) * 4 * self.size * task.x_dim for name in samples},
         }
         require_memory(dict(self), needed)
         return self
+
+    @property
+    def has_controller(self) -> bool:
+        """Whether α is computed from what a token, or the sequence, holds."""
+        return self.routing in ("token", "sequence")
+
+    @property
+    def learns_routing(self) -> bool:
+        """Whether there is a controller, and it is trained."""
+        return self.has_controller and self.trained_routing
 
     def changed(self, **values: Any) -> RankingConfig:
         """This config with other values, checked like any."""
@@ -125,18 +154,17 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     def reduced(self) -> RankingConfig:
         """The same run with every field that it makes no use of at its default, so that it has one key."""
-        unused: tuple[str, ...] = () if self.slow_state else ("hrm_period",)
-        unused += () if self.learns_routing else LEARNED_ROUTING
-        unused += () if self.has_controller else ROUTED
-        if self.routing == "uniform" and self.max_inner_iters == 1:
-            unused += ("tied", "gradient", "deep_supervision")
+        once = self.routing == "uniform" and self.max_inner_iters == 1
+        unused = {
+            *([] if self.slow_state else ["hrm_period"]),
+            *([] if self.learns_routing else LEARNED_ROUTING),
+            *([] if self.has_controller else ROUTED),
+            *(["tied", "gradient", "deep_supervision"] if once else []),
+        }
         return self.changed(**{name: type(self).model_fields[name].default for name in unused})
 
     def at_epoch(self, epoch: int) -> dict[str, float]:
-        """Routing temperature max(T_min, T₀·decay^epoch), and entropy weight w₀·decay^(epoch // every).
-
-        The weight is 0 without routing to learn, which is all it could regularise.
-        """
+        """Temperature max(T_min, T₀·decay^epoch), and entropy weight w₀·decay^(epoch // every), 0 if unlearned."""
         weight = self.entropy_weight * self.entropy_decay ** (epoch // self.entropy_every)
         temperature = max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
         return {"temperature": temperature, "entropy_weight": weight if self.learns_routing else 0.0}
@@ -147,10 +175,9 @@ class RankingConfig(TrainingConfig, ModelConfig):
 
     def curriculum(self) -> list[float]:
         """Shares of hidden items of the training sets: one, or a curriculum's five in even steps."""
-        if self.mask_rate_start is None:
+        if (start := self.mask_rate_start) is None:
             return [self.mask_rate]
-        rise = (self.mask_rate - self.mask_rate_start) / (STAGES - 1)
-        return [*(self.mask_rate_start + stage * rise for stage in range(STAGES - 1)), self.mask_rate]
+        return [*(start + stage * ((self.mask_rate - start) / 4) for stage in range(4)), self.mask_rate]
 
     def stage_at(self, epoch: int) -> int:
         """The place in `curriculum` that an epoch trains at: the last from half-way on."""
@@ -161,14 +188,12 @@ class RankingConfig(TrainingConfig, ModelConfig):
         start = self.mask_rate_start
         return "" if start is None else f"mask_rate_start = {start:g}: a curriculum's stages are shares of all epochs"
 
-    def make_task(self) -> RankingTask:
+    def make_task(self) -> PartialSort:
         """The task, with its options. Raises `ParameterError` for an option it refuses, or has twice."""
-        fields = {"size": self.size, "mask_rate": self.mask_rate, "encoding": self.encoding}
-        if twice := sorted(fields.keys() & self.task_options.keys()):
+        own = {"size": self.size, "mask_rate": self.mask_rate, "encoding": self.encoding}
+        if twice := sorted(own.keys() & self.task_options.keys()):
             raise ParameterError(f"task_options: {', '.join(twice)}: set by the config's field of that name")
-        task = get_task(self.task, **fields, **self.task_options)
-        assert isinstance(task, RankingTask)
-        return task
+        return cast(PartialSort, get_task(self.task, **own, **self.task_options))
 
     def make_model(self) -> RankingModel:
         """The model, its weights not yet drawn from a seed; under the published cross-entropy its decoder points."""
@@ -204,8 +229,7 @@ def trained_ranking(run: Run, seed: int) -> RankingModel:
 
     Raises `ParameterError` for a run that is not of this family, and for a seed that it does not have.
     """
-    config = run.config
-    if not isinstance(config, RankingConfig):
+    if not isinstance(config := run.config, RankingConfig):
         raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no ranking")
     if seed not in config.seeds:
         raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
@@ -221,13 +245,12 @@ def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
     """
     whole = {name: getattr(config, name) for name in ("trained_routing", "slow_state", "tied")}
     whole |= {"routing": config.has_controller, "max_inner_iters": config.max_inner_iters > 1}
-    for name, fine in whole.items():
-        if not fine:
-            raise ParameterError(
-                f"{name} = {getattr(config, name)!r}: comparators are of a whole HRM model; allowed: trained routing "
-                "by token or sequence, a slow state, and 2 or more iterations of one block"
-            )
-    return {name: config.changed(**fields).reduced() for name, fields in COMPARATORS.items()}
+    for name in (name for name, fine in whole.items() if not fine):
+        raise ParameterError(
+            f"{name} = {getattr(config, name)!r}: comparators are of a whole HRM model; allowed: trained routing by "
+            "token or sequence, a slow state, and 2 or more iterations of one block"
+        )
+    return {name: config.changed(**changes).reduced() for name, changes in COMPARATORS.items()}
 
 
 def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dict[str, RankingConfig]:
@@ -236,11 +259,9 @@ def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dic
     Raises `ParameterError` where the config's own value is not among `values`: the others are compared with it.
     """
     if (own := getattr(config, field)) not in values:
-        raise ParameterError(
-            f"values = {list(values)}: {field} = {own} has to be among them, as the others are compared with it"
-        )
-    at = {f"{field} = {value:g}": config.changed(**{field: value}) for value in values}
-    return {"baseline": config.baseline()} | at
+        needs = f"{field} = {own} has to be among them, as the others are compared with it"
+        raise ParameterError(f"values = {list(values)}: {needs}")
+    return {"baseline": config.baseline()} | {f"{field} = {v:g}": config.changed(**{field: v}) for v in values}
 
 
 def model_cost(config: RankingConfig) -> dict[str, int]:
@@ -250,14 +271,12 @@ def model_cost(config: RankingConfig) -> dict[str, int]:
     are with decoding; `training_flops` of forward, loss and backward.
     """
     with torch.device("meta"):  # nothing is computed
-        network = config.make_model()
-        x, ranks = torch.zeros(1, config.size, network.features), torch.arange(config.size).unsqueeze(0)
-        parts = {
-            "": list(network.parameters()),
-            "trained_": [each for each in network.parameters() if each.requires_grad],
-            "controller_": [] if network.controller is None else list(network.controller.parameters()),
-        }
-        return {f"{part}parameters": sum(each.numel() for each in own) for part, own in parts.items()} | {
+        network, ranks = config.make_model(), torch.arange(config.size).unsqueeze(0)
+        x, own = torch.zeros(1, config.size, network.features), dict(network.named_parameters())
+        return {
+            "parameters": sum(each.numel() for each in own.values()),
+            "trained_parameters": sum(each.numel() for each in own.values() if each.requires_grad),
+            "controller_parameters": sum(each.numel() for n, each in own.items() if n.startswith("controller.")),
             "forward_flops": counted_flops(lambda: network(x)),
             "training_flops": counted_flops(lambda: objective(config, network, x, ranks, None)[0].backward()),
         }
@@ -269,10 +288,9 @@ def matched(config: RankingConfig, *, to: RankingConfig, by: Literal["parameters
     `by` is "parameters" (all, trained or not) or "operations" (of a training step).
     """
     part = {"operations": "training_flops"}.get(by, by)
-    count = cache(lambda width: model_cost(config.changed(width=width))[part])
-    wanted = model_cost(to)[part]
-    widest = (to.max_inner_iters + 2) * to.width  # as counts grow at least linearly with it
-    widths = range(config.n_heads, widest + config.n_heads, config.n_heads)
+    count, wanted = cache(lambda width: model_cost(config.changed(width=width))[part]), model_cost(to)[part]
+    # costs grow at least linearly with the width
+    widths = range(config.n_heads, (to.max_inner_iters + 2) * to.width + config.n_heads, config.n_heads)
     above = min(bisect_left(widths, wanted, key=count), len(widths) - 1)
     nearest = min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(count(width) - wanted))
     return config.changed(width=nearest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,6 @@ Stream = Literal["train", "dev", "test"]
 SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
 Scores = dict[str, Float[Tensor, " n"]]  # by metric, problem by problem
 Predictions = Mapping[tuple[str, Kind], Tensor]  # by name and kind of the reference
-NORMAL_95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,8 @@ class Batch:
 
     x: Float[Tensor, "n ..."]
     y: Num[Tensor, "n ..."]
-    known: Tensor | None = None
-
-    @property
-    def given(self) -> Tensor:
-        """`known`, of a task that has it."""
-        assert self.known is not None
-        return self.known
+    known: Any = None
+    clean: Any = None  # y before its noise, where it has some
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class Clues:
 
 
 class TaskOptions(Parameters):
-    """Options of a task; a task with options of its own subclasses this."""
+    """Options of every task; one with options of its own subclasses them."""
 
     size: PositiveInt = 20
 
@@ -100,9 +95,13 @@ class DenoisingTask(Task):
     harder_clamp: ClassVar[float | None] = None  # the same for harder problems, where their answers are larger
     inner_steps: ClassVar[int] = 5  # published descent steps of the sampler at each level
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.x_dim = self.y_dim = self.options.size**2
+
     def clamp(self, harder: bool) -> float:
         """Where samples are clamped: answers to harder problems may lie outside the published ±`sample_clamp`."""
-        return self.harder_clamp if harder and self.harder_clamp is not None else self.sample_clamp
+        return (self.harder_clamp if harder else None) or self.sample_clamp
 
     @abstractmethod
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
@@ -128,8 +127,7 @@ class DenoisingTask(Task):
         device = str(generator.device)
         training = self.stream("train").sample(n, generator=generator, device=device)
         test = self.stream("test").sample(n, generator=generator, device=device, harder=harder)
-        answers = self.references(training, test)
-        return reference_table({name: self.scores(y_hat, test) for name, y_hat in answers.items()})
+        return reference_table({n: self.scores(y_hat, test) for n, y_hat in self.references(training, test).items()})
 
 
 class MatrixTask(DenoisingTask):
@@ -138,10 +136,6 @@ class MatrixTask(DenoisingTask):
     contrastive_weight = 0.5
     sample_clamp = 2.0
     solver: ClassVar[str] = "exact solution"  # what `solve` is, for tables
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.x_dim = self.y_dim = self.options.size**2
 
     @abstractmethod
     def solve(self, x: Float[Tensor, "n x_dim"]) -> Float[Tensor, "n y_dim"]:
@@ -167,14 +161,12 @@ class MatrixTask(DenoisingTask):
 
 def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.DataFrame:
     """Reference scores of tasks on fresh problems, same and harder, with columns task, split and seed in front."""
-    tables = {
-        (name, split, seed): task.reference_scores(
-            problems, generator=seeds.generator(seed, f"references/{split}"), harder=harder
-        )
-        for name, task in tasks.items()
-        for split, harder in SPLITS.items()
-    }
-    return pd.concat(tables, names=["task", "split", "seed"]).reset_index([0, 1, 2]).reset_index(drop=True)
+    tables = []
+    for name, (split, harder) in product(tasks, SPLITS.items()):
+        source = seeds.generator(seed, f"references/{split}")
+        table = tasks[name].reference_scores(problems, generator=source, harder=harder)
+        tables.append(pd.DataFrame({"task": name, "split": split, "seed": seed, **table}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def reference_table(scores: Mapping[tuple[str, Kind], Mapping[str, Float[Tensor, " n"]]]) -> pd.DataFrame:
@@ -183,6 +175,6 @@ def reference_table(scores: Mapping[tuple[str, Kind], Mapping[str, Float[Tensor,
     for (name, kind), by_metric in scores.items():
         for metric, values in by_metric.items():
             each = pd.Series(values.double().cpu().numpy())
-            mean, half = each.mean(), NORMAL_95 * each.std() / each.count() ** 0.5
+            mean, half = each.mean(), NormalDist().inv_cdf(0.975) * each.std() / each.count() ** 0.5
             rows.append((name, kind, metric, mean, mean - half, mean + half))
     return pd.DataFrame(rows, columns=["name", "kind", "metric", "value", "low", "high"])

@@ -31,14 +31,9 @@ class HintedSortOptions(RankingOptions):
     chain_length: PositiveInt | None = None  # exact length of the longest run of hidden items; None: whatever comes
     code_width: Annotated[int, Field(ge=DISTINCT_BITS, le=1024)] = 16  # signs by which an item is pointed at
 
-    @property
-    def informed_rate(self) -> float:
-        """The fraction of hidden items that have a true pointer: of `hint_rate`, what is neither wrong nor shuffled."""
-        return self.hint_rate * (1 - self.wrong_rate) if self.hints == "true" else 0.0
-
     @model_validator(mode="after")
     def _with_a_known_ceiling(self) -> HintedSortOptions:
-        if self.chain_length is not None and self.informed_rate < 1:
+        if self.chain_length is not None and (self.hint_rate, self.wrong_rate, self.hints) != (1, 0, "true"):
             needs = "needs a true pointer at every hidden item: hint_rate = 1, wrong_rate = 0, hints = 'true'"
             raise ParameterError(f"chain_length = {self.chain_length}: {needs}")
         return self
@@ -61,9 +56,9 @@ class HintedSort(PartialSort):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.x_dim = 3 + 2 * self.options.code_width
-        self.informed_rate = self.options.informed_rate
-        if self.options.wrong_rate > 0:
+        own, self.x_dim = self.options, 3 + 2 * self.options.code_width
+        self.informed_rate = own.hint_rate * (1 - own.wrong_rate) if own.hints == "true" else 0.0  # with true pointers
+        if own.wrong_rate > 0:
             self.ceiling_name = "best possible, wrong pointers taken out"
 
     def items(self, harder: bool) -> int:
@@ -77,32 +72,35 @@ class HintedSort(PartialSort):
 
     def shown(self, values: Items, ranks: Items, known: Visible, generator: torch.Generator) -> Batch:
         options, (n, size), device = self.options, ranks.shape, ranks.device
-        seen, ahead = self.visible(size), generator.clone_state()  # of what it will draw next, nothing is taken
-        seed = int(torch.randint(2**62, (), generator=ahead, device=device))
+        seen = self.visible(size)
+        seed = int(torch.randint(2**62, (), generator=generator.clone_state(), device=device))  # takes no draw from it
         source = seeds.generator(seed, "hints", str(device))
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=source, device=device)
+
         if options.chain_length is not None:
             known = draw_longest_run(n, size - seen, seen, options.chain_length, source).gather(1, ranks)
-        points = torch.rand(n, size, generator=source, device=device) < options.hint_rate
-        numbers = torch.rand(n, 2**DISTINCT_BITS, generator=source, device=device).argsort(dim=1)[:, :size]
+        points = uniform(n, size) < options.hint_rate
+        numbers = uniform(n, 2**DISTINCT_BITS).argsort(dim=1)[:, :size]
         bits = (numbers.unsqueeze(-1) >> torch.arange(DISTINCT_BITS, device=device)) & 1
         others = torch.randint(2, (n, size, options.code_width - DISTINCT_BITS), generator=source, device=device)
         codes = 2.0 * torch.cat([bits, others], dim=-1) - 1
         order = ranks
         if options.hints == "shuffled":  # a random order that hides its items in runs of the same law
-            mask = torch.rand(n, size, generator=source, device=device).argsort(dim=1) < seen
-            places = mask.long().argsort(dim=1, descending=True)  # visible ones first
-            turns = torch.rand(n, size, generator=source, device=device) + (~known)  # so here, either kind at random
+            places = (uniform(n, size).argsort(dim=1) < seen).long().argsort(dim=1, descending=True)  # visible first
+            turns = uniform(n, size) + (~known)  # so here, either kind at random
             order = torch.empty_like(places).scatter_(1, turns.argsort(dim=1), places)
         targets = (order - 1).clamp(min=0)
         if options.wrong_rate > 0:  # leads to any rank but its own and the one before
-            wrong = torch.rand(n, size, generator=source, device=device) < options.wrong_rate
+            wrong = uniform(n, size) < options.wrong_rate
             others = torch.randint(max(size - 2, 1), (n, size), generator=source, device=device)
             others = torch.where(others < order - 1, others, others + 2).clamp(max=size - 1)  # two items: none points
             targets = torch.where(wrong, others, targets)
         points = (points & ~known & (order > 0)).unsqueeze(-1)
-        led_to = order.argsort(dim=1).gather(1, targets).unsqueeze(-1).expand_as(codes)
+        led_to = codes.take_along_dim(order.argsort(dim=1).gather(1, targets).unsqueeze(-1), 1)
         x = super().shown(values, ranks, known, generator).x
-        return Batch(torch.cat([x, points.float(), codes, codes.gather(1, led_to) * points], dim=-1), ranks, known)
+        return Batch(torch.cat([x, points.float(), codes, led_to * points], dim=-1), ranks, known)
 
     def pointers(self, batch: Batch) -> Items:
         """The item that each item points at, −1 where it points at none, as x shows it."""
@@ -117,20 +115,20 @@ class HintedSort(PartialSort):
         """
         pointers, median = self.pointers(batch), super().solve(batch)
         ends, lengths = follow(pointers, links)
-        starts = torch.where(batch.given, median, 1.0 - LOWEST) if self.options.hint_rate == 1 else median
+        starts = torch.where(batch.known, median, 1.0 - LOWEST) if self.options.hint_rate == 1 else median
         scores = starts.gather(1, ends) - lengths / (lengths.shape[1] + 1)
         return scores if links is None else torch.where(pointers.gather(1, ends) < 0, scores, median)
 
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
         """Each problem's highest expected τ over all pairs, exact (`ceiling`); wrong pointers are taken out."""
-        if self.informed_rate == 0:  # with all hints it is 1: only the item of rank 0 can be hidden without a pointer
+        if self.informed_rate == 0:
             return super().ceilings(batch)
         pointers, ranks = self.pointers(batch), batch.y
         right = ranks.gather(1, pointers.clamp(min=0)) == ranks - 1
         ends, _ = follow(torch.where(right, pointers, -1))
         lengths = torch.zeros_like(ranks).scatter_add_(1, ends, torch.ones_like(ranks))
         best = []
-        for seen, value, length in zip(batch.given.cpu(), self.values(batch).cpu(), lengths.cpu(), strict=True):
+        for seen, value, length in zip(batch.known.cpu(), self.values(batch).cpu(), lengths.cpu(), strict=True):
             order = value[seen].argsort()
             fence = [LOWEST - 1, *value[seen][order].tolist(), LOWEST + VALUES]
             unseen = [above - below - 1 for below, above in pairwise(fence)]
@@ -160,22 +158,19 @@ def draw_longest_run(n: int, hidden: int, visible: int, longest: int, generator:
     device = generator.device
     ways = torch.zeros(visible + 2, hidden + 1, 2, dtype=torch.float64)
     ways[0, 0, 1] = 1
-    for gap in range(1, visible + 2):
-        for length in range(longest + 1):
-            rest = ways[gap - 1, : hidden + 1 - length]
-            ways[gap, length:, 1] += rest[:, 1]
-            ways[gap, length:, 0] += rest[:, 1 if length == longest else 0]
+    for gap, length in product(range(1, visible + 2), range(longest + 1)):
+        rest = ways[gap - 1, : hidden + 1 - length]
+        ways[gap, length:] += rest[:, [1 if length == longest else 0, 1]]
     ways, lengths = ways.to(device), torch.arange(longest + 1, device=device)
     left = torch.full((n, 1), hidden, device=device)
     reached = torch.zeros(n, 1, dtype=torch.bool, device=device)
     runs = []
     for gaps_after in range(visible, -1, -1):
-        reached_then = reached | (lengths == longest)
-        weights = ways[gaps_after, (left - lengths).clamp(min=0), reached_then.long()] * (lengths <= left)
-        run = torch.multinomial(weights / weights.sum(dim=1, keepdim=True), 1, generator=generator)
-        left, reached = left - run, reached | (run == longest)
-        runs.append(run)
-    places = torch.cat(runs, dim=1)[:, :visible].cumsum(dim=1) + torch.arange(visible, device=device)
+        reached_then = (reached | (lengths == longest)).long()
+        weights = ways[gaps_after, (left - lengths).clamp(min=0), reached_then] * (lengths <= left)
+        runs.append(torch.multinomial(weights / weights.sum(dim=1, keepdim=True), 1, generator=generator))
+        left, reached = left - runs[-1], reached | (runs[-1] == longest)
+    places = torch.cat(runs[:-1], dim=1).cumsum(dim=1) + torch.arange(visible, device=device)
     return torch.zeros(n, hidden + visible, dtype=torch.bool, device=device).scatter(1, places, True)
 
 

@@ -46,17 +46,15 @@ def kendall_tau(
 def kendall_tau_numpy(pred: Any, target: Any, obs_mask: Any = None) -> np.ndarray:
     """`kendall_tau` for arrays, written apart from it so that each checks the other; float64 [batch]."""
     pred, target = np.asarray(pred), np.asarray(target)
-    items = pred.shape[-1]
-    observed = np.ones(items, dtype=bool) if obs_mask is None else np.asarray(obs_mask).astype(bool)
-    require_items("target", target.shape, items)
-    require_items("obs_mask", observed.shape, items)
-    i, j = np.triu_indices(items, k=1)
-    true_order = ((target[..., j] > target[..., i]).astype(int) - (target[..., j] < target[..., i])) * (
-        observed[..., i] & observed[..., j]
-    )
-    predicted_order = (pred[..., i] > pred[..., j]).astype(int) - (pred[..., i] < pred[..., j])
+    observed = np.ones(pred.shape[-1], dtype=bool) if obs_mask is None else np.asarray(obs_mask).astype(bool)
+    require_items("target", target.shape, pred.shape[-1])
+    require_items("obs_mask", observed.shape, pred.shape[-1])
+    i, j = np.triu_indices(pred.shape[-1], k=1)
+    true = (target[..., j] > target[..., i]) * 1 - (target[..., j] < target[..., i])
+    true = true * (observed[..., i] & observed[..., j])
+    predicted = (pred[..., i] > pred[..., j]) * 1 - (pred[..., i] < pred[..., j])
     with np.errstate(invalid="ignore"):
-        return (true_order * predicted_order).sum(-1) / np.abs(true_order).sum(-1).astype(np.float64)
+        return (true * predicted).sum(-1) / np.abs(true).sum(-1).astype(np.float64)
 
 
 def index_space_tau(pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:

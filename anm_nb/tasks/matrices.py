@@ -6,7 +6,6 @@ Addition, inversion and low-rank completion, and the connectivity of graphs, who
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import isqrt
 from typing import Annotated, Any
 
@@ -69,13 +68,6 @@ class Inverse(MatrixTask):
         return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L).flatten(1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LowRankBatch(Batch):
-    """Problems with their matrices before the noise."""
-
-    clean: Float[Tensor, "n y_dim"]
-
-
 class LowRank(MatrixTask):
     """y = U Vᵀ/size + N(0, 0.1²), entries of U, V [size, max(1, size // 2)] from N(0, 1); divisor size/4 when harder.
 
@@ -93,23 +85,22 @@ class LowRank(MatrixTask):
         self.shape, self.rank = (size, size), max(1, size // 2)
         self.noise_norm = NOISE * 2 * (size * SEEN) ** 0.5  # about the spectral norm of the noise where it is observed
 
-    def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> LowRankBatch:
+    def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
         left, right = torch.randn(2, n, self.options.size, self.rank, generator=generator, device=device)
         clean = (left @ right.mT).flatten(1) / (self.options.size / 4 if harder else self.options.size)
         y = clean + NOISE * torch.randn(n, self.y_dim, generator=generator, device=device)
         known = torch.rand(n, self.y_dim, generator=generator, device=device) < SEEN
-        return LowRankBatch(torch.where(known, y, 0.0), y, known, clean=clean)
+        return Batch(torch.where(known, y, 0.0), y, known, clean)
 
     def solve(self, x: Float[Tensor, "n x_dim"], shrinkage: float = 0.8) -> Float[Tensor, "n y_dim"]:
         """Observed entries as they are, hidden ones (0 in x) by soft-impute, `shrinkage` in units of `noise_norm`."""
         return torch.where(x != 0, x, soft_impute(x.unflatten(1, self.shape), shrinkage * self.noise_norm).flatten(1))
 
     def references(self, training: Batch, test: Batch) -> Predictions:
-        """Zero, the mean, the input, soft-impute, and the unreachable noise floor, NOISE²·(1 − SEEN).
+        """Zero, the mean, the input, soft-impute at the best of `SHRINKAGES` for the hidden entries of training, noise.
 
-        Soft-impute takes the one of `SHRINKAGES` that predicts the hidden entries of the first training problems best.
+        The noise floor, NOISE²·(1 − SEEN), cannot be reached.
         """
-        assert isinstance(test, LowRankBatch)
         x, y = (each[:TUNING_MATRICES].unflatten(1, self.shape) for each in (training.x, training.y))
         estimate, errors = torch.zeros_like(x), {}
         for shrinkage in SHRINKAGES:
@@ -147,10 +138,6 @@ class Connectivity(DenoisingTask):
     classes = 1  # every entry is a decision of its own, a sign
     options: ConnectivityOptions
     options_class = ConnectivityOptions
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.x_dim = self.y_dim = self.options.size**2
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
         nodes = (3 * self.options.size + 1) // 2 if harder else self.options.size
@@ -194,11 +181,10 @@ class Connectivity(DenoisingTask):
         """Reachability by breadth-first search from all nodes of all graphs at once; any number of nodes."""
         nodes = isqrt(x.shape[1])
         edges = (x > 0).float().unflatten(1, (nodes, nodes))
-        reached = frontier = torch.eye(nodes, dtype=torch.bool, device=x.device).repeat(len(x), 1, 1)
-        while frontier.any():
-            frontier = (frontier.float() @ edges > 0) & ~reached
-            reached = reached | frontier
-        return reached.flatten(1).float() * 2 - 1
+        reached, further = edges, edges + torch.eye(nodes, device=x.device)
+        while not torch.equal(reached, further):
+            reached, further = further, ((further @ edges + further) > 0).float()
+        return reached.flatten(1) * 2 - 1
 
 
 def soft_impute(

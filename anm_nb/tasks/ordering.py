@@ -1,8 +1,7 @@
-"""Tasks whose answer is an order, with streams of problems that never overlap, and partial-observation sorting."""
+"""Partial-observation sorting: a task whose answer is an order, with streams of problems that never overlap."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from math import comb
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -34,68 +33,23 @@ class RankingOptions(TaskOptions):
     encoding: Literal["scaled", "raw"] = "scaled"  # raw: as published, values as they are and −999 for hidden ones
 
 
-class RankingTask(Task):
-    """Items to put in order. x is [n, items, features]; y holds ranks (0 = first); `known` marks the visible items.
+class PartialSort(Task):
+    """`size` distinct integers in random order, max(2, int(size·(1 − mask_rate))) visible (`known`).
 
-    Every problem belongs to one stream, by its fingerprint.
+    x is [n, size, 2]: the value scaled to [−1, 1] (0 where hidden) and a flag (1 = hidden); with `encoding="raw"` it is
+    [n, size, 1] as the HRM document has it. y holds the ranks of all, 0 for the smallest. `harder` doubles the number
+    of items. Other ranking tasks are subclasses with a `shown` or a `draw` of their own.
     """
 
+    name = "partial_sort"
     metric = "tau_obs"
+    ceiling_name = "best possible"
     options: RankingOptions
     options_class: ClassVar[type[TaskOptions]] = RankingOptions
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.y_dim = self.options.size
-
-    @abstractmethod
-    def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
-        """n fresh problems, of any stream."""
-
-    @abstractmethod
-    def fingerprint(self, batch: Batch) -> Int[Tensor, " n"]:
-        """A hash of each problem that does not depend on the order in which its items are given."""
-
-    def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator,
-        device: str = "cpu",
-        harder: bool = False,
-        stream: Stream | None = None,
-    ) -> Batch:
-        """n fresh problems, of one stream where it is named. Raises `ParameterError` where too few are distinct."""
-        if stream is None:
-            return self.draw(n, generator=generator, device=device, harder=harder)
-        buckets = torch.tensor(STREAMS[stream], device=device)
-        kept: list[tuple[Tensor, ...]] = []
-        for _ in range(MAX_ROUNDS):
-            batch = self.draw(4 * n, generator=generator, device=device, harder=harder)
-            rows = torch.isin(self.fingerprint(batch) % 4, buckets)
-            kept.append(tuple(part[rows] for part in (batch.x, batch.y, batch.given)))
-            if sum(len(x) for x, *_ in kept) >= n:
-                return Batch(*(torch.cat(parts)[:n] for parts in zip(*kept, strict=True)))
-        raise ParameterError(f"{self.name}: too few distinct problems at {self.options} to keep streams apart")
-
-    def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
-        """{"tau_obs", "tau_all"}: τ of scores y_hat over observed and over all pairs."""
-        return {"tau_obs": kendall_tau(y_hat, batch.y, batch.known), "tau_all": kendall_tau(y_hat, batch.y)}
-
-
-class PartialSort(RankingTask):
-    """`size` distinct integers in random order, max(2, int(size·(1 − mask_rate))) visible; y ranks all, smallest first.
-
-    x is [n, size, 2]: the value scaled to [−1, 1] (0 where hidden) and a flag (1 = hidden); with `encoding="raw"` it is
-    [n, size, 1] as the HRM document has it. `harder` doubles the number of items.
-    """
-
-    name = "partial_sort"
-    ceiling_name = "best possible"
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.x_dim = 2 if self.options.encoding == "scaled" else 1
+        self.x_dim, self.y_dim = 2 if self.options.encoding == "scaled" else 1, self.options.size
         self.items(harder=False)
 
     def items(self, harder: bool) -> int:
@@ -109,7 +63,24 @@ class PartialSort(RankingTask):
         """How many of `size` items are visible."""
         return max(2, int(size * (1 - self.options.mask_rate)))
 
+    def sample(
+        self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False,
+        stream: Stream | None = None,
+    ) -> Batch:  # fmt: skip
+        """n fresh problems, of one stream where it is named. Raises `ParameterError` where too few are distinct."""
+        if stream is None:
+            return self.draw(n, generator=generator, device=device, harder=harder)
+        kept: list[tuple[Tensor, ...]] = []
+        for _ in range(MAX_ROUNDS):
+            batch = self.draw(4 * n, generator=generator, device=device, harder=harder)
+            rows = torch.isin(self.fingerprint(batch) % 4, torch.tensor(STREAMS[stream], device=device))
+            kept.append((batch.x[rows], batch.y[rows], batch.known[rows]))
+            if sum(len(x) for x, *_ in kept) >= n:
+                return Batch(*(torch.cat(parts)[:n] for parts in zip(*kept, strict=True)))
+        raise ParameterError(f"{self.name}: too few distinct problems at {self.options} to keep streams apart")
+
     def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
+        """n fresh problems, of any stream."""
         size = self.items(harder)
         values = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)[:, :size] + LOWEST
         turns = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
@@ -127,11 +98,15 @@ class PartialSort(RankingTask):
         seen = batch.x[..., 0]
         if self.options.encoding == "scaled":
             seen = seen * (VALUES - 1) / 2 - 0.5
-        return torch.where(batch.given, seen.round().long(), 0)
+        return torch.where(batch.known, seen.round().long(), 0)
 
     def fingerprint(self, batch: Batch) -> Int[Tensor, " n"]:
         """A hash of the set of visible values, so that not even a re-ordered or re-hidden array leaves its stream."""
-        return hashed((hashed(self.values(batch)) * batch.given).sum(dim=1))
+        return hashed((hashed(self.values(batch)) * batch.known).sum(dim=1))
+
+    def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
+        """{"tau_obs", "tau_all"}: τ of scores y_hat over observed and over all pairs."""
+        return {"tau_obs": kendall_tau(y_hat, batch.y, batch.known), "tau_all": kendall_tau(y_hat, batch.y)}
 
     def solve(self, batch: Batch) -> Tensor:
         """The best possible scores [n, items]: visible values, and for hidden ones the median of the values not seen.
@@ -140,23 +115,22 @@ class PartialSort(RankingTask):
         """
         values = self.values(batch)
         unseen = torch.ones(len(values), VALUES, dtype=torch.long, device=values.device)
-        up_to = unseen.scatter_add_(1, (values - LOWEST), -batch.given.long()).cumsum(dim=1)
+        up_to = unseen.scatter_add_(1, (values - LOWEST), -batch.known.long()).cumsum(dim=1)
         count = up_to[:, -1:]
         middle = torch.cat([(count + 1) // 2, count // 2 + 1], dim=1)
         median = torch.searchsorted(up_to, middle).double().mean(dim=1, keepdim=True) + LOWEST
-        return -torch.where(batch.given, values.double(), median)
+        return -torch.where(batch.known, values.double(), median)
 
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
         """The highest expected τ over all pairs of each problem, or here of their mean, exact; `solve` attains it.
 
         Two visible values: 1. Two hidden ones: 0. A visible value v against a hidden one: of the M values not seen K
         lie below v, and the better guess agrees |M − 2K|/M in expectation. v is equally likely to stand in any of the
-        M + 1 gaps, so K is uniform on 0 … M and the mean is (M + 2)/(2(M + 1)) for even M, (M + 1)/(2M) for odd.
+        M + 1 gaps, so K is uniform on 0 … M and the mean is (h + 1)/(2h + 1) for h = ⌊M/2⌋.
         """
-        size = batch.y.shape[1]
-        seen, unseen = self.visible(size), VALUES - self.visible(size)
-        mixed = (unseen + 2) / (2 * (unseen + 1)) if unseen % 2 == 0 else (unseen + 1) / (2 * unseen)
-        best = (comb(seen, 2) + seen * (size - seen) * mixed) / comb(size, 2)
+        size, seen = batch.y.shape[1], self.visible(batch.y.shape[1])
+        half = (VALUES - seen) // 2
+        best = (comb(seen, 2) + seen * (size - seen) * ((half + 1) / (2 * half + 1))) / comb(size, 2)
         return torch.full_like(batch.y[:, 0], best, dtype=torch.float64)
 
     def predictions(self, batch: Batch, generator: torch.Generator) -> Predictions:
@@ -169,19 +143,15 @@ class PartialSort(RankingTask):
         }
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """Random scores, the input's order, the best possible ranking measured on n arrays, and the exact ceilings.
-
-        `tau_index` (the published, index-space τ) has no ceiling row: no order is known to be best in it.
-        """
+        """`predictions` on n arrays, and the exact ceilings; of tau_index (as published) no best order is known."""
         batch = self.sample(n, generator=generator, device=str(generator.device), harder=harder)
         scores = {
             reference: self.scores(predicted, batch) | {"tau_index": index_space_tau(predicted, batch.y)}
             for reference, predicted in self.predictions(batch, generator).items()
         }
         best = self.ceilings(batch)
-        return reference_table(
-            {**scores, (self.ceiling_name, "ceiling"): {"tau_obs": torch.ones_like(best), "tau_all": best}}
-        )
+        ceiling = {"tau_obs": torch.ones_like(best), "tau_all": best}
+        return reference_table({**scores, (self.ceiling_name, "ceiling"): ceiling})
 
 
 def hashed(keys: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable
 from math import isqrt
 from typing import Annotated, Any, Literal
@@ -15,11 +16,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from anm_nb.config import ParameterError
+from anm_nb.tasks import sudoku_solver as solver
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Predictions, Scores, Stream, TaskOptions
-from anm_nb.tasks.sudoku_solver import Boards, Pool, broken, deduced, first_rows, shuffled, solve, stored_pool, units
+from anm_nb.tasks.sudoku_solver import Boards, Pool
 from anm_nb.training.seeds import RowDraws
 
-CORRUPTED = 0.05  # share of cells that the published negatives draw anew
 SHOWN = 5  # wrong puzzles of a user's that an error lists
 
 
@@ -71,30 +72,28 @@ class Sudoku(DenoisingTask):
         boards: dict[int, list[int]] = {}
         wrong: dict[int, str] = {}
         for number, text in texts.items():
-            odd = [cell for cell, character in enumerate(text) if character not in ".0123456789"[: size + 2]]
             if len(text) != size**2:
                 wrong[number] = f"{len(text)} characters, should be {size**2}"
-            elif odd:
-                place = f"{text[odd[0]]!r} in row {odd[0] // size + 1}, column {odd[0] % size + 1}"
+            elif odd := re.search(f"[^.0-{size}]", text):
+                place = f"{odd[0]!r} in row {odd.start() // size + 1}, column {odd.start() % size + 1}"
                 wrong[number] = f"{place}: should be a digit from 1 to {size}, 0 or . for an empty cell"
             else:
                 boards[number] = list(map(int, text.replace(".", "0")))
         puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8).reshape(-1, size**2)
-        solved = [solve(part) for part in tqdm(puzzles.split(512), desc="checking puzzles", delay=1, leave=False)]
-        solutions, found = (torch.cat(parts) for parts in zip(*solved, strict=True))
-        for number, count in zip(boards, found.tolist(), strict=True):
-            if count > 1:
+        parts = tqdm(puzzles.split(512), desc="checking puzzles", delay=1, leave=False)
+        solutions, found = (torch.cat(each) for each in zip(*map(solver.solve, parts), strict=True))
+        for number, puzzle, count in zip(boards, puzzles, found.tolist(), strict=True):
+            if count == 0:
+                twice = (
+                    f"contradicts itself: {digit} more than once in {('row', 'column', 'box')[place // size]} "
+                    f"{place % size + 1}"
+                    for place, unit in enumerate(puzzle[solver.unit_cells(size)].tolist())
+                    for digit in unit
+                    if digit and unit.count(digit) > 1
+                )
+                wrong[number] = next(twice, "has no solution")
+            elif count > 1:
                 wrong[number] = "has more than one solution"
-            elif count == 0:
-                held = zip(("row", "column", "box"), units(torch.tensor([boards[number]])).tolist(), strict=True)
-                twice = [
-                    f"contradicts itself: {digit} more than once in {kind} {place}"
-                    for kind, (each,) in held
-                    for place, entries in enumerate(each, start=1)
-                    for digit in entries
-                    if digit and entries.count(digit) > 1
-                ]
-                wrong[number] = twice[0] if twice else "has no solution"
         if wrong:
             told = [f"line {number}: {wrong[number]}" for number in sorted(wrong)[:SHOWN]]
             told += [f"… and {len(wrong) - SHOWN} more of {len(texts)} lines"] if len(wrong) > SHOWN else []
@@ -118,7 +117,7 @@ class Sudoku(DenoisingTask):
         Raises `ParameterError` for harder ones of a task of given puzzles.
         """
         pool = self._pool(harder, device)
-        rows = shuffled(len(pool.puzzles), n, generator)
+        rows = solver.shuffled(len(pool.puzzles), n, generator)
         return _batch(pool.puzzles[rows], pool.solutions[rows])
 
     def puzzles(self, *, device: str = "cpu", harder: bool = False) -> Batch:
@@ -127,18 +126,17 @@ class Sudoku(DenoisingTask):
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
         """References on n test puzzles, or all there are: a repeated one would only make the intervals too narrow."""
-        available = len(self.stream("test").puzzles(harder=harder).x)
+        available = len(self.stream("test")._pool(harder, "cpu").puzzles)
         return super().reference_scores(min(n, available), generator=generator, harder=harder)
 
     def clues(self, batch: Batch) -> Clues:
-        return Clues(batch.given, batch.x)
+        return Clues(batch.known, batch.x)
 
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
         """Each cell with probability 5 % replaced by a random digit, which may be the one it had."""
         cells = _cells(y)
-        drawn = draws.integers(self.classes, cells.shape[:2]) + 1
-        replaced = draws.uniform(cells.shape[:2]) < CORRUPTED
-        return torch.where(replaced.unsqueeze(2), _cells(one_hot_boards(drawn)), cells).flatten(1)
+        drawn, changed = draws.integers(self.classes, cells.shape[:2]) + 1, draws.uniform(cells.shape[:2]) < 0.05
+        return torch.where(changed.unsqueeze(2), _cells(one_hot_boards(drawn)), cells).flatten(1)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """Shares per puzzle of the digits with the highest entries (NaN where there are no such cells).
@@ -148,7 +146,7 @@ class Sudoku(DenoisingTask):
         """
         filled, clues = digits(y_hat), clue_digits(batch)
         right, given = filled == digits(batch.y), clues > 0
-        rows, columns, boxes = broken(filled).double().mean(2)
+        rows, columns, boxes = (part.double().mean(1) for part in solver.broken(filled).chunk(3, dim=1))
         return {
             "cell_accuracy": (right & ~given).sum(1).double() / (~given).sum(1),
             "board_accuracy": right.all(1).double(),
@@ -163,31 +161,31 @@ class Sudoku(DenoisingTask):
         """Clues with each cell's most frequent digit in training; deduction without a guess; the solver; the truth."""
         frequent = _cells(training.y > 0).sum(0).argmax(1) + 1
         clues = clue_digits(test)
-        singles = deduced(clues)
+        singles = solver.deduced(clues)
         return {
             ("clues, most frequent digit", "trivial"): one_hot_boards(torch.where(clues > 0, clues, frequent)),
             ("singles, most frequent digit", "classical"): one_hot_boards(torch.where(singles > 0, singles, frequent)),
-            ("exact solver", "classical"): one_hot_boards(solve(clues, limit=1)[0]),
+            ("exact solver", "classical"): one_hot_boards(solver.solve(clues, limit=1)[0]),
             ("truth", "ceiling"): test.y,
         }
 
     def _pool(self, harder: bool, device: str) -> Pool:
         """The puzzles of the stream, or all, on the device; kept, as they are drawn from again and again."""
-        name, place = self._stream, (harder, device, self._stream)
-        if place in self._pools:
-            return self._pools[place]
-        if harder and self._own:
-            raise ParameterError("harder = True: a task of given puzzles has no harder ones")
-        pool = self._own or stored_pool(self.options.size, self.options.pool, self.options.pool_seed, harder)
-        if name is not None:  # by the place of its solution in the order of first occurrence
-            distinct, of = torch.unique(first_rows(pool.solutions), return_inverse=True)
-            if (n := len(distinct)) < 3:
-                raise ParameterError(f"{len(of)} puzzles with {n} solution(s): the streams train, dev and test need 3")
-            held_out = max(1, n // 10)
-            begin = {"train": 0, "dev": n - 2 * held_out, "test": n - held_out}
-            rows = (of >= begin[name]) & (of < begin[name] + (n - 2 * held_out if name == "train" else held_out))
-            pool = Pool(*(boards[rows] for boards in pool))
-        self._pools[place] = Pool(*(boards.to(device) for boards in pool))
+        place = harder, device, self._stream
+        if place not in self._pools:
+            if harder and self._own:
+                raise ParameterError("harder = True: a task of given puzzles has no harder ones")
+            pool = self._own or solver.stored_pool(self.options.size, self.options.pool, self.options.pool_seed, harder)
+            if self._stream is not None:
+                # solutions are numbered in the order in which they first occur
+                of = torch.unique(solver.first_rows(pool.solutions), return_inverse=True)[1]
+                if (n := int(of.max()) + 1) < 3:
+                    raise ParameterError(f"{len(of)} puzzles with {n} solution(s): streams train, dev and test need 3")
+                held_out = max(1, n // 10)
+                begin = torch.tensor([n - 2 * held_out, n - held_out])
+                rows = torch.bucketize(of, begin, right=True) == ("train", "dev", "test").index(self._stream)
+                pool = Pool(*(boards[rows] for boards in pool))
+            self._pools[place] = Pool(*(boards.to(device) for boards in pool))
         return self._pools[place]
 
 
@@ -204,7 +202,7 @@ def digits(y: Float[Tensor, "n entries"]) -> Boards:
 
 def clue_digits(batch: Batch) -> Boards:
     """The given digits of a batch's puzzles, 0 in empty cells."""
-    return torch.where(_cells(batch.given)[:, :, 0], digits(batch.x), 0)
+    return torch.where(_cells(batch.known)[:, :, 0], digits(batch.x), 0)
 
 
 def _cells(entries: Tensor) -> Tensor:

@@ -1,20 +1,19 @@
 """Sudokus with one solution: pools of them, and an exact solver of 4×4 and 9×9, batched on any device.
 
-A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible; of a 4×4 board the upper
-five stay empty. The sum over a row, column or box then counts all digits at once, as no count exceeds 9. Cells are laid
-out as [side, side, side, side] for boxes of side² cells: band, row in the band, stack, column in the stack; rows,
-columns and boxes are each a sum over two of these axes.
+A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible. The sum over a row,
+column or box then counts all digits at once, as no count exceeds 9.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import count, permutations
 from math import isqrt
 from typing import NamedTuple
 
 import torch
 from filelock import FileLock
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -26,11 +25,10 @@ GIVENS = {4: ((6, 10), (4, 6)), 9: ((31, 42), (17, 34))}
 VERSION = 1  # of what `build_pool` makes of its arguments
 REDIGS = 20  # times that puzzles which came out like another are dug anew
 ONES = 0x1_1111_1111  # 1 in every nibble
-# Search nodes expanded side by side: enough to make up for the cost of a call, few enough to stay in cache.
-WIDTH = 1024
+WIDTH = 1024  # search nodes expanded at once: enough to make up for the cost of a call, few enough to stay in cache
 
 Boards = Integer[Tensor, "n cells"]
-Masks = Int[Tensor, "n side side side side"]
+Masks = Int[Tensor, "n cells"]
 Indices = Int[Tensor, " n"]
 
 
@@ -65,7 +63,7 @@ def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
     else:
         lines = torch.tensor(list(permutations(range(1, 5))))
         boards = lines[torch.cartesian_prod(*4 * [torch.arange(len(lines))])].flatten(1)
-        grids = boards[~broken(boards).any(2).any(0)]
+        grids = boards[~broken(boards).any(1)]
         solutions = grids[shuffled(len(grids), number, source)]
     low, high = GIVENS[size][harder]
     source = generator(seed, f"sudoku givens {low} to {high}")
@@ -93,25 +91,26 @@ def shuffled(rows: int, n: int, source: torch.Generator) -> Indices:
     return torch.cat([*rounds, torch.empty(0, dtype=torch.long, device=source.device)])[:n]
 
 
-def first_rows(boards: Boards) -> Indices:
+def first_rows(boards: Integer[Tensor, "n ..."]) -> Indices:
     """For each row the first one equal to it."""
     group = torch.unique(boards, dim=0, return_inverse=True)[1]
     rows = torch.arange(len(boards), device=boards.device)
     return torch.full_like(rows, len(rows)).scatter_reduce(0, group, rows, "amin")[group]
 
 
-def units(boards: Boards) -> Integer[Tensor, "3 n size size"]:
-    """The digits of the rows, of the columns and of the boxes."""
-    size = isqrt(boards.shape[1])
-    rows = boards.unflatten(1, (size, size))
-    boxes = boards.unflatten(1, 4 * [isqrt(size)]).transpose(2, 3).reshape_as(rows)
-    return torch.stack([rows, rows.mT, boxes])
+@cache
+def unit_cells(size: int) -> Int[Tensor, "units size"]:
+    """The cells of all rows, of all columns and of all boxes."""
+    rows = torch.arange(size**2).view(size, size)
+    boxes = rows.view(4 * [isqrt(size)]).transpose(1, 2).reshape(size, size)
+    return torch.cat([rows, rows.mT, boxes])
 
 
-def broken(boards: Boards) -> Bool[Tensor, "3 n size"]:
+def broken(boards: Boards) -> Bool[Tensor, "n units"]:
     """Which rows, columns and boxes do not hold every digit once."""
-    each = torch.arange(1, isqrt(boards.shape[1]) + 1, device=boards.device)
-    return (units(boards).sort(3).values != each).any(3)
+    size = isqrt(boards.shape[1])
+    every = torch.arange(1, size + 1, device=boards.device)
+    return (boards[:, unit_cells(size).to(boards.device)].sort(2).values != every).any(2)
 
 
 def solve(puzzles: Boards, limit: int = 2, source: torch.Generator | None = None) -> tuple[Boards, Indices]:
@@ -119,9 +118,9 @@ def solve(puzzles: Boards, limit: int = 2, source: torch.Generator | None = None
 
     Which of several solutions is given is arbitrary; a `source` on the puzzles' device draws it.
     """
-    masks = _candidates(puzzles)
-    source = source or torch.Generator(masks.device).manual_seed(0)
-    grids, found = zip(*(_search(part, limit, source) for part in masks.split(4 * WIDTH)), strict=True)
+    source = source or torch.Generator(puzzles.device).manual_seed(0)
+    parts = _candidates(puzzles).split(4 * WIDTH)
+    grids, found = zip(*(_search(part, limit, source) for part in parts), strict=True)
     return torch.cat(grids), torch.cat(found)
 
 
@@ -136,7 +135,7 @@ def deduced(puzzles: Boards) -> Boards:
 def _search(masks: Masks, limit: int, source: torch.Generator) -> tuple[Boards, Indices]:
     """Depth-first search from all boards at once, up to WIDTH nodes a round; what is not tried yet is stacked."""
     rows = torch.arange(len(masks), device=masks.device)
-    grids, found = torch.zeros_like(masks).flatten(1), torch.zeros_like(rows)
+    grids, found = torch.zeros_like(masks), torch.zeros_like(rows)
     waiting = [(masks, rows)]  # nodes, and the row of the board that each belongs to
     for spare in count():
         width, nodes = max(1, min(WIDTH, int((found < limit).sum()) + spare)), []
@@ -148,85 +147,70 @@ def _search(masks: Masks, limit: int, source: torch.Generator) -> tuple[Boards, 
             if len(owner) > width:
                 waiting.append((masks[width:], owner[width:]))
             width -= len(owner)
-        if not nodes:
-            break
         masks, owner = map(torch.cat, zip(*nodes, strict=True))
+        if not len(owner):
+            break
         further, dead = _propagate(masks)
-        solved = ~dead & _single(masks).flatten(1).all(1)
-        if solved.any():  # of several with one owner the first is kept, lest the order of writes decide
-            of = owner[solved]
-            first = (first_rows(of.unsqueeze(1)) == torch.arange(len(of), device=of.device)) & (found[of] == 0)
-            grids[of[first]] = _digits(masks[solved][first])
-            found.index_add_(0, of, torch.ones_like(of))
+        solved = ~dead & _single(masks).all(1)
+        of = owner[solved]  # of several with one owner the first is kept, lest the order of writes decide
+        first = (first_rows(of) == torch.arange(len(of), device=of.device)) & (found[of] == 0)
+        grids[of[first]] = _digits(masks[solved][first])
+        found.index_add_(0, of, torch.ones_like(of))
         going = ~dead & ~solved
-        stuck = going & (further == masks).flatten(1).all(1)
+        stuck = going & (further == masks).all(1)
         if stuck.any():
             further[stuck], alternatives = _branch(further[stuck], source)
             waiting.append((alternatives, owner[stuck]))
-        if going.any():
-            waiting.append((further[going], owner[going]))
+        waiting.append((further[going], owner[going]))
     return grids, found.clamp(max=limit)
 
 
 def _propagate(masks: Masks) -> tuple[Masks, Bool[Tensor, " n"]]:
     """One round of naked and hidden singles, and which boards have no solution: a digit twice in a unit, or nowhere."""
+    size = isqrt(masks.shape[1])
+    member = torch.zeros(size**2, 3 * size).scatter(0, unit_cells(size).mT, 1.0).to(masks.device, torch.double)
     fixed = torch.where(_single(masks), masks, 0)
-    taken = _counts(fixed)
-    rows, columns, boxes = taken
-    masks = torch.where(fixed != 0, fixed, masks & ~((rows | boxes) | columns))
-    places = _counts(masks)
-    several = [_above_one(unit) for unit in places]
-    every = ONES >> 4 * (9 - masks.shape[1] ** 2)
-    missing = [every & ~(unit | more) for unit, more in zip(places, several, strict=True)]
-    rows, columns, boxes = (unit & ~more for unit, more in zip(places, several, strict=True))
-    lone = masks & ((rows | boxes) | columns)
-    dead = [(bad != 0).flatten(1).any(1) for bad in (*map(_above_one, taken), *missing)]
-    return torch.where(lone != 0, lone, masks), torch.stack(dead).any(0)
+    taken = _sums(fixed, member)
+    around = _sums(taken, member.mT)  # how many units of a cell have a digit already, 0 to 3
+    masks = torch.where(fixed != 0, fixed, masks & ~(around | around >> 1))
+    places = _sums(masks, member)
+    around = _sums(places & ~_above_one(places) & ONES, member.mT)
+    lone = masks & (around | around >> 1)
+    missing = (ONES >> 4 * (9 - size)) & ~(places | _above_one(places))
+    return torch.where(lone != 0, lone, masks), (_above_one(taken) | missing != 0).any(1)
 
 
 def _branch(masks: Masks, source: torch.Generator) -> tuple[Masks, Masks]:
     """Two halves of each board's possibilities: a cell with fewest candidates holds one of them, or it does not."""
-    cells = masks.flatten(1)
-    rows = torch.arange(len(cells), device=cells.device)
-    possible = cells.unsqueeze(2) >> torch.arange(0, 36, 4, device=cells.device) & 1
+    possible = masks.unsqueeze(2) >> torch.arange(0, 36, 4, device=masks.device) & 1
     choices = possible.sum(2).float()
     choices[choices <= 1] = 10
-    cell = (choices + torch.rand(choices.shape, generator=source, device=cells.device)).argmin(1)
-    weight = possible[rows, cell].float()
-    weight *= 1 - torch.rand(weight.shape, generator=source, device=cells.device)
-    guess = _bit(weight.argmax(1) + 1)
-    guesses, alternatives = cells.clone(), cells.clone()
-    guesses[rows, cell] = guess
-    alternatives[rows, cell] &= ~guess
-    return guesses.view_as(masks), alternatives.view_as(masks)
+    cell = (choices + torch.rand(choices.shape, generator=source, device=masks.device)).argmin(1, keepdim=True)
+    weight = possible.take_along_dim(cell.unsqueeze(2), 1).squeeze(1).float()
+    weight *= 1 - torch.rand(weight.shape, generator=source, device=masks.device)
+    guess = 1 << 4 * weight.argmax(1, keepdim=True)
+    return masks.scatter(1, cell, guess), masks.scatter(1, cell, masks.gather(1, cell) & ~guess)
 
 
 def _candidates(puzzles: Boards) -> Masks:
-    """Masks of what the cells may hold before any deduction: the clue, or every digit."""
-    size = isqrt(puzzles.shape[1])
-    return torch.where(puzzles == 0, ONES >> 4 * (9 - size), _bit(puzzles)).unflatten(1, 4 * [isqrt(size)])
+    """What the cells may hold before any deduction: the clue, or every digit."""
+    clue = 1 << 4 * (puzzles.long() - 1).clamp(min=0)
+    return torch.where(puzzles == 0, ONES >> 4 * (9 - isqrt(puzzles.shape[1])), clue)
 
 
-def _counts(masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
-    """Nibble by nibble, how often each digit occurs in each row, column and box; shaped to broadcast over cells."""
-    in_stack = masks.sum(4, keepdim=True)
-    return in_stack.sum(3, keepdim=True), masks.sum((1, 2), keepdim=True), in_stack.sum(2, keepdim=True)
+def _sums(nibbles: Int[Tensor, "n terms"], weights: Float[Tensor, "terms sums"]) -> Int[Tensor, "n sums"]:
+    return (nibbles.double() @ weights).long()  # exact below 2⁵³
 
 
 def _above_one(counts: Tensor) -> Tensor:
     return (counts >> 1 | counts >> 2 | counts >> 3) & ONES
 
 
-def _single(masks: Tensor) -> Tensor:
+def _single(masks: Masks) -> Bool[Tensor, "n cells"]:
     """Where at most one candidate is left."""
     return masks & (masks - 1) == 0
 
 
-def _bit(digits: Integer[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The mask of one digit; of 0, something arbitrary."""
-    return 1 << 4 * (digits.long() - 1).clamp(min=0)
-
-
 def _digits(masks: Masks) -> Boards:
     """The digits of masks with one candidate; 0 of an empty mask. The exponent of 0b1000 … is 4·digit − 3."""
-    return ((torch.frexp(masks.double()).exponent + 3) // 4).long().flatten(1)
+    return (torch.frexp(masks.double()).exponent + 3).long() // 4

@@ -1,5 +1,6 @@
 // Runs in the page with each picture of an explorer (`this`), several times, since controls may come after it. It names
-// sliders and players for screen readers, has a slider tell its value, and keeps a list's arrow keys from JupyterLab.
+// sliders and players for screen readers, has a slider tell its value, and keeps a list's arrow keys from JupyterLab;
+// the line below the picture tells of the bar that is pointed at or clicked on.
 const mend = () => {
   const all = kind => this.closest('.anm-explorer')?.querySelectorAll(kind) ?? [];
   for (const list of all('select')) list.dataset.lmSuppressShortcuts = true;
@@ -16,3 +17,5 @@ const mend = () => {
   }
 };
 [0, 100, 1000, 5000].forEach(wait => setTimeout(mend, wait));
+const sheet = this.parentElement;
+sheet.onpointerover = sheet.onclick = ({target}) => { if (target.title) sheet.nextElementSibling.textContent = target.title; };

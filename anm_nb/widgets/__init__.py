@@ -6,10 +6,9 @@ still picture of how they opened. Each is called with the run to open with and t
 
 from functools import partial
 
+from anm_nb.widgets.energies import Landscape, Sampling
 from anm_nb.widgets.explorer import Explorer, project_runs
-from anm_nb.widgets.pairs import Landscape, Margins
-from anm_nb.widgets.routing import Routing
-from anm_nb.widgets.sampler import Sampling
+from anm_nb.widgets.records import Margins, Routing
 
 MarginExplorer = partial(Explorer, Margins)
 LandscapeExplorer = partial(Explorer, Landscape)

@@ -23,14 +23,14 @@ from anm_nb.analysis.style import PAGE, STYLE, VENUES, house_style, label
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root, replace_whole
-from anm_nb.run import CorruptRun, Run, differences, flat
+from anm_nb.run import CorruptRun, Run, differences
 from anm_nb.store import scan, store_root
 from anm_nb.widgets.view import BOTTOM, TEMPLATES, TOP, WIDTH, Control, Picture, View, share_limits
 
 DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
 STYLE_SHEET = f"<style>{(TEMPLATES / 'explorer.css').read_text('utf-8')}</style>"
 RUN = Control("run", "Run", "The run that is shown; the newest first")
-BESIDE = Control("beside", "Beside", "Another one; the least different first")
+BESIDE = Control("beside", "Beside", "Another one, on the same axes")
 PAGES = Control("page", "Page", "Whose width and size of letters a saved figure has")
 
 
@@ -44,16 +44,16 @@ class Explorer:
 
     def __init__(self, view: type[View], chosen: Run | None = None, beside: Run | None = None) -> None:
         self.view, (self.runs, self.labels, unreadable) = view, stored_runs(view.suits)
-        for run in (chosen, beside):
-            if run and run.key not in self.runs:
+        for run in filter(None, (chosen, beside)):
+            if run.key not in self.runs:
                 why = unreadable.get(run.key, f"is not among the {len(self.runs)} runs that can be shown")
                 raise ParameterError(f"run {run.key}: {why}")
         self.readouts, self.players, self._offering, self.unshown = list[dict[str, str]](), dict[str, Play](), False, ""
         self.picture, self.readout, self.saved = Picture(), HTML().add_class("anm-readout"), HTML()
-        self.root = VBox(layout=Layout(width="100%", max_width="1000px")).add_class("anm-explorer")
-        self.root.add_class(f"anm-{view.name}-explorer")
-        named = [f"{key}: {why}" for key, why in unreadable.items()][:3]
-        note = f"Not in the list, as they cannot be read ({len(unreadable)}): {'; '.join(named)}" if named else ""
+        self.root = VBox(layout=Layout(width="100%", max_width="1000px"))
+        self.root.add_class("anm-explorer").add_class(f"anm-{view.name}-explorer")
+        named = "; ".join(f"{key}: {why}" for key, why in [*unreadable.items()][:3])
+        note = f"Not in the list, as they cannot be read ({len(unreadable)}): {named}" if named else ""
         if not self.runs:
             nothing = f"There is no finished run in {store_root()} that this explorer can show."
             self._blank(f"{nothing} {view.needs} Then run this cell again. {note}", "status")
@@ -61,8 +61,9 @@ class Explorer:
             return
         self.picker, self.beside, self.page = (self._input(control) for control in (RUN, BESIDE, PAGES))
         self.picker.options = [(text, key) for key, text in self.labels.items()]
-        self.picker.value = (chosen or next(iter(self.runs.values()))).key
-        self._offer_beside(beside.key if beside else "")
+        self.picker.value = chosen.key if chosen else next(iter(self.runs))
+        self.beside.options = [("none", ""), *self.picker.options]
+        self.beside.value = beside.key if beside else ""
         self.page.options = [(f"{name}, {venue.text} in", name) for name, venue in VENUES.items()]
         self.inputs = {control.name: self._input(control) for control in view.controls}
         boxes = [HBox([each, *filter(None, [self.players.get(name)])]) for name, each in self.inputs.items()]
@@ -72,8 +73,8 @@ class Explorer:
         shown = [self.picture.widget, self.readout, HBox([self.page, self.save]), self.saved]
         self.root.children = [self.picker, self.beside, *notes, self.box, *shown]
         self.save.add_class("anm-control-save").on_click(self._save)
-        self.picker.observe(self.open, "value")
-        self.beside.observe(self.open, "value")
+        for picker in (self.picker, self.beside):
+            picker.observe(self.open, "value")
         for given in self.inputs.values():
             given.observe(self._redraw, "value")
         self.open()
@@ -94,10 +95,8 @@ class Explorer:
 
     def open(self, change: Any = None) -> None:
         """Open the picked runs, their files read anew; controls are out of sight where that fails."""
-        if not self._offering:
-            self._offer_beside(self.beside.value)
-            self.box.layout.visibility = "visible" if self._succeeds(self._read) else "hidden"
-            self._redraw()
+        self.box.layout.visibility = "visible" if self._succeeds(self._read) else "hidden"
+        self._redraw()
 
     def _read(self) -> None:
         keys = [key for key in (self.picker.value, self.beside.value) if key]
@@ -105,16 +104,6 @@ class Explorer:
         for view in self.views:
             view.together = self.views
         self.picture.lay_out(len(keys), self.view.widths, self.view.height)
-
-    def _offer_beside(self, chosen: str) -> None:
-        """The list of runs, those first that differ in the fewest fields from the one that is picked."""
-        settings = {key: flat(run.settings) for key, run in self.runs.items()}
-        mine = settings.pop(self.picker.value)
-        apart = {key: sum(own.get(name) != mine.get(name) for name in own | mine) for key, own in settings.items()}
-        self._offering = True
-        self.beside.options = [("none", ""), *((self.labels[key], key) for key in sorted(apart, key=apart.__getitem__))]
-        self.beside.value = chosen if chosen in apart else ""
-        self._offering = False
 
     def _redraw(self, change: Any = None) -> None:
         if not self._offering and self.box.layout.visibility == "visible":
@@ -137,7 +126,9 @@ class Explorer:
         self.readouts = [{"method": view.method} | view.read_out(self.values) for view in self.views]
         chosen = ", ".join(map(" ".join, self.said.items()))
         told = ["; ".join(f"{name} {text}" for name, text in each.items()) for each in self.readouts]
-        self.picture.show(f"{self.view.about} {chosen}. {'. Below it: '.join(told)}.")
+        self.picture.show(
+            f"{self.view.about} {chosen}. {'. Below it: '.join(told)}.", [view.bars(self.values) for view in self.views]
+        )
         form = '{0} <b data-readout="{0}">{1}</b>'
         lines = ["; ".join(form.format(*map(escape, item)) for item in each.items()) for each in self.readouts]
         self.readout.value = f'<div role="status" aria-live="polite">{"<br>".join(lines)}</div>'

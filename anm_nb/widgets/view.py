@@ -72,6 +72,10 @@ class View(ABC):
     def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Numbers of what is shown, by name, with units."""
 
+    def bars(self, values: Mapping[str, Any]) -> Sequence[tuple[float, float, str]]:
+        """Bars of the first panel that tell their numbers when they are pointed at: left and right edge, and words."""
+        return ()
+
     def seed_place(self, values: Mapping[str, Any]) -> int:
         """The place of the chosen seed; the last, where this run has fewer than the first one."""
         return min(values["seed"], len(self.seeds) - 1)
@@ -114,8 +118,11 @@ class Picture:
             axes.relim()
             axes.autoscale(True)
 
-    def show(self, alt: str) -> None:
-        """Draw a white sheet, on it the panels' frames and what is plotted; `alt` is plain text, escaped for it."""
+    def show(self, alt: str, bars: Sequence[Sequence[tuple[float, float, str]]]) -> None:
+        """Draw a white sheet, on it the panels' frames and what is plotted; bars of each row's first panel over it.
+
+        `alt` and the bars' words are plain text, escaped for the page.
+        """
         renderer, pixels = self.canvas.get_renderer(), np.asarray(self.canvas.buffer_rgba())
         for axes in self.axes.flat:
             if self._layers.get(axes, (None, None))[0] != (state := frame_state(axes)):
@@ -129,10 +136,18 @@ class Picture:
             for artist in sorted(plotted(axes), key=lambda artist: artist.zorder):
                 artist.draw(renderer)
         data, (width, height) = b64encode(self.png(1)).decode(), self.canvas.get_width_height()
-        self.alt = alt
+        self.alt, form = alt, '<i title="{}" style="left:{:.2f}%;width:{:.2f}%;top:{:.2f}%;height:{:.2f}%"></i>'
+        places = []
+        for axes, row in zip(self.axes[:, 0], bars, strict=True):
+            low, box = axes.get_xlim()[0], axes.get_position()
+            scale = 100 * box.width / (axes.get_xlim()[1] - low)
+            for left, right, told in row:
+                across = 100 * box.x0 + scale * (left - low), scale * (right - left)
+                places.append(form.format(escape(told), *across, 100 * (1 - box.y1), 100 * box.height))
         self.widget.value = (
-            f'<img class="anm-picture-image" alt="{escape(alt)}" width="{width}" height="{height}" decoding="sync" '
-            f'style="max-width: 100%; height: auto" onload="{escape(SCRIPT)}" src="data:image/png;base64,{data}">'
+            f'<div class="anm-sheet"><img class="anm-picture-image" alt="{escape(alt)}" width="{width}" '
+            f'height="{height}" decoding="sync" onload="{escape(SCRIPT)}" src="data:image/png;base64,{data}">'
+            f"{''.join(places)}</div>{'<p>Point at a bar, or click on it, for its numbers.</p>' if places else ''}"
         )
 
     def png(self, compression: int = 9) -> bytes:

@@ -9,8 +9,8 @@ import pytest
 
 from anm_nb.analysis.claims import Claim, judge
 from anm_nb.analysis.stats import detectable_effect
+from anm_nb.cases import verdicts_in
 from anm_nb.config import ParameterError
-from anm_nb.execution import verdicts_in
 
 SEEDS = 6
 

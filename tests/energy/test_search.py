@@ -54,7 +54,7 @@ def corner(problem, generator):
 def wrong_boards(batch) -> Tensor:
     """The solution with the first free cell's digit replaced by the next one."""
     cells = batch.y.unflatten(1, (-1, 4)).clone()
-    free = ~batch.given.unflatten(1, (-1, 4))[:, :, 0]
+    free = ~batch.known.unflatten(1, (-1, 4))[:, :, 0]
     for board, own in zip(cells, free, strict=True):
         place = own.nonzero()[0, 0]
         board[place] = board[place].roll(1)

@@ -69,13 +69,6 @@ def test_a_row_without_a_decidable_pair_is_skipped(observed):
     assert torch.isnan(kendall_tau(torch.tensor([[7.0]]), torch.tensor([[0]]))).all()
 
 
-def test_leading_dimensions_broadcast():
-    scores = torch.tensor([[[2, 1, 0], [0, 1, 2]]])
-    ranks, mask = torch.tensor([[[0, 1, 2]]]), torch.tensor([[[1, 1, 0]]])
-    assert kendall_tau(scores, ranks, mask).tolist() == [[1, -1]]
-    assert kendall_tau_numpy(scores, ranks, mask).tolist() == [[1, -1]]
-
-
 def test_a_score_that_is_not_a_number_earns_nothing():
     ranks = torch.tensor([0, 1, 2])
     assert float(kendall_tau(torch.tensor([2.0, torch.nan, 0.0]), ranks)) == pytest.approx(1 / 3)

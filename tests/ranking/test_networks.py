@@ -12,25 +12,24 @@ from torch import nn
 from anm_nb.config import ParameterError
 from anm_nb.ranking.losses import ranknet_loss
 from anm_nb.ranking.networks import (
-    OWN_FEATURES_GAIN,
     SCORE_DECIMALS,
     AttentionBlock,
     Controller,
     GatedCell,
-    ModelConfig,
     PointerDecoder,
     RankingModel,
     routing_entropy,
 )
+from anm_nb.ranking.train import RankingConfig
 from anm_nb.training.seeds import generator, initialise
 
-SMALL = {"width": 8, "n_heads": 2, "max_inner_iters": 4, "hrm_period": 2, "controller_width": 6}
+SMALL = {"width": 8, "n_heads": 2, "max_inner_iters": 4, "controller_width": 6, "deep_supervision": False}
 ROUTINGS = [{}, {"routing": "sequence"}, {"routing": "uniform"}, {"slow_state": False}, {"routing": "random"}]
 every_routing = pytest.mark.parametrize("options", ROUTINGS, ids=str)
 
 
 def model(pointed=None, features=2, seed=0, **options):
-    module = RankingModel(ModelConfig(**(SMALL | options)), features=features, pointed=pointed)
+    module = RankingModel(RankingConfig(**(SMALL | options)), features=features, pointed=pointed)
     initialise(module, generator(seed, "weights"))
     return module.double()
 
@@ -107,14 +106,6 @@ def test_random_routing_is_drawn_once_for_each_iteration_and_begins_again():
     assert not torch.equal(model(seed=1, routing="random")(inputs()).alphas, alphas[:, :4])
 
 
-def test_entropies_are_differentiable_means_of_the_routing_entropy():
-    module = model()
-    output = module(inputs())
-    torch.testing.assert_close(output.entropies, -(output.alphas * output.alphas.log()).sum(-1).mean((0, 2)))
-    output.entropies.mean().backward()
-    assert all(float(p.grad.abs().max()) > 0 for p in module.controller.logits.parameters() if p.dim() > 1)
-
-
 # ---- iterations --------------------------------------------------------------------------------------------------
 def test_untied_blocks_that_are_alike_are_the_tied_model():
     tied, untied = model(routing="uniform"), model(routing="uniform", tied=False)
@@ -159,14 +150,6 @@ def test_the_gradient_reaches_every_iteration_or_the_last_only(gradient, part):
     assert untied.reached() == ([True] * 4 if gradient == "full" else [False, False, False, True])
 
 
-def test_a_loss_on_one_iteration_reaches_exactly_those_up_to_it():
-    for supervised in range(4):
-        module = model()
-        module.block = untied = Untied(module.block, 4)
-        ranknet_loss(module(inputs()).scores[:, supervised], torch.arange(5).expand(3, 5)).backward()
-        assert untied.reached() == [t <= supervised for t in range(4)]
-
-
 # ---- inputs ------------------------------------------------------------------------------------------------------
 @settings(max_examples=30)
 @given(st.permutations(range(5)), st.sampled_from(ROUTINGS))
@@ -182,15 +165,6 @@ def test_hidden_values_do_not_enter():
     changed[..., 0] += 10 * x[..., 1]
     assert torch.equal(module(x).scores, module(changed).scores)
     assert not torch.equal(module(x).scores, module(x + torch.tensor([0.1, 0.0])).scores)
-
-
-def test_own_features_are_added_to_the_items_state_by_a_linear_map():
-    module, plain = model(features=6), model(features=2)
-    plain.load_state_dict({n: w for n, w in module.state_dict().items() if not n.startswith("own_features.")})
-    plain.encoder = module.encoder = nn.Identity()
-    x = inputs(features=6)
-    added = module.encode(x) - plain.encode(x[..., :2])
-    torch.testing.assert_close(added, OWN_FEATURES_GAIN * x[..., 2:] @ module.own_features.weight.T)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +207,7 @@ def test_the_pointer_decoder_walks_the_ranks_as_published(seed):
 # ---- the controller
 def controller(**options):
     settings = {"width": 8, "n_heads": 4, "controller_width": 5, "max_inner_iters": 9} | options
-    module = Controller(ModelConfig(**settings)).double()
+    module = Controller(RankingConfig(**settings)).double()
     initialise(module, generator(0, "weights"))
     return module
 
@@ -267,16 +241,6 @@ def test_the_slow_state_moves_once_a_period_and_the_fast_one_always():
         assert not torch.equal(after[0], state[0])
         assert torch.equal(after[1], state[1]) == ((iteration + 1) % 3 != 0)
         state = after
-
-
-def test_without_a_slow_state_the_controller_is_one_gated_cell():
-    module, z = controller(slow_state=False), tokens(1)
-    assert not [name for name, _ in module.named_parameters() if "slow" in name]
-    state, h, cell = module.start(z), torch.zeros(7, 5, dtype=torch.float64), gru(module.fast)
-    for iteration in range(4):
-        alpha, state = module(z, state, iteration)
-        h = cell(z[0], h)
-        torch.testing.assert_close(alpha[0], module.logits(h).softmax(-1))
 
 
 def test_weights_are_a_distribution_over_heads_and_temperature_flattens_it():

@@ -9,7 +9,6 @@ import torch
 from anm_nb import store
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.ranking.learner import assess
 from anm_nb.ranking.losses import ranknet_loss
 from anm_nb.ranking.train import RankingConfig, trained_ranking
 from anm_nb.tasks import get_task
@@ -108,15 +107,6 @@ def test_training_is_bit_identical_whatever_the_global_generator(run, tmp_path):
         assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
 
 
-def test_a_model_is_assessed_at_any_number_of_iterations_and_items(run):
-    model = trained_ranking(run, 0)
-    longer = config(size=9).make_task().sample(20, generator=generator(0, "longer"))
-    taus = assess(model(longer.x, 8), longer)["tau_all"]
-    for t in range(8):
-        alone = model(longer.x, t + 1).scores[:, -1].round(decimals=4)
-        assert float(taus[t]) == pytest.approx(float(kendall_tau(alone, longer.y).mean()))
-
-
 def test_models_that_a_run_does_not_have_are_refused_by_name(run, monkeypatch):
     with pytest.raises(ParameterError, match=r"seed = 7: run \w+ has 0, 1"):
         trained_ranking(run, 7)
@@ -156,8 +146,6 @@ def test_each_group_has_the_learning_rate_and_clipping_of_the_document(two):
     assert {settings.lr_factor(step) for step in range(settings.total_steps() + 1)} == {1.0}
     rates = [settings.changed(lr_warmup=2).lr_factor(step) for step in (0, 5, 60)]
     assert rates == [1 / 6, 1, 1]
-    together = [id(parameter) for group in learner.groups for parameter in group.parameters]
-    assert sorted(together) == sorted(id(parameter) for parameter in learner.model.members[0].parameters())
 
 
 def test_temperature_and_entropy_weight_fall_as_scheduled():

@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from trivial_sweep import TrivialSweep
 
 from anm_nb.analysis import VERDICT_MIME
-from anm_nb.execution import keep
+from anm_nb.cases import code_digest, keep
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def instant(monkeypatch) -> list[int]:
     """Cases that end at once, with the verdict that n is n, or failing at n = 13; counts which ran."""
     ran: list[int] = []
 
-    def run_case(case, threads, until, stop):
+    def run_case(case, threads, until):
         if time.time() >= until:
             return None
         n = case.parameters.get("n", 1)
@@ -36,7 +36,7 @@ def instant(monkeypatch) -> list[int]:
         ended = {"error": "ValueError: 13" if n == 13 else None, "peak_mib": 64.0}
         (folder / "ended").write_text(json.dumps(ended))
         (folder / "runs").write_text(f"run{n}\nkept:a\nrun{n}\n")
-        return keep(case, folder, "", 65.2)
+        return keep(case, folder, "", 65.2, code_digest(case.notebook))
 
     monkeypatch.setattr("anm_nb.sweep.run_case", run_case)
     return ran

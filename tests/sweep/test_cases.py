@@ -76,13 +76,11 @@ def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
     [
         ({"grid": {"m": [1]}}, "trivial.yaml, case {'m': 1}: unknown parameter 'm'"),
         ({"gird": {"n": [1]}}, "trivial.yaml: unknown parameter 'gird' (did you mean 'grid'?)"),
-        ({"grid": {"n": []}}, "grid: 0 cases; from 1 to"),
+        ({"grid": {"n": []}}, "grid.n = []: needs at least 1 item"),
         ({"notebook": "20_hrm_vs_basline"}, "unknown notebook '20_hrm_vs_basline' (did you mean '20_hrm_vs_baseline'"),
         ({"notebook": None}, "needs a notebook, or a union"),
         ({"union": ["trivial.yaml"], "profile": "mid"}, "only base may stand beside union; move profile into"),
-        ({"grid": {name: list(range(1000)) for name in "abc"}}, "grid: 1,000,000,000 cases; from 1 to 10,000"),
         ({"union": ["missing.yaml"]}, "missing.yaml cannot be read"),
-        ({"union": ["union.yaml"]}, "union.yaml: a union of unions"),
     ],
     ids=str,
 )
@@ -93,12 +91,9 @@ def test_refusals_name_the_file_the_value_and_what_is_allowed(trivial, content, 
     assert said in str(refused.value)
 
 
-def test_an_unknown_sweep_is_named_with_the_nearest_and_the_notebooks_own_folder_takes_no_results(trivial):
+def test_an_unknown_sweep_is_named_with_the_nearest():
     with pytest.raises(ParameterError, match=r"unknown sweep file 'hrm_perod' \(did you mean 'hrm_period'\?\)"):
         open_sweep("hrm_perod")
-    (trivial.folder / "link").symlink_to(trivial.folder)
-    with pytest.raises(ParameterError, match="holds the notebooks themselves; choose another folder"):
-        open_sweep(trivial.write(), folder=trivial.folder / "link")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +171,7 @@ def test_a_name_says_what_differs_and_no_more():
 
 # the settings cell
 
-PARAMETERS = "%matplotlib inline\nepochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
+PARAMETERS = "epochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
 SETTINGS = """
 from typing import ClassVar
 from anm_nb.config import Epochs, ParameterError, Parameters, Size
@@ -221,14 +216,12 @@ def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_unde
         ({"epoch": 3}, {}, r"unknown parameter 'epoch' \(did you mean 'epochs'\?\); known: epochs, extra, label, size"),
         ({"epochs": 0}, {}, r"epochs = 0: should be greater than 0"),
         ({"epochs": 99}, {}, r"^epochs = 99: at most 100 epochs·size$"),
-        ({"size": 1}, {}, r"10_own.ipynb, code cell 2 \(settings\), line 17: ZeroDivisionError: division by zero"),
-        ({}, {"settings": "class Study(:"}, r"code cell 2 \(settings\), line 1: SyntaxError: invalid syntax"),
-        ({}, {"settings": "x = 1"}, r"code cell 2 \(settings\): does not call from_notebook\(\)"),
-        ({}, {"parameters": "epochs = many"}, r"code cell 1 \(parameters\), line 1: NameError: name 'many' is not"),
+        ({"size": 1}, {}, r"10_own.ipynb, cell tagged settings: ZeroDivisionError: division by zero"),
+        ({}, {"settings": "class Study(:"}, r"cell tagged settings: SyntaxError: invalid syntax"),
+        ({}, {"settings": "x = 1"}, r"cell tagged settings: does not call from_notebook\(\)"),
+        ({}, {"parameters": "epochs = many"}, r"cell tagged parameters: NameError: name 'many' is not"),
     ],
 )
-def test_what_the_cells_refuse_is_refused_and_another_error_names_notebook_cell_and_line(
-    tmp_path, values, changed, said
-):
+def test_what_the_cells_refuse_is_refused_and_another_error_names_notebook_and_cell(tmp_path, values, changed, said):
     with pytest.raises(ParameterError, match=said):
         check_of(write(tmp_path, **changed))(values)

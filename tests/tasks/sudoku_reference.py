@@ -40,24 +40,11 @@ BY_SIZE = {4: SMALL, 9: KNOWN}
 
 
 @cache
-def units(size: int) -> list[list[int]]:
-    """The cells of rows, columns and boxes."""
-    every, side = range(size), isqrt(size)
-    return [
-        *([size * i + j for j in every] for i in every),
-        *([size * i + j for i in every] for j in every),
-        *([cell for cell in range(size**2) if _box(cell, size) == (a, b)] for a in range(side) for b in range(side)),
-    ]
-
-
-def _box(cell: int, size: int) -> tuple[int, int]:
-    return cell // size // isqrt(size), cell % size // isqrt(size)
-
-
-@cache
 def peers(size: int) -> list[set[int]]:
-    """The other cells of each cell's units."""
-    return [{other for unit in units(size) if cell in unit for other in unit} - {cell} for cell in range(size**2)]
+    """The other cells of each cell's row, column and box."""
+    side, cells = isqrt(size), range(size**2)
+    units = [{("row", c // size), ("column", c % size), (c // size // side, c % size // side)} for c in cells]
+    return [{other for other in cells if other != cell and units[cell] & units[other]} for cell in cells]
 
 
 def board(text: str) -> list[int]:
@@ -65,8 +52,8 @@ def board(text: str) -> list[int]:
 
 
 def is_complete(grid: list[int]) -> bool:
-    size = isqrt(len(grid))
-    return all(sorted(grid[cell] for cell in unit) == list(range(1, size + 1)) for unit in units(size))
+    near = peers(isqrt(len(grid)))
+    return all(digit and digit not in {grid[other] for other in near[cell]} for cell, digit in enumerate(grid))
 
 
 def count_solutions(puzzle: list[int], limit: int) -> int:

@@ -1,16 +1,22 @@
-"""The Sudoku task: its pool, its streams, a user's own puzzles, and its metrics against boards made by hand."""
+"""The Sudoku task against boards made by hand, and its solver against published ones and plain backtracking."""
+
+import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tasks.sudoku_reference import BY_SIZE, KNOWN, SMALL, board, count_solutions, is_complete
 
 from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task, sudoku_solver
 from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits, one_hot_boards
-from anm_nb.tasks.sudoku_solver import build_pool
+from anm_nb.tasks.sudoku_solver import WIDTH, build_pool, deduced, solve
 from anm_nb.training.seeds import RowDraws, generator
 
 PUZZLE = KNOWN[0][1]
+GRIDS = {size: [board(solution) for _, _, solution in known] for size, known in BY_SIZE.items()}
+GRID = GRIDS[9][0]
 COUNT = {4: 40, 9: 12}  # puzzles of a pool
 
 
@@ -96,8 +102,8 @@ def test_streams_share_neither_a_puzzle_nor_a_solution(task, size):
 def test_given_puzzles_are_solved_and_kept_in_order(size):
     known = BY_SIZE[size]
     lines = ["", *(puzzle.replace("0", ".") + "\r\n" for _, puzzle, _ in known), "  "]
-    for given in (lines, "\n".join(lines)):
-        task = Sudoku.from_puzzles(given, size=size)
+    for text in (lines, "\n".join(lines)):
+        task = Sudoku.from_puzzles(text, size=size)
         batch = task.puzzles()
         assert clue_digits(batch).tolist() == [board(puzzle) for _, puzzle, _ in known]
         assert digits(batch.y).tolist() == [board(solution) for _, _, solution in known]
@@ -105,7 +111,7 @@ def test_given_puzzles_are_solved_and_kept_in_order(size):
     assert rows_of(digits(drawn.y)) == rows_of(digits(batch.y))
     with pytest.raises(ParameterError, match="harder = True: a task of given puzzles has no harder ones"):
         task.sample(1, generator=generator(0, "test"), harder=True)
-    two = Sudoku.from_puzzles(given.splitlines()[:4], size=size)  # with blank lines
+    two = Sudoku.from_puzzles(text.splitlines()[:4], size=size)  # with blank lines
     with pytest.raises(ParameterError, match="streams train, dev and test need 3"):
         two.stream("dev").sample(1, generator=generator(0, "test"))
 
@@ -148,9 +154,9 @@ def swapped(solution, one, other):
     return one_hot_boards(torch.tensor([grid]))
 
 
-@pytest.mark.parametrize(("given", "in_row", "in_column"), [(KNOWN[0], (2, 3), (0, 9)), (SMALL[1], (1, 2), (0, 4))])
-def test_metrics_of_boards_made_by_hand(given, in_row, in_column):
-    _, puzzle, solution = given
+@pytest.mark.parametrize(("example", "in_row", "in_column"), [(KNOWN[0], (2, 3), (0, 9)), (SMALL[1], (1, 2), (0, 4))])
+def test_metrics_of_boards_made_by_hand(example, in_row, in_column):
+    _, puzzle, solution = example
     cells, empty = len(puzzle), puzzle.count("0")
     size = round(cells**0.5)
     task = Sudoku.from_puzzles([puzzle], size=size)
@@ -188,3 +194,70 @@ def test_references_bracket_any_score(task):
     assert table["clues, most frequent digit", "cell_accuracy"] < 0.5
     assert table["singles, most frequent digit", "cell_accuracy"] > 0.8
     assert (table[:, "violation_clues"] == 0).all()
+
+
+# the solver
+
+
+def thinned(source, size, givens):
+    """A known grid under other names of its digits, with that many random clues kept."""
+    names = [0, *source.sample(range(1, size + 1), size)]
+    kept, grid = set(source.sample(range(size**2), givens)), source.choice(GRIDS[size])
+    return [names[digit] if cell in kept else 0 for cell, digit in enumerate(grid)]
+
+
+def test_known_puzzles_have_their_known_solution_alone(size):
+    grids, found = solve(torch.tensor([board(puzzle) for _, puzzle, _ in BY_SIZE[size]]))
+    assert grids.tolist() == GRIDS[size]
+    assert found.tolist() == [1] * len(GRIDS[size])
+    assert all(is_complete(board(solution)) for _, _, solution in BY_SIZE[size])
+    if size == 4:  # not published as those of 9×9 are
+        assert all(count_solutions(board(puzzle), 2) == 1 for _, puzzle, _ in BY_SIZE[size])
+
+
+@settings(max_examples=6)  # plain Python is slow
+@given(
+    seed=st.integers(0, 10**6),
+    board_and_limit=st.one_of(st.tuples(st.just(9), st.integers(1, 5)), st.tuples(st.just(4), st.integers(1, 300))),
+)
+def test_numbers_of_solutions_are_those_of_plain_backtracking(seed, board_and_limit):
+    """Also of puzzles spoilt by another digit in one cell, some of which have no solution."""
+    (size, limit), source = board_and_limit, random.Random(seed)
+    least, most = {4: (0, 10), 9: (26, 50)}[size]
+    puzzles = [thinned(source, size, source.randint(least, most)) for _ in range(12)]
+    for puzzle in puzzles[:4]:
+        spoilt = source.choice([cell for cell in range(size**2) if puzzle[cell]] or [0])
+        puzzles.append([source.randint(1, size) if cell == spoilt else digit for cell, digit in enumerate(puzzle)])
+    grids, found = solve(torch.tensor(puzzles), limit)
+    assert found.tolist() == [count_solutions(puzzle, limit) for puzzle in puzzles]
+    for puzzle, grid, number in zip(puzzles, grids.tolist(), found.tolist(), strict=True):
+        if number:
+            assert is_complete(grid)
+            assert all(clue in (0, digit) for clue, digit in zip(puzzle, grid, strict=True))
+        else:
+            assert not any(grid)
+
+
+def test_deduction_solves_what_needs_no_guess_and_never_guesses():
+    easy, _, hard, _ = [torch.tensor([board(puzzle)]) for _, puzzle, _ in BY_SIZE[9]]
+    assert deduced(easy).tolist() == [GRID]
+    found, solution = deduced(hard), torch.tensor(GRIDS[9][2])
+    assert ((found == 0) | (found == solution)).all()
+    assert 21 <= int((found > 0).sum()) < 81  # made to be hard: 21 clues, and hardly anything follows from them
+
+
+def test_a_batch_wider_than_the_search_is_solved_like_its_parts():
+    source = random.Random(0)
+    puzzles = torch.tensor([thinned(source, 4, 5) for _ in range(50)])
+    expected = solve(puzzles)[1]
+    copies = 4 * WIDTH // 50 + 2
+    grids, found = solve(puzzles.repeat(copies, 1))
+    assert torch.equal(found, expected.repeat(copies))
+    assert all(is_complete(grid) for grid in grids.unique(dim=0).tolist())
+
+
+def test_an_empty_small_board_has_288_solutions():
+    empty = torch.zeros(3, 16, dtype=torch.long)
+    assert solve(empty, limit=10_000)[1].tolist() == [288] * 3
+    assert solve(empty, limit=287)[1].tolist() == [287] * 3
+    assert [part.tolist() for part in solve(empty[:0])] == [[], []]

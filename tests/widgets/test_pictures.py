@@ -15,8 +15,8 @@ from anm_nb.tasks.base import Batch
 from anm_nb.tasks.sudoku import digits
 from anm_nb.training.seeds import generator
 from anm_nb.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
-from anm_nb.widgets.pairs import BARS, BATCH, HELD_OUT, PROBLEMS
-from anm_nb.widgets.sampler import glyph
+from anm_nb.widgets.energies import SCANNED
+from anm_nb.widgets.records import BARS, BATCH, HELD_OUT
 
 T = SCAN_GRID.numpy()
 
@@ -66,12 +66,11 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, kind, 
             counts[sum(margin >= edge for edge in edges[1:-1])] += 1
         np.testing.assert_array_equal(heights, counts / len(shown))
         quartiles = np.quantile(shown, [0.25, 0.5, 0.75])
-        marks = [segment[0, 0] for segment in histogram.collections[0].get_segments()]
-        np.testing.assert_allclose(marks, np.clip(quartiles, edges[0], edges[-1]), rtol=1e-6)
+        np.testing.assert_allclose(histogram.lines[1].get_xdata(), np.clip(quartiles, edges[0], edges[-1]), rtol=1e-6)
         assert number(explorer, "median") == pytest.approx(quartiles[1], rel=6e-3, abs=1e-6)
         np.testing.assert_allclose(curve.lines[0].get_ydata(), expected, atol=1e-6)
         assert curve.lines[1].get_xdata()[0] == step
-        interval = [curve.collections[0].get_paths()[0].vertices[place, 1] for place in (1, -2)]  # at the first record
+        interval = curve.patches[0].get_xy()[[0, 2 * len(expected) - 1], 1]  # at the first record
         found = hard_interval(metrics, column, place, expected.index[0], len(shown))
         np.testing.assert_allclose(sorted(interval), sorted(found), atol=1e-6)
         assert explorer.readouts[0]["p_hard"].startswith(f"{100 * expected[step]:.1f} % [")
@@ -91,7 +90,8 @@ def test_levels_part_the_held_out_pairs(stored):
         for place, seed in enumerate(view.seeds):
             learner = view.run.config.learner(seed)
             noise, x = learner.dev_problem.noise, learner.dev.x
-            np.testing.assert_array_equal(np.isfinite(view.chosen(HELD_OUT, -1, level)[0][place, -1]), noise.k == level)
+            own = view.chosen(HELD_OUT, place, level, 1.0).counts[-1]
+            assert own.sum() == (noise.k == level).sum()
             model = trained_energy(view.run, seed)
             e_neg, e_pos = (model(x, noise.noised(y), noise.k) for y in (learner.dev_negatives, learner.dev.y))
             np.testing.assert_allclose(e_neg - e_pos, dev[place], rtol=1e-4, atol=1e-6)
@@ -114,7 +114,7 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
     explorer = LandscapeExplorer(stored.energies["anm"])
     run, (profiles, bends) = explorer.views[0].run, explorer.picture.axes[0]
     assert [step for _, step in explorer.inputs["step"].options] == sorted(run.metrics["step"].unique())
-    assert len(explorer.inputs["problem"].options) == PROBLEMS
+    assert len(explorer.inputs["problem"].options) == SCANNED
     for step, level, problem in ((0, 0, 0), (6, 4, 2), (6, 9, 0), (6, 2, 1)):
         choose(explorer, step=step, level=level, problem=problem)
         (x, start, end, eps, sigma), model = ends(run, level, problem), trained_energy(run, 0, step).double()
@@ -233,9 +233,10 @@ def test_given_cells_hold_their_digit_throughout_and_wrong_ones_are_marked(store
         colours = answer.images[0].get_array()
         np.testing.assert_array_equal(colours == 0, solution.given)
         np.testing.assert_array_equal(colours == 2, solution.answers[state] != solution.truth)
-        written = answer.collections[0].get_paths()
-        for path, ((row, column), digit) in zip(written, np.ndenumerate(solution.answers[state]), strict=True):
-            np.testing.assert_allclose(path.vertices - [column, row], glyph(digit).vertices)
+        written = np.zeros((4, 4), int)
+        for line in answer.lines[: len(np.unique(solution.answers[state]))]:
+            written[line.get_ydata(), line.get_xdata()] = line.get_marker().strip("$")
+        np.testing.assert_array_equal(written, solution.answers[state])
 
 
 def test_a_sudoku_of_one_s_own_is_solved_and_a_wrong_one_is_explained(stored):
