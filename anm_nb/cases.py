@@ -241,16 +241,15 @@ def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
     `settings`, the first of which calls `from_notebook()`, in a module of their own. A notebook without any is held to
     the names in its parameter cell.
     """
-    cells, names = defaultdict[str, str](str), dict[str, Any]()
-    for source, tags in code_cells(notebook):
-        for tag in tags:
-            cells[tag] += f"{source}\n"
-    _execute(cells["parameters"], f"{notebook.name}, cell tagged parameters", names)
+    cells, names = code_cells(notebook), dict[str, Any]()
+    parameters, settings = ([source for source, tags in cells if tag in tags] for tag in ("parameters", "settings"))
+    for source in parameters:
+        _execute(source, f"{notebook.name}, cell tagged parameters", names)
     defaults = {name: value for name, value in names.items() if not name.startswith("_")}
 
     def check(values: Mapping[str, Any]) -> Values:
         given, place = defaults | dict(values), f"{notebook.name}, cell tagged settings"
-        if not cells["settings"]:
+        if not settings:
             if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
                 raise ParameterError("\n".join(unknown))
             return given
@@ -259,7 +258,8 @@ def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
         sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
         try:
             with in_place_of_the_kernel(given) as checked:
-                _execute(cells["settings"], place, module.__dict__)
+                for source in settings:
+                    _execute(source, place, module.__dict__)
         finally:
             sys.path.remove(str(notebook.parent))
         if not checked:

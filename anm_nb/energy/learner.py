@@ -140,11 +140,11 @@ class EnergyLearner:
         `steps=…`, with other numbers of descent steps; `published clamp`, where that is another one; and the task's
         references, which learn from as many training problems as there are test problems.
         """
-        task, on = self.task, {"device": self.device}
-        training, columns = self.training.sample(n, generator=generator(seed, "references", self.device), **on), {}
+        task, device, columns = self.task, self.device, dict[str, float]()
+        training = self.training.sample(n, generator=generator(seed, "references", device), device=device)
         for split, harder in SPLITS.items():
-            source, clamp = generator(seed, f"test/{split}", self.device), task.clamp(harder)
-            batch = task.stream("test").sample(n, generator=source, harder=harder, **on)
+            source, clamp = generator(seed, f"test/{split}", device), task.clamp(harder)
+            batch = task.stream("test").sample(n, generator=source, harder=harder, device=device)
             answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
             ways = {"model": (self.sampler, clamp)}
             ways |= {"published clamp": (self.sampler, task.sample_clamp)} if clamp != task.sample_clamp else {}
