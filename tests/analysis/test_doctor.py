@@ -19,8 +19,8 @@ def names(findings):
 
 
 def own_frame(bug=None, steps=100, seeds=(0,)):
-    recorders = [OwnTrainer(Recorder(seed=seed), seed, bug, batch=32).train(steps).recorder for seed in seeds]
-    return pd.concat([recorder.frame() for recorder in recorders])
+    trained = {seed: OwnTrainer(Recorder(), seed, bug, batch=32).train(steps) for seed in seeds}
+    return pd.concat([each.recorder.frame().assign(seed=seed) for seed, each in trained.items()])
 
 
 def test_a_healthy_trainer_of_ones_own_has_no_findings():
