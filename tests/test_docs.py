@@ -35,6 +35,7 @@ def example(page: str, containing: str) -> str:
 
 SNIPPETS = {name: example("extending.md", f'name = "{name}"') for name in ("other_answer", "square", "distance")}
 DROP_IN = example("extending.md", "recorder = Recorder()")
+JUDGING = ("rows", "rows-own", "verdicts-of")  # the cells of notebook 10 that its last one needs
 TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev_examples = 8\n"
 
 
@@ -52,7 +53,7 @@ def run_notebook(snippet: str, parameters: str, folder: Path, **typed: str) -> n
     cells["parameters"].source = parameters
     first = "import pandas as pd\nfrom anm_nb.analysis.tables import final"
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in (first, snippet)]
-    notebook.cells += [cells[name] for name in ("parameters", "settings", "runs", "scores", "rows", "verdicts")]
+    notebook.cells += [cells[name] for name in ("parameters", "settings", "runs", "scores", *JUDGING, "verdicts")]
     nbformat.write(notebook, folder / "mine.ipynb")
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "mine.ipynb", "out.ipynb"]
     command += [word for name, value in typed.items() for word in ("-p", name, value)]

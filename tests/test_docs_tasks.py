@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 from notebook_cells import names_of
-from test_docs import PAGES, SNIPPETS, TINY, run_notebook, values_of
+from test_docs import JUDGING, PAGES, SNIPPETS, TINY, run_notebook, values_of
 from typer.testing import CliRunner
 
 from anm_nb import store
@@ -59,9 +59,8 @@ def test_there_are_ten_of_at_most_12_lines_besides_their_headings():
 
 def test_1_three_values_of_an_option_are_judged(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    names = names_of(
-        "10_anm_vs_corruption", "settings", "runs", "rows", given={"pd": pd}, **values_of(TINY + block(1))
-    )  # fmt: skip
+    values = values_of(TINY + block(1))
+    names = names_of("10_anm_vs_corruption", "settings", "runs", *JUDGING, given={"pd": pd}, **values)
     claims = set(names["verdicts"](names["metrics"], names["references"]).table["claim"])
     assert {f"lower final error: anm, eps {eps} than stock" for eps in (0.5, 1.0, 2.0)} <= claims
 
