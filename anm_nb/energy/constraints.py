@@ -1,7 +1,6 @@
 """Sets that a mined negative has to stay in, each with its exact projection (ANM checklist, sections B and G).
 
-Balls around the truth, and the relaxed answers of discrete tasks. These are flat and live in {−1, 1}: groups of one-hot
-entries (`MaskedSimplex`), or signs (`SignBox`). Values are checked where the host may wait for them.
+Balls around the truth, and relaxed answers of discrete tasks, flat in {−1, 1}: one-hot groups or signs.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ class _Ball(Constraint):
             raise ParameterError(f"radius of example {example} = {float(self.radius[example])}: should be positive")
 
     def free(self, shift: Points) -> Points:
-        """A shift, 0 in fixed entries."""
         return shift if self.fixed is None else shift.masked_fill(self.fixed, 0)
 
 
@@ -71,8 +69,7 @@ class _Ball(Constraint):
 class L2Ball(_Ball):
     """Points within `radius` [batch] of `center` in the Euclidean norm, equal to it in `fixed` entries.
 
-    With `normal`, only those with (y − center) ⟂ normal: the centre lies in the hyperplane, so projecting onto it and
-    then onto the ball projects onto their intersection.
+    With `normal`, (y − center) ⟂ normal: projecting onto that hyperplane and then onto the ball projects onto both.
     """
 
     normal: Points | None = None
@@ -93,7 +90,6 @@ class L2Ball(_Ball):
 
     @cached_property
     def _unit_normal(self) -> Points | None:
-        """The normal in the space of the entries that are not fixed; zero where every entry is."""
         return None if self.normal is None else F.normalize(self.free(self.normal), eps=1e-15)
 
 
@@ -110,8 +106,8 @@ class LinfBall(_Ball):
 class MaskedSimplex(Constraint):
     """Groups of `classes` consecutive entries, each a probability simplex scaled from [0, 1] to [−1, 1].
 
-    Entries not `allowed` are at −1, and so are those that `fixed` gives as −1, or whose group has a given 1. Raises
-    `ParameterError` for a group with no class left, by example.
+    Entries not `allowed` are at −1, and so are those that `fixed` gives as −1, or whose group has a given 1.
+    `ParameterError` names a group with no class left.
     """
 
     allowed: Mask
@@ -145,10 +141,8 @@ class MaskedSimplex(Constraint):
         return torch.full_like(p, -1).scatter(2, best, 1.0).flatten(1)
 
     def log(self, y: Points) -> dict[str, Tensor]:
-        """The columns of section G.
-
-        entropy: −Σ p log p in nats, the mean over groups with a choice, 0 without one. relative_entropy: over the log
-        of the number of open classes. invalid_mass: Σ|p| over the others, the mask compliance, 0 when feasible.
+        """Section G: entropy −Σ p log p in nats, and over the log of the number of open classes, means over groups with
+        a choice, 0 without; and Σ|p| over the other classes, 0 when feasible.
         """
         p, choices = self._probabilities(y), self._open.sum(2)
         entropy, counted = entr(p.clamp_min(0)).sum(2), choices > 1
@@ -161,7 +155,6 @@ class MaskedSimplex(Constraint):
 
     @cached_property
     def _open(self) -> Bool[Tensor, "b groups classes"]:
-        """Entries that may take probability."""
         allowed = self.allowed.unflatten(1, (-1, self.classes))
         if self.fixed is None:
             return allowed

@@ -74,7 +74,6 @@ def optimal_energy(schedule: NoiseSchedule, y_pos: Points) -> Model:
 
 
 def _length(shift: Points) -> Values:
-    """‖shift‖, checked to give a direction."""
     length = shift.norm(dim=1)
     if bool((refused := ~((length > 0) & length.isfinite())).any()):
         where = f"truth and negative are {float(length[refused][0])} apart at example {int(refused.nonzero()[0])}"
@@ -83,7 +82,6 @@ def _length(shift: Points) -> Values:
 
 
 def _finite(name: str, values: Tensor) -> Tensor:
-    """The values [b, …], unless some are not finite: then an error naming the first example that has one."""
     if bool((refused := ~values.isfinite()).any()):
         example = int(refused.nonzero()[0, 0])
         raise ParameterError(f"{name} = {float(values[refused][0])} at example {example}: should be finite")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from anm_nb.energy.losses import Contrast, step_losses
 from anm_nb.energy.miner import MiningProblem
 from anm_nb.energy.negatives import Random
-from anm_nb.energy.probes import energy_columns, grad_shares, noising_columns
-from anm_nb.energy.sampler import SamplerConfig, predict
+from anm_nb.energy.probes import energy_columns, gradient_columns, noising_columns
+from anm_nb.energy.sampler import predict
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.tasks.base import SPLITS, Batch, Clues
 from anm_nb.training.learner import Measurement, Member, StepLosses
@@ -31,17 +31,13 @@ BLOCK_NUMBERS = 2**26  # a GPU draws fresh problems for several steps at once, s
 
 
 class EnergyLearner:
-    """S seeds of energy runs.
-
-    Data, noise, negatives and initial weights of a seed come from generators of their own, so that runs which differ
-    only in their negatives see the same batches in the same order with the same noise.
-    """
+    """S seeds of energy runs; those that differ only in their negatives see the same batches with the same noise."""
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         config: EnergyConfig = members[0].config
         self.members, self.config, self.device, self.seeds = members, config, device, [each.seed for each in members]
         self.task, self.schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
-        self.training, self.sampler = self.task.stream("train"), config.make_sampler(self.task)
+        self.training, self.inner_steps = self.task.stream("train"), config.inner_steps or self.task.inner_steps
         networks = [config.make_network(self.task) for _ in members]
         for seed, network in zip(self.seeds, networks, strict=True):
             initialise(network, generator(seed, "weights"))
@@ -53,8 +49,8 @@ class EnergyLearner:
         self.generators: Mapping[str, Sequence[torch.Generator]] = {each: self._sources(each) for each in purposes}
         weights = [each.config.weight for each in members]
         self.contrasted, self.weight = any(weights), torch.tensor(weights, dtype=torch.float64, device=device)
-        progress = (torch.arange(config.steps + 1, dtype=torch.float64) / config.steps).float().to(device)
-        self.schedules: Mapping[str, Tensor] = {"progress": progress}
+        progress = torch.arange(config.steps + 1, dtype=torch.float64) / config.steps
+        self.schedules: Mapping[str, Tensor] = {"progress": progress.float().to(device)}
         self.suspects = ", ".join(plugin.__name__ for plugin in config.plugins())
         numbers = config.batch * (self.task.x_dim + self.task.y_dim)
         self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" else 1
@@ -67,7 +63,6 @@ class EnergyLearner:
         self.dev_negatives = self.dev_problem.impose(DEV_NEGATIVES.propose(self.dev_problem).y_neg)
 
     def inputs(self, step: int) -> dict[str, Tensor]:
-        """Fresh problems for a step, rows of all seeds."""
         place, batch = step % self.block, self.config.batch
         if place == 0:
             n, sources = self.block * batch, self.generators["data"]
@@ -82,31 +77,28 @@ class EnergyLearner:
     def losses(
         self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Any, averaged: Stack
     ) -> StepLosses:
-        """Denoising and contrastive losses of a batch."""
         noise, draws = (RowDraws(self.generators[purpose], self.device) for purpose in ("noise", "negatives"))
         problem = replace(self._problem(Batch(**inputs), averaged, noise), draws=draws, progress=now["progress"])
         return step_losses(problem, self.config.negatives if branch else None, self.weight, self.config.soft_label)
 
     def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
         """The checklist's columns (sections A, B, D, J) before the update of this step."""
-        averaged = training.averaged
-        answers = predict(averaged, self.task, self.dev, self.schedule, self.sampler, self.seeds).chunk(len(self.seeds))
-        measured = []
-        for answer, margin, dev in zip(answers, self.model.apart(self.dev_margin(averaged)), self.devs, strict=True):
-            scalars = self.task.metrics(answer, dev)
-            scalars |= {"dev_margin_mean": float(margin.mean()), "dev_p_hard": float((margin < 0).float().mean())}
-            measured.append(Measurement(scalars, {"dev_margins": margin}))
+        averaged, apart, measured = training.averaged, self.model.apart, []
+        answers = predict(averaged, self.task, self.dev, self.schedule, self.inner_steps, self.seeds)
+        for answer, margin, dev in zip(apart(answers), apart(self.dev_margin(averaged)), self.devs, strict=True):
+            means = {"dev_margin_mean": float(margin.mean()), "dev_p_hard": float((margin < 0).float().mean())}
+            measured.append(Measurement(self.task.metrics(answer, dev) | means, {"dev_margins": margin}))
         if losses.detail is not None:
             self.measure_contrast(losses.detail, measured)
         return measured
 
     def measure_contrast(self, contrast: Contrast, measured: Sequence[Measurement]) -> None:
-        """Add hardness, margins, energies, legitimacy, noise and mining of every seed's negatives (checklist A–C, K).
+        """Add the recorder's columns of every seed's negatives and means of the miner's log (checklist A–D, K).
 
-        The recorder's columns and means over examples of the miner's log; as arrays the margins, and how many negatives
-        have m* < 0, and how many there are, at each noise level.
+        As arrays the margins, and how many negatives have m* < 0, and how many there are, at each noise level.
         """
-        shares = grad_shares(contrast.weighted, contrast.loss_mse, list(self.model.parameters()))
+        learnt = self.model.parameters()
+        shares = gradient_columns(contrast.loss_mse, contrast.weighted, learnt)["grad_share_contrast"]
         noise, mined, y_pos = contrast.problem.noise, contrast.mined, contrast.problem.y_pos
         rows = [contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, noise.k, *contrast.noised]
         rows += [y_pos, mined.y_neg, noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k), *mined.log.values()]
@@ -136,9 +128,8 @@ class EnergyLearner:
     def test_scores(self, model: nn.Module, n: int, seed: int) -> dict[str, float]:
         """Scores on n test problems by `split/metric/predictor`, every predictor on the same problems.
 
-        Predictors are `model`, with the sampler as configured and the task's clamp for that kind of problems;
-        `steps=…`, with other numbers of descent steps; `published clamp`, where that is another one; and the task's
-        references, which learn from as many training problems as there are test problems.
+        They are `model`, as configured and with the task's clamp for the split; `steps=…`, with other numbers of
+        descent steps; `published clamp`, where that differs; and the task's references, from n training problems.
         """
         task, device, columns = self.task, self.device, dict[str, float]()
         training = self.training.sample(n, generator=generator(seed, "references", device), device=device)
@@ -146,11 +137,11 @@ class EnergyLearner:
             source, clamp = generator(seed, f"test/{split}", device), task.clamp(harder)
             batch = task.stream("test").sample(n, generator=source, harder=harder, device=device)
             answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
-            ways = {"model": (self.sampler, clamp)}
-            ways |= {"published clamp": (self.sampler, task.sample_clamp)} if clamp != task.sample_clamp else {}
-            ways |= {f"steps={k}": (SamplerConfig(inner_steps=k), clamp) for k in self.config.test_inner_steps}
-            for name, (sampler, bound) in ways.items():
-                answers[name] = predict(model, task, batch, self.schedule, sampler, [seed], bound)
+            ways = {"model": (self.inner_steps, clamp)}
+            ways |= {"published clamp": (self.inner_steps, task.sample_clamp)} if clamp != task.sample_clamp else {}
+            ways |= {f"steps={k}": (k, clamp) for k in self.config.test_inner_steps}
+            for name, (steps, bound) in ways.items():
+                answers[name] = predict(model, task, batch, self.schedule, steps, [seed], bound)
             for predictor, y_hat in answers.items():
                 columns |= {f"{split}/{metric}/{predictor}": v for metric, v in task.metrics(y_hat, batch).items()}
         return columns
@@ -158,11 +149,7 @@ class EnergyLearner:
     def at_levels(
         self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
     ) -> MiningProblem:
-        """The held-out problems with their own ε at each of the levels, level after level, for mining against a model.
-
-        What a strategy draws depends on seed and purpose alone, so that energies are compared by negatives that start
-        alike.
-        """
+        """The held-out problems with their own ε, level after level; what a strategy draws goes by seed and purpose."""
         dev, count = self.dev_problem, len(levels)
         x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
         clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))

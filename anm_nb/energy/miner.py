@@ -34,10 +34,10 @@ Marks = Bool[Tensor, " b"]
 class MinerConfig(Parameters):
     """How negatives are mined. Lengths are in units of ‖y⁺‖, example by example.
 
-    `rule` sets the step size α. "armijo": α halves after every rejection and never grows. "fixed": α stays, and every
-    step is taken, whatever it does to the energy. "barzilai_borwein": after each step s, which changed the gradient by
-    Δg, α = ‖s‖²/⟨s, Δg⟩ (Barzilai & Borwein 1988), with backtracking as safeguard and within a factor `BB_RANGE` of
-    the first α; the upper bound stands in where the curvature ⟨s, Δg⟩ is not positive (Birgin, Martínez & Raydan 2000).
+    `rule` sets the step size α. "armijo": halved after every rejection. "fixed": constant, and every step is taken.
+    "barzilai_borwein": ‖s‖²/⟨s, Δg⟩ after a step s that changed the gradient by Δg (Barzilai & Borwein 1988), halved
+    after rejections, within a factor `BB_RANGE` of the first α; the upper bound where the curvature ⟨s, Δg⟩ is not
+    positive (Birgin, Martínez & Raydan 2000).
     """
 
     steps: Count = 3  # accepted descent steps
@@ -62,8 +62,7 @@ class MinerConfig(Parameters):
 
     def to_the_end(self) -> MinerConfig:
         """The same miner, with as many turns as any descent can take where it has no limit of its own."""
-        most = (RESTARTS + 1) * (1 + self.steps * self.max_backtracks)
-        return self if self.turns else self.model_copy(update={"turns": most})
+        return self.model_copy(update={"turns": self.turns or (RESTARTS + 1) * (1 + self.steps * self.max_backtracks)})
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class MiningProblem:
 
 @dataclass(frozen=True)
 class Mined:
-    """Negatives in clean y-space, and what the miner recorded of each example (tensors [batch])."""
+    """Negatives in clean y-space, and what was recorded of each example (tensors [batch])."""
 
     y_neg: Points
     log: dict[str, Tensor] = field(default_factory=dict)
@@ -136,17 +135,13 @@ class _Descent:
         self.y_pos, self.constraint, self.config, self.scale = y_pos, constraint, config, y_pos.norm(dim=1)
         self.y = self.ahead = y_pos
         self.value = self.alpha = self.first_alpha = self.scale  # any positive number, until the start
-        self.gradient, self.start_value = torch.zeros_like(y_pos), torch.zeros_like(self.scale)
-        self.slack = self.start_value
+        self.gradient, self.start_value, self.slack = map(torch.zeros_like, (y_pos, self.scale, self.scale))
         self.accepted = self.backtracks = self.streak = self.restarts = torch.zeros_like(self.scale, dtype=torch.long)
         self.done = self.accepted.bool()
         self.starting = self.too_close = ~self.done
 
     def trial_points(self, sources: Sequence[torch.Generator], may_wait: bool) -> Points:
-        """The points ahead, and random ones on the ray of a random direction for those that start.
-
-        The rows are as many blocks as there are `sources`; where the host may wait only blocks in need are drawn.
-        """
+        """The points ahead, or starts in random directions; where the host may wait, only blocks in need are drawn."""
         blocks = self.starting.unflatten(0, (len(sources), -1)).any(1)
         wanted = blocks.tolist() if may_wait else [True] * len(sources)
         if not any(wanted):
@@ -159,7 +154,6 @@ class _Descent:
         return torch.where(self.starting.unsqueeze(1), start, self.ahead)
 
     def judge(self, point: Points, value: Values) -> Trial:
-        """Whether each trial point is taken."""
         below = self.value - value - self.config.armijo_c / self.alpha * (point - self.y).square().sum(1)
         stepping = ~self.done & ~self.starting
         enough = torch.ones_like(stepping) if self.config.rule == "fixed" else below >= 0
@@ -197,7 +191,6 @@ class _Descent:
         self.done = self.done | ~self.starting & ended
 
     def mined(self) -> Mined:
-        """The points reached, with the log."""
         gm_norm = (self.y - self.ahead).norm(dim=1)  # the length of the step that would be tried next
         log = {
             "miner_accepted": self.accepted,
@@ -230,22 +223,20 @@ def mine(
 ) -> Mined:
     """Minimise Ẽ(y) = E(y) − λ‖y − y⁺‖² over the constraint, all examples at once.
 
-    Every turn, which `callback` is handed, evaluates Ẽ and its gradient at a trial point of each example, for the test
-    of that point and the next step from it. An example ends after `steps` accepted steps, `max_backtracks` rejections
-    in a row, or at a point stationary to `tol`; one too near the truth (`near(y)` [batch], by default nearer than
-    `delta`) starts anew, at most `RESTARTS` times, and is then marked `too_close`. One that has not ended after `turns`
-    turns stays where it is and is marked `miner_cut`. With several generators the examples are as many equal blocks,
-    each of which starts from its own, as it would alone. Where the host may wait, the loop ends with the last example,
-    and an energy that is not finite raises `ParameterError` (not `in_training`: one seed may fail, as the loss tells).
+    Every turn, which `callback` is handed, evaluates Ẽ and its gradient at one trial point of each example. An example
+    ends after `steps` accepted steps, `max_backtracks` rejections in a row, or at a point stationary to `tol`; one too
+    near the truth (`near(y)` [batch], by default nearer than `delta`) starts anew, at most `RESTARTS` times, and is
+    then marked `too_close`; one that has not ended after `turns` turns is marked `miner_cut`. Several generators have
+    as many equal blocks of examples. Where the host may wait, the loop ends with the last example, and an energy that
+    is not finite raises `ParameterError` (not `in_training`: one seed may fail, as the loss tells).
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
     descent, may_wait = _Descent(y_pos, constraint, config), host_may_wait()
     is_near = near or (lambda y: (y - y_pos).norm(dim=1) < config.delta * descent.scale)
 
     def objective(point: Tensor) -> Tensor:
-        if (value := energy(point)).shape != point.shape[:1]:
-            shape = tuple(value.shape)
-            raise ParameterError(f"energy of {len(point)} points has shape {shape}: should be one number for each")
+        if (value := energy(point)).shape != (count := len(point),):
+            raise ParameterError(f"energy of {count} points has shape {(*value.shape,)}: should be one number for each")
         return value - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else value
 
     # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid. Answers that

@@ -1,6 +1,6 @@
 """Negative strategies: what the contrastive loss is shown as wrong. Bring your own by subclassing `NegativeStrategy`.
 
-A strategy works in clean y-space. Noising is the trainer's, once, with the noise of the positive (`SharedNoise`).
+A strategy works in clean y-space; the trainer noises, once, with the positive's noise.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ register_negatives = STRATEGIES.register
 
 
 def get_negatives(name: Any, **options: Any) -> Any:
-    """A `NegativeStrategy` by name, with options; its miner's may stand beside its own. None for "none".
+    """A `NegativeStrategy` by name, with options, its miner's beside its own; None for "none".
 
-    Name and options may be one mapping, {"name": "anm", "eps": 0.5}; a strategy, or None, is returned as it is. Raises
-    `ParameterError` for names and options that do not exist, and for anything else.
+    Name and options may be one mapping, {"name": "anm", "eps": 0.5}; a strategy is returned as it is. Raises
+    `ParameterError` for anything else.
     """
     if name is None or isinstance(name, NegativeStrategy):
         return name
@@ -74,8 +74,8 @@ def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
     found = {}
     for each in given:
         options = {"name": each} if isinstance(each, str) else dict(each)
-        own = [f"{name} {value}" for name, value in options.items() if name != "name"]
-        found[", ".join([options["name"], *own])] = get_negatives(each)
+        label = [options.pop("name"), *(f"{name} {value}" for name, value in options.items())]
+        found[", ".join(label)] = get_negatives(each)
     if len(found) < len(given):
         raise ValueError("each may appear once")
     return found
@@ -96,8 +96,8 @@ Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]
 class Stock(NegativeStrategy):
     """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
 
-    For continuous tasks: the truth noised with 3ε, after two energy-descent steps, back in y-space and clamped. `form`
-    "released" descends as the released code does: later steps twice as long, clamped by the level of the first example.
+    For continuous tasks: the truth noised with 3ε, after two energy-descent steps. `form` "released" descends as the
+    released code does: later steps twice as long, clamped by the level of the first example.
     """
 
     name = "stock"
@@ -139,9 +139,8 @@ class Random(NegativeStrategy):
 class Mrncl(Random):
     """VFScale's negatives and loss (`monotonic_regression`), and `kl_weight` times its KL term (`sampling_divergence`).
 
-    Beside the negative at distance `eps` a nearer one stands on the way to it, at the share `near`. Here all three
-    points carry the batch's noise; the released code weighs that form and one without noise. The KL term is taken at
-    every step and has a sampling's cost, an evaluation a level; released: weight 0.001, outside the contrastive one.
+    Beside the negative at distance `eps` a nearer one stands on the way to it, at the share `near`; all points carry
+    the batch's noise (released: also without). The KL term costs an evaluation a level (released: weight 0.001).
     """
 
     name = "mrncl"
@@ -164,8 +163,7 @@ class Anm(NegativeStrategy):
     """Adversarial negative mining: low EMA energy within a ball around the truth (ANM checklist, section B).
 
     `ball` "l2" has radius `miner.eps`·‖y⁺‖; "linf" is the box inscribed in it, of half-width `miner.eps`·‖y⁺‖/√y_dim.
-    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, which makes every negative legitimate
-    (`SharedNoise.optimal_margin`); without it the miner removes the positive's noise instead of finding an error.
+    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, and so m* > 0; without it the miner removes the noise.
     """
 
     name = "anm"
@@ -202,11 +200,10 @@ class AnmOrthogonal(Anm):
 class AnmSimplex(NegativeStrategy):
     """Adversarial mining over the relaxed answers of a discrete task, clues fixed (ANM checklist, sections B and G).
 
-    A task is discrete that says by `classes` how many entries in a row form one one-hot decision in {−1, 1}, 1 where
-    every entry is a sign. The miner's `delta` gives way to "at least one decision differs", and its `eps` bounds only
-    the start. `round` returns the nearest answer: a relaxed point can be told from a truth without the problem.
-    `legitimate` forbids each decision that alone has m* ≤ 0; m* being a sum over decisions, rounded negatives have
-    m* > 0. Raises `ParameterError` for a task that is not discrete.
+    A task's `classes` says how many entries form a one-hot decision in {−1, 1}, 1 where each is a sign; without it
+    `ParameterError`. At least one decision has to differ, in place of `delta`, and `eps` bounds only the start. `round`
+    returns the nearest answer: a relaxed point can be told from a truth without the problem. `legitimate` forbids each
+    decision that alone has m* ≤ 0; m* being a sum over decisions, rounded negatives have m* > 0.
     """
 
     name = "anm_simplex"
@@ -250,8 +247,8 @@ class AnmSimplexLegitimate(AnmSimplex):
 class Mixed(NegativeStrategy):
     """Two kinds of negatives in one batch: the within-run A/B of the ANM checklist's section F.
 
-    A random share of each seed's rows, `fraction` of them to the nearest row, is `first`'s and marked by the column
-    `mined`; the rest is `second`'s. A column that only one kind records is NaN in the other's rows.
+    Of each seed's rows a random `fraction` is `first`'s, with `mined` True in the log, the rest `second`'s. A column
+    that only one kind records is NaN in the other's rows.
     """
 
     name = "mixed"

@@ -22,15 +22,13 @@ Model = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, ỹ, k) to energies [b
 Inputs = Float[Tensor, "b x_dim"]
 Targets = Float[Tensor, "b y_dim"]
 Pairs = Float[Tensor, "b n n width"]
-Grids = Float[Tensor, "b width n n"]
 
 
 class EnergyNetwork(nn.Module, ABC):
     """An energy. Set `name`, implement `for_task` and `forward`, and register the class.
 
-    Training follows the gradient of a loss of ∇_ỹE: an energy has to be twice differentiable by ỹ under torch.func's
-    vmap and vjp, as plain PyTorch code is, and no row of a batch may see another. Many ỹ are evaluated for one x and k:
-    what a method `prepare(x, k)` of the class returns, a tuple, is handed to `forward` after k.
+    It has to be twice differentiable by ỹ under torch.func's vmap and vjp, and no row of a batch may see another. What
+    a method `prepare(x, k)` of the class returns, a tuple, is handed to `forward` after k, for many ỹ.
     `anm_nb.training.seeds.initialise` draws the weights, of layers that it knows.
     """
 
@@ -72,30 +70,16 @@ def scale_and_bias(modulation: nn.Linear, embedded: Float[Tensor, "levels dim"],
 
 
 def energy_of(output: Float[Tensor, "b ..."], head: Head) -> Values:
-    """A network's output to energies: `squared_norm` (published) sums its squares, `scalar` sums it, unbounded below.
-
-    In float32 or better: margins are small differences of large energies.
-    """
-    output = output.to(torch.promote_types(output.dtype, torch.float32)).flatten(1)
+    """A network's output to energies: `squared_norm` (published) sums its squares, `scalar` sums it."""
+    output = output.to(torch.promote_types(output.dtype, torch.float32)).flatten(1)  # margins are small differences
     return output.square().sum(1) if head == "squared_norm" else output.sum(1)
-
-
-class FiLMLayer(nn.Module):
-    """h ↦ swish((W h)·(1 + gain_k) + bias_k)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear, self.modulation = nn.Linear(width, width), nn.Linear(128, 2 * width)
-
-    def forward(self, h: Float[Tensor, "b width"], scale: Tensor, bias: Tensor) -> Float[Tensor, "b width"]:
-        return F.silu(torch.addcmul(bias, self.linear(h), scale))
 
 
 @register_network
 class EnergyMLP(EnergyNetwork):
     """The published energy of the continuous tasks (IRED, arXiv 2406.11179, appendix A).
 
-    h = swish(W₁[x; ỹ]), two FiLM layers conditioned on k < levels, then the head: `squared_norm` (published) gives
+    h = swish(W₁[x; ỹ]), twice h ↦ swish((W h)·(1 + gain_k) + bias_k), then the head: `squared_norm` (published) gives
     ‖W₄h‖² with W₄: width → y_dim; `scalar` gives w₄·h, unbounded below.
     """
 
@@ -107,7 +91,9 @@ class EnergyMLP(EnergyNetwork):
         super().__init__()
         self.head = head
         self.level, self.input = LevelEmbedding(levels, 128), nn.Linear(x_dim + y_dim, width)
-        self.first, self.second = FiLMLayer(width), FiLMLayer(width)
+        self.first, self.second = (
+            nn.ModuleDict({"linear": nn.Linear(width, width), "modulation": nn.Linear(128, 2 * width)}) for _ in "12"
+        )
         self.output = nn.Linear(width, y_dim if head == "squared_norm" else 1)
 
     @classmethod
@@ -118,13 +104,15 @@ class EnergyMLP(EnergyNetwork):
         """W₁'s product with x and its part for ỹ, then gains and biases of both layers at levels k."""
         of_x, of_y = self.input.weight.split([x.shape[1], self.input.in_features - x.shape[1]], dim=1)
         from_x, of_levels = F.linear(x, of_x, self.input.bias), self.level()
-        first, second = (scale_and_bias(each.modulation, of_levels, k) for each in (self.first, self.second))
+        first, second = (scale_and_bias(each["modulation"], of_levels, k) for each in (self.first, self.second))
         return from_x, of_y, *first, *second
 
     def forward(self, x: Inputs, y: Targets, k: Levels, *prepared: Tensor) -> Values:
-        from_x, of_y, *first, scale, bias = prepared or self.prepare(x, k)
+        from_x, of_y, *modulations = prepared or self.prepare(x, k)
         h = F.silu(torch.addmm(from_x, y, of_y.mT))
-        return energy_of(self.output(self.second(self.first(h, *first), scale, bias)), self.head)
+        for layer, scale, bias in ((self.first, *modulations[:2]), (self.second, *modulations[2:])):
+            h = F.silu(torch.addcmul(bias, layer["linear"](h), scale))
+        return energy_of(self.output(h), self.head)
 
 
 class GraphLayer(nn.Module):
@@ -132,8 +120,7 @@ class GraphLayer(nn.Module):
 
     g_ij = W₁h_ij + W₂h_ji + W₃ tanh(Σ_m (A h_im) ∘ (B h_mj)) + W₄ mean_m h_im + W₅ mean_m h_mj.
 
-    The sum runs over the nodes m that may connect i with j; bounded, it finds whether there is one: one counts as much
-    among 18 as among 12, where a mean would dilute it.
+    The bounded sum finds whether a node m connects i with j: one counts as much among 18 as among 12.
     """
 
     def __init__(self, width: int) -> None:
@@ -155,9 +142,8 @@ class GraphLayer(nn.Module):
 class GraphEnergy(EnergyNetwork):
     """An energy of x and ỹ, both one number for each ordered pair of n nodes, flattened; n is free at every call.
 
-    Each pair starts from (x_ij, ỹ_ij, [i = j]); L `GraphLayer`s can join paths of 2ᴸ edges. One output a pair, summed
-    by the head, so that scores keep their scale as n grows. Relabelling the nodes leaves the energy as it is. A network
-    of the project's own: the published runs (IRED, arXiv 2406.11179, appendix A) used a neural logic machine.
+    Each pair starts from (x_ij, ỹ_ij, [i = j]); L `GraphLayer`s can join paths of 2ᴸ edges; the head sums one output a
+    pair. Relabelling the nodes leaves the energy as it is. The published runs used a neural logic machine instead.
     """
 
     name = "graph"
@@ -185,25 +171,13 @@ class GraphEnergy(EnergyNetwork):
         return energy_of(self.output(h), self.head)
 
 
-class SudokuBlock(nn.Module):
-    """h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) with 5 × 5 convolutions C₁, C₂."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first, self.second = (nn.Conv2d(width, width, 5, padding=2) for _ in range(2))
-        self.modulation = nn.Linear(64, 2 * width)
-
-    def forward(self, h: Grids, embedded: Tensor, k: Levels) -> Grids:
-        scale, bias = (each[:, :, None, None] for each in scale_and_bias(self.modulation, embedded, k))
-        return h + F.silu(self.second(F.silu(self.first(h))) * scale + bias)
-
-
 @register_network
 class SudokuEnergy(EnergyNetwork):
     """IRED's energy of Sudoku (arXiv 2406.11179, appendix A), 44.6 million weights at its published width of 384.
 
     x and ỹ are one-hot grids, flattened cell by cell with the digit last. Stacked to 2·size channels, they pass a 3 × 3
-    convolution with swish, six `SudokuBlock`s and a 1 × 1 convolution to `size` channels, or to one for `scalar`.
+    convolution with swish, six blocks h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) of 5 × 5 convolutions, and a
+    1 × 1 convolution to `size` channels, or to one for `scalar`.
     """
 
     name = "sudoku_conv"
@@ -212,7 +186,11 @@ class SudokuEnergy(EnergyNetwork):
         super().__init__()
         self.head, self.size, self.level = head, size, LevelEmbedding(levels, 64)
         self.input = nn.Conv2d(2 * size, width, 3, padding=1)
-        self.blocks = nn.ModuleList(SudokuBlock(width) for _ in range(6))
+        self.blocks = nn.ModuleList()
+        for _ in range(6):
+            first, second = (nn.Conv2d(width, width, 5, padding=2) for _ in range(2))
+            parts = {"first": first, "second": second, "modulation": nn.Linear(64, 2 * width)}
+            self.blocks.append(nn.ModuleDict(parts))
         self.output = nn.Conv2d(width, size if head == "squared_norm" else 1, 1)
 
     @classmethod
@@ -227,7 +205,8 @@ class SudokuEnergy(EnergyNetwork):
         h = torch.cat([each.unflatten(1, 3 * [self.size]).permute(0, 3, 1, 2) for each in (x, y)], dim=1)
         h, embedded = F.silu(self.input(h)), self.level()
         for block in self.blocks:
-            h = block(h, embedded, k)
+            scale, bias = (each[:, :, None, None] for each in scale_and_bias(block["modulation"], embedded, k))
+            h = h + F.silu(block["second"](F.silu(block["first"](h))) * scale + bias)
         return energy_of(self.output(h), self.head)
 
 
@@ -243,9 +222,6 @@ def energy_given(model: Model, x: Inputs, k: Levels) -> Callable[[Tensor], Tenso
 
 
 def gradient_and_value(function: Callable[[Tensor], Tensor], y: Points) -> tuple[Points, Values]:
-    """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another.
-
-    Under `torch.no_grad` the gradient is not prepared to be differentiated again, which makes it cheaper.
-    """
+    """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another."""
     values, pull_back = torch.func.vjp(function, y.as_subclass(Tensor))[:2]
     return pull_back(torch.ones_like(values))[0], values

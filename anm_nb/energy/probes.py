@@ -1,6 +1,6 @@
 """Probes of a training step, and a recorder of them for anybody's own trainer (ANM checklist, sections A to D and I).
 
-What returns tensors never waits for a device, and may stand in a step that is captured as a CUDA graph.
+What returns tensors never waits for a device.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ ROUNDINGS = 8  # two products, two sums and two differences round once each, and
 def energy_columns(e_pos: Tensor, e_neg: Tensor) -> dict[str, Tensor]:
     """Hardness and margins of contrastive pairs (checklist, section A), each a scalar.
 
-    `e_pos` holds one energy for each example ([b] or [b, 1]), `e_neg` one or more ([b] or [b, n]). `loss_con` is the
-    two-way InfoNCE log(1 + e^−m) without its weight; `non_finite_energies` the share of energies that are NaN or ±∞.
-    Raises `ParameterError` when there is not one positive for each example.
+    `e_pos` holds one energy for each example ([b] or [b, 1]), `e_neg` one or more ([b] or [b, n]), else
+    `ParameterError`. `loss_con` is log(1 + e^−m) without its weight; `non_finite_energies` the share of NaN and ±∞.
     """
     if e_pos.numel() != len(e_neg):
         raise ParameterError(f"e_pos has shape {tuple(e_pos.shape)} and e_neg {tuple(e_neg.shape)}: need [b] and [b]")
@@ -55,8 +54,7 @@ def noising_columns(
     is the mean ‖Δ‖, `negative_scale` the mean ‖y⁻‖ by the mean ‖y⁺‖. Raises `ParameterError` for shapes that differ.
     """
     given = (noised_pos, noised_neg, y_pos, y_neg)
-    shapes = [tuple(t.shape) for t in given]
-    if len(set(shapes)) > 1:
+    if len(set(shapes := [tuple(t.shape) for t in given])) > 1:
         raise ParameterError(f"noised_pos, noised_neg, y_pos, y_neg have shapes {shapes}: all four need the same")
     precision = max(torch.finfo(t.dtype).eps for t in given if t.is_floating_point())
     tilde_pos, tilde_neg, pos, neg = map(_plain, given)
@@ -76,10 +74,7 @@ def noising_columns(
 
 
 def gradient_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """‖∇loss‖ over all parameters, 0 where it reaches none; of losses [S], over each one's slices of stacks [S, …].
-
-    The graph is kept and no `.grad` is touched.
-    """
+    """‖∇loss‖ over all parameters, 0 where it reaches none; of losses [S], over slices of stacks [S, …]."""
     learnt = [p for p in parameters if p.requires_grad]
     if not (loss.requires_grad and learnt):
         return torch.zeros_like(loss)
@@ -88,19 +83,19 @@ def gradient_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     return torch.stack(norms).norm(dim=0) if norms else torch.zeros_like(loss)
 
 
-def grad_shares(loss_con: Tensor, loss_mse: Tensor, stacks: Iterable[Tensor]) -> Tensor:
-    """r = g_con/(g_con + g_mse) of two losses' gradient norms, in [0, 1] (ANM checklist, sections D and I.3).
+def gradient_columns(loss_mse: Tensor, loss_con: Tensor, parameters: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Gradient norms of both losses, of stacked seeds [S], and r = g_con/(g_con + g_mse) (sections D and I.3).
 
-    Of each seed, where losses are [S] and parameters stacked [S, …]. The contrastive loss is that with its weight on.
+    The contrastive loss is that with its weight on.
     """
-    learnt = list(stacks)
-    con, mse = (gradient_norm(loss, learnt) for loss in (loss_con, loss_mse))
-    return con / (con + mse + 1e-12)
+    learnt = list(parameters)
+    mse, con = (gradient_norm(loss, learnt) for loss in (loss_mse, loss_con))
+    return {"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": con / (con + mse + 1e-12)}
 
 
 def grad_share(loss_con: Tensor, loss_mse: Tensor, parameters: Iterable[Tensor]) -> float:
-    """The same of one seed, as a number."""
-    return float(grad_shares(loss_con, loss_mse, parameters))
+    """The share r of `gradient_columns`, in [0, 1], as a number."""
+    return float(gradient_columns(loss_mse, loss_con, parameters)["grad_share_contrast"])
 
 
 def shared_noise_residual(
@@ -114,9 +109,8 @@ def shared_noise_residual(
 class Recorder:
     """The checklist's columns from one-line calls in a training step; every call may be left out, and so its columns.
 
-    Nothing that a call is handed is changed, and numbers stay on their device until `frame`. `every` is the number of
-    steps from one row to the next, `gradients_every` that for gradient norms, which cost a backward pass for each loss.
-    A second call of one kind in a step replaces the first. Raises `ParameterError` for numbers below 1.
+    Nothing that a call is handed is changed, and numbers stay on their device until `frame`. There is a row `every` so
+    many steps; gradient norms, a backward pass for each loss, `gradients_every`. Raises `ParameterError` below 1.
     """
 
     def __init__(self, every: int = 5, gradients_every: int = 20) -> None:
@@ -145,9 +139,7 @@ class Recorder:
         if self.step % self.every == 0:
             self._add({"loss_mse": loss_mse, "loss_con_weighted": weighted_loss_con})
         if self.step % self.gradients_every == 0:
-            learnt = list(parameters)
-            mse, con = (gradient_norm(loss, learnt) for loss in (loss_mse, weighted_loss_con))
-            self._add({"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": con / (con + mse + 1e-12)})
+            self._add(gradient_columns(loss_mse, weighted_loss_con, parameters))
 
     def ema(self, parameters: Iterable[Tensor]) -> None:
         """The averaged weights, after `backward` (B.5, H, I.2): `ema_gradient`, their gradient's norm, ideally 0."""
@@ -158,7 +150,7 @@ class Recorder:
     def score(self, name: str, value: Tensor | float) -> None:
         """Any score of the task or the miner, as a column of that name, in whatever step it is known.
 
-        The doctor reads `mined_drop`, the energy that mining lowers a negative by, and `armijo_slack`, the least
+        The doctor reads `mined_drop`, by how much mining lowers the energy, and `armijo_slack`, the least
         E − E_trial − cα‖∇E‖² over accepted steps. Raises `ParameterError` for "seed" and "step".
         """
         if name in ("seed", "step"):
@@ -175,9 +167,8 @@ class Recorder:
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["step"])
 
     def _add(self, columns: Mapping[str, Tensor | float]) -> None:
-        """Columns of this step's row, as copies that neither later arithmetic in place nor a graph can reach."""
-        copies = {name: _plain(v).clone().reshape(()) if isinstance(v, Tensor) else v for name, v in columns.items()}
-        self._rows[self.step] = self._rows.get(self.step, {}) | copies
+        row = self._rows.setdefault(self.step, {})  # of copies that later arithmetic in place cannot reach
+        row |= {name: _plain(v).clone().reshape(()) if isinstance(v, Tensor) else v for name, v in columns.items()}
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -198,11 +189,10 @@ def _coefficient(name: str, value: Scale, like: Tensor) -> Tensor:
     """A coefficient as a tensor like `like` [b, …]; one of shape [b] or [b, 1] belongs to examples, not to entries."""
     if not isinstance(value, Tensor):
         return torch.full_like(like, float(value))  # a copy from the host could not be captured
-    given = _plain(value.to(like.device))
+    given, wanted = _plain(value.to(like.device)), tuple(like.shape)
     if given.shape in ((len(like),), (len(like), 1)):
         given = given.reshape(-1, *[1] * (like.ndim - 1))
     try:
-        return given.broadcast_to(like.shape)
+        return given.broadcast_to(wanted)
     except RuntimeError:
-        shapes = f"{tuple(value.shape)}: should broadcast to {tuple(like.shape)}"
-        raise ParameterError(f"{name} has shape {shapes}") from None
+        raise ParameterError(f"{name} has shape {tuple(value.shape)}: should broadcast to {wanted}") from None

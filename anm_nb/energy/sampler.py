@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
-from pydantic import PositiveInt
+from jaxtyping import Float
 from torch import Tensor
 
-from anm_nb.config import Parameters
 from anm_nb.energy.networks import Model, energy_given, gradient_and_value
-from anm_nb.energy.schedule import Column, NoiseSchedule, Points, Values
+from anm_nb.energy.schedule import Column, NoiseSchedule, Points
 from anm_nb.tasks.base import Batch, Clues, DenoisingTask
 from anm_nb.training.seeds import generator
 
-Form = Literal["paper", "released"]  # of IRED: as its paper has it, or as its released code does
-
-
-class SamplerConfig(Parameters):
-    """How the sampler descends at each noise level.
-
-    `form` "released" is the released code, which differs from the paper in two ways: for continuous tasks (those with a
-    clamp above 1) steps from the second on are twice as long, and what is returned is still scaled by √ᾱ₀.
-    """
-
-    form: Form = "paper"
-    inner_steps: PositiveInt = 5  # Sudoku's recipe alone has another number, `DenoisingTask.inner_steps`
-
-
-PUBLISHED = SamplerConfig()
-
-
-@dataclass(frozen=True)
-class SamplerState:
-    """Where the sampler is after `step` descent steps of a level; step 0 is where the level's descent starts."""
-
-    level: int
-    step: int
-    y: Points  # in y-space, given entries as given
-    energy: Values
-    accepted: Bool[Tensor, " b"]  # who has moved in this step; nobody in step 0
+# Of IRED: as its paper has it; or as its released code, where for continuous tasks (those with a clamp above 1) steps
+# from the second on are twice as long, and what is returned is still scaled by √ᾱ₀.
+Form = Literal["paper", "released"]
 
 
 @torch.no_grad()
@@ -57,8 +31,8 @@ def descend(
 ) -> Points:
     """Gradient steps on the energy of noised points, clamped to ±bound, those from the second on `later` times as long.
 
-    A step that raises the energy is not taken. `callback(step, noised, energy, accepted)` is called at the start, as
-    step 0, and after each step. Each evaluation serves the acceptance of one step and the gradient of the next.
+    A step that raises the energy is not taken. `callback(step, noised, energy, accepted)` is told the start, as step 0,
+    and each step.
     """
     gradient, value = gradient_and_value(energy, noised)
     callback(0, noised, value, torch.zeros_like(value, dtype=torch.bool))
@@ -81,19 +55,21 @@ def sample(
     x: Float[Tensor, "b x_dim"],
     y_dim: int,
     source: torch.Generator | Sequence[torch.Generator],
-    config: SamplerConfig = PUBLISHED,
+    inner_steps: int = 5,
     clamp: float = 2.0,
     clues: Clues | None = None,
-    callback: Callable[[SamplerState], None] | None = None,
+    form: Form = "paper",
+    callback: Callable[[int, int, Tensor, Tensor, Tensor], None] | None = None,
 ) -> Float[Tensor, "b y_dim"]:
     """Predictions for inputs x: from N(0, I), level by level from the most noise to the least.
 
-    At each level k the score gives x̂₀ (clamped to ±clamp), which, scaled to the level, descends `config.inner_steps`
-    steps. Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, whatever the clamp, and
-    as given in the result and in every state handed to `callback`. With several generators the rows are as many blocks.
+    At each level k the score gives x̂₀ (clamped to ±clamp), which, scaled to the level, descends `inner_steps` steps.
+    Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, whatever the clamp, and as
+    given in the result. `callback(level, step, y, energy, accepted)` is told y in y-space, step 0 being where a level's
+    descent starts, and who has moved. With several generators the rows are as many blocks.
     """
     sources = [source] if isinstance(source, torch.Generator) else source
-    block, released = (len(x) // len(sources), y_dim), config.form == "released"
+    block, released = (len(x) // len(sources), y_dim), form == "released"
     later = 2.0 if released and clamp > 1 else 1.0
     noised = torch.cat([torch.randn(block, generator=each, device=x.device, dtype=x.dtype) for each in sources])
     held: Callable[..., Tensor] = (lambda y, signal=1.0: y) if clues is None else clues.impose
@@ -106,11 +82,11 @@ def sample(
 
         def report(step: int, now: Tensor, *found: Tensor, level: int = level, signal: Tensor = signal) -> None:
             if callback is not None:
-                callback(SamplerState(level, step, held(now / signal), *found))
+                callback(level, step, held(now / signal), *found)
 
         score, _ = gradient_and_value(energy, noised)
         start = signal * ((noised - sigma * score) / signal).clamp(-clamp, clamp)
-        settled = descend(energy, start, schedule.step_size(k), signal * clamp, config.inner_steps, report, later)
+        settled = descend(energy, start, schedule.step_size(k), signal * clamp, inner_steps, report, later)
         y = held(settled / signal)
         if level:
             noised = schedule.signal(k - 1) * y
@@ -122,11 +98,12 @@ def predict(
     task: DenoisingTask,
     batch: Batch,
     schedule: NoiseSchedule,
-    sampler: SamplerConfig,
+    inner_steps: int,
     seeds: Sequence[int],
     clamp: float | None = None,
+    form: Form = "paper",
 ) -> Float[Tensor, "b y_dim"]:
     """The sampler's answers to the rows of all seeds, from starting noise that depends on each seed alone."""
     sources = [generator(seed, "sampling", batch.x.device.type) for seed in seeds]
     bound = task.sample_clamp if clamp is None else clamp
-    return sample(model, schedule, batch.x, batch.y.shape[1], sources, sampler, bound, task.clues(batch))
+    return sample(model, schedule, batch.x, batch.y.shape[1], sources, inner_steps, bound, task.clues(batch), form)

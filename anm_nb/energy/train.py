@@ -15,7 +15,6 @@ from anm_nb.config import ParameterError
 from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.negatives import Negatives
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.identity import classes_of_the_user
 from anm_nb.store import Run
 from anm_nb.tasks import task_class
@@ -74,9 +73,7 @@ class EnergyConfig(TrainingConfig):
 
     @property
     def task_class(self) -> type[DenoisingTask]:
-        """The task's class. Raises `ParameterError` for one that an energy cannot learn."""
-        task = task_class(self.task)
-        if not issubclass(task, DenoisingTask):
+        if not issubclass(task := task_class(self.task), DenoisingTask):
             raise ParameterError(f"task = '{self.task}': the energy family needs a task with a flat target")
         return task
 
@@ -88,15 +85,10 @@ class EnergyConfig(TrainingConfig):
             raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
 
     def make_network(self, task: DenoisingTask) -> EnergyNetwork:
-        """The network for that task, its weights not yet drawn from a generator."""
         return get_network(self.network or task.network).for_task(task, self.width, self.head, self.levels)
-
-    def make_sampler(self, task: DenoisingTask) -> SamplerConfig:
-        return SamplerConfig(inner_steps=self.inner_steps or task.inner_steps)
 
     @property
     def method(self) -> str:
-        """The name of the negative strategy; "none" for plain denoising."""
         return self.negatives.name if self.negatives else "none"
 
     @property
@@ -106,7 +98,6 @@ class EnergyConfig(TrainingConfig):
         return chosen if self.negatives else 0.0
 
     def plugins(self) -> list[type]:
-        """The classes of the task, the network and the strategy."""
         network = get_network(self.network or self.task_class.network)
         return [self.task_class, network, *([type(self.negatives)] if self.negatives else [])]
 
@@ -128,11 +119,11 @@ class EnergyConfig(TrainingConfig):
             return sorted({*range(0, self.steps, self.record_every), self.steps})
         early, knee = max(1, self.records // 2), self.steps / 5
         late = max(1, self.records - early - 1)
-        points = [int(knee * i / early) for i in range(early + 1)]
-        return sorted({*points, *(round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1))})
+        points = {int(knee * i / early) for i in range(early + 1)}
+        return sorted(points | {round(knee + (self.steps - knee) * i / late) for i in range(1, late + 1)})
 
     def lr_factor(self, step: int) -> float:
-        """Factor on the learning rate: cosine from 1 at step 0 to `lr_final` at the last."""
+        """Cosine from 1 at step 0 to `lr_final` at the last."""
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def why_not_longer(self) -> str:
@@ -156,8 +147,7 @@ def kept_steps(run: Run) -> list[int]:
 def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
     """The EMA energy of a finished run at a step (which needs `keep_weights`), or at the end; on the CPU, frozen.
 
-    Needs the network's class and not the negative strategy's. Raises `ParameterError` for a run that is not of this
-    family, and for a seed or step that it has no weights of.
+    Raises `ParameterError` for a run of another family, and for a seed or step that it has no weights of.
     """
     if run.summary["family"] != "energy":
         raise ParameterError(f"run {run.key}: its config is {type(run.config).__name__}, which trains no energy")

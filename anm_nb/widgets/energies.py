@@ -22,7 +22,7 @@ from anm_nb.analysis.tables import rounded
 from anm_nb.energy import landscape
 from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.networks import energy_given
-from anm_nb.energy.sampler import SamplerState, sample
+from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import kept_steps, trained_energy
 from anm_nb.run import Run
@@ -229,7 +229,7 @@ class Sampling(View):
         return cells.reshape((side, side) if side * side == len(cells) else (1, -1)).numpy()
 
     def _solve(self, place: int, problem: int, puzzle: str) -> Solution:
-        seed, task, states = self.seeds[place], self.task, list[SamplerState]()
+        seed, task, states = self.seeds[place], self.task, list[tuple[int, int, Tensor, Tensor, Tensor]]()
         if puzzle:
             batch = Sudoku.from_puzzles([puzzle], size=self.digits).puzzles()
         else:
@@ -238,13 +238,14 @@ class Sampling(View):
             batch = Batch(**{name: each[place, 0, row] for name, each in parts.items() if each is not None})
         clues, schedule = task.clues(batch), NoiseSchedule.cosine(self.config.levels)
         energy, source = trained_energy(self.run, seed), generator(seed, f"explorer/{problem}")
-        sampler = self.config.make_sampler(task)
-        sample(energy, schedule, batch.x, task.y_dim, source, sampler, task.sample_clamp, clues, states.append)
-        answers, truth = np.stack([self.array(each.y[0]) for each in states]), self.array(batch.y[0])
+        how = self.config.inner_steps or task.inner_steps, task.sample_clamp, clues
+        tell = lambda *state: states.append(state)  # noqa: E731
+        sample(energy, schedule, batch.x, task.y_dim, source, *how, callback=tell)
+        answers, truth = np.stack([self.array(y[0]) for _, _, y, _, _ in states]), self.array(batch.y[0])
         known = clues.mask[0].numpy() if clues is not None else np.zeros(truth.size, bool)
         given = known.reshape(*truth.shape, -1)[..., 0]
         errors = (answers != truth).sum((1, 2)) if self.digits else np.square(answers - truth).mean((1, 2))
-        rows = [(each.level, each.step, float(each.energy), bool(each.accepted)) for each in states]
+        rows = [(level, step, float(value), bool(moved)) for level, step, _, value, moved in states]
         frame = pd.DataFrame(rows, columns=["level", "step", "energy", "taken"]).assign(error=errors)
         return Solution(frame, answers, truth, given)
 

@@ -1,23 +1,15 @@
-"""Section E against closed forms: quadratics, a double well, the energy of a perfect denoiser; networks in float64."""
+"""Section E against closed forms: quadratics, a double well, the energy of a perfect denoiser."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.landscape import (
-    SCAN_GRID,
-    barrier,
-    curvature,
-    directional_derivative,
-    line_scan,
-    optimal_energy,
-)
-from anm_nb.energy.networks import EnergyMLP
+from anm_nb.energy.landscape import SCAN_GRID, barrier, curvature, directional_derivative, line_scan, optimal_energy
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.seeds import generator
 
 BATCH, DIM, LEVELS = 6, 4, 10
 SCHEDULE = NoiseSchedule.cosine(LEVELS)
@@ -34,15 +26,6 @@ def pairs(seed=0):
     return x, y_pos, y_pos + shift, eps
 
 
-def network_energy(head="squared_norm", seed=0, level=3):
-    """A network's energy as a function of noised points alone, and the two ends of a line, in float64."""
-    model, (x, y_pos, y_neg, eps) = EnergyMLP(DIM, DIM, 16, head, LEVELS), pairs(seed)
-    initialise(model, generator(seed, "weights"))
-    model = model.double()
-    noise = SharedNoise(SCHEDULE, torch.full((BATCH,), level), eps)
-    return lambda point: model(x, point, noise.k), noise.noised(y_pos), noise.noised(y_neg)
-
-
 def quadratic(seed):
     """½zᵀAz + bᵀz + c with any symmetric A, as a function and as its NumPy coefficients."""
     source = np.random.default_rng(seed)
@@ -55,9 +38,6 @@ def quadratic(seed):
 def double_well(z):
     """(z² − 1)² in one dimension: minima at ±1, a barrier of 1 between them, second derivative 8 at the minima."""
     return (z.square() - 1).square().sum(1)
-
-
-# closed forms
 
 
 @given(seed=st.integers(0, 10**6))
@@ -92,24 +72,6 @@ def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
     unit = (y_neg - y_pos) / (y_neg - y_pos).norm(dim=1, keepdim=True)
     slope = directional_derivative(energy, start, end)
     torch.testing.assert_close(slope, (unit * eps).sum(1), atol=1e-6, rtol=0)
-
-
-# networks
-
-
-@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-@settings(max_examples=15)
-@given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 1))
-def test_curvature_agrees_with_the_whole_hessian(head, seed, level):
-    energy, start, end = network_energy(head, seed, level)
-    exact = curvature(energy, start, end)
-    shift = (end - start).as_subclass(torch.Tensor)
-    plain = start.as_subclass(torch.Tensor)
-    hessian = torch.autograd.functional.hessian(lambda point: energy(point).sum(), plain)  # reverse over reverse
-    torch.testing.assert_close(exact, torch.einsum("bd,bdce,ce->b", shift, hessian, shift), rtol=1e-8, atol=1e-18)
-
-
-# bad input
 
 
 @pytest.mark.parametrize("measure", [line_scan, curvature, directional_derivative])

@@ -209,7 +209,7 @@ def test_the_optimal_energy_makes_the_document_s_miner_illegitimate_and_the_orth
 
     config = MinerConfig(rule=rule, delta=1e-3)
     radius = y_pos.norm(dim=1)
-    for constraint, expected in ((L2Ball(y_pos, radius), 1.0), (L2Ball(y_pos, radius, noise.eps), 0.0)):
+    for constraint, expected in ((L2Ball(y_pos, radius), 1.0), (L2Ball(y_pos, radius, normal=noise.eps), 0.0)):
         mined = mine(optimal_energy, y_pos, constraint, config, source)
         hard = optimal_energy(mined.y_neg) < optimal_energy(y_pos)
         kept = ~mined.log["too_close"]  # within ε⊥ the truth itself is the minimum; who lands there is marked

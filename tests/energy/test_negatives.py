@@ -8,15 +8,7 @@ from torch.nn import functional as F
 
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.miner import MinerConfig, MiningProblem
-from anm_nb.energy.negatives import (
-    Anm,
-    AnmOrthogonal,
-    Mixed,
-    Random,
-    Strategies,
-    get_negatives,
-    labelled,
-)
+from anm_nb.energy.negatives import Anm, AnmOrthogonal, Mixed, Random, Strategies, get_negatives, labelled
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.tasks.base import Clues
@@ -24,9 +16,6 @@ from anm_nb.tasks.matrices import Inverse
 from anm_nb.training.seeds import RowDraws, generator, initialise
 
 SCHEDULE = NoiseSchedule.cosine(10)
-
-
-# as a parameter cell writes them
 
 
 class Study(Parameters):
@@ -65,9 +54,6 @@ def test_slips_are_refused(given, message):
     with pytest.raises(ParameterError) as refusal:
         Study(strategies=given)
     assert message in str(refusal.value)
-
-
-# what each strategy proposes
 
 
 def problem(task=None, seed=0, n=16):
@@ -114,9 +100,6 @@ def test_random_negatives_keep_their_distance_and_their_right_angle(orthogonal):
     assert ((shift * given.noise.eps).sum(1).abs().max() < 1e-5) == orthogonal
 
 
-# balls and clues
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -142,9 +125,6 @@ def test_given_entries_stay_where_they_are_and_others_move(options):
     if orthogonal:
         assert (shift * given.noise.eps).sum(1).abs().max() < 1e-4
         assert (given.noise.optimal_margin(given.y_pos, mined.y_neg) > 0)[room].all()
-
-
-# discrete answers
 
 
 class Digits(Inverse):
@@ -241,9 +221,6 @@ def test_a_continuous_task_has_no_simplex_to_mine_in():
     given = problem()
     with pytest.raises(ParameterError, match="'anm_simplex': task 'inverse' is continuous; use 'anm'"):
         get_negatives("anm_simplex").propose(given)
-
-
-# two kinds in one batch
 
 
 def test_mixed_negatives_are_each_kind_in_its_own_rows():

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from host_waits import RefuseHostWaits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from own_trainer import OwnTrainer
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.probes import Recorder, energy_columns, grad_share, grad_shares, noising_columns
+from anm_nb.energy.probes import Recorder, grad_share, gradient_columns
 
 
 def rand(*shape, seed=0):
@@ -102,7 +101,7 @@ def test_snippet_3_the_share_is_that_of_plain_backward_passes(planted):
 
 
 def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
-    recorder = Recorder(every=2, gradients_every=4, seed=7)
+    recorder = Recorder(every=2, gradients_every=4)
     assert recorder.frame().empty
     weight = torch.nn.Parameter(torch.ones(()))
     for step in range(6):
@@ -113,13 +112,11 @@ def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
     recorder.score("accuracy", torch.tensor(0.75))
     frame = recorder.frame()
     assert frame["step"].tolist() == [0, 2, 3, 4, 6]
-    assert (frame["seed"] == 7).all()
     assert frame["loss_mse"].dropna().tolist() == [0, 2, 4]
     assert frame["grad_norm_mse"].dropna().tolist() == [0, 4]
     assert frame["accuracy"].dropna().tolist() == [0.25, 0.75]
     assert set(frame) == {
-        "seed", "step", "loss_mse", "loss_con_weighted", "grad_norm_mse", "grad_norm_con", "grad_share_contrast",
-        "accuracy",
+        "step", "loss_mse", "loss_con_weighted", "grad_norm_mse", "grad_norm_con", "grad_share_contrast", "accuracy",
     }  # fmt: skip
 
 
@@ -149,9 +146,6 @@ def test_what_cannot_be_recorded_is_refused_by_name(call, message):
     assert message in str(refusal.value)
 
 
-# the probes of our own trainer
-
-
 def stacked(seeds):
     """A network of as many members, its parameters stacked, and both losses of every member on rows of its own."""
     source = torch.Generator().manual_seed(seeds)
@@ -166,7 +160,7 @@ def stacked(seeds):
 def test_shares_of_stacked_seeds_are_those_of_each_seed_alone(seeds):
     stacks, con, mse = stacked(seeds)
     unused = torch.ones(seeds, 2, requires_grad=True)
-    shares = grad_shares(con, mse, [*stacks, unused])
+    shares = gradient_columns(mse, con, [*stacks, unused])["grad_share_contrast"]
     assert shares.shape == (seeds,)
     for seed in range(seeds):
         norms = [
@@ -177,13 +171,4 @@ def test_shares_of_stacked_seeds_are_those_of_each_seed_alone(seeds):
     if seeds == 1:
         assert float(shares) == pytest.approx(grad_share(con[0], mse[0], stacks), rel=1e-6)
     assert all(each.grad is None for each in (*stacks, unused))
-    assert grad_shares(torch.ones(seeds), mse, stacks).tolist() == [0] * seeds
-
-
-def test_columns_and_shares_never_wait_for_a_device():
-    (y, y_neg), (stacks, con, mse) = (rand(32, 4, seed=seed) for seed in (0, 1)), stacked(2)
-    with RefuseHostWaits():
-        energy_columns(y[:, 0], y_neg)
-        for scales in ((rand(32, 1).exp(), rand(32, 1).exp()), (0.8, 0.6)):
-            noising_columns(y, y_neg, y, y_neg, *scales)
-        grad_shares(con, mse, stacks)
+    assert gradient_columns(mse, torch.ones(seeds), stacks)["grad_share_contrast"].tolist() == [0] * seeds

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from anm_nb.energy.networks import energy_given, gradient_and_value
-from anm_nb.energy.sampler import SamplerConfig, descend, sample
+from anm_nb.energy.sampler import descend, sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.tasks.base import Clues
 from anm_nb.training.seeds import generator
@@ -19,11 +19,12 @@ SCHEDULE = NoiseSchedule.cosine(10)
 class Trajectory(list):
     """A callback that keeps every state; what they hold, stacked."""
 
-    __call__ = list.append
+    def __call__(self, *state):
+        self.append(state)
 
     def __getattr__(self, name):
-        values = [getattr(state, name) for state in self]
-        return torch.stack(values) if isinstance(values[0], torch.Tensor) else torch.tensor(values)
+        place = ("level", "step", "y", "energy", "accepted").index(name)
+        return torch.stack([torch.as_tensor(state[place]) for state in self])
 
 
 class OptimalEnergy(nn.Module):
@@ -35,9 +36,6 @@ class OptimalEnergy(nn.Module):
 
     def forward(self, x, y, k):
         return ((y - self.schedule.signal(k) * x.sin()).square() / (2 * self.schedule.sigma(k))).sum(1)
-
-
-# the sampler with an energy that is right
 
 
 class Counting(OptimalEnergy):
@@ -55,8 +53,7 @@ class Counting(OptimalEnergy):
 def test_the_truth_of_the_optimal_energy_is_found_no_point_evaluated_twice_and_every_step_told(watched):
     """Ten levels of one score, one starting point and four steps, the last of which needs no gradient."""
     model, trajectory, x = Counting(SCHEDULE), Trajectory(), torch.randn(50, 6, generator=generator(0, "x"))
-    config = SamplerConfig(inner_steps=4)
-    y = sample(model, SCHEDULE, x, 6, generator(1, "s"), config, callback=trajectory if watched else None)
+    y = sample(model, SCHEDULE, x, 6, generator(1, "s"), 4, callback=trajectory if watched else None)
     torch.testing.assert_close(y, x.sin(), atol=1e-4, rtol=0)
     assert (model.evaluations, model.gradients) == (10 * 6, 10 * 5)
     if watched:
@@ -64,9 +61,6 @@ def test_the_truth_of_the_optimal_energy_is_found_no_point_evaluated_twice_and_e
         assert trajectory.level.tolist() == [level for level in range(9, -1, -1) for _ in range(5)]
         assert trajectory.step.tolist() == list(range(5)) * 10
         assert torch.equal(trajectory.y[-1], y)
-
-
-# descent
 
 
 @settings(max_examples=30)
@@ -84,9 +78,6 @@ def test_descent_never_raises_the_energy_and_keeps_to_its_bound(seed, step, step
     assert (energy(end) <= energy(start) + 1e-6).all()
     assert (energy(later) <= energy(end) + 1e-6).all()
     assert end.abs().max() <= 1
-
-
-# both forms
 
 
 def released_sampler(model, x, noised, clamp):
@@ -115,15 +106,11 @@ def test_the_released_form_is_the_released_loop(clamp):
     with torch.no_grad():
         expected = released_sampler(model, x, start, clamp)
     released, paper = (
-        sample(model, SCHEDULE, x, 3, generator(1, "s"), SamplerConfig(form=form), clamp)
-        for form in ("released", "paper")
+        sample(model, SCHEDULE, x, 3, generator(1, "s"), clamp=clamp, form=form) for form in ("released", "paper")
     )
     torch.testing.assert_close(released, expected, atol=1e-5, rtol=1e-5)
     scaled = float(SCHEDULE.signal(torch.tensor([0]))) * paper
     assert torch.allclose(released, scaled, atol=1e-5) == (clamp == 1)  # discrete tasks differ by the scale alone
-
-
-# given entries
 
 
 def coupled(seed=0, batch=4, dim=6):
@@ -182,10 +169,9 @@ def test_with_clues_the_other_entries_are_sampled_as_the_reduced_problem(steps):
     hessian, middle, clues = coupled()
     noise = torch.randn(4, 6, generator=generator(1, "s"), dtype=torch.float64)
     expected = reduced_sampler(hessian, middle, clues, noise, steps)
-    config = SamplerConfig(inner_steps=steps)
-    y = sample(Coupled(hessian), SCHEDULE, middle, 6, generator(1, "s"), config, clues=clues)
+    y = sample(Coupled(hessian), SCHEDULE, middle, 6, generator(1, "s"), steps, clues=clues)
     np.testing.assert_allclose(y[:, ~clues.mask[0]], expected, atol=1e-5)
-    blind = sample(Coupled(hessian), SCHEDULE, middle, 6, generator(1, "s"), config)
+    blind = sample(Coupled(hessian), SCHEDULE, middle, 6, generator(1, "s"), steps)
     assert np.abs(blind[:, ~clues.mask[0]].numpy() - expected).max() > 0.1
 
 

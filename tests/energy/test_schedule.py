@@ -35,9 +35,7 @@ def draw(seed=0, batch=16, dim=5):
     [
         lambda z: z,
         lambda z: z - 0.1 * torch.ones_like(z),
-        lambda z: z.clamp(-1, 1),
         lambda z: torch.where(z > 0, z, -z),
-        lambda z: z.clone(),
         lambda z: torch.cat([z[:8], z[8:]]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Searches on planted energies: an exact one badly searched, a corrupted one searched to the end; costs by count."""
+"""Notebook 17's searches on planted energies: an exact one badly searched, a corrupted one searched to the end."""
 
 from functools import partial
 
@@ -8,14 +8,15 @@ import torch
 from notebook_cells import names_of
 from torch import Tensor
 
-from anm_nb.config import ParameterError
-from anm_nb.energy.sampler import SamplerConfig
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.energy.search import Found, Problem, annealing, beam, blame, fresh_noise, langevin, published, search
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator
 
 SCHEDULE = NoiseSchedule.cosine(10)
+CELLS = ("problem", "samplers", "langevin", "decisions", "beam", "annealing", "found", "blame", "scores")
+NOTEBOOK = names_of("17_search_or_model", *CELLS)
+annealing, beam, blame, search = (NOTEBOOK[name] for name in ("annealing", "beam", "blame", "search"))
+fresh_noise, langevin, published = (NOTEBOOK[name] for name in ("fresh_noise", "langevin", "published"))
 
 
 class Planted:
@@ -32,7 +33,7 @@ class Planted:
 
 def problem_of(task, n=6, answers=lambda batch: batch.y):
     batch = task.sample(n, generator=generator(0, "problems"))
-    return Problem(Planted(answers(batch)), task, batch, SCHEDULE, sampler=SamplerConfig(inner_steps=1))
+    return NOTEBOOK["Problem"](Planted(answers(batch)), task, batch, SCHEDULE, 4, 1)
 
 
 def sudoku(n=6, **options):
@@ -62,15 +63,16 @@ def wrong_boards(batch) -> Tensor:
 
 
 def test_an_exact_energy_badly_searched_is_the_search_s_fault():
-    assert (blame(found_by(corner, sudoku())) == "search error").all()
+    found = found_by(corner, sudoku())
+    assert (blame(found, found) == "search error").all()
 
 
 def test_a_corrupted_energy_searched_to_the_end_is_the_model_s_fault():
     problem = sudoku(answers=wrong_boards)
     found, crippled = found_by(partial(beam, width=2), problem), found_by(corner, problem)
-    assert (blame(found) == "model error").all()
-    assert (blame(crippled) == "search error").all()
-    assert (blame(crippled, strongest=found) == "model error").all()  # a wrong answer below the truth is known
+    assert (blame(found, found) == "model error").all()
+    assert (blame(crippled, crippled) == "search error").all()
+    assert (blame(crippled, found) == "model error").all()  # a wrong answer below the truth is known
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_a_corrupted_energy_searched_to_the_end_is_the_model_s_fault():
 def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
     problem = sudoku()
     found = found_by(way, problem)
-    assert (blame(found) == "solved").all()
+    assert (blame(found, found) == "solved").all()
     assert all((y == problem.clues.impose(y)).all() for y in found.answers)
 
 
@@ -92,13 +94,14 @@ def test_a_beam_keeps_the_lowest_distinct_answers_of_all_neighbours(width):
     slope = torch.randn(problem.batch.y.shape, generator=generator(0, "energy"))
     problem.model = lambda x, y, k: (y / SCHEDULE.signal(k) @ slope[0]).sin()
     found = found_by(partial(beam, width=width, rounds=3, start=corner), problem)
-    kept = [problem.choices(found.answers[0]).tolist()[0]]
-    free = problem.free[0].nonzero()[:, 0].tolist()
+    choices, entries = (NOTEBOOK[name] for name in ("choices", "entries"))
+    kept = [choices(problem, found.answers[0]).tolist()[0]]
+    free = NOTEBOOK["free_cells"](problem)[0].nonzero()[:, 0].tolist()
     for answer in found.answers[1:]:
         moves = [[*each[:cell], digit, *each[cell + 1 :]] for each in kept for cell in free for digit in range(4)]
         pool = torch.tensor(sorted({tuple(each) for each in kept + moves}))
-        kept = pool[problem.energy(problem.entries(pool)).argsort()[:width]].tolist()
-        assert torch.equal(problem.choices(answer)[0], torch.tensor(kept[0]))
+        kept = pool[problem.judge(entries(problem, pool)).argsort()[:width]].tolist()
+        assert torch.equal(choices(problem, answer)[0], torch.tensor(kept[0]))
 
 
 @pytest.mark.parametrize("way", [partial(published, restarts=2), partial(fresh_noise, restarts=2), langevin])
@@ -119,11 +122,6 @@ def test_restarts_with_fresh_noise_differ_and_repeat_with_the_generator():
     assert not torch.equal(one.answers[0], one.answers[1])
 
 
-def test_a_matrix_has_no_decisions():
-    with pytest.raises(ParameterError, match="'inverse': its answers are no choices"):
-        found_by(beam, problem_of(get_task("inverse", size=3)))
-
-
 def test_what_is_found_beyond_the_budget_does_not_count():
     way, problem = partial(beam, start=fresh_noise), sudoku()
     found, whole = found_by(way, problem, budget=100), found_by(way, problem)
@@ -132,15 +130,14 @@ def test_what_is_found_beyond_the_budget_does_not_count():
 
 
 def test_best_oracle_majority_and_auc_of_a_table_by_hand():
-    scores = names_of("17_search_or_model", "scores")
     answers = torch.tensor([[[1.0, 1], [1, 1]], [[-1, 1], [1, -1]], [[-1, 1], [1, 1]]])
     right = torch.tensor([[False, True], [True, False], [True, True]])
     energies = torch.tensor([[1.0, 5], [2, 1], [3, 4]])
-    found = Found(answers, energies, np.array([10.0, 20, 30]), torch.tensor([2.5, 0.5]), right)
-    table = scores["score_by_cost"](found)
+    found = NOTEBOOK["Found"](answers, energies, np.array([10.0, 20, 30]), torch.tensor([2.5, 0.5]), right)
+    table = NOTEBOOK["score_by_cost"](found)
     assert table["solved"].tolist() == [0.5, 0.0, 0.0]
     assert table["oracle"].tolist() == [0.5, 1.0, 1.0]
     assert table["majority"].tolist()[-1] == 1.0
-    assert list(blame(found)) == ["model error", "search error"]
+    assert list(blame(found, found)) == ["model error", "search error"]
     # problem 0: right 2, 3, 2.5 against wrong 1: never lower; problem 1: right 5, 4, 0.5 against wrong 1: one of three
-    assert scores["verifier_auc"](found) == pytest.approx((0 + 1 / 3) / 2)
+    assert NOTEBOOK["verifier_auc"](found) == pytest.approx((0 + 1 / 3) / 2)

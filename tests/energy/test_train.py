@@ -8,7 +8,7 @@ import torch
 from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.losses import info_nce, soft_info_nce
+from anm_nb.energy.losses import info_nce
 from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem
 from anm_nb.energy.negatives import Anm, Random, get_negatives
 from anm_nb.energy.schedule import SharedNoise
@@ -32,9 +32,6 @@ def replayed(learner):
     """The first batch of a learner and its noise, drawn again from the seed."""
     batch = learner.task.sample(learner.config.batch, generator=generator(0, "data"))
     return batch, SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"))
-
-
-# the config
 
 
 @pytest.mark.parametrize(
@@ -74,9 +71,6 @@ def test_what_cannot_be_trained_is_refused_by_name(options, message):
     assert message in str(refusal.value)
 
 
-# the columns
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A training with each kind of negatives."""
@@ -93,21 +87,6 @@ def test_columns_are_named_as_the_design_names_them(trained):
         assert (columns[name] >= MINER) == name.startswith("anm")
         filled = trained[name].metrics.drop(columns="grad_norm_energy")
         assert np.isfinite(filled.to_numpy()).all()
-
-
-def test_columns_agree_with_one_another_and_with_the_trace(trained):
-    for name in ("stock", "anm"):
-        metrics, trace = trained[name].metrics, trained[name].trace
-        margins = trace["margins"].flatten(0, 1).double().numpy()  # seeds outside, records inside, as the rows
-        np.testing.assert_allclose(metrics["margin_mean"], margins.mean(1), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(metrics["margin_mean"], metrics["e_neg"] - metrics["e_pos"], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(metrics["loss_con"], np.logaddexp(0, -margins).mean(1), rtol=1e-5)
-        dev = trace["dev_margins"].flatten(0, 1).double().numpy()
-        np.testing.assert_allclose(metrics["dev_margin_mean"], dev.mean(1), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(metrics["dev_p_hard"], (dev < 0).mean(1), rtol=1e-6)
-
-
-# what the numbers are
 
 
 @pytest.mark.parametrize(("method", "weight"), [("stock", None), ("random", 2.0), ("anm", 0.05)])
@@ -177,17 +156,6 @@ def test_the_miner_is_given_the_average_and_stock_the_model(method, expected):
     draws = RowDraws([generator(0, "negatives")], "cpu")
     problem = MiningProblem(learner.task, batch.x, batch.y, noise, model, model, draws)
     torch.testing.assert_close(y_neg, get_negatives(method).propose(problem).y_neg)
-
-
-def test_a_soft_label_is_the_optimal_margin_s():
-    """The loss of the first step, from the same pairs, with either label."""
-    losses = {}
-    for soft in (False, True):
-        step = losses_at(begun(config("stock", soft_label=soft)))
-        pairs, losses[soft] = step.detail, step.parts["loss_con"][0]
-        rows = soft_info_nce(pairs.e_pos, pairs.e_neg, pairs.optimal_margin)
-        torch.testing.assert_close(losses[soft], (rows if soft else info_nce(pairs.e_pos, pairs.e_neg)).mean())
-    assert losses[False] != losses[True]
 
 
 def test_without_weight_a_step_is_plain_denoising_and_negatives_are_made_for_the_record_alone(tmp_path):

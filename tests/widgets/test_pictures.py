@@ -201,10 +201,8 @@ def test_the_last_state_is_the_answer_of_the_sampler_without_anybody_looking(sto
     batch = Batch(*(torch.from_numpy(files(run).array(f"probe_{name}")[0, 0, 2:3]) for name in names))
     config, model, task = run.config, trained_energy(run, 0), run.config.make_task()
     schedule = NoiseSchedule.cosine(config.levels)
-    y = sample(
-        model, schedule, batch.x, task.y_dim, generator(0, "explorer/2"), config.make_sampler(task), task.sample_clamp,
-        task.clues(batch),
-    )  # fmt: skip
+    how = config.inner_steps or task.inner_steps, task.sample_clamp, task.clues(batch)
+    y = sample(model, schedule, batch.x, task.y_dim, generator(0, "explorer/2"), *how)
     now, truth = (digits(each)[0].reshape(4, 4) if board else each.reshape(2, 2) for each in (y, batch.y))
     solution, _ = explorer.views[0].shown(values(explorer))
     np.testing.assert_array_equal(solution.answers[-1], now)
