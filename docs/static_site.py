@@ -13,7 +13,6 @@ from urllib.parse import unquote
 import nbformat
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook
-from traitlets.config import Config
 
 from anm_nb.files import outputs_root, project_root
 from anm_nb.gallery import PAGE, with_formulas
@@ -31,8 +30,7 @@ def write_site(pages: Sequence[Path], site: Path) -> list[str]:
 
     Links between pages become links between what is written of them. Returns the links that lead nowhere.
     """
-    answers = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"answer"}})  # as in JupyterLab
-    root, exporter, dead = project_root(), HTMLExporter(raw_template=PAGE, config=answers), list[str]()
+    root, exporter, dead = project_root(), HTMLExporter(raw_template=PAGE), list[str]()
     for page in pages:
         text = page.read_text("utf-8")
         is_notebook = page.suffix == ".ipynb"
@@ -40,6 +38,8 @@ def write_site(pages: Sequence[Path], site: Path) -> list[str]:
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = with_formulas(cell.source)
+            elif cell.metadata.get("jupyter", {}).get("source_hidden"):  # as JupyterLab has it: answers first
+                cell.metadata["transient"] = {"remove_source": True}
         html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": page.stem}})
 
         def to_site(found: re.Match[str], page: Path = page) -> str:
