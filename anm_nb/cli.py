@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -110,23 +109,25 @@ def figures(
     out: Out = None,
 ) -> None:
     """Run the notebooks that publish figures, and write those and their tables at a venue's width."""
-    from anm_nb.analysis import plots
-    from anm_nb.analysis.style import VENUE
+    from anm_nb.analysis import plots, style
 
+    if venue not in style.VENUES:
+        raise ParameterError(unknown_name("venue", venue, style.VENUES))
     folder = (out or files.outputs_root() / "figures" / venue).absolute()
-    before = plots.check_venue(venue, folder)
+    if (before := plots.published(folder)[0]) not in ("", venue):
+        refuse(f"--out {folder} holds the figures of {before}; choose another folder")
     cases = _notebook_cases(folder / "notebooks", notebook, profile)
-    cases = [case for case in cases if "publish(" in case.notebook.read_text("utf-8")]
+    env = {style.VENUE: venue, plots.FIGURES: str(folder)}
+    cases = [
+        replace(case, env=env | {plots.NOTEBOOK: case.name})
+        for case in cases
+        if "publish(" in case.notebook.read_text("utf-8")
+    ]
     if not cases:
         refuse("none of these notebooks publishes a figure: publish(figure, name) of anm_nb.analysis.plots does")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as parts:
-        own = {case.name: Path(parts, case.name) for case in cases}
-        cases = [replace(case, env={VENUE: venue, plots.FIGURES: str(own[case.name])}) for case in cases]
-        if failed := _run_notebooks(cases, jobs):
-            refuse(f"{failed}; figures are as they were", 1)
-        for path in plots.write_manifest(venue, folder, before, own):
-            say(path)
+    if failed := _run_notebooks(cases, jobs):
+        refuse(failed, 1)
+    say(folder / plots.MANIFEST)
 
 
 @app.command()

@@ -24,7 +24,6 @@ from anm_nb.config import ParameterError, Parameters
 if TYPE_CHECKING:
     from anm_nb.training.run import Trained
 
-SETS = (set, frozenset)
 CONFIGS: dict[str, type[RunConfig]] = {}  # by name: what a manifest's class is looked up in
 
 
@@ -40,12 +39,9 @@ class RunConfig(Parameters):
         CONFIGS[path_of(cls)] = cls
 
     @abstractmethod
-    def train(self, workdir: Path) -> Trained:
-        """Train, resuming from what an interrupted training left in `workdir`, whose name is the run's key."""
-
+    def train(self, workdir: Path) -> Trained: ...  # going on from what a training left in the folder of the run's key
     @abstractmethod
-    def device_kind(self) -> str:
-        """The kind of device that `train` would use here: cpu or cuda."""
+    def device_kind(self) -> str: ...  # that `train` would use here: cpu or cuda
 
     def plugins(self) -> list[type]:
         """Classes that take part in training and may be a user's own."""
@@ -109,7 +105,8 @@ def _description(value: Any, reached: dict[int, Any], name: str) -> Any:
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return [kind.__name__, repr(value)]
     if kind in (list, tuple, set, frozenset):
-        return [kind.__name__, [described(each) for each in (sorted(value, key=repr) if kind in SETS else value)]]
+        items = value if kind in (list, tuple) else sorted(value, key=repr)
+        return [kind.__name__, [described(each) for each in items]]
     if kind is dict:
         return ["dict", described(list(value.items()))]
     if kind is property:

@@ -147,10 +147,12 @@ def outcomes_of(
                     waiting[submit(case)] = case
                 del future  # Dask runs again what is still referred to, where the worker that had it is lost
     finally:
-        for future in waiting:
-            future.cancel()
+        begun = [future for future in waiting if not future.cancel()]
         for folder in {case.output.parent for case in cases}:
             clear(folder)
+            while not all(future.done() for future in begun):  # one may only now have made its folder
+                time.sleep(0.05)
+                clear(folder)
         client.close() if client else executor.shutdown()
 
 

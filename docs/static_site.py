@@ -13,8 +13,10 @@ from urllib.parse import unquote
 import nbformat
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook
+from traitlets.config import Config
 
 from anm_nb.files import outputs_root, project_root
+from anm_nb.gallery import PAGE, with_formulas
 
 LINK = re.compile(r'\b(href|src)="(?!https?:|data:|mailto:|#)([^"#]+)(#[^"]*)?"')
 
@@ -29,11 +31,15 @@ def write_site(pages: Sequence[Path], site: Path) -> list[str]:
 
     Links between pages become links between what is written of them. Returns the links that lead nowhere.
     """
-    root, exporter, dead = project_root(), HTMLExporter(), list[str]()
+    answers = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"answer"}})  # as in JupyterLab
+    root, exporter, dead = project_root(), HTMLExporter(raw_template=PAGE, config=answers), list[str]()
     for page in pages:
         text = page.read_text("utf-8")
         is_notebook = page.suffix == ".ipynb"
         notebook = nbformat.reads(text, as_version=4) if is_notebook else new_notebook(cells=[new_markdown_cell(text)])
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = with_formulas(cell.source)
         html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": page.stem}})
 
         def to_site(found: re.Match[str], page: Path = page) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from anm_nb.analysis import VERDICT_MIME
 from anm_nb.cases import Case, keep
 from anm_nb.config import ParameterError
-from anm_nb.gallery import card_of, write_gallery
+from anm_nb.gallery import write_gallery
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "verdict": "supported"}
 
@@ -110,21 +110,6 @@ def test_the_page_fetches_nothing_and_names_its_language_and_parts(tmp_path):
     assert html.startswith('<!DOCTYPE html>\n<html lang="en">')
 
 
-def test_cards_stand_in_the_parts_of_their_numbers_or_of_the_file_they_were_run_from(tmp_path):
-    for name, ran in (("size=5", "/x/12_miner.ipynb"), ("size=6", ""), ("31_tables", "/x/12_miner.ipynb"), ("4_x", "")):
-        path = write_notebook(tmp_path, name)
-        notebook = nbformat.read(path, as_version=4)
-        notebook.metadata["papermill"] = {"input_path": ran or None}
-        nbformat.write(notebook, path)
-    groups = {name: card_of(tmp_path / f"{name}.ipynb")["group"] for name in ("size=5", "size=6", "31_tables", "4_x")}
-    assert groups == {"size=5": "1", "size=6": "", "31_tables": "3", "4_x": ""}
-    html = page(tmp_path)
-    heads = ["Does mining hard negatives improve", "Analysis", "Other notebooks"]
-    assert re.findall(r"<h2[^>]*>(.*?)</h2>", html)[0].startswith(heads[0])
-    assert [head in html for head in heads] == [True] * 3
-    assert "Interactive" not in html
-
-
 def test_what_cannot_be_read_is_named_and_hides_no_other(tmp_path):
     with pytest.raises(ParameterError, match=re.escape(f"no executed notebooks in {tmp_path}")):
         write_gallery(tmp_path)
@@ -171,7 +156,6 @@ HOSTILE = """
 <a href="javascript:alert(1)">j</a><a href=" JaVaScRiPt:alert(1)">k</a><a href="data:text/html,x">d</a>
 <style>@import url(https://example.org/x.css)</style><p style="background: url(https://example.org); color: red">p</p>
 <meta http-equiv="refresh" content="0;url=https://example.org"><base href="https://example.org">
-<object data="x"></object>
 <math><mtext><style><img src=x onerror=alert(1)></style></mtext></math></main></body><script>alert(3)</script>
 """
 
@@ -194,10 +178,7 @@ def test_a_rendered_notebook_holds_nothing_that_acts_or_fetches(tmp_path):
         new_output("display_data", {"text/html": HOSTILE}),
         new_output("display_data", {"text/markdown": f"[m](javascript:alert(1)) {HOSTILE}"}),
         new_output("display_data", {"application/javascript": "alert(5)"}),
-        new_output("display_data", {"image/svg+xml": f"<svg xmlns='http://www.w3.org/2000/svg'>{HOSTILE}</svg>"}),
-        new_output("display_data", {"text/latex": HOSTILE}),
         new_output("display_data", hostile_png),
-        new_output("stream", name="stdout", text=HOSTILE),
         new_output("error", ename="<script>", evalue=HOSTILE, traceback=[HOSTILE]),
     ]
     code = new_code_cell(f"# {HOSTILE}", outputs=outputs, metadata={"tags": ['"><script>alert(6)</script>']})
@@ -217,16 +198,3 @@ def test_a_rendered_notebook_holds_nothing_that_acts_or_fetches(tmp_path):
             if name == "src":
                 assert (value or "").startswith("data:image/png;base64,")
             assert "url(" not in (value or "") or name not in ("style", "href", "src")
-
-
-def test_what_a_notebook_shows_survives_the_cleaning(tmp_path):
-    table = '<table class="dataframe"><tr style="text-align: right;"><th colspan="2">τ</th></tr></table>'
-    outputs = [new_output("display_data", {"text/html": table, "text/plain": "t"}), display("image/png", png(3, 2))]
-    text = new_markdown_cell("# T\n\n[a page](https://example.org) **bold** `code`")
-    code = new_code_cell("def f(x):\n    return x < 1", outputs=outputs, execution_count=1)
-    nbformat.write(new_notebook(cells=[text, code]), tmp_path / "10_anm.ipynb")
-    page(tmp_path)
-    html = (tmp_path / "10_anm.html").read_text(encoding="utf-8")
-    assert {"main", "h1", "a", "strong", "code", "pre", "table", "th", "img"} <= {tag for tag, _ in Tags(html).found}
-    for part in ('href="https://example.org"', "text-align", 'colspan="2"', 'class="jp-Notebook"', png(3, 2)[:20]):
-        assert part in html

@@ -51,7 +51,6 @@ def project(tmp_path, monkeypatch):
         cells = [new_code_cell("size = 9", metadata={"tags": ["parameters"]}), new_code_cell(source)]
         nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
     (tmp_path / "params" / "mid").mkdir(parents=True)
-    (tmp_path / "params" / "mid" / "10_draws.yaml").write_text("size: 5\n")
     monkeypatch.setattr("anm_nb.files.project_root", lambda: tmp_path)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path
@@ -97,7 +96,7 @@ def test_what_a_notebook_publishes_is_written_at_the_venue_s_width_the_same_byte
     again = project / "again"
     ran = figures("--venue", "icml", "--notebook", "10", "--out", str(again))
     assert contents(again) == first
-    assert [Path(line).name for line in ran.stdout.splitlines() if line.startswith(str(again))][-1] == "manifest.json"
+    assert ran.stdout.splitlines()[-1] == str(again / "manifest.json")
 
     manifest = json.loads(first["manifest.json"])
     kept = json.loads((project_root() / "outputs/reference/10_anm_vs_corruption/provenance.json").read_text())
@@ -128,25 +127,20 @@ def check_files(out: Path) -> None:
     assert list(csv.reader((out / "anm_scores.csv").open(encoding="utf-8")))[2][1:] == ["a_b", "-0.001", ""]
 
 
-def test_a_profile_is_used_figures_of_others_stay_and_a_failure_changes_nothing(project):
-    out, path = project / "figures", project / "notebooks" / "10_draws.ipynb"
-    assert figures("--venue", "thesis", "--profile", "mid", "--out", str(out)).exit_code == 0
-    before = json.loads((out / "manifest.json").read_text())["figures"]
-    before |= {"of_another": {"notebook": "12_other"}}
-    (out / "manifest.json").write_text(json.dumps({"venue": "thesis", "figures": before}))
-    assert figures("--venue", "thesis", "--notebook", "10_draws", "--out", str(out)).exit_code == 0
-    after = contents(out)
-    listed = json.loads(after["manifest.json"])["figures"]
-    assert {name for name in before if listed[name] != before[name]} == {"narrow"}  # nine points in place of five
+def test_figures_of_others_stay_and_none_takes_another_s_name(project, monkeypatch):
+    out = project / "figures"
+    out.mkdir()
+    monkeypatch.setenv(plots.FIGURES, str(out))
+    monkeypatch.setenv("ANM_NB_VENUE", "thesis")
+    for notebook, name in (("10_draws", "b"), ("12_other", "a"), ("10_draws", "b")):
+        monkeypatch.setenv(plots.NOTEBOOK, notebook)
+        plots.publish(new_figure(1, 1, 2)[0], name)
+    venue, listed = plots.published(out)
+    assert (venue, list(listed)) == ("thesis", ["a", "b"])
+    with pytest.raises(ParameterError, match="10_draws and 12_other publish 'a': rename one"):
+        plots.publish(new_figure(1, 1, 2)[0], "a")
     refused = figures("--venue", "icml", "--out", str(out))
     assert (refused.exit_code, "holds the figures of thesis; choose another folder" in refused.stderr) == (2, True)
-    path.write_text(path.read_text().replace('width=\\"column\\"', 'width=\\"page\\"'))
-    failed = figures("--venue", "thesis", "--notebook", "10", "--out", str(out))
-    assert (failed.exit_code, "width = 'page': 'column' or 'text'" in failed.stdout) == (1, True)
-    assert contents(out) == after
-    (project / "a.entry").write_text("{}")
-    with pytest.raises(ParameterError, match="12_other and 10_draws publish 'a': rename one"):
-        plots.write_manifest("thesis", out, {"a": {"notebook": "10_draws"}}, {"12_other": project})
 
 
 @pytest.mark.parametrize(
@@ -172,4 +166,6 @@ def test_outside_that_command_publishing_only_returns_the_figure(monkeypatch, tm
     for bad in ("a/b", "../a", "", "τ"):
         with pytest.raises(ParameterError, match="as it names files"):
             plots.publish(figure, bad)
+    with pytest.raises(ParameterError, match="width = 'page': 'column' or 'text'"):
+        plots.publish(figure, "a", width="page")
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,5 @@
 """README is short, its numbers are those of kept results, and its experiment runs."""
 
-import json
 import re
 
 import numpy as np
@@ -79,21 +78,6 @@ def test_what_it_says_of_connectivity_is_that_of_kept_runs():
     assert paired_difference(solved["anm_simplex_legitimate"], solved["none"]).low > 0
 
 
-def test_what_it_says_of_the_tuning_is_read_from_the_kept_study():
-    """Alike: every method at the same learning rates and with as many options, and what is compared not on an edge."""
-    study = kept.load("16_anm_verdict")
-    rates = study.table("tuning").query("stage == 'learning rate'").groupby("method")["lr"].agg(set)
-    chosen = study.table("choices").set_index("method")
-    compared = ["none", "stock", "anm", "anm_orthogonal"]
-    assert len(rates.map(frozenset).unique()) == 1
-    assert not chosen.loc[compared, "on_an_edge"].any()
-    assert all(
-        min(rates[name]) < chosen.loc[name, "lr"] < max(rates[name]) for name in ("none", "stock", "anm_orthogonal")
-    )
-    shares = study.metrics.query("step > 0").groupby("method")["grad_share_contrast"].mean()
-    assert shares["anm_orthogonal"] > 0.01
-
-
 def test_its_numbers_on_iteration_are_those_of_kept_runs():
     result = kept.load("25_where_iteration_helps")
     assert result.scope.startswith("hinted_sort, size 20, 8 epochs, 5 seeds")
@@ -148,27 +132,6 @@ def test_what_it_says_of_take_off_is_that_of_kept_runs():
 def test_it_lists_every_notebook():
     listed = re.findall(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \|", README, re.MULTILINE)
     assert listed == sorted(path.stem for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
-
-
-def test_its_badge_names_the_pythons_of_ci():
-    (matrix,) = re.findall(
-        r"python: (\[.*\])", (project_root() / ".github/workflows/ci.yml").read_text(encoding="utf-8")
-    )
-    versions = json.loads(matrix)
-    assert (
-        f"[![Python {', '.join(versions)}](https://img.shields.io/badge/python-{'_%7C_'.join(versions)}-blue)]"
-        in README
-    )
-    assert (project_root() / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
-
-
-def test_what_notebooks_cost_is_as_measured():
-    """By `benchmarks/notebook_costs.py`; without a measurement there are no such columns."""
-    kept = project_root() / "outputs" / "reference" / "notebook_costs.json"
-    costs = json.loads(kept.read_text(encoding="utf-8"))["notebooks"] if kept.exists() else {}
-    cells = {name: f" {cost['cpu_seconds']:.0f} s | {cost['mib'] / 1024:.1f} GiB |" for name, cost in costs.items()}
-    rows = re.findall(r"^\| \[(\w+)\]\([^)]+\) \| [^|]+ \|(.*)$", README, re.MULTILINE)
-    assert dict(rows) == dict.fromkeys((name for name, _ in rows), "") | cells
 
 
 def test_no_page_claims_to_be_faster_than_the_public_implementation():

@@ -117,7 +117,6 @@ def test_two_runs_are_compared_by_what_differs_and_their_curves_in_one_figure(st
         (("ls", "--where", "step=3"), "unknown name in --where 'step' (did you mean 'steps'?)"),
         (("show", "aacb"), "unknown run 'aacb'"),
         (("rm", "aacb"), "unknown run 'aacb'"),
-        (("import", "nowhere.zip"), "nowhere.zip cannot be read as a zip file"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_the_nearest(arguments, said, store):
@@ -173,17 +172,6 @@ def test_a_run_is_removed_by_name_unless_it_is_named_or_trained(store, tmp_path)
     assert len(keys()) == 3
     assert runs("rm", store.line.key[:8]).stdout == f"removed {store.line.path}\n"
     assert keys() == {store.anm.key, store.stock.key}
-
-
-def test_what_is_no_run_is_removed_by_name_too(store):
-    (store_root() / ".partial" / "feed").mkdir()
-    (store_root() / ".corrupt" / "dead-1").mkdir(parents=True)
-    (store_root() / "link").symlink_to(store.line.path)
-    (store_root() / "notes.txt").touch()
-    assert runs("rm", "feed", "dead", "link", "notes").exit_code == 0
-    assert keys() == {store.line.key, store.anm.key, store.stock.key}
-    assert (store.line.path / MANIFEST).exists()
-    assert not list((store_root() / ".corrupt").iterdir())
 
 
 def test_exported_runs_are_read_by_another_store(store, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -59,24 +60,12 @@ def imports_of(path: Path) -> set[str]:
 IMPORTS = {module: imports_of(path) for module, path in MODULES.items()}
 
 
-def circle_from(module: str, way: tuple[str, ...], seen: set[str]) -> tuple[str, ...]:
-    """The modules of a circle that is met on the way from a module; empty where there is none."""
-    if module in way:
-        return way[way.index(module) :]
-    if module in seen:
-        return ()
-    seen.add(module)
-    onward = IMPORTS[module] & MODULES.keys()
-    return next(filter(None, (circle_from(each, (*way, module), seen) for each in onward)), ())
-
-
 def test_every_part_of_a_floor_exists():
     assert {name for floor in FLOORS for name in floor} <= {part_of(module) for module in MODULES}
 
 
 def test_no_imports_go_round_in_a_circle():
-    seen: set[str] = set()
-    assert [circle for module in MODULES if (circle := circle_from(module, (), seen))] == []
+    TopologicalSorter({module: found & MODULES.keys() for module, found in IMPORTS.items()}).prepare()  # or CycleError
 
 
 def test_imports_run_downward():
@@ -98,5 +87,5 @@ def test_a_file_is_short(module):
 def test_the_package_does_not_grow():
     """It is to be 7,500 lines in 60 files: lower these numbers with what goes, and do not raise them."""
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values())
-    assert lines <= 10_229
+    assert lines <= 10_192
     assert len(MODULES) <= 56

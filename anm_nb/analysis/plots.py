@@ -8,7 +8,6 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +21,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from anm_nb.analysis import kept
-from anm_nb.analysis.style import LINE_STYLES, PAGE, PALETTE, VENUES, colours, house_style, label, new_figure, points
+from anm_nb.analysis.style import LINE_STYLES, PAGE, PALETTE, VENUE, colours, house_style, label, new_figure, points
 from anm_nb.analysis.tables import score_interval
-from anm_nb.config import ParameterError, unknown_name
-from anm_nb.files import replace_whole
+from anm_nb.config import ParameterError
+from anm_nb.files import locked, replace_whole
 from anm_nb.run import CorruptRun, Run
 from anm_nb.store import KEPT, RUNS_USED, store_root
 
 FIGURES = "ANM_NB_FIGURES"  # in the environment: the folder that published figures go to
-ENTRY = ".entry"  # the ending of a figure's part of the manifest, until the manifest is written
+NOTEBOOK = "ANM_NB_NOTEBOOK"  # in the environment: whose figures they are
 MANIFEST = "manifest.json"
 UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 SAME_LINE = 1.05  # the ratio of two values that axes of several decades do not tell apart
@@ -127,21 +126,21 @@ def forest(rows: pd.DataFrame, unit: str, groups: str | None = None) -> Figure:
     """
     blocks = [("", rows)] if groups is None else list(rows.groupby(groups, sort=False))
     figure, (axes,) = new_figure(1, 1, 0.7 + 0.2 * (len(rows) + (len(blocks) if groups else 0)))
-    ticks: list[tuple[int, str]] = []
+    where = {"transform": axes.get_yaxis_transform(), "va": "center", "weight": "bold", "backgroundcolor": "white"}
+    ticks: dict[int, str] = {}
     height = 0
     for title, block in blocks:
         if groups:
-            where = {"transform": axes.get_yaxis_transform(), "va": "center"}
-            axes.text(0.01, height, title, **where, weight="bold", backgroundcolor="white")
+            axes.text(0.01, height, title, **where)
             height += 1
         for row in block.to_dict("records"):
             colour = PALETTE.get(row.get("method", ""), "#333333")
             axes.plot([row["low"], row["high"]], [height] * 2, color=colour, linewidth=2)
             axes.plot(row["estimate"], height, "D", color=colour, markersize=4)
-            ticks.append((height, str(row["name"])))
+            ticks[height] = str(row["name"])
             height += 1
     axes.axvline(0, color="black", linewidth=0.6)
-    axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
+    axes.set_yticks([*ticks], [*ticks.values()])
     axes.set(ylim=(height - 0.5, -0.5), xlabel=unit)
     return figure
 
@@ -151,25 +150,44 @@ def publish(
 ) -> Figure:
     """Mark a figure, and the table beside it, for papers: `anm-nb figures` writes it by this name; returns the figure.
 
-    `width` is that of one "column" or of the "text". Raises `ParameterError` for another width, and for a name that is
-    no plain file name.
+    `width` is that of one "column" or of the "text". Raises `ParameterError` for another width, for a name that is no
+    plain file name, and for that of another notebook's figure.
     """
     if width not in ("column", "text"):
         raise ParameterError(f"width = {width!r}: 'column' or 'text'")
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name, re.ASCII):
         raise ParameterError(f"name = {name!r}: letters, digits, _ and - only, as it names files")
-    if folder := os.environ.get(FIGURES):
-        inches = PAGE.column if width == "column" else PAGE.text
-        files = figure_files(figure, name, inches)
-        if table is not None:
-            tex = table.to_latex(index=any(table.index.names), escape=True, float_format="%.4g", na_rep="")
-            files |= {f"{name}.tex": tex.encode(), f"{name}.csv": table.to_csv().encode()}
-        hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-        entry = {"files": hashes, "width_in": inches, "matplotlib": mpl.__version__, "runs": _runs_used()}
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for file, data in {**files, f"{name}{ENTRY}": json.dumps(entry).encode()}.items():
-            replace_whole(Path(folder) / file, data)
+    if FIGURES not in os.environ:
+        return figure
+    folder, inches = Path(os.environ[FIGURES]), PAGE.column if width == "column" else PAGE.text
+    files = figure_files(figure, name, inches)
+    if table is not None:
+        tex = table.to_latex(index=any(table.index.names), escape=True, float_format="%.4g", na_rep="")
+        files |= {f"{name}.tex": tex.encode(), f"{name}.csv": table.to_csv().encode()}
+    hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+    entry: dict[str, Any] = {"notebook": os.environ[NOTEBOOK], "files": hashes, "width_in": inches}
+    entry |= {"matplotlib": mpl.__version__, "runs": _runs_used()}
+    with locked(folder / ".figures.lock", "figures are written"):
+        figures = published(folder)[1]
+        if (other := figures.get(name, entry)["notebook"]) != entry["notebook"]:
+            raise ParameterError(f"{entry['notebook']} and {other} publish '{name}': rename one")
+        manifest = {
+            "venue": os.environ[VENUE],
+            "page": PAGE.source,
+            "figures": dict(sorted({**figures, name: entry}.items())),
+        }
+        files[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+        for file, data in files.items():
+            replace_whole(folder / file, data)
     return figure
+
+
+def published(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The venue whose figures a folder has, and what its manifest says of each, by name; none where there is none."""
+    if not (folder / MANIFEST).exists():
+        return "", {}
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    return manifest["venue"], manifest["figures"]
 
 
 def figure_files(figure: Figure, name: str, inches: float) -> dict[str, bytes]:
@@ -217,36 +235,3 @@ def _runs_used() -> list[dict[str, Any]]:
         with contextlib.suppress(CorruptRun):
             runs[-1]["commit"] = Run(store_root() / line).summary["commit"]
     return runs
-
-
-def check_venue(name: str, folder: Path) -> dict[str, Any]:
-    """The figures that a folder's manifest lists by now.
-
-    Raises `ParameterError` for an unknown venue, and where the folder is another venue's.
-    """
-    if name not in VENUES:
-        raise ParameterError(unknown_name("venue", name, VENUES))
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8")) if (folder / MANIFEST).exists() else {"figures": {}}
-    if manifest.get("venue", name) != name:
-        raise ParameterError(f"--out {folder} holds the figures of {manifest.get('venue')}; choose another folder")
-    return dict(manifest["figures"])
-
-
-def write_manifest(venue: str, folder: Path, before: Mapping[str, Any], published: Mapping[str, Path]) -> list[Path]:
-    """Move what notebooks published, by their names, from folders of theirs into one, with a manifest; all its files.
-
-    Figures of other notebooks stay listed as they were `before`. Raises `ParameterError` where two notebooks publish
-    figures of one name.
-    """
-    figures = {title: entry for title, entry in before.items() if entry["notebook"] not in published}
-    entries = [(name, path) for name, own in published.items() for path in sorted(own.glob(f"*{ENTRY}"))]
-    for name, path in entries:
-        if path.stem in figures:
-            raise ParameterError(f"{name} and {figures[path.stem]['notebook']} publish '{path.stem}': rename one")
-        figures[path.stem] = {"notebook": name, **json.loads(path.read_text("utf-8"))}
-    files = [path.with_name(file) for _, path in entries for file in figures[path.stem]["files"]]
-    for file in files:
-        os.replace(file, folder / file.name)
-    manifest = {"venue": venue, "page": VENUES[venue].source, "figures": dict(sorted(figures.items()))}
-    replace_whole(folder / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
-    return [*(folder / file.name for file in files), folder / MANIFEST]

@@ -28,7 +28,6 @@ ONES = 0x1_1111_1111  # 1 in every nibble
 WIDTH = 1024  # search nodes expanded at once: enough to make up for the cost of a call, few enough to stay in cache
 
 Boards = Integer[Tensor, "n cells"]
-Masks = Int[Tensor, "n cells"]
 Indices = Int[Tensor, " n"]
 
 
@@ -132,7 +131,7 @@ def deduced(puzzles: Boards) -> Boards:
     return _digits(torch.where(_single(masks), masks, 0))
 
 
-def _search(masks: Masks, limit: int, source: torch.Generator) -> tuple[Boards, Indices]:
+def _search(masks: Boards, limit: int, source: torch.Generator) -> tuple[Boards, Indices]:
     """Depth-first search from all boards at once, up to WIDTH nodes a round; what is not tried yet is stacked."""
     rows = torch.arange(len(masks), device=masks.device)
     grids, found = torch.zeros_like(masks), torch.zeros_like(rows)
@@ -165,7 +164,7 @@ def _search(masks: Masks, limit: int, source: torch.Generator) -> tuple[Boards, 
     return grids, found.clamp(max=limit)
 
 
-def _propagate(masks: Masks) -> tuple[Masks, Bool[Tensor, " n"]]:
+def _propagate(masks: Boards) -> tuple[Boards, Bool[Tensor, " n"]]:
     """One round of naked and hidden singles, and which boards have no solution: a digit twice in a unit, or nowhere."""
     size = isqrt(masks.shape[1])
     member = torch.zeros(size**2, 3 * size).scatter(0, unit_cells(size).mT, 1.0).to(masks.device, torch.double)
@@ -180,7 +179,7 @@ def _propagate(masks: Masks) -> tuple[Masks, Bool[Tensor, " n"]]:
     return torch.where(lone != 0, lone, masks), (_above_one(taken) | missing != 0).any(1)
 
 
-def _branch(masks: Masks, source: torch.Generator) -> tuple[Masks, Masks]:
+def _branch(masks: Boards, source: torch.Generator) -> tuple[Boards, Boards]:
     """Two halves of each board's possibilities: a cell with fewest candidates holds one of them, or it does not."""
     possible = masks.unsqueeze(2) >> torch.arange(0, 36, 4, device=masks.device) & 1
     choices = possible.sum(2).float()
@@ -192,7 +191,7 @@ def _branch(masks: Masks, source: torch.Generator) -> tuple[Masks, Masks]:
     return masks.scatter(1, cell, guess), masks.scatter(1, cell, masks.gather(1, cell) & ~guess)
 
 
-def _candidates(puzzles: Boards) -> Masks:
+def _candidates(puzzles: Boards) -> Boards:
     """What the cells may hold before any deduction: the clue, or every digit."""
     clue = 1 << 4 * (puzzles.long() - 1).clamp(min=0)
     return torch.where(puzzles == 0, ONES >> 4 * (9 - isqrt(puzzles.shape[1])), clue)
@@ -206,11 +205,11 @@ def _above_one(counts: Tensor) -> Tensor:
     return (counts >> 1 | counts >> 2 | counts >> 3) & ONES
 
 
-def _single(masks: Masks) -> Bool[Tensor, "n cells"]:
+def _single(masks: Boards) -> Bool[Tensor, "n cells"]:
     """Where at most one candidate is left."""
     return masks & (masks - 1) == 0
 
 
-def _digits(masks: Masks) -> Boards:
+def _digits(masks: Boards) -> Boards:
     """The digits of masks with one candidate; 0 of an empty mask. The exponent of 0b1000 … is 4·digit − 3."""
     return (torch.frexp(masks.double()).exponent + 3).long() // 4

@@ -33,10 +33,6 @@ def watched() -> bool:
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
-def silent(*told: object) -> None:
-    """Tell nobody."""
-
-
 @contextmanager
 def progress(members: Sequence[Any]) -> Iterator[Tell]:
     """Whom trainings of these seeds tell where they are: a bar over the steps of all of them, and every logger."""

@@ -137,18 +137,17 @@ def load_checkpoint(path: Path) -> State:
     return _apart(load(data[32:]))
 
 
-def common_checkpoints(paths: Sequence[Path], seeds: Sequence[int]) -> list[State]:
-    """A checkpoint of each seed, those that have not ended all at the newest step that every one of them has.
+def common_checkpoints(places: Sequence[tuple[Path, int]]) -> list[State]:
+    """A checkpoint of each path and seed, those that have not ended all at the newest step that every one of them has.
 
     Empty where there is no such step: training starts from the beginning.
     """
-    found = [good_checkpoints(path, seed) for path, seed in zip(paths, seeds, strict=True)]
-    if not all(found):
+    found = [good_checkpoints(path, seed) for path, seed in places]
+    going_on = [{facts["step"] for _, facts in each} for each in found if each and not each[0][1]["ended"]]
+    step = max(set.intersection(*going_on), default=None) if going_on else 0
+    if not all(found) or step is None:
         return []
-    going_on = [{facts["step"] for _, facts in each} for each in found if not each[0][1]["ended"]]
-    if not (steps := set.intersection(*going_on) if going_on else {0}):
-        return []
-    return [next(one for one in each if each[0][1]["ended"] or one[1]["step"] == max(steps)) for each in found]
+    return [next(one for one in each if each[0][1]["ended"] or one[1]["step"] == step) for each in found]
 
 
 def good_checkpoints(path: Path, seed: int) -> list[State]:

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from anm_nb.training import TELL_SECONDS, Interrupted, OutOfTime, Tell, interrupts, seconds_left, silent
+from anm_nb.training import TELL_SECONDS, Interrupted, OutOfTime, Tell, interrupts, seconds_left
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.learner import Learner, StepLosses
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
@@ -45,6 +46,8 @@ class Training:
     def __init__(self, learner: Learner, folders: Sequence[Path] = (), host: bool | None = None) -> None:
         self.learner, self.members, self.device = learner, learner.members, learner.device
         self.config, self.model = self.members[0].config, learner.model
+        seeds = sorted({member.seed for member in self.members})
+        self.name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         self.averaged = Stack([copy.deepcopy(each).requires_grad_(False).eval() for each in self.model.members])
         self.records = [SeedRecord(member.seed) for member in self.members]
         pairs = zip(folders, self.members, strict=bool(folders))
@@ -57,16 +60,15 @@ class Training:
         self.failed: dict[str, Tensor] = {}  # the losses of each seed's first step that was not finite
         self.latest = torch.full((len(self.members),), torch.nan, device=self.device)  # losses
         self.leaving = threading.Event()  # once set: save at the next block of steps, and raise `Interrupted`
-        self.tell: Tell = silent
+        self.tell: Tell  # whoever `run` is given
         self.seconds, self.began = 0.0, 0.0  # in steps, without measurements and checkpoints
         self.host = self.device == "cpu" if host is None else host
         self.stream = torch.cuda.Stream() if self.device == "cuda" else None
         self.graphs: StepGraphs | None = None
         if self.device == "cuda" and self.config.graph:
-            generators = [generator for sources in learner.generators.values() for generator in sources]
-            self.graphs = StepGraphs(self._step, generators, learner.suspects)
+            self.graphs = StepGraphs(self._step, [*chain(*learner.generators.values())], learner.suspects)
 
-    def run(self, tell: Tell = silent) -> list[SeedRecord]:
+    def run(self, tell: Tell = lambda *told: None) -> list[SeedRecord]:
         """Train to the last step, from the checkpoints where there are some; `tell` hears of steps and of every record.
 
         Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` (`time_limit`) or `Interrupted` once the
@@ -134,9 +136,6 @@ class Training:
 
     def losses(self, inputs: Mapping[str, Tensor], kind: Kind) -> StepLosses:
         """The losses of every seed; of one that is not finite, the step is noted."""
-        for group in self.learner.groups:
-            for parameter in group.stacked:
-                parameter.requires_grad_(group.name not in kind.frozen)
         now = {name: self.now(values) for name, values in self.learner.schedules.items()}
         bfloat16 = self.config.precision == "bfloat16"  # whose cache of weights would outlive a graph
         with (
@@ -156,7 +155,8 @@ class Training:
 
     def update(self, losses: StepLosses, kind: Kind) -> None:
         """One step of every group that is not frozen, and of the average."""
-        update(losses.total, [each for each in self.learner.groups if each.name not in kind.frozen], self.lr_factor())
+        factor = self.lr_factors[self.step] if isinstance(self.lr_factors, list) else self.now(self.lr_factors)
+        update(losses.total, [each for each in self.learner.groups if each.name not in kind.frozen], factor)
         with torch.no_grad():
             average, now = self.averaged.tensors(), self.model.tensors()
             if kind.average == "copy":
@@ -164,10 +164,6 @@ class Training:
             elif kind.average == "move":
                 torch._foreach_lerp_(average, now, 1 - self.config.averaging()[0])
             self.counter += 1
-
-    def lr_factor(self) -> Tensor | float:
-        """Factor on every learning rate at this step."""
-        return self.lr_factors[self.step] if isinstance(self.lr_factors, list) else self.now(self.lr_factors)
 
     def now(self, schedule: Tensor) -> Tensor:
         """A schedule's value at this step, read by the step counter."""
@@ -247,16 +243,12 @@ class Training:
                 self.began = time.perf_counter()
             self._leave_if_asked()
             if left < 0:
-                raise OutOfTime(f"{self._name()}: time is up at step {self.step} of {total}")
+                raise OutOfTime(f"{self.name}: time is up at step {self.step} of {total}")
 
     def _leave_if_asked(self) -> None:
         if self.leaving.is_set():
-            where = f"step {self.step:,} of {self.config.total_steps():,}"
-            raise Interrupted(f"{self._name()}: run again to go on from {where}")
-
-    def _name(self) -> str:
-        seeds = sorted({record.seed for record in self.records})
-        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+            of = self.config.total_steps()
+            raise Interrupted(f"{self.name}: run again to go on from step {self.step:,} of {of:,}")
 
     def _tensors(self, place: int) -> dict[str, Tensor]:
         """A seed's weights and its gradients' norms, as views to be read or written."""
@@ -280,8 +272,7 @@ class Training:
 
     def restore(self) -> None:
         """Continue exactly where `save` stood, in the newest state that is whole for all seeds that have not ended."""
-        seeds = [record.seed for record in self.records]
-        found = common_checkpoints(self.checkpoints, seeds) if self.checkpoints else []
+        found = common_checkpoints([*zip(self.checkpoints, (each.seed for each in self.members), strict=False)])
         self.records = [SeedRecord.of(*state) for state in found] or self.records
         going_on = self.running() if found else []
         for place in going_on:

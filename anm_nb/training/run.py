@@ -1,7 +1,4 @@
-"""Trains configs: on a GPU all seeds as one stack, on a CPU seeds in processes of their own where that pays.
-
-What comes out does not depend on processes: a seed is trained by the same code, on the same number of threads.
-"""
+"""Trains configs: on a GPU all seeds as one stack, on a CPU seeds in processes of their own where that pays."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb.config import ParameterError
 from anm_nb.identity import classes_of_the_user
-from anm_nb.training import TELL_SECONDS, Interrupted, Tell, interrupts, progress, seconds_left, silent
+from anm_nb.training import TELL_SECONDS, Interrupted, Tell, interrupts, progress, seconds_left
 from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, go_on_from_shorter, good_checkpoints, last_state
 from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
@@ -130,7 +127,7 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell = silent) -> int:
+def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
     """Train seeds to their finished checkpoints in `folder`, as many at a time as there are cores for.
 
     Returns how many processes trained at a time: 1, this one, where others would not pay, or would not know a class of

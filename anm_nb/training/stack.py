@@ -175,8 +175,7 @@ class ParameterGroup:
         for key, first in states[0].items():
             index, _, name = key.partition(".")
             parameter = self.stacked[int(index)]
-            alike = name == "step" or self.stack.size == 1
-            joined = first if alike else torch.stack([state[key] for state in states])
+            joined = first if name == "step" or len(states) == 1 else torch.stack([state[key] for state in states])
             self.own.state[parameter][name] = joined.to(parameter.device, copy=True)
 
 

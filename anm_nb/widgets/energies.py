@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -32,7 +33,6 @@ from anm_nb.training.seeds import generator
 from anm_nb.widgets.view import Control, View, nearest, numbers
 
 SCANNED = 4  # problems of a landscape: as many as are scanned within the blink that a slider's move may take
-LIMITING = 8  # of a run's steps, for the limits of the axes; each takes as long as a move to it
 END = 10**9  # of training, where the weights of no record are kept
 T = SCAN_GRID.numpy()
 UNITS = {"barrier": "nats", "curvature": "nats per unit²", "slope": "nats per unit"}  # unit: of length of ỹ
@@ -77,21 +77,25 @@ class Landscape(View):
         return super().suits(run) and issubclass(task_class(run.summary["task"]), MatrixTask)
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        profiles, bends = axes
-        scan, level, problem = self.shown(values), values["level"], values["problem"]
+        (profiles, bends), (scan, perfect), level, problem = (
+            axes,
+            self.shown(values),
+            values["level"],
+            values["problem"],
+        )
         rises, rise = scan["rises"][level], scan["rises"][level, problem]
-        for step in self.steps[:: -(-len(self.steps) // LIMITING)]:  # limits that stay as the step moves
+        for step in self.steps[:: -(-len(self.steps) // 8)]:  # limits that stay as the step moves
             kept = self.scan(self.seed_place(values), step)
             profiles.update_datalim(np.column_stack([np.tile(T, self.problems), kept["rises"][level].ravel()]))
             bends.update_datalim(np.column_stack([self.levels, kept["curvature"].mean(1)]))
         profiles.plot(T, np.delete(rises, problem, 0).T, color="#b8b8b8", linewidth=0.8)
-        profiles.plot(T, scan["perfect rises"][level, problem], **PERFECT)
+        profiles.plot(T, perfect["rises"][level, problem], **PERFECT)
         profiles.plot(T, rise, color=self.colour, linewidth=1.8, label=f"{self.method} (grey: other problems)")
         top = T[np.where((T >= 0) & (T <= 1), rise, -np.inf).argmax()]
         profiles.plot([top, top], [0, scan["barrier"][level, problem]], color="black", marker="_", label="barrier")
         profiles.axhline(0, color="black", linewidth=0.6)
         profiles.set(xlabel="t: truth at 0, negative at 1", ylabel="φ(t) − φ(0), nats", xlim=(T[0], T[-1]))
-        bends.plot(self.levels, scan["perfect curvature"].mean(1), **PERFECT)
+        bends.plot(self.levels, perfect["curvature"].mean(1), **PERFECT)
         bends.plot(self.levels, scan["curvature"].mean(1), marker=".", color=self.colour)
         bends.axvline(level, color="black", linewidth=0.8)
         bends.set(xlabel="noise level", ylabel="mean curvature, nats per unit²")
@@ -99,22 +103,21 @@ class Landscape(View):
             profiles.legend(fontsize="small", loc="upper left")
 
     def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        scan, where, step = (
-            self.shown(values),
-            (values["level"], values["problem"]),
-            nearest(self.steps, values["step"]),
-        )
-        told = {"step": self.options["step"][step][0], "level": str(values["level"])}
-        names = {kind + name: unit for kind in ("", "perfect ") for name, unit in UNITS.items()}
-        exact = {name: round(float(scan[name][where]), 6) + 0.0 for name in names}  # not what rounding leaves of a 0
-        return told | {name: f"{rounded(exact[name])} {unit}" for name, unit in names.items()}
+        told = {"step": self.options["step"][nearest(self.steps, values["step"])][0], "level": str(values["level"])}
+        for kind, scan in zip(("", "perfect "), self.shown(values), strict=True):
+            for name, unit in UNITS.items():
+                exact = float(scan[name][values["level"], values["problem"]])
+                told[kind + name] = f"{rounded(round(exact, 6) + 0.0)} {unit}"  # not what rounding leaves of a 0
+        return told
 
-    def shown(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems], also those of a perfect denoiser."""
-        return self.scan(self.seed_place(values), self.steps[nearest(self.steps, values["step"])])
+    def shown(self, values: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
+        """φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems]: the run's, and a perfect denoiser's."""
+        return [
+            self.scan(self.seed_place(values), at) for at in (self.steps[nearest(self.steps, values["step"])], None)
+        ]
 
-    def _scan(self, place: int, step: int) -> dict[str, np.ndarray]:
-        """Everything of a seed at a step: the same pairs with the same ε at every level; the seed alone decides ε."""
+    def _scan(self, place: int, step: int | None) -> dict[str, np.ndarray]:
+        """Everything of a seed at a step, or of a perfect denoiser; the same pairs and ε at every step and level."""
         seed, levels = self.seeds[place], len(self.levels)
         arrays = (self.run.trace[f"probe_{name}"][place, 0, : self.problems] for name in ("x", "y", "negatives"))
         x, y_pos, y_neg = (array.double().repeat(levels, 1) for array in arrays)
@@ -122,15 +125,17 @@ class Landscape(View):
         schedule, k = NoiseSchedule.cosine(levels), torch.arange(levels).repeat_interleave(self.problems)
         noise = SharedNoise(schedule, k, eps.repeat(levels, 1))
         start, end = (noise.noised(y).as_subclass(Tensor) for y in (y_pos, y_neg))
-        model = trained_energy(self.run, seed, None if step == END else step).double()
-        found: dict[str, Tensor] = {}
-        for kind, network in (("", model), ("perfect ", landscape.optimal_energy(schedule, y_pos))):
-            energy = energy_given(network, x, k)
-            profile = landscape.line_scan(energy, start, end)
-            found[f"{kind}rises"] = profile - profile[:, SCAN_GRID == 0]
-            found[f"{kind}barrier"] = landscape.barrier(profile, SCAN_GRID)
-            found[f"{kind}curvature"] = landscape.curvature(energy, start, end) / (end - start).square().sum(1)
-            found[f"{kind}slope"] = landscape.directional_derivative(energy, start, end)
+        if step is None:
+            energy = energy_given(landscape.optimal_energy(schedule, y_pos), x, k)
+        else:
+            energy = energy_given(trained_energy(self.run, seed, None if step == END else step).double(), x, k)
+        profile = landscape.line_scan(energy, start, end)
+        found = {
+            "rises": profile - profile[:, SCAN_GRID == 0],
+            "barrier": landscape.barrier(profile, SCAN_GRID),
+            "curvature": landscape.curvature(energy, start, end) / (end - start).square().sum(1),
+            "slope": landscape.directional_derivative(energy, start, end),
+        }
         return {name: each.unflatten(0, (levels, self.problems)).numpy() for name, each in found.items()}
 
 
@@ -245,19 +250,17 @@ class Sampling(View):
         return Solution(frame, answers, truth, given)
 
     def _draw_board(self, panel: Axes, board: np.ndarray, solution: Solution) -> None:
-        """Cells in colours, digits written into them, and the borders of boxes."""
+        """Cells in colours, digits written into them as markers, far faster than text, and the borders of boxes."""
         panel.imshow(np.where(solution.given, 0, 1 + (board != solution.truth)), cmap=CELLS, clim=(0, 2))
         side, box = self.digits, round(self.digits**0.5) or 1
+        look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 32 * self.height / side, "mew": 0}
         for digit in np.unique(board):
-            y, x = np.nonzero(board == digit)
-            panel.plot(
-                x, y, "k", marker=marker(digit), linestyle="", markersize=45 * self.height / side, markeredgewidth=0
-            )
+            panel.add_artist(Line2D(*np.nonzero(digit == board.T), marker=marker(digit), **look))
         for place in np.arange(box, side, box) - 0.5:
             panel.plot([-0.5, side - 0.5, np.nan, place, place], [place, place, np.nan, -0.5, side - 0.5], "k", lw=1)
 
 
 @cache
 def marker(digit: int) -> MarkerStyle:
-    """A digit to be plotted, which is far faster than text."""
+    """A digit's outline, kept as to find it takes long."""
     return MarkerStyle(f"${digit}$")

@@ -221,29 +221,28 @@ def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str,
     A label has task, size, method, score, every other field that differs within the list, seeds, steps, the time and
     the beginning of the key. No class of a user's own is needed.
     """
-    runs, described, unreadable = dict[str, Run](), dict[str, tuple[list[str], list[str]]](), dict[str, str]()
+    runs, ends, unreadable = dict[str, Run](), dict[str, tuple[str, str]](), dict[str, str]()
     for run in [*reversed(scan()[0]), *project_runs().values()]:
         try:
             if run.key not in runs and suits(run):
                 facts, score = run.summary, score_of(run.path)
-                first = [f"{facts['task']}, size {run.settings.get('size')}", label(str(facts["method"]))]
-                first += [f"{score[0]} {rounded(score[1])}"] if score else []
-                finished = f"{datetime.fromisoformat(facts['finished']).astimezone():%d %b %Y %H:%M}"
-                last = [f"seeds {', '.join(map(str, facts['seeds']))}", f"{facts['steps']} steps", finished]
-                runs[run.key], described[run.key] = run, (first, [*last, run.key[:8]])
+                first = f"{facts['task']}, size {run.settings.get('size')} · {label(str(facts['method']))} · {score}"
+                finished = f"{datetime.fromisoformat(facts['finished']).astimezone():%d %b %Y %H:%M} · {run.key[:8]}"
+                seeds = ", ".join(map(str, facts["seeds"]))
+                runs[run.key], ends[run.key] = run, (first, f"seeds {seeds} · {facts['steps']} steps · {finished}")
         except Exception as error:  # of any kind: what is in a file may be anything
             unreadable[run.key] = reason(error)
     labels = {}
-    for (key, (first, last)), own in zip(described.items(), differences(runs.values()), strict=True):
-        fields = [f"{name} = {value}" for name, value in own.items() if name not in DESCRIBED]
-        labels[key] = " · ".join([*first, *fields, *last])
+    for (key, (first, last)), own in zip(ends.items(), differences(runs.values()), strict=True):
+        fields = (f"{name} = {value}" for name, value in own.items() if name not in DESCRIBED)
+        labels[key] = " · ".join([first, *fields, last])
     return runs, labels, unreadable
 
 
 @cache
-def score_of(path: Path) -> tuple[str, float] | None:
+def score_of(path: Path) -> str:
     """A run's score on dev; kept, as it is read from the run's files."""
-    return Run(path).score
+    return f"{score[0]} {rounded(score[1])}" if (score := Run(path).score) else "no score"
 
 
 def reason(error: Exception) -> str:

@@ -25,7 +25,6 @@ ARRAYS = {HELD_OUT: "dev_margins", BATCH: "margins"}  # in the trace, each [seed
 ALL = -1  # of seeds or levels
 BARS = 40
 WITHIN = 0.95  # share of all recorded margins that lie between the outermost bars
-CHOICE = ("pairs", "seed", "level")  # what margins are chosen by
 QUARTILES = {"first quartile": 0.25, "median": 0.5, "third quartile": 0.75}
 CURVES: dict[str, dict[str, Any]] = {  # over iterations: what the trace calls them, and how they look
     "own": {"marker": "s", "color": PALETTE["anm"], "label": "this problem"},
@@ -36,12 +35,12 @@ CURVES: dict[str, dict[str, Any]] = {  # over iterations: what the trace calls t
 
 
 class Chosen(NamedTuple):
-    """Margins as they are chosen: numbers of pairs in bars [records, bars], and of each record, both [records, 3]:"""
+    """Margins of chosen pairs over all records."""
 
-    counts: np.ndarray
+    counts: np.ndarray  # of pairs in each bar [records, bars]
     edges: np.ndarray  # of the bars, nats
-    hard: np.ndarray  # the share below 0 with its 95 % interval
-    quartiles: np.ndarray  # nats; NaN where there are no pairs
+    hard: np.ndarray  # [records, 3]: the share below 0 with its 95 % interval
+    quartiles: np.ndarray  # [records, 3], nats; NaN where there are no pairs
     over: str  # what the interval is over: seeds or pairs
 
 
@@ -110,16 +109,16 @@ class Margins(View):
 
     def bars(self, values: Mapping[str, Any]) -> list[tuple[float, float, str]]:
         chosen, record = self.shown(values)
-        counts, edges, ends = chosen.counts[record], chosen.edges, [*map(rounded, chosen.edges)]
+        counts, ends = chosen.counts[record], [*map(rounded, chosen.edges)]
         reaches = [f"{low} to {high}" for low, high in pairwise(ends)]
         reaches[0], reaches[-1] = f"below {ends[1]}", f"{ends[-2]} and more"
-        told = [f"{reach} nats: {count} of {counts.sum()} pairs" for reach, count in zip(reaches, counts, strict=True)]
-        return [(edges[bar], edges[bar + 1], told[bar]) for bar in np.flatnonzero(counts)]
+        told = (f"{reach} nats: {count} of {counts.sum()} pairs" for reach, count in zip(reaches, counts, strict=True))
+        return [(bar / BARS, 1 / BARS, words) for bar, words in enumerate(told) if counts[bar]]
 
     def shown(self, values: Mapping[str, Any]) -> tuple[Chosen, int]:
         """What is chosen, with the same bars in all rows, and the record that is shown."""
         reach = max(view.reaches[values["pairs"]] for view in self.together)
-        return self.chosen(*map(values.get, CHOICE), reach), nearest(self.steps, values["step"])
+        return self.chosen(values["pairs"], values["seed"], values["level"], reach), nearest(self.steps, values["step"])
 
     def _chosen(self, pairs: str, seed: int, level: int, reach: float) -> Chosen:
         """The interval is over seeds, of one seed Wilson's over its pairs; quartiles are of all pairs together."""

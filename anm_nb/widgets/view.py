@@ -73,7 +73,7 @@ class View(ABC):
         """Numbers of what is shown, by name, with units."""
 
     def bars(self, values: Mapping[str, Any]) -> Sequence[tuple[float, float, str]]:
-        """Bars of the first panel that tell their numbers when they are pointed at: left and right edge, and words."""
+        """What bars of the first panel tell when they are pointed at: left end and width, of the panel's, and words."""
         return ()
 
     def seed_place(self, values: Mapping[str, Any]) -> int:
@@ -138,12 +138,10 @@ class Picture:
         data, (width, height) = b64encode(self.png(1)).decode(), self.canvas.get_width_height()
         self.alt, form = alt, '<i title="{}" style="left:{:.2f}%;width:{:.2f}%;top:{:.2f}%;height:{:.2f}%"></i>'
         places = []
-        for axes, row in zip(self.axes[:, 0], bars, strict=True):
-            low, box = axes.get_xlim()[0], axes.get_position()
-            scale = 100 * box.width / (axes.get_xlim()[1] - low)
-            for left, right, told in row:
-                across = 100 * box.x0 + scale * (left - low), scale * (right - left)
-                places.append(form.format(escape(told), *across, 100 * (1 - box.y1), 100 * box.height))
+        for box, row in zip([axes.get_position() for axes in self.axes[:, 0]], bars, strict=True):
+            for left, wide, told in row:
+                sides = box.x0 + left * box.width, wide * box.width, 1 - box.y1, box.height
+                places.append(form.format(escape(told), *(100 * side for side in sides)))
         self.widget.value = (
             f'<div class="anm-sheet"><img class="anm-picture-image" alt="{escape(alt)}" width="{width}" '
             f'height="{height}" decoding="sync" onload="{escape(SCRIPT)}" src="data:image/png;base64,{data}">'
@@ -157,10 +155,8 @@ class Picture:
         rows = np.pad(pixels.reshape(height, -1), ((0, 0), (1, 0)))  # each begins with its filter: none
         chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)]
         chunks += [b"IDAT" + zlib.compress(rows.tobytes(), compression), b"IEND"]
-        ends = [(struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))) for chunk in chunks]
-        return b"\x89PNG\r\n\x1a\n" + b"".join(
-            size + chunk + check for (size, check), chunk in zip(ends, chunks, strict=True)
-        )
+        parts = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def plotted(axes: Axes) -> list[Artist]:

@@ -137,22 +137,6 @@ def test_what_would_have_been_found_is_said_at_the_corrected_level():
     assert (row["detectable_low"] < row["detectable"]).all()
 
 
-def test_headroom_is_the_share_of_what_the_comparator_leaves_to_gain():
-    rows = [("zero", "trivial", 0.9), ("solver", "classical", 0.1), ("noise", "unreachable", 0.0)]
-    references = pd.DataFrame(rows, columns=["name", "kind", "value"]).assign(metric="mse")
-    row = judge([Claim("a", "mse", "anm", "stock")], frame(anm=0.2, stock=0.5), references=references).table.iloc[0]
-    assert row["headroom"] == pytest.approx(-0.3 / 0.4, abs=0.05)
-    assert verdict(Claim("a", "mse", "anm", "stock"), frame(anm=1.2, stock=1.5), references=references) == (
-        "not trained long enough"
-    )
-
-
-def test_one_method_is_compared_with_itself_at_another_time():
-    row = judge([Claim("falls", "mse", "fast", "fast", higher_reduction="early area")], curves(fast=FALLING))
-    assert row.table["verdict"].item() == "supported"
-    assert row.table["estimate"].item() == pytest.approx(0.0 - 0.9, abs=0.01)
-
-
 def test_methods_and_seeds_of_different_length_are_compared_at_their_own_ends():
     row = judge([Claim("a", "mse", "long", "short")], curves(short=FALLING[:6], long=FALLING)).table.iloc[0]
     assert row["estimate"] == pytest.approx(0.0 - 0.5, abs=0.01)

@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from anm_nb.analysis import plots, style
@@ -80,25 +79,6 @@ def test_a_legend_has_as_many_columns_as_fit_and_even_rows(width, columns):
         plots.legend_below(figure, axes, at_most=4)
     (legend,) = figure.legends
     assert legend._ncols == columns
-
-
-def test_a_method_has_the_same_colour_in_every_figure():
-    expected = {style.label(method): to_hex(colour) for method, colour in style.colours(METHODS).items()}
-    (axes,) = learning().axes
-    assert {line.get_label(): to_hex(line.get_color()) for line in axes.get_lines()} == expected
-    (axes,) = strips().axes
-    names = [text.get_text() for text in axes.get_yticklabels()]
-    diamonds = [line for line in axes.get_lines() if line.get_marker() == "D"]
-    assert {names[int(line.get_ydata()[0])]: to_hex(line.get_color()) for line in diamonds} == expected
-
-
-def test_methods_of_a_user_s_own_get_colours_of_their_own():
-    own = [f"own_{number}" for number in range(3)]
-    given = style.colours(["stock", *own])
-    assert given["stock"] == style.PALETTE["stock"]
-    assert len(set(given.values())) == 4
-    assert not set(given.values()) & (set(style.PALETTE.values()) - {style.PALETTE["stock"]})
-    assert len(style.colours([f"own_{number}" for number in range(20)])) == 20  # never too few
 
 
 def interval_drawn(rows, method="anm", **options):

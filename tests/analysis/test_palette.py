@@ -44,14 +44,6 @@ def lab(colour, vision):
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def test_all_colours_differ():
-    same = {"no iteration": "baseline", "HRM per token": "hrm"}  # one model, by its names in two notebooks
-    assert all(style.PALETTE[one] == style.PALETTE[other] for one, other in same.items())
-    shades = [*(shade for name, shade in style.PALETTE.items() if name not in same), *style.OTHER_COLOURS]
-    for one, other in itertools.combinations(shades, 2):
-        assert np.linalg.norm(np.subtract(to_rgb(one), to_rgb(other))) > 0.2, (one, other)
-
-
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("methods", TOGETHER, ids="+".join)
 def test_methods_of_one_panel_are_told_apart_by_colour_or_dashes(methods, vision):

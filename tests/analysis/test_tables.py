@@ -4,8 +4,6 @@ import math
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import (
@@ -15,8 +13,6 @@ from anm_nb.analysis.tables import (
     rounded,
     score_interval,
     score_table,
-    significant,
-    skill,
 )
 
 
@@ -71,16 +67,6 @@ def test_scores_stand_beside_their_references():
     assert table.loc["zero":"exact solution", ["low", "high"]].isna().all(axis=None)  # references kept without them
 
 
-positive = st.floats(1e-3, 1e3)
-
-
-@given(trivial=positive, share=st.floats(-2, 1), floor=st.floats(0, 0.999))
-def test_skill_is_the_share_of_the_way_from_the_trivial_score_to_the_best(trivial, share, floor):
-    """Of an error, whose best is 0 wherever its floor lies, and of a score that grows to a ceiling."""
-    assert skill((1 - share) * trivial, trivial, floor * trivial) == pytest.approx(share, abs=1e-9)
-    assert skill(trivial * (1 + share), trivial, 2 * trivial) == pytest.approx(share, abs=1e-9)
-
-
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
     [
@@ -95,14 +81,6 @@ def test_skill_is_the_share_of_the_way_from_the_trivial_score_to_the_best(trivia
 )
 def test_numbers_read_as_a_person_writes_them(value, digits, text):
     assert rounded(value, digits) == text
-
-
-def test_a_shown_table_has_text_and_dashes_and_leaves_the_table_alone():
-    table = pd.DataFrame({"name": ["a", "b"], "low": [0.01234, math.nan], "seeds": [3.0, math.nan]})
-    shown = significant(table, ["low"])
-    assert shown["low"].tolist() == ["0.0123", "–"]
-    assert shown["seeds"].tolist() == [3.0, "–"]
-    assert table["low"].iloc[0] == 0.01234
 
 
 def test_intervals_of_scores_respect_the_bounds_of_the_metric():

@@ -92,21 +92,6 @@ def test_picture_and_words_follow_each_move_there_and_back_to_the_right_values(e
     record_property("browser", f"{kind}: slider to new picture {median(waits):.0f} ms (median of {len(waits)} moves)")
 
 
-@every_explorer
-def test_a_player_plays_and_goes_back_by_the_keyboard(explorer, kind):
-    label, _ = MOVED[kind]
-    explorer.press(label, "Home")
-    first, shown = explorer.root.locator(".anm-readout").text_content(), len(explorer.pictures)
-    explorer.button(f"Play or pause: {label}").focus()
-    explorer.page.keyboard.press("Space")
-    element = explorer.root.element_handle()
-    explorer.page.wait_for_function("([root, count]) => root.seen.pictures.length > count", arg=[element, shown])
-    explorer.button(f"Back to the start: {label}").focus()
-    explorer.page.keyboard.press("Enter")
-    told = "([root, text]) => root.querySelector('.anm-readout').textContent === text"
-    explorer.page.wait_for_function(told, arg=[element, first])
-
-
 @pytest.mark.parametrize("kind", ["margin", "landscape"])
 def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
     told = explorer.readouts
@@ -124,6 +109,15 @@ def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
     assert explorer.readouts[0] == told[0]
 
 
+@pytest.mark.parametrize("kind", ["margin"])
+def test_a_bar_tells_its_numbers_when_it_is_pointed_at_or_clicked_on(explorer, kind):
+    bars = explorer.root.locator(".anm-sheet i")
+    for bar, act in ((bars.first, "hover"), (bars.last, "click")):
+        getattr(bar, act)()
+        assert re.search(r"nats: \d+ of \d+ pairs", told := bar.get_attribute("title"))
+        assert explorer.root.locator(".anm-sheet + p").inner_text() == told
+
+
 @pytest.mark.parametrize("kind", ["sampler"])
 def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
     explorer.press("Sampler step", "End")
@@ -136,6 +130,7 @@ def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
     element = explorer.root.element_handle()
     explorer.page.wait_for_function("([root, count]) => root.seen.pictures.length > count + 2", arg=[element, shown])
     explorer.button("Play or pause: Sampler step").click()
+    explorer.until_new_picture(lambda: explorer.button("Back to the start: Sampler step").click())
     explorer.button("Save figure").click()
     saved = explorer.root.get_by_text("Saved, 6.75 inches wide")
     saved.wait_for()

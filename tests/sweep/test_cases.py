@@ -5,12 +5,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from anm_nb.cases import LONGEST, Case, case_names, check_of, differing, open_sweep
+from anm_nb.cases import LONGEST, Case, case_names, check_of, open_sweep
 from anm_nb.config import ParameterError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,9 +75,7 @@ def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
     [
         ({"grid": {"m": [1]}}, "trivial.yaml, case {'m': 1}: unknown parameter 'm'"),
         ({"gird": {"n": [1]}}, "trivial.yaml: unknown parameter 'gird' (did you mean 'grid'?)"),
-        ({"grid": {"n": []}}, "grid.n = []: needs at least 1 item"),
         ({"notebook": "20_hrm_vs_basline"}, "unknown notebook '20_hrm_vs_basline' (did you mean '20_hrm_vs_baseline'"),
-        ({"notebook": None}, "needs a notebook, or a union"),
         ({"union": ["trivial.yaml"], "profile": "mid"}, "only base may stand beside union; move profile into"),
         ({"union": ["missing.yaml"]}, "missing.yaml cannot be read"),
     ],
@@ -94,22 +91,6 @@ def test_refusals_name_the_file_the_value_and_what_is_allowed(trivial, content, 
 def test_an_unknown_sweep_is_named_with_the_nearest():
     with pytest.raises(ParameterError, match=r"unknown sweep file 'hrm_perod' \(did you mean 'hrm_period'\?\)"):
         open_sweep("hrm_perod")
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"max_inner_iters": 0}, "max_inner_iters = 0: should be greater than 0"),
-        ({"hrm_perod": 2}, "unknown parameter 'hrm_perod' (did you mean 'hrm_period'?)"),
-        ({"width": 30}, "width"),
-    ],
-)
-def test_a_notebook_s_own_settings_judge_its_cases(tmp_path, values, said):
-    path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump({"notebook": "20_hrm_vs_baseline", "cases": [{}, values]}))
-    with pytest.raises(ParameterError, match=r"bad\.yaml, case") as refused:
-        open_sweep(path)
-    assert said in str(refused.value)
 
 
 # the project's own
@@ -159,16 +140,6 @@ def test_names_are_distinct_short_and_good_for_any_file_system(values):
     assert all(0 < len(name) <= LONGEST and not set(name) & set('/\\:*?"<>| \n\0') for name in names)
 
 
-def test_a_name_says_what_differs_and_no_more():
-    notebooks = Path("10_a.ipynb"), Path("20_b.ipynb")
-    settings = [{"n": -1, "x": 1e-5, "s": [1, 2], "same": 0}, {"n": 2, "x": 1e-5, "s": ["a/b"], "same": 0}]
-    cases = [Case(notebooks[0], Path(), values=values) for values in settings]
-    assert differing(cases) == ["n", "s"]
-    assert case_names(cases) == ["n=-1,s=1_2", "n=2,s=a_b"]
-    cases.append(Case(notebooks[1], Path(), values={"n": 7}))
-    assert case_names(cases) == ["10_a,n=-1,s=1_2", "10_a,n=2,s=a_b", "20_b"]
-
-
 # the settings cell
 
 PARAMETERS = "epochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"
@@ -214,12 +185,9 @@ def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_unde
     ("values", "changed", "said"),
     [
         ({"epoch": 3}, {}, r"unknown parameter 'epoch' \(did you mean 'epochs'\?\); known: epochs, extra, label, size"),
-        ({"epochs": 0}, {}, r"epochs = 0: should be greater than 0"),
         ({"epochs": 99}, {}, r"^epochs = 99: at most 100 epochs·size$"),
-        ({"size": 1}, {}, r"10_own.ipynb, cell tagged settings: ZeroDivisionError: division by zero"),
         ({}, {"settings": "class Study(:"}, r"cell tagged settings: SyntaxError: invalid syntax"),
         ({}, {"settings": "x = 1"}, r"cell tagged settings: does not call from_notebook\(\)"),
-        ({}, {"parameters": "epochs = many"}, r"cell tagged parameters: NameError: name 'many' is not"),
     ],
 )
 def test_what_the_cells_refuse_is_refused_and_another_error_names_notebook_and_cell(tmp_path, values, changed, said):

@@ -58,7 +58,9 @@ def test_closing_it_ends_what_the_workers_run(trivial, scheduler):
     assert len(trivial.outcomes()) == 1
 
 
-def test_where_no_scheduler_answers_one_line_says_so(trivial):
+def test_where_no_scheduler_answers_one_line_says_so(trivial, monkeypatch):
+    client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, **_: client(address, timeout=0.1))
     trivial.write(grid={"n": [1]})
     refused = trivial.invoke("--scheduler", "tcp://127.0.0.1:9")
     assert (refused.exit_code, trivial.ran()) == (2, [])

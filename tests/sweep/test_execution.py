@@ -36,49 +36,29 @@ while True:
 """
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """Three cases, two at a time: one reports its surroundings, one fails, one kills the process that runs it."""
-    folder = tmp_path_factory.mktemp("sweep")
-    report = write_notebook(folder / "notebooks" / "report.ipynb", "lr = 1.0", REPORT)
-    fails = write_notebook(folder / "notebooks" / "fails.ipynb", "n = 1", FAIL)
-    deadly = write_notebook(folder / "notebooks" / "deadly.ipynb", "n = 1", DEADLY)
-    out = folder / "out"
-    cases = [
-        Case(deadly, out / "n=0.1.ipynb"),
-        Case(report, out / "lr=1e-05.ipynb", {"lr": 0.00001}),
-        Case(fails, out / "fails.ipynb"),
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPLBACKEND", "agg")
-        patch.setattr("joblib.cpu_count", lambda: 6)
-        outcomes = {outcome.name: outcome for outcome in outcomes_of(cases, 2)}
-    return out, outcomes
-
-
-def test_each_case_ends_for_itself_and_says_why_it_failed(ran):
-    out, outcomes = ran
-    assert outcomes["lr=1e-05"].error is None
+def test_cases_end_for_themselves_in_this_interpreter_beside_their_notebook(tmp_path, monkeypatch):
+    """Two at a time: one reports its surroundings, one fails, one kills the process that runs it."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr("joblib.cpu_count", lambda: 6)
+    out, cases = tmp_path / "out", []
+    for name, source, given in (("n=0.1", DEADLY, {}), ("lr=1e-05", REPORT, {"lr": 0.00001}), ("fails", FAIL, {})):
+        notebook = write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", "lr = 1.0", source)
+        cases.append(Case(notebook, out / f"{name}.ipynb", given))
+    outcomes = {outcome.name: outcome for outcome in outcomes_of(cases, 2)}
+    report = outcomes["lr=1e-05"]
+    assert (report.error, report.runs) == (None, ["aaaa", "bbbb"])
+    assert 300 < report.peak_mib < 600
     assert outcomes["fails"].error == "ValueError: n is\ntoo small"
     assert "ended with status -9, as happens where memory runs out" in outcomes["n=0.1"].error
     assert {name: outcome_in(out / f"{name}.ipynb") for name in outcomes} == outcomes
     assert sorted(path.name for path in out.iterdir()) == ["fails.ipynb", "lr=1e-05.ipynb", "n=0.1.ipynb"]
-    assert all(nbformat.validate(nbformat.read(path, as_version=4)) is None for path in out.iterdir())
-
-
-def test_a_case_runs_in_this_interpreter_beside_its_notebook_with_its_share_of_cores(ran):
-    out, outcomes = ran
     cells = nbformat.read(out / "lr=1e-05.ipynb", as_version=4).cells
     assert json.loads(cells[-1].outputs[0].text) == {
         "python": sys.executable,
-        "cwd": str(out.parent / "notebooks"),
+        "cwd": str(tmp_path / "notebooks"),
         "OMP_NUM_THREADS": "3",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    report = outcomes["lr=1e-05"]
-    assert report.runs == ["aaaa", "bbbb"]
-    assert 300 < report.peak_mib < 600
-    assert 0.5 < report.seconds < 300
 
 
 def test_ctrl_c_keeps_what_is_finished_a_kill_leaves_no_process_and_the_same_command_goes_on(trivial):

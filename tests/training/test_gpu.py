@@ -12,7 +12,7 @@ from families import config_of
 from toy import Killed, ToyConfig, assert_same, toy_training
 
 from anm_nb.training.loop import NonFiniteLoss, Training
-from anm_nb.training.run import arithmetic, assemble, train_together
+from anm_nb.training.run import arithmetic, assemble
 
 pytestmark = pytest.mark.gpu
 
@@ -100,19 +100,6 @@ def test_a_plain_schedule_is_one_graph_and_a_short_batch_or_a_seldom_average_one
     training, _ = ran(on_gpu(name, **options), tmp_path)
     assert len(training.graphs.captured) == expected
     assert training.graphs.replays > 20
-
-
-def test_a_stack_of_configs_is_captured_as_one(tmp_path):
-    configs = [on_gpu("ranking: routed", (0, 1)), on_gpu("ranking: routed", (1,), temperature=5.0, entropy_weight=0.1)]
-    folders = [tmp_path / "one", tmp_path / "other"]
-    for folder in folders:
-        folder.mkdir()
-    together = train_together(configs, folders)
-    alone = ran(configs[1], tmp_path / "alone", (1,))[1].metrics
-    pd.testing.assert_series_equal(
-        together[1].metrics["loss_rank"], alone["loss_rank"], rtol=2e-2, atol=1e-3, check_index=False
-    )
-    assert together[1].metrics["temperature"].iloc[0] == 5.0
 
 
 def test_a_loss_that_is_not_finite_inside_a_replay_is_named_and_the_others_go_on(tmp_path):

@@ -1,7 +1,6 @@
 """No step waits for the host: what a GPU captures looks at no value, for every family, strategy and option."""
 
 import pytest
-import torch
 from families import CASES, Own, config_of, energy
 from host_waits import HostWait, RefuseHostWaits
 
@@ -32,17 +31,6 @@ def test_no_step_waits_for_the_host(name, seeds):
 def test_a_wait_in_a_users_strategy_is_caught():
     with pytest.raises(HostWait, match=r"_local_scalar_dense.* waits for the host"):
         taken(energy(negatives=Own()), (0, 1))
-
-
-@pytest.mark.parametrize("name", ["energy: stock", "ranking: routed"])
-def test_a_step_that_may_not_look_gives_the_bits_of_one_that_may(name):
-    trainings = []
-    for host in (True, False):
-        training = Training(config_of(name).learner(0, 1), host=host)
-        training.run()
-        trainings.append(training)
-    for one, other in zip(*(each.model.tensors() for each in trainings), strict=True):
-        assert torch.equal(one, other)
 
 
 def test_miners_of_a_step_that_may_not_look_end_where_those_that_may_do():

@@ -91,7 +91,7 @@ def test_one_core_and_short_trainings_need_no_second_process(cores, threads, wor
     monkeypatch.setattr("joblib.externals.loky.ProcessPoolExecutor", None)
     monkeypatch.setattr(run, "WORTH_SECONDS", worth)
     monkeypatch.setenv("OMP_NUM_THREADS", cores)
-    assert run.train_in_processes(RANKING.changed(threads=threads), tmp_path) == 1
+    assert run.train_in_processes(RANKING.changed(threads=threads), tmp_path, print) == 1
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """What all explorers have in common: the list of runs, words for those who cannot see, runs that cannot be shown."""
 
 import shutil
-import subprocess
-import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +22,6 @@ from anm_nb.widgets import (
     project_runs,
 )
 
-HOSTILE = Path(__file__).resolve().parents[1] / "hostile.matplotlibrc"
 EXPLORERS = {"margin": MarginExplorer, "landscape": LandscapeExplorer, "routing": RoutingExplorer,
              "sampler": SamplerExplorer}  # fmt: skip
 every_explorer = pytest.mark.parametrize("kind", EXPLORERS)
@@ -104,33 +100,17 @@ def check_blank(explorer, *words):
     assert alert.text in Tags(explorer.saved.value).text  # nothing is saved
 
 
-def test_the_package_does_not_bring_widgets_along_unasked():
-    code = "import sys, anm_nb, anm_nb.analysis; print([m for m in ('ipywidgets', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-
-
 # the list of runs
-
-
-@every_explorer
-def test_the_picker_lists_exactly_the_finished_runs_of_its_kind_newest_first(stored, kind):
-    (store_root() / "never-finished").mkdir(exist_ok=True)  # a folder without a manifest
-    matrices = list(stored.energies.values())
-    expected = {"landscape": matrices, "routing": [stored.ranking]}.get(kind, [*matrices, stored.board])
-    explorer = EXPLORERS[kind]()
-    newest_first = sorted(expected, key=lambda run: -run.summary["finished_ns"])
-    assert [key for _, key in explorer.picker.options] == [run.key for run in newest_first]
-    assert explorer.picker.value == newest_first[0].key
-    for (label, _), run in zip(explorer.picker.options, newest_first, strict=True):
-        assert label.startswith(f"{run.settings['task']}, size {run.settings['size']} · ")
-        assert f"seeds 0, 1 · {run.summary['steps']} steps" in label
-        assert label.endswith(run.key[:8])
 
 
 def test_labels_name_the_score_and_every_field_that_differs(stored, copied):
     for lr in (1e-3, 2e-3, 4e-3):
         own_strategy(stored.energies["none"], lr=lr, ema_decay=0.5 + lr, negatives={"name": "lost", "eps": lr})
+    (store_root() / "never-finished").mkdir()  # a folder without a manifest
     labels = MarginExplorer().labels
+    finished = [Run(store_root() / key).summary["finished_ns"] for key in labels]
+    assert finished == sorted(finished, reverse=True)
+    assert len(finished) == 6
     for key, label in labels.items():
         run = Run(store_root() / key)
         settings, last = run.settings, run.metrics.groupby("seed").last()
@@ -253,20 +233,6 @@ def test_a_still_picture_and_its_words_stand_before_the_widgets(stored, kind, sh
     assert WIDGET in live
 
 
-@every_explorer
-def test_a_person_s_own_matplotlib_settings_change_no_picture(stored, kind):
-    def pictures():
-        explorer = EXPLORERS[kind]()
-        opened = explorer.picture.widget.value
-        *_, control = explorer.inputs.values()
-        control.index = 1
-        return opened, explorer.picture.widget.value, explorer.picture.png()
-
-    expected = pictures()
-    with mpl.rc_context(fname=HOSTILE):
-        assert pictures() == expected
-
-
 def test_what_a_run_is_called_is_text_in_the_page(stored):
     """A strategy's name is a user's own, and may be anything."""
     explorer = MarginExplorer()
@@ -281,7 +247,6 @@ def test_what_a_run_is_called_is_text_in_the_page(stored):
 @every_explorer
 def test_a_saved_figure_is_the_picture_at_the_page_s_width(stored, tmp_path, monkeypatch, kind):
     explorer, venue = EXPLORERS[kind](), "thesis"  # whose letters are larger than a notebook's
-    lists(explorer)[-1][1].index = 1
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     drawn = []
     monkeypatch.setattr(
@@ -289,32 +254,19 @@ def test_a_saved_figure_is_the_picture_at_the_page_s_width(stored, tmp_path, mon
     )
     explorer.page.value = venue
     explorer.save.click()
-    told = Tags(explorer.saved.value)
-    path = Path(told.text.split(": ", 1)[1])
-    assert told.tags == [("p", {"role": "status"})]
+    path = Path(Tags(explorer.saved.value).text.split(": ", 1)[1])
     assert path.name.startswith(f"{kind}-{explorer.picker.value[:8]}-")
     assert {file.suffix for file in tmp_path.rglob(f"{path.stem}.*")} == {".pdf", ".svg", ".png"}
-    width, _ = Image.open(path.with_suffix(".png")).size
-    assert width == round(300 * VENUES[venue].text)
-    assert f"/MediaBox [ 0 0 {72 * VENUES[venue].text:g}".encode() in path.read_bytes()
-    (figure,) = drawn
-    for ours, theirs in zip(figure.axes, explorer.picture.axes.flat, strict=True):
+    assert Image.open(path.with_suffix(".png")).size[0] == round(300 * VENUES[venue].text)
+    for ours, theirs in zip(drawn[0].axes, explorer.picture.axes.flat, strict=True):
         for one, other in zip(ours.lines, theirs.lines, strict=True):
             np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
-        for one, other in zip(ours.images, theirs.images, strict=True):
-            np.testing.assert_array_equal(one.get_array(), other.get_array())
         assert (ours.get_xlim(), ours.get_ylim()) == (theirs.get_xlim(), theirs.get_ylim())
         assert ours.xaxis.label.get_size() == VENUES[venue].points
-        assert {tick.label1.get_size() for tick in ours.xaxis.get_major_ticks()} <= {VENUES[venue].points * 7.5 / 8}
-
-
-def test_a_figure_that_cannot_be_saved_says_why(stored, tmp_path, monkeypatch):
-    explorer = MarginExplorer()
-    (tmp_path / "figures").write_text("a file in the folder's place")
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(path))  # a file in the folder's place
+    path.write_text("")
     explorer.save.click()
     assert "Not saved: " in explorer.saved.value
-    assert str(tmp_path / "figures") in explorer.saved.value
 
 
 @every_explorer

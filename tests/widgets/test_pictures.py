@@ -1,5 +1,7 @@
 """What the explorers draw and tell is what plain loops over a run's files find."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,8 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, kind, 
         np.testing.assert_allclose(sorted(interval), sorted(found), atol=1e-6)
         assert explorer.readouts[0]["p_hard"].startswith(f"{100 * expected[step]:.1f} % [")
         assert explorer.readouts[0]["pairs"] == str(len(shown))
+        told = re.findall(r'<i title="[^"]+: (\d+) of (\d+) pairs"', explorer.picture.widget.value)
+        assert [[*map(int, each)] for each in told] == [[count, len(shown)] for count in counts if count]
     assert edges[BARS // 2] == 0
     assert explorer.picture.axes[0, 0].patches[0].get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=2e-3)
 
@@ -136,7 +140,7 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
         expected |= {"perfect slope": float(eps @ unit), "perfect barrier": max(perfect[(T >= 0) & (T <= 1)])}
         for name, value in expected.items():
             assert number(explorer, name) == pytest.approx(value, rel=1e-2, abs=1e-5), name
-        bent = explorer.views[0].shown(values(explorer))["curvature"].mean(1)
+        bent = explorer.views[0].shown(values(explorer))[0]["curvature"].mean(1)
         np.testing.assert_array_equal(bends.lines[1].get_ydata(), bent)
         assert bends.lines[2].get_xdata()[0] == level
 
