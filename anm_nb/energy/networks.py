@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -63,7 +63,7 @@ class LevelEmbedding(nn.Module):
         return self.mlp(self.sinusoids)
 
 
-def scale_and_bias(modulation: nn.Linear, embedded: Float[Tensor, "levels dim"], k: Levels) -> tuple[Tensor, Tensor]:
+def scale_and_bias(modulation: nn.Module, embedded: Float[Tensor, "levels dim"], k: Levels) -> tuple[Tensor, Tensor]:
     """1 + gain_k and bias_k, both [b, channels]; computed once for each level and looked up, not for each example."""
     gain, bias = F.embedding(k, modulation(embedded)).chunk(2, dim=1)
     return 1 + gain, bias
@@ -110,7 +110,7 @@ class EnergyMLP(EnergyNetwork):
     def forward(self, x: Inputs, y: Targets, k: Levels, *prepared: Tensor) -> Values:
         from_x, of_y, *modulations = prepared or self.prepare(x, k)
         h = F.silu(torch.addmm(from_x, y, of_y.mT))
-        for layer, scale, bias in ((self.first, *modulations[:2]), (self.second, *modulations[2:])):
+        for layer, scale, bias in zip((self.first, self.second), modulations[::2], modulations[1::2], strict=True):
             h = F.silu(torch.addcmul(bias, layer["linear"](h), scale))
         return energy_of(self.output(h), self.head)
 
@@ -204,7 +204,7 @@ class SudokuEnergy(EnergyNetwork):
     def forward(self, x: Points, y: Points, k: Levels) -> Values:
         h = torch.cat([each.unflatten(1, 3 * [self.size]).permute(0, 3, 1, 2) for each in (x, y)], dim=1)
         h, embedded = F.silu(self.input(h)), self.level()
-        for block in self.blocks:
+        for block in cast(Iterable[nn.ModuleDict], self.blocks):
             scale, bias = (each[:, :, None, None] for each in scale_and_bias(block["modulation"], embedded, k))
             h = h + F.silu(block["second"](F.silu(block["first"](h))) * scale + bias)
         return energy_of(self.output(h), self.head)
