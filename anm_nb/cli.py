@@ -181,6 +181,7 @@ def ls(
         typer.Option(metavar="NAME=VALUE", help="Only runs with this, such as task=inverse or steps=300; repeatable."),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of a table.")] = False,
 ) -> None:
     """List finished runs, the newest last, with their score and the values in which they differ."""
     import pandas as pd
@@ -195,14 +196,13 @@ def ls(
         chosen = [(run, own) for run, own in chosen if name in own and own[name] in (text, from_yaml(text))]
     runs = [run for run, _ in chosen]
     apart, scores = differences(runs), [run.score or ("–", math.nan) for run in runs]
-    rows = [
-        {"key": run.key, "path": run.path, **run.summary, "score": name, "value": value}
-        for run, (name, value) in zip(runs, scores, strict=True)
-    ]
-    if as_csv:
-        say(pd.DataFrame([row | own for row, own in zip(rows, apart, strict=True)]).to_csv(index=False).rstrip())
+    table = pd.DataFrame(
+        own | {"key": run.key, "path": run.path, **run.summary, "score": name, "value": value}
+        for run, (name, value), own in zip(runs, scores, apart, strict=True)
+    )
+    if as_csv or as_json:
+        say(table.to_csv(index=False).rstrip() if as_csv else table.to_json(orient="records", default_handler=str))
     elif runs:
-        table = pd.DataFrame(rows)
         table = table[["key", "task", "method", "seeds", "steps", "finished", "wall_seconds"]].assign(
             seeds=table["seeds"].map(len),
             wall_seconds=table["wall_seconds"].map(duration),
@@ -210,7 +210,7 @@ def ls(
             differs=[", ".join(f"{name}={value}"[:40] for name, value in own.items()) for own in apart],
         )
         say(table.map(lambda each: " ".join(f"{each}".split())).to_string(index=False, justify="left"))
-    say(f"{len(runs)} of {len(every)} runs", err=as_csv)
+    say(f"{len(runs)} of {len(every)} runs", err=as_csv or as_json)
     for path, reason in list(broken.items())[:5]:
         say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}; anm-nb runs verify names all", err=True)
 

@@ -82,7 +82,7 @@ def scored(store, strategy, error):
     return remade(store.line, config, method=strategy, family="energy", task="inverse", version=7)
 
 
-def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv(store):
+def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv_and_json(store):
     anm, stock = scored(store, "anm", 0.25), scored(store, "stock", 0.5)
     table = runs("ls").stdout
     assert "mse 0.26" in table
@@ -91,6 +91,8 @@ def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv(store):
     assert csv.loc[stock.key, "value"] == pytest.approx(0.51)
     assert (csv.loc[anm.key, "score"], csv.loc[anm.key, "lr"], csv.loc[stock.key, "lr"]) == ("mse", 0.0025, 0.005)
     assert "width" not in csv  # the same in all
+    rows = {row["key"]: row for row in json.loads(runs("ls", "--json").stdout)}
+    assert (rows[stock.key]["value"], rows[stock.key]["lr"], rows[stock.key]["seeds"]) == (0.51, 0.005, [0])
 
 
 def test_two_runs_are_compared_by_what_differs_and_their_curves_in_one_figure(store, tmp_path, monkeypatch):
