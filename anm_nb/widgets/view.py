@@ -22,7 +22,7 @@ from anm_nb.analysis.style import colours, label
 from anm_nb.run import Run
 
 WIDTH = 8.0  # inches: fits a window of 1000 pixels
-LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 0.62, 0.1, 0.3, 0.45, 0.62  # inches around and between panels
+LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 0.62, 0.1, 0.3, 0.45, 0.78  # inches around and between panels
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 SCRIPT = (TEMPLATES / "explorer.js").read_text("utf-8")
 
