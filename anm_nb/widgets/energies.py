@@ -198,7 +198,7 @@ class Sampling(View):
         for panel, column, colour in zip(axes[2:], ("energy", "error"), (self.colour, "black"), strict=True):
             steps, taken = np.arange(1.0, len(states) + 1), states[column].astype(float)
             panel.plot(*(np.insert(each, breaks, np.nan) for each in (steps, taken)), ".-", markersize=3, color=colour)
-            panel.axvline(state + 1, color="black", linewidth=0.8)
+            panel.axvline(state + 1, color="black", linewidth=0.8, snap=False)  # states are less than a pixel apart
             panel.set(xlabel="sampler step", ylabel="energy, nats" if column == "energy" else self.error_name)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if not self.digits:
