@@ -24,7 +24,7 @@ def batch_indices(examples: int, batch: int, step: int, seed: int, device: str =
     return _order(examples, epoch, seed, device)[position * batch : (position + 1) * batch]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)  # a stack asks for every seed's order in turn
 def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " examples"]:
     return torch.randperm(examples, generator=generator(seed, f"order/{epoch}", device), device=device)
 
