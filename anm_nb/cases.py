@@ -83,8 +83,7 @@ def duration(seconds: float) -> str:
 def verdicts_in(notebook: Mapping[str, Any], kept: bool = True) -> list[dict[str, Any]]:
     """The judged claims in a notebook's outputs, a mapping each; with or without those of cells tagged `kept`."""
     cells = (cell for cell in notebook["cells"] if kept or "kept" not in cell["metadata"].get("tags", ()))
-    outputs = (output for cell in cells for output in cell.get("outputs", []))
-    shown = (output.get("data", {}).get(VERDICT_MIME) or {} for output in outputs)
+    shown = (output.get("data", {}).get(VERDICT_MIME) or {} for cell in cells for output in cell.get("outputs", []))
     return [dict(row) for each in shown for row in each.get("verdicts", ()) if row.get("verdict") in STATES]
 
 
