@@ -99,7 +99,6 @@ def test_3_a_strategy_of_ones_own_is_judged_on_a_task_and_with_a_network_of_ones
     assert {f"lower final error: other_answer than {each}" for each in ("none", "stock")} <= claims
     (table,) = [cell.outputs[0].data["text/plain"] for cell in executed.cells if cell.id == "scores"]
     assert "exact solution" in table
-    assert len(list((tmp_path / "outputs" / "runs").glob("[!.]*"))) == 3
 
 
 def test_4_puzzles_of_ones_own_are_solved(models, capsys):

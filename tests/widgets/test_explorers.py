@@ -154,6 +154,7 @@ def test_the_projects_own_runs_are_shown_with_an_empty_store(tmp_path, monkeypat
     if kind == "sampler":  # the board is solved
         assert SamplerExplorer(models["sudoku none"]).readouts[0]["wrong cells"].startswith("0 of ")
     if kind == "routing":  # it opens where items differ most
+        assert explorer.readouts[0]["method"] == "HRM per token"
         alphas = models["hinted_sort token"].trace["alphas"][0, -1, 0]
         assert explorer.inputs["iteration"].value == alphas.std(1, correction=0).mean(1).argmax()
 
