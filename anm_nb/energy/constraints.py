@@ -1,7 +1,4 @@
-"""Sets that a mined negative has to stay in, each with its exact projection (ANM checklist, sections B and G).
-
-Balls around the truth, and relaxed answers of discrete tasks, flat in {−1, 1}: one-hot groups or signs.
-"""
+"""Sets that a mined negative has to stay in, each with its exact projection (ANM checklist, sections B and G)."""
 
 from __future__ import annotations
 
@@ -141,9 +138,7 @@ class MaskedSimplex(Constraint):
         return torch.full_like(p, -1).scatter(2, best, 1.0).flatten(1)
 
     def log(self, y: Points) -> dict[str, Tensor]:
-        """Section G: entropy −Σ p log p in nats, and over the log of the number of open classes, means over groups with
-        a choice, 0 without; and Σ|p| over the other classes, 0 when feasible.
-        """
+        """Section G: mean entropy (nats; relative: by log open classes) of groups with a choice, Σ|p| not allowed."""
         p, choices = self._probabilities(y), self._open.sum(2)
         entropy, counted = entr(p.clamp_min(0)).sum(2), choices > 1
         by_name = {"entropy": entropy, "relative_entropy": entropy / choices.clamp_min(2).log()}

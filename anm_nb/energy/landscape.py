@@ -1,12 +1,9 @@
 """The energy's shape around the truth, towards a negative (ANM checklist, section E).
 
 An energy is a function of noised points [b, d] with values [b] in nats that allows torch.func's vmap, grad and jvp;
-`start` is the noised positive ỹ⁺, `end` the noised negative ỹ⁻ with the same noise. No graph is kept and nothing drawn.
-All raise `ParameterError` where start equals end, and for results that are not finite.
-
-Of the energy that the denoising loss asks for (`optimal_energy`) the numbers are known, Δ̃ being ỹ⁻ − ỹ⁺: the barrier
-is max(0, m*) (`SharedNoise.optimal_margin`), φ''(0) is ‖Δ̃‖²/σ_k and the directional derivative ε·Δ̃/‖Δ̃‖. There end the
-document's wishes for steeper landscapes: one steeper than that has a wrong score.
+`start` is the noised positive ỹ⁺, `end` the noised negative ỹ⁻ with the same noise, Δ̃ = ỹ⁻ − ỹ⁺. All raise
+`ParameterError` where start equals end, and for results that are not finite. Of `optimal_energy` the barrier is
+max(0, m*) (`SharedNoise.optimal_margin`), φ''(0) is ‖Δ̃‖²/σ_k and the directional derivative ε·Δ̃/‖Δ̃‖.
 """
 
 from __future__ import annotations
@@ -38,10 +35,7 @@ def line_scan(energy: Energy, start: Points, end: Points, t: Grid = SCAN_GRID) -
 
 
 def barrier(profile: Float[Tensor, "b T"], t: Grid) -> Values:
-    """max over 0 ≤ t ≤ 1 of φ(t) − φ(0), never negative (ANM checklist, section E.1): what keeps ỹ⁺ from ỹ⁻.
-
-    Raises `ParameterError` unless 0 and 1 are on the grid exactly.
-    """
+    """max over 0 ≤ t ≤ 1 of φ(t) − φ(0) (section E.1). Raises `ParameterError` unless the grid holds 0 and 1."""
     for value in (0, 1):
         if value != (nearest := float(t[(t - value).abs().argmin()])):
             raise ParameterError(f"t: the grid has to hold {value} exactly; the nearest on it is {nearest!r}")
@@ -50,10 +44,7 @@ def barrier(profile: Float[Tensor, "b T"], t: Grid) -> Values:
 
 @torch.no_grad()
 def curvature(energy: Energy, start: Points, end: Points) -> Values:
-    """φ''(0) = Δ̃ᵀHΔ̃ for Δ̃ = ỹ⁻ − ỹ⁺, per unit of t (section E.1), forward over reverse (Pearlmutter 1994).
-
-    It grows with the square of the distance; divided by ‖Δ̃‖² it compares negatives at different ones.
-    """
+    """φ''(0) = Δ̃ᵀHΔ̃ per unit of t, so in ‖Δ̃‖² (section E.1), forward over reverse (Pearlmutter 1994)."""
     start, shift = start.as_subclass(Tensor), (end - start).as_subclass(Tensor)
     _length(shift)
     gradient = torch.func.grad(lambda point: energy(point).sum())

@@ -58,10 +58,7 @@ def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
 
 
 class RankingLearner:
-    """S seeds of ranking runs, whose data and weights are [S, …].
-
-    Runs of one seed that differ only in model or fixes see the same training set in the same order, and one test set.
-    """
+    """S seeds of ranking runs; those that differ only in the model see the same sets [S, …] in the same order."""
 
     block = 1
     generators: Mapping[str, Sequence[torch.Generator]] = {}  # draws are made here, or derived from seed and epoch

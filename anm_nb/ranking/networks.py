@@ -1,7 +1,4 @@
-"""The ranking model: value embedding, transformer encoder, a Pointer-over-Heads block applied repeatedly, a decoder.
-
-Its attention heads are routed by an HRM controller.
-"""
+"""The ranking model: embedding, encoder, a repeated attention block whose heads an HRM controller routes, a decoder."""
 
 from __future__ import annotations
 
@@ -89,10 +86,7 @@ class Controller(nn.Module):
 
 
 class RandomRouting(nn.Module):
-    """Routing weights drawn once: softmax of normal logits, a row for each iteration, alike for all tokens.
-
-    One row for all iterations would only rescale the block's output layer. After the last row comes the first again.
-    """
+    """Routing weights drawn once: softmax of normal logits, a row an iteration, in turn, alike for all tokens."""
 
     def __init__(self, n_heads: int, iterations: int) -> None:
         super().__init__()
@@ -106,10 +100,7 @@ class RandomRouting(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention, then feed-forward: each added to its input, the sum normalised; with `pre` the input is, alone.
-
-    `alpha` scales each token's head outputs, by heads·α, so that uniform routing is plain multi-head attention.
-    """
+    """Self-attention, heads scaled by heads·α, and feed-forward; normalised after each sum, or `pre`: before each."""
 
     def __init__(self, width: int, n_heads: int, pre: bool = False) -> None:
         super().__init__()
@@ -209,10 +200,7 @@ class RankingModel(nn.Module):
         return self.encoder(z)
 
     def refine(self, x: Inputs, iterations: int | None = None) -> tuple[States, Routing]:
-        """States and routing weights of every iteration: the config's number, or as many as are asked for.
-
-        Raises `ParameterError` for none, and for more `iterations` than there are blocks, where they are not tied.
-        """
+        """States and routing weights of each iteration. Raises `ParameterError` for none, or more than untied blocks."""
         most, tied = self.config.max_inner_iters, self.config.tied
         iterations = most if iterations is None else iterations
         if iterations < 1 or (iterations > most and not tied):

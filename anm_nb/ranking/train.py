@@ -1,7 +1,4 @@
-"""Training a ranking model: the config of a run, one flat table of what a person sets, and variants of it.
-
-Fields that a variant makes no use of stand at their defaults, so that configs which differ in nothing else share it.
-"""
+"""Training a ranking model: the config of a run, one flat table of what a person sets, and variants of it."""
 
 from __future__ import annotations
 
@@ -225,10 +222,7 @@ class RankingConfig(TrainingConfig):
 
 
 def trained_ranking(run: Run, seed: int) -> RankingModel:
-    """The model of a finished run with the weights selected on dev, the temperature among them; on the CPU, frozen.
-
-    Raises `ParameterError` for a run that is not of this family, and for a seed that it does not have.
-    """
+    """A run's model as selected on dev, frozen, on the CPU; `ParameterError` for another family, an unknown seed."""
     if not isinstance(config := run.config, RankingConfig):
         raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no ranking")
     if seed not in config.seeds:
@@ -254,10 +248,7 @@ def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
 
 
 def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dict[str, RankingConfig]:
-    """The baseline, and an HRM config at each value of one field, by name ("hrm_period = 4").
-
-    Raises `ParameterError` where the config's own value is not among `values`: the others are compared with it.
-    """
+    """The baseline, and the config at each value of one field ("hrm_period = 4"); its own has to be among them."""
     if (own := getattr(config, field)) not in values:
         needs = f"{field} = {own} has to be among them, as the others are compared with it"
         raise ParameterError(f"values = {list(values)}: {needs}")

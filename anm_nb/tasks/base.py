@@ -68,10 +68,7 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n fresh problems on `device`, drawn from `generator`, which lives there; `harder` shifts the distribution.
-
-        Generators of one seed give different problems on different devices: store the problems that are to be shown.
-        """
+        """n fresh problems on `device`, drawn from `generator`, which lives there; `harder` shifts the distribution."""
 
     @abstractmethod
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
@@ -105,10 +102,7 @@ class DenoisingTask(Task):
 
     @abstractmethod
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
-        """IRED's stock negatives for targets y, both [rows, y_dim], the rows of several seeds in blocks; no host waits.
-
-        `settle()` gives what continuous tasks use: y noised threefold, after two descent steps on the energy.
-        """
+        """IRED's stock negatives for targets [rows, y_dim], seeds in blocks; `settle()`: those of continuous tasks."""
 
     @abstractmethod
     def references(self, training: Batch, test: Batch) -> Predictions:

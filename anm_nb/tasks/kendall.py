@@ -1,8 +1,7 @@
-"""Kendall's τ over the pairs that can be decided: how a ranking is scored.
+"""Kendall's τ = (concordant − discordant)/(decidable pairs), which is Somers' D of prediction given target.
 
-τ = (concordant − discordant)/(pairs decidable in the target): Somers' D of prediction given target. A pair is decidable
-when both items are observed and their target ranks differ; a tie in the prediction makes it neither concordant nor
-discordant. A row without a decidable pair gives NaN, which means skip, never 0.
+A pair is decidable when both items are observed and their target ranks differ; a tie in the prediction makes it neither
+concordant nor discordant. A row without a decidable pair gives NaN, which means skip, never 0.
 """
 
 from __future__ import annotations
@@ -58,9 +57,6 @@ def kendall_tau_numpy(pred: Any, target: Any, obs_mask: Any = None) -> np.ndarra
 
 
 def index_space_tau(pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """For forensics only: τ between the *index arrays* argsort(prediction) and argsort(target), as was published.
-
-    It does not measure ranking quality: one early item out of place shifts every later index, to a score near 0.
-    """
+    """For forensics only: τ of the *index arrays* argsort(prediction) and argsort(target), as published; no quality."""
     require_items("target", tuple(target.shape), pred.shape[-1])
     return kendall_tau(-(-pred).argsort(dim=-1, stable=True), target.argsort(dim=-1, stable=True))

@@ -1,7 +1,4 @@
-"""IRED's tasks on matrices (arXiv 2406.11179, sections 4.1 and 4.2).
-
-Addition, inversion and low-rank completion, and the connectivity of graphs, whose adjacency is a matrix of ±1.
-"""
+"""IRED's tasks on matrices: addition, inversion, low rank, connectivity (arXiv 2406.11179, sections 4.1 and 4.2)."""
 
 from __future__ import annotations
 
@@ -97,10 +94,7 @@ class LowRank(MatrixTask):
         return torch.where(x != 0, x, soft_impute(x.unflatten(1, self.shape), shrinkage * self.noise_norm).flatten(1))
 
     def references(self, training: Batch, test: Batch) -> Predictions:
-        """Zero, the mean, the input, soft-impute at the best of `SHRINKAGES` for the hidden entries of training, noise.
-
-        The noise floor, NOISE²·(1 − SEEN), cannot be reached.
-        """
+        """Constants, the input, soft-impute tuned on training, and the noise floor, NOISE²·(1 − SEEN), unreachable."""
         x, y = (each[:TUNING_MATRICES].unflatten(1, self.shape) for each in (training.x, training.y))
         estimate, errors = torch.zeros_like(x), {}
         for shrinkage in SHRINKAGES:

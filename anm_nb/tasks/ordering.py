@@ -109,10 +109,7 @@ class PartialSort(Task):
         return {"tau_obs": kendall_tau(y_hat, batch.y, batch.known), "tau_all": kendall_tau(y_hat, batch.y)}
 
     def solve(self, batch: Batch) -> Tensor:
-        """The best possible scores [n, items]: visible values, and for hidden ones the median of the values not seen.
-
-        A hidden value is equally likely to be any that is not seen, so no order agrees better with it in expectation.
-        """
+        """The best possible scores [n, items]: visible values, and for hidden ones the median of those not seen."""
         values = self.values(batch)
         unseen = torch.ones(len(values), VALUES, dtype=torch.long, device=values.device)
         up_to = unseen.scatter_add_(1, (values - LOWEST), -batch.known.long()).cumsum(dim=1)

@@ -102,20 +102,13 @@ class Sudoku(DenoisingTask):
         return task
 
     def stream(self, name: Stream) -> Sudoku:
-        """The task restricted to its puzzles for training, dev or test, which share neither puzzles nor solutions.
-
-        Solutions are divided in the order in which they first occur: the first 80 % for training, 10 % each, at least
-        one, for dev and test, harder puzzles included; drawing raises `ParameterError` for fewer than 3.
-        """
+        """The task on 80 % (train) or 10 % (dev, test) of the solutions, by first occurrence; `sample` needs 3."""
         part = copy.copy(self)
         part._stream = name
         return part
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n random puzzles; none comes again before all have come, so as many as the pool holds are never the same.
-
-        Raises `ParameterError` for harder ones of a task of given puzzles.
-        """
+        """n random puzzles, none again before all have come; `ParameterError` for harder ones of given puzzles."""
         pool = self._pool(harder, device)
         rows = solver.shuffled(len(pool.puzzles), n, generator)
         return _batch(pool.puzzles[rows], pool.solutions[rows])

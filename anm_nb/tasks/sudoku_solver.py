@@ -113,10 +113,7 @@ def broken(boards: Boards) -> Bool[Tensor, "n units"]:
 
 
 def solve(puzzles: Boards, limit: int = 2, source: torch.Generator | None = None) -> tuple[Boards, Indices]:
-    """A solution of each puzzle [n, cells] (0 = empty; zeros if there is none), and how many it has, up to `limit`.
-
-    Which of several solutions is given is arbitrary; a `source` on the puzzles' device draws it.
-    """
+    """A solution, drawn from `source`, of each puzzle [n, cells] (0 = empty, none), and how many it has, to `limit`."""
     source = source or torch.Generator(puzzles.device).manual_seed(0)
     parts = _candidates(puzzles).split(4 * WIDTH)
     grids, found = zip(*(_search(part, limit, source) for part in parts), strict=True)

@@ -20,10 +20,7 @@ LOGGERS: dict[str, Callable[[Any, int, int, Mapping[str, float]], object]] = {}
 
 
 def on_record(logger: Callable[[Any, int, int, Mapping[str, float]], object]) -> Any:
-    """Call `logger(config, seed, step, row)` at every record of every training; one defined again replaces itself.
-
-    `row` has the columns of `Run.metrics`. What is tested at the end comes as one more row of the last step.
-    """
+    """Call `logger(config, seed, step, row)` at every record, and with the final tests; `row` as in `Run.metrics`."""
     LOGGERS[logger.__qualname__] = logger
     return logger
 

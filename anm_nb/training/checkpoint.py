@@ -1,8 +1,4 @@
-"""What a training keeps of one seed: its record, and checkpoints that are replaced atomically and checked when read.
-
-A checkpoint is a SHA-256 and the safetensors bytes that it is of. The one before the newest is kept, so that a newest
-one that a disk has spoiled costs the steps between the two and no more.
-"""
+"""What a training keeps of one seed: its record, and its two latest checkpoints, a SHA-256 before safetensors bytes."""
 
 from __future__ import annotations
 
@@ -138,10 +134,7 @@ def load_checkpoint(path: Path) -> State:
 
 
 def common_checkpoints(places: Sequence[tuple[Path, int]]) -> list[State]:
-    """A checkpoint of each path and seed, those that have not ended all at the newest step that every one of them has.
-
-    Empty where there is no such step: training starts from the beginning.
-    """
+    """A checkpoint of each path and seed; all that go on at the newest step that they share, nothing without one."""
     found = [good_checkpoints(path, seed) for path, seed in places]
     going_on = [{facts["step"] for _, facts in each} for each in found if each and not each[0][1]["ended"]]
     step = max(set.intersection(*going_on), default=None) if going_on else 0
@@ -151,10 +144,7 @@ def common_checkpoints(places: Sequence[tuple[Path, int]]) -> list[State]:
 
 
 def good_checkpoints(path: Path, seed: int) -> list[State]:
-    """The newest checkpoint and the one before it, as far as they are there, whole, and of this run and seed.
-
-    Any other is moved out of the way, with a warning that names it.
-    """
+    """The newest checkpoint and the one before it, as far as they are good; a bad one is set aside with a warning."""
     good, spoiled = [], []
     for candidate in filter(Path.exists, (path, before(path))):
         try:
@@ -174,10 +164,9 @@ def good_checkpoints(path: Path, seed: int) -> list[State]:
 
 
 def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
-    """Put the last state of the store's longest run of the same config, but with less of its `length`, into a folder.
+    """Put the last state of the store's longest shorter run of the same config into a folder, and return its key.
 
-    Returns the run's key; nothing where there is none, or where its first steps are not those of this config, which
-    whoever watches is told.
+    Nothing where there is none, or training cannot go on from it: whoever watches is told why.
     """
     length, why_not = config.length, config.why_not_longer()
     if not length or folder.parent != store.partial_root() or (why_not and not watched()):
@@ -211,10 +200,7 @@ def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
 
 
 def last_state(config: TrainingConfig, folder: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every seed's state before its last step, by `seed<s>.…`, without what its weights have: 8 bytes a parameter.
-
-    Empty where a longer training would not go on from it.
-    """
+    """Every seed's state before its last step, without what `weights` have; empty where no training can go on."""
     state: dict[str, Tensor] = {}
     for seed in () if config.why_not_longer() else config.seeds:
         newest, *before = good_checkpoints(checkpoint_of(folder, seed), seed)

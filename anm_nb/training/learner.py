@@ -97,10 +97,7 @@ class StepLosses:
 
 @dataclass
 class Measurement:
-    """One row of one seed's metrics and the arrays kept beside it, which have the same shape at every step.
-
-    With a `selection` score (higher is better, NaN never is) the loop keeps the EMA weights of the best measurement.
-    """
+    """A row of one seed's metrics and arrays beside it; EMA weights are kept where `selection` is highest (not NaN)."""
 
     scalars: dict[str, float]
     arrays: dict[str, Tensor] = field(default_factory=dict)
@@ -135,11 +132,7 @@ class Learner(Protocol):
 
 
 def require_memory(values: Mapping[str, Any], needed: Mapping[str, float]) -> None:
-    """Raise `ParameterError` with the estimate where the bytes `needed` are more than the machine has.
-
-    `needed` holds lower bounds, so that nothing is refused that would run, by the parameters they come from ("batch
-    size"); the message names those of the parts that matter, with their `values`.
-    """
+    """Raise `ParameterError` where the bytes `needed`, lower bounds by their parameters' names, exceed memory."""
     total, available = sum(needed.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if total > available:
         names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())

@@ -54,10 +54,7 @@ class Trained:
 
 
 def train(config: TrainingConfig, folder: Path) -> Trained:
-    """Train every seed of a config, resuming from the checkpoints in `folder`.
-
-    Raises `NonFiniteLoss` for a loss that is not finite, once the other seeds are trained.
-    """
+    """Train every seed, resuming from checkpoints in `folder`. Raises `NonFiniteLoss` once all others are trained."""
     earlier = "" if any(folder.glob("seed-*.checkpoint*")) else go_on_from_shorter(config, folder)
     if resolve_device(config.device) == "cuda":
         trained = train_together([config], [folder])[0]
@@ -70,10 +67,7 @@ def train(config: TrainingConfig, folder: Path) -> Trained:
 
 
 def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -> list[Trained]:
-    """Train all seeds of configs as one stack, each config's checkpoints in its own folder.
-
-    Raises `ParameterError` for configs that differ in more than seeds and scheduled numbers.
-    """
+    """Train all seeds of configs as one stack, each in its folder; `ParameterError` unless they share a `stack_key`."""
     if len({config.stack_key() for config in configs}) > 1:
         raise ParameterError("configs differ in more than seeds and scheduled numbers: they cannot be one stack")
     members = [Member(config, seed) for config in configs for seed in config.seeds]
@@ -128,10 +122,9 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
-    """Train seeds to their finished checkpoints in `folder`, as many at a time as there are cores for.
+    """Train seeds to finished checkpoints in `folder`, one a core, and return how many processes trained at a time.
 
-    Returns how many processes trained at a time: 1, this one, where others would not pay, or would not know a class of
-    the user's that takes part. A seed's exception is raised here, and ends the others.
+    It is 1, this one, where others would not pay, or would not know a class of the user's that takes part.
     """
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write for a moment yet
         with FileLock(lock):
@@ -211,10 +204,7 @@ def _begin(parent: int, words: Any) -> None:
 
 
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:
-    """Seconds of one training step of each config's first seed: a row per round, after warm-up rounds.
-
-    The configs are taken in turn, every second round in reverse, so that a machine's drift hits all of them alike.
-    """
+    """Seconds of a step of each config's first seed, a row a round; taken in turn, as a machine's speed drifts."""
     first = next(iter(configs.values()))
     device, rows = resolve_device(first.device), []
     with arithmetic(first):
@@ -240,10 +230,7 @@ def next_step_seconds(training: Training) -> float:
 
 
 def counted_flops(work: Callable[[], object]) -> int:
-    """Operations of matrix products, convolutions and attention in a piece of work; a multiply-add counts 2.
-
-    Elementwise work, reductions and factorisations count nothing.
-    """
+    """Operations of matrix products, convolutions and attention alone in a piece of work; a multiply-add counts 2."""
     counter: Any = FlopCounterMode(display=False)
     counter.mod_tracker = nullcontext()  # its hooks refuse the gradients of torch.func
     counter.mod_tracker.parents = {"Global"}

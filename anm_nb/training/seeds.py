@@ -31,10 +31,9 @@ def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " e
 
 @torch.no_grad()
 def initialise(module: nn.Module, source: torch.Generator) -> None:
-    """Draw the weights of linear and convolutional layers, U(±1/√fan_in), and of embeddings, N(0, 1), from `source`.
+    """Draw weights from `source` by torch's rules: U(±1/√fan_in), linear and convolutional; N(0, 1), embeddings.
 
-    These are torch's own rules, whose constructors draw from the global generator. Normalisation layers start at
-    constants. Raises `TypeError` for any other layer with parameters of its own.
+    Normalisation layers start at constants. Raises `TypeError` for any other layer with parameters of its own.
     """
     for layer in module.modules():
         own = list(layer.parameters(recurse=False))
