@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from anm_nb.config import Seeds
-from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
+from anm_nb.training import Measurement, Member, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
 from anm_nb.training.run import assemble, train
 from anm_nb.training.seeds import RowDraws, generator, initialise

@@ -16,7 +16,7 @@ from anm_nb.energy.probes import energy_columns, gradient_columns, noising_colum
 from anm_nb.energy.sampler import predict
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.tasks.base import SPLITS, Batch, Clues
-from anm_nb.training.learner import Measurement, Member, StepLosses
+from anm_nb.training import Measurement, Member, StepLosses
 from anm_nb.training.seeds import RowDraws, generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 

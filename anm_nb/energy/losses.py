@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from anm_nb.energy.miner import Mined, MiningProblem
 from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.schedule import Noised, Points, Values
-from anm_nb.training.learner import StepLosses
+from anm_nb.training import StepLosses
 
 if TYPE_CHECKING:
     from anm_nb.energy.negatives import NegativeStrategy

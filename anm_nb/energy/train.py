@@ -19,8 +19,8 @@ from anm_nb.identity import classes_of_the_user
 from anm_nb.store import Run
 from anm_nb.tasks import task_class
 from anm_nb.tasks.base import DenoisingTask
+from anm_nb.training import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.checkpoint import by_prefix
-from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, train
 
 

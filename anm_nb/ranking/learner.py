@@ -14,7 +14,7 @@ from anm_nb.ranking.losses import RANKING_LOSSES
 from anm_nb.ranking.networks import SCORE_DECIMALS, PointerDecoder, RankingModel, RankingOutput, routing_entropy
 from anm_nb.tasks.base import Batch, Stream
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
-from anm_nb.training.learner import Measurement, Member, StepLosses
+from anm_nb.training import Measurement, Member, StepLosses
 from anm_nb.training.seeds import batch_indices, generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 

@@ -200,7 +200,7 @@ class RankingModel(nn.Module):
         return self.encoder(z)
 
     def refine(self, x: Inputs, iterations: int | None = None) -> tuple[States, Routing]:
-        """States and routing weights of each iteration. Raises `ParameterError` for none, or more than untied blocks."""
+        """States and routing weights of each iteration. `ParameterError` for none, or more than untied blocks."""
         most, tied = self.config.max_inner_iters, self.config.tied
         iterations = most if iterations is None else iterations
         if iterations < 1 or (iterations > most and not tied):

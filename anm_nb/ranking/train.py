@@ -19,8 +19,8 @@ from anm_nb.ranking.networks import RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import PartialSort
+from anm_nb.training import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.checkpoint import by_prefix
-from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, counted_flops, train
 
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")

@@ -1,4 +1,4 @@
-"""Training: one step over the seed axis for all families. Here: who hears of a training, and who may interrupt it."""
+"""Training: one step over the seed axis for all families. Here: what it asks of a family, and who hears of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from anm_nb.config import ParameterError, Parameters, Seeds, Steps, Threads, shown
+from anm_nb.identity import RunConfig
+from anm_nb.training.stack import ParameterGroup, Stack
+
+if TYPE_CHECKING:
+    from anm_nb.training.loop import Training
 
 Tell = Callable[..., object]  # of a seed's Member, step, loss, and a row where one was measured
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
@@ -97,3 +111,128 @@ def interrupts(leave: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class TrainingConfig(RunConfig):
+    """How any model is trained, whatever it learns."""
+
+    length: ClassVar[str] = ""  # the field that says for how long, where a longer training may go on from a shorter one
+
+    patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
+    stop_at_score: float | None = None  # selection score at which to stop, as nothing is left to gain; None: never
+    checkpoint_every: Steps = 1000  # steps
+    keep_weights: bool = False  # the EMA weights of every record too, for looking at a landscape as it forms
+    # Of matrix products: tf32 rounds their factors to 10 bits on a GPU (on a CPU it is float32); bfloat16 is autocast.
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    graph: bool = True  # on a GPU the whole step is captured as a CUDA graph
+    threads: Threads = 1  # CPU threads of one training; part of the config, as it changes the last bits
+    seeds: Seeds = (0, 1, 2)
+
+    @abstractmethod
+    def total_steps(self) -> int: ...  # updates in all
+    @abstractmethod
+    def record_steps(self) -> list[int]: ...  # before whose update to measure, in order: 0 and the last among them
+    @abstractmethod
+    def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # of configs with one `stack_key`
+    @abstractmethod
+    def stack_key(self) -> str: ...  # equal for configs that differ in seeds and scheduled numbers only
+
+    @classmethod
+    def of(cls, settings: Parameters, **values: Any) -> Any:
+        """The fields that a notebook's settings have too, and values."""
+        return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
+
+    def why_not_longer(self) -> str:
+        """Why a training with more of its `length` cannot go on from the end of this one; empty where it can."""
+        return "" if self.length else "its class has no `length`"
+
+    def learner(self, *seeds: int, device: str = "cpu") -> Any:
+        """The learner of some seeds."""
+        return self.make_learner([Member(self, seed) for seed in seeds], device)
+
+    def lr_factor(self, step: int) -> float:
+        """Factor on every learning rate at a step; constant where a family does not say otherwise."""
+        return 1.0
+
+    def averaging(self) -> tuple[float, int]:
+        """Decay of the weights' average, and after how many steps it moves; a decay of 0 follows the weights."""
+        return 0.0, 1
+
+    def device_kind(self) -> str:
+        """cpu or cuda, as `device` resolves here."""
+        return resolve_device(self.device)
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" becomes cuda where there is one, else cpu. Raises `ParameterError` when cuda is asked for and missing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device = 'cuda': no CUDA device here; allowed: auto, cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+class Member(NamedTuple):
+    """One seed of a stack, and the config it is of."""
+
+    config: Any  # of the learner's own class
+    seed: int
+
+
+@dataclass
+class StepLosses:
+    """What each seed descends and its parts by name, all [S], and whatever else the family's measurements need."""
+
+    total: Float[Tensor, " seeds"]
+    parts: dict[str, Float[Tensor, " seeds"]]
+    detail: Any = None
+
+
+@dataclass
+class Measurement:
+    """A row of one seed's metrics and arrays beside it; EMA weights are kept where `selection` is highest (not NaN)."""
+
+    scalars: dict[str, float]
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+    selection: float | None = None
+
+
+class Learner(Protocol):
+    """S seeds of a family: networks, optimisers' groups, every generator drawn from, losses and measurements.
+
+    `losses` is what a CUDA graph holds: on a GPU it must not wait for the host. The rest of a step is made in `inputs`.
+    """
+
+    members: Sequence[Member]
+    device: str
+    model: Stack
+    groups: Sequence[ParameterGroup]
+    generators: Mapping[str, Sequence[torch.Generator]]  # by purpose, one for each seed
+    schedules: Mapping[str, Tensor]  # [steps + 1] or [steps + 1, S], on the device, read at the step's place
+    block: int  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
+    suspects: str  # the user's own parts of a step, for messages
+
+    def inputs(self, step: int) -> dict[str, Tensor]: ...  # the next batch of all seeds
+    def branch(self, step: int, recorded: bool) -> Hashable: ...  # all that the Python code of `losses` branches on
+    def losses(  # of a batch; `now` holds the schedules' values, `averaged` is the EMA
+        self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack
+    ) -> StepLosses: ...
+    # Of every seed before the update of this step; leaves `generators` as they are.
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]: ...
+    # Of one seed at the end, with its selected or averaged weights, on data that nothing was chosen by.
+    def evaluate(self, place: int, selected: nn.Module) -> Measurement: ...
+
+
+def require_memory(values: Mapping[str, Any], needed: Mapping[str, float]) -> None:
+    """Raise `ParameterError` where the bytes `needed`, lower bounds by their parameters' names, exceed memory."""
+    total, available = sum(needed.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if total > available:
+        names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
+        said = ", ".join(f"{name} = {shown(values[name])}" for name in names)
+        gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
+        raise ParameterError(f"{said}: needs at least {gib}")
+
+
+def weight_bytes(make_network: Callable[[], nn.Module], kept: int = 0) -> int:
+    """Bytes of one seed's weights, gradient, Adam's moments, EMA and `kept` records in float32; allocates nothing."""
+    with torch.device("meta"):
+        return 4 * (5 + kept) * sum(parameter.numel() for parameter in make_network().parameters())

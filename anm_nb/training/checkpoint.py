@@ -22,8 +22,7 @@ from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
 from anm_nb.identity import identity_of
 from anm_nb.run import STATE, CorruptRun, Run
-from anm_nb.training import watched
-from anm_nb.training.learner import Measurement, TrainingConfig
+from anm_nb.training import Measurement, TrainingConfig, watched
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
 

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from anm_nb.training import TELL_SECONDS, Interrupted, OutOfTime, Tell, interrupts, seconds_left
+from anm_nb.training import TELL_SECONDS, Interrupted, Learner, OutOfTime, StepLosses, Tell, interrupts, seconds_left
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
-from anm_nb.training.learner import Learner, StepLosses
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device

@@ -23,9 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb.config import ParameterError
 from anm_nb.identity import classes_of_the_user
-from anm_nb.training import TELL_SECONDS, Interrupted, Tell, interrupts, progress, seconds_left
+from anm_nb.training import TELL_SECONDS, Interrupted, Member, Tell, TrainingConfig, interrupts, progress, seconds_left
 from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, go_on_from_shorter, good_checkpoints, last_state
-from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
 
 WORTH_SECONDS = 12.0  # of steps: processes are ready after 3 to 5 s, and two of them save half of the time
@@ -56,7 +55,7 @@ class Trained:
 def train(config: TrainingConfig, folder: Path) -> Trained:
     """Train every seed, resuming from checkpoints in `folder`. Raises `NonFiniteLoss` once all others are trained."""
     earlier = "" if any(folder.glob("seed-*.checkpoint*")) else go_on_from_shorter(config, folder)
-    if resolve_device(config.device) == "cuda":
+    if config.device_kind() == "cuda":
         trained = train_together([config], [folder])[0]
     else:
         with arithmetic(config), progress([Member(config, seed) for seed in config.seeds]) as tell:
@@ -73,7 +72,7 @@ def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -
     members = [Member(config, seed) for config in configs for seed in config.seeds]
     own = [folder for config, folder in zip(configs, folders, strict=True) for _ in config.seeds]
     with arithmetic(configs[0]), progress(members) as tell:
-        learner = configs[0].make_learner(members, resolve_device(configs[0].device))
+        learner = configs[0].make_learner(members, configs[0].device_kind())
         records = iter(Training(learner, own).run(tell))
     return [assemble([next(records) for _ in config.seeds]) for config in configs]
 
@@ -101,24 +100,14 @@ def assemble(records: Sequence[SeedRecord], processes: int = 1) -> Trained:
 def arithmetic(config: TrainingConfig) -> Iterator[None]:
     """The config's CPU threads and, with tf32, a GPU's products of factors rounded to 10 bits; restored afterwards."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
+    before = products.allow_tf32, convolutions.allow_tf32, torch.get_num_threads()
     products.allow_tf32 = convolutions.allow_tf32 = config.precision == "tf32"
-    try:
-        with cpu_threads(config.threads):
-            yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Run torch's CPU operators on `count` threads, and restore the number afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(config.threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        products.allow_tf32, convolutions.allow_tf32, threads = before
+        torch.set_num_threads(threads)
 
 
 def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
@@ -206,7 +195,7 @@ def _begin(parent: int, words: Any) -> None:
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:
     """Seconds of a step of each config's first seed, a row a round; taken in turn, as a machine's speed drifts."""
     first = next(iter(configs.values()))
-    device, rows = resolve_device(first.device), []
+    device, rows = first.device_kind(), []
     with arithmetic(first):
         trainings = {name: Training(each.learner(each.seeds[0], device=device)) for name, each in configs.items()}
         for turn in range(WARM_UP[device] + rounds):
