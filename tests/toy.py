@@ -21,6 +21,7 @@ class ToyConfig(TrainingConfig):
     """How the toy is trained: learning rates fall linearly to `lr_final`."""
 
     family: ClassVar[str] = "toy"
+    scheduled: ClassVar = ("slope",)
 
     steps: int = 12
     lr: float = 0.1
@@ -42,9 +43,6 @@ class ToyConfig(TrainingConfig):
 
     def averaging(self):
         return self.decay, self.every
-
-    def stack_key(self):
-        return self.model_dump_json(exclude={"seeds", "slope"})
 
     def make_learner(self, members, device):
         return Toy(members, device)

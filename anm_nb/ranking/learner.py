@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from anm_nb.ranking.losses import RANKING_LOSSES
 from anm_nb.ranking.networks import SCORE_DECIMALS, PointerDecoder, RankingModel, RankingOutput, routing_entropy
 from anm_nb.tasks.base import Batch, Stream
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
-from anm_nb.training import Measurement, Member, StepLosses
+from anm_nb.training import Learner, Measurement, Member, Named, StepLosses
 from anm_nb.training.seeds import batch_indices, generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
@@ -57,7 +57,7 @@ def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
     return {"scores": scores} | {name: tau.nanmean(0) for name, tau in zip(TAUS, taus, strict=True)}
 
 
-class RankingLearner:
+class RankingLearner(Learner):
     """S seeds of ranking runs; those that differ only in the model see the same sets [S, …] in the same order."""
 
     block = 1
@@ -83,7 +83,7 @@ class RankingLearner:
         self.model = Stack([network.to(device) for network in networks])
         self.groups = self._groups(networks[0])
         scheduled = [[each.config.at_epoch(self.epoch(s)) for each in members] for s in range(config.total_steps() + 1)]
-        self.schedules: Mapping[str, Tensor] = {
+        self.schedules = {
             name: torch.tensor([[now[name] for now in row] for row in scheduled], device=device)
             for name in scheduled[0][0]
         }
@@ -100,13 +100,10 @@ class RankingLearner:
         rows = [batch_indices(*size, step, member.seed, self.device) for member in self.members]
         return {"rows": torch.stack(rows) + self.config.stage_at(self.epoch(step)) * self.config.train_samples}
 
-    def branch(self, step: int, recorded: bool) -> Hashable:
+    def branch(self, step: int, recorded: bool) -> None:
         """All steps are alike."""
-        return None
 
-    def losses(
-        self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack
-    ) -> StepLosses:
+    def losses(self, inputs: Named, now: Named, branch: None, averaged: Stack) -> StepLosses:
         """Ranking loss over the supervised iterations and weighted routing entropy of a batch."""
         for stack in (self.model, averaged):
             set_temperature(stack, now["temperature"])

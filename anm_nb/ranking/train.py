@@ -19,7 +19,7 @@ from anm_nb.ranking.networks import RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import PartialSort
-from anm_nb.training import Member, TrainingConfig, require_memory, weight_bytes
+from anm_nb.training import Member, TrainingConfig, weight_bytes
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.run import Trained, counted_flops, train
 
@@ -53,6 +53,7 @@ class RankingConfig(TrainingConfig):
     family: ClassVar[str] = "ranking"
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
     length: ClassVar[str] = "epochs"
+    scheduled: ClassVar[Sequence[str]] = (*TEMPERATURE, *ENTROPY)
 
     task: str = "partial_sort"
     size: fields.Size = 12  # items
@@ -128,7 +129,7 @@ class RankingConfig(TrainingConfig):
             "batch max_inner_iters size width": min(self.batch, self.train_samples) * row,
             **{name: getattr(self, name) * 4 * self.size * task.x_dim for name in samples},
         }
-        require_memory(dict(self), needed)
+        self.require_memory(needed)
         return self
 
     @property
@@ -205,9 +206,6 @@ class RankingConfig(TrainingConfig):
 
     def make_learner(self, members: Sequence[Member], device: str) -> RankingLearner:
         return RankingLearner(members, device)
-
-    def stack_key(self) -> str:
-        return self.model_dump_json(exclude={"seeds", *TEMPERATURE, *ENTROPY})
 
     def steps_per_epoch(self) -> int:
         """Steps in which every training problem is taken once; the last batch may be smaller."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import NormalDist
 from typing import Any, ClassVar, Literal
@@ -34,6 +34,12 @@ class Batch:
     y: Num[Tensor, "n ..."]
     known: Any = None
     clean: Any = None  # y before its noise, where it has some
+
+
+def joined(batches: Sequence[Batch], rows: slice = slice(None)) -> Batch:
+    """Some rows of the batches of all seeds as one batch, seed after seed."""
+    names = [name for name, each in vars(batches[0]).items() if each is not None]
+    return replace(batches[0], **{name: torch.cat([vars(batch)[name][rows] for batch in batches]) for name in names})
 
 
 @dataclass(frozen=True)

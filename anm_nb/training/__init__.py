@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ from anm_nb.training.stack import ParameterGroup, Stack
 if TYPE_CHECKING:
     from anm_nb.training.loop import Training
 
+Named = Mapping[str, Tensor]
 Tell = Callable[..., object]  # of a seed's Member, step, loss, and a row where one was measured
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 TELL_SECONDS = 0.5  # between two words on where a training is
@@ -116,6 +117,7 @@ def interrupts(leave: Callable[[], object]) -> Iterator[None]:
 class TrainingConfig(RunConfig):
     """How any model is trained, whatever it learns."""
 
+    scheduled: ClassVar[Sequence[str]] = ()  # fields with numbers that may differ within a stack
     length: ClassVar[str] = ""  # the field that says for how long, where a longer training may go on from a shorter one
 
     patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
@@ -135,17 +137,28 @@ class TrainingConfig(RunConfig):
     def record_steps(self) -> list[int]: ...  # before whose update to measure, in order: 0 and the last among them
     @abstractmethod
     def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # of configs with one `stack_key`
-    @abstractmethod
-    def stack_key(self) -> str: ...  # equal for configs that differ in seeds and scheduled numbers only
 
     @classmethod
     def of(cls, settings: Parameters, **values: Any) -> Any:
         """The fields that a notebook's settings have too, and values."""
         return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
 
+    def stack_key(self) -> str:
+        """Equal for configs that differ in seeds and `scheduled` numbers only, which can be one stack."""
+        return self.model_dump_json(exclude={"seeds", *self.scheduled})
+
     def why_not_longer(self) -> str:
         """Why a training with more of its `length` cannot go on from the end of this one; empty where it can."""
         return "" if self.length else "its class has no `length`"
+
+    def require_memory(self, needed: Mapping[str, float]) -> None:
+        """Raise `ParameterError` where the bytes `needed`, lower bounds by their parameters' names, exceed memory."""
+        total, available = sum(needed.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if total > available:
+            names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
+            said = ", ".join(f"{name} = {shown(getattr(self, name))}" for name in names)
+            gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
+            raise ParameterError(f"{said}: needs at least {gib}")
 
     def learner(self, *seeds: int, device: str = "cpu") -> Any:
         """The learner of some seeds."""
@@ -196,6 +209,7 @@ class Measurement:
     selection: float | None = None
 
 
+@runtime_checkable
 class Learner(Protocol):
     """S seeds of a family: networks, optimisers' groups, every generator drawn from, losses and measurements.
 
@@ -207,29 +221,18 @@ class Learner(Protocol):
     model: Stack
     groups: Sequence[ParameterGroup]
     generators: Mapping[str, Sequence[torch.Generator]]  # by purpose, one for each seed
-    schedules: Mapping[str, Tensor]  # [steps + 1] or [steps + 1, S], on the device, read at the step's place
+    schedules: Named  # [steps + 1] or [steps + 1, S], on the device, read at the step's place
     block: int  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
     suspects: str  # the user's own parts of a step, for messages
 
     def inputs(self, step: int) -> dict[str, Tensor]: ...  # the next batch of all seeds
     def branch(self, step: int, recorded: bool) -> Hashable: ...  # all that the Python code of `losses` branches on
-    def losses(  # of a batch; `now` holds the schedules' values, `averaged` is the EMA
-        self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack
-    ) -> StepLosses: ...
+    # Of a batch; `now` holds the schedules' values, `averaged` is the EMA.
+    def losses(self, inputs: Named, now: Named, branch: Any, averaged: Stack) -> StepLosses: ...
     # Of every seed before the update of this step; leaves `generators` as they are.
     def measure(self, training: Training, losses: StepLosses) -> list[Measurement]: ...
     # Of one seed at the end, with its selected or averaged weights, on data that nothing was chosen by.
     def evaluate(self, place: int, selected: nn.Module) -> Measurement: ...
-
-
-def require_memory(values: Mapping[str, Any], needed: Mapping[str, float]) -> None:
-    """Raise `ParameterError` where the bytes `needed`, lower bounds by their parameters' names, exceed memory."""
-    total, available = sum(needed.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if total > available:
-        names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
-        said = ", ".join(f"{name} = {shown(values[name])}" for name in names)
-        gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
-        raise ParameterError(f"{said}: needs at least {gib}")
 
 
 def weight_bytes(make_network: Callable[[], nn.Module], kept: int = 0) -> int:

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,11 +58,8 @@ class SeedRecord:
             self.selection = {"step": row["step"], "score": score, "waited": -1}
         self.selection["waited"] += 1
 
-    def stops(self, config: TrainingConfig) -> bool:
-        """Whether nothing is left to gain, or nothing was gained for `patience` measurements."""
-        return self._score_reached(config) or self.selection.get("waited", -1) >= (config.patience or math.inf)
-
-    def _score_reached(self, config: TrainingConfig) -> bool:
+    def score_reached(self, config: TrainingConfig) -> bool:
+        """Whether nothing is left to gain."""
         enough = config.stop_at_score
         return enough is not None and self.selection.get("score", -math.inf) >= enough
 
@@ -73,7 +70,7 @@ class SeedRecord:
             early = float(last["step"] < config.total_steps())
             last |= {"selected_step": self.selection["step"], "stopped_early": early}
             if config.stop_at_score is not None:
-                last["score_reached"] = float(self._score_reached(config))
+                last["score_reached"] = float(self.score_reached(config))
         last |= evaluated.scalars
         self.arrays |= {name: [_own(array)] for name, array in evaluated.arrays.items()}
         self.ended = True
@@ -132,9 +129,9 @@ def load_checkpoint(path: Path) -> State:
     return _apart(load(data[32:]))
 
 
-def common_checkpoints(places: Sequence[tuple[Path, int]]) -> list[State]:
-    """A checkpoint of each path and seed; all that go on at the newest step that they share, nothing without one."""
-    found = [good_checkpoints(path, seed) for path, seed in places]
+def common_checkpoints(paths: Iterable[Path]) -> list[State]:
+    """A checkpoint of each path; all that go on at the newest step that they share, nothing without one."""
+    found = [good_checkpoints(path) for path in paths]
     going_on = [{facts["step"] for _, facts in each} for each in found if each and not each[0][1]["ended"]]
     step = max(set.intersection(*going_on), default=None) if going_on else 0
     if not all(found) or step is None:
@@ -142,16 +139,12 @@ def common_checkpoints(places: Sequence[tuple[Path, int]]) -> list[State]:
     return [next(one for one in each if each[0][1]["ended"] or one[1]["step"] == step) for each in found]
 
 
-def good_checkpoints(path: Path, seed: int) -> list[State]:
+def good_checkpoints(path: Path) -> list[State]:
     """The newest checkpoint and the one before it, as far as they are good; a bad one is set aside with a warning."""
     good, spoiled = [], []
     for candidate in filter(Path.exists, (path, before(path))):
         try:
-            tensors, facts = load_checkpoint(candidate)
-            for what, own in {"run": path.parent.name, "seed": seed}.items():
-                if facts.get(what, own) != own:
-                    raise CorruptRun(f"{candidate} belongs to {what} {facts[what]}, not to {own}")
-            good.append((tensors, facts))
+            good.append(load_checkpoint(candidate))
         except CorruptRun as error:
             os.replace(candidate, candidate.with_name(f"{candidate.name}.corrupt"))
             spoiled.append(str(error))
@@ -172,26 +165,26 @@ def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
         return ""
     identity, shorter = identity_of(config), dict[int, Run]()
     asked = identity["config"][length]
-    for path in store.store_root().glob("[!.]*" if why_not else f"[!.]*/{STATE}"):  # few runs have a state
-        run = Run(path if why_not else path.parent)
+    for run in map(Run, store.run_folders()):
         with suppress(CorruptRun):
-            steps = run.settings.get(length, asked)
-            if run.manifest.identity | {"config": run.settings | {length: asked}} == identity and steps < asked:
+            steps, goes_on = run.settings.get(length, asked), why_not or STATE in run.manifest.files
+            same = run.manifest.identity | {"config": run.settings | {length: asked}} == identity
+            if same and goes_on and steps < asked:
                 shorter[steps] = run
     if not shorter:
         return ""
     run = shorter[max(shorter)]
-    try:
-        if not why_not:
+    if not why_not:
+        try:
             states = run.tensors(STATE)
             for seed in config.seeds:
                 own = by_prefix(run.weights, f"seed{seed}.")
                 state, facts = _apart(by_prefix(states, f"seed{seed}."))
                 state |= {name: own[name.removeprefix("weights.")] for name in facts.pop("in_weights")}
-                save_checkpoint(checkpoint_of(folder, seed), state, facts | {"run": folder.name})
+                save_checkpoint(checkpoint_of(folder, seed), state, facts)
             return run.key
-    except CorruptRun as error:
-        why_not = str(error)
+        except CorruptRun as error:
+            why_not = str(error)
     if watched():
         said = f"run {run.key} has the first {max(shorter):,} {length}, but training starts anew: {why_not}"
         print(said, file=sys.stderr)
@@ -202,7 +195,7 @@ def last_state(config: TrainingConfig, folder: Path, weights: Mapping[str, Tenso
     """Every seed's state before its last step, without what `weights` have; empty where no training can go on."""
     state: dict[str, Tensor] = {}
     for seed in () if config.why_not_longer() else config.seeds:
-        newest, *before = good_checkpoints(checkpoint_of(folder, seed), seed)
+        newest, *before = good_checkpoints(checkpoint_of(folder, seed))
         early = newest[1]["rows"][-1]["step"] < config.total_steps()  # and would in a longer training
         found = [newest] if early else [each for each in before if not each[1]["ended"]]
         if not found:

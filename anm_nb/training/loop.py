@@ -199,7 +199,8 @@ class Training:
             self._tell(place, record.rows[-1])
             if self.config.keep_weights:
                 record.keep(f"step{self.step}.averaged", averaged)
-            if record.stops(self.config):
+            waited = record.selection.get("waited", -1) >= (self.config.patience or math.inf)
+            if waited or record.score_reached(self.config):
                 self._end(place)
         self.began = time.perf_counter()
 
@@ -265,13 +266,12 @@ class Training:
                     tensors |= {f"optimiser.{each.name}.{n}": t for n, t in each.state_of(place).items()}
                 for purpose, sources in self.learner.generators.items():
                     tensors[f"generator.{purpose}"] = sources[place].get_state()
-            facts |= {"run": path.parent.name, "step": self.step, "spent": self.seconds}
-            save_checkpoint(path, tensors, facts)
+            save_checkpoint(path, tensors, facts | {"step": self.step, "spent": self.seconds})
         self.saved_at = self.step
 
     def restore(self) -> None:
         """Continue exactly where `save` stood, in the newest state that is whole for all seeds that have not ended."""
-        found = common_checkpoints([*zip(self.checkpoints, (each.seed for each in self.members), strict=False)])
+        found = common_checkpoints(self.checkpoints)
         self.records = [SeedRecord.of(*state) for state in found] or self.records
         going_on = self.running() if found else []
         for place in going_on:

@@ -121,7 +121,7 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
     if not ours or len(config.seeds) < 2 or seconds_left() < math.inf:
         return 1
-    found = {seed: good_checkpoints(checkpoint_of(folder, seed), seed) for seed in config.seeds}
+    found = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in config.seeds}
     waiting = [seed for seed, states in found.items() if not (states and states[0][1]["ended"])]
     count = min(len(waiting), available_cores() // config.threads)
     if count < 2:
