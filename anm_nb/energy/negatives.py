@@ -1,7 +1,4 @@
-"""Negative strategies: what the contrastive loss is shown as wrong. Bring your own by subclassing `NegativeStrategy`.
-
-A strategy works in clean y-space; the trainer noises, once, with the positive's noise.
-"""
+"""Negative strategies, in clean y-space: what the contrastive loss is shown as wrong; the trainer noises, once."""
 
 from __future__ import annotations
 
@@ -41,10 +38,9 @@ register_negatives = STRATEGIES.register
 
 
 def get_negatives(name: Any, **options: Any) -> Any:
-    """A `NegativeStrategy` by name, with options, its miner's beside its own; None for "none".
+    """A strategy by name and options (its miner's too), or by one mapping {"name": "anm", "eps": 0.5}; None for "none".
 
-    Name and options may be one mapping, {"name": "anm", "eps": 0.5}; a strategy is returned as it is. Raises
-    `ParameterError` for anything else.
+    A strategy is returned as it is. Raises `ParameterError` for anything else.
     """
     if name is None or isinstance(name, NegativeStrategy):
         return name
@@ -67,10 +63,7 @@ def get_negatives(name: Any, **options: Any) -> Any:
 
 
 def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
-    """Strategies by label: the name and the options that are given, as in "anm, eps 0.5".
-
-    Raises `ParameterError` as `get_negatives`, and ValueError where two labels are the same.
-    """
+    """Strategies by label ("anm, eps 0.5"). Raises as `get_negatives`, and ValueError where two labels are the same."""
     found = {}
     for each in given:
         options = {"name": each} if isinstance(each, str) else dict(each)
@@ -96,8 +89,8 @@ Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]
 class Stock(NegativeStrategy):
     """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
 
-    For continuous tasks: the truth noised with 3ε, after two energy-descent steps. `form` "released" descends as the
-    released code does: later steps twice as long, clamped by the level of the first example.
+    Continuous tasks: the truth noised with 3ε, after two descent steps; `form` "released": the second twice as long,
+    clamped by the level of the first example.
     """
 
     name = "stock"
@@ -139,8 +132,7 @@ class Random(NegativeStrategy):
 class Mrncl(Random):
     """VFScale's negatives and loss (`monotonic_regression`), and `kl_weight` times its KL term (`sampling_divergence`).
 
-    Beside the negative at distance `eps` a nearer one stands on the way to it, at the share `near`; all points carry
-    the batch's noise (released: also without). The KL term costs an evaluation a level (released: weight 0.001).
+    On the way to the negative at distance `eps`, at the share `near`, stands a nearer one (released: weight 0.001).
     """
 
     name = "mrncl"
@@ -245,10 +237,9 @@ class AnmSimplexLegitimate(AnmSimplex):
 
 @register_negatives
 class Mixed(NegativeStrategy):
-    """Two kinds of negatives in one batch: the within-run A/B of the ANM checklist's section F.
+    """Two kinds of negatives in one batch (ANM checklist, section F).
 
-    Of each seed's rows a random `fraction` is `first`'s, with `mined` True in the log, the rest `second`'s. A column
-    that only one kind records is NaN in the other's rows.
+    Of each seed's rows a random `fraction` is `first`'s (`mined` in the log). What only one kind records is NaN else.
     """
 
     name = "mixed"

@@ -29,7 +29,6 @@ class EnergyNetwork(nn.Module, ABC):
 
     It has to be twice differentiable by ỹ under torch.func's vmap and vjp, and no row of a batch may see another. What
     a method `prepare(x, k)` of the class returns, a tuple, is handed to `forward` after k, for many ỹ.
-    `anm_nb.training.seeds.initialise` draws the weights, of layers that it knows.
     """
 
     name: ClassVar[str]
@@ -119,8 +118,6 @@ class GraphLayer(nn.Module):
     """h_ij ↦ h_ij + swish(g_ij·(1 + gain_k) + bias_k) for vectors h_ij of ordered pairs, where
 
     g_ij = W₁h_ij + W₂h_ji + W₃ tanh(Σ_m (A h_im) ∘ (B h_mj)) + W₄ mean_m h_im + W₅ mean_m h_mj.
-
-    The bounded sum finds whether a node m connects i with j: one counts as much among 18 as among 12.
     """
 
     def __init__(self, width: int) -> None:

@@ -1,7 +1,4 @@
-"""Probes of a training step, and a recorder of them for anybody's own trainer (ANM checklist, sections A to D and I).
-
-What returns tensors never waits for a device.
-"""
+"""Probes of a training step, and a recorder for any trainer (checklist, A to D and I); tensors wait for no device."""
 
 from __future__ import annotations
 
@@ -73,23 +70,18 @@ def noising_columns(
     }
 
 
-def gradient_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """‖∇loss‖ over all parameters, 0 where it reaches none; of losses [S], over slices of stacks [S, …]."""
-    learnt = [p for p in parameters if p.requires_grad]
-    if not (loss.requires_grad and learnt):
-        return torch.zeros_like(loss)
-    found = torch.autograd.grad(loss.sum(), learnt, retain_graph=True, allow_unused=True)
-    norms = [gradient.reshape(*loss.shape, -1).norm(dim=-1) for gradient in found if gradient is not None]
-    return torch.stack(norms).norm(dim=0) if norms else torch.zeros_like(loss)
-
-
 def gradient_columns(loss_mse: Tensor, loss_con: Tensor, parameters: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Gradient norms of both losses, of stacked seeds [S], and r = g_con/(g_con + g_mse) (sections D and I.3).
+    """Gradient norms of both losses [] or [S], weights on, and r = g_con/(g_con + g_mse) (sections D and I.3)."""
+    learnt = [p for p in parameters if p.requires_grad]
 
-    The contrastive loss is that with its weight on.
-    """
-    learnt = list(parameters)
-    mse, con = (gradient_norm(loss, learnt) for loss in (loss_mse, loss_con))
+    def norm(loss: Tensor) -> Tensor:
+        if not (loss.requires_grad and learnt):
+            return torch.zeros_like(loss)
+        found = torch.autograd.grad(loss.sum(), learnt, retain_graph=True, allow_unused=True)
+        norms = [gradient.reshape(*loss.shape, -1).norm(dim=-1) for gradient in found if gradient is not None]
+        return torch.stack(norms).norm(dim=0) if norms else torch.zeros_like(loss)
+
+    mse, con = norm(loss_mse), norm(loss_con)
     return {"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": con / (con + mse + 1e-12)}
 
 
@@ -132,10 +124,7 @@ class Recorder:
             self._add(noising_columns(noised_pos, noised_neg, y_pos, y_neg, signal, sigma))
 
     def losses(self, loss_mse: Tensor, weighted_loss_con: Tensor, parameters: Iterable[Tensor]) -> None:
-        """The two scalar losses, the contrastive one with its weight on it, before `backward` (sections D and I.3).
-
-        Columns `loss_mse` and `loss_con_weighted`; every `gradients_every` steps gradient norms and their share.
-        """
+        """Both scalar losses, weights on, before `backward`; every `gradients_every` steps `gradient_columns` too."""
         if self.step % self.every == 0:
             self._add({"loss_mse": loss_mse, "loss_con_weighted": weighted_loss_con})
         if self.step % self.gradients_every == 0:
@@ -148,10 +137,9 @@ class Recorder:
             self._add({"ema_gradient": torch.stack(found).norm() if found else 0.0})
 
     def score(self, name: str, value: Tensor | float) -> None:
-        """Any score of the task or the miner, as a column of that name, in whatever step it is known.
+        """Any score as a column of that name, not "seed" or "step" (`ParameterError`), in whatever step it is known.
 
-        The doctor reads `mined_drop`, by how much mining lowers the energy, and `armijo_slack`, the least
-        E − E_trial − cα‖∇E‖² over accepted steps. Raises `ParameterError` for "seed" and "step".
+        The doctor reads `mined_drop`, of the energy, and `armijo_slack`, the least E − E_trial − cα‖∇E‖² accepted.
         """
         if name in ("seed", "step"):
             raise ParameterError(f"score '{name}': that column is the recorder's own")

@@ -31,8 +31,7 @@ def descend(
 ) -> Points:
     """Gradient steps on the energy of noised points, clamped to ±bound, those from the second on `later` times as long.
 
-    A step that raises the energy is not taken. `callback(step, noised, energy, accepted)` is told the start, as step 0,
-    and each step.
+    A step that raises the energy is not taken. `callback(step, noised, energy, accepted)` hears of start (0) and steps.
     """
     gradient, value = gradient_and_value(energy, noised)
     callback(0, noised, value, torch.zeros_like(value, dtype=torch.bool))

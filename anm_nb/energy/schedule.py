@@ -86,10 +86,7 @@ class SharedNoise:
         return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)
 
     def change_margin(self, y_pos: Points, classes: int) -> Points:
-        """m* of changing one decision of `classes` entries to each class (0 at the true one), or a sign (`classes` 1).
-
-        Δ is 2 at the new class and −2 at the true one: ‖Δ‖² = 8, Δ·ε = 2(ε_new − ε_true); for a sign −2y⁺.
-        """
+        """m* of changing one decision of `classes` entries to each class (0: the true one), or a sign (`classes` 1)."""
         signal, sigma = self.schedule.signal(self.k), self.schedule.sigma(self.k)
         if classes == 1:
             return 2 * signal**2 / sigma - 2 * signal * y_pos * self.eps

@@ -48,8 +48,7 @@ def objective(
 def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
     """Scores [n, iters, items], and mean tau_obs and tau_all [iters] over problems with a pair; tau_index of the last.
 
-    Scores are taken to `SCORE_DECIMALS`: hidden items are alike to a model, and what tells their scores apart is the
-    order in which a machine sums. Rounded, they are the ties that they are, and τ over all pairs does not depend on it.
+    Scores are taken to `SCORE_DECIMALS`, so that items alike to a model tie whatever the order of a machine's sums.
     """
     scores, ranks = output.scores.float().round(decimals=SCORE_DECIMALS), batch.y.unsqueeze(1)
     known = None if batch.known is None else batch.known.unsqueeze(1)

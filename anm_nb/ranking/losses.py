@@ -39,10 +39,7 @@ def listnet_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reducti
 
 
 def soft_sort_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
-    """Mean square of soft ranks Σⱼ σ(sⱼ − sᵢ) minus true ones (SoftRank, Taylor et al. 2008).
-
-    Both are ranks among the observed items, divided by the last one, so that the loss lies in [0, 1] for any length.
-    """
+    """Mean square of soft ranks Σⱼ σ(sⱼ − sᵢ) minus true ones, both over the last (SoftRank, Taylor et al. 2008)."""
     pairs, observed, order = _comparable(scores, ranks, obs_mask)
     others = observed.unsqueeze(-2) & ~torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     ahead = torch.sigmoid(scores.unsqueeze(-2) - scores.unsqueeze(-1))

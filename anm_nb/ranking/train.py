@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -231,10 +229,7 @@ def trained_ranking(run: Run, seed: int) -> RankingModel:
 
 
 def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
-    """The comparators of an HRM config by name, and last the HRM model itself, routed by token and by sequence.
-
-    Raises `ParameterError` for a config that is not an HRM model with several iterations of one block.
-    """
+    """The comparators of an HRM config by name, last itself by token and by sequence; `ParameterError` for others."""
     whole = {name: getattr(config, name) for name in ("trained_routing", "slow_state", "tied")}
     whole |= {"routing": config.has_controller, "max_inner_iters": config.max_inner_iters > 1}
     for name in (name for name, fine in whole.items() if not fine):
@@ -269,17 +264,3 @@ def model_cost(config: RankingConfig) -> dict[str, int]:
             "forward_flops": counted_flops(lambda: network(x)),
             "training_flops": counted_flops(lambda: objective(config, network, x, ranks, None)[0].backward()),
         }
-
-
-def matched(config: RankingConfig, *, to: RankingConfig, by: Literal["parameters", "operations"]) -> RankingConfig:
-    """The config at the width, a multiple of n_heads, whose cost is nearest to that of `to`; the narrower of equals.
-
-    `by` is "parameters" (all, trained or not) or "operations" (of a training step).
-    """
-    part = {"operations": "training_flops"}.get(by, by)
-    count, wanted = cache(lambda width: model_cost(config.changed(width=width))[part]), model_cost(to)[part]
-    # costs grow at least linearly with the width
-    widths = range(config.n_heads, (to.max_inner_iters + 2) * to.width + config.n_heads, config.n_heads)
-    above = min(bisect_left(widths, wanted, key=count), len(widths) - 1)
-    nearest = min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(count(width) - wanted))
-    return config.changed(width=nearest)

@@ -44,9 +44,8 @@ class HintedSort(PartialSort):
 
     x is [n, size, 3 + 2·code_width]: partial_sort's two columns, a flag (1 = points), the item's code, and the code of
     the item it points at (0 where it points at none). Codes are random signs, fresh and distinct in every problem.
-    Values, order and mask (without `chain_length`) are partial_sort's at any options, and the pointers at a lower rate
-    are among those at a higher one. Of wrong pointers, a share `wrong_rate`, each leads to any item but its own and the
-    predecessor; the best possible is then unknown, and what it would be without the wrong ones stands in its place.
+    Values, order and mask (without `chain_length`) are partial_sort's. Of wrong pointers, a share `wrong_rate`, each
+    leads to any item but its own and the predecessor; the ceiling is then what it would be without them.
     """
 
     name = "hinted_sort"
@@ -152,8 +151,7 @@ def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
 def draw_longest_run(n: int, hidden: int, visible: int, longest: int, generator: torch.Generator) -> Visible:
     """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`.
 
-    ways[g, h, r] counts how g gaps can hold h hidden items with no run longer than `longest`, and at least one as long
-    unless one came before (r = 1); gap after gap is drawn in proportion to the ways that each length leaves.
+    ways[g, h, r]: how g gaps hold h hidden items, no run longer, and one as long unless one came before (r = 1).
     """
     device = generator.device
     ways = torch.zeros(visible + 2, hidden + 1, 2, dtype=torch.float64)
@@ -180,11 +178,10 @@ def ceiling(unseen: Sequence[int], tails: Sequence[int], loose: Sequence[int], r
     It sees how many values are `unseen` [visible + 1] below, between and above the visible ones; how many hidden items
     are chained to each visible one (`tails`, smallest value first), a block whose place is known; and the lengths of
     the chains that start at a hidden item, `loose` blocks. An order with n_i hidden items in the i-th gap of g_i unseen
-    values has weight ∏ C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a loose block comes first). Blocks of one
-    length are alike, so how many of each stand before a gap, u, is a Markov chain over gaps, whose forward-backward
-    sums give P(block before block): for lengths a ≠ b, X = ∑_gaps P(u before it, w after) u wᵀ and counts c it is
-    ½ + (X − Xᵀ)_ab/(2 c_a c_b). The better guesses for all pairs are a ranking, unless three are preferred in a circle:
-    in 2 to 4 % of problems of 20 items, where the mean over problems is 0.00005 or less too high.
+    values has weight ∏ C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a loose block comes first). How many blocks
+    of each length stand before a gap, u, is a Markov chain, whose forward-backward sums give P(block before block): for
+    lengths a ≠ b, X = ∑_gaps P(u before it, w after) u wᵀ and counts c it is ½ + (X − Xᵀ)_ab/(2 c_a c_b). Preferences
+    in a circle, in 2 to 4 % of problems of 20 items, make the mean at most 0.00005 too high.
     """
     if not loose:
         return 1.0
