@@ -15,7 +15,7 @@ from torch.special import entr
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.schedule import Points, Values
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks import Clues
 from anm_nb.training.stack import host_may_wait
 
 Mask = Bool[Tensor, "b d"]

@@ -19,7 +19,7 @@ from anm_nb.config import Count, ParameterError, Parameters
 from anm_nb.energy.constraints import Constraint
 from anm_nb.energy.networks import Inputs, Model, Targets, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Points, SharedNoise, Values
-from anm_nb.tasks.base import Clues, DenoisingTask
+from anm_nb.tasks import Clues, DenoisingTask
 from anm_nb.training.seeds import RowDraws
 from anm_nb.training.stack import host_may_wait
 

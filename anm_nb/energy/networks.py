@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from anm_nb.config import ParameterError, Registry
 from anm_nb.energy.schedule import Levels, Points, Values
-from anm_nb.tasks.base import DenoisingTask
+from anm_nb.tasks import DenoisingTask
 from anm_nb.training.stack import Stack
 
 Head = Literal["squared_norm", "scalar"]

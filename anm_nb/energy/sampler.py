@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anm_nb.energy.networks import Model, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Column, NoiseSchedule, Points
-from anm_nb.tasks.base import Batch, Clues, DenoisingTask
+from anm_nb.tasks import Batch, Clues, DenoisingTask
 from anm_nb.training.seeds import generator
 
 # Of IRED: as its paper has it; or as its released code, where for continuous tasks (those with a clamp above 1) steps

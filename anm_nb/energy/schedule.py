@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks import Clues
 from anm_nb.training.seeds import RowDraws
 
 Points = Float[Tensor, "b d"]

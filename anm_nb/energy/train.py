@@ -24,8 +24,7 @@ from anm_nb.energy.sampler import predict
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.identity import classes_of_the_user
 from anm_nb.store import Run
-from anm_nb.tasks import task_class
-from anm_nb.tasks.base import SPLITS, Batch, Clues, DenoisingTask, joined
+from anm_nb.tasks import SPLITS, Batch, Clues, DenoisingTask, joined, task_class
 from anm_nb.training import Learner, Measurement, Member, Named, StepLosses, TrainingConfig, weight_bytes
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.loop import Training

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anm_nb.ranking.losses import RANKING_LOSSES
 from anm_nb.ranking.networks import SCORE_DECIMALS, PointerDecoder, RankingModel, RankingOutput, routing_entropy
-from anm_nb.tasks.base import Batch, Stream
+from anm_nb.tasks import Batch, Stream
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.training import Learner, Measurement, Member, Named, StepLosses
 from anm_nb.training.seeds import batch_indices, generator, initialise

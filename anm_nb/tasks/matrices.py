@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from anm_nb.tasks.base import Batch, DenoisingTask, MatrixTask, Predictions, Scores, TaskOptions
+from anm_nb.tasks import Batch, DenoisingTask, MatrixTask, Predictions, Scores, TaskOptions
 from anm_nb.training.seeds import RowDraws
 
 NOISE = 0.1  # standard deviation of what low-rank completion adds to every entry

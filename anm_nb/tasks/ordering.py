@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Predictions, Scores, Stream, Task, TaskOptions, reference_table
+from anm_nb.tasks import Batch, Predictions, Scores, Stream, Task, TaskOptions, reference_table
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 
 # Fingerprints modulo 4: half of all problems train, a quarter each are for dev and test.

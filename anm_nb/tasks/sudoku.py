@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from anm_nb.config import ParameterError
+from anm_nb.tasks import Batch, Clues, DenoisingTask, Predictions, Scores, Stream, TaskOptions
 from anm_nb.tasks import sudoku_solver as solver
-from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Predictions, Scores, Stream, TaskOptions
 from anm_nb.tasks.sudoku_solver import Boards, Pool
 from anm_nb.training.seeds import RowDraws
 
