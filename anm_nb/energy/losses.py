@@ -93,6 +93,7 @@ class Contrast(NamedTuple):
     e_neg: Values
     optimal_margin: Values
     loss_mse: PerSeed
+    weight: PerSeed  # λ
     weighted: PerSeed  # contrastive loss at weight λ
 
 
@@ -124,5 +125,5 @@ def step_losses(
         rows = soft_info_nce(e_pos, e_neg, optimal_margin) if soft_label else info_nce(e_pos, e_neg)
     loss_con = rows.unflatten(0, (seeds, -1)).mean(1)
     pairs, weighted = (Mined(y_neg, mined.log), (noised, noised_neg), e_pos, e_neg), weight.float() * loss_con
-    detail = Contrast(problem, *pairs, optimal_margin, loss_mse, weighted)
+    detail = Contrast(problem, *pairs, optimal_margin, loss_mse, weight, weighted)
     return StepLosses(loss_mse + weighted, {"loss_mse": loss_mse, "loss_con": loss_con}, detail)

@@ -219,7 +219,7 @@ class EnergyLearner(Learner):
             columns |= {name: log.float().nanmean() for name, log in zip(mined.log, own[10:], strict=True)}
             if {"e_start", "e_mined"} <= columns.keys():
                 columns["mined_drop"] = columns["e_start"] - columns["e_mined"]
-            columns |= {"contrastive_weight": self.weight[place], "grad_share_contrast": shares[place]}
+            columns |= {"contrastive_weight": contrast.weight[place], "grad_share_contrast": shares[place]}
             each.scalars |= {name: float(value) for name, value in columns.items()}
             by_level = [torch.bincount(which, minlength=self.config.levels) for which in (k[optimal < 0], k)]
             each.arrays |= {"margins": e_neg - e_pos, "illegitimate_by_level": torch.stack(by_level).float()}
