@@ -27,7 +27,7 @@ from anm_nb.analysis.stats import (
 from anm_nb.config import ParameterError
 
 proportion_difference = names_of(
-    "26_take_off", "remedies", given={"np": np, "proportion_interval": proportion_interval}
+    "26_take_off", "shares", given={"np": np, "proportion_interval": proportion_interval}
 )["proportion_difference"]
 
 

@@ -104,6 +104,13 @@ def test_a_beam_keeps_the_lowest_distinct_answers_of_all_neighbours(width):
         assert torch.equal(choices(problem, answer)[0], torch.tensor(kept[0]))
 
 
+def test_answers_are_judged_alike_at_a_time_or_all_at_once():
+    problem = sudoku(3)
+    answers = torch.randn(3 * 5, 64, generator=generator(0, "answers"))
+    torch.testing.assert_close(problem.judge_many(answers, 2), problem.judge(answers).view(3, 5))
+    assert problem.cost == 5 + 5
+
+
 @pytest.mark.parametrize("way", [partial(published, restarts=2), partial(fresh_noise, restarts=2), langevin])
 def test_costs_are_the_forward_passes_a_gradient_counting_three(way):
     problem = problem_of(get_task("inverse", size=3), 4)
