@@ -20,8 +20,7 @@ ROUNDINGS = 8  # two products, two sums and two differences round once each, and
 def energy_columns(e_pos: Tensor, e_neg: Tensor) -> dict[str, Tensor]:
     """Hardness and margins of contrastive pairs (checklist, section A), each a scalar.
 
-    `e_pos` holds one energy for each example ([b] or [b, 1]), `e_neg` one or more ([b] or [b, n]), else
-    `ParameterError`. `loss_con` is log(1 + e^−m) without its weight; `non_finite_energies` the share of NaN and ±∞.
+    `e_pos` is [b] or [b, 1], `e_neg` [b] or [b, n], else `ParameterError`. `loss_con` is log(1 + e^−m), unweighted.
     """
     if e_pos.numel() != len(e_neg):
         raise ParameterError(f"e_pos has shape {tuple(e_pos.shape)} and e_neg {tuple(e_neg.shape)}: need [b] and [b]")

@@ -30,10 +30,7 @@ TAUS = ("tau_obs", "tau_all", "tau_index")
 def objective(
     config: RankingConfig, network: RankingModel, x: Tensor, ranks: Tensor, compared: Tensor | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Ranking loss, the mean over supervised iterations with later ones weighing more, and routing entropy (nats).
-
-    x [batch, items, features], ranks [batch, items], and `compared` [batch, items], the items that the loss sees.
-    """
+    """Ranking loss, weighing later iterations more, and routing entropy (nats); the loss sees items `compared`."""
     z_per_iter, alphas = network.refine(x)
     first = 0 if config.deep_supervision else z_per_iter.shape[1] - 1
     z, ranks, decoder = z_per_iter[:, first:], ranks.unsqueeze(1), network.decoder

@@ -42,11 +42,7 @@ COMPARATORS: dict[str, dict[str, Any]] = {
 
 
 class RankingConfig(TrainingConfig):
-    """One ranking run: a task, an architecture, and how to train it, for several seeds.
-
-    The document's setting is size 20, mask_rate 0.5, width 128, n_heads 4, batch 32, train_samples 1000, epochs 100,
-    max_inner_iters 12, hrm_period 4 and seeds 1–5; the defaults are a small one of the same kind.
-    """
+    """One ranking run of several seeds: a task, an architecture, how to train it; `params/paper` is the document's."""
 
     family: ClassVar[str] = "ranking"
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
@@ -249,10 +245,9 @@ def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dic
 
 
 def model_cost(config: RankingConfig) -> dict[str, int]:
-    """A model's parameters, and operations in matrix products for one array (a multiply-add counts 2).
+    """A model's parameters, all and trained ones, and operations (a multiply-add counts 2) for one array.
 
-    `trained_parameters` are without those of random routing, or of a controller that stays as drawn; `forward_flops`
-    are with decoding; `training_flops` of forward, loss and backward.
+    `forward_flops` are with decoding; `training_flops` of forward, loss and backward.
     """
     with torch.device("meta"):  # nothing is computed
         network, ranks = config.make_model(), torch.arange(config.size).unsqueeze(0)

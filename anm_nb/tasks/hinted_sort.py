@@ -109,8 +109,7 @@ class HintedSort(PartialSort):
     def solve(self, batch: Batch, links: int | None = None) -> Tensor:
         """Chains of pointers right after the visible item where they end: the best possible scores with hint_rate 1.
 
-        A chain that ends at a hidden item stands at the median of the values not seen, with hint_rate 1 first. With
-        `links`, at most so many pointers of a chain are followed; an item whose chain is longer stands at the median.
+        Chains that end at a hidden item, or are longer than `links`, stand at the median of the values not seen.
         """
         pointers, median = self.pointers(batch), super().solve(batch)
         ends, lengths = follow(pointers, links)

@@ -187,9 +187,8 @@ def soft_impute(
     """The matrices Z that minimise ½‖observed − Z‖² over known entries (not 0) + shrinkage·‖Z‖_*, a nuclear norm.
 
     Each step fills the unknown entries with Z and lowers the singular values of the result M by `shrinkage` > 0, from
-    `start` (0 by default) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖², `at_most` so many times (Mazumder, Hastie &
-    Tibshirani, JMLR 11, 2010, algorithm 1). Lowered, they are M V diag((σ − shrinkage)₊/σ) Vᵀ with the eigenvectors V
-    of MᵀM: twice as fast as singular values, but in float32 `shrinkage` should be at least about σ_max/100.
+    `start` (0 by default) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖² (Mazumder, Hastie & Tibshirani, JMLR 11, 2010,
+    algorithm 1), by the eigenvectors of MᵀM: in float32 `shrinkage` should be at least about σ_max/100.
     """
     estimate = torch.zeros_like(observed) if start is None else start.clone()
     moving = torch.arange(len(observed), device=observed.device)

@@ -211,10 +211,7 @@ class Measurement:
 
 @runtime_checkable
 class Learner(Protocol):
-    """S seeds of a family: networks, optimisers' groups, every generator drawn from, losses and measurements.
-
-    `losses` is what a CUDA graph holds: on a GPU it must not wait for the host. The rest of a step is made in `inputs`.
-    """
+    """S seeds of a family; `losses` is what a CUDA graph holds: it must not wait for the host, as `inputs` may."""
 
     members: Sequence[Member]
     device: str

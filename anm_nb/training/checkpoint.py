@@ -156,10 +156,7 @@ def good_checkpoints(path: Path) -> list[State]:
 
 
 def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
-    """Put the last state of the store's longest shorter run of the same config into a folder, and return its key.
-
-    Nothing where there is none, or training cannot go on from it: whoever watches is told why.
-    """
+    """Put the last state of the same config's longest shorter run into a folder, and return its key, or say why not."""
     length, why_not = config.length, config.why_not_longer()
     if not length or folder.parent != store.partial_root() or (why_not and not watched()):
         return ""

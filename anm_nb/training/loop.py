@@ -35,11 +35,10 @@ class Kind(NamedTuple):
 
 
 class Training:
-    """The training of S seeds that stand at the same step; `folders[s]`, named by its run's key, takes a checkpoint.
+    """The training of S seeds that stand at the same step; `folders[s]`, where there are any, takes its checkpoints.
 
-    What survives a kill is enough for the rest to come out bit-identical. A seed that stops early, or whose loss is no
-    longer finite, keeps what it then had, and the others go on. With `host` False the step is taken as on a GPU, where
-    nothing in it may look at values. Without folders nothing is saved.
+    A seed that stops early, or whose loss is no longer finite, keeps what it then had, and the others go on. With
+    `host` False the step is taken as on a GPU, where nothing in it may look at values.
     """
 
     def __init__(self, learner: Learner, folders: Sequence[Path] = (), host: bool | None = None) -> None:
@@ -68,10 +67,9 @@ class Training:
             self.graphs = StepGraphs(self._step, [*chain(*learner.generators.values())], learner.suspects)
 
     def run(self, tell: Tell = lambda *told: None) -> list[SeedRecord]:
-        """Train to the last step, from the checkpoints where there are some; `tell` hears of steps and of every record.
+        """Train to the last step, from checkpoints where there are some; `tell` hears of steps and of every record.
 
-        Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` (`time_limit`) or `Interrupted` once the
-        state is saved.
+        Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` or `Interrupted` once the state is saved.
         """
         total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
         self.tell = tell

@@ -39,8 +39,8 @@ WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's ste
 class Trained:
     """What training leaves: tidy metrics (a row per seed and step), arrays [seeds, records, …], final weights.
 
-    Where one seed stopped before another, its arrays end in NaN. Arrays of a final evaluation are [seeds, 1, …], and
-    its numbers stand in the last row of each seed. Times are beside the metrics, which are the same whenever trained.
+    Arrays of a seed that stopped early end in NaN; those of a final evaluation are [seeds, 1, …], its numbers in the
+    last row of each seed.
     """
 
     metrics: pd.DataFrame
@@ -111,10 +111,7 @@ def arithmetic(config: TrainingConfig) -> Iterator[None]:
 
 
 def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
-    """Train seeds to finished checkpoints in `folder`, one a core, and return how many processes trained at a time.
-
-    It is 1, this one, where others would not pay, or would not know a class of the user's that takes part.
-    """
+    """Train seeds to finished checkpoints, one a core; returns how many at a time: 1 where more are of no use."""
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write for a moment yet
         with FileLock(lock):
             pass
