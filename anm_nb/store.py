@@ -45,11 +45,10 @@ def partial_root() -> Path:
 
 
 def get_or_train(config: RunConfig) -> Run:
-    """The stored run of a config, trained first where there is none.
+    """The stored run of a config, trained first where there is none; a second process waits, or takes over from it.
 
-    A second process asking for the same run waits for the first, or takes over from its checkpoints if it died. What is
-    in the run's place and is no run is set aside under `.corrupt/`, with a warning. Raises `DiskFull` where there is no
-    room, and `ParameterError` where the store cannot be written to.
+    What is in the run's place and is no run is set aside under `.corrupt/`, with a warning. Raises `DiskFull` where
+    there is no room, and `ParameterError` where the store cannot be written to.
     """
     identity = identity_of(config)
     path = store_root() / key_of(identity)

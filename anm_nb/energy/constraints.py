@@ -64,10 +64,7 @@ class _Ball(Constraint):
 
 @dataclass(frozen=True)
 class L2Ball(_Ball):
-    """Points within `radius` [batch] of `center` in the Euclidean norm, equal to it in `fixed` entries.
-
-    With `normal`, (y − center) ⟂ normal: projecting onto that hyperplane and then onto the ball projects onto both.
-    """
+    """Points within `radius` [batch] of `center`, equal in `fixed` entries, and (y − center) ⟂ `normal` where given."""
 
     normal: Points | None = None
 
@@ -103,8 +100,7 @@ class LinfBall(_Ball):
 class MaskedSimplex(Constraint):
     """Groups of `classes` consecutive entries, each a probability simplex scaled from [0, 1] to [−1, 1].
 
-    Entries not `allowed` are at −1, and so are those that `fixed` gives as −1, or whose group has a given 1.
-    `ParameterError` names a group with no class left.
+    Entries not `allowed`, `fixed` at −1, or beside a given 1 are −1. `ParameterError` names a group with no class left.
     """
 
     allowed: Mask
@@ -117,10 +113,7 @@ class MaskedSimplex(Constraint):
             raise ParameterError(f"{where}: no class is allowed that is not given as another")
 
     def project(self, y: Points) -> Points:
-        """The nearest point of the set, by sorting (Held, Wolfe & Crowder 1974; Duchi et al. 2008, figure 1).
-
-        A group's open entries p become max(p − τ, 0), with τ such that they sum to 1.
-        """
+        """The nearest point, by sorting (Duchi et al. 2008, figure 1): open entries p to max(p − τ, 0), of sum 1."""
         p = self._probabilities(y).masked_fill(~self._open, -torch.inf)
         p = p - p.amax(2, keepdim=True)  # τ moves along, and large entries do not cancel
         descending = p.sort(dim=2, descending=True).values

@@ -31,10 +31,7 @@ def info_nce(e_pos: Values, e_neg: Values) -> Values:
 
 
 def soft_info_nce(e_pos: Values, e_neg: Values, optimal_margin: Values) -> Values:
-    """The two-way cross-entropy with the pair labelled q = σ(m*) instead of 1: q log(1 + e^−m) + (1 − q) log(1 + e^m).
-
-    Least at m = m* (`SharedNoise.optimal_margin`), the margin that the score allows.
-    """
+    """q log(1 + e^−m) + (1 − q) log(1 + e^m), labelled q = σ(m*); least at m = m* (`SharedNoise.optimal_margin`)."""
     label = optimal_margin.detach()
     return label.sigmoid() * F.softplus(e_pos - e_neg) + (-label).sigmoid() * F.softplus(e_neg - e_pos)
 
@@ -42,10 +39,7 @@ def soft_info_nce(e_pos: Values, e_neg: Values, optimal_margin: Values) -> Value
 def monotonic_regression(
     energies: Float[Tensor, "b points"], distances: Float[Tensor, "b points"], least_slope: float
 ) -> Values:
-    """max(0, k_min − k) + mean squared residual of the line with slope k, fitted to energies over distances.
-
-    The MRNCL of VFScale (arXiv 2502.01989) as its released code has it: energies rise in proportion to distances.
-    """
+    """max(0, k_min − k) + mean squared residual of a line of slope k: MRNCL as released (VFScale, 2502.01989)."""
     distance, energy = (each - each.mean(1, keepdim=True) for each in (distances, energies))
     slope = (distance * energy).sum(1) / distance.square().sum(1).clamp_min(1e-12)
     return F.relu(least_slope - slope) + (energy - slope.unsqueeze(1) * distance).square().mean(1)
@@ -54,9 +48,8 @@ def monotonic_regression(
 def sampling_divergence(problem: MiningProblem) -> Values:
     """E_θ̄(ỹ) + log p(ỹ) of sampled ỹ, up to a constant: the KL term of VFScale (arXiv 2502.01989), one value a row.
 
-    As in its released code, ỹ comes from N(0, I) by one score estimate a level, and only the last, at the row's own
-    level, is differentiated; the weights θ̄ that judge ỹ are constants. −log p is y_dim times the log distance to the
-    seed's nearest other sample (Kozachenko & Leonenko 1987). Released: one level a batch, and every 50th step only.
+    As released, ỹ comes from N(0, I) by one score estimate a level, and only the last, at the row's own level, is
+    differentiated. −log p is y_dim times the log distance to the seed's nearest other (Kozachenko & Leonenko 1987).
     """
     schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
 
@@ -100,10 +93,7 @@ class Contrast(NamedTuple):
 def step_losses(
     problem: MiningProblem, strategy: NegativeStrategy | None, weight: PerSeed, soft_label: bool = False
 ) -> StepLosses:
-    """Denoising loss, and contrastive loss of a strategy's negatives at weight λ; the detail is then a `Contrast`.
-
-    Negatives are noised only here, with the positives' noise. Raises ValueError for another shape than the targets'.
-    """
+    """Denoising loss, and a strategy's contrast at weight λ; ValueError for negatives of another shape."""
     noise, y_pos, given, seeds = problem.noise, problem.y_pos, problem.given, problem.seeds
     noised = noise.noised(y_pos)
     score, e_pos = gradient_and_value(problem.noised_energy, noised)  # one evaluation

@@ -220,9 +220,8 @@ def mine(
 
     Every turn, which `callback` is handed, evaluates Ẽ and its gradient at one trial point of each example. An example
     ends after `steps` accepted steps, `max_backtracks` rejections in a row, or at a point stationary to `tol`; one too
-    near the truth (`near(y)` [batch], by default nearer than `delta`) starts anew, at most `RESTARTS` times, and is
-    then marked `too_close`; one that has not ended after `turns` turns is marked `miner_cut`. Several generators have
-    as many equal blocks of examples. Raises `ParameterError` for an energy that is not finite, but not `in_training`.
+    near the truth (`near(y)` [batch], or by `delta`) starts anew, at most `RESTARTS` times. Several generators have as
+    many blocks of examples. Raises `ParameterError` for an energy that is not finite, but not `in_training`.
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
     descent, may_wait = _Descent(y_pos, constraint, config), host_may_wait()

@@ -38,10 +38,7 @@ register_negatives = STRATEGIES.register
 
 
 def get_negatives(name: Any, **options: Any) -> Any:
-    """A strategy by name and options (its miner's too), or by one mapping {"name": "anm", "eps": 0.5}; None for "none".
-
-    A strategy is returned as it is. Raises `ParameterError` for anything else.
-    """
+    """A strategy by name and options, its miner's too, or a mapping of both; None for "none". `ParameterError` else."""
     if name is None or isinstance(name, NegativeStrategy):
         return name
     if isinstance(name, Mapping):
@@ -87,10 +84,9 @@ Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]
 
 @register_negatives
 class Stock(NegativeStrategy):
-    """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
+    """IRED's own: the task's corruption, clues left in place; of continuous tasks y⁺ + 3ε after two descent steps.
 
-    Continuous tasks: the truth noised with 3ε, after two descent steps; `form` "released": the second twice as long,
-    clamped by the level of the first example.
+    `form` "released" descends as the released code: second step twice as long, clamped by the first example's level.
     """
 
     name = "stock"
@@ -130,9 +126,9 @@ class Random(NegativeStrategy):
 
 @register_negatives
 class Mrncl(Random):
-    """VFScale's negatives and loss (`monotonic_regression`), and `kl_weight` times its KL term (`sampling_divergence`).
+    """VFScale's loss (`monotonic_regression`), with a nearer negative at the share `near` of the way to that at `eps`.
 
-    On the way to the negative at distance `eps`, at the share `near`, stands a nearer one (released: weight 0.001).
+    Its KL term (`sampling_divergence`) has weight `kl_weight` (released: 0.001).
     """
 
     name = "mrncl"
@@ -194,8 +190,7 @@ class AnmSimplex(NegativeStrategy):
 
     A task's `classes` says how many entries form a one-hot decision in {−1, 1}, 1 where each is a sign; without it
     `ParameterError`. At least one decision has to differ, in place of `delta`, and `eps` bounds only the start. `round`
-    returns the nearest answer: a relaxed point can be told from a truth without the problem. `legitimate` forbids each
-    decision that alone has m* ≤ 0; m* being a sum over decisions, rounded negatives have m* > 0.
+    returns the nearest answer. `legitimate` forbids each decision that alone has m* ≤ 0: rounded negatives have m* > 0.
     """
 
     name = "anm_simplex"
@@ -237,10 +232,7 @@ class AnmSimplexLegitimate(AnmSimplex):
 
 @register_negatives
 class Mixed(NegativeStrategy):
-    """Two kinds of negatives in one batch (ANM checklist, section F).
-
-    Of each seed's rows a random `fraction` is `first`'s (`mined` in the log). What only one kind records is NaN else.
-    """
+    """A random `fraction` of each seed's rows is `first`'s, `mined` in the log, the rest `second`'s (section F)."""
 
     name = "mixed"
     first: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=AnmOrthogonal)

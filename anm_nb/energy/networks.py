@@ -140,7 +140,7 @@ class GraphEnergy(EnergyNetwork):
     """An energy of x and ỹ, both one number for each ordered pair of n nodes, flattened; n is free at every call.
 
     Each pair starts from (x_ij, ỹ_ij, [i = j]); L `GraphLayer`s can join paths of 2ᴸ edges; the head sums one output a
-    pair. Relabelling the nodes leaves the energy as it is. The published runs used a neural logic machine instead.
+    pair. The published runs used a neural logic machine instead.
     """
 
     name = "graph"
@@ -172,9 +172,8 @@ class GraphEnergy(EnergyNetwork):
 class SudokuEnergy(EnergyNetwork):
     """IRED's energy of Sudoku (arXiv 2406.11179, appendix A), 44.6 million weights at its published width of 384.
 
-    x and ỹ are one-hot grids, flattened cell by cell with the digit last. Stacked to 2·size channels, they pass a 3 × 3
-    convolution with swish, six blocks h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) of 5 × 5 convolutions, and a
-    1 × 1 convolution to `size` channels, or to one for `scalar`.
+    x and ỹ are one-hot grids, flattened cell by cell with the digit last: 2·size channels of a 3 × 3 convolution with
+    swish, six blocks h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) of 5 × 5 ones, and a 1 × 1 one to the head.
     """
 
     name = "sudoku_conv"

@@ -18,10 +18,7 @@ ROUNDINGS = 8  # two products, two sums and two differences round once each, and
 
 @torch.no_grad()
 def energy_columns(e_pos: Tensor, e_neg: Tensor) -> dict[str, Tensor]:
-    """Hardness and margins of contrastive pairs (checklist, section A), each a scalar.
-
-    `e_pos` is [b] or [b, 1], `e_neg` [b] or [b, n], else `ParameterError`. `loss_con` is log(1 + e^−m), unweighted.
-    """
+    """Hardness and margins (section A), scalars; `e_pos` [b] or [b, 1], `e_neg` [b] or [b, n], or `ParameterError`."""
     if e_pos.numel() != len(e_neg):
         raise ParameterError(f"e_pos has shape {tuple(e_pos.shape)} and e_neg {tuple(e_neg.shape)}: need [b] and [b]")
     positive, negative = _plain(e_pos).reshape(-1, 1), _plain(e_neg).reshape(len(e_neg), -1)
@@ -45,9 +42,8 @@ def noising_columns(
     """What one noising of positives and negatives [b, …] shows (checklist, sections B.4, C and I.1), each a scalar.
 
     `signal` is √ᾱ_k and `sigma` σ_k. `shared_noise_residual` is max |(ỹ⁺ − √ᾱy⁺) − (ỹ⁻ − √ᾱy⁻)|, and
-    `shared_noise_rounding` what rounding may make of it in the coarsest precision handed over. With n = ỹ⁺ − √ᾱy⁺ = σε
-    and Δ = y⁻ − y⁺ the optimal margin is m* = (‖√ᾱΔ‖²/2 + √ᾱΔ·n)/σ; a negative with m* < 0 is illegitimate. `wrongness`
-    is the mean ‖Δ‖, `negative_scale` the mean ‖y⁻‖ by the mean ‖y⁺‖. Raises `ParameterError` for shapes that differ.
+    `shared_noise_rounding` what rounding may make of it. With n = ỹ⁺ − √ᾱy⁺ = σε and Δ = y⁻ − y⁺ the optimal margin is
+    m* = (‖√ᾱΔ‖²/2 + √ᾱΔ·n)/σ. Raises `ParameterError` for shapes that differ.
     """
     given = (noised_pos, noised_neg, y_pos, y_neg)
     if len(set(shapes := [tuple(t.shape) for t in given])) > 1:
@@ -100,8 +96,8 @@ def shared_noise_residual(
 class Recorder:
     """The checklist's columns from one-line calls in a training step; every call may be left out, and so its columns.
 
-    Nothing that a call is handed is changed, and numbers stay on their device until `frame`. There is a row `every` so
-    many steps; gradient norms, a backward pass for each loss, `gradients_every`. Raises `ParameterError` below 1.
+    Numbers stay on their device until `frame`. There is a row `every` so many steps; gradient norms, a backward pass
+    for each loss, `gradients_every`. Raises `ParameterError` below 1.
     """
 
     def __init__(self, every: int = 5, gradients_every: int = 20) -> None:

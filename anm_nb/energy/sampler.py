@@ -29,9 +29,9 @@ def descend(
     callback: Callable[[int, Tensor, Tensor, Tensor], None] = lambda *_: None,
     later: float = 1.0,
 ) -> Points:
-    """Gradient steps on the energy of noised points, clamped to ±bound, those from the second on `later` times as long.
+    """Gradient steps on the energy of noised points, clamped to ±bound, from the second `later` as long; none uphill.
 
-    A step that raises the energy is not taken. `callback(step, noised, energy, accepted)` hears of start (0) and steps.
+    `callback(step, noised, energy, accepted)` is told the start, as step 0, and each step.
     """
     gradient, value = gradient_and_value(energy, noised)
     callback(0, noised, value, torch.zeros_like(value, dtype=torch.bool))
@@ -63,9 +63,8 @@ def sample(
     """Predictions for inputs x: from N(0, I), level by level from the most noise to the least.
 
     At each level k the score gives x̂₀ (clamped to ±clamp), which, scaled to the level, descends `inner_steps` steps.
-    Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, whatever the clamp, and as
-    given in the result. `callback(level, step, y, energy, accepted)` is told y in y-space, step 0 being where a level's
-    descent starts, and who has moved. With several generators the rows are as many blocks.
+    Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, and as given in the result.
+    `callback(level, step, y, energy, accepted)` is told y in y-space from step 0. Several generators: as many blocks.
     """
     sources = [source] if isinstance(source, torch.Generator) else source
     block, released = (len(x) // len(sources), y_dim), form == "released"

@@ -79,8 +79,7 @@ class SharedNoise:
     def optimal_margin(self, y_pos: Points, y_neg: Points) -> Values:
         """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε for Δ = y⁻ − y⁺: the margin under E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k).
 
-        The denoising loss asks for E*, whose gradient at ỹ⁺ is ε. A negative with m* < 0 is illegitimate: it lies
-        nearer the truth than the noised positive, and raising its energy contradicts the score.
+        Where m* < 0 the negative is illegitimate: raising its energy contradicts the score ε that the denoising asks.
         """
         shift = self.schedule.signal(self.k) * (y_neg - y_pos)
         return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)

@@ -55,8 +55,7 @@ class GatedCell(nn.Module):
 class Controller(nn.Module):
     """Routing weights α from a fast state, updated every iteration, and a slow one, updated every `period` iterations.
 
-    α = softmax(logits/temperature) over heads. Routing by "sequence", the controller reads the mean over tokens and
-    routes all of them alike. Without a slow state the fast cell reads the token only, and its state alone gives logits.
+    α = softmax(logits/temperature) over heads. Routing by "sequence" reads the mean over tokens and is alike for all.
     """
 
     temperature: Tensor
@@ -159,9 +158,8 @@ class RankingModel(nn.Module):
     """x [batch, items, features] to a ranking, refined `max_inner_iters` times.
 
     Features are the value, from two on a flag (hidden items enter as a learned embedding), and any more of a task's
-    own, added to the item's state by a linear map. Re-ordering the input re-orders the scores. Each iteration applies a
-    block to its last state plus the encoded input, which so reaches even a truncated gradient. Each item's state gives
-    a score, or, for a number of `pointed` items, a `PointerDecoder` does.
+    own, added by a linear map. Each iteration applies a block to its last state plus the encoded input, which so
+    reaches even a truncated gradient. An item's state gives a score, or `pointed` items a `PointerDecoder`.
     """
 
     def __init__(self, config: RankingConfig, *, features: int = 2, pointed: int | None = None) -> None:

@@ -148,11 +148,9 @@ def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
 
 
 def draw_longest_run(n: int, hidden: int, visible: int, longest: int, generator: torch.Generator) -> Visible:
-    """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`.
-
-    ways[g, h, r]: how g gaps hold h hidden items, no run longer, and one as long unless one came before (r = 1).
-    """
+    """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`."""
     device = generator.device
+    # ways[g, h, r]: how g gaps hold h hidden items, no run longer, and one as long unless one came before (r = 1)
     ways = torch.zeros(visible + 2, hidden + 1, 2, dtype=torch.float64)
     ways[0, 0, 1] = 1
     for gap, length in product(range(1, visible + 2), range(longest + 1)):
@@ -175,12 +173,10 @@ def ceiling(unseen: Sequence[int], tails: Sequence[int], loose: Sequence[int], r
     """The expected τ over all pairs of one problem of a ranker that knows how problems are drawn: no other has more.
 
     It sees how many values are `unseen` [visible + 1] below, between and above the visible ones; how many hidden items
-    are chained to each visible one (`tails`, smallest value first), a block whose place is known; and the lengths of
-    the chains that start at a hidden item, `loose` blocks. An order with n_i hidden items in the i-th gap of g_i unseen
-    values has weight ∏ C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a loose block comes first). How many blocks
-    of each length stand before a gap, u, is a Markov chain, whose forward-backward sums give P(block before block): for
-    lengths a ≠ b, X = ∑_gaps P(u before it, w after) u wᵀ and counts c it is ½ + (X − Xᵀ)_ab/(2 c_a c_b). Preferences
-    in a circle, in 2 to 4 % of problems of 20 items, make the mean at most 0.00005 too high.
+    are chained to each visible one (`tails`, smallest value first); and the lengths of chains that start at a hidden
+    item, `loose` blocks. An order with n_i hidden items in the i-th gap of g_i unseen values has weight ∏ C(g_i, n_i) ·
+    (1 − rate)^(loose blocks, less one if one comes first). How many blocks of each length stand before a gap is a
+    Markov chain; its forward-backward sums give P(block before block). Circular preferences make it 0.00005 too high.
     """
     if not loose:
         return 1.0

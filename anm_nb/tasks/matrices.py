@@ -68,8 +68,7 @@ class Inverse(MatrixTask):
 class LowRank(MatrixTask):
     """y = U Vᵀ/size + N(0, 0.1²), entries of U, V [size, max(1, size // 2)] from N(0, 1); divisor size/4 when harder.
 
-    x holds the entries of y that are observed, each with probability 1/2 (`known`), and 0 elsewhere. As published,
-    they are no clues: methods have to predict them too.
+    x holds the observed entries of y, each with probability 1/2 (`known`), else 0. Methods have to predict them too.
     """
 
     name = "lowrank"
@@ -147,9 +146,8 @@ class Connectivity(DenoisingTask):
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """{"accuracy", "balanced_accuracy"} of the answers y_hat > 0, over ordered pairs of different nodes.
 
-        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph has no negatives, or the
-        rate of the only class there is. Single graphs have the parts whose mean it is, with its error by the delta
-        method: for a rate r = Σ rightᵢ/Σ countᵢ these are r + (rightᵢ − r·countᵢ)/mean(count).
+        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph has no negatives. Single
+        graphs have the parts whose mean it is (delta method): r + (rightᵢ − r·countᵢ)/mean(count) for each rate r.
         """
         pairs = ~torch.eye(isqrt(batch.y.shape[1]), dtype=torch.bool, device=batch.y.device).flatten()
         truth = (batch.y > 0)[:, pairs]

@@ -37,8 +37,7 @@ class PartialSort(Task):
     """`size` distinct integers in random order, max(2, int(size·(1 − mask_rate))) visible (`known`).
 
     x is [n, size, 2]: the value scaled to [−1, 1] (0 where hidden) and a flag (1 = hidden); with `encoding="raw"` it is
-    [n, size, 1] as the HRM document has it. y holds the ranks of all, 0 for the smallest. `harder` doubles the number
-    of items. Other ranking tasks are subclasses with a `shown` or a `draw` of their own.
+    [n, size, 1] as the HRM document has it. y holds the ranks of all, 0 for the smallest. `harder` doubles the items.
     """
 
     name = "partial_sort"
@@ -121,9 +120,8 @@ class PartialSort(Task):
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
         """The highest expected τ over all pairs of each problem, or here of their mean, exact; `solve` attains it.
 
-        Two visible values: 1. Two hidden ones: 0. A visible value v against a hidden one: of the M values not seen K
-        lie below v, and the better guess agrees |M − 2K|/M in expectation. v is equally likely to stand in any of the
-        M + 1 gaps, so K is uniform on 0 … M and the mean is (h + 1)/(2h + 1) for h = ⌊M/2⌋.
+        Two visible values: 1. Two hidden ones: 0. A visible one against a hidden one, K of the M values not seen below
+        it: |M − 2K|/M. K is uniform on 0 … M, so the mean is (h + 1)/(2h + 1) for h = ⌊M/2⌋.
         """
         size, seen = batch.y.shape[1], self.visible(batch.y.shape[1])
         half = (VALUES - seen) // 2

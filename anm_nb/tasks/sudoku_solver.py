@@ -52,9 +52,8 @@ def stored_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
 def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
     """Random puzzles with one solution each, and givens as in `GIVENS` or, where one is minimal before, more.
 
-    Of 2,000 harder ones of 9×9 the fewest givens are 21, and their mean is 27.1. Row i of both pools of one size,
-    number and seed has the same solution. Those of 9×9 are empty boards solved by guessing at random, not uniformly;
-    those of 4×4 come in random order, all 288 before any again, and like puzzles are redug.
+    Row i of both pools of one size, number and seed has the same solution. Those of 9×9 are empty boards solved by
+    guessing at random, not uniformly; those of 4×4 come in random order, all 288 before any again.
     """
     source = generator(seed, "sudoku grids")
     if size == 9:
