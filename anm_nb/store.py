@@ -150,11 +150,6 @@ def scan() -> tuple[list[Run], dict[Path, str]]:
     return found, {run.path: wrong[0] for run, wrong in faults.items() if wrong and os.path.lexists(run.path)}
 
 
-def finished_runs() -> list[Run]:
-    """Every finished run in the store, oldest first."""
-    return scan()[0]
-
-
 def run_folders() -> list[Path]:
     """Everything in the store that is a run or in the place of one, by name."""
     return sorted(store_root().glob("[!.]*"))
@@ -162,7 +157,7 @@ def run_folders() -> list[Path]:
 
 def find(asked: str) -> Run:
     """The finished run of a key, the beginning of one, or a folder; `ParameterError` as `nearest_key`."""
-    stored = {run.key: run for run in finished_runs()}
+    stored = {run.key: run for run in scan()[0]}
     return stored[nearest_key(Path(asked).name, {key: run.title for key, run in stored.items()})]
 
 

@@ -58,10 +58,6 @@ class MinerConfig(Parameters):
             raise ValueError(f"turns = {self.turns}: should be more than steps = {self.steps}, as the start is one")
         return self
 
-    def to_the_end(self) -> MinerConfig:
-        """The same miner, with as many turns as any descent can take where it has no limit of its own."""
-        return self.model_copy(update={"turns": self.turns or (RESTARTS + 1) * (1 + self.steps * self.max_backtracks)})
-
 
 @dataclass(frozen=True)
 class MiningProblem:

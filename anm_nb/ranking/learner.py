@@ -77,7 +77,15 @@ class RankingLearner(Learner):
         for member, network in zip(members, networks, strict=True):
             initialise(network, generator(member.seed, "weights"))
         self.model = Stack([network.to(device) for network in networks])
-        self.groups = self._groups(networks[0])
+        # All parameters but the controller's, and the controller's where one is trained.
+        own, decay = dict(networks[0].named_parameters()), {"weight_decay": config.weight_decay}
+        encoder = [parameter for name, parameter in own.items() if not name.startswith("controller.")]
+        adam, rates = torch.optim.AdamW, (config.encoder_lr, config.encoder_clip)
+        self.groups = [ParameterGroup("encoder", self.model, encoder, adam, *rates, options=decay)]
+        if config.learns_routing and (routing := networks[0].controller) is not None:
+            frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(routing.parameters())
+            rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
+            self.groups.append(ParameterGroup("controller", self.model, routed, adam, *rates, frozen, decay))
         scheduled = [[each.config.at_epoch(self.epoch(s)) for each in members] for s in range(config.total_steps() + 1)]
         self.schedules = {
             name: torch.tensor([[now[name] for now in row] for row in scheduled], device=device)
@@ -140,18 +148,6 @@ class RankingLearner(Learner):
         """n problems of each seed."""
         sources = [generator(member.seed, stream, self.device) for member in self.members]
         return [task.sample(n, generator=each, device=self.device, stream=stream) for each in sources]
-
-    def _groups(self, network: RankingModel) -> Sequence[ParameterGroup]:
-        """All parameters but the controller's, and the controller's where one is trained, each group with its AdamW."""
-        config, decay = self.config, {"weight_decay": self.config.weight_decay}
-        own, rates = dict(network.named_parameters()), (config.encoder_lr, config.encoder_clip)
-        others = [parameter for name, parameter in own.items() if not name.startswith("controller.")]
-        groups = [ParameterGroup("encoder", self.model, others, torch.optim.AdamW, *rates, options=decay)]
-        if config.learns_routing and network.controller is not None:
-            frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())
-            rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
-            groups.append(ParameterGroup("controller", self.model, routed, torch.optim.AdamW, *rates, frozen, decay))
-        return groups
 
 
 def set_temperature(stack: Stack, temperature: Float[Tensor, " seeds"]) -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -72,7 +72,7 @@ class Training:
         Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` or `Interrupted` once the state is saved.
         """
         total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
-        self.tell = tell
+        self.tell, everybody = tell, range(len(self.members))
         with self.on_stream(), interrupts(self.leaving.set) if self.checkpoints else nullcontext():
             self.restore()
             steps = range(self.step, total + 1) if self.running() else range(0)
@@ -80,7 +80,7 @@ class Training:
             for self.step in steps:
                 if time.perf_counter() - told > TELL_SECONDS:
                     told = time.perf_counter()
-                    self._tell_all()
+                    self._tell(everybody, {})
                 if self.step % self.learner.block == 0:
                     self._save_or_leave()
                 inputs, kind = self.learner.inputs(self.step), self.kind(self.step, self.step in recorded)
@@ -95,7 +95,7 @@ class Training:
                     self.update(losses, kind)
             for place in self.running():
                 self._end(place)
-            self._tell_all()
+            self._tell(everybody, {})
             if len(steps):
                 self.save()
         self._raise_failures()
@@ -194,7 +194,7 @@ class Training:
             record, averaged = self.records[place], self.averaged.members[place].state_dict()
             row = {"step": self.step} | {name: values[place] for name, values in parts.items()}
             record.add(row, measured[place], averaged, self.seconds / len(self.records))
-            self._tell(place, record.rows[-1])
+            self._tell([place], record.rows[-1])
             if self.config.keep_weights:
                 record.keep(f"step{self.step}.averaged", averaged)
             waited = record.selection.get("waited", -1) >= (self.config.patience or math.inf)
@@ -208,7 +208,7 @@ class Training:
         if selected := by_prefix(record.weights, "selected."):
             model.load_state_dict(selected)
         evaluated = self.learner.evaluate(place, model)
-        self._tell(place, evaluated.scalars)
+        self._tell([place], evaluated.scalars)
         record.end(self.config, evaluated)
         record.keep("model", self.model.members[place].state_dict())
         record.keep("averaged", self.averaged.members[place].state_dict())
@@ -219,13 +219,10 @@ class Training:
         now = time.perf_counter()
         self.seconds, self.began = self.seconds + now - self.began, now
 
-    def _tell_all(self) -> None:
-        for place in range(len(self.records)):
-            self._tell(place, {})
-
-    def _tell(self, place: int, row: Mapping[str, float]) -> None:
-        step = self.config.total_steps() if self.records[place].ended else self.step
-        self.tell(self.members[place], step, float(self.latest[place]), row)
+    def _tell(self, places: Iterable[int], row: Mapping[str, float]) -> None:
+        for place in places:
+            step = self.config.total_steps() if self.records[place].ended else self.step
+            self.tell(self.members[place], step, float(self.latest[place]), row)
 
     def _save_or_leave(self) -> None:
         """Between two blocks of steps: a checkpoint where one is due; raises where it is time to leave."""

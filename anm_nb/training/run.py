@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager, nullcontext
@@ -78,14 +77,7 @@ def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -
 
 
 def assemble(records: Sequence[SeedRecord], processes: int = 1) -> Trained:
-    """The records of one config's seeds together; warns of seeds that patience has stopped."""
-    for each in records:
-        if each.rows[-1].get("stopped_early") and not each.rows[-1].get("score_reached"):
-            warnings.warn(
-                f"seed {each.seed} stopped early, at step {each.rows[-1]['step']:g}: no better selection score than "
-                f"at step {each.selection['step']:g} in {each.selection['waited']:g} measurements",
-                stacklevel=3,
-            )
+    """The records of one config's seeds together."""
     weights = {f"seed{each.seed}.{name}": tensor for each in records for name, tensor in each.weights.items()}
     trace = {}
     for name in records[0].arrays:
