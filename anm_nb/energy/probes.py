@@ -132,10 +132,7 @@ class Recorder:
             self._add({"ema_gradient": torch.stack(found).norm() if found else 0.0})
 
     def score(self, name: str, value: Tensor | float) -> None:
-        """Any score as a column of that name, not "seed" or "step" (`ParameterError`), in whatever step it is known.
-
-        The doctor reads `mined_drop`, of the energy, and `armijo_slack`, the least E − E_trial − cα‖∇E‖² accepted.
-        """
+        """Any score as a column, not "seed", "step" (`ParameterError`); the doctor reads `mined_drop`, `armijo_slack`."""
         if name in ("seed", "step"):
             raise ParameterError(f"score '{name}': that column is the recorder's own")
         self._add({name: value})

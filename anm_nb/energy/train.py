@@ -29,7 +29,7 @@ from anm_nb.training import Learner, Measurement, Member, Named, StepLosses, Tra
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.loop import Training
 from anm_nb.training.run import Trained, train
-from anm_nb.training.seeds import RowDraws, generator, initialise
+from anm_nb.training.seeds import RowDraws, generator
 from anm_nb.training.stack import ParameterGroup, Stack
 
 # Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
@@ -150,17 +150,14 @@ class EnergyLearner(Learner):
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
         config: EnergyConfig = members[0].config
-        self.members, self.config, self.device, self.seeds = members, config, device, [each.seed for each in members]
         self.task, self.schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
+        super().__init__(members, device, lambda: config.make_network(self.task))
         self.training, self.inner_steps = self.task.stream("train"), config.inner_steps or self.task.inner_steps
-        networks = [config.make_network(self.task) for _ in members]
-        for seed, network in zip(self.seeds, networks, strict=True):
-            initialise(network, generator(seed, "weights"))
-        self.model = Stack([network.to(device) for network in networks])
-        adam = self.model, list(networks[0].parameters()), torch.optim.Adam, config.lr, config.clip_norm
+        learnt, self.seeds = list(self.model.members[0].parameters()), [each.seed for each in members]
+        adam = self.model, learnt, torch.optim.Adam, config.lr, config.clip_norm
         betas, lrs = {"betas": (0.9, 0.99)}, [each.config.lr for each in members]  # as published
         self.groups = [ParameterGroup("energy", *adam, options=betas, lrs=lrs)]
-        self.generators = {each: self._sources(each) for each in ("data", "noise", "negatives")}
+        self.generators = {each: self.sources(each) for each in ("data", "noise", "negatives")}
         weights = [each.config.weight for each in members]
         self.contrasted, self.weight = any(weights), torch.tensor(weights, dtype=torch.float64, device=device)
         progress = torch.arange(config.steps + 1, dtype=torch.float64) / config.steps
@@ -170,7 +167,7 @@ class EnergyLearner(Learner):
         self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" else 1
         self.drawn: list[Batch] = []  # the problems of the present block of steps, of each seed
         # Held-out problems, and negatives for them with levels and noise that no training step sees.
-        sources, held_out = self._sources("dev"), self.task.stream("dev")
+        sources, held_out = self.sources("dev"), self.task.stream("dev")
         self.devs = [held_out.sample(config.dev_examples, generator=each, device=device) for each in sources]
         self.dev = joined(self.devs)
         self.dev_problem = self._problem(self.dev, self.model, RowDraws(sources, device))
@@ -267,9 +264,6 @@ class EnergyLearner(Learner):
         noise, x = self.dev_problem.noise, self.dev.x
         e_pos = model(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
         return model(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
-
-    def _sources(self, purpose: str) -> list[torch.Generator]:
-        return [generator(seed, purpose, self.device) for seed in self.seeds]
 
     def _problem(self, batch: Batch, averaged: Stack, draws: RowDraws) -> MiningProblem:
         """A batch with its noise, for the networks in training and their EMA."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from anm_nb.ranking.networks import SCORE_DECIMALS, PointerDecoder, RankingModel
 from anm_nb.tasks import Batch, Stream
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 from anm_nb.training import Learner, Measurement, Member, Named, StepLosses
-from anm_nb.training.seeds import batch_indices, generator, initialise
+from anm_nb.training.seeds import batch_indices
 from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ def objective(
 
 @torch.no_grad()
 def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
-    """Scores [n, iters, items], and mean tau_obs and tau_all [iters] over problems with a pair; tau_index of the last.
-
-    Scores are taken to `SCORE_DECIMALS`, so that items alike to a model tie whatever the order of a machine's sums.
-    """
+    """Scores [n, iters, items] to `SCORE_DECIMALS`, mean tau_obs and tau_all [iters], and tau_index of the last."""
     scores, ranks = output.scores.float().round(decimals=SCORE_DECIMALS), batch.y.unsqueeze(1)
     known = None if batch.known is None else batch.known.unsqueeze(1)
     taus = kendall_tau(scores, ranks, known), kendall_tau(scores, ranks), index_space_tau(scores[:, -1:], ranks)
@@ -56,13 +53,11 @@ def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
 class RankingLearner(Learner):
     """S seeds of ranking runs; those that differ only in the model see the same sets [S, …] in the same order."""
 
-    block = 1
-    generators: Mapping[str, Sequence[torch.Generator]] = {}  # draws are made here, or derived from seed and epoch
-
     def __init__(self, members: Sequence[Member], device: str) -> None:
-        self.members, self.device = members, device
         config: RankingConfig = members[0].config
-        self.config, self.task = config, config.make_task()
+        super().__init__(members, device, config.make_model)
+        network: Any = self.model.members[0]
+        self.task = config.make_task()
         self.dev = self._problems("dev", config.dev_samples, self.task)
         self.test = self._problems("test", config.test_samples, self.task)
         tasks = [config.changed(mask_rate=rate).make_task() for rate in config.curriculum()]
@@ -73,17 +68,13 @@ class RankingLearner(Learner):
         )
         self.compared = known if config.mask_aware and self.task.metric == "tau_obs" else None
         self.selection = config.selection or self.task.metric
-        networks = [config.make_model() for _ in members]
-        for member, network in zip(members, networks, strict=True):
-            initialise(network, generator(member.seed, "weights"))
-        self.model = Stack([network.to(device) for network in networks])
         # All parameters but the controller's, and the controller's where one is trained.
-        own, decay = dict(networks[0].named_parameters()), {"weight_decay": config.weight_decay}
+        own, decay = dict(network.named_parameters()), {"weight_decay": config.weight_decay}
         encoder = [parameter for name, parameter in own.items() if not name.startswith("controller.")]
         adam, rates = torch.optim.AdamW, (config.encoder_lr, config.encoder_clip)
         self.groups = [ParameterGroup("encoder", self.model, encoder, adam, *rates, options=decay)]
-        if config.learns_routing and (routing := networks[0].controller) is not None:
-            frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(routing.parameters())
+        if config.learns_routing:
+            frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())
             rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
             self.groups.append(ParameterGroup("controller", self.model, routed, adam, *rates, frozen, decay))
         scheduled = [[each.config.at_epoch(self.epoch(s)) for each in members] for s in range(config.total_steps() + 1)]
@@ -103,9 +94,6 @@ class RankingLearner(Learner):
         size = self.config.train_samples, self.config.batch
         rows = [batch_indices(*size, step, member.seed, self.device) for member in self.members]
         return {"rows": torch.stack(rows) + self.config.stage_at(self.epoch(step)) * self.config.train_samples}
-
-    def branch(self, step: int, recorded: bool) -> None:
-        """All steps are alike."""
 
     def losses(self, inputs: Named, now: Named, branch: None, averaged: Stack) -> StepLosses:
         """Ranking loss over the supervised iterations and weighted routing entropy of a batch."""
@@ -146,8 +134,7 @@ class RankingLearner(Learner):
 
     def _problems(self, stream: Stream, n: int, task: PartialSort) -> list[Batch]:
         """n problems of each seed."""
-        sources = [generator(member.seed, stream, self.device) for member in self.members]
-        return [task.sample(n, generator=each, device=self.device, stream=stream) for each in sources]
+        return [task.sample(n, generator=each, device=self.device, stream=stream) for each in self.sources(stream)]
 
 
 def set_temperature(stack: Stack, temperature: Float[Tensor, " seeds"]) -> None:

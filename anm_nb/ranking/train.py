@@ -245,10 +245,7 @@ def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dic
 
 
 def model_cost(config: RankingConfig) -> dict[str, int]:
-    """A model's parameters, all and trained ones, and operations (a multiply-add counts 2) for one array.
-
-    `forward_flops` are with decoding; `training_flops` of forward, loss and backward.
-    """
+    """Parameters, all, trained and the controller's, and operations for an array (multiply-adds are 2) of a model."""
     with torch.device("meta"):  # nothing is computed
         network, ranks = config.make_model(), torch.arange(config.size).unsqueeze(0)
         x, own = torch.zeros(1, config.size, network.features), dict(network.named_parameters())

@@ -26,8 +26,8 @@ def kendall_tau(
 ) -> Float[Tensor, "..."]:
     """τ [batch], in double precision, of scores `pred` (higher = ranked earlier) against ranks `target` (0 = first).
 
-    All are [batch, items], with any leading dimensions, which broadcast; `obs_mask` marks the observed items (None:
-    all). Pairs with a NaN score count as ties. Raises `ParameterError` for another number of items.
+    All are [..., items], and broadcast; `obs_mask` marks the observed items (None: all). Pairs with a NaN score count
+    as ties. Raises `ParameterError` for another number of items.
     """
     items = pred.shape[-1]
     require_items("target", tuple(target.shape), items)

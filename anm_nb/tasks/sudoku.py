@@ -58,10 +58,7 @@ class Sudoku(DenoisingTask):
 
     @classmethod
     def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
-        """A task of a user's puzzles, a line each (or one text of lines): size² characters, 0 or . for an empty cell.
-
-        Raises `ParameterError` naming, by line and cell, those written wrong, or that do not have just one solution.
-        """
+        """A task of puzzles, a line each (size² characters, 0 or . if empty); `ParameterError` names line and cell."""
         task = cls(**options)
         size = task.options.size
         rows = lines.splitlines() if isinstance(lines, str) else lines

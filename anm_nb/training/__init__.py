@@ -8,12 +8,12 @@ import signal
 import sys
 import threading
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from anm_nb.config import ParameterError, Parameters, Seeds, Steps, Threads, shown
 from anm_nb.identity import RunConfig
+from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
@@ -209,26 +210,37 @@ class Measurement:
     selection: float | None = None
 
 
-@runtime_checkable
-class Learner(Protocol):
+class Learner(ABC):
     """S seeds of a family; `losses` is what a CUDA graph holds: it must not wait for the host, as `inputs` may."""
 
-    members: Sequence[Member]
-    device: str
-    model: Stack
     groups: Sequence[ParameterGroup]
-    generators: Mapping[str, Sequence[torch.Generator]]  # by purpose, one for each seed
+    generators: Mapping[str, Sequence[torch.Generator]] = {}  # by purpose, one for each seed
     schedules: Named  # [steps + 1] or [steps + 1, S], on the device, read at the step's place
-    block: int  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
+    block = 1  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
     suspects: str  # the user's own parts of a step, for messages
 
+    def __init__(self, members: Sequence[Member], device: str, make_network: Callable[[], nn.Module]) -> None:
+        self.members, self.device, self.config = members, device, members[0].config
+        networks = [make_network() for _ in members]
+        for member, network in zip(members, networks, strict=True):
+            initialise(network, generator(member.seed, "weights"))
+        self.model = Stack([network.to(device) for network in networks])
+
+    def sources(self, purpose: str) -> list[torch.Generator]:
+        """A generator of every seed."""
+        return [generator(each.seed, purpose, self.device) for each in self.members]
+
+    def branch(self, step: int, recorded: bool) -> Hashable:
+        """All that the Python code of `losses` branches on."""
+        return None
+
+    @abstractmethod
     def inputs(self, step: int) -> dict[str, Tensor]: ...  # the next batch of all seeds
-    def branch(self, step: int, recorded: bool) -> Hashable: ...  # all that the Python code of `losses` branches on
-    # Of a batch; `now` holds the schedules' values, `averaged` is the EMA.
+    @abstractmethod  # of a batch; `now` holds the schedules' values, `averaged` is the EMA
     def losses(self, inputs: Named, now: Named, branch: Any, averaged: Stack) -> StepLosses: ...
-    # Of every seed before the update of this step; leaves `generators` as they are.
+    @abstractmethod  # of every seed before the update of this step; leaves `generators` as they are
     def measure(self, training: Training, losses: StepLosses) -> list[Measurement]: ...
-    # Of one seed at the end, with its selected or averaged weights, on data that nothing was chosen by.
+    @abstractmethod  # of one seed at the end, with its selected or averaged weights, on data that nothing was chosen by
     def evaluate(self, place: int, selected: nn.Module) -> Measurement: ...
 
 

@@ -35,11 +35,7 @@ class Kind(NamedTuple):
 
 
 class Training:
-    """The training of S seeds that stand at the same step; `folders[s]`, where there are any, takes its checkpoints.
-
-    A seed that stops early, or whose loss is no longer finite, keeps what it then had, and the others go on. With
-    `host` False the step is taken as on a GPU, where nothing in it may look at values.
-    """
+    """S seeds that train together, with checkpoints in `folders[s]`; `host` False: no look at values, as on a GPU."""
 
     def __init__(self, learner: Learner, folders: Sequence[Path] = (), host: bool | None = None) -> None:
         self.learner, self.members, self.device = learner, learner.members, learner.device

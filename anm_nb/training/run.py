@@ -38,8 +38,7 @@ WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's ste
 class Trained:
     """What training leaves: tidy metrics (a row per seed and step), arrays [seeds, records, …], final weights.
 
-    Arrays of a seed that stopped early end in NaN; those of a final evaluation are [seeds, 1, …], its numbers in the
-    last row of each seed.
+    Arrays that end early end in NaN; a final evaluation's are [seeds, 1, …], its numbers in each seed's last row.
     """
 
     metrics: pd.DataFrame

@@ -37,10 +37,7 @@ def without_host(refused: bool = True) -> Iterator[None]:
 
 
 class Stack(nn.Module):
-    """S networks of one shape as one, whose `members` stay usable: their tensors are views of the stacks.
-
-    Of one member nothing is stacked: it is called itself, since batched products of one cost a CPU a fifth more time.
-    """
+    """S networks of one shape as one, whose tensors `members` view; one alone is itself, as vmap costs a fifth."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
