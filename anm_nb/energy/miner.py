@@ -228,8 +228,7 @@ def mine(
             raise ParameterError(f"energy of {count} points has shape {(*value.shape,)}: should be one number for each")
         return value - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else value
 
-    # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid. Answers that
-    # round to the truth start anew most often, and Barzilai–Borwein's steps grow again.
+    # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid.
     spare = 7 if near is not None else 5 if config.rule == "barzilai_borwein" else 2
     for _ in range(config.turns or config.steps + spare):
         if may_wait and bool(descent.done.all()):

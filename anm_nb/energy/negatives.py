@@ -78,8 +78,7 @@ _CHECKED, _DISTINCT = (
 )
 Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]  # a field of one, None for "none"
 StrategyName = Annotated[str, _CHECKED]
-# names, or names with options, kept as they are written
-Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]
+Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]  # kept as they are written
 
 
 @register_negatives
@@ -151,7 +150,7 @@ class Anm(NegativeStrategy):
     """Adversarial negative mining: low EMA energy within a ball around the truth (ANM checklist, section B).
 
     `ball` "l2" has radius `miner.eps`·‖y⁺‖; "linf" is the box inscribed in it, of half-width `miner.eps`·‖y⁺‖/√y_dim.
-    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, and so m* > 0; without it the miner removes the noise.
+    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, and so m* > 0.
     """
 
     name = "anm"

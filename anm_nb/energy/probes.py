@@ -96,8 +96,7 @@ def shared_noise_residual(
 class Recorder:
     """The checklist's columns from one-line calls in a training step; every call may be left out, and so its columns.
 
-    Numbers stay on their device until `frame`. There is a row `every` so many steps; gradient norms, a backward pass
-    for each loss, `gradients_every`. Raises `ParameterError` below 1.
+    A row `every` so many steps, gradient norms `gradients_every`, at least 1, else `ParameterError`; no call waits.
     """
 
     def __init__(self, every: int = 5, gradients_every: int = 20) -> None:
@@ -132,7 +131,7 @@ class Recorder:
             self._add({"ema_gradient": torch.stack(found).norm() if found else 0.0})
 
     def score(self, name: str, value: Tensor | float) -> None:
-        """Any score as a column, not "seed", "step" (`ParameterError`); the doctor reads `mined_drop`, `armijo_slack`."""
+        """Any score as a column, not "seed", "step" (`ParameterError`); doctor: `mined_drop`, `armijo_slack`."""
         if name in ("seed", "step"):
             raise ParameterError(f"score '{name}': that column is the recorder's own")
         self._add({name: value})

@@ -14,8 +14,7 @@ from anm_nb.energy.schedule import Column, NoiseSchedule, Points
 from anm_nb.tasks import Batch, Clues, DenoisingTask
 from anm_nb.training.seeds import generator
 
-# Of IRED: as its paper has it; or as its released code, where for continuous tasks (those with a clamp above 1) steps
-# from the second on are twice as long, and what is returned is still scaled by √ᾱ₀.
+# Of IRED: its paper's; or its released code's: with a clamp above 1 later steps twice as long, and a result times √ᾱ₀.
 Form = Literal["paper", "released"]
 
 

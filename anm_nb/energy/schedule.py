@@ -77,10 +77,7 @@ class SharedNoise:
         return self.schedule.q_sample(y, self.k, self.eps)
 
     def optimal_margin(self, y_pos: Points, y_neg: Points) -> Values:
-        """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε for Δ = y⁻ − y⁺: the margin under E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k).
-
-        Where m* < 0 the negative is illegitimate: raising its energy contradicts the score ε that the denoising asks.
-        """
+        """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε, Δ = y⁻ − y⁺, under E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k); < 0: illegitimate."""
         shift = self.schedule.signal(self.k) * (y_neg - y_pos)
         return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)
 

@@ -78,10 +78,8 @@ class RankingLearner(Learner):
             rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
             self.groups.append(ParameterGroup("controller", self.model, routed, adam, *rates, frozen, decay))
         scheduled = [[each.config.at_epoch(self.epoch(s)) for each in members] for s in range(config.total_steps() + 1)]
-        self.schedules = {
-            name: torch.tensor([[now[name] for now in row] for row in scheduled], device=device)
-            for name in scheduled[0][0]
-        }
+        named = {name: [[now[name] for now in row] for row in scheduled] for name in scheduled[0][0]}
+        self.schedules = {name: torch.tensor(rows, device=device) for name, rows in named.items()}
         set_temperature(self.model, self.schedules["temperature"][0])
         self.suspects = type(self.task).__name__
 

@@ -1,8 +1,7 @@
 """Losses over rankings: all see observed pairs only, and are 0, with gradient 0, where there is none.
 
-`scores` [batch, items]: higher = ranked earlier. `ranks` [batch, items]: 0 = first. `obs_mask` [batch, items] marks
-the observed items (all, where None). Any leading dimensions broadcast. `reduction` is "mean" (over the rows that have
-a pair) or "none" (one loss for each row). No loss waits for the host: what does not count is masked, never selected.
+`scores` [..., items]: higher = ranked earlier. `ranks` [..., items]: 0 = first. `obs_mask` [..., items] marks the
+observed items (all, where None). `reduction` is "mean" (over rows that have a pair) or "none" (one loss a row).
 """
 
 from __future__ import annotations

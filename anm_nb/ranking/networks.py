@@ -21,8 +21,7 @@ Routing = Float[Tensor, "batch iters items heads"]
 # The fast and the slow state of a controller, each for every token or for the sequence, and of size 0 where absent.
 Timescales = tuple[Float[Tensor, "batch routed state"], Float[Tensor, "batch routed slow_state"]]
 
-# A task's own features enter so many times wider than a linear layer's start would have them. Attention has to match
-# codes of signs from the first steps on: at the usual width their products are lost among the rest, and seeds stall.
+# Of a task's own features, such as codes of signs that attention has to match: without it seeds stall.
 OWN_FEATURES_GAIN = 3.0
 FEEDFORWARD = 2  # inner width of the feed-forward layers, in widths
 SCORE_DECIMALS = 4  # of what items are ranked by; differences beyond are rounding errors
@@ -158,8 +157,8 @@ class RankingModel(nn.Module):
     """x [batch, items, features] to a ranking, refined `max_inner_iters` times.
 
     Features are the value, from two on a flag (hidden items enter as a learned embedding), and any more of a task's
-    own, added by a linear map. Each iteration applies a block to its last state plus the encoded input, which so
-    reaches even a truncated gradient. An item's state gives a score, or `pointed` items a `PointerDecoder`.
+    own. Each iteration applies a block to its last state plus the encoded input. An item's state gives a score, or
+    `pointed` items a `PointerDecoder`.
     """
 
     def __init__(self, config: RankingConfig, *, features: int = 2, pointed: int | None = None) -> None:

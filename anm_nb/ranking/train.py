@@ -76,8 +76,7 @@ class RankingConfig(TrainingConfig):
     epochs: fields.Epochs = 8
     batch: fields.Examples = 32
     mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
-    # On dev; None: the task's metric; tau_index: as published.
-    selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
+    selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None  # on dev; None: the task's metric
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     deep_supervision: bool = True  # a loss after every iteration t = 1, 2, …, weighing t; else after the last only
     temperature: fields.Temperature = 2.0  # of routing in epoch 0 …

@@ -43,9 +43,8 @@ class HintedSort(PartialSort):
     """Partial-observation sorting where each hidden item but the first points, with `hint_rate`, at its predecessor.
 
     x is [n, size, 3 + 2·code_width]: partial_sort's two columns, a flag (1 = points), the item's code, and the code of
-    the item it points at (0 where it points at none). Codes are random signs, fresh and distinct in every problem.
-    Values, order and mask (without `chain_length`) are partial_sort's. Of wrong pointers, a share `wrong_rate`, each
-    leads to any item but its own and the predecessor; the ceiling is then what it would be without them.
+    the item it points at (0: none); codes are random signs, fresh and distinct in every problem. Of wrong pointers, a
+    share `wrong_rate`, each leads to any item but its own and the predecessor; ceilings are those without them.
     """
 
     name = "hinted_sort"
@@ -107,10 +106,7 @@ class HintedSort(PartialSort):
         return torch.where(batch.x[..., 2] > 0, (shown @ own.mT).argmax(dim=-1), -1)  # signs agree most with themselves
 
     def solve(self, batch: Batch, links: int | None = None) -> Tensor:
-        """Chains of pointers right after the visible item where they end: the best possible scores with hint_rate 1.
-
-        Chains that end at a hidden item, or are longer than `links`, stand at the median of the values not seen.
-        """
+        """The best scores at hint_rate 1: chains follow their end; from a hidden item, or over `links`: the median."""
         pointers, median = self.pointers(batch), super().solve(batch)
         ends, lengths = follow(pointers, links)
         starts = torch.where(batch.known, median, 1.0 - LOWEST) if self.options.hint_rate == 1 else median

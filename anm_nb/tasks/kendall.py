@@ -1,7 +1,7 @@
 """Kendall's τ = (concordant − discordant)/(decidable pairs), which is Somers' D of prediction given target.
 
-A pair is decidable when both items are observed and their target ranks differ; a tie in the prediction makes it neither
-concordant nor discordant. A row without a decidable pair gives NaN, which means skip, never 0.
+Decidable are pairs of observed items of different target ranks; a tie in the prediction is neither concordant nor
+discordant. A row without a decidable pair gives NaN, which means skip, never 0.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ from anm_nb.training.seeds import RowDraws
 NOISE = 0.1  # standard deviation of what low-rank completion adds to every entry
 SEEN = 0.5  # probability that an entry is observed
 FLIPPED = 0.05  # of the entries of a stock negative of connectivity
-# Candidates for the shrinkage of soft-impute, in units of `LowRank.noise_norm`, each started from the one before. The
-# best one was measured to lie between 0.4 and 1.1 at sizes 5 … 30, and at 0.8 (0.9 when harder) at 20 × 20.
+# Candidates for the shrinkage of soft-impute, in `LowRank.noise_norm`; measured, the best lies between 0.4 and 1.1.
 SHRINKAGES = (1.6, 1.3, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 TUNING_MATRICES = 300
 
@@ -184,9 +183,9 @@ def soft_impute(
 ) -> Matrices:
     """The matrices Z that minimise ½‖observed − Z‖² over known entries (not 0) + shrinkage·‖Z‖_*, a nuclear norm.
 
-    Each step fills the unknown entries with Z and lowers the singular values of the result M by `shrinkage` > 0, from
-    `start` (0 by default) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖² (Mazumder, Hastie & Tibshirani, JMLR 11, 2010,
-    algorithm 1), by the eigenvectors of MᵀM: in float32 `shrinkage` should be at least about σ_max/100.
+    Each step fills unknown entries with Z and lowers the singular values by `shrinkage` > 0 (in float32 at least about
+    σ_max/100), from `start` (None: 0) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖² (Mazumder, Hastie & Tibshirani,
+    JMLR 11, 2010, algorithm 1), with the eigenvectors of MᵀM for the filled M.
     """
     estimate = torch.zeros_like(observed) if start is None else start.clone()
     moving = torch.arange(len(observed), device=observed.device)

@@ -130,8 +130,8 @@ class Sudoku(DenoisingTask):
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """Shares per puzzle of the digits with the highest entries (NaN where there are no such cells).
 
-        cell_accuracy: empty cells with the right digit; board_accuracy: 1 for a right grid; violation_rate: rows,
-        columns and boxes that lack a digit, also apart; violation_clues: given cells that hold another digit.
+        cell_accuracy: empty cells with the right digit; board_accuracy: 1 for a right grid; violation_…: rows, columns
+        and boxes that lack a digit, also apart, and given cells that hold another (clues).
         """
         filled, clues = digits(y_hat), clue_digits(batch)
         right, given = filled == digits(batch.y), clues > 0
@@ -166,8 +166,7 @@ class Sudoku(DenoisingTask):
                 raise ParameterError("harder = True: a task of given puzzles has no harder ones")
             pool = self._own or solver.stored_pool(self.options.size, self.options.pool, self.options.pool_seed, harder)
             if self._stream is not None:
-                # solutions are numbered in the order in which they first occur
-                of = torch.unique(solver.first_rows(pool.solutions), return_inverse=True)[1]
+                of = torch.unique(solver.first_rows(pool.solutions), return_inverse=True)[1]  # by first occurrence
                 if (n := int(of.max()) + 1) < 3:
                     raise ParameterError(f"{len(of)} puzzles with {n} solution(s): streams train, dev and test need 3")
                 held_out = max(1, n // 10)

@@ -1,7 +1,6 @@
 """Sudokus with one solution: pools of them, and an exact solver of 4×4 and 9×9, batched on any device.
 
-A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible. The sum over a row,
-column or box then counts all digits at once, as no count exceeds 9.
+A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible: sums count all digits.
 """
 
 from __future__ import annotations

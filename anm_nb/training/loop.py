@@ -63,10 +63,7 @@ class Training:
             self.graphs = StepGraphs(self._step, [*chain(*learner.generators.values())], learner.suspects)
 
     def run(self, tell: Tell = lambda *told: None) -> list[SeedRecord]:
-        """Train to the last step, from checkpoints where there are some; `tell` hears of steps and of every record.
-
-        Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` or `Interrupted` once the state is saved.
-        """
+        """Train to the last step, resuming; `NonFiniteLoss` at the end, `OutOfTime` or `Interrupted` once saved."""
         total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
         self.tell, everybody = tell, range(len(self.members))
         with self.on_stream(), interrupts(self.leaving.set) if self.checkpoints else nullcontext():

@@ -194,9 +194,8 @@ class NotCapturable(RuntimeError):
 class StepGraphs:
     """Takes steps of several kinds; each kind is captured after `WARM_UP` steps, and replayed from then on.
 
-    A kind is what the step's Python code branches on, and the shapes of its inputs, which are copied into buffers. It
-    draws from `generators`. All steps, and whatever else makes gradients of the same parameters, have to be taken on
-    one stream that is not the default.
+    A kind is what the step's Python code branches on, and the shapes of its inputs, which are copied into buffers. All
+    steps, and what else makes gradients of the same parameters, go on one stream that is not the default.
     """
 
     def __init__(
