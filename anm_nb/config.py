@@ -280,7 +280,6 @@ Threads = Annotated[int, whole(1024)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part
 Weights = Annotated[tuple[Weight, ...], SEVERAL, Distinct]
-Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Rates = Annotated[tuple[Rate, ...], SEVERAL, Distinct]
 Fraction = Annotated[float, Field(gt=0, le=1)]

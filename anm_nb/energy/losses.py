@@ -48,8 +48,9 @@ def monotonic_regression(
 def sampling_divergence(problem: MiningProblem) -> Values:
     """E_θ̄(ỹ) + log p(ỹ) of sampled ỹ, up to a constant: the KL term of VFScale (arXiv 2502.01989), one value a row.
 
-    As released, ỹ comes from N(0, I) by one score estimate a level, and only the last, at the row's own level, is
-    differentiated. −log p is y_dim times the log distance to the seed's nearest other (Kozachenko & Leonenko 1987).
+    As released (there one level a batch, every 50th step), ỹ comes from N(0, I) by one score estimate a level; only the
+    last, at the row's own level, is differentiated, and θ̄ is constant. −log p is y_dim times the log distance to the
+    seed's nearest other sample (Kozachenko & Leonenko 1987).
     """
     schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
 

@@ -83,9 +83,9 @@ Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]
 
 @register_negatives
 class Stock(NegativeStrategy):
-    """IRED's own: the task's corruption, clues left in place; of continuous tasks y⁺ + 3ε after two descent steps.
+    """IRED's own: the task's corruption, clues left; of continuous tasks y noised with 3ε, after two descent steps.
 
-    `form` "released" descends as the released code: second step twice as long, clamped by the first example's level.
+    `form` "released" descends as the released code: later steps twice as long, clamped by the first example's level.
     """
 
     name = "stock"
@@ -127,7 +127,7 @@ class Random(NegativeStrategy):
 class Mrncl(Random):
     """VFScale's loss (`monotonic_regression`), with a nearer negative at the share `near` of the way to that at `eps`.
 
-    Its KL term (`sampling_divergence`) has weight `kl_weight` (released: 0.001).
+    All carry the batch's noise (released: also without). The KL term (`sampling_divergence`) has `kl_weight` (0.001).
     """
 
     name = "mrncl"

@@ -65,7 +65,7 @@ class EnergyConfig(TrainingConfig):
     lr: fields.LearningRate = 1e-3
     lr_final: fields.Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
     clip_norm: PositiveFloat = 1.0
-    ema_decay: fields.Decay = 0.99
+    ema_decay: fields.Rate = 0.99
     ema_every: fields.Steps = 1
     records: fields.Records = 10  # measurements, half of them in the first 20 % of steps
     record_every: fields.Steps | None = None  # measure every so many steps, and at the last, instead
