@@ -43,7 +43,7 @@ def models(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(project_root() / "outputs" / "reference" / "models", store.store_root())
-    return {(run.summary["task"], run.summary["method"]): run.key for run in store.finished_runs()}
+    return {(run.summary["task"], run.summary["method"]): run.key for run in store.scan()[0]}
 
 
 def run_it(source: str) -> None:

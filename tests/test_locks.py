@@ -14,7 +14,7 @@ from stored_training import Line
 
 from anm_nb.config import ParameterError
 from anm_nb.files import Held, locked
-from anm_nb.store import finished_runs, get_or_train, store_root
+from anm_nb.store import get_or_train, scan, store_root
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_run_is_trained_without_locks_and_where_folders_cannot_be_flushed(tmp_
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.warns(UserWarning, match="has no locks"):
         run = get_or_train(Line())
-    assert [each.key for each in finished_runs()] == [run.key]
+    assert [each.key for each in scan()[0]] == [run.key]
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])

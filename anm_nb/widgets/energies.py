@@ -26,8 +26,7 @@ from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import kept_steps, trained_energy
 from anm_nb.run import Run
-from anm_nb.tasks import task_class
-from anm_nb.tasks.base import Batch, MatrixTask
+from anm_nb.tasks import Batch, MatrixTask, task_class
 from anm_nb.tasks.sudoku import Sudoku
 from anm_nb.training.seeds import generator
 from anm_nb.widgets.view import Control, View, nearest, numbers

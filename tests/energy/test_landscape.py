@@ -75,13 +75,8 @@ def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
 
 
 @pytest.mark.parametrize("measure", [line_scan, curvature, directional_derivative])
-def test_a_negative_equal_to_the_truth_and_an_energy_that_is_not_finite_are_named(measure):
+def test_a_negative_equal_to_the_truth_is_named(measure):
     start, end = points()
-    for bad in (float("nan"), float("inf")):
-        broken = torch.ones(BATCH).double()
-        broken[3] = bad
-        with pytest.raises(ParameterError, match=r"= (nan|-?inf) at example 3: should be finite"):
-            measure(lambda z, broken=broken: broken * double_well(z), start, end)
     end[4] = start[4]
     with pytest.raises(ParameterError, match=r"0\.0 apart at example 4"):
         measure(double_well, start, end)

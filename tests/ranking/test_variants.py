@@ -5,7 +5,7 @@ import torch
 from notebook_cells import names_of
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.train import RankingConfig, at_values, comparators, matched, model_cost
+from anm_nb.ranking.train import RankingConfig, at_values, comparators, model_cost
 from anm_nb.training.loop import Training
 
 ITEMS, WIDTH, HEADS, STATE, ITERATIONS, CODE = 6, 8, 2, 4, 3, 9
@@ -143,7 +143,7 @@ def test_operations_are_those_counted_by_hand():
 @pytest.mark.parametrize("name", ["no iteration", "deep untied"])
 def test_no_other_width_is_nearer(name, by, part):
     derived = comparators(config())[name]
-    match = matched(derived, to=config(), by=by)
+    match = names_of("25_where_iteration_helps", "matched")["matched"](derived, config(), by)
     assert match == derived.changed(width=match.width)
     wanted = model_cost(config())[part]
     near = range(max(HEADS, match.width - 2 * HEADS), match.width + 2 * HEADS + 1, HEADS)  # counts grow with the width
