@@ -21,10 +21,6 @@ def test_numbers_are_numbers_however_they_are_written(tmp_path, written, value):
     assert type(content["lr"]) is type(value)
 
 
-def test_a_merge_may_give_a_key_that_is_written_again(tmp_path):
-    assert read_yaml(file_of(tmp_path, "a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n"))["b"] == {"x": 3, "y": 2}
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from anm_nb.analysis import kept, ranking
+from anm_nb.analysis import ranking
 from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig, at_values
@@ -110,15 +110,6 @@ def test_values_are_judged_against_the_centre_with_a_margin():
     assert judged["claim"].tolist()[:2] == ["T = 3 ranks better than T = 4", "T = 6 ranks better than T = 4"]
     assert judged["verdict"].tolist() == ["refuted", "equivalent", "supported", "supported", "supported"]
     assert judged["primary"].tolist() == [True, True, False, False, False]
-
-
-def test_a_kept_sweep_is_the_baseline_and_its_values_in_order():
-    metrics, centre = ranking.of_sweep(kept.load("hrm_hinted"), "max_inner_iters")
-    assert centre == "iterations = 12"
-    assert list(metrics["method"].unique()) == ["baseline", *(f"iterations = {n}" for n in (6, 8, 12, 16))]
-    answer = ranking.sweep_answer("hrm_period", kept.load("hrm_hinted"), kept.load("hrm"))
-    assert answer.startswith("Beside T 4: **3 is equivalent (-0.002 [-0.006, +0.001]); 6 is equivalent")
-    assert "hinted_sort, size 20, 100 epochs, 5 seeds, 2026-11-22" in answer
 
 
 def test_runs_of_other_settings_are_not_put_into_a_kept_grid(runs, references, monkeypatch):

@@ -109,15 +109,6 @@ def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
     assert explorer.readouts[0] == told[0]
 
 
-@pytest.mark.parametrize("kind", ["margin"])
-def test_a_bar_tells_its_numbers_when_it_is_pointed_at_or_clicked_on(explorer, kind):
-    bars = explorer.root.locator(".anm-sheet i")
-    for bar, act in ((bars.first, "hover"), (bars.last, "click")):
-        getattr(bar, act)()
-        assert re.search(r"nats: \d+ of \d+ pairs", told := bar.get_attribute("title"))
-        assert explorer.root.locator(".anm-sheet + p").inner_text() == told
-
-
 @pytest.mark.parametrize("kind", ["sampler"])
 def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
     explorer.press("Sampler step", "End")

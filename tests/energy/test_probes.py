@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from drop_in import DROP_IN, run_drop_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from own_trainer import OwnTrainer
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.probes import Recorder, grad_share, gradient_columns
+from anm_nb.energy.probes import Recorder
 
 
 def rand(*shape, seed=0):
@@ -121,11 +121,11 @@ def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
 
 
 def test_training_is_bit_identical_with_and_without_the_recorder():
-    plain, recorded = OwnTrainer().train(12), OwnTrainer(Recorder(every=1, gradients_every=3)).train(12)
-    assert len(recorded.recorder.frame()) == 12
-    for one, other in ((plain.net, recorded.net), (plain.ema, recorded.ema)):
-        assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
-    assert torch.equal(plain.rng.get_state(), recorded.rng.get_state())
+    plain = "\n".join(line for line in DROP_IN.splitlines() if "recorder." not in line)
+    without, recorded = run_drop_in(plain, steps=12), run_drop_in(steps=12)
+    assert len(recorded["recorder"].frame()) == 12
+    pairs = zip(without["net"].parameters(), recorded["net"].parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 @pytest.mark.parametrize(
@@ -144,31 +144,3 @@ def test_what_cannot_be_recorded_is_refused_by_name(call, message):
     with pytest.raises(ParameterError) as refusal:
         call()
     assert message in str(refusal.value)
-
-
-def stacked(seeds):
-    """A network of as many members, its parameters stacked, and both losses of every member on rows of its own."""
-    source = torch.Generator().manual_seed(seeds)
-    first, second = (torch.randn(seeds, *shape, generator=source).requires_grad_() for shape in ((4, 6), (6,)))
-    x = torch.randn(seeds, 9, 4, generator=source)
-    hidden = torch.tanh(torch.einsum("sbi,sij->sbj", x, first))
-    out = torch.einsum("sbj,sj->sb", hidden, second)
-    return (first, second), out.square().mean(1), torch.nn.functional.softplus(out - hidden.sum(2)).mean(1)
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_shares_of_stacked_seeds_are_those_of_each_seed_alone(seeds):
-    stacks, con, mse = stacked(seeds)
-    unused = torch.ones(seeds, 2, requires_grad=True)
-    shares = gradient_columns(mse, con, [*stacks, unused])["grad_share_contrast"]
-    assert shares.shape == (seeds,)
-    for seed in range(seeds):
-        norms = [
-            torch.cat([g[seed].flatten() for g in torch.autograd.grad(loss[seed], stacks, retain_graph=True)]).norm()
-            for loss in (con, mse)
-        ]
-        assert float(shares[seed]) == pytest.approx(float(norms[0] / sum(norms)), rel=1e-5)
-    if seeds == 1:
-        assert float(shares) == pytest.approx(grad_share(con[0], mse[0], stacks), rel=1e-6)
-    assert all(each.grad is None for each in (*stacks, unused))
-    assert gradient_columns(mse, torch.ones(seeds), stacks)["grad_share_contrast"].tolist() == [0] * seeds

@@ -6,7 +6,7 @@ from first_step import begun, losses_at
 from notebook_cells import names_of
 from torch import nn
 
-from anm_nb.energy.negatives import Anm, Mixed, Random, Stock, get_negatives
+from anm_nb.energy.negatives import Mixed, Random, Stock, get_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.stack import ParameterGroup, Stack
 
@@ -56,21 +56,6 @@ def test_the_mixed_update_is_the_one_that_training_goes_on_with():
     assert all(torch.equal(one, other) for one, other in zip(forked.parameters(), after, strict=True))
     moved = torch.cat([(one - other).flatten() for one, other in zip(before, after, strict=True)]).detach().norm()
     assert float(effects["update_norm"][0, 0, 0]) == pytest.approx(float(moved), rel=1e-5)
-
-
-def test_one_kind_has_its_own_pairs_of_the_batch_and_more_of_its_kind_elsewhere():
-    training = begun(config(Random(eps=0.3), Anm()))
-    contrast = losses_at(training).detail
-    first, shown = contrast.mined.log["mined"].bool(), contrast.mined.y_neg
-    assert int(first.sum()) == 8
-    negatives = NOTEBOOK["negatives_of_updates"](training.learner, 0, contrast)
-    assert torch.equal(negatives["mixed"], shown)
-    y_pos = contrast.problem.y_pos
-    for kind, own in (("random", first), ("anm", ~first)):
-        assert torch.equal(negatives[kind][own], shown[own])
-        assert (negatives[kind][~own] != shown[~own]).any(1).all()
-    distance = (negatives["random"] - y_pos).norm(dim=1)
-    torch.testing.assert_close(distance, 0.3 * y_pos.norm(dim=1))  # on every row, which no mined one would be
 
 
 class Linear(nn.Module):

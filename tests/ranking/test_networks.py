@@ -77,16 +77,6 @@ def test_alpha_changes_the_output_and_logits_of_zero_are_no_routing(routing):
     torch.testing.assert_close(routed(inputs()).scores, alike.scores)
 
 
-def test_random_routing_is_drawn_once_for_each_iteration_and_begins_again():
-    module = model(routing="random")
-    alphas = module(inputs(), 6).alphas
-    for iteration in range(6):
-        expected = module.controller.logits.weight[iteration % 4].softmax(-1)
-        torch.testing.assert_close(alphas[:, iteration], expected.expand(3, 5, 2))
-    assert torch.equal(module(inputs(seed=1)).alphas, alphas[:, :4])
-    assert not torch.equal(model(seed=1, routing="random")(inputs()).alphas, alphas[:, :4])
-
-
 # ---- iterations --------------------------------------------------------------------------------------------------
 def test_untied_blocks_that_are_alike_are_the_tied_model():
     tied, untied = model(routing="uniform"), model(routing="uniform", tied=False)

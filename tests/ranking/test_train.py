@@ -261,23 +261,6 @@ def test_configs_that_cannot_train_are_refused_by_name(options, message):
 
 
 # ---- what the models reach ---------------------------------------------------------------------------------------
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["hrm", "baseline"])
-def test_both_models_sit_at_the_ceiling_within_five_epochs_for_every_seed(model, tmp_path):
-    """At the document's setting, on 300 test arrays; and no score exceeds its ceiling beyond sampling error."""
-    hrm = RankingConfig(
-        size=20, mask_rate=0.5, width=128, max_inner_iters=12, hrm_period=4, train_samples=1000, test_samples=300,
-        epochs=5, seeds=(1, 2, 3, 4, 5),
-    )  # fmt: skip
-    trained = (hrm if model == "hrm" else hrm.baseline()).train(tmp_path)
-    ends = trained.metrics.groupby("seed").last()
-    assert (ends["test_tau_obs"] >= 0.99).all()
-    task = get_task("partial_sort", size=20, mask_rate=0.5)
-    ceiling = float(task.ceilings(task.sample(1, generator=generator(0, "test"))))
-    scores, ranks, known = (trained.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))
-    assert (kendall_tau(scores[:, :, -1], ranks, known) <= 1).all()
-    all_pairs = kendall_tau(scores[:, :, -1], ranks)
-    assert (all_pairs.mean(1) <= ceiling + 4 * all_pairs.std(1) / math.sqrt(300)).all()
 
 
 def test_hints_are_learned_from_and_shuffled_ones_are_not(tmp_path):

@@ -1,17 +1,13 @@
 """The Sudoku task against boards made by hand, and its solver against published ones and plain backtracking."""
 
-import random
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tasks.sudoku_reference import BY_SIZE, KNOWN, SMALL, board, count_solutions, is_complete
 
 from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task, sudoku_solver
 from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits, one_hot_boards
-from anm_nb.tasks.sudoku_solver import WIDTH, build_pool, deduced, solve
+from anm_nb.tasks.sudoku_solver import build_pool, deduced, solve
 from anm_nb.training.seeds import RowDraws, generator
 
 PUZZLE = KNOWN[0][1]
@@ -58,10 +54,6 @@ def test_pools_hold_puzzles_with_one_solution_and_the_givens_asked_for(pools, ha
         assert count_solutions(puzzle, 2) == 1
     numbers = [sum(clue > 0 for clue in puzzle) for puzzle in puzzles]
     assert lowest <= min(numbers) < max(numbers) <= highest
-
-
-def test_the_first_288_small_grids_are_all_there_are():
-    assert len(rows_of(build_pool(4, 288, 0, False).solutions)) == 288 == count_solutions([0] * 16, 1000)
 
 
 def test_a_pool_is_built_once_and_read_from_then_on(outputs, monkeypatch):
@@ -199,13 +191,6 @@ def test_references_bracket_any_score(task):
 # the solver
 
 
-def thinned(source, size, givens):
-    """A known grid under other names of its digits, with that many random clues kept."""
-    names = [0, *source.sample(range(1, size + 1), size)]
-    kept, grid = set(source.sample(range(size**2), givens)), source.choice(GRIDS[size])
-    return [names[digit] if cell in kept else 0 for cell, digit in enumerate(grid)]
-
-
 def test_known_puzzles_have_their_known_solution_alone(size):
     grids, found = solve(torch.tensor([board(puzzle) for _, puzzle, _ in BY_SIZE[size]]))
     assert grids.tolist() == GRIDS[size]
@@ -215,45 +200,12 @@ def test_known_puzzles_have_their_known_solution_alone(size):
         assert all(count_solutions(board(puzzle), 2) == 1 for _, puzzle, _ in BY_SIZE[size])
 
 
-@settings(max_examples=6)  # plain Python is slow
-@given(
-    seed=st.integers(0, 10**6),
-    board_and_limit=st.one_of(st.tuples(st.just(9), st.integers(1, 5)), st.tuples(st.just(4), st.integers(1, 300))),
-)
-def test_numbers_of_solutions_are_those_of_plain_backtracking(seed, board_and_limit):
-    """Also of puzzles spoilt by another digit in one cell, some of which have no solution."""
-    (size, limit), source = board_and_limit, random.Random(seed)
-    least, most = {4: (0, 10), 9: (26, 50)}[size]
-    puzzles = [thinned(source, size, source.randint(least, most)) for _ in range(12)]
-    for puzzle in puzzles[:4]:
-        spoilt = source.choice([cell for cell in range(size**2) if puzzle[cell]] or [0])
-        puzzles.append([source.randint(1, size) if cell == spoilt else digit for cell, digit in enumerate(puzzle)])
-    grids, found = solve(torch.tensor(puzzles), limit)
-    assert found.tolist() == [count_solutions(puzzle, limit) for puzzle in puzzles]
-    for puzzle, grid, number in zip(puzzles, grids.tolist(), found.tolist(), strict=True):
-        if number:
-            assert is_complete(grid)
-            assert all(clue in (0, digit) for clue, digit in zip(puzzle, grid, strict=True))
-        else:
-            assert not any(grid)
-
-
 def test_deduction_solves_what_needs_no_guess_and_never_guesses():
     easy, _, hard, _ = [torch.tensor([board(puzzle)]) for _, puzzle, _ in BY_SIZE[9]]
     assert deduced(easy).tolist() == [GRID]
     found, solution = deduced(hard), torch.tensor(GRIDS[9][2])
     assert ((found == 0) | (found == solution)).all()
     assert 21 <= int((found > 0).sum()) < 81  # made to be hard: 21 clues, and hardly anything follows from them
-
-
-def test_a_batch_wider_than_the_search_is_solved_like_its_parts():
-    source = random.Random(0)
-    puzzles = torch.tensor([thinned(source, 4, 5) for _ in range(50)])
-    expected = solve(puzzles)[1]
-    copies = 4 * WIDTH // 50 + 2
-    grids, found = solve(puzzles.repeat(copies, 1))
-    assert torch.equal(found, expected.repeat(copies))
-    assert all(is_complete(grid) for grid in grids.unique(dim=0).tolist())
 
 
 def test_an_empty_small_board_has_288_solutions():

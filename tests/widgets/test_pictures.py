@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
 from stored_files import files
 
 from anm_nb import store
@@ -34,19 +33,6 @@ def choose(explorer, **chosen):
 
 def number(explorer, name):
     return float(explorer.readouts[0][name].split()[0])
-
-
-def hard_interval(metrics, column, place, step, pairs):
-    """The 95 % interval of p_hard at a step: over seeds, on the logit scale; of one seed by Wilson's formula."""
-    shares = metrics[metrics["step"] == step].set_index("seed")[column]
-    if place < 0:
-        mean, half = shares.mean(), stats.t.ppf(0.975, 1) * shares.std() / np.sqrt(2)
-        if not half:
-            return np.array([mean, mean])
-        return special.expit(special.logit(mean) + np.array([-half, half]) / (mean * (1 - mean)))
-    share, z = shares[place], stats.norm.ppf(0.975)
-    half = z * np.sqrt(share * (1 - share) / pairs + z**2 / (4 * pairs**2))
-    return (share + z**2 / (2 * pairs) + np.array([-half, half])) / (1 + z**2 / pairs)
 
 
 @pytest.mark.parametrize(("kind", "column"), [(HELD_OUT, "dev_p_hard"), (BATCH, "p_hard")])
@@ -81,27 +67,6 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, kind, 
         assert [[*map(int, each)] for each in told] == [[count, len(shown)] for count in counts if count]
     assert edges[BARS // 2] == 0
     assert explorer.picture.axes[0, 0].patches[0].get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=2e-3)
-
-
-def test_levels_part_the_held_out_pairs(stored):
-    """The levels, pairs and margins belong together: the weights of the file give the margins of the file."""
-    explorer = MarginExplorer(stored.energies["anm"])
-    view, found = explorer.views[0], 0
-    dev = files(view.run).array("dev_margins")[:, -1]
-    for level in range(10):
-        choose(explorer, level=level)
-        found += int(explorer.readouts[0]["pairs"])
-        for place, seed in enumerate(view.seeds):
-            learner = view.run.config.learner(seed)
-            noise, x = learner.dev_problem.noise, learner.dev.x
-            own = view.chosen(HELD_OUT, place, level, 1.0).counts[-1]
-            assert own.sum() == (noise.k == level).sum()
-            model = trained_energy(view.run, seed)
-            e_neg, e_pos = (model(x, noise.noised(y), noise.k) for y in (learner.dev_negatives, learner.dev.y))
-            np.testing.assert_allclose(e_neg - e_pos, dev[place], rtol=1e-4, atol=1e-6)
-    assert found == dev.size
-    choose(explorer, pairs=BATCH)  # of which it is not known which has which
-    assert explorer.inputs["level"].options == (("all", -1),)
 
 
 def ends(run, level, problem):
