@@ -6,7 +6,6 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 300_000  # milliseconds, for a machine with much else to do
@@ -33,8 +32,6 @@ THEME = """([variables, light]) => {
   for (const [name, value] of Object.entries(variables)) document.documentElement.style.setProperty(name, value);
   document.body.dataset.jpThemeLight = light;
 }"""
-CONTROL = r"""() => document.activeElement.closest('[class*=anm-control-], [class*=anm-play-]')
-  ?.className.match(/anm-(control|play)-(\w+)/)[2]"""
 
 
 @contextmanager
@@ -148,19 +145,6 @@ class ExplorerPage:
         """Give the page the paper and ink of a theme, and what JupyterLab's themes tell of themselves."""
         variables = {"--jp-layout-color0": paper, "--jp-ui-font-color1": ink, "--jp-widgets-label-color": ink}
         self.page.evaluate(THEME, [variables, str(light).lower()])
-
-    def focus_order(self) -> list[str]:
-        """The classes of the controls in the order in which Tab reaches them, the first one's first."""
-        self.root.locator("select").first.focus()
-        order = []
-        while self.root.evaluate("root => root.contains(document.activeElement)"):
-            order.append(self.page.evaluate(CONTROL))
-            self.page.keyboard.press("Tab")
-        return order
-
-    def photograph(self, folder: Path, name: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.root.screenshot(path=folder / f"{self.kind}-{name}.png")
 
 
 def _digest(source: str) -> str:

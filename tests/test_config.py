@@ -8,7 +8,7 @@ import pytest
 from pydantic import create_model
 
 from anm_nb import config as fields
-from anm_nb.config import DOCUMENT_NAMES, ParameterError, Parameters, Registry, unknown_name
+from anm_nb.config import DOCUMENT_NAMES, ParameterError, Parameters, unknown_name
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
 
@@ -70,27 +70,6 @@ def test_the_page_of_names_says_the_same():
     assert dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE)) == DOCUMENT_NAMES
     same = re.search(r"The same in both: ([^.]*)\.", page)[1]
     assert set(RankingConfig.model_fields) > set(re.findall(r"\w+", same))
-
-
-class Animal:
-    name = ""
-
-
-def test_a_registry_finds_what_was_registered_and_imports_built_ins_when_asked_for():
-    animals = Registry("animal", {"counter": "collections:Counter", "missing": "no_such_module:Nothing"})
-    for _ in range(2):  # as a cell that is run again does
-
-        @animals.register
-        class Cat(Animal):
-            name = "cat"
-
-    assert animals.names() == ["cat", "counter", "missing"]  # nothing was imported for that
-    assert animals.get("cat") is Cat
-    assert animals.get("counter").__name__ == "Counter"
-    with pytest.raises(ParameterError, match=r"unknown animal 'cta' \(did you mean 'cat'\?\); known: cat, counter"):
-        animals.get("cta")
-    with pytest.raises(ParameterError, match='Animal: every animal needs a name, as in name = "own"'):
-        animals.register(Animal)
 
 
 @pytest.mark.parametrize(

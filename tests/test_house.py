@@ -19,7 +19,6 @@ EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = CORE + [Requirement(line) for line in EXTRAS["dev"] + EXTRAS["browser"]]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PLATFORM_PACKAGES = re.compile(r"(cuda|nvidia|triton)")  # what torch brings along on some machines, pinned by torch
 
 
 def pins(lines: list[str]) -> dict[str, Version]:

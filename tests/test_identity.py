@@ -158,14 +158,6 @@ def test_a_value_that_cannot_be_read_is_refused_before_training(value, said, tmp
     assert not (tmp_path / "outputs").exists()
 
 
-def test_objects_that_refer_to_themselves_are_read():
-    notebook = Notebook(
-        "class A:\n    def __init__(self): self.own, self.x = self, 1\nLOOP = A()", OWN.format("LOOP.x")
-    )
-    first = notebook.digest()
-    assert notebook.digest() == first != notebook.run("LOOP.x = 2").digest()
-
-
 def test_the_digest_is_the_same_in_every_process(tmp_path):
     """Sets and hashes of texts are ordered anew in each."""
     text = "NAMES = {'a', 'b', 'c', 'd'}\nclass Own:\n    def f(self):\n        return NAMES & {'e', 'f', 'a', 'g'}\n"

@@ -14,7 +14,7 @@ from stored_training import Line
 
 from anm_nb.config import ParameterError
 from anm_nb.files import Held, locked
-from anm_nb.store import finished_runs, get_or_train, store_root
+from anm_nb.store import get_or_train, store_root
 
 
 @pytest.fixture
@@ -61,22 +61,6 @@ def test_without_locks_a_marker_stands_in_and_no_dead_process_keeps_it(tmp_path)
         pass
     lock.__exit__(None, None, None)
     assert not Path(f"{path}.held").exists()
-
-
-@pytest.mark.usefixtures("no_locks")
-def test_a_run_is_trained_without_locks_and_where_folders_cannot_be_flushed(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    flush = os.fsync
-
-    def fsync(descriptor):
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.warns(UserWarning, match="has no locks"):
-        run = get_or_train(Line())
-    assert [each.key for each in finished_runs()] == [run.key]
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])

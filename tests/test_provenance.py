@@ -7,7 +7,7 @@ import pytest
 from stored_training import Line
 
 from anm_nb import files
-from anm_nb.files import checkout_state, describe_environment
+from anm_nb.files import checkout_state
 from anm_nb.store import get_or_train
 
 
@@ -60,11 +60,3 @@ def test_without_git_a_run_is_trained_and_stored(tmp_path, monkeypatch):
         run = get_or_train(Line())
     assert run.summary["commit"] is run.provenance["commit"] is run.provenance["dirty"] is None
     assert "git cannot be run" in run.provenance["no_commit"]
-
-
-def test_a_command_has_no_folders_of_the_machine(tmp_path, monkeypatch):
-    argv = [tmp_path / "ours", "--of", tmp_path / "theirs.json", f"--in={tmp_path}/others.json", "--rate=0.5"]
-    monkeypatch.setattr("sys.argv", [str(each) for each in argv])
-    found = describe_environment("cuda")
-    assert found["command"] == "ours --of theirs.json --in=others.json --rate=0.5"
-    assert found["device"]

@@ -37,12 +37,6 @@ def test_links_lead_to_pages_files_and_headings(page, site):
             assert f'id="{heading}"' in target.read_text("utf-8"), link
 
 
-def test_pages_link_to_pages_and_kept_results_have_a_list(site):
-    assert 'href="notebooks/30_analysis.html"' in (site / "README.html").read_text("utf-8")
-    assert 'href="16_anm_verdict/provenance.json"' in (site / "outputs/reference/index.html").read_text("utf-8")
-    assert (site / "outputs/reference/16_anm_verdict/provenance.json").is_file()
-
-
 def test_a_link_that_leads_nowhere_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(static_site, "project_root", lambda: tmp_path)
     (tmp_path / "a.md").write_text("[b](b.md) [c](c.txt) [d](https://d.org/x)")

@@ -139,26 +139,6 @@ def test_what_can_be_judged_is_said_by_columns_and_holds():
         assert all(column in unexamined(alone.drop(columns=column))[signature.name] for column in needed)
 
 
-@pytest.mark.parametrize(
-    ("shares", "rows", "confidence"),
-    [
-        ((1.0, 1.0, 1.0), 40, "high"),
-        ((1.0, 1.0, 0.5), 40, "medium"),
-        ((1.0, 0.5, 0.25), 40, "low"),
-        ((1.0, 0.0, 0.0), 40, None),
-        ((0.45, 0.45, 0.45), 40, None),
-        ((1.0,), 10, "medium"),  # eight rows judged
-    ],
-)
-def test_confidence_is_the_share_of_judged_rows_over_seeds(shares, rows, confidence):
-    frame = healthy(len(shares), rows + 1)
-    settled = np.floor(0.8 * rows)
-    for seed, share in enumerate(shares):
-        bad = (frame["seed"] == seed) & (frame["step"] > rows - round(share * settled))
-        frame.loc[bad, "illegitimate_fraction"] = 0.9
-    assert [finding.confidence for finding in examine(frame)] == ([confidence] if confidence else [])
-
-
 def test_early_steps_are_not_judged_except_for_bugs():
     early = healthy()["step"] <= 3
     frame = healthy().assign(illegitimate_fraction=np.where(early, 1.0, 0.1), ema_gradient=np.where(early, 1.0, 0.0))

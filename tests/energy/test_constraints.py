@@ -114,16 +114,6 @@ def test_every_group_is_the_root_of_its_own_equation_and_its_vertex_the_nearest(
         assert np.array_equal(vertex[row, group], np.eye(classes)[best])
 
 
-def test_a_group_may_be_given_by_one_entry():
-    """A given 1 decides its group; a given −1 closes its class."""
-    mask, values = torch.tensor([[True, False, False, True, False, False]]), torch.tensor([[1.0, 0, 0, -1.0, 0, 0]])
-    simplex = MaskedSimplex(torch.ones(1, 6, dtype=torch.bool), 3, Clues(mask, values))
-    y = 2 * torch.tensor([[0.1, 0.8, 0.1, 0.9, 0.3, 0.2]]) - 1
-    expected = 2 * torch.tensor([[1, 0, 0, 0, 0.55, 0.45]]) - 1
-    torch.testing.assert_close(simplex.project(y), expected)
-    assert torch.equal(simplex.nearest_vertex(y), torch.tensor([[1.0, -1, -1, -1, 1, -1]]))
-
-
 def test_entropies_are_scipy_s_over_groups_with_a_choice():
     allowed = torch.tensor([[True] * 3, [True, True, False], [True, False, False]]).flatten().unsqueeze(0)
     p = torch.tensor([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0], [0.7, 0.3, 0.0]], dtype=torch.float64)

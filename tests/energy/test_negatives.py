@@ -92,41 +92,6 @@ def test_released_stock_doubles_its_second_step_and_clamps_by_the_level_of_the_f
     assert ((released - get_negatives("stock").propose(given).y_neg).abs() > 1e-3).any()
 
 
-@pytest.mark.parametrize("orthogonal", [False, True])
-def test_random_negatives_keep_their_distance_and_their_right_angle(orthogonal):
-    given = problem()
-    shift = Random(eps=0.7, orthogonal_to_noise=orthogonal).propose(given).y_neg - given.y_pos
-    torch.testing.assert_close(shift.norm(dim=1), 0.7 * given.y_pos.norm(dim=1))
-    assert ((shift * given.noise.eps).sum(1).abs().max() < 1e-5) == orthogonal
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"name": "anm"},
-        {"name": "anm", "ball": "linf"},
-        {"name": "anm_orthogonal"},
-        {"name": "random"},
-        {"name": "random", "orthogonal_to_noise": True},
-        {"name": "stock"},
-    ],
-)
-def test_given_entries_stay_where_they_are_and_others_move(options):
-    given = problem()
-    mask = torch.rand(given.y_pos.shape, generator=generator(3, "test")) < 0.5
-    given = replace(given, clues=Clues(mask, given.y_pos))
-    mined = get_negatives(**options).propose(given)
-    shift = mined.y_neg - given.y_pos
-    orthogonal = "orthogonal" in str(options)
-    room = (~mask).sum(1) >= (2 if orthogonal else 1)  # one entry alone has no direction ⟂ ε
-    assert (shift[mask] == 0).all()
-    assert torch.equal(shift.norm(dim=1) > 1e-5, room)
-    assert mined.y_neg.isfinite().all()
-    if orthogonal:
-        assert (shift * given.noise.eps).sum(1).abs().max() < 1e-4
-        assert (given.noise.optimal_margin(given.y_pos, mined.y_neg) > 0)[room].all()
-
-
 class Digits(Inverse):
     """Four one-hot answers of three classes; the energy pulls towards answers of its own."""
 

@@ -40,24 +40,6 @@ def test_training_is_bit_identical_without_the_comparison_and_its_pairs_are_the_
     assert whole.tolist() == pytest.approx(measured.metrics["illegitimate_fraction"].tolist())
 
 
-def test_the_mixed_update_is_the_one_that_training_goes_on_with():
-    """Where Adam has a past and the learning rate has decayed."""
-    training = begun(config(steps=6, record_every=1))
-    learner = training.learner
-    for step in range(3):
-        training.update(losses_at(training, step), training.kind(step, recorded=True))
-    losses = losses_at(training, 3)
-    contrast, weight = losses.detail, losses.detail.weight
-    forked = NOTEBOOK["updated"](learner, training, contrast, contrast.mined.y_neg, weight)
-    effects = compare_updates(learner, training, losses)
-    before = [parameter.detach().clone() for parameter in learner.model.parameters()]
-    training.update(losses, training.kind(3, recorded=True))
-    after = list(learner.model.parameters())
-    assert all(torch.equal(one, other) for one, other in zip(forked.parameters(), after, strict=True))
-    moved = torch.cat([(one - other).flatten() for one, other in zip(before, after, strict=True)]).detach().norm()
-    assert float(effects["update_norm"][0, 0, 0]) == pytest.approx(float(moved), rel=1e-5)
-
-
 class Linear(nn.Module):
     """E = w·ỹ: its score is w whatever ỹ is."""
 

@@ -94,21 +94,6 @@ def test_shuffled_pointers_look_like_true_ones_and_are_independent_of_the_order(
         assert float(here) == pytest.approx(float(pointing[~batch.known].double().mean()), abs=0.02)
 
 
-@given(size=st.integers(2, 30), mask_rate=mask_rates, rate=rates, wrong=st.floats(0.01, 0.9), seed=seeds)
-def test_wrong_pointers_lead_elsewhere_and_all_else_is_the_same(size, mask_rate, rate, wrong, seed):
-    options = {"size": size, "mask_rate": mask_rate, "hint_rate": rate}
-    tasks = [hinted(**options, wrong_rate=each) for each in (0.0, wrong, wrong + 0.09)]
-    batches = [task.sample(5, generator=generator(seed, "test")) for task in tasks]
-    shown = 3 + tasks[0].options.code_width
-    for batch in batches[1:]:
-        assert torch.equal(batch.x[..., :shown], batches[0].x[..., :shown])
-        assert torch.equal(batch.y, batches[0].y)
-    aims, some, more = (task.pointers(batch) for task, batch in zip(tasks, batches, strict=True))
-    assert torch.equal(some >= 0, aims >= 0)
-    assert not (some == torch.arange(size)).any()
-    assert torch.equal(more[some != aims], some[some != aims])
-
-
 # ceilings, by enumeration, which shares nothing with the package but what it is asked
 def worlds(values, size, seen, rate):
     """Every problem: what is seen of it, the ranks of its items and its probability, up to a factor.
@@ -158,8 +143,10 @@ def observation(task, batch, row):
     return tuple(values[item] for item in seen), shown
 
 
-@pytest.mark.parametrize(("values", "size", "seen"), [(6, 3, 2), (6, 4, 2), (7, 5, 2), (7, 5, 3)])
-@pytest.mark.parametrize(("rate", "wrong"), [(0.3, 0.0), (0.8, 0.0), (0.8, 0.4), (1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("values", "size", "seen", "rate", "wrong"),
+    [(6, 3, 2, 0.3, 0.0), (6, 4, 2, 0.8, 0.4), (7, 5, 2, 0.8, 0.0), (7, 5, 3, 1.0, 0.0)],
+)
 def test_ceilings_are_those_of_an_enumeration_of_worlds_and_rankings(values, size, seen, rate, wrong, monkeypatch):
     """Also their mean over drawn problems is the enumeration's, so that problems are drawn as they are there."""
     for module in ("ordering", "hinted_sort"):

@@ -55,13 +55,6 @@ def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp
     assert run.manifest.files.keys() == whole.manifest.files.keys()
 
 
-def test_it_goes_on_from_the_longest_and_may_go_on_again():
-    first = store.get_or_train(ENERGY)
-    second = store.get_or_train(longer(ENERGY))
-    third = store.get_or_train(longer(ENERGY, 3))
-    assert [run.provenance.get("goes_on_from") for run in (first, second, third)] == [None, first.key, second.key]
-
-
 @pytest.mark.parametrize(
     ("config", "why"),
     [
