@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,7 @@ def keep(
         for title, table in {"metrics": metrics, "reference_scores": references, **(tables or {})}.items():
             table.to_parquet(partial / f"{title}.parquet")
         document = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
+        document = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), document)  # a list a line
         (partial / "provenance.json").write_text(document + "\n", encoding="utf-8")
         if figure is not None:
             figure.savefig(partial / "figure.png", dpi=160)

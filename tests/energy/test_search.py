@@ -87,6 +87,13 @@ def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
     assert all((y == problem.clues.impose(y)).all() for y in found.answers)
 
 
+def test_answers_are_judged_alike_at_a_time_or_all_at_once():
+    problem = sudoku(3)
+    answers = torch.randn(3 * 5, 64, generator=generator(0, "answers"))
+    torch.testing.assert_close(problem.judge_many(answers, 2), problem.judge(answers).view(3, 5))
+    assert problem.cost == 5 + 5
+
+
 @pytest.mark.parametrize("way", [partial(published, restarts=2), partial(fresh_noise, restarts=2), langevin])
 def test_costs_are_the_forward_passes_a_gradient_counting_three(way):
     problem = problem_of(get_task("inverse", size=3), 4)
