@@ -18,13 +18,9 @@ TINY = {"size": 3, "width": 8, "batch": 8, "steps": 4, "records": 3, "dev_exampl
 LIST = [
     {"name": "unknown", "family": "energy", "base": {"tusk": "inverse"}},
     {"name": "one", "family": "energy", "base": TINY | {"task": "inverse", "seeds": [0, 1]}, "cases": [{"lr": 1e-3}]},
-    {
-        "name": "weights",
-        "family": "energy",
-        "base": TINY | {"task": "addition", "negatives": "stock", "seeds": [3]},
-        "grid": {"contrastive_weight": [0.5, 0.1]},
-    },
-]
+    {"name": "weights", "family": "energy", "base": TINY | {"task": "addition", "negatives": "stock", "seeds": [3]},
+     "grid": {"contrastive_weight": [0.5, 0.1]}},
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -37,9 +33,8 @@ def campaign(tmp_path, monkeypatch):
         command = [sys.executable, str(SCRIPT), "--budget", str(budget), "--out", str(tmp_path / "out"), *options]
         if "--list" not in options:
             command += ["--list", str(path)]
-        answer = subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": ""}, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        options = {"env": os.environ | {"PYTHONPATH": ""}, "cwd": tmp_path, "capture_output": True, "text": True}
+        answer = subprocess.run(command, check=False, **options)
         assert answer.returncode == 0, answer.stdout + answer.stderr
         return answer.stdout
 
@@ -63,19 +58,11 @@ def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path):
     assert "FAILED to plan 'unknown'" in said
     assert "did you mean 'task'" in said
     assert "weights contrastive_weight=0.5; weights contrastive_weight=0.1" in said  # one stack
-    assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
-        "curves.parquet",
-        "log.txt",
-        "runs.csv",
-        "runs_1.zip",
-    ]
+    left = {path.name for path in out.iterdir() if path.is_file()}
+    assert left == {"curves.parquet", "log.txt", "runs.csv", "runs_1.zip"}
     runs = pd.read_csv(out / "runs.csv")
-    assert runs[["task", "method", "seed", "steps"]].values.tolist() == [
-        ["inverse", "none", 0, 4],
-        ["inverse", "none", 1, 4],
-        ["addition", "stock", 3, 4],
-        ["addition", "stock", 3, 4],
-    ]
+    trained = [["inverse", "none", 0, 4], ["inverse", "none", 1, 4], *[["addition", "stock", 3, 4]] * 2]
+    assert runs[["task", "method", "seed", "steps"]].values.tolist() == trained
     scores = ["same/mse/model", "harder/mse/model", "same/mse/zero", "seconds"]
     assert runs[[*scores, "card", "torch", "finished"]].notna().all(axis=None)
     curves = pd.read_parquet(out / "curves.parquet")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from anm_nb.config import ParameterError, Parameters
 from anm_nb.energy.miner import MinerConfig, MiningProblem
-from anm_nb.energy.negatives import Anm, AnmOrthogonal, Mixed, Random, Strategies, get_negatives, labelled
+from anm_nb.energy.negatives import Anm, AnmOrthogonal, Random, Strategies, get_negatives, labelled
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.tasks.base import Clues
@@ -186,18 +186,3 @@ def test_a_continuous_task_has_no_simplex_to_mine_in():
     given = problem()
     with pytest.raises(ParameterError, match="'anm_simplex': task 'inverse' is continuous; use 'anm'"):
         get_negatives("anm_simplex").propose(given)
-
-
-def test_mixed_negatives_are_each_kind_in_its_own_rows():
-    given = problem()
-    mixed = Mixed(first="anm", second="random", fraction=0.27).propose(given)
-    mined = mixed.log["mined"]
-    assert mined.dtype == torch.bool
-    assert int(mined.sum()) == 4  # the nearest to 0.27 of 16
-    assert torch.equal(mixed.log["gm_norm"].isnan(), ~mined)
-    distance = (mixed.y_neg - given.y_pos).norm(dim=1) / given.y_pos.norm(dim=1)
-    torch.testing.assert_close(distance[~mined], torch.ones(12))
-    torch.testing.assert_close(mixed.log["wrongness"][mined], (mixed.y_neg - given.y_pos).norm(dim=1)[mined])
-    other = Mixed(first="stock", second="random", fraction=0.27).propose(problem())
-    assert torch.equal(other.log["mined"], mined)
-    assert not torch.equal(other.y_neg[mined], mixed.y_neg[mined])

@@ -147,15 +147,3 @@ def test_networks_of_a_task_train_on_the_score(name, head):
 def test_a_task_that_does_not_suit_a_network_is_refused(name, task, message):
     with pytest.raises(ParameterError, match=message):
         get_network(name).for_task(get_task(task[0], size=task[1]), 4, "scalar", 10)
-
-
-class Bowl(EnergyMLP):
-    """A network with a `forward` of its own and no `prepare`."""
-
-    def forward(self, x, y, k):
-        return y.square().sum(1)
-
-
-def test_what_is_prepared_is_a_class_s_own():
-    model, x, y, k = drawn(Bowl(6, 4, 8), 6, 4, 3)
-    assert torch.equal(energy_given(model, x, k)(y), y.square().sum(1))

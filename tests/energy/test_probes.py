@@ -79,27 +79,6 @@ def test_snippet_1_a_second_noising_leaves_the_rounding_behind(dtype):
         assert (row["shared_noise_residual"] <= row["shared_noise_rounding"]) == shared
 
 
-@pytest.mark.parametrize("planted", [False, True])
-def test_snippet_3_the_share_is_that_of_plain_backward_passes(planted):
-    """Section I.3; a contrastive loss handed over without its weight gives another share."""
-    net = torch.nn.Linear(3, 1)
-    x, y = rand(20, 3), rand(20, 1, seed=1)
-    unused = torch.nn.Parameter(torch.ones(2))
-    mse, con, weight = (net(x) - y).square().mean(), torch.nn.functional.softplus(net(x)).mean(), 0.05
-    recorder = Recorder()
-    recorder.losses(mse, con if planted else weight * con, [*net.parameters(), unused])
-    row = only_row(recorder)
-    assert all(p.grad is None for p in (*net.parameters(), unused))
-    norms = []
-    for loss in (weight * con, mse):
-        net.zero_grad()
-        loss.backward(retain_graph=True)
-        norms.append(float(torch.cat([p.grad.flatten() for p in net.parameters()]).norm()))
-    assert (row["grad_share_contrast"] == pytest.approx(norms[0] / sum(norms), rel=1e-4)) != planted
-    assert row["grad_norm_mse"] == pytest.approx(norms[1], rel=1e-5)
-    assert row["loss_mse"] == pytest.approx(float(mse.detach()))
-
-
 def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
     recorder = Recorder(every=2, gradients_every=4)
     assert recorder.frame().empty

@@ -6,8 +6,8 @@ import torch
 from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task, sudoku_solver
 from anm_nb.tasks.sudoku import Sudoku, clue_digits, digits, one_hot_boards
-from anm_nb.tasks.sudoku_solver import build_pool, deduced, solve
-from anm_nb.training.seeds import RowDraws, generator
+from anm_nb.tasks.sudoku_solver import build_pool, solve
+from anm_nb.training.seeds import generator
 
 # (name, puzzle, solution), as published
 KNOWN = [
@@ -58,7 +58,6 @@ def is_complete(grid: list[int]) -> bool:
 
 PUZZLE = KNOWN[0][1]
 GRIDS = {size: [board(solution) for _, _, solution in known] for size, known in BY_SIZE.items()}
-GRID = GRIDS[9][0]
 COUNT = {4: 40, 9: 12}  # puzzles of a pool
 
 
@@ -216,15 +215,6 @@ def test_metrics_of_boards_made_by_hand(example, in_row, in_column):
     )
 
 
-def test_corruption_draws_five_percent_of_cells_anew(task, size):
-    y = task.puzzles().y.repeat(100, 1)
-    corrupted = task.corrupt(y, lambda: pytest.fail("settles nothing"), RowDraws([generator(0, "test")], "cpu"))
-    assert set(corrupted.unique().tolist()) == {-1.0, 1.0}
-    assert (corrupted.unflatten(1, (size**2, size)).sum(2) == 2 - size).all()
-    changed, share = (digits(corrupted) != digits(y)).double().mean(), 0.05 * (1 - 1 / size)
-    assert changed == pytest.approx(share, abs=4 * (share / digits(y).numel()) ** 0.5)
-
-
 def test_references_bracket_any_score(task):
     table = task.reference_scores(1000, generator=generator(0, "test")).set_index(["name", "metric"])["value"]
     assert table["truth", "board_accuracy"] == table["exact solver", "board_accuracy"] == 1
@@ -242,14 +232,6 @@ def test_known_puzzles_have_their_known_solution_alone(size):
     assert grids.tolist() == GRIDS[size]
     assert found.tolist() == [1] * len(GRIDS[size])
     assert all(is_complete(board(solution)) for _, _, solution in BY_SIZE[size])
-
-
-def test_deduction_solves_what_needs_no_guess_and_never_guesses():
-    easy, _, hard, _ = [torch.tensor([board(puzzle)]) for _, puzzle, _ in BY_SIZE[9]]
-    assert deduced(easy).tolist() == [GRID]
-    found, solution = deduced(hard), torch.tensor(GRIDS[9][2])
-    assert ((found == 0) | (found == solution)).all()
-    assert 21 <= int((found > 0).sum()) < 81  # made to be hard: 21 clues, and hardly anything follows from them
 
 
 def test_an_empty_small_board_has_288_solutions():

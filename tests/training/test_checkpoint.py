@@ -77,16 +77,6 @@ def test_a_spoiled_checkpoint_gives_way_to_the_one_before_it_and_never_takes_its
     assert steps(path) == []  # said once, not at every start
 
 
-@pytest.mark.parametrize(
-    ("facts", "said"),
-    [({"run": "0123"}, "belongs to run 0123, not to 4567"), ({"seed": 1}, "belongs to seed 1, not to 0")],
-)
-def test_a_checkpoint_of_another_run_or_seed_is_refused_by_name(facts, said, path):
-    save_checkpoint(path, TENSORS, {"run": "4567", "seed": 0, "step": 12} | facts)
-    with pytest.warns(UserWarning, match=rf"{path} {said}; .*continues from step 8"):
-        assert steps(path) == [8]
-
-
 @pytest.mark.parametrize(("code", "refused"), [(errno.ENOSPC, DiskFull), (errno.EIO, OSError)])
 def test_a_write_that_fails_leaves_the_older_checkpoint_and_a_full_disk_is_named(code, refused, path, monkeypatch):
     write = Path.write_bytes

@@ -72,13 +72,3 @@ def test_what_depends_on_the_whole_length_trains_anew_and_says_why(config, why, 
     told = capsys.readouterr().err
     assert f"run {short.key} has the first" in told
     assert f"training starts anew: {why}" in told
-
-
-def test_a_run_that_cannot_be_trusted_is_not_gone_on_from(monkeypatch, capsys):
-    short = store.get_or_train(ENERGY)
-    path = short.path / "state.safetensors"
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    monkeypatch.setattr(checkpoint, "watched", lambda: True)
-    assert "goes_on_from" not in store.get_or_train(longer(ENERGY)).provenance
-    assert "expected sha256" in capsys.readouterr().err

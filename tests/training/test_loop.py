@@ -104,14 +104,6 @@ def test_a_loss_that_is_not_finite_names_seed_step_and_parts_and_the_others_go_o
         assert all(torch.equal(training.records[place].weights[n], t) for n, t in whole[place].weights.items())
 
 
-def test_a_stack_that_failed_says_so_again_and_trains_nobody_twice(tmp_path):
-    for _ in range(2):
-        again = toy_training(ToyConfig(), tmp_path, (0, 1), changes={1: {4: math.nan}})
-        with pytest.raises(NonFiniteLoss, match="at step 4 of seed 1"):
-            again.run()
-    assert again.learner.seen == []
-
-
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_a_checkpoint_never_holds_what_is_not_finite(seeds, tmp_path):
     config = ToyConfig(checkpoint_every=3, record_every=12)

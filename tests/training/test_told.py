@@ -70,13 +70,6 @@ def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys)
     assert re.search(r"\d\d:\d\d gone, \S+ left", shown)
 
 
-def test_nobody_who_cannot_see_a_bar_gets_one(monkeypatch, capsys):
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    with progress([Member(ROWS, 0)]) as tell:
-        tell(Member(ROWS, 0), 6, 0.25, {})
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_path):
     config = ToyConfig(checkpoint_every=1000)

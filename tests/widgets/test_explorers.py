@@ -227,7 +227,7 @@ def test_what_a_run_is_called_is_text_in_the_page(stored):
     assert {tag for tag, _ in Tags(explorer.readout.value).tags} == {"div", "b"}
 
 
-@every_explorer
+@pytest.mark.parametrize("kind", ["margin", "routing"])
 def test_a_saved_figure_is_the_picture_at_the_page_s_width(stored, tmp_path, monkeypatch, kind):
     explorer, venue = EXPLORERS[kind](), "thesis"  # whose letters are larger than a notebook's
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
