@@ -1,7 +1,6 @@
 """Tables, claims and figures of ranking runs say what a hand calculation on the same predictions says."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -47,17 +46,6 @@ def test_tau_is_that_of_the_stored_predictions_by_another_implementation(runs):
                 expected = np.nanmean(kendall_tau_numpy(scores[:, iteration], ranks))
                 assert by_iteration.loc[(method, seed, iteration + 1), "tau_all"] == pytest.approx(expected)
             assert tested.loc[seed, method] == pytest.approx(expected)
-
-
-def test_time_to_tau_is_the_first_epoch_that_reaches_it(runs):
-    taus = {0: [-0.1, 0.25, 0.2, 0.95, 0.9], 4: [0.3, math.nan, 0.9, 0.9, 0.99]}
-    rows = [{"seed": s, "epoch": float(e), "tau_obs": tau} for s, of in taus.items() for e, tau in enumerate(of)]
-    seconds = {"0": [0.0, 1.5, 3.0, 4.5, 6.0], "4": [0.5, 1.0, 1.5, 2.0, 2.5]}
-    given = {"hrm": SimpleNamespace(metrics=pd.DataFrame(rows), provenance={"training_seconds": seconds})}
-    assert ranking.time_to_tau(given).loc["hrm"].to_numpy().tolist() == [[1, 0], [3, 2], ["never", 4]]
-    spent = ranking.time_to_tau(given, "seconds").loc["hrm"].to_numpy().tolist()
-    assert spent == [[1.5, 0.5], [4.5, 1.5], ["never", 2.5]]
-    assert ranking.time_to_tau(runs, "seconds").index.names == ["method", "tau"]  # runs as they are stored
 
 
 def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):

@@ -1,15 +1,12 @@
 """Notebooks 40 and 41 in JupyterLab and a browser: pictures and read-outs follow the sliders to the right values."""
 
 import re
-from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 
 import pytest
 from jupyter_lab import jupyter_lab
 from jupyter_page import NotebookPage, chromium
-from PIL import Image
 
 from anm_nb.files import project_root
 from anm_nb.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer, project_runs
@@ -96,38 +93,6 @@ def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
         picker.focus()
         explorer.until_new_picture(lambda back=back: explorer.page.keyboard.press(back))
     assert explorer.readouts[0] == told[0]
-
-
-@pytest.mark.parametrize("kind", ["sampler"])
-def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
-    explorer.press("Sampler step", "End")
-    told, puzzle = explorer.readouts, explorer.root.get_by_label("Own Sudoku", exact=True)
-    puzzle.fill("1.....2..4.....3")
-    explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
-    assert "Own Sudoku 1.....2..4.....3" in explorer.alt
-    shown = len(explorer.pictures)
-    explorer.button("Play or pause: Sampler step").click()
-    element = explorer.root.element_handle()
-    explorer.page.wait_for_function("([root, count]) => root.seen.pictures.length > count + 2", arg=[element, shown])
-    explorer.button("Play or pause: Sampler step").click()
-    explorer.until_new_picture(lambda: explorer.button("Back to the start: Sampler step").click())
-    explorer.button("Save figure").click()
-    saved = explorer.root.get_by_text("Saved, 6.75 inches wide")
-    saved.wait_for()
-    assert Path(saved.inner_text().rsplit(": ", 1)[1]).read_bytes().startswith(b"%PDF")
-    puzzle.fill("")
-    explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
-    explorer.press("Sampler step", "End")
-    assert explorer.readouts == told
-
-
-@every_explorer
-def test_a_picture_has_the_page_s_own_paper_in_a_dark_theme_too(explorer, kind):
-    for paper, ink, inked in ((17, "#ffffff", max), (255, "#000000", min)):
-        explorer.paint(f"rgb({paper}, {paper}, {paper})", ink, light=paper > 99)
-        picture = Image.open(BytesIO(explorer.root.get_by_role("img").screenshot())).convert("L")
-        assert picture.getpixel((2, 2)) == pytest.approx(paper, abs=2)
-        assert abs(inked(picture.getextrema()) - paper) > 150  # lines and letters
 
 
 def test_a_saved_notebook_shows_its_still_pictures_and_no_error_without_a_kernel(notebooks, explorers):

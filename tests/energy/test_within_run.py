@@ -1,13 +1,11 @@
 """Notebook 11's updates are the loop's own, from one point; where the energy is linear they match the closed form."""
 
-import pytest
 import torch
 from first_step import begun, losses_at
 from notebook_cells import names_of
 from torch import nn
 
-from anm_nb.energy.negatives import Mixed, Random, Stock, get_negatives
-from anm_nb.energy.train import EnergyConfig
+from anm_nb.energy.negatives import Mixed, Random, Stock
 from anm_nb.training.stack import ParameterGroup, Stack
 
 NOTEBOOK = names_of("11_anm_within_run", "settings", "losses", "negatives", "compare", "learner")
@@ -19,25 +17,6 @@ def config(first=NEAR, second=FAR, cls=WithinRunConfig, **options):
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "inner_steps": 1}
     loop = {"steps": 4, "batch": 16, "record_every": 2, "lr": 1e-2}
     return cls(**small | loop | options, negatives=Mixed(first=first, second=second))
-
-
-def test_training_is_bit_identical_without_the_comparison_and_its_pairs_are_the_batch_s(tmp_path):
-    trained = []
-    for cls in (WithinRunConfig, EnergyConfig):
-        (folder := tmp_path / cls.__name__).mkdir()
-        trained.append(config(get_negatives("anm_orthogonal"), cls=cls).train(folder))
-    measured, plain = trained
-    assert all(torch.equal(tensor, plain.weights[name]) for name, tensor in measured.weights.items())
-    assert measured.metrics.equals(plain.metrics)
-    added = {name: array for name, array in measured.trace.items() if name not in plain.trace}
-    assert len(added) == 7
-    assert all(array.shape == (1, 3, 4, 2) and array.isfinite().all() for array in added.values())
-    halves = added["within.margin"][0, :, 0].double().mean(1)  # equal halves: their mean is the batch's
-    torch.testing.assert_close(halves.numpy().tolist(), measured.metrics["margin_mean"].tolist(), rtol=1e-4, atol=1e-6)
-    illegitimate = added["within.illegitimate_fraction"][0]
-    assert (illegitimate[..., 0] == 0).all()
-    whole = illegitimate[:, 0].double().mean(1)
-    assert whole.tolist() == pytest.approx(measured.metrics["illegitimate_fraction"].tolist())
 
 
 class Linear(nn.Module):

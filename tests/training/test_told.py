@@ -48,17 +48,6 @@ def test_a_logger_hears_every_row_of_every_seed_also_from_other_processes(logged
     assert len(joined) == len(rows)
 
 
-def test_a_logger_defined_again_replaces_itself(monkeypatch):
-    monkeypatch.setattr(training, "LOGGERS", {})
-    for value in (1, 2):
-
-        @on_record
-        def log(config, seed, step, row, value=value):
-            return value
-
-    assert [log(None, 0, 0, {}) for log in training.LOGGERS.values()] == [2]
-
-
 def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys):
     monkeypatch.setattr(training, "watched", lambda: True)
     members = [Member(ROWS, seed) for seed in ROWS.seeds]

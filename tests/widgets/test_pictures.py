@@ -152,16 +152,6 @@ def test_every_heatmap_holds_the_stored_weights_in_true_order_visible_items_firs
         assert [axes.lines[-1].get_xdata()[0] for axes in (entropy, tau)] == [iteration + 1] * 2
 
 
-def test_a_seed_that_stopped_early_has_the_epochs_it_trained(stored):
-    run = store.get_or_train(stored.ranking.config.changed(epochs=4, patience=1))
-    explorer = RoutingExplorer(run)
-    for place, (_, rows) in enumerate(metrics_of(run).groupby("seed", sort=False)):
-        choose(explorer, seed=place)
-        assert [epoch for _, epoch in explorer.inputs["epoch"].options] == rows["epoch"].astype(int).tolist()
-        assert np.isfinite(np.asarray(explorer.picture.axes[0, 0].images[0].get_array())).all()
-    store.remove(run.key)  # the store is shared with other tests
-
-
 def test_the_last_state_is_the_answer_of_the_sampler_without_anybody_looking(stored):
     explorer = SamplerExplorer(stored.energies["anm"])
     choose(explorer, problem=2, state=explorer.inputs["state"].options[-1][1])
