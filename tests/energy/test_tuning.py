@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 from notebook_cells import names_of
 
-from anm_nb.config import ParameterError
 from anm_nb.training import OutOfTime, time_limit
 from anm_nb.training.loop import Training
 
@@ -75,17 +74,3 @@ def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(t
 
     monkeypatch.delattr(Training, "run")  # what is finished is not trained again
     pd.testing.assert_frame_equal(study("tune", "confirmation", "confirm")["confirmed"], confirmed)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"seeds": [5, 6]}, r"share \[5\]"),
-        ({"methods": ["stok"]}, r"methods.0: unknown negative strategy 'stok' \(did you mean 'stock'\?\)"),
-        ({"candidate": "stock"}, "unknown candidate 'stock'"),
-        ({"task": "sudoku", "size": 4}, "is not scored by an mse"),
-    ],
-)
-def test_what_cannot_be_a_study_is_refused_before_any_work(values, message):
-    with pytest.raises(ParameterError, match=message):
-        study(**values)
