@@ -6,16 +6,15 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 300_000  # milliseconds, for a machine with much else to do
 SIZE = {"width": 1000, "height": 900}
 
 # Kept on the explorer's element: when a key or button last went down, and for each picture since then the milliseconds
-# until it could be seen; how often the read-outs changed; each picture that was shown.
+# until it could be seen; how often the read-outs changed.
 WATCH = """root => {
-  const seen = root.seen = {since: 0, waits: [], told: 0, pictures: []};
+  const seen = root.seen = {since: 0, waits: [], told: 0};
   let picture = root.querySelector('.anm-picture-image').src, text = root.querySelector('.anm-readout').textContent;
   for (const kind of ['keydown', 'pointerdown'])
     root.addEventListener(kind, () => { seen.since = performance.now(); }, {capture: true});
@@ -24,17 +23,10 @@ WATCH = """root => {
     if (now !== text) { text = now; seen.told += 1; }
     if (!image || image.src === picture) return;
     picture = image.src;
-    seen.pictures.push(picture);
     await image.decode().catch(() => {});
     seen.waits.push(performance.now() - seen.since);
   }).observe(root, {subtree: true, childList: true, characterData: true});
 }"""
-THEME = """([variables, light]) => {
-  for (const [name, value] of Object.entries(variables)) document.documentElement.style.setProperty(name, value);
-  document.body.dataset.jpThemeLight = light;
-}"""
-CONTROL = r"""() => document.activeElement.closest('[class*=anm-control-], [class*=anm-play-]')
-  ?.className.match(/anm-(control|play)-(\w+)/)[2]"""
 
 
 @contextmanager
@@ -94,9 +86,6 @@ class ExplorerPage:
         slider = self.page.get_by_role("slider", name=label, exact=True)
         return self.root.locator(".widget-slider", has=slider).locator(css)
 
-    def button(self, name: str):
-        return self.root.get_by_role("button", name=name, exact=True)
-
     @property
     def alt(self) -> str:
         return self.root.get_by_role("img").get_attribute("alt")
@@ -104,11 +93,6 @@ class ExplorerPage:
     @property
     def picture(self) -> str:
         return _digest(self.root.get_by_role("img").get_attribute("src"))
-
-    @property
-    def pictures(self) -> list[str]:
-        """Every picture that was shown since the explorer is watched."""
-        return [_digest(source) for source in self.seen("pictures")]
 
     @property
     def readouts(self) -> list[list[str]]:
@@ -143,24 +127,6 @@ class ExplorerPage:
         moved = "([root, shown, told]) => root.seen.waits.length > shown && root.seen.told > told"
         self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, told])
         return self.seen("waits")[shown]
-
-    def paint(self, paper: str, ink: str, light: bool) -> None:
-        """Give the page the paper and ink of a theme, and what JupyterLab's themes tell of themselves."""
-        variables = {"--jp-layout-color0": paper, "--jp-ui-font-color1": ink, "--jp-widgets-label-color": ink}
-        self.page.evaluate(THEME, [variables, str(light).lower()])
-
-    def focus_order(self) -> list[str]:
-        """The classes of the controls in the order in which Tab reaches them, the first one's first."""
-        self.root.locator("select").first.focus()
-        order = []
-        while self.root.evaluate("root => root.contains(document.activeElement)"):
-            order.append(self.page.evaluate(CONTROL))
-            self.page.keyboard.press("Tab")
-        return order
-
-    def photograph(self, folder: Path, name: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.root.screenshot(path=folder / f"{self.kind}-{name}.png")
 
 
 def _digest(source: str) -> str:

@@ -1,21 +1,22 @@
 """What the docs show works as shown: examples run as written, commands and files exist."""
 
-import copy
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nbformat
 import pandas as pd
 import pytest
-import torch
 import typer
+from drop_in import DROP_IN, run_drop_in
 
 from anm_nb import store, training
-from anm_nb.analysis.doctor import Finding, examine, unexamined
+from anm_nb.analysis.doctor import examine, unexamined
 from anm_nb.cases import open_sweep
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
@@ -34,7 +35,6 @@ def example(page: str, containing: str) -> str:
 
 
 SNIPPETS = {name: example("extending.md", f'name = "{name}"') for name in ("other_answer", "square", "distance")}
-DROP_IN = example("extending.md", "recorder = Recorder()")
 JUDGING = ("rows", "rows-own", "verdicts-of")  # the cells of notebook 10 that its last one needs
 TINY = "seeds = [0]\nsteps = 4\nsize = 2\nwidth = 8\nbatch = 8\nrecords = 3\ndev_examples = 8\n"
 
@@ -62,64 +62,29 @@ def run_notebook(snippet: str, parameters: str, folder: Path, **typed: str) -> n
     return nbformat.read(folder / "out.ipynb", as_version=4)
 
 
-class Energy(torch.nn.Module):
-    """A reader's own network; it knows nothing of noise levels."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = torch.nn.Sequential(torch.nn.Linear(6, 32), torch.nn.SiLU(), torch.nn.Linear(32, 3))
-
-    def forward(self, x, y):
-        return self.body(torch.cat([x, y], dim=1)).square().sum(1)
-
-
-def run_drop_in(source: str) -> tuple[list[Finding], pd.DataFrame]:
-    """The page's loop over a reader's own data, network, schedule and miner."""
-    rng = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    net = Energy()
-    ema = copy.deepcopy(net).requires_grad_(False)
-
-    def draw_level(n):
-        alpha = 0.1 + 0.8 * torch.rand(n, 1, generator=rng)
-        return alpha.sqrt(), (1 - alpha).sqrt()
-
-    def energy(net, x, y):
-        return net(x, y)
-
-    def mine(ema, x, y):
-        start = (y + torch.randn(y.shape, generator=rng)).requires_grad_()
-        before = ema(x, start)
-        (gradient,) = torch.autograd.grad(before.sum(), start)
-        moved = (start - 0.01 * gradient).detach()
-        after = ema(x, moved)
-        accepted = after < before
-        lost = torch.where(accepted, before.detach() - after, 0.0)
-        return torch.where(accepted[:, None], moved, start.detach()), lost
-
-    x = torch.randn(400, 16, 3, generator=rng)
-    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
-    names = {"loader": [(each, each.tanh()) for each in x], "torch": torch, "F": torch.nn.functional}
-    names |= {"net": net, "ema": ema, "optimiser": optimiser, "draw_level": draw_level, "energy": energy, "mine": mine}
-    exec(source, names)
-    frame = names["recorder"].frame()
-    return examine(frame), frame
-
-
 def test_the_recorder_drops_into_a_trainer_of_ones_own(capsys):
     assert DROP_IN.count("\n") < 25
-    findings, frame = run_drop_in(DROP_IN)
-    assert findings == []
+    frame = run_drop_in()["recorder"].frame()
+    assert examine(frame) == []
     assert unexamined(frame) == {}
     assert capsys.readouterr().out.strip() == ""
 
 
-def test_the_trainer_of_the_page_with_a_bug_is_told_so(capsys):
-    right, wrong = "signal * y_neg + sigma * eps", "signal * y_neg + sigma * torch.randn_like(y)"
+@pytest.mark.parametrize(
+    ("right", "wrong", "uphill", "signature"),
+    [
+        ("signal * y_neg + sigma * eps", "signal * y_neg + sigma * torch.randn_like(y)", False, "noised a second time"),
+        ("", "", True, "mined toward higher energy"),
+        ("0.5 * F.softplus", "0.0 * F.softplus", False, "contrastive loss switched off"),
+        ("0.5 * F.softplus", "500 * F.softplus", False, "contrastive loss dominates"),
+        ("(e_pos - e_neg)", "(e_neg - e_pos)", False, "pairs ranked the wrong way round"),
+    ],
+)
+def test_the_trainer_of_the_page_with_a_bug_is_told_so(right, wrong, uphill, signature, capsys):
     assert right in DROP_IN
-    findings, _ = run_drop_in(DROP_IN.replace(right, wrong))
-    assert any("noised a second time" in finding.signature for finding in findings)
-    assert "NOISED A SECOND TIME" in capsys.readouterr().out
+    findings = examine(run_drop_in(DROP_IN.replace(right, wrong), uphill, steps=150)["recorder"].frame())
+    assert any(signature in finding.signature for finding in findings), findings
+    assert signature.upper() in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -183,24 +148,41 @@ def test_notebooks_link_to_each_other_and_the_web(path):
 
 
 def test_the_table_of_gpu_steps_is_that_of_the_kept_measurement():
-    steps = pd.read_csv(ROOT / "outputs" / "reference" / "gpu" / "steps.csv")
-    columns = [("H100", True), ("H100", False), ("H200", True)]
-    methods = {
-        "IRED, no negatives": "none",
-        "IRED, stock negatives": "stock",
-        "IRED, mined negatives": "anm",
-        "IRED, mined, orthogonal to the noise": "anm_orthogonal",
-        "ranking, 12 iterations": "hrm",
-    }
+    steps = pd.read_csv(ROOT / "outputs" / "reference" / "gpu" / "steps.csv").query("precision == 'tf32'")
+    names = {"IRED, no negatives": "none", "IRED, stock negatives": "stock", "IRED, mined negatives": "anm"}
+    names |= {"IRED, mined, orthogonal to the noise": "anm_orthogonal", "ranking, 12 iterations": "hrm"}
     rows = re.findall(r"^\| (IRED.*?|ranking.*?) \| (\d+) \| (.*?) \|$", PAGES["running.md"], re.MULTILINE)
     assert len(rows) == 12
     for name, seeds, cells in rows:
-        for (card, graph), cell in zip(columns, cells.split(" | "), strict=True):
-            found = steps[
-                steps["card"].str.contains(card)
-                & (steps["method"] == methods[name])
-                & (steps["seeds"] == int(seeds))
-                & (steps["precision"] == "tf32")
-                & (steps["graph"] == graph)
-            ]["ms"]
+        own = steps[(steps["method"] == names[name]) & (steps["seeds"] == int(seeds))]
+        for (card, graph), cell in zip((("H100", 1), ("H100", 0), ("H200", 1)), cells.split(" | "), strict=True):
+            found = own[own["card"].str.contains(card) & (own["graph"] == graph)]["ms"]
             assert cell == (f"{found.item():.1f}" if len(found) else "–"), (name, seeds, card)
+
+
+SPEC = importlib.util.spec_from_file_location("static_site", ROOT / "docs" / "static_site.py")
+static_site = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(static_site)
+SITE = ["README.md", "docs/results.md", "docs/tasks.md", "docs/extending.md", "notebooks/30_analysis.ipynb"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A part of the site; what it links to and is not in it comes as a file."""
+    folder = tmp_path_factory.mktemp("site")
+    assert static_site.write_site([ROOT / page for page in SITE], folder) == []
+    return folder
+
+
+@pytest.mark.parametrize("page", SITE)
+def test_links_lead_to_pages_files_and_headings(page, site):
+    written = (site / page).with_suffix(".html")
+    html = written.read_text("utf-8").split("<body", 1)[1]
+    links = re.findall(r'\b(?:href|src)="(?!https?:|data:|mailto:)([^"]+)"', html)
+    assert links
+    for link in links:
+        path, _, heading = unquote(link).partition("#")
+        target = (written.parent / path).resolve() if path else written
+        assert target.is_file(), link
+        if heading and target.suffix == ".html":
+            assert f'id="{heading}"' in target.read_text("utf-8"), link

@@ -15,7 +15,8 @@ from PIL import Image
 from anm_nb.analysis import VERDICT_MIME
 from anm_nb.cases import Case, keep
 from anm_nb.config import ParameterError
-from anm_nb.gallery import write_gallery
+from anm_nb.files import project_root
+from anm_nb.gallery import write_gallery, write_results
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "verdict": "supported"}
 
@@ -93,21 +94,6 @@ def test_what_a_notebook_says_is_text_not_markup(tmp_path):
     assert not re.search(r"<script|<b>|<i>|<img", html)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "ValueError: &lt;i&gt;no&lt;/i&gt;" in html
-
-
-def test_the_page_fetches_nothing_and_names_its_language_and_parts(tmp_path):
-    write_notebook(tmp_path, "10_anm", (["gallery"], display("image/png", "aGVs\nbG8=")))
-    html = page(tmp_path)
-    assert 'src="data:image/png;base64,aGVsbG8="' in html
-    assert not re.search(r"https?:|//\w|<link|@import|url\(", html)
-    tags = Tags(html).found
-    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    for _, attributes in tags:
-        target = attributes.get("aria-labelledby") or (attributes.get("href") or "").partition("#")[2]
-        assert not target or target in ids
-    assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
-    assert html.startswith('<!DOCTYPE html>\n<html lang="en">')
 
 
 def test_what_cannot_be_read_is_named_and_hides_no_other(tmp_path):
@@ -198,3 +184,15 @@ def test_a_rendered_notebook_holds_nothing_that_acts_or_fetches(tmp_path):
             if name == "src":
                 assert (value or "").startswith("data:image/png;base64,")
             assert "url(" not in (value or "") or name not in ("style", "href", "src")
+
+
+PAGE = project_root() / "docs" / "results.md"
+
+
+def test_the_page_is_what_the_notebooks_show(tmp_path):
+    written = write_results(project_root() / "notebooks", tmp_path / "results.md")
+    assert written.read_text("utf-8") == PAGE.read_text("utf-8"), "run `anm-nb index`"
+    pictures, kept = ({path.name: path.read_bytes() for path in of.glob("*")} for of in (
+        tmp_path / "results", PAGE.with_suffix("")
+    ))  # fmt: skip
+    assert pictures == kept, "run `anm-nb index`"

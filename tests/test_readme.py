@@ -139,17 +139,6 @@ def test_it_lists_every_notebook():
     assert listed == sorted(path.stem for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def test_no_page_claims_to_be_faster_than_the_public_implementation():
-    """2.2 set two processes beside one; paired, one process and one thread each, it is 1.05 [0.99, 1.11]."""
-    root = project_root()
-    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "notebooks").glob("*.ipynb")]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
-    assert not re.search(r"2[.]20?\s?(×|times|-fold)|public reference scaled", text)
-    about = [line for line in text.splitlines() if "public implementation" in line]
-    assert about
-    assert all("in turn, it is no faster" in each for each in about)
-
-
 def test_its_first_experiment_runs_with_fewer_steps(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))

@@ -95,23 +95,6 @@ def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv_and_json(
     assert (rows[stock.key]["value"], rows[stock.key]["lr"], rows[stock.key]["seeds"]) == (0.51, 0.005, [0])
 
 
-def test_two_runs_are_compared_by_what_differs_and_their_curves_in_one_figure(store, tmp_path, monkeypatch):
-    anm, stock = scored(store, "anm", 0.25), scored(store, "stock", 0.5)
-    drawn = []
-    monkeypatch.setattr("seaborn.FacetGrid.savefig", lambda grid, path: drawn.append((grid, path)))
-    result = runs("compare", anm.key, stock.key, "--out", tmp_path / "a.pdf")
-    assert result.exit_code == 0, result.output
-    first, second, _ = result.stdout.splitlines()
-    assert (first[:6], second[:6]) == (anm.key[:6], stock.key[:6])
-    assert "lr=0.0025" in first
-    assert "lr=0.005" in second
-    assert "width" not in first
-    ((grid, path),) = drawn
-    assert (list(grid.axes_dict), path) == (["mse", "p_hard"], tmp_path / "a.pdf")
-    assert [text.get_text() for text in grid.figure.legends[0].texts] == [first, second]
-    assert [list(line.get_ydata()) for line in grid.axes_dict["mse"].lines[:2]] == [[9, 0.26], [9, 0.51]]
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

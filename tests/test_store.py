@@ -2,8 +2,6 @@
 
 import builtins
 import os
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -119,26 +117,3 @@ def test_a_run_reads_back_as_it_was(outputs, tmp_path):
     assert stored.provenance["versions"]["torch"] == version("torch")
     assert 50 < stored.provenance["peak_memory_mib"] < 100_000
     assert {"commit", "dirty", "platform", "finished", "device", "wall_seconds"} < set(stored.provenance)
-
-
-LISTED = """
-import collections, sys
-seen = collections.Counter()
-def hook(event, arguments):
-    if event == "open" and str(arguments[0]).startswith(sys.argv[1]):
-        seen[event] += 1
-sys.addaudithook(hook)
-from anm_nb.store import scan
-runs, broken = scan()
-heavy = [name for name in ("torch", "pandas", "numpy", "safetensors", "pyarrow") if name in sys.modules]
-print(len(runs), len(broken), seen["open"], heavy)
-"""
-
-
-def test_listing_opens_one_small_file_of_each_run_and_loads_nothing_heavy(outputs):
-    for value in range(7):
-        get_or_train(Toy(value=value))
-    (outputs / "runs" / "unfinished").mkdir()
-    command = [sys.executable, "-c", LISTED, str(outputs / "runs")]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert answer == "7 1 8 []\n"

@@ -59,15 +59,7 @@ class TrivialSweep:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Run `anm-nb sweep` on the file `trivial`."""
-        command = [
-            sys.executable,
-            "-m",
-            "anm_nb.cli",
-            "sweep",
-            str(self.folder / "trivial.yaml"),
-            "--out",
-            str(self.out),
-        ]
+        command = [sys.executable, "-m", "anm_nb.cli", "sweep", self.folder / "trivial.yaml", "--out", self.out]
         environment = os.environ | {"ANM_NB_OUTPUTS": str(self.folder / "outputs")}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
         return subprocess.Popen([*command, *arguments], env=environment, **streams)

@@ -19,7 +19,7 @@ from anm_nb.analysis.stats import (
     ratio_interval,
     survival_median,
 )
-from anm_nb.analysis.tables import best_reference, early_area, final, first_better, rounded, steps_to
+from anm_nb.analysis.tables import best_reference, early_area, final, rounded, steps_to
 from anm_nb.config import ParameterError, unknown_name
 
 LEAST_SEEDS = 3  # fewer never decide anything
@@ -94,8 +94,9 @@ def reduced(
     if reduction == "area from trivial":
         if np.isnan(trivial):
             raise ParameterError("reduction 'area from trivial': judge needs trivial or references for it")
-        start = first_better(rows, metric, trivial, larger_is_better)
-        return final(rows, metric) * np.nan if np.isnan(start) else early_area(rows, metric, start)
+        means = rows.groupby(["step", "method"])[metric].mean()
+        better = means[means > trivial if larger_is_better else means < trivial]
+        return early_area(rows, metric, float(better.index[0][0])) if len(better) else final(rows, metric) * np.nan
     if reduction not in REDUCTIONS:
         raise ParameterError(unknown_name("reduction", reduction, REDUCTIONS))
     return final(rows, metric) if reduction == "final" else early_area(rows, metric)

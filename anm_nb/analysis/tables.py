@@ -53,13 +53,6 @@ def steps_to(metrics: pd.DataFrame, column: str, threshold: float, larger_is_bet
     return first.astype(float).unstack("method")
 
 
-def first_better(metrics: pd.DataFrame, column: str, score: float, larger_is_better: bool = False) -> float:
-    """The first step at which any method's mean over seeds is better than a score; NaN where none ever is."""
-    means = metrics.groupby(["step", "method"])[column].mean()
-    better = means[means > score if larger_is_better else means < score]
-    return float(better.index[0][0]) if len(better) else np.nan
-
-
 def ceilings_apart(references: pd.DataFrame) -> pd.DataFrame:
     """References with the kind "unreachable" for the ceilings that no predictor can attain."""
     return references.assign(kind=references["kind"].where(~references["name"].isin(UNREACHABLE), "unreachable"))

@@ -46,16 +46,6 @@ def test_each_verdict():
     assert verdict(Claim("a", "p_hard", "anm", "stock"), clear) == "not measured"
 
 
-def test_primary_claims_are_corrected_together():
-    table = frame(a=0.300, b=0.3045, c=0.3, d=0.3)
-    alone = [Claim("x", "mse", "a", "b", primary=True)]
-    together = alone + [Claim(str(n), "mse", "c", "d", primary=True) for n in range(30)]
-    first = judge(alone, table).table.iloc[0]
-    among = judge(together, table).table.iloc[0]
-    assert among["p_holm"] >= first["p_holm"]
-    assert (first["p"], first["estimate"]) == (among["p"], among["estimate"])
-
-
 def test_reductions_read_the_curve():
     table = frame(anm=0.2, stock=0.4)
     last = table[table["step"] == 100].drop(columns="step")  # a value a seed needs no step

@@ -69,18 +69,6 @@ def test_a_figure_is_a_notebook_s_whatever_a_person_has_set_up(name):
         assert MAKERS[name]()._repr_png_() == png
 
 
-@pytest.mark.parametrize(("width", "columns"), [(6.75, 4), (3.25, 2), (1.2, 1)])
-def test_a_legend_has_as_many_columns_as_fit_and_even_rows(width, columns):
-    figure, (axes,) = style.new_figure(1, 1, 2)
-    figure.set_figwidth(width)
-    with style.house_style():
-        for name in ("of one method", "of another", "of a third one", "of a fourth"):
-            axes.plot([0, 1], [0, 1], label=name)
-        plots.legend_below(figure, axes, at_most=4)
-    (legend,) = figure.legends
-    assert legend._ncols == columns
-
-
 def interval_drawn(rows, method="anm", **options):
     """The axes of an interval line alone."""
     _, (axes,) = style.new_figure(1, 1, 2)

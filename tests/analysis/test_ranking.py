@@ -1,14 +1,13 @@
 """Tables, claims and figures of ranking runs say what a hand calculation on the same predictions says."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from anm_nb.analysis import kept, ranking
+from anm_nb.analysis import ranking
 from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig, at_values
@@ -47,17 +46,6 @@ def test_tau_is_that_of_the_stored_predictions_by_another_implementation(runs):
                 expected = np.nanmean(kendall_tau_numpy(scores[:, iteration], ranks))
                 assert by_iteration.loc[(method, seed, iteration + 1), "tau_all"] == pytest.approx(expected)
             assert tested.loc[seed, method] == pytest.approx(expected)
-
-
-def test_time_to_tau_is_the_first_epoch_that_reaches_it(runs):
-    taus = {0: [-0.1, 0.25, 0.2, 0.95, 0.9], 4: [0.3, math.nan, 0.9, 0.9, 0.99]}
-    rows = [{"seed": s, "epoch": float(e), "tau_obs": tau} for s, of in taus.items() for e, tau in enumerate(of)]
-    seconds = {"0": [0.0, 1.5, 3.0, 4.5, 6.0], "4": [0.5, 1.0, 1.5, 2.0, 2.5]}
-    given = {"hrm": SimpleNamespace(metrics=pd.DataFrame(rows), provenance={"training_seconds": seconds})}
-    assert ranking.time_to_tau(given).loc["hrm"].to_numpy().tolist() == [[1, 0], [3, 2], ["never", 4]]
-    spent = ranking.time_to_tau(given, "seconds").loc["hrm"].to_numpy().tolist()
-    assert spent == [[1.5, 0.5], [4.5, 1.5], ["never", 2.5]]
-    assert ranking.time_to_tau(runs, "seconds").index.names == ["method", "tau"]  # runs as they are stored
 
 
 def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
@@ -110,15 +98,6 @@ def test_values_are_judged_against_the_centre_with_a_margin():
     assert judged["claim"].tolist()[:2] == ["T = 3 ranks better than T = 4", "T = 6 ranks better than T = 4"]
     assert judged["verdict"].tolist() == ["refuted", "equivalent", "supported", "supported", "supported"]
     assert judged["primary"].tolist() == [True, True, False, False, False]
-
-
-def test_a_kept_sweep_is_the_baseline_and_its_values_in_order():
-    metrics, centre = ranking.of_sweep(kept.load("hrm_hinted"), "max_inner_iters")
-    assert centre == "iterations = 12"
-    assert list(metrics["method"].unique()) == ["baseline", *(f"iterations = {n}" for n in (6, 8, 12, 16))]
-    answer = ranking.sweep_answer("hrm_period", kept.load("hrm_hinted"), kept.load("hrm"))
-    assert answer.startswith("Beside T 4: **3 is equivalent (-0.002 [-0.006, +0.001]); 6 is equivalent")
-    assert "hinted_sort, size 20, 100 epochs, 5 seeds, 2026-11-22" in answer
 
 
 def test_runs_of_other_settings_are_not_put_into_a_kept_grid(runs, references, monkeypatch):

@@ -26,9 +26,9 @@ from anm_nb.analysis.stats import (
 )
 from anm_nb.config import ParameterError
 
-proportion_difference = names_of(
-    "26_take_off", "shares", given={"np": np, "proportion_interval": proportion_interval}
-)["proportion_difference"]
+proportion_difference = names_of("26_take_off", "shares", given={"np": np, "proportion_interval": proportion_interval})[
+    "proportion_difference"
+]
 
 
 @pytest.mark.parametrize(("first", "second", "pairs"), [([], [], 0), ([math.nan], [1.0], 0), ([3.0], [1.0], 1)])

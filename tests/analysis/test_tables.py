@@ -10,7 +10,6 @@ from anm_nb.analysis.tables import (
     best_reference,
     early_area,
     final,
-    rounded,
     score_interval,
     score_table,
 )
@@ -65,22 +64,6 @@ def test_scores_stand_beside_their_references():
     # skill: 0 is the best that learns nothing, 1 is perfect, less than 0 is worse than not learning
     assert table["skill"].tolist() == pytest.approx([-1.0, 0.0, 1.0, 0.0, 0.4])
     assert table.loc["zero":"exact solution", ["low", "high"]].isna().all(axis=None)  # references kept without them
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [
-        (math.nan, 3, "–"),
-        (0.01, 3, "0.0100"),
-        (123.45, 3, "123"),
-        (999999.9, 3, "1000000"),
-        (1e-4, 3, "0.000100"),
-        (3.21e-7, 3, "3.21e-07"),
-        (-2.5e-12, 2, "-2.5e-12"),
-    ],
-)
-def test_numbers_read_as_a_person_writes_them(value, digits, text):
-    assert rounded(value, digits) == text
 
 
 def test_intervals_of_scores_respect_the_bounds_of_the_metric():

@@ -14,7 +14,6 @@ NAMES = (
     *("ranking_baseline", "ranking_12", "ired_none", "ired_stock", "ired_anm", "sampler", "line_scan", "mining"),
     *("data_inverse", "data_sudoku", "data_partial_sort", "kendall_tau"),
 )
-STEPS = [name for name in NAMES if name.startswith(("ranking", "ired"))]
 TOLERANCE = {"sampler": 3e-3}  # ten levels of descent amplify rounding: the first answer is divided by √ᾱ = 0.016
 
 
@@ -36,17 +35,6 @@ def test_the_package_and_the_plain_reference_compute_the_same(name, make_pair):
         for key, value in ours.items():
             tolerance = TOLERANCE.get(name, 1e-5)
             torch.testing.assert_close(value, plain[key], rtol=10 * tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("name", STEPS)
-def test_their_gradients_are_the_same_for_every_weight(name, make_pair):
-    pair = make_pair(name)
-    pair.ours(), pair.plain()
-    ours, plain = pair.gradients()
-    assert set(ours) == set(plain)
-    assert all(float(gradient.abs().max()) > 0 for gradient in plain.values() if gradient.ndim == 2)
-    for key, gradient in ours.items():
-        torch.testing.assert_close(gradient, plain[key], rtol=1e-4, atol=1e-6)
 
 
 def test_the_script_prints_a_table_and_writes_results_with_their_commit(tmp_path):

@@ -114,27 +114,6 @@ def test_every_group_is_the_root_of_its_own_equation_and_its_vertex_the_nearest(
         assert np.array_equal(vertex[row, group], np.eye(classes)[best])
 
 
-def test_a_group_may_be_given_by_one_entry():
-    """A given 1 decides its group; a given −1 closes its class."""
-    mask, values = torch.tensor([[True, False, False, True, False, False]]), torch.tensor([[1.0, 0, 0, -1.0, 0, 0]])
-    simplex = MaskedSimplex(torch.ones(1, 6, dtype=torch.bool), 3, Clues(mask, values))
-    y = 2 * torch.tensor([[0.1, 0.8, 0.1, 0.9, 0.3, 0.2]]) - 1
-    expected = 2 * torch.tensor([[1, 0, 0, 0, 0.55, 0.45]]) - 1
-    torch.testing.assert_close(simplex.project(y), expected)
-    assert torch.equal(simplex.nearest_vertex(y), torch.tensor([[1.0, -1, -1, -1, 1, -1]]))
-
-
-def test_entropies_are_scipy_s_over_groups_with_a_choice():
-    allowed = torch.tensor([[True] * 3, [True, True, False], [True, False, False]]).flatten().unsqueeze(0)
-    p = torch.tensor([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0], [0.7, 0.3, 0.0]], dtype=torch.float64)
-    log = MaskedSimplex(allowed, 3).log((2 * p - 1).flatten().unsqueeze(0))
-    expected = [entropy([0.5, 0.3, 0.2]), entropy([0.9, 0.1])]  # the third group has no choice
-    assert float(log["entropy"]) == pytest.approx(np.mean(expected))
-    relative = np.mean([expected[0] / math.log(3), expected[1] / math.log(2)])
-    assert float(log["relative_entropy"]) == pytest.approx(relative)
-    assert float(log["invalid_mass"]) == pytest.approx(0.3)
-
-
 def test_a_simplex_without_a_point_is_refused_by_example_and_group():
     allowed = torch.ones(2, 6, dtype=torch.bool)
     allowed[1, 3:6] = False

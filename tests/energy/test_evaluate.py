@@ -126,21 +126,3 @@ def test_weights_that_a_run_does_not_have_are_refused(kept, monkeypatch):
     monkeypatch.setitem(plain.summary, "family", "ranking")
     with pytest.raises(ParameterError, match="its config is EnergyConfig, which trains no energy"):
         trained_energy(plain, 0)
-
-
-@pytest.mark.parametrize(("task", "dtype"), [("inverse", torch.float64), ("sudoku", torch.float32)])
-def test_problems_at_levels_are_the_held_out_ones_with_their_own_noise(task, dtype):
-    options = {"size": 4, "task_options": {"pool": 40}, "network": "mlp"} if task == "sudoku" else {}
-    learner = EnergyConfig(task=task, **TINY | {"negatives": "none"} | options).learner(1)
-    problem = learner.at_levels((0, 3, 6), learner.model, "test", dtype)
-    assert problem.noise.k.tolist() == [0] * 5 + [3] * 5 + [6] * 5
-    dev = learner.dev_problem
-    for rows in torch.arange(15).split(5):
-        assert torch.equal(problem.x[rows], learner.dev.x.to(dtype))
-        assert torch.equal(problem.y_pos[rows], learner.dev.y.to(dtype))
-        assert torch.equal(problem.noise.eps[rows], dev.noise.eps.to(dtype))
-        if task == "sudoku":
-            assert torch.equal(problem.clues.mask[rows], dev.clues.mask)
-    assert task != "sudoku" or not problem.noise.eps[problem.clues.mask].any()
-    again = learner.at_levels((0, 3, 6), learner.model, "test", dtype)
-    assert torch.equal(problem.draws.normal((15, 2)), again.draws.normal((15, 2)))

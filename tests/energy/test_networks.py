@@ -109,41 +109,6 @@ def slopes(energy, y, directions, step=1e-5):
     return np.stack([(energy(y + step * d) - energy(y - step * d)) / (2 * step) for d in directions])
 
 
-def energy_by_loops(model, x, y, k):
-    """The energy of graphs, pair by pair and node by node."""
-    w, nodes = Weights(model), range(round(x.shape[1] ** 0.5))
-    pairs = [(i, j) for i in nodes for j in nodes]
-    energies = []
-    for given, answer, level in zip(x, y, w.levels(k), strict=True):
-        features = {(i, j): [given[p], answer[p], float(i == j)] for p, (i, j) in enumerate(pairs)}
-        h = {pair: swish(w.linear("input", np.array(features[pair]))) for pair in pairs}
-        for layer in (f"layers.{i}" for i in range(len(model.layers))):
-            gain, bias = (each[0] for each in w.gain_and_bias(layer, level[None]))
-            new = {}
-            for i, j in pairs:
-                paths = sum(w.linear(f"{layer}.left", h[i, m]) * w.linear(f"{layer}.right", h[m, j]) for m in nodes)
-                g = w.linear(f"{layer}.own", h[i, j]) + w.linear(f"{layer}.reverse", h[j, i])
-                g += w.linear(f"{layer}.triangle", np.tanh(paths))
-                g += w.linear(f"{layer}.row", np.mean([h[i, m] for m in nodes], axis=0))
-                g += w.linear(f"{layer}.column", np.mean([h[m, j] for m in nodes], axis=0))
-                new[i, j] = h[i, j] + swish(g * (1 + gain) + bias)
-            h = new
-        out = np.array([w.linear("output", h[pair]) for pair in pairs])
-        energies.append((out**2).sum() if model.head == "squared_norm" else out.sum())
-    return np.array(energies)
-
-
-@pytest.mark.parametrize("nodes", [1, 3])
-@pytest.mark.parametrize("head", ["squared_norm", "scalar"])
-def test_graph_energy_and_score_are_the_formula(nodes, head):
-    model, x, y, k = drawn(GraphEnergy(8, head), nodes**2, nodes**2, 3)
-    x64, y64, k64 = x.double().numpy(), y.double().numpy(), k.numpy()
-    score, energy = score_and_energy(model, x, y, k)
-    np.testing.assert_allclose(energy.detach(), energy_by_loops(model, x64, y64, k64), rtol=1e-5, atol=1e-5)
-    expected = slopes(lambda at: energy_by_loops(model, x64, at, k64), y64, np.eye(nodes**2))
-    np.testing.assert_allclose(score.detach().T, expected, rtol=1e-4, atol=1e-4)
-
-
 def test_graph_energy_does_not_depend_on_the_names_of_nodes_but_on_the_edges():
     model, x, y, k = drawn(GraphEnergy(8).double(), 144, 144, 3)
     x, y = x.double(), y.double()
@@ -182,15 +147,3 @@ def test_networks_of_a_task_train_on_the_score(name, head):
 def test_a_task_that_does_not_suit_a_network_is_refused(name, task, message):
     with pytest.raises(ParameterError, match=message):
         get_network(name).for_task(get_task(task[0], size=task[1]), 4, "scalar", 10)
-
-
-class Bowl(EnergyMLP):
-    """A network with a `forward` of its own and no `prepare`."""
-
-    def forward(self, x, y, k):
-        return y.square().sum(1)
-
-
-def test_what_is_prepared_is_a_class_s_own():
-    model, x, y, k = drawn(Bowl(6, 4, 8), 6, 4, 3)
-    assert torch.equal(energy_given(model, x, k)(y), y.square().sum(1))

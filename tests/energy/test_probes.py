@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from drop_in import DROP_IN, run_drop_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from own_trainer import OwnTrainer
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.probes import Recorder, grad_share, gradient_columns
+from anm_nb.energy.probes import Recorder
 
 
 def rand(*shape, seed=0):
@@ -79,27 +79,6 @@ def test_snippet_1_a_second_noising_leaves_the_rounding_behind(dtype):
         assert (row["shared_noise_residual"] <= row["shared_noise_rounding"]) == shared
 
 
-@pytest.mark.parametrize("planted", [False, True])
-def test_snippet_3_the_share_is_that_of_plain_backward_passes(planted):
-    """Section I.3; a contrastive loss handed over without its weight gives another share."""
-    net = torch.nn.Linear(3, 1)
-    x, y = rand(20, 3), rand(20, 1, seed=1)
-    unused = torch.nn.Parameter(torch.ones(2))
-    mse, con, weight = (net(x) - y).square().mean(), torch.nn.functional.softplus(net(x)).mean(), 0.05
-    recorder = Recorder()
-    recorder.losses(mse, con if planted else weight * con, [*net.parameters(), unused])
-    row = only_row(recorder)
-    assert all(p.grad is None for p in (*net.parameters(), unused))
-    norms = []
-    for loss in (weight * con, mse):
-        net.zero_grad()
-        loss.backward(retain_graph=True)
-        norms.append(float(torch.cat([p.grad.flatten() for p in net.parameters()]).norm()))
-    assert (row["grad_share_contrast"] == pytest.approx(norms[0] / sum(norms), rel=1e-4)) != planted
-    assert row["grad_norm_mse"] == pytest.approx(norms[1], rel=1e-5)
-    assert row["loss_mse"] == pytest.approx(float(mse.detach()))
-
-
 def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
     recorder = Recorder(every=2, gradients_every=4)
     assert recorder.frame().empty
@@ -121,11 +100,11 @@ def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
 
 
 def test_training_is_bit_identical_with_and_without_the_recorder():
-    plain, recorded = OwnTrainer().train(12), OwnTrainer(Recorder(every=1, gradients_every=3)).train(12)
-    assert len(recorded.recorder.frame()) == 12
-    for one, other in ((plain.net, recorded.net), (plain.ema, recorded.ema)):
-        assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
-    assert torch.equal(plain.rng.get_state(), recorded.rng.get_state())
+    plain = "\n".join(line for line in DROP_IN.splitlines() if "recorder." not in line)
+    without, recorded = run_drop_in(plain, steps=12), run_drop_in(steps=12)
+    assert len(recorded["recorder"].frame()) == 12
+    pairs = zip(without["net"].parameters(), recorded["net"].parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 @pytest.mark.parametrize(
@@ -144,31 +123,3 @@ def test_what_cannot_be_recorded_is_refused_by_name(call, message):
     with pytest.raises(ParameterError) as refusal:
         call()
     assert message in str(refusal.value)
-
-
-def stacked(seeds):
-    """A network of as many members, its parameters stacked, and both losses of every member on rows of its own."""
-    source = torch.Generator().manual_seed(seeds)
-    first, second = (torch.randn(seeds, *shape, generator=source).requires_grad_() for shape in ((4, 6), (6,)))
-    x = torch.randn(seeds, 9, 4, generator=source)
-    hidden = torch.tanh(torch.einsum("sbi,sij->sbj", x, first))
-    out = torch.einsum("sbj,sj->sb", hidden, second)
-    return (first, second), out.square().mean(1), torch.nn.functional.softplus(out - hidden.sum(2)).mean(1)
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_shares_of_stacked_seeds_are_those_of_each_seed_alone(seeds):
-    stacks, con, mse = stacked(seeds)
-    unused = torch.ones(seeds, 2, requires_grad=True)
-    shares = gradient_columns(mse, con, [*stacks, unused])["grad_share_contrast"]
-    assert shares.shape == (seeds,)
-    for seed in range(seeds):
-        norms = [
-            torch.cat([g[seed].flatten() for g in torch.autograd.grad(loss[seed], stacks, retain_graph=True)]).norm()
-            for loss in (con, mse)
-        ]
-        assert float(shares[seed]) == pytest.approx(float(norms[0] / sum(norms)), rel=1e-5)
-    if seeds == 1:
-        assert float(shares) == pytest.approx(grad_share(con[0], mse[0], stacks), rel=1e-6)
-    assert all(each.grad is None for each in (*stacks, unused))
-    assert gradient_columns(mse, torch.ones(seeds), stacks)["grad_share_contrast"].tolist() == [0] * seeds

@@ -173,29 +173,3 @@ def test_with_clues_the_other_entries_are_sampled_as_the_reduced_problem(steps):
     np.testing.assert_allclose(y[:, ~clues.mask[0]], expected, atol=1e-5)
     blind = sample(Coupled(hessian), SCHEDULE, middle, 6, generator(1, "s"), steps)
     assert np.abs(blind[:, ~clues.mask[0]].numpy() - expected).max() > 0.1
-
-
-class Watching(nn.Module):
-    """A steep energy that asserts that wherever it is evaluated the given entries are √ᾱ_k times their value."""
-
-    def __init__(self, clues):
-        super().__init__()
-        self.clues, self.seen = clues, set()
-
-    def forward(self, x, y, k):
-        self.seen.add(int(k[0]))
-        assert torch.equal(y[self.clues.mask], (SCHEDULE.signal(k) * self.clues.values)[self.clues.mask])
-        return (3 * y).cos().sum(1) + y.sum(1).square()
-
-
-def test_given_entries_are_held_to_the_last_bit():
-    source = generator(0, "test")
-    values = torch.randn(5, 8, generator=source) * 3
-    clues = Clues(torch.rand(5, 8, generator=source) < 0.5, values)
-    model, trajectory = Watching(clues), Trajectory()
-    y = sample(model, SCHEDULE, torch.zeros(5, 1), 8, source, clamp=1.0, clues=clues, callback=trajectory)
-    assert model.seen == set(range(10))
-    for state in (*trajectory.y, y):
-        assert torch.equal(state[clues.mask], values[clues.mask])
-        assert state[~clues.mask].abs().max() <= 1 + 1e-6
-    assert trajectory.accepted.any()

@@ -87,23 +87,6 @@ def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
     assert all((y == problem.clues.impose(y)).all() for y in found.answers)
 
 
-@pytest.mark.parametrize("width", [1, 3])
-def test_a_beam_keeps_the_lowest_distinct_answers_of_all_neighbours(width):
-    """Against all neighbours written out, on an energy without structure."""
-    problem = sudoku(1)
-    slope = torch.randn(problem.batch.y.shape, generator=generator(0, "energy"))
-    problem.model = lambda x, y, k: (y / SCHEDULE.signal(k) @ slope[0]).sin()
-    found = found_by(partial(beam, width=width, rounds=3, start=corner), problem)
-    choices, entries = (NOTEBOOK[name] for name in ("choices", "entries"))
-    kept = [choices(problem, found.answers[0]).tolist()[0]]
-    free = NOTEBOOK["free_cells"](problem)[0].nonzero()[:, 0].tolist()
-    for answer in found.answers[1:]:
-        moves = [[*each[:cell], digit, *each[cell + 1 :]] for each in kept for cell in free for digit in range(4)]
-        pool = torch.tensor(sorted({tuple(each) for each in kept + moves}))
-        kept = pool[problem.judge(entries(problem, pool)).argsort()[:width]].tolist()
-        assert torch.equal(choices(problem, answer)[0], torch.tensor(kept[0]))
-
-
 def test_answers_are_judged_alike_at_a_time_or_all_at_once():
     problem = sudoku(3)
     answers = torch.randn(3 * 5, 64, generator=generator(0, "answers"))
@@ -120,13 +103,6 @@ def test_costs_are_the_forward_passes_a_gradient_counting_three(way):
     assert gradients == int(gradients)
     assert 0 < gradients < forward
     assert (np.diff(found.costs) > 0).all()
-
-
-def test_restarts_with_fresh_noise_differ_and_repeat_with_the_generator():
-    problem = problem_of(get_task("inverse", size=3), 4)
-    one, other = (found_by(partial(fresh_noise, restarts=2), problem) for _ in range(2))
-    assert torch.equal(one.answers, other.answers)
-    assert not torch.equal(one.answers[0], one.answers[1])
 
 
 def test_what_is_found_beyond_the_budget_does_not_count():

@@ -4,8 +4,6 @@ import pandas as pd
 import pytest
 from notebook_cells import names_of
 
-from anm_nb.config import ParameterError
-from anm_nb.energy.train import EnergyConfig
 from anm_nb.training import OutOfTime, time_limit
 from anm_nb.training.loop import Training
 
@@ -76,49 +74,3 @@ def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(t
 
     monkeypatch.delattr(Training, "run")  # what is finished is not trained again
     pd.testing.assert_frame_equal(study("tune", "confirmation", "confirm")["confirmed"], confirmed)
-
-
-def test_multiply_adds_are_those_of_the_matrix_products():
-    counted = study("confirmation")["multiply_adds"]
-    config = EnergyConfig(task="addition", size=2, width=8, batch=16, head="scalar")
-    once, twice, thrice = (counted(config.model_copy(update={"batch": 16 * n})) for n in (1, 2, 3))
-    assert thrice - twice == twice - once  # beyond the embedding of the levels, the same for each example
-    hidden = 16 * (8 * 8 + 2 * 8 * 8)  # two inputs of 4 entries, width 8: run, differentiated by y, and both again
-    assert 4 * hidden < twice - once < 9 * hidden
-
-
-@pytest.mark.parametrize("method", ["none", "stock", "anm", "anm_orthogonal", "random_orthogonal", "mrncl", "mrncl_kl"])
-def test_every_option_changes_the_run_of_its_method(method):
-    cells = study(methods=[method], candidate=method)
-    options = ["", *cells["OPTIONS"][method]]
-    configs = [cells["config_of"](cells["Setting"](method, option, 0.01, 0.0), (1,)) for option in options]
-    assert len({config.model_dump_json() for config in configs}) == len(options) > 2
-    assert {config.method for config in configs} == {cells["NAMED"].get(method, {}).get("name", method)}
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"seeds": [5, 6]}, r"share \[5\]"),
-        ({"methods": ["stok"]}, r"methods.0: unknown negative strategy 'stok' \(did you mean 'stock'\?\)"),
-        ({"candidate": "stock"}, "unknown candidate 'stock'"),
-        ({"task": "sudoku", "size": 4}, "is not scored by an mse"),
-    ],
-)
-def test_what_cannot_be_a_study_is_refused_before_any_work(values, message):
-    with pytest.raises(ParameterError, match=message):
-        study(**values)
-
-
-def test_steps_to_a_threshold_are_survival_times_between_the_task_s_own_levels():
-    """Half of the way from 1 to the best end, 0.2: one method gets there at 10 and 20, the other once in two seeds."""
-    names, steps = ("method", "seed", "step", "dev"), (0, 10, 20)
-    errors = {("fast", 1): (2, 0.5, 0.2), ("fast", 2): (2, 0.9, 0.2), ("slow", 1): (2, 2, 0.6), ("slow", 2): (2, 2, 2)}
-    rows = [(*who, step, dev) for who, own in errors.items() for step, dev in zip(steps, own, strict=True)]
-    metrics, trivial = pd.DataFrame(rows, columns=names), {"kind": "trivial", "split": "same", "value": 1.0}
-    cells = names_of("16_anm_verdict", "stack", "early-a")
-    goals = cells["dev_goals"](metrics, pd.DataFrame([trivial]))
-    assert goals == pytest.approx({"half": 0.6, "nine tenths": 0.28})
-    found = cells["survival"](metrics, {"half": goals["half"]}).droplevel(0)
-    assert found.loc["fast", ["median", "mean", "low", "high", "never"]].tolist() == [10, 15, 10, 20, 0]
-    assert found.loc["slow", ["median", "mean", "never"]].tolist() == [20, 20, 1]

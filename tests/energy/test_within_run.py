@@ -1,13 +1,11 @@
 """Notebook 11's updates are the loop's own, from one point; where the energy is linear they match the closed form."""
 
-import pytest
 import torch
 from first_step import begun, losses_at
 from notebook_cells import names_of
 from torch import nn
 
-from anm_nb.energy.negatives import Anm, Mixed, Random, Stock, get_negatives
-from anm_nb.energy.train import EnergyConfig
+from anm_nb.energy.negatives import Mixed, Random, Stock
 from anm_nb.training.stack import ParameterGroup, Stack
 
 NOTEBOOK = names_of("11_anm_within_run", "settings", "losses", "negatives", "compare", "learner")
@@ -19,58 +17,6 @@ def config(first=NEAR, second=FAR, cls=WithinRunConfig, **options):
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 8, "seeds": [0], "inner_steps": 1}
     loop = {"steps": 4, "batch": 16, "record_every": 2, "lr": 1e-2}
     return cls(**small | loop | options, negatives=Mixed(first=first, second=second))
-
-
-def test_training_is_bit_identical_without_the_comparison_and_its_pairs_are_the_batch_s(tmp_path):
-    trained = []
-    for cls in (WithinRunConfig, EnergyConfig):
-        (folder := tmp_path / cls.__name__).mkdir()
-        trained.append(config(get_negatives("anm_orthogonal"), cls=cls).train(folder))
-    measured, plain = trained
-    assert all(torch.equal(tensor, plain.weights[name]) for name, tensor in measured.weights.items())
-    assert measured.metrics.equals(plain.metrics)
-    added = {name: array for name, array in measured.trace.items() if name not in plain.trace}
-    assert len(added) == 7
-    assert all(array.shape == (1, 3, 4, 2) and array.isfinite().all() for array in added.values())
-    halves = added["within.margin"][0, :, 0].double().mean(1)  # equal halves: their mean is the batch's
-    torch.testing.assert_close(halves.numpy().tolist(), measured.metrics["margin_mean"].tolist(), rtol=1e-4, atol=1e-6)
-    illegitimate = added["within.illegitimate_fraction"][0]
-    assert (illegitimate[..., 0] == 0).all()
-    whole = illegitimate[:, 0].double().mean(1)
-    assert whole.tolist() == pytest.approx(measured.metrics["illegitimate_fraction"].tolist())
-
-
-def test_the_mixed_update_is_the_one_that_training_goes_on_with():
-    """Where Adam has a past and the learning rate has decayed."""
-    training = begun(config(steps=6, record_every=1))
-    learner = training.learner
-    for step in range(3):
-        training.update(losses_at(training, step), training.kind(step, recorded=True))
-    losses = losses_at(training, 3)
-    contrast, weight = losses.detail, losses.detail.weight
-    forked = NOTEBOOK["updated"](learner, training, contrast, contrast.mined.y_neg, weight)
-    effects = compare_updates(learner, training, losses)
-    before = [parameter.detach().clone() for parameter in learner.model.parameters()]
-    training.update(losses, training.kind(3, recorded=True))
-    after = list(learner.model.parameters())
-    assert all(torch.equal(one, other) for one, other in zip(forked.parameters(), after, strict=True))
-    moved = torch.cat([(one - other).flatten() for one, other in zip(before, after, strict=True)]).detach().norm()
-    assert float(effects["update_norm"][0, 0, 0]) == pytest.approx(float(moved), rel=1e-5)
-
-
-def test_one_kind_has_its_own_pairs_of_the_batch_and_more_of_its_kind_elsewhere():
-    training = begun(config(Random(eps=0.3), Anm()))
-    contrast = losses_at(training).detail
-    first, shown = contrast.mined.log["mined"].bool(), contrast.mined.y_neg
-    assert int(first.sum()) == 8
-    negatives = NOTEBOOK["negatives_of_updates"](training.learner, 0, contrast)
-    assert torch.equal(negatives["mixed"], shown)
-    y_pos = contrast.problem.y_pos
-    for kind, own in (("random", first), ("anm", ~first)):
-        assert torch.equal(negatives[kind][own], shown[own])
-        assert (negatives[kind][~own] != shown[~own]).any(1).all()
-    distance = (negatives["random"] - y_pos).norm(dim=1)
-    torch.testing.assert_close(distance, 0.3 * y_pos.norm(dim=1))  # on every row, which no mined one would be
 
 
 class Linear(nn.Module):

@@ -77,28 +77,7 @@ def test_alpha_changes_the_output_and_logits_of_zero_are_no_routing(routing):
     torch.testing.assert_close(routed(inputs()).scores, alike.scores)
 
 
-def test_random_routing_is_drawn_once_for_each_iteration_and_begins_again():
-    module = model(routing="random")
-    alphas = module(inputs(), 6).alphas
-    for iteration in range(6):
-        expected = module.controller.logits.weight[iteration % 4].softmax(-1)
-        torch.testing.assert_close(alphas[:, iteration], expected.expand(3, 5, 2))
-    assert torch.equal(module(inputs(seed=1)).alphas, alphas[:, :4])
-    assert not torch.equal(model(seed=1, routing="random")(inputs()).alphas, alphas[:, :4])
-
-
 # ---- iterations --------------------------------------------------------------------------------------------------
-def test_untied_blocks_that_are_alike_are_the_tied_model():
-    tied, untied = model(routing="uniform"), model(routing="uniform", tied=False)
-    own = dict(tied.state_dict())
-    for later in range(3):
-        own |= {f"later_blocks.{later}.{n.removeprefix('block.')}": w for n, w in own.items() if n.startswith("block.")}
-    untied.load_state_dict(own)
-    torch.testing.assert_close(untied(inputs()).scores, tied(inputs()).scores)
-    with torch.no_grad():
-        untied.later_blocks[1].out.bias[0] += 1
-    changed = (untied(inputs()).scores - tied(inputs()).scores).abs().amax((0, 2))
-    assert [float(each) > 1e-6 for each in changed.detach()] == [False, False, True, True]
 
 
 @every_routing
@@ -242,8 +221,3 @@ def test_routing_sees_its_own_token_or_the_whole_sequence(per_sequence):
     changed, _ = module(z, module.start(z), 0)
     assert torch.equal(changed[:, :-1], alpha[:, :-1]) != per_sequence
     assert not torch.equal(changed[:, -1], alpha[:, -1])
-
-
-def test_the_entropy_of_known_distributions():
-    assert float(routing_entropy(torch.tensor([0.0, 1.0, 0.0, 0.0]))) == 0
-    assert float(routing_entropy(torch.tensor([0.5, 0.25, 0.25]))) == pytest.approx(1.5 * math.log(2))

@@ -1,15 +1,12 @@
 """Which cases a sweep file means, what it may not say, and how a notebook's own settings cell judges them."""
 
-import json
 from pathlib import Path
 
 import nbformat
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from anm_nb.cases import LONGEST, Case, case_names, check_of, open_sweep
+from anm_nb.cases import check_of, open_sweep
 from anm_nb.config import ParameterError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,16 +125,6 @@ def test_the_unions_are_the_five_experiments_and_differ_in_nothing_else(name, ch
 
 
 # names and digests
-
-VALUES = st.one_of(st.integers(), st.floats(allow_nan=False), st.text(max_size=200), st.lists(st.text(max_size=80)))
-
-
-@given(values=st.lists(VALUES, min_size=1, max_size=12, unique_by=json.dumps))
-def test_names_are_distinct_short_and_good_for_any_file_system(values):
-    cases = [Case(Path("a.ipynb"), Path(), values={"p": value, "same": 1}) for value in values]
-    names = case_names(cases)
-    assert len({name.casefold() for name in names}) == len(values)
-    assert all(0 < len(name) <= LONGEST and not set(name) & set('/\\:*?"<>| \n\0') for name in names)
 
 
 # the settings cell

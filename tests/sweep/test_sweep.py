@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from filelock import FileLock
-from trivial_sweep import write_notebook
 
 from anm_nb import files
 
@@ -96,13 +95,6 @@ def test_what_failed_is_kept_and_not_run_again_unasked(trivial, instant):
     assert instant == [13, 2, 13]
 
 
-def test_a_dry_run_names_the_cases_and_writes_nothing(trivial, instant):
-    trivial.write(grid={"n": [1, 2]}, cases=[{"n": 1}])
-    dry = trivial.invoke("--dry-run")
-    assert (dry.exit_code, instant, trivial.out.exists()) == (0, [], False)
-    assert dry.stdout.splitlines()[:2] == ["to run n=1", "to run n=2"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -185,12 +177,3 @@ def test_the_table_has_each_verdict_beside_what_differs(trivial, instant):
     assert table["estimate"].fillna(-1).tolist() == [2, -1, 3]
     assert table["high"].isna().all()
     assert "pause" not in table
-
-
-def test_columns_of_lists_and_mixed_values_are_json_and_names_do_not_clash(trivial, instant):
-    write_notebook(trivial.notebook, "n = 1\nlow = [0]\nsize = None", "pass")
-    trivial.write(grid={"low": [[0], [1, 2]], "size": [None, 3, "big"]})
-    trivial.invoke()
-    table = pd.read_parquet(trivial.out / "table.parquet")
-    assert table["parameter_low"].map(json.loads).tolist() == [[0]] * 3 + [[1, 2]] * 3
-    assert table["size"].fillna("–").tolist() == ["–", "3", '"big"'] * 2

@@ -7,7 +7,6 @@ import sys
 
 import pandas as pd
 import pytest
-import torch
 from families import config_of
 from toy import Killed, ToyConfig, assert_same, toy_training
 
@@ -84,24 +83,6 @@ def test_a_killed_training_resumes_to_the_same_bits(name, graph, tmp_path):
     assert_same(ran(config, tmp_path / "killed")[1], whole)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "expected"),
-    [
-        ("energy: none", {"ema_every": 1}, 1),
-        ("energy: stock", {"ema_every": 1}, 1),
-        ("energy: stock", {"ema_every": 2}, 2),  # with and without the average
-        ("ranking: routed", {"warmup_epochs": 0, "train_samples": 48}, 1),
-        ("ranking: routed", {"warmup_epochs": 0}, 2),  # 16, 16 and 8 examples
-    ],
-)
-def test_a_plain_schedule_is_one_graph_and_a_short_batch_or_a_seldom_average_one_more(
-    name, options, expected, tmp_path
-):
-    training, _ = ran(on_gpu(name, **options), tmp_path)
-    assert len(training.graphs.captured) == expected
-    assert training.graphs.replays > 20
-
-
 def test_a_loss_that_is_not_finite_inside_a_replay_is_named_and_the_others_go_on(tmp_path):
     config = ToyConfig(steps=30, record_every=10)
     changes = {1: {17: math.nan}}
@@ -140,18 +121,3 @@ def test_a_users_strategy_that_waits_is_named_and_trains_without_a_graph(tmp_pat
     assert ran.returncode == 0, ran.stderr[-3000:]
     for said in ("cannot be captured as a CUDA graph", "Own", ".item()", "graph = False", "trained to step 10 True"):
         assert said in ran.stdout
-
-
-def test_other_work_on_the_gpu_between_steps_changes_nothing(tmp_path):
-    """A widget, or the user, may compute while a training runs."""
-    config = on_gpu("energy: stock")
-    _, whole = ran(config, tmp_path / "whole")
-    training = begun(config, tmp_path / "busy", (0, 1))
-    inputs = training.learner.inputs
-
-    def busy(step):
-        torch.randn(64, 64, device="cuda").mm(torch.ones(64, 64, device="cuda")).sum().item()
-        return inputs(step)
-
-    training.learner.inputs = busy
-    assert_same(assemble(training.run()), whole)

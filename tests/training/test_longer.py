@@ -55,13 +55,6 @@ def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp
     assert run.manifest.files.keys() == whole.manifest.files.keys()
 
 
-def test_it_goes_on_from_the_longest_and_may_go_on_again():
-    first = store.get_or_train(ENERGY)
-    second = store.get_or_train(longer(ENERGY))
-    third = store.get_or_train(longer(ENERGY, 3))
-    assert [run.provenance.get("goes_on_from") for run in (first, second, third)] == [None, first.key, second.key]
-
-
 @pytest.mark.parametrize(
     ("config", "why"),
     [
@@ -79,13 +72,3 @@ def test_what_depends_on_the_whole_length_trains_anew_and_says_why(config, why, 
     told = capsys.readouterr().err
     assert f"run {short.key} has the first" in told
     assert f"training starts anew: {why}" in told
-
-
-def test_a_run_that_cannot_be_trusted_is_not_gone_on_from(monkeypatch, capsys):
-    short = store.get_or_train(ENERGY)
-    path = short.path / "state.safetensors"
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    monkeypatch.setattr(checkpoint, "watched", lambda: True)
-    assert "goes_on_from" not in store.get_or_train(longer(ENERGY)).provenance
-    assert "expected sha256" in capsys.readouterr().err

@@ -13,8 +13,6 @@ from anm_nb.config import ParameterError
 from anm_nb.training import Member, resolve_device
 from anm_nb.training.loop import NonFiniteLoss
 from anm_nb.training.run import train_together
-from anm_nb.training.seeds import generator
-from anm_nb.training.stack import Stack
 
 ALL = ((3,), (3, 0, 1))
 
@@ -89,27 +87,6 @@ def test_rows_and_arrays_are_of_their_step_and_measuring_changes_nothing(seeds, 
         assert repr([row for row in often.rows[:-1] if row["step"] % 5 == 0]) == repr(seldom.rows[:-1])
 
 
-def test_members_are_views_of_the_stack_and_share_what_they_shared():
-    def tied(seed):
-        network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        network[1].weight = network[0].weight
-        network[0].weight.data = torch.randn(2, 2, generator=generator(seed, "weights"))
-        return network
-
-    alone, members = [tied(seed) for seed in range(3)], [tied(seed) for seed in range(3)]
-    for one, member in zip(alone, members, strict=True):
-        one.load_state_dict(member.state_dict())
-    stack = Stack(members)
-    assert len(list(stack.parameters())) == 3
-    x = torch.randn(6, 2, generator=generator(0, "x"))
-    torch.testing.assert_close(stack(x), torch.cat([one(rows) for one, rows in zip(alone, x.chunk(3), strict=True)]))
-    with torch.no_grad():
-        next(stack.parameters()).mul_(2)
-        members[1][0].bias.fill_(7)
-    assert torch.equal(members[2][1].weight, 2 * alone[2][0].weight)
-    assert any(torch.equal(each[1], torch.full((2,), 7.0)) for each in stack.tensors())
-
-
 # ---- what is not finite ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("host", [True, False])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -125,22 +102,6 @@ def test_a_loss_that_is_not_finite_names_seed_step_and_parts_and_the_others_go_o
     for place in (0, 2):
         assert repr(training.records[place].rows) == repr(whole[place].rows)  # NaN equals NaN
         assert all(torch.equal(training.records[place].weights[n], t) for n, t in whole[place].weights.items())
-
-
-def test_a_stack_that_failed_says_so_again_and_trains_nobody_twice(tmp_path):
-    for _ in range(2):
-        again = toy_training(ToyConfig(), tmp_path, (0, 1), changes={1: {4: math.nan}})
-        with pytest.raises(NonFiniteLoss, match="at step 4 of seed 1"):
-            again.run()
-    assert again.learner.seen == []
-
-
-@pytest.mark.parametrize("host", [True, False])
-def test_training_ends_where_no_seed_is_left(host, tmp_path):
-    training = toy_training(ToyConfig(steps=100), tmp_path, (0, 1), host, changes={0: {5: math.nan}, 1: {7: math.inf}})
-    with pytest.raises(NonFiniteLoss, match=r"(?s)step 5 of seed 0.*step 7 of seed 1"):
-        training.run()
-    assert len(training.learner.seen) <= 10
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])

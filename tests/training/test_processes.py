@@ -5,14 +5,12 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 
 import psutil
 import pytest
 from families import Own
-from filelock import FileLock
 from stored_training import CONFIGS, long_training
 from toy import assert_same
 
@@ -83,16 +81,6 @@ def test_a_class_of_the_users_own_trains_here(two_at_a_time, tmp_path, monkeypat
     assert ENERGY.model_copy(update={"negatives": Own(), "seeds": (0, 1)}).train(tmp_path).processes == 1
 
 
-@pytest.mark.parametrize(
-    ("cores", "threads", "worth"), [("2", 1, 1e9), ("1", 1, 0.0), ("3,2", 2, 0.0)], ids=["short", "one", "two threads"]
-)
-def test_one_core_and_short_trainings_need_no_second_process(cores, threads, worth, tmp_path, monkeypatch):
-    monkeypatch.setattr("joblib.externals.loky.ProcessPoolExecutor", None)
-    monkeypatch.setattr(run, "WORTH_SECONDS", worth)
-    monkeypatch.setenv("OMP_NUM_THREADS", cores)
-    assert run.train_in_processes(RANKING.changed(threads=threads), tmp_path, print) == 1
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The long training, undisturbed."""
@@ -131,24 +119,6 @@ def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(h
     resumed = long_training().train(tmp_path)
     assert all(map(ended, trainers))
     assert_same(resumed, whole)
-
-
-def test_a_training_waits_for_the_process_of_a_killed_one_to_end(tmp_path, monkeypatch):
-    config, begun = CONFIGS["ranking"].changed(epochs=1, seeds=(0,)), threading.Event()
-    make_learner = type(config).make_learner
-
-    def beginning(self, members, device):
-        begun.set()
-        return make_learner(self, members, device)
-
-    monkeypatch.setattr(type(config), "make_learner", beginning)
-    with FileLock(tmp_path / "seed-0.lock"):  # as held by the process that trains the seed
-        training = threading.Thread(target=run.train, args=(config, tmp_path))
-        training.start()
-        assert not begun.wait(1)
-    training.join(300)
-    assert begun.is_set()
-    assert checkpoint_of(tmp_path, 0).exists()
 
 
 def children(pid, command):

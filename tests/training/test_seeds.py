@@ -37,21 +37,6 @@ def test_each_seed_draws_its_own_block_of_rows():
             assert torch.equal(stacked[4 * place : 4 * place + 4], alone)
 
 
-def test_rows_that_seeds_cannot_share_evenly_are_refused():
-    with pytest.raises(ValueError, match="7 rows: should be a multiple of the 3 seeds"):
-        RowDraws(sources(0, 1, 2), "cpu").uniform((7, 2))
-
-
-def test_initial_weights_are_a_function_of_the_generator_alone():
-    def weights(global_seed):
-        torch.manual_seed(global_seed)
-        module = nn.Sequential(nn.Embedding(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
-        initialise(module, generator(0, "weights"))
-        return list(module.state_dict().values())
-
-    assert all(torch.equal(a, b) for a, b in zip(weights(0), weights(1), strict=True))
-
-
 def test_a_layer_whose_start_would_be_left_to_chance_is_refused():
     with pytest.raises(TypeError, match="GRUCell: no rule"):
         initialise(nn.Sequential(nn.GRUCell(2, 2)), generator(0, "weights"))

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from toy import Killed, ToyConfig, assert_same, toy_trained, toy_training
@@ -68,18 +67,6 @@ MANY = {
     3: [0.0, 0.1, 0.2, 0.3, 0.4, 0.9, 0.9, 0.9, 0.9],
 }
 PATIENT = CONFIG.model_copy(update={"steps": 8, "patience": 2, "stop_at_score": 0.9, "checkpoint_every": 2})
-
-
-@pytest.mark.filterwarnings("ignore:seed . stopped")
-def test_a_seed_that_stopped_keeps_its_weights_and_rows_and_the_others_go_on(tmp_path):
-    together = toy_trained(PATIENT, tmp_path / "together", tuple(MANY), scores=MANY)
-    assert together.metrics.groupby("seed")["step"].max().tolist() == [3, 8, 6, 5]
-    for seed in MANY:
-        alone = toy_trained(PATIENT, tmp_path / str(seed), (seed,), scores=MANY)
-        own = together.metrics[together.metrics["seed"] == seed].reset_index(drop=True)
-        np.testing.assert_allclose(own[alone.metrics.columns], alone.metrics, rtol=1e-5)
-        for name, tensor in alone.weights.items():
-            torch.testing.assert_close(together.weights[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:seed . stopped")

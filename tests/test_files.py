@@ -1,4 +1,4 @@
-"""One process holds a lock; where the file system has none a marker stands in; a store one cannot write says so."""
+"""Locks are held once, a store one cannot write says so, and a result names the commit of this checkout."""
 
 import errno
 import fcntl
@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from stored_training import Line
 
+from anm_nb import files
 from anm_nb.config import ParameterError
-from anm_nb.files import Held, locked
-from anm_nb.store import get_or_train, scan, store_root
+from anm_nb.files import Held, checkout_state, locked
+from anm_nb.store import get_or_train, store_root
 
 
 @pytest.fixture
@@ -63,22 +64,6 @@ def test_without_locks_a_marker_stands_in_and_no_dead_process_keeps_it(tmp_path)
     assert not Path(f"{path}.held").exists()
 
 
-@pytest.mark.usefixtures("no_locks")
-def test_a_run_is_trained_without_locks_and_where_folders_cannot_be_flushed(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    flush = os.fsync
-
-    def fsync(descriptor):
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.warns(UserWarning, match="has no locks"):
-        run = get_or_train(Line())
-    assert [each.key for each in scan()[0]] == [run.key]
-
-
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
 def test_a_store_that_cannot_be_written_is_one_error_with_the_remedy(code, tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
@@ -93,3 +78,54 @@ def test_a_store_that_cannot_be_written_is_one_error_with_the_remedy(code, tmp_p
     with pytest.raises(ParameterError, match=rf"{store_root()}.* cannot be written .*set \$ANM_NB_OUTPUTS") as caught:
         get_or_train(Line(steps=4))
     assert "\n" not in str(caught.value)
+
+
+def git(folder, *arguments):
+    names = {f"GIT_{role}_{what}": "someone" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    command = ["git", "-c", "commit.gpgsign=false", *arguments]
+    env = os.environ | names
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def repository(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    git(folder, "init")
+    (folder / "pyproject.toml").write_text("1")
+    git(folder, "add", ".")
+    git(folder, "commit", "-m", "x")
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CHECKOUT", tmp_path / "checkout")
+    (tmp_path / "checkout").mkdir()
+    return tmp_path / "checkout"
+
+
+def test_the_commit_and_whether_the_checkout_differs_from_it_whatever_repository_a_hook_names(
+    checkout, tmp_path, monkeypatch
+):
+    repository(checkout)
+    git(checkout, "tag", "v1")
+    own = git(checkout, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(repository(tmp_path / "other") / ".git"))
+    assert checkout_state() == {"commit": own, "dirty": False}
+    (checkout / "pyproject.toml").write_text("2")
+    assert checkout_state() == {"commit": own, "dirty": True}
+
+
+def test_an_archive_in_another_repository_has_no_commit(checkout):
+    repository(checkout.parent)
+    with pytest.warns(UserWarning, match="results carry no commit: .*not a git repository"):
+        state = checkout_state()
+    assert (state["commit"], state["dirty"]) == (None, None)  # nobody knows; not that the checkout was clean
+
+
+def test_without_git_a_run_is_trained_and_stored(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.warns(UserWarning, match="results carry no commit: git cannot be run"):
+        run = get_or_train(Line())
+    assert run.summary["commit"] is run.provenance["commit"] is run.provenance["dirty"] is None
+    assert "git cannot be run" in run.provenance["no_commit"]
