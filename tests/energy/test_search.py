@@ -90,7 +90,7 @@ def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
 def test_answers_are_judged_alike_at_a_time_or_all_at_once():
     problem = sudoku(3)
     answers = torch.randn(3 * 5, 64, generator=generator(0, "answers"))
-    torch.testing.assert_close(problem.judge_many(answers, 2), problem.judge(answers).view(3, 5))
+    torch.testing.assert_close(NOTEBOOK["judge_in_parts"](problem, answers, 2), problem.judge(answers).view(3, 5))
     assert problem.cost == 5 + 5
 
 
