@@ -80,10 +80,10 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
 
 
-def verdicts_in(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The judged claims in a notebook's outputs, a mapping each."""
-    outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", []))
-    shown = (output.get("data", {}).get(VERDICT_MIME) or {} for output in outputs)
+def verdicts_in(notebook: Mapping[str, Any], kept: bool = True) -> list[dict[str, Any]]:
+    """The judged claims in a notebook's outputs, a mapping each; with or without those of cells tagged `kept`."""
+    cells = (cell for cell in notebook["cells"] if kept or "kept" not in cell["metadata"].get("tags", ()))
+    shown = (output.get("data", {}).get(VERDICT_MIME) or {} for cell in cells for output in cell.get("outputs", []))
     return [dict(row) for each in shown for row in each.get("verdicts", ()) if row.get("verdict") in STATES]
 
 
@@ -106,7 +106,7 @@ def outcome_in(path: Path) -> Outcome | None:
             return None
         if noted.pop("sha256") != digest_of([notebook, noted]):
             raise ValueError("its checksum is another")
-        return Outcome(path.stem, **noted, verdicts=verdicts_in(notebook))
+        return Outcome(path.stem, **noted, verdicts=verdicts_in(notebook, kept=False))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ParameterError(f"{path} is not the notebook that was written ({error})") from None
 
@@ -124,7 +124,7 @@ def keep(case: Case, folder: Path, said: str, seconds: float = 0.0, code: str = 
     sealed = noted | {"sha256": digest_of([notebook, noted])}
     (folder / "whole").write_text(json.dumps(notebook | {"metadata": notebook["metadata"] | {NOTED: sealed}}, indent=1))
     files.put_in_place(folder / "whole", case.output)
-    return Outcome(case.name, **noted, verdicts=verdicts_in(notebook))
+    return Outcome(case.name, **noted, verdicts=verdicts_in(notebook, kept=False))
 
 
 class SweepFile(Parameters):

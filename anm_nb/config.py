@@ -110,10 +110,7 @@ class Parameters(BaseModel):
 
     @classmethod
     def from_notebook(cls) -> Self:
-        """Check the parameters as the kernel (of JupyterLab, papermill or nbval) has them now, whatever cell set them.
-
-        Raises `ParameterError` for an unknown name, an unusable value, one that the kernel has lost, or none at all.
-        """
+        """Check the parameters as the kernel has them; `ParameterError` for unknown names, unusable or lost values."""
         if (asked := _asked.get()) is not None:
             values, checked = asked
             checked.append(cls.from_mapping(values))
@@ -140,10 +137,7 @@ def in_place_of_the_kernel(values: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a kernel's namespace has as data; `In` has the cells that ran (nbval keeps none), the last asks.
-
-    Raises `ParameterError` where a cell that sets parameters sets another name too, and for one that is no data now.
-    """
+    """The fields that a kernel's namespace has as data; `In` has the cells that ran (not in nbval), the last asks."""
     values = {name: value for name in fields if isinstance(value := _as_data(namespace.get(name, ...)), DATA)}
     placed = dict[str, str]()
     groups: list[list[tuple[str, dict[str, bool], bool]]] = [[]]  # between two checks, from the first that sets some on
@@ -237,11 +231,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file in UTF-8, with or without a byte order mark.
-
-    Raises `ParameterError`, in one line that names file and line, for one that cannot be read, is no YAML in UTF-8, is
-    no mapping from names, or has a key twice.
-    """
+    """The mapping in a YAML file in UTF-8; `ParameterError` names file and line of what cannot be read or is twice."""
     try:
         content = yaml.load(path.read_text("utf-8-sig"), _Loader)  # a safe loader
     except OSError as error:
@@ -290,7 +280,6 @@ Threads = Annotated[int, whole(1024)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part
 Weights = Annotated[tuple[Weight, ...], SEVERAL, Distinct]
-Decay = Annotated[float, Field(ge=0, lt=1)]  # of an average
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Rates = Annotated[tuple[Rate, ...], SEVERAL, Distinct]
 Fraction = Annotated[float, Field(gt=0, le=1)]

@@ -75,7 +75,7 @@ def card_of(path: Path) -> dict[str, Any]:
         "title": title,
         "answer": list(_shown(notebook, "answer", title)),
         "figures": [html for html in _shown(notebook, "gallery", title) if html.startswith("<img")],
-        "verdicts": verdicts_in(notebook),
+        "verdicts": verdicts_in(notebook, kept=False),
         "rendering": render(path, notebook),
     }
 

@@ -1,8 +1,7 @@
 """The run store: a config is trained once, and its run is read from then on.
 
 A run is a folder `outputs/runs/<key>/`, put in place by one rename, its manifest written last; until then it grows in
-`.partial/<key>`, where an interrupted training resumes. A folder that is not as its manifest says is no run: it is set
-aside under `.corrupt/` when its config is asked for.
+`.partial/<key>`. A folder that is not as its manifest says is set aside under `.corrupt/` when its config is asked for.
 """
 
 from __future__ import annotations
@@ -46,11 +45,10 @@ def partial_root() -> Path:
 
 
 def get_or_train(config: RunConfig) -> Run:
-    """The stored run of a config, trained first where there is none.
+    """The stored run of a config, trained first where there is none; a second process waits, or takes over from it.
 
-    A second process asking for the same run waits for the first, or takes over from its checkpoints if it died. What is
-    in the run's place and is no run is set aside under `.corrupt/`, with a warning. Raises `DiskFull` where there is no
-    room, and `ParameterError` where the store cannot be written to.
+    What is in the run's place and is no run is set aside under `.corrupt/`, with a warning. Raises `DiskFull` where
+    there is no room, and `ParameterError` where the store cannot be written to.
     """
     identity = identity_of(config)
     path = store_root() / key_of(identity)
@@ -152,22 +150,14 @@ def scan() -> tuple[list[Run], dict[Path, str]]:
     return found, {run.path: wrong[0] for run, wrong in faults.items() if wrong and os.path.lexists(run.path)}
 
 
-def finished_runs() -> list[Run]:
-    """Every finished run in the store, oldest first."""
-    return scan()[0]
-
-
 def run_folders() -> list[Path]:
     """Everything in the store that is a run or in the place of one, by name."""
     return sorted(store_root().glob("[!.]*"))
 
 
 def find(asked: str) -> Run:
-    """The finished run of a key, of an unambiguous beginning of one, or of its folder.
-
-    Raises `ParameterError` naming the nearest keys or those that begin so, or what to run for an empty store.
-    """
-    stored = {run.key: run for run in finished_runs()}
+    """The finished run of a key, the beginning of one, or a folder; `ParameterError` as `nearest_key`."""
+    stored = {run.key: run for run in scan()[0]}
     return stored[nearest_key(Path(asked).name, {key: run.title for key, run in stored.items()})]
 
 
@@ -186,10 +176,7 @@ def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
 
 
 def remove(asked: str) -> Path:
-    """Remove a run, an unfinished training or a set-aside folder, by its name or a beginning of it.
-
-    Raises `ParameterError` where a result names the run, or it is being trained.
-    """
+    """Remove what a name begins, a run or a remnant; `ParameterError` where results name it, or it is in training."""
     found = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"), *run_folders())
     places = {path.name: path for path in found if ".lock" not in path.name}
     path = places[nearest_key(asked, dict.fromkeys(places, ""))]
@@ -211,10 +198,7 @@ def remove(asked: str) -> Path:
 
 
 def export(runs: Sequence[Run], out: Path) -> None:
-    """Write runs with their manifests into a zip file, every byte checked first.
-
-    Raises `CorruptRun`, `DiskFull`, and `ParameterError` where something is in the place.
-    """
+    """Write checked runs into a zip file. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where `out` exists."""
     _check(runs)
     if out.exists():
         raise ParameterError(f"{out} exists already; choose another place")
@@ -231,10 +215,7 @@ def export(runs: Sequence[Run], out: Path) -> None:
 
 
 def import_runs(source: Path) -> list[Run]:
-    """Take exported runs into the store; every byte is checked before. Runs that the store has stay.
-
-    Raises `CorruptRun`, `DiskFull`, and `ParameterError` where the file holds no run.
-    """
+    """Take checked exported runs into the store, which keeps those it has. `ParameterError` where there is no run."""
     try:
         file = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from pairs import PAIRS, Pair
 from torch.utils.benchmark import Timer
 
 from anm_nb.analysis.stats import mean_interval
 from anm_nb.files import checkout_state, describe_environment, replace_whole
-from anm_nb.training.run import counted_flops, cpu_threads
+from anm_nb.training.run import counted_flops
 
 ROUNDS = (5, 20)  # at least, and at most
 SHORTEST = 0.05  # seconds; shorter work is repeated within a round
@@ -40,11 +41,11 @@ def main() -> None:
     asked = parser.parse_args()
     environment = describe_environment("cpu", threads=1) | checkout_state() | {"load_average": os.getloadavg()}
     results = {}
+    torch.set_num_threads(1)
     for name in asked.only or PAIRS:
         title, make = PAIRS[name]
         print(f"{title} …", flush=True)
-        with cpu_threads(1):
-            results[name] = measured(make(asked.tiny), asked.seconds)
+        results[name] = measured(make(asked.tiny), asked.seconds)
     print(table(results).to_string(index=False))
     if asked.json:
         kept = {"environment": environment, "tiny": asked.tiny, "results": results}

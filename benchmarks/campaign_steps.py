@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from anm_nb.training.learner import TrainingConfig, resolve_device
+from anm_nb.training import TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
 from anm_nb.training.run import arithmetic
 

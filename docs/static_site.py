@@ -17,6 +17,8 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 from anm_nb.files import outputs_root, project_root
 from anm_nb.gallery import PAGE, with_formulas
 
+# nbconvert leaves no room below code in a text
+STYLE = "<style>.jp-RenderedHTMLCommon .highlight { margin-bottom: 1em }</style>\n</head>"
 LINK = re.compile(r'\b(href|src)="(?!https?:|data:|mailto:|#)([^"#]+)(#[^"]*)?"')
 
 
@@ -69,7 +71,8 @@ def write_site(pages: Sequence[Path], site: Path) -> list[str]:
         written = site / page.relative_to(root).with_suffix(".html")
         written.parent.mkdir(parents=True, exist_ok=True)
         home = os.path.relpath(site / "README.html", written.parent)
-        written.write_text(f'{head}{opening}<p><a href="{home}">anm-nb</a></p>{body}', "utf-8")
+        top = f'{head.replace("</head>", STYLE)}{opening}<p><a href="{home}">anm-nb</a></p>'
+        written.write_text(top + body, "utf-8")
     return dead
 
 

@@ -1,6 +1,6 @@
 """The losses and measurements of single steps, outside the loop that takes them one after the other."""
 
-from anm_nb.training.learner import TrainingConfig
+from anm_nb.training import TrainingConfig
 from anm_nb.training.loop import Training
 
 

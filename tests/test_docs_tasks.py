@@ -43,7 +43,7 @@ def models(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(project_root() / "outputs" / "reference" / "models", store.store_root())
-    return {(run.summary["task"], run.summary["method"]): run.key for run in store.finished_runs()}
+    return {(run.summary["task"], run.summary["method"]): run.key for run in store.scan()[0]}
 
 
 def run_it(source: str) -> None:
@@ -99,7 +99,6 @@ def test_3_a_strategy_of_ones_own_is_judged_on_a_task_and_with_a_network_of_ones
     assert {f"lower final error: other_answer than {each}" for each in ("none", "stock")} <= claims
     (table,) = [cell.outputs[0].data["text/plain"] for cell in executed.cells if cell.id == "scores"]
     assert "exact solution" in table
-    assert len(list((tmp_path / "outputs" / "runs").glob("[!.]*"))) == 3
 
 
 def test_4_puzzles_of_ones_own_are_solved(models, capsys):

@@ -66,6 +66,7 @@ def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_ru
         (["answer"], display("image/png", "AAAA"), display("text/markdown", "**Yes**, by $x^2$ <b onclick=x>now</b>")),
         ([], display("image/png", "BBBB")),
         (["gallery"], display("image/png", "CCCC")),
+        (["kept"], judged(VERDICT)),
         ([], judged(VERDICT | {"expects": "10–30 % lower"}, VERDICT | {"verdict": "not trained long enough"})),
         alt="two curves",
     )  # fmt: skip
@@ -77,8 +78,7 @@ def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_ru
     assert [text for text, place in zip(shown, places, strict=True) if place < 0] == []
     assert places == sorted(places)
     assert 'alt="two curves"' in html
-    assert "BBBB" not in html
-    assert "onclick" not in html
+    assert not re.search("BBBB|onclick", html)
     for suffix in ("ipynb", "html"):
         assert f'<a href="10_anm.{suffix}"' in html
     assert "twin" in (tmp_path / "10_anm.html").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.identity import code_digest
-from anm_nb.store import Run, finished_runs, get_or_train
+from anm_nb.store import Run, get_or_train, scan
 from anm_nb.tasks.matrices import Inverse
 
 HEADER = """
@@ -171,7 +171,7 @@ def test_a_strategy_of_your_own_is_trained_stored_and_read(monkeypatch):
     Notebook(STRATEGY)
     run = get_or_train(own_config())
     assert run.manifest.identity["code"]
-    (stored,) = finished_runs()
+    (stored,) = scan()[0]
     assert stored.config == run.config
     monkeypatch.setattr("anm_nb.energy.negatives.STRATEGIES.entries", {})
     assert Run(stored.path).settings["negatives"] == {"name": "own"}  # readable without the class

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anm_nb.energy.train import EnergyConfig
-from anm_nb.store import RunConfig, finished_runs, get_or_train, run_key
+from anm_nb.store import RunConfig, get_or_train, run_key, scan
 from anm_nb.training.run import Trained
 
 
@@ -55,14 +55,14 @@ def energy_config(negatives="stock", **options):
 
 
 def test_a_config_is_trained_once_and_read_from_then_on(outputs, tmp_path, monkeypatch):
-    assert finished_runs() == []
+    assert scan()[0] == []
     monkeypatch.setenv("ANM_NB_RUNS_USED", str(tmp_path / "used"))
     run, again = get_or_train(Toy(value=3)), get_or_train(Toy(value=3))
     assert trained(outputs) == [3]
     assert run.path == again.path == outputs / "runs" / run.key
     assert again.metrics["result"].tolist() == [0.1, 12.0]
     assert get_or_train(Toy(value=4)).metrics["result"].tolist() == [0.1, 16.0]
-    assert [stored.key for stored in finished_runs()] == [run.key, run_key(Toy(value=4))]
+    assert [stored.key for stored in scan()[0]] == [run.key, run_key(Toy(value=4))]
     assert (tmp_path / "used").read_text() == f"{run.key}\n" * 2 + f"{run_key(Toy(value=4))}\n"
 
 
@@ -71,7 +71,7 @@ def test_an_interrupted_training_is_no_run_and_is_resumed(interrupt, outputs, mo
     monkeypatch.setenv("TOY_INTERRUPT", interrupt.__name__)
     with pytest.raises(interrupt):
         get_or_train(Toy(value=5))
-    assert finished_runs() == []
+    assert scan()[0] == []
     monkeypatch.delenv("TOY_INTERRUPT")
     assert get_or_train(Toy(value=5)).metrics["result"].tolist() == [0.1, 20.0]
     assert trained(outputs) == [5]  # the first half was not done twice
@@ -103,7 +103,7 @@ def test_the_key_is_the_same_however_a_config_was_written():
 def test_a_run_reads_back_as_it_was(outputs, tmp_path):
     config = energy_config({"name": "anm", "miner": {"steps": 2}}, seeds=[4, 2], contrastive_weight=0.1)
     key = get_or_train(config).key
-    (stored,) = finished_runs()
+    (stored,) = scan()[0]
     assert (stored.key, run_key(stored.config), stored.config) == (key, key, config)
     assert not list((outputs / "runs" / ".partial").glob("*/*"))  # nothing is left behind
 

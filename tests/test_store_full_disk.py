@@ -10,7 +10,7 @@ import torch
 from stored_training import Line
 
 from anm_nb.files import DiskFull
-from anm_nb.store import Run, finished_runs, get_or_train, store_root
+from anm_nb.store import Run, get_or_train, scan, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -71,8 +71,8 @@ def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
                 said.append(str(full))
                 assert f"no space left on the device while writing {tmp_path / str(room)}" in said[-1]
             else:  # all that failed was the removal of what is no longer needed
-                assert len(finished_runs()) == 1
-        stored = finished_runs()
+                assert len(scan()[0]) == 1
+        stored = scan()[0]
         assert [Run(folder).faults() for folder in store_root().glob("[!.]*")] == [[]] * len(stored)
         again = get_or_train(CONFIG)
         assert_whole(again, run)

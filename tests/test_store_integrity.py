@@ -11,7 +11,7 @@ from stored_training import Line
 
 from anm_nb.config import ParameterError
 from anm_nb.run import MANIFEST, CorruptRun
-from anm_nb.store import Run, finished_runs, get_or_train, scan, store_root
+from anm_nb.store import Run, get_or_train, scan, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -50,7 +50,7 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
     pd.testing.assert_frame_equal(again.metrics, run.metrics, check_exact=True)
     (aside,) = (store_root() / ".corrupt").iterdir()
     assert {path.name for path in aside.iterdir()} == set(FILES)  # what was finished is still there
-    assert [each.key for each in finished_runs()] == [run.key]
+    assert [each.key for each in scan()[0]] == [run.key]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
     with pytest.warns(UserWarning, match=f"run {other.key} cannot be trusted: .*{named}"):
         again = get_or_train(Line(steps=4))
     assert again.metrics["step"].max() == 4
-    assert [Run(each.path).faults() for each in finished_runs()] == [[], []]
+    assert [Run(each.path).faults() for each in scan()[0]] == [[], []]
 
 
 def test_a_manifests_class_is_looked_up_and_never_imported(run, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import stored_training
 from stored_training import CONFIGS
 
-from anm_nb.store import Run, finished_runs, run_key
+from anm_nb.store import Run, run_key, scan
 
 PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, and every process is forked from that.
@@ -63,20 +63,20 @@ def test_a_training_killed_at_random_moments_ends_bit_for_bit_the_same(name, out
     killed = 0
     while killed < KILLS:
         process = start(name, outputs)
-        wait_for(lambda: partial.exists() or finished_runs(), process)
+        wait_for(lambda: partial.exists() or scan()[0], process)
         process.join(moments.uniform(0, length / 2))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
-        assert [Run(run.path).faults() for run in finished_runs()] in ([], [[]])  # all of it or nothing
+        assert [Run(run.path).faults() for run in scan()[0]] in ([], [[]])  # all of it or nothing
         if process.exitcode == 0:
             break
     assert killed
     last = start(name, outputs)
     last.join(300)
-    (run,) = finished_runs()
+    (run,) = scan()[0]
     assert_same_run(run, whole)
 
 
@@ -91,12 +91,12 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path
     wait_for(asked.exists, second)
     second.join(0.5)
     assert second.is_alive()
-    assert finished_runs() == []
+    assert scan()[0] == []
     os.kill(first.pid, signal.SIGKILL)
     first.join()
     second.join(300)
     assert second.exitcode == 0
     assert f"run {key} is being trained by another process; waiting for it" in asked.read_text()
-    (run,) = finished_runs()
+    (run,) = scan()[0]
     assert run.provenance["resumed"] is True
     assert_same_run(run, whole_run(name, tmp_path / "whole"))

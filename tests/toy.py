@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from anm_nb.config import Seeds
-from anm_nb.training.learner import Measurement, Member, StepLosses, TrainingConfig
+from anm_nb.training import Learner, Measurement, Member, StepLosses, TrainingConfig
 from anm_nb.training.loop import Training
 from anm_nb.training.run import assemble, train
-from anm_nb.training.seeds import RowDraws, generator, initialise
-from anm_nb.training.stack import ParameterGroup, Stack
+from anm_nb.training.seeds import RowDraws
+from anm_nb.training.stack import ParameterGroup
 
 
 class Killed(Exception):
@@ -21,6 +21,7 @@ class ToyConfig(TrainingConfig):
     """How the toy is trained: learning rates fall linearly to `lr_final`."""
 
     family: ClassVar[str] = "toy"
+    scheduled: ClassVar = ("slope",)
 
     steps: int = 12
     lr: float = 0.1
@@ -43,9 +44,6 @@ class ToyConfig(TrainingConfig):
     def averaging(self):
         return self.decay, self.every
 
-    def stack_key(self):
-        return self.model_dump_json(exclude={"seeds", "slope"})
-
     def make_learner(self, members, device):
         return Toy(members, device)
 
@@ -53,31 +51,25 @@ class ToyConfig(TrainingConfig):
         return train(self, workdir)
 
 
-class Toy:
+class Toy(Learner):
     """Its first layer takes AdamW, its second Adam; `changes` are slopes of the loss by seed and step.
 
     `scores` are dev scores by seed and step, and `die_at` the step in which a kill comes, after the data are drawn.
     """
 
-    block = 1
     suspects = "Toy"
 
     def __init__(self, members, device, clip=1e9, frozen=0, changes=None, scores=None, die_at=None):
-        self.members, self.device = members, device
+        super().__init__(members, device, lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)))
         self.seeds, self.scores, self.die_at = [each.seed for each in members], scores, die_at
-        networks = []
-        for seed in self.seeds:
-            network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-            initialise(network, generator(seed, "weights"))
-            networks.append(network.to(device))
-        self.model, config = Stack(networks), members[0].config
-        first, second = ([*networks[0][layer].parameters()] for layer in (0, 2))
+        config = self.config
+        first, second = ([*self.model.members[0][layer].parameters()] for layer in (0, 2))
         decay = {"weight_decay": 0.1}
         self.groups = [
             ParameterGroup("first", self.model, first, torch.optim.AdamW, config.lr, clip, options=decay),
             ParameterGroup("second", self.model, second, torch.optim.Adam, 2 * config.lr, clip, frozen),
         ]
-        self.generators = {"data": [generator(seed, "data", device) for seed in self.seeds]}
+        self.generators = {"data": self.sources("data")}
         slopes = torch.tensor([[each.config.slope for each in members]] * (config.steps + 1), device=device)
         for seed, changed in (changes or {}).items():
             for step, slope in changed.items():
@@ -91,9 +83,6 @@ class Toy:
         if step == self.die_at:
             raise Killed
         return {"x": x}
-
-    def branch(self, step, recorded):
-        return None
 
     def losses(self, inputs, now, branch, averaged):
         assert self.model.training

@@ -1,7 +1,4 @@
-"""Sets that a mined negative has to stay in, each with its exact projection (ANM checklist, sections B and G).
-
-Balls around the truth, and relaxed answers of discrete tasks, flat in {−1, 1}: one-hot groups or signs.
-"""
+"""Sets that a mined negative has to stay in, each with its exact projection (ANM checklist, sections B and G)."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from torch.special import entr
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.schedule import Points, Values
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks import Clues
 from anm_nb.training.stack import host_may_wait
 
 Mask = Bool[Tensor, "b d"]
@@ -67,10 +64,7 @@ class _Ball(Constraint):
 
 @dataclass(frozen=True)
 class L2Ball(_Ball):
-    """Points within `radius` [batch] of `center` in the Euclidean norm, equal to it in `fixed` entries.
-
-    With `normal`, (y − center) ⟂ normal: projecting onto that hyperplane and then onto the ball projects onto both.
-    """
+    """Points within `radius` [batch] of `center`, equal in `fixed` entries, and (y − center) ⟂ `normal` where given."""
 
     normal: Points | None = None
 
@@ -106,8 +100,7 @@ class LinfBall(_Ball):
 class MaskedSimplex(Constraint):
     """Groups of `classes` consecutive entries, each a probability simplex scaled from [0, 1] to [−1, 1].
 
-    Entries not `allowed` are at −1, and so are those that `fixed` gives as −1, or whose group has a given 1.
-    `ParameterError` names a group with no class left.
+    Entries not `allowed`, `fixed` at −1, or beside a given 1 are −1. `ParameterError` names a group with no class left.
     """
 
     allowed: Mask
@@ -120,10 +113,7 @@ class MaskedSimplex(Constraint):
             raise ParameterError(f"{where}: no class is allowed that is not given as another")
 
     def project(self, y: Points) -> Points:
-        """The nearest point of the set, by sorting (Held, Wolfe & Crowder 1974; Duchi et al. 2008, figure 1).
-
-        A group's open entries p become max(p − τ, 0), with τ such that they sum to 1.
-        """
+        """The nearest point, by sorting (Duchi et al. 2008, figure 1): open entries p to max(p − τ, 0), of sum 1."""
         p = self._probabilities(y).masked_fill(~self._open, -torch.inf)
         p = p - p.amax(2, keepdim=True)  # τ moves along, and large entries do not cancel
         descending = p.sort(dim=2, descending=True).values
@@ -141,9 +131,7 @@ class MaskedSimplex(Constraint):
         return torch.full_like(p, -1).scatter(2, best, 1.0).flatten(1)
 
     def log(self, y: Points) -> dict[str, Tensor]:
-        """Section G: entropy −Σ p log p in nats, and over the log of the number of open classes, means over groups with
-        a choice, 0 without; and Σ|p| over the other classes, 0 when feasible.
-        """
+        """Section G: mean entropy (nats; relative: by log open classes) of groups with a choice, Σ|p| not allowed."""
         p, choices = self._probabilities(y), self._open.sum(2)
         entropy, counted = entr(p.clamp_min(0)).sum(2), choices > 1
         by_name = {"entropy": entropy, "relative_entropy": entropy / choices.clamp_min(2).log()}

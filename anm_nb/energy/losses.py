@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from anm_nb.energy.miner import Mined, MiningProblem
 from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.schedule import Noised, Points, Values
-from anm_nb.training.learner import StepLosses
+from anm_nb.training import StepLosses
 
 if TYPE_CHECKING:
     from anm_nb.energy.negatives import NegativeStrategy
@@ -27,19 +26,12 @@ def denoising_mse(score: Points, eps: Points) -> Values:
 
 
 def info_nce(e_pos: Values, e_neg: Values) -> Values:
-    """log(1 + e^−m) of the margin m = E⁻ − E⁺, stable for large |m| (ANM checklist, section A).
-
-    Equal to IRED's two-way cross-entropy over (−E⁺, −E⁻); its gradient by E⁺ is σ(−m), by E⁻ −σ(−m).
-    """
+    """log(1 + e^−m), m = E⁻ − E⁺ (section A): IRED's two-way cross-entropy over (−E⁺, −E⁻), stable for large |m|."""
     return F.softplus(e_pos - e_neg)
 
 
 def soft_info_nce(e_pos: Values, e_neg: Values, optimal_margin: Values) -> Values:
-    """The two-way cross-entropy with the pair labelled q = σ(m*) instead of 1: q log(1 + e^−m) + (1 − q) log(1 + e^m).
-
-    Least at m = m* (`SharedNoise.optimal_margin`), the margin that the score allows; its gradient by E⁻ is
-    σ(m) − σ(m*). Both terms are positive: nothing cancels at large |m|.
-    """
+    """q log(1 + e^−m) + (1 − q) log(1 + e^m), labelled q = σ(m*); least at m = m* (`SharedNoise.optimal_margin`)."""
     label = optimal_margin.detach()
     return label.sigmoid() * F.softplus(e_pos - e_neg) + (-label).sigmoid() * F.softplus(e_neg - e_pos)
 
@@ -47,11 +39,7 @@ def soft_info_nce(e_pos: Values, e_neg: Values, optimal_margin: Values) -> Value
 def monotonic_regression(
     energies: Float[Tensor, "b points"], distances: Float[Tensor, "b points"], least_slope: float
 ) -> Values:
-    """max(0, k_min − k) + mean squared residual of the line with slope k, fitted to energies over distances.
-
-    The MRNCL of VFScale (arXiv 2502.01989) as its released code has it, both coefficients 1: energies of a truth
-    (distance 0) and of two negatives are to rise in proportion to the distance.
-    """
+    """max(0, k_min − k) + mean squared residual of a line of slope k: MRNCL as released (VFScale, 2502.01989)."""
     distance, energy = (each - each.mean(1, keepdim=True) for each in (distances, energies))
     slope = (distance * energy).sum(1) / distance.square().sum(1).clamp_min(1e-12)
     return F.relu(least_slope - slope) + (energy - slope.unsqueeze(1) * distance).square().mean(1)
@@ -60,9 +48,9 @@ def monotonic_regression(
 def sampling_divergence(problem: MiningProblem) -> Values:
     """E_θ̄(ỹ) + log p(ỹ) of sampled ỹ, up to a constant: the KL term of VFScale (arXiv 2502.01989), one value a row.
 
-    As in its released code, ỹ comes from N(0, I) by one score estimate a level, and only the last, at the row's own
-    level, is differentiated; the weights θ̄ that judge ỹ are constants. −log p is y_dim times the log distance to the
-    seed's nearest other sample (Kozachenko & Leonenko 1987). Released: one level a batch, and every 50th step only.
+    As released (there one level a batch, every 50th step), ỹ comes from N(0, I) by one score estimate a level; only the
+    last, at the row's own level, is differentiated, and θ̄ is constant. −log p is y_dim times the log distance to the
+    seed's nearest other sample (Kozachenko & Leonenko 1987).
     """
     schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
 
@@ -89,9 +77,8 @@ def sampling_divergence(problem: MiningProblem) -> Values:
     return energy + (slope * (sample - sample.detach())).sum(1) - sample.shape[1] * (nearest + 1e-20).log()
 
 
-@dataclass
-class Contrast:
-    """The pairs of a step before its update, rows of all seeds, seed after seed, and each seed's losses."""
+class Contrast(NamedTuple):
+    """The pairs of a step before its update, rows of all seeds, seed after seed, and each seed's weighted loss."""
 
     problem: MiningProblem
     mined: Mined
@@ -101,17 +88,13 @@ class Contrast:
     optimal_margin: Values
     loss_mse: PerSeed
     weight: PerSeed  # λ
-    weighted: PerSeed  # contrastive loss with its weight
+    weighted: PerSeed  # contrastive loss at weight λ
 
 
 def step_losses(
     problem: MiningProblem, strategy: NegativeStrategy | None, weight: PerSeed, soft_label: bool = False
 ) -> StepLosses:
-    """Denoising loss, and contrastive loss of a strategy's negatives at weight λ; the detail is then a `Contrast`.
-
-    Negatives are noised here and only here, with the positives' noise. Of given entries nothing is learnt. Raises
-    ValueError for negatives of another shape than the targets.
-    """
+    """Denoising loss, and a strategy's contrast at weight λ; ValueError for negatives of another shape."""
     noise, y_pos, given, seeds = problem.noise, problem.y_pos, problem.given, problem.seeds
     noised = noise.noised(y_pos)
     score, e_pos = gradient_and_value(problem.noised_energy, noised)  # one evaluation
@@ -132,6 +115,6 @@ def step_losses(
     if rows is None:
         rows = soft_info_nce(e_pos, e_neg, optimal_margin) if soft_label else info_nce(e_pos, e_neg)
     loss_con = rows.unflatten(0, (seeds, -1)).mean(1)
-    weighted, pairs = weight.float() * loss_con, (Mined(y_neg, mined.log), (noised, noised_neg), e_pos, e_neg)
+    pairs, weighted = (Mined(y_neg, mined.log), (noised, noised_neg), e_pos, e_neg), weight.float() * loss_con
     detail = Contrast(problem, *pairs, optimal_margin, loss_mse, weight, weighted)
     return StepLosses(loss_mse + weighted, {"loss_mse": loss_mse, "loss_con": loss_con}, detail)

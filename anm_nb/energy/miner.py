@@ -1,7 +1,6 @@
 """Adversarial negative mining: projected descent on the energy, batched (ANM checklist, sections B and H).
 
-With backtracking, a trial is accepted when Ẽ(trial) ≤ Ẽ(y) − (c/α)‖trial − y‖², the projected form of the document's
-rule: equal to it inside the set, while at the border the document's own form, with ‖∇Ẽ‖², could refuse every step.
+A trial is accepted when Ẽ(trial) ≤ Ẽ(y) − (c/α)‖trial − y‖², the projected form of Armijo's rule.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from anm_nb.config import Count, ParameterError, Parameters
 from anm_nb.energy.constraints import Constraint
 from anm_nb.energy.networks import Inputs, Model, Targets, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Points, SharedNoise, Values
-from anm_nb.tasks.base import Clues, DenoisingTask
+from anm_nb.tasks import Clues, DenoisingTask
 from anm_nb.training.seeds import RowDraws
 from anm_nb.training.stack import host_may_wait
 
@@ -35,9 +34,8 @@ class MinerConfig(Parameters):
     """How negatives are mined. Lengths are in units of ‖y⁺‖, example by example.
 
     `rule` sets the step size α. "armijo": halved after every rejection. "fixed": constant, and every step is taken.
-    "barzilai_borwein": ‖s‖²/⟨s, Δg⟩ after a step s that changed the gradient by Δg (Barzilai & Borwein 1988), halved
-    after rejections, within a factor `BB_RANGE` of the first α; the upper bound where the curvature ⟨s, Δg⟩ is not
-    positive (Birgin, Martínez & Raydan 2000).
+    "barzilai_borwein": ‖s‖²/⟨s, Δg⟩ after a step s that changed the gradient by Δg (Barzilai & Borwein 1988), within
+    `BB_RANGE` of the first α, and its upper bound where ⟨s, Δg⟩ ≤ 0 (Birgin, Martínez & Raydan 2000).
     """
 
     steps: Count = 3  # accepted descent steps
@@ -60,17 +58,10 @@ class MinerConfig(Parameters):
             raise ValueError(f"turns = {self.turns}: should be more than steps = {self.steps}, as the start is one")
         return self
 
-    def to_the_end(self) -> MinerConfig:
-        """The same miner, with as many turns as any descent can take where it has no limit of its own."""
-        return self.model_copy(update={"turns": self.turns or (RESTARTS + 1) * (1 + self.steps * self.max_backtracks)})
-
 
 @dataclass(frozen=True)
 class MiningProblem:
-    """Everything a strategy may use to propose negatives for a batch: the rows of all seeds, seed after seed.
-
-    On a GPU a strategy is captured: it chooses by `torch.where`, and may look at no value (`.item()`, `if`, `x[mask]`).
-    """
+    """What a strategy may use, seed after seed; on a GPU with `torch.where`, and no `.item()`, `if` or `x[mask]`."""
 
     task: DenoisingTask
     x: Inputs
@@ -225,10 +216,8 @@ def mine(
 
     Every turn, which `callback` is handed, evaluates Ẽ and its gradient at one trial point of each example. An example
     ends after `steps` accepted steps, `max_backtracks` rejections in a row, or at a point stationary to `tol`; one too
-    near the truth (`near(y)` [batch], by default nearer than `delta`) starts anew, at most `RESTARTS` times, and is
-    then marked `too_close`; one that has not ended after `turns` turns is marked `miner_cut`. Several generators have
-    as many equal blocks of examples. Where the host may wait, the loop ends with the last example, and an energy that
-    is not finite raises `ParameterError` (not `in_training`: one seed may fail, as the loss tells).
+    near the truth (`near(y)` [batch], or by `delta`) starts anew, at most `RESTARTS` times. Several generators have as
+    many blocks of examples. Raises `ParameterError` for an energy that is not finite, but not `in_training`.
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
     descent, may_wait = _Descent(y_pos, constraint, config), host_may_wait()
@@ -239,8 +228,7 @@ def mine(
             raise ParameterError(f"energy of {count} points has shape {(*value.shape,)}: should be one number for each")
         return value - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else value
 
-    # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid. Answers that
-    # round to the truth start anew most often, and Barzilai–Borwein's steps grow again.
+    # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid.
     spare = 7 if near is not None else 5 if config.rule == "barzilai_borwein" else 2
     for _ in range(config.turns or config.steps + spare):
         if may_wait and bool(descent.done.all()):

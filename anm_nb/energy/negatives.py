@@ -1,7 +1,4 @@
-"""Negative strategies: what the contrastive loss is shown as wrong. Bring your own by subclassing `NegativeStrategy`.
-
-A strategy works in clean y-space; the trainer noises, once, with the positive's noise.
-"""
+"""Negative strategies, in clean y-space: what the contrastive loss is shown as wrong; the trainer noises, once."""
 
 from __future__ import annotations
 
@@ -41,11 +38,7 @@ register_negatives = STRATEGIES.register
 
 
 def get_negatives(name: Any, **options: Any) -> Any:
-    """A `NegativeStrategy` by name, with options, its miner's beside its own; None for "none".
-
-    Name and options may be one mapping, {"name": "anm", "eps": 0.5}; a strategy is returned as it is. Raises
-    `ParameterError` for anything else.
-    """
+    """A strategy by name and options, its miner's too, or a mapping of both; None for "none". `ParameterError` else."""
     if name is None or isinstance(name, NegativeStrategy):
         return name
     if isinstance(name, Mapping):
@@ -67,10 +60,7 @@ def get_negatives(name: Any, **options: Any) -> Any:
 
 
 def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
-    """Strategies by label: the name and the options that are given, as in "anm, eps 0.5".
-
-    Raises `ParameterError` as `get_negatives`, and ValueError where two labels are the same.
-    """
+    """Strategies by label ("anm, eps 0.5"). Raises as `get_negatives`, and ValueError where two labels are the same."""
     found = {}
     for each in given:
         options = {"name": each} if isinstance(each, str) else dict(each)
@@ -88,16 +78,14 @@ _CHECKED, _DISTINCT = (
 )
 Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]  # a field of one, None for "none"
 StrategyName = Annotated[str, _CHECKED]
-# names, or names with options, kept as they are written
-Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]
+Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]  # kept as they are written
 
 
 @register_negatives
 class Stock(NegativeStrategy):
-    """IRED's own: the task's corruption (`DenoisingTask.corrupt`), clues left in place.
+    """IRED's own: the task's corruption, clues left; of continuous tasks y noised with 3ε, after two descent steps.
 
-    For continuous tasks: the truth noised with 3ε, after two energy-descent steps. `form` "released" descends as the
-    released code does: later steps twice as long, clamped by the level of the first example.
+    `form` "released" descends as the released code: later steps twice as long, clamped by the first example's level.
     """
 
     name = "stock"
@@ -137,10 +125,9 @@ class Random(NegativeStrategy):
 
 @register_negatives
 class Mrncl(Random):
-    """VFScale's negatives and loss (`monotonic_regression`), and `kl_weight` times its KL term (`sampling_divergence`).
+    """VFScale's loss (`monotonic_regression`), with a nearer negative at the share `near` of the way to that at `eps`.
 
-    Beside the negative at distance `eps` a nearer one stands on the way to it, at the share `near`; all points carry
-    the batch's noise (released: also without). The KL term costs an evaluation a level (released: weight 0.001).
+    All carry the batch's noise (released: also without). The KL term (`sampling_divergence`) has `kl_weight` (0.001).
     """
 
     name = "mrncl"
@@ -163,7 +150,7 @@ class Anm(NegativeStrategy):
     """Adversarial negative mining: low EMA energy within a ball around the truth (ANM checklist, section B).
 
     `ball` "l2" has radius `miner.eps`·‖y⁺‖; "linf" is the box inscribed in it, of half-width `miner.eps`·‖y⁺‖/√y_dim.
-    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, and so m* > 0; without it the miner removes the noise.
+    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, and so m* > 0.
     """
 
     name = "anm"
@@ -202,8 +189,7 @@ class AnmSimplex(NegativeStrategy):
 
     A task's `classes` says how many entries form a one-hot decision in {−1, 1}, 1 where each is a sign; without it
     `ParameterError`. At least one decision has to differ, in place of `delta`, and `eps` bounds only the start. `round`
-    returns the nearest answer: a relaxed point can be told from a truth without the problem. `legitimate` forbids each
-    decision that alone has m* ≤ 0; m* being a sum over decisions, rounded negatives have m* > 0.
+    returns the nearest answer. `legitimate` forbids each decision that alone has m* ≤ 0: rounded negatives have m* > 0.
     """
 
     name = "anm_simplex"
@@ -245,11 +231,7 @@ class AnmSimplexLegitimate(AnmSimplex):
 
 @register_negatives
 class Mixed(NegativeStrategy):
-    """Two kinds of negatives in one batch: the within-run A/B of the ANM checklist's section F.
-
-    Of each seed's rows a random `fraction` is `first`'s, with `mined` True in the log, the rest `second`'s. A column
-    that only one kind records is NaN in the other's rows.
-    """
+    """A random `fraction` of each seed's rows is `first`'s, `mined` in the log, the rest `second`'s (section F)."""
 
     name = "mixed"
     first: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=AnmOrthogonal)

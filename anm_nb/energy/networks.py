@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from anm_nb.config import ParameterError, Registry
 from anm_nb.energy.schedule import Levels, Points, Values
-from anm_nb.tasks.base import DenoisingTask
+from anm_nb.tasks import DenoisingTask
 from anm_nb.training.stack import Stack
 
 Head = Literal["squared_norm", "scalar"]
@@ -29,7 +29,6 @@ class EnergyNetwork(nn.Module, ABC):
 
     It has to be twice differentiable by ỹ under torch.func's vmap and vjp, and no row of a batch may see another. What
     a method `prepare(x, k)` of the class returns, a tuple, is handed to `forward` after k, for many ỹ.
-    `anm_nb.training.seeds.initialise` draws the weights, of layers that it knows.
     """
 
     name: ClassVar[str]
@@ -119,8 +118,6 @@ class GraphLayer(nn.Module):
     """h_ij ↦ h_ij + swish(g_ij·(1 + gain_k) + bias_k) for vectors h_ij of ordered pairs, where
 
     g_ij = W₁h_ij + W₂h_ji + W₃ tanh(Σ_m (A h_im) ∘ (B h_mj)) + W₄ mean_m h_im + W₅ mean_m h_mj.
-
-    The bounded sum finds whether a node m connects i with j: one counts as much among 18 as among 12.
     """
 
     def __init__(self, width: int) -> None:
@@ -143,7 +140,7 @@ class GraphEnergy(EnergyNetwork):
     """An energy of x and ỹ, both one number for each ordered pair of n nodes, flattened; n is free at every call.
 
     Each pair starts from (x_ij, ỹ_ij, [i = j]); L `GraphLayer`s can join paths of 2ᴸ edges; the head sums one output a
-    pair. Relabelling the nodes leaves the energy as it is. The published runs used a neural logic machine instead.
+    pair. The published runs used a neural logic machine instead.
     """
 
     name = "graph"
@@ -175,9 +172,8 @@ class GraphEnergy(EnergyNetwork):
 class SudokuEnergy(EnergyNetwork):
     """IRED's energy of Sudoku (arXiv 2406.11179, appendix A), 44.6 million weights at its published width of 384.
 
-    x and ỹ are one-hot grids, flattened cell by cell with the digit last. Stacked to 2·size channels, they pass a 3 × 3
-    convolution with swish, six blocks h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) of 5 × 5 convolutions, and a
-    1 × 1 convolution to `size` channels, or to one for `scalar`.
+    x and ỹ are one-hot grids, flattened cell by cell with the digit last: 2·size channels of a 3 × 3 convolution with
+    swish, six blocks h ↦ h + swish(C₂ swish(C₁h)·(1 + gain_k) + bias_k) of 5 × 5 ones, and a 1 × 1 one to the head.
     """
 
     name = "sudoku_conv"

@@ -1,7 +1,4 @@
-"""Probes of a training step, and a recorder of them for anybody's own trainer (ANM checklist, sections A to D and I).
-
-What returns tensors never waits for a device.
-"""
+"""Probes of a training step, and a recorder for any trainer (checklist, A to D and I); tensors wait for no device."""
 
 from __future__ import annotations
 
@@ -21,11 +18,7 @@ ROUNDINGS = 8  # two products, two sums and two differences round once each, and
 
 @torch.no_grad()
 def energy_columns(e_pos: Tensor, e_neg: Tensor) -> dict[str, Tensor]:
-    """Hardness and margins of contrastive pairs (checklist, section A), each a scalar.
-
-    `e_pos` holds one energy for each example ([b] or [b, 1]), `e_neg` one or more ([b] or [b, n]), else
-    `ParameterError`. `loss_con` is log(1 + e^−m) without its weight; `non_finite_energies` the share of NaN and ±∞.
-    """
+    """Hardness and margins (section A), scalars; `e_pos` [b] or [b, 1], `e_neg` [b] or [b, n], or `ParameterError`."""
     if e_pos.numel() != len(e_neg):
         raise ParameterError(f"e_pos has shape {tuple(e_pos.shape)} and e_neg {tuple(e_neg.shape)}: need [b] and [b]")
     positive, negative = _plain(e_pos).reshape(-1, 1), _plain(e_neg).reshape(len(e_neg), -1)
@@ -49,9 +42,8 @@ def noising_columns(
     """What one noising of positives and negatives [b, …] shows (checklist, sections B.4, C and I.1), each a scalar.
 
     `signal` is √ᾱ_k and `sigma` σ_k. `shared_noise_residual` is max |(ỹ⁺ − √ᾱy⁺) − (ỹ⁻ − √ᾱy⁻)|, and
-    `shared_noise_rounding` what rounding may make of it in the coarsest precision handed over. With n = ỹ⁺ − √ᾱy⁺ = σε
-    and Δ = y⁻ − y⁺ the optimal margin is m* = (‖√ᾱΔ‖²/2 + √ᾱΔ·n)/σ; a negative with m* < 0 is illegitimate. `wrongness`
-    is the mean ‖Δ‖, `negative_scale` the mean ‖y⁻‖ by the mean ‖y⁺‖. Raises `ParameterError` for shapes that differ.
+    `shared_noise_rounding` what rounding may make of it. With n = ỹ⁺ − √ᾱy⁺ = σε and Δ = y⁻ − y⁺ the optimal margin is
+    m* = (‖√ᾱΔ‖²/2 + √ᾱΔ·n)/σ. Raises `ParameterError` for shapes that differ.
     """
     given = (noised_pos, noised_neg, y_pos, y_neg)
     if len(set(shapes := [tuple(t.shape) for t in given])) > 1:
@@ -73,23 +65,18 @@ def noising_columns(
     }
 
 
-def gradient_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """‖∇loss‖ over all parameters, 0 where it reaches none; of losses [S], over slices of stacks [S, …]."""
-    learnt = [p for p in parameters if p.requires_grad]
-    if not (loss.requires_grad and learnt):
-        return torch.zeros_like(loss)
-    found = torch.autograd.grad(loss.sum(), learnt, retain_graph=True, allow_unused=True)
-    norms = [gradient.reshape(*loss.shape, -1).norm(dim=-1) for gradient in found if gradient is not None]
-    return torch.stack(norms).norm(dim=0) if norms else torch.zeros_like(loss)
-
-
 def gradient_columns(loss_mse: Tensor, loss_con: Tensor, parameters: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Gradient norms of both losses, of stacked seeds [S], and r = g_con/(g_con + g_mse) (sections D and I.3).
+    """Gradient norms of both losses [] or [S], weights on, and r = g_con/(g_con + g_mse) (sections D and I.3)."""
+    learnt = [p for p in parameters if p.requires_grad]
 
-    The contrastive loss is that with its weight on.
-    """
-    learnt = list(parameters)
-    mse, con = (gradient_norm(loss, learnt) for loss in (loss_mse, loss_con))
+    def norm(loss: Tensor) -> Tensor:
+        if not (loss.requires_grad and learnt):
+            return torch.zeros_like(loss)
+        found = torch.autograd.grad(loss.sum(), learnt, retain_graph=True, allow_unused=True)
+        norms = [gradient.reshape(*loss.shape, -1).norm(dim=-1) for gradient in found if gradient is not None]
+        return torch.stack(norms).norm(dim=0) if norms else torch.zeros_like(loss)
+
+    mse, con = norm(loss_mse), norm(loss_con)
     return {"grad_norm_mse": mse, "grad_norm_con": con, "grad_share_contrast": con / (con + mse + 1e-12)}
 
 
@@ -109,8 +96,7 @@ def shared_noise_residual(
 class Recorder:
     """The checklist's columns from one-line calls in a training step; every call may be left out, and so its columns.
 
-    Nothing that a call is handed is changed, and numbers stay on their device until `frame`. There is a row `every` so
-    many steps; gradient norms, a backward pass for each loss, `gradients_every`. Raises `ParameterError` below 1.
+    A row `every` so many steps, gradient norms `gradients_every`, at least 1, else `ParameterError`; no call waits.
     """
 
     def __init__(self, every: int = 5, gradients_every: int = 20) -> None:
@@ -132,10 +118,7 @@ class Recorder:
             self._add(noising_columns(noised_pos, noised_neg, y_pos, y_neg, signal, sigma))
 
     def losses(self, loss_mse: Tensor, weighted_loss_con: Tensor, parameters: Iterable[Tensor]) -> None:
-        """The two scalar losses, the contrastive one with its weight on it, before `backward` (sections D and I.3).
-
-        Columns `loss_mse` and `loss_con_weighted`; every `gradients_every` steps gradient norms and their share.
-        """
+        """Both scalar losses, weights on, before `backward`; every `gradients_every` steps `gradient_columns` too."""
         if self.step % self.every == 0:
             self._add({"loss_mse": loss_mse, "loss_con_weighted": weighted_loss_con})
         if self.step % self.gradients_every == 0:
@@ -148,11 +131,7 @@ class Recorder:
             self._add({"ema_gradient": torch.stack(found).norm() if found else 0.0})
 
     def score(self, name: str, value: Tensor | float) -> None:
-        """Any score of the task or the miner, as a column of that name, in whatever step it is known.
-
-        The doctor reads `mined_drop`, by how much mining lowers the energy, and `armijo_slack`, the least
-        E − E_trial − cα‖∇E‖² over accepted steps. Raises `ParameterError` for "seed" and "step".
-        """
+        """Any score as a column, not "seed", "step" (`ParameterError`); doctor: `mined_drop`, `armijo_slack`."""
         if name in ("seed", "step"):
             raise ParameterError(f"score '{name}': that column is the recorder's own")
         self._add({name: value})

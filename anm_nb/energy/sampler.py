@@ -11,11 +11,10 @@ from torch import Tensor
 
 from anm_nb.energy.networks import Model, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Column, NoiseSchedule, Points
-from anm_nb.tasks.base import Batch, Clues, DenoisingTask
+from anm_nb.tasks import Batch, Clues, DenoisingTask
 from anm_nb.training.seeds import generator
 
-# Of IRED: as its paper has it; or as its released code, where for continuous tasks (those with a clamp above 1) steps
-# from the second on are twice as long, and what is returned is still scaled by √ᾱ₀.
+# Of IRED: its paper's; or its released code's: with a clamp above 1 later steps twice as long, and a result times √ᾱ₀.
 Form = Literal["paper", "released"]
 
 
@@ -29,10 +28,9 @@ def descend(
     callback: Callable[[int, Tensor, Tensor, Tensor], None] = lambda *_: None,
     later: float = 1.0,
 ) -> Points:
-    """Gradient steps on the energy of noised points, clamped to ±bound, those from the second on `later` times as long.
+    """Gradient steps on the energy of noised points, clamped to ±bound, from the second `later` as long; none uphill.
 
-    A step that raises the energy is not taken. `callback(step, noised, energy, accepted)` is told the start, as step 0,
-    and each step.
+    `callback(step, noised, energy, accepted)` is told the start, as step 0, and each step.
     """
     gradient, value = gradient_and_value(energy, noised)
     callback(0, noised, value, torch.zeros_like(value, dtype=torch.bool))
@@ -64,9 +62,8 @@ def sample(
     """Predictions for inputs x: from N(0, I), level by level from the most noise to the least.
 
     At each level k the score gives x̂₀ (clamped to ±clamp), which, scaled to the level, descends `inner_steps` steps.
-    Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, whatever the clamp, and as
-    given in the result. `callback(level, step, y, energy, accepted)` is told y in y-space, step 0 being where a level's
-    descent starts, and who has moved. With several generators the rows are as many blocks.
+    Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, and as given in the result.
+    `callback(level, step, y, energy, accepted)` is told y in y-space from step 0. Several generators: as many blocks.
     """
     sources = [source] if isinstance(source, torch.Generator) else source
     block, released = (len(x) // len(sources), y_dim), form == "released"

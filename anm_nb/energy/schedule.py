@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks import Clues
 from anm_nb.training.seeds import RowDraws
 
 Points = Float[Tensor, "b d"]
@@ -77,19 +77,12 @@ class SharedNoise:
         return self.schedule.q_sample(y, self.k, self.eps)
 
     def optimal_margin(self, y_pos: Points, y_neg: Points) -> Values:
-        """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε for Δ = y⁻ − y⁺: the margin under E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k).
-
-        The denoising loss asks for E*, whose gradient at ỹ⁺ is ε. A negative with m* < 0 is illegitimate: it lies
-        nearer the truth than the noised positive, and raising its energy contradicts the score.
-        """
+        """m* = ᾱ_k‖Δ‖²/(2σ_k) + √ᾱ_k Δ·ε, Δ = y⁻ − y⁺, under E*(ỹ) = ‖ỹ − √ᾱ_k y⁺‖²/(2σ_k); < 0: illegitimate."""
         shift = self.schedule.signal(self.k) * (y_neg - y_pos)
         return (shift.square() / (2 * self.schedule.sigma(self.k)) + shift * self.eps).sum(1)
 
     def change_margin(self, y_pos: Points, classes: int) -> Points:
-        """m* of changing one decision of `classes` entries to each class (0 at the true one), or a sign (`classes` 1).
-
-        Δ is 2 at the new class and −2 at the true one: ‖Δ‖² = 8, Δ·ε = 2(ε_new − ε_true); for a sign −2y⁺.
-        """
+        """m* of changing one decision of `classes` entries to each class (0: the true one), or a sign (`classes` 1)."""
         signal, sigma = self.schedule.signal(self.k), self.schedule.sigma(self.k)
         if classes == 1:
             return 2 * signal**2 / sigma - 2 * signal * y_pos * self.eps

@@ -1,38 +1,50 @@
-"""Training an energy: the config of a run, one flat table of what a person sets, and the energies of a finished run."""
+"""Training an energy: the config of a run, its seeds' problems, losses and measurements, and what a run has learned."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field, PositiveFloat, model_validator
+from torch import Tensor, nn
 
 from anm_nb import config as fields
 from anm_nb.config import ParameterError
-from anm_nb.energy.learner import EnergyLearner
-from anm_nb.energy.negatives import Negatives
+from anm_nb.energy.losses import Contrast, step_losses
+from anm_nb.energy.miner import MiningProblem
+from anm_nb.energy.negatives import Negatives, Random
 from anm_nb.energy.networks import EnergyNetwork, Head, get_network
+from anm_nb.energy.probes import energy_columns, gradient_columns, noising_columns
+from anm_nb.energy.sampler import predict
+from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.identity import classes_of_the_user
 from anm_nb.store import Run
-from anm_nb.tasks import task_class
-from anm_nb.tasks.base import DenoisingTask
+from anm_nb.tasks import SPLITS, Batch, Clues, DenoisingTask, joined, task_class
+from anm_nb.training import Learner, Measurement, Member, Named, StepLosses, TrainingConfig, weight_bytes
 from anm_nb.training.checkpoint import by_prefix
-from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
+from anm_nb.training.loop import Training
 from anm_nb.training.run import Trained, train
+from anm_nb.training.seeds import RowDraws, generator
+from anm_nb.training.stack import ParameterGroup, Stack
+
+# Negatives that every run's dev margins are measured on, whatever it was trained with: legitimate by construction.
+DEV_NEGATIVES = Random(eps=0.5, orthogonal_to_noise=True)
+PROBE_NUMBERS = 2**18  # of the dev problems that the trace keeps, for whatever shows an example: the first that fit
+BLOCK_NUMBERS = 2**26  # a GPU draws fresh problems for several steps at once, so many numbers of each seed
 
 
 class EnergyConfig(TrainingConfig):
-    """One energy-diffusion run: a task, a network, a negative strategy, and how long to train, for several seeds.
-
-    What is None follows the recipe published for the task.
-    """
+    """One energy-diffusion run of several seeds; what is None follows the recipe published for the task."""
 
     family: ClassVar[str] = "energy"
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
     length: ClassVar[str] = "steps"
+    scheduled: ClassVar[Sequence[str]] = ("lr", "contrastive_weight")
 
     task: str = "inverse"
     size: fields.Size = 5
@@ -47,14 +59,13 @@ class EnergyConfig(TrainingConfig):
     inner_steps: fields.Count | None = None  # the sampler's descent steps a level
     dev_examples: fields.Examples = 256
     test_examples: fields.Examples | None = None  # None: no final evaluation on test problems
-    # Numbers of descent steps a level to test at, beside the sampler's own.
-    test_inner_steps: Annotated[tuple[fields.Count, ...], Field(strict=False)] = ()
+    test_inner_steps: Annotated[tuple[fields.Count, ...], Field(strict=False)] = ()  # others to test at
     steps: fields.Steps = 300
     batch: fields.Examples = 128  # fresh problems of each step
     lr: fields.LearningRate = 1e-3
     lr_final: fields.Fraction = 0.05  # cosine decay to this fraction of lr; 1 = constant
     clip_norm: PositiveFloat = 1.0
-    ema_decay: fields.Decay = 0.99
+    ema_decay: fields.Rate = 0.99
     ema_every: fields.Steps = 1
     records: fields.Records = 10  # measurements, half of them in the first 20 % of steps
     record_every: fields.Steps | None = None  # measure every so many steps, and at the last, instead
@@ -68,7 +79,7 @@ class EnergyConfig(TrainingConfig):
         large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
         needed = {"width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0}
         examples = {"batch": self.batch, "dev_examples": self.dev_examples, "test_examples": self.test_examples or 0}
-        require_memory(dict(self), needed | {f"{name} size": count * row for name, count in examples.items()})
+        self.require_memory(needed | {f"{name} size": count * row for name, count in examples.items()})
         return self
 
     @property
@@ -78,11 +89,10 @@ class EnergyConfig(TrainingConfig):
         return task
 
     def make_task(self) -> DenoisingTask:
-        chosen = self.task_class
         try:
-            return chosen(size=self.size, **self.task_options)
+            return self.task_class(size=self.size, **self.task_options)
         except ParameterError as error:
-            raise (error.within("task_options") if str(error).startswith("unknown") else error) from None
+            raise (error.within("task_options") if str(error).startswith("unknown parameter") else error) from None
 
     def make_network(self, task: DenoisingTask) -> EnergyNetwork:
         return get_network(self.network or task.network).for_task(task, self.width, self.head, self.levels)
@@ -106,9 +116,6 @@ class EnergyConfig(TrainingConfig):
 
     def make_learner(self, members: Sequence[Member], device: str) -> EnergyLearner:
         return EnergyLearner(members, device)
-
-    def stack_key(self) -> str:
-        return self.model_dump_json(exclude={"seeds", "lr", "contrastive_weight"})
 
     def total_steps(self) -> int:
         return self.steps
@@ -138,17 +145,140 @@ class EnergyConfig(TrainingConfig):
         return self.ema_decay, self.ema_every
 
 
+class EnergyLearner(Learner):
+    """S seeds of energy runs; those that differ only in their negatives see the same batches with the same noise."""
+
+    def __init__(self, members: Sequence[Member], device: str) -> None:
+        config: EnergyConfig = members[0].config
+        self.task, self.schedule = config.make_task(), NoiseSchedule.cosine(config.levels, device=device)
+        super().__init__(members, device, lambda: config.make_network(self.task))
+        self.training, self.inner_steps = self.task.stream("train"), config.inner_steps or self.task.inner_steps
+        learnt, self.seeds = list(self.model.members[0].parameters()), [each.seed for each in members]
+        adam = self.model, learnt, torch.optim.Adam, config.lr, config.clip_norm
+        betas, lrs = {"betas": (0.9, 0.99)}, [each.config.lr for each in members]  # as published
+        self.groups = [ParameterGroup("energy", *adam, options=betas, lrs=lrs)]
+        self.generators = {each: self.sources(each) for each in ("data", "noise", "negatives")}
+        weights = [each.config.weight for each in members]
+        self.contrasted, self.weight = any(weights), torch.tensor(weights, dtype=torch.float64, device=device)
+        progress = torch.arange(config.steps + 1, dtype=torch.float64) / config.steps
+        self.schedules = {"progress": progress.float().to(device)}
+        self.suspects = ", ".join(plugin.__name__ for plugin in config.plugins())
+        numbers = config.batch * (self.task.x_dim + self.task.y_dim)
+        self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" else 1
+        self.drawn: list[Batch] = []  # the problems of the present block of steps, of each seed
+        # Held-out problems, and negatives for them with levels and noise that no training step sees.
+        sources, held_out = self.sources("dev"), self.task.stream("dev")
+        self.devs = [held_out.sample(config.dev_examples, generator=each, device=device) for each in sources]
+        self.dev = joined(self.devs)
+        self.dev_problem = self._problem(self.dev, self.model, RowDraws(sources, device))
+        self.dev_negatives = self.dev_problem.impose(DEV_NEGATIVES.propose(self.dev_problem).y_neg)
+
+    def inputs(self, step: int) -> dict[str, Tensor]:
+        place, batch = step % self.block, self.config.batch
+        if place == 0:
+            n, sources = self.block * batch, self.generators["data"]
+            self.drawn = [self.training.sample(n, generator=each, device=self.device) for each in sources]
+        own = joined(self.drawn, slice(place * batch, (place + 1) * batch))
+        return {name: each for name in ("x", "y", "known") if (each := getattr(own, name)) is not None}
+
+    def branch(self, step: int, recorded: bool) -> bool:
+        """Whether a step has negatives: where nobody weighs them they are made for the record alone."""
+        return self.config.negatives is not None and (recorded or self.contrasted)
+
+    def losses(self, inputs: Named, now: Named, branch: bool, averaged: Stack) -> StepLosses:
+        noise, draws = (RowDraws(self.generators[purpose], self.device) for purpose in ("noise", "negatives"))
+        problem = replace(self._problem(Batch(**inputs), averaged, noise), draws=draws, progress=now["progress"])
+        return step_losses(problem, self.config.negatives if branch else None, self.weight, self.config.soft_label)
+
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
+        """The checklist's columns (sections A, B, D, J) before the update of this step."""
+        averaged, apart, measured = training.averaged, self.model.apart, []
+        answers = predict(averaged, self.task, self.dev, self.schedule, self.inner_steps, self.seeds)
+        for answer, margin, dev in zip(apart(answers), apart(self.dev_margin(averaged)), self.devs, strict=True):
+            means = {"dev_margin_mean": float(margin.mean()), "dev_p_hard": float((margin < 0).float().mean())}
+            measured.append(Measurement(self.task.metrics(answer, dev) | means, {"dev_margins": margin}))
+        if losses.detail is not None:
+            self.measure_contrast(losses.detail, measured)
+        return measured
+
+    def measure_contrast(self, contrast: Contrast, measured: Sequence[Measurement]) -> None:
+        """Add every seed's columns of `probes`, means of the miner's log, margins, and counts of m* < 0 by level."""
+        shares = gradient_columns(contrast.loss_mse, contrast.weighted, self.model.parameters())["grad_share_contrast"]
+        noise, mined, y_pos = contrast.problem.noise, contrast.mined, contrast.problem.y_pos
+        rows = [contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, noise.k, *contrast.noised]
+        rows += [y_pos, mined.y_neg, noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k), *mined.log.values()]
+        for place, each in enumerate(measured):
+            own = [self.model.apart(tensor)[place] for tensor in rows]
+            e_pos, e_neg, optimal, k = own[:4]
+            columns = energy_columns(e_pos, e_neg) | noising_columns(*own[4:10])
+            del columns["loss_con"]  # the loss itself stands beside it
+            columns |= {"illegitimate_fraction": (optimal < 0).float().mean(), "optimal_margin_mean": optimal.mean()}
+            columns |= {name: log.float().nanmean() for name, log in zip(mined.log, own[10:], strict=True)}
+            if {"e_start", "e_mined"} <= columns.keys():
+                columns["mined_drop"] = columns["e_start"] - columns["e_mined"]
+            columns |= {"contrastive_weight": contrast.weight[place], "grad_share_contrast": shares[place]}
+            each.scalars |= {name: float(value) for name, value in columns.items()}
+            by_level = [torch.bincount(which, minlength=self.config.levels) for which in (k[optimal < 0], k)]
+            each.arrays |= {"margins": e_neg - e_pos, "illegitimate_by_level": torch.stack(by_level).float()}
+
+    def evaluate(self, place: int, selected: nn.Module) -> Measurement:
+        """Scores on test problems, where asked for, and the first held-out pairs, for whoever shows an example."""
+        dev, n = self.devs[place], self.config.test_examples
+        negatives, levels = (self.model.apart(each)[place] for each in (self.dev_negatives, self.dev_problem.noise.k))
+        pairs = {"probe_x": dev.x, "probe_y": dev.y, "probe_known": dev.known, "probe_negatives": negatives}
+        first = max(1, PROBE_NUMBERS // dev.y[0].numel())
+        arrays = {name: each[:first] for name, each in pairs.items() if each is not None} | {"dev_levels": levels}
+        return Measurement(self.test_scores(selected, n, self.seeds[place]) if n else {}, arrays)
+
+    def test_scores(self, model: nn.Module, n: int, seed: int) -> dict[str, float]:
+        """Scores on n test problems by `split/metric/predictor`: the model, with other steps or clamps, references."""
+        task, device, columns = self.task, self.device, dict[str, float]()
+        training = self.training.sample(n, generator=generator(seed, "references", device), device=device)
+        for split, harder in SPLITS.items():
+            source, clamp = generator(seed, f"test/{split}", device), task.clamp(harder)
+            batch = task.stream("test").sample(n, generator=source, harder=harder, device=device)
+            answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
+            ways = {"model": (self.inner_steps, clamp)}
+            ways |= {"published clamp": (self.inner_steps, task.sample_clamp)} if clamp != task.sample_clamp else {}
+            ways |= {f"steps={k}": (k, clamp) for k in self.config.test_inner_steps}
+            for name, (steps, bound) in ways.items():
+                answers[name] = predict(model, task, batch, self.schedule, steps, [seed], bound)
+            for predictor, y_hat in answers.items():
+                columns |= {f"{split}/{metric}/{predictor}": v for metric, v in task.metrics(y_hat, batch).items()}
+        return columns
+
+    def at_levels(
+        self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
+    ) -> MiningProblem:
+        """The held-out problems with their own ε, level after level; what a strategy draws goes by seed and purpose."""
+        dev, count = self.dev_problem, len(levels)
+        x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
+        clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))
+        noise = SharedNoise(self.schedule, torch.tensor(levels).repeat_interleave(len(dev.x)), eps)
+        draws = RowDraws([generator(self.seeds[0], purpose)], "cpu")
+        return MiningProblem(self.task, x, y_pos, noise, model, model, draws, clues)
+
+    @torch.no_grad()
+    def dev_margin(self, model: Stack) -> Values:
+        """Margins of an energy on the held-out pairs."""
+        noise, x = self.dev_problem.noise, self.dev.x
+        e_pos = model(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
+        return model(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
+
+    def _problem(self, batch: Batch, averaged: Stack, draws: RowDraws) -> MiningProblem:
+        """A batch with its noise, for the networks in training and their EMA."""
+        clues = self.task.clues(batch)
+        noise = SharedNoise.draw(self.schedule, batch.y, draws, clues)
+        return MiningProblem(self.task, batch.x, batch.y, noise, self.model, averaged, draws, clues)
+
+
 def kept_steps(run: Run) -> list[int]:
     """The steps whose EMA weights a run has kept (`keep_weights`), in order; its end is always there."""
-    found = (re.match(r"seed\d+\.step(\d+)\.", name) for name in run.weights)
-    return sorted({int(match[1]) for match in found if match})
+    return sorted({int(step) for name in run.weights for step in re.findall(r"^seed\d+\.step(\d+)\.", name)})
 
 
 def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
-    """The EMA energy of a finished run at a step (which needs `keep_weights`), or at the end; on the CPU, frozen.
-
-    Raises `ParameterError` for a run of another family, and for a seed or step that it has no weights of.
-    """
+    """A run's EMA energy at a kept step, or the end, frozen, on the CPU; `ParameterError` where it has no weights."""
     if run.summary["family"] != "energy":
         raise ParameterError(f"run {run.key}: its config is {type(run.config).__name__}, which trains no energy")
     config = run.config_with(negatives="none")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from anm_nb.ranking.losses import RANKING_LOSSES
 from anm_nb.ranking.networks import SCORE_DECIMALS, PointerDecoder, RankingModel, RankingOutput, routing_entropy
-from anm_nb.tasks.base import Batch, Stream
+from anm_nb.tasks import Batch, Stream
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
-from anm_nb.training.learner import Measurement, Member, StepLosses
-from anm_nb.training.seeds import batch_indices, generator, initialise
+from anm_nb.training import Learner, Measurement, Member, Named, StepLosses
+from anm_nb.training.seeds import batch_indices
 from anm_nb.training.stack import ParameterGroup, Stack
 
 if TYPE_CHECKING:
@@ -30,10 +30,7 @@ TAUS = ("tau_obs", "tau_all", "tau_index")
 def objective(
     config: RankingConfig, network: RankingModel, x: Tensor, ranks: Tensor, compared: Tensor | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Ranking loss, the mean over supervised iterations with later ones weighing more, and routing entropy (nats).
-
-    x [batch, items, features], ranks [batch, items], and `compared` [batch, items], the items that the loss sees.
-    """
+    """Ranking loss, weighing later iterations more, and routing entropy (nats); the loss sees items `compared`."""
     z_per_iter, alphas = network.refine(x)
     first = 0 if config.deep_supervision else z_per_iter.shape[1] - 1
     z, ranks, decoder = z_per_iter[:, first:], ranks.unsqueeze(1), network.decoder
@@ -46,30 +43,21 @@ def objective(
 
 @torch.no_grad()
 def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
-    """Scores [n, iters, items], and mean tau_obs and tau_all [iters] over problems with a pair; tau_index of the last.
-
-    Scores are taken to `SCORE_DECIMALS`: hidden items are alike to a model, and what tells their scores apart is the
-    order in which a machine sums. Rounded, they are the ties that they are, and τ over all pairs does not depend on it.
-    """
+    """Scores [n, iters, items] to `SCORE_DECIMALS`, mean tau_obs and tau_all [iters], and tau_index of the last."""
     scores, ranks = output.scores.float().round(decimals=SCORE_DECIMALS), batch.y.unsqueeze(1)
     known = None if batch.known is None else batch.known.unsqueeze(1)
     taus = kendall_tau(scores, ranks, known), kendall_tau(scores, ranks), index_space_tau(scores[:, -1:], ranks)
     return {"scores": scores} | {name: tau.nanmean(0) for name, tau in zip(TAUS, taus, strict=True)}
 
 
-class RankingLearner:
-    """S seeds of ranking runs, whose data and weights are [S, …].
-
-    Runs of one seed that differ only in model or fixes see the same training set in the same order, and one test set.
-    """
-
-    block = 1
-    generators: Mapping[str, Sequence[torch.Generator]] = {}  # draws are made here, or derived from seed and epoch
+class RankingLearner(Learner):
+    """S seeds of ranking runs; those that differ only in the model see the same sets [S, …] in the same order."""
 
     def __init__(self, members: Sequence[Member], device: str) -> None:
-        self.members, self.device = members, device
         config: RankingConfig = members[0].config
-        self.config, self.task = config, config.make_task()
+        super().__init__(members, device, config.make_model)
+        network: Any = self.model.members[0]
+        self.task = config.make_task()
         self.dev = self._problems("dev", config.dev_samples, self.task)
         self.test = self._problems("test", config.test_samples, self.task)
         tasks = [config.changed(mask_rate=rate).make_task() for rate in config.curriculum()]
@@ -80,16 +68,18 @@ class RankingLearner:
         )
         self.compared = known if config.mask_aware and self.task.metric == "tau_obs" else None
         self.selection = config.selection or self.task.metric
-        networks = [config.make_model() for _ in members]
-        for member, network in zip(members, networks, strict=True):
-            initialise(network, generator(member.seed, "weights"))
-        self.model = Stack([network.to(device) for network in networks])
-        self.groups = self._groups(networks[0])
+        # All parameters but the controller's, and the controller's where one is trained.
+        own, decay = dict(network.named_parameters()), {"weight_decay": config.weight_decay}
+        encoder = [parameter for name, parameter in own.items() if not name.startswith("controller.")]
+        adam, rates = torch.optim.AdamW, (config.encoder_lr, config.encoder_clip)
+        self.groups = [ParameterGroup("encoder", self.model, encoder, adam, *rates, options=decay)]
+        if config.learns_routing:
+            frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())
+            rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
+            self.groups.append(ParameterGroup("controller", self.model, routed, adam, *rates, frozen, decay))
         scheduled = [[each.config.at_epoch(self.epoch(s)) for each in members] for s in range(config.total_steps() + 1)]
-        self.schedules: Mapping[str, Tensor] = {
-            name: torch.tensor([[now[name] for now in row] for row in scheduled], device=device)
-            for name in scheduled[0][0]
-        }
+        named = {name: [[now[name] for now in row] for row in scheduled] for name in scheduled[0][0]}
+        self.schedules = {name: torch.tensor(rows, device=device) for name, rows in named.items()}
         set_temperature(self.model, self.schedules["temperature"][0])
         self.suspects = type(self.task).__name__
 
@@ -103,13 +93,7 @@ class RankingLearner:
         rows = [batch_indices(*size, step, member.seed, self.device) for member in self.members]
         return {"rows": torch.stack(rows) + self.config.stage_at(self.epoch(step)) * self.config.train_samples}
 
-    def branch(self, step: int, recorded: bool) -> Hashable:
-        """All steps are alike."""
-        return None
-
-    def losses(
-        self, inputs: Mapping[str, Tensor], now: Mapping[str, Tensor], branch: Hashable, averaged: Stack
-    ) -> StepLosses:
+    def losses(self, inputs: Named, now: Named, branch: None, averaged: Stack) -> StepLosses:
         """Ranking loss over the supervised iterations and weighted routing entropy of a batch."""
         for stack in (self.model, averaged):
             set_temperature(stack, now["temperature"])
@@ -148,20 +132,7 @@ class RankingLearner:
 
     def _problems(self, stream: Stream, n: int, task: PartialSort) -> list[Batch]:
         """n problems of each seed."""
-        sources = [generator(member.seed, stream, self.device) for member in self.members]
-        return [task.sample(n, generator=each, device=self.device, stream=stream) for each in sources]
-
-    def _groups(self, network: RankingModel) -> Sequence[ParameterGroup]:
-        """All parameters but the controller's, and the controller's where one is trained, each group with its AdamW."""
-        config, decay = self.config, {"weight_decay": self.config.weight_decay}
-        own, rates = dict(network.named_parameters()), (config.encoder_lr, config.encoder_clip)
-        others = [parameter for name, parameter in own.items() if not name.startswith("controller.")]
-        groups = [ParameterGroup("encoder", self.model, others, torch.optim.AdamW, *rates, options=decay)]
-        if config.learns_routing and network.controller is not None:
-            frozen, routed = config.warmup_epochs * config.steps_per_epoch(), list(network.controller.parameters())
-            rates = (config.controller_lr, config.controller_clip) if config.two_optimisers else rates
-            groups.append(ParameterGroup("controller", self.model, routed, torch.optim.AdamW, *rates, frozen, decay))
-        return groups
+        return [task.sample(n, generator=each, device=self.device, stream=stream) for each in self.sources(stream)]
 
 
 def set_temperature(stack: Stack, temperature: Float[Tensor, " seeds"]) -> None:

@@ -1,8 +1,7 @@
 """Losses over rankings: all see observed pairs only, and are 0, with gradient 0, where there is none.
 
-`scores` [batch, items]: higher = ranked earlier. `ranks` [batch, items]: 0 = first. `obs_mask` [batch, items] marks
-the observed items (all, where None). Any leading dimensions broadcast. `reduction` is "mean" (over the rows that have
-a pair) or "none" (one loss for each row). No loss waits for the host: what does not count is masked, never selected.
+`scores` [..., items]: higher = ranked earlier. `ranks` [..., items]: 0 = first. `obs_mask` [..., items] marks the
+observed items (all, where None). `reduction` is "mean" (over rows that have a pair) or "none" (one loss a row).
 """
 
 from __future__ import annotations
@@ -39,10 +38,7 @@ def listnet_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reducti
 
 
 def soft_sort_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
-    """Mean square of soft ranks Σⱼ σ(sⱼ − sᵢ) minus true ones (SoftRank, Taylor et al. 2008).
-
-    Both are ranks among the observed items, divided by the last one, so that the loss lies in [0, 1] for any length.
-    """
+    """Mean square of soft ranks Σⱼ σ(sⱼ − sᵢ) minus true ones, both over the last (SoftRank, Taylor et al. 2008)."""
     pairs, observed, order = _comparable(scores, ranks, obs_mask)
     others = observed.unsqueeze(-2) & ~torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     ahead = torch.sigmoid(scores.unsqueeze(-2) - scores.unsqueeze(-1))

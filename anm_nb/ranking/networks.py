@@ -1,7 +1,4 @@
-"""The ranking model: value embedding, transformer encoder, a Pointer-over-Heads block applied repeatedly, a decoder.
-
-Its attention heads are routed by an HRM controller.
-"""
+"""The ranking model: embedding, encoder, a repeated attention block whose heads an HRM controller routes, a decoder."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ Routing = Float[Tensor, "batch iters items heads"]
 # The fast and the slow state of a controller, each for every token or for the sequence, and of size 0 where absent.
 Timescales = tuple[Float[Tensor, "batch routed state"], Float[Tensor, "batch routed slow_state"]]
 
-# A task's own features enter so many times wider than a linear layer's start would have them. Attention has to match
-# codes of signs from the first steps on: at the usual width their products are lost among the rest, and seeds stall.
+# Of a task's own features, such as codes of signs that attention has to match: without it seeds stall.
 OWN_FEATURES_GAIN = 3.0
 FEEDFORWARD = 2  # inner width of the feed-forward layers, in widths
 SCORE_DECIMALS = 4  # of what items are ranked by; differences beyond are rounding errors
@@ -58,8 +54,7 @@ class GatedCell(nn.Module):
 class Controller(nn.Module):
     """Routing weights α from a fast state, updated every iteration, and a slow one, updated every `period` iterations.
 
-    α = softmax(logits/temperature) over heads. Routing by "sequence", the controller reads the mean over tokens and
-    routes all of them alike. Without a slow state the fast cell reads the token only, and its state alone gives logits.
+    α = softmax(logits/temperature) over heads. Routing by "sequence" reads the mean over tokens and is alike for all.
     """
 
     temperature: Tensor
@@ -89,10 +84,7 @@ class Controller(nn.Module):
 
 
 class RandomRouting(nn.Module):
-    """Routing weights drawn once: softmax of normal logits, a row for each iteration, alike for all tokens.
-
-    One row for all iterations would only rescale the block's output layer. After the last row comes the first again.
-    """
+    """Routing weights drawn once: softmax of normal logits, a row an iteration, in turn, alike for all tokens."""
 
     def __init__(self, n_heads: int, iterations: int) -> None:
         super().__init__()
@@ -106,10 +98,7 @@ class RandomRouting(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention, then feed-forward: each added to its input, the sum normalised; with `pre` the input is, alone.
-
-    `alpha` scales each token's head outputs, by heads·α, so that uniform routing is plain multi-head attention.
-    """
+    """Self-attention, heads scaled by heads·α, and feed-forward; normalised after each sum, or `pre`: before each."""
 
     def __init__(self, width: int, n_heads: int, pre: bool = False) -> None:
         super().__init__()
@@ -168,9 +157,8 @@ class RankingModel(nn.Module):
     """x [batch, items, features] to a ranking, refined `max_inner_iters` times.
 
     Features are the value, from two on a flag (hidden items enter as a learned embedding), and any more of a task's
-    own, added to the item's state by a linear map. Re-ordering the input re-orders the scores. Each iteration applies a
-    block to its last state plus the encoded input, which so reaches even a truncated gradient. Each item's state gives
-    a score, or, for a number of `pointed` items, a `PointerDecoder` does.
+    own. Each iteration applies a block to its last state plus the encoded input. An item's state gives a score, or
+    `pointed` items a `PointerDecoder`.
     """
 
     def __init__(self, config: RankingConfig, *, features: int = 2, pointed: int | None = None) -> None:
@@ -209,10 +197,7 @@ class RankingModel(nn.Module):
         return self.encoder(z)
 
     def refine(self, x: Inputs, iterations: int | None = None) -> tuple[States, Routing]:
-        """States and routing weights of every iteration: the config's number, or as many as are asked for.
-
-        Raises `ParameterError` for none, and for more `iterations` than there are blocks, where they are not tied.
-        """
+        """States and routing weights of each iteration. `ParameterError` for none, or more than untied blocks."""
         most, tied = self.config.max_inner_iters, self.config.tied
         iterations = most if iterations is None else iterations
         if iterations < 1 or (iterations > most and not tied):

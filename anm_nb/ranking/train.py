@@ -1,14 +1,9 @@
-"""Training a ranking model: the config of a run, one flat table of what a person sets, and variants of it.
-
-Fields that a variant makes no use of stand at their defaults, so that configs which differ in nothing else share it.
-"""
+"""Training a ranking model: the config of a run, one flat table of what a person sets, and variants of it."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -22,8 +17,8 @@ from anm_nb.ranking.networks import RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import PartialSort
+from anm_nb.training import Member, TrainingConfig, weight_bytes
 from anm_nb.training.checkpoint import by_prefix
-from anm_nb.training.learner import Member, TrainingConfig, require_memory, weight_bytes
 from anm_nb.training.run import Trained, counted_flops, train
 
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
@@ -47,15 +42,12 @@ COMPARATORS: dict[str, dict[str, Any]] = {
 
 
 class RankingConfig(TrainingConfig):
-    """One ranking run: a task, an architecture, and how to train it, for several seeds.
-
-    The document's setting is size 20, mask_rate 0.5, width 128, n_heads 4, batch 32, train_samples 1000, epochs 100,
-    max_inner_iters 12, hrm_period 4 and seeds 1–5; the defaults are a small one of the same kind.
-    """
+    """One ranking run of several seeds: a task, an architecture, how to train it; `params/paper` is the document's."""
 
     family: ClassVar[str] = "ranking"
     version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
     length: ClassVar[str] = "epochs"
+    scheduled: ClassVar[Sequence[str]] = (*TEMPERATURE, *ENTROPY)
 
     task: str = "partial_sort"
     size: fields.Size = 12  # items
@@ -84,8 +76,7 @@ class RankingConfig(TrainingConfig):
     epochs: fields.Epochs = 8
     batch: fields.Examples = 32
     mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
-    # On dev; None: the task's metric; tau_index: as published.
-    selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None
+    selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None  # on dev; None: the task's metric
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
     deep_supervision: bool = True  # a loss after every iteration t = 1, 2, …, weighing t; else after the last only
     temperature: fields.Temperature = 2.0  # of routing in epoch 0 …
@@ -131,7 +122,7 @@ class RankingConfig(TrainingConfig):
             "batch max_inner_iters size width": min(self.batch, self.train_samples) * row,
             **{name: getattr(self, name) * 4 * self.size * task.x_dim for name in samples},
         }
-        require_memory(dict(self), needed)
+        self.require_memory(needed)
         return self
 
     @property
@@ -209,9 +200,6 @@ class RankingConfig(TrainingConfig):
     def make_learner(self, members: Sequence[Member], device: str) -> RankingLearner:
         return RankingLearner(members, device)
 
-    def stack_key(self) -> str:
-        return self.model_dump_json(exclude={"seeds", *TEMPERATURE, *ENTROPY})
-
     def steps_per_epoch(self) -> int:
         """Steps in which every training problem is taken once; the last batch may be smaller."""
         return math.ceil(self.train_samples / self.batch)
@@ -225,10 +213,7 @@ class RankingConfig(TrainingConfig):
 
 
 def trained_ranking(run: Run, seed: int) -> RankingModel:
-    """The model of a finished run with the weights selected on dev, the temperature among them; on the CPU, frozen.
-
-    Raises `ParameterError` for a run that is not of this family, and for a seed that it does not have.
-    """
+    """A run's model as selected on dev, frozen, on the CPU; `ParameterError` for another family, an unknown seed."""
     if not isinstance(config := run.config, RankingConfig):
         raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no ranking")
     if seed not in config.seeds:
@@ -239,10 +224,7 @@ def trained_ranking(run: Run, seed: int) -> RankingModel:
 
 
 def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
-    """The comparators of an HRM config by name, and last the HRM model itself, routed by token and by sequence.
-
-    Raises `ParameterError` for a config that is not an HRM model with several iterations of one block.
-    """
+    """The comparators of an HRM config by name, last itself by token and by sequence; `ParameterError` for others."""
     whole = {name: getattr(config, name) for name in ("trained_routing", "slow_state", "tied")}
     whole |= {"routing": config.has_controller, "max_inner_iters": config.max_inner_iters > 1}
     for name in (name for name, fine in whole.items() if not fine):
@@ -254,10 +236,7 @@ def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
 
 
 def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dict[str, RankingConfig]:
-    """The baseline, and an HRM config at each value of one field, by name ("hrm_period = 4").
-
-    Raises `ParameterError` where the config's own value is not among `values`: the others are compared with it.
-    """
+    """The baseline, and the config at each value of one field ("hrm_period = 4"); its own has to be among them."""
     if (own := getattr(config, field)) not in values:
         needs = f"{field} = {own} has to be among them, as the others are compared with it"
         raise ParameterError(f"values = {list(values)}: {needs}")
@@ -265,11 +244,7 @@ def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dic
 
 
 def model_cost(config: RankingConfig) -> dict[str, int]:
-    """A model's parameters, and operations in matrix products for one array (a multiply-add counts 2).
-
-    `trained_parameters` are without those of random routing, or of a controller that stays as drawn; `forward_flops`
-    are with decoding; `training_flops` of forward, loss and backward.
-    """
+    """Parameters, all, trained and the controller's, and operations for an array (multiply-adds are 2) of a model."""
     with torch.device("meta"):  # nothing is computed
         network, ranks = config.make_model(), torch.arange(config.size).unsqueeze(0)
         x, own = torch.zeros(1, config.size, network.features), dict(network.named_parameters())
@@ -280,17 +255,3 @@ def model_cost(config: RankingConfig) -> dict[str, int]:
             "forward_flops": counted_flops(lambda: network(x)),
             "training_flops": counted_flops(lambda: objective(config, network, x, ranks, None)[0].backward()),
         }
-
-
-def matched(config: RankingConfig, *, to: RankingConfig, by: Literal["parameters", "operations"]) -> RankingConfig:
-    """The config at the width, a multiple of n_heads, whose cost is nearest to that of `to`; the narrower of equals.
-
-    `by` is "parameters" (all, trained or not) or "operations" (of a training step).
-    """
-    part = {"operations": "training_flops"}.get(by, by)
-    count, wanted = cache(lambda width: model_cost(config.changed(width=width))[part]), model_cost(to)[part]
-    # costs grow at least linearly with the width
-    widths = range(config.n_heads, (to.max_inner_iters + 2) * to.width + config.n_heads, config.n_heads)
-    above = min(bisect_left(widths, wanted, key=count), len(widths) - 1)
-    nearest = min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(count(width) - wanted))
-    return config.changed(width=nearest)

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Predictions
+from anm_nb.tasks import Batch, Predictions
 from anm_nb.tasks.ordering import LOWEST, VALUES, Items, PartialSort, RankingOptions, Visible
 from anm_nb.training import seeds
 
@@ -43,10 +43,8 @@ class HintedSort(PartialSort):
     """Partial-observation sorting where each hidden item but the first points, with `hint_rate`, at its predecessor.
 
     x is [n, size, 3 + 2·code_width]: partial_sort's two columns, a flag (1 = points), the item's code, and the code of
-    the item it points at (0 where it points at none). Codes are random signs, fresh and distinct in every problem.
-    Values, order and mask (without `chain_length`) are partial_sort's at any options, and the pointers at a lower rate
-    are among those at a higher one. Of wrong pointers, a share `wrong_rate`, each leads to any item but its own and the
-    predecessor; the best possible is then unknown, and what it would be without the wrong ones stands in its place.
+    the item it points at (0: none); codes are random signs, fresh and distinct in every problem. Of wrong pointers, a
+    share `wrong_rate`, each leads to any item but its own and the predecessor; ceilings are those without them.
     """
 
     name = "hinted_sort"
@@ -108,11 +106,7 @@ class HintedSort(PartialSort):
         return torch.where(batch.x[..., 2] > 0, (shown @ own.mT).argmax(dim=-1), -1)  # signs agree most with themselves
 
     def solve(self, batch: Batch, links: int | None = None) -> Tensor:
-        """Chains of pointers right after the visible item where they end: the best possible scores with hint_rate 1.
-
-        A chain that ends at a hidden item stands at the median of the values not seen, with hint_rate 1 first. With
-        `links`, at most so many pointers of a chain are followed; an item whose chain is longer stands at the median.
-        """
+        """Best scores at hint_rate 1: chains right after the visible item at their end; over `links`: the median."""
         pointers, median = self.pointers(batch), super().solve(batch)
         ends, lengths = follow(pointers, links)
         starts = torch.where(batch.known, median, 1.0 - LOWEST) if self.options.hint_rate == 1 else median
@@ -150,12 +144,9 @@ def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
 
 
 def draw_longest_run(n: int, hidden: int, visible: int, longest: int, generator: torch.Generator) -> Visible:
-    """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`.
-
-    ways[g, h, r] counts how g gaps can hold h hidden items with no run longer than `longest`, and at least one as long
-    unless one came before (r = 1); gap after gap is drawn in proportion to the ways that each length leaves.
-    """
+    """n masks by rank (True = visible), uniform among those whose longest run of hidden items is `longest`."""
     device = generator.device
+    # ways[g, h, r]: how g gaps hold h hidden items, no run longer, and one as long unless one came before (r = 1)
     ways = torch.zeros(visible + 2, hidden + 1, 2, dtype=torch.float64)
     ways[0, 0, 1] = 1
     for gap, length in product(range(1, visible + 2), range(longest + 1)):
@@ -178,13 +169,10 @@ def ceiling(unseen: Sequence[int], tails: Sequence[int], loose: Sequence[int], r
     """The expected τ over all pairs of one problem of a ranker that knows how problems are drawn: no other has more.
 
     It sees how many values are `unseen` [visible + 1] below, between and above the visible ones; how many hidden items
-    are chained to each visible one (`tails`, smallest value first), a block whose place is known; and the lengths of
-    the chains that start at a hidden item, `loose` blocks. An order with n_i hidden items in the i-th gap of g_i unseen
-    values has weight ∏ C(g_i, n_i) · (1 − rate)^(loose blocks, less one if a loose block comes first). Blocks of one
-    length are alike, so how many of each stand before a gap, u, is a Markov chain over gaps, whose forward-backward
-    sums give P(block before block): for lengths a ≠ b, X = ∑_gaps P(u before it, w after) u wᵀ and counts c it is
-    ½ + (X − Xᵀ)_ab/(2 c_a c_b). The better guesses for all pairs are a ranking, unless three are preferred in a circle:
-    in 2 to 4 % of problems of 20 items, where the mean over problems is 0.00005 or less too high.
+    are chained to each visible one (`tails`, smallest value first); and the lengths of chains that start at a hidden
+    item, `loose` blocks. An order with n_i hidden items in the i-th gap of g_i unseen values has weight ∏ C(g_i, n_i) ·
+    (1 − rate)^(loose blocks, less one if one comes first). How many blocks of each length stand before a gap is a
+    Markov chain; its forward-backward sums give P(block before block). Circular preferences make it 0.00005 too high.
     """
     if not loose:
         return 1.0

@@ -1,7 +1,6 @@
-"""Kendall's τ over the pairs that can be decided: how a ranking is scored.
+"""Kendall's τ = (concordant − discordant)/(decidable pairs), which is Somers' D of prediction given target.
 
-τ = (concordant − discordant)/(pairs decidable in the target): Somers' D of prediction given target. A pair is decidable
-when both items are observed and their target ranks differ; a tie in the prediction makes it neither concordant nor
+Decidable are pairs of observed items of different target ranks; a tie in the prediction is neither concordant nor
 discordant. A row without a decidable pair gives NaN, which means skip, never 0.
 """
 
@@ -27,8 +26,8 @@ def kendall_tau(
 ) -> Float[Tensor, "..."]:
     """τ [batch], in double precision, of scores `pred` (higher = ranked earlier) against ranks `target` (0 = first).
 
-    All are [batch, items], with any leading dimensions, which broadcast; `obs_mask` marks the observed items (None:
-    all). Pairs with a NaN score count as ties. Raises `ParameterError` for another number of items.
+    All are [..., items], and broadcast; `obs_mask` marks the observed items (None: all). Pairs with a NaN score count
+    as ties. Raises `ParameterError` for another number of items.
     """
     items = pred.shape[-1]
     require_items("target", tuple(target.shape), items)
@@ -58,9 +57,6 @@ def kendall_tau_numpy(pred: Any, target: Any, obs_mask: Any = None) -> np.ndarra
 
 
 def index_space_tau(pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """For forensics only: τ between the *index arrays* argsort(prediction) and argsort(target), as was published.
-
-    It does not measure ranking quality: one early item out of place shifts every later index, to a score near 0.
-    """
+    """For forensics only: τ of the *index arrays* argsort(prediction) and argsort(target), as published; no quality."""
     require_items("target", tuple(target.shape), pred.shape[-1])
     return kendall_tau(-(-pred).argsort(dim=-1, stable=True), target.argsort(dim=-1, stable=True))

@@ -1,7 +1,4 @@
-"""IRED's tasks on matrices (arXiv 2406.11179, sections 4.1 and 4.2).
-
-Addition, inversion and low-rank completion, and the connectivity of graphs, whose adjacency is a matrix of ±1.
-"""
+"""IRED's tasks on matrices: addition, inversion, low rank, connectivity (arXiv 2406.11179, sections 4.1 and 4.2)."""
 
 from __future__ import annotations
 
@@ -14,14 +11,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from anm_nb.tasks.base import Batch, DenoisingTask, MatrixTask, Predictions, Scores, TaskOptions
+from anm_nb.tasks import Batch, DenoisingTask, MatrixTask, Predictions, Scores, TaskOptions
 from anm_nb.training.seeds import RowDraws
 
 NOISE = 0.1  # standard deviation of what low-rank completion adds to every entry
 SEEN = 0.5  # probability that an entry is observed
 FLIPPED = 0.05  # of the entries of a stock negative of connectivity
-# Candidates for the shrinkage of soft-impute, in units of `LowRank.noise_norm`, each started from the one before. The
-# best one was measured to lie between 0.4 and 1.1 at sizes 5 … 30, and at 0.8 (0.9 when harder) at 20 × 20.
+# Candidates for the shrinkage of soft-impute, in `LowRank.noise_norm`; measured, the best lies between 0.4 and 1.1.
 SHRINKAGES = (1.6, 1.3, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 TUNING_MATRICES = 300
 
@@ -71,8 +67,7 @@ class Inverse(MatrixTask):
 class LowRank(MatrixTask):
     """y = U Vᵀ/size + N(0, 0.1²), entries of U, V [size, max(1, size // 2)] from N(0, 1); divisor size/4 when harder.
 
-    x holds the entries of y that are observed, each with probability 1/2 (`known`), and 0 elsewhere. As published,
-    they are no clues: methods have to predict them too.
+    x holds the observed entries of y, each with probability 1/2 (`known`), else 0. Methods have to predict them too.
     """
 
     name = "lowrank"
@@ -97,10 +92,7 @@ class LowRank(MatrixTask):
         return torch.where(x != 0, x, soft_impute(x.unflatten(1, self.shape), shrinkage * self.noise_norm).flatten(1))
 
     def references(self, training: Batch, test: Batch) -> Predictions:
-        """Zero, the mean, the input, soft-impute at the best of `SHRINKAGES` for the hidden entries of training, noise.
-
-        The noise floor, NOISE²·(1 − SEEN), cannot be reached.
-        """
+        """Constants, the input, soft-impute tuned on training, and the noise floor, NOISE²·(1 − SEEN), unreachable."""
         x, y = (each[:TUNING_MATRICES].unflatten(1, self.shape) for each in (training.x, training.y))
         estimate, errors = torch.zeros_like(x), {}
         for shrinkage in SHRINKAGES:
@@ -153,9 +145,8 @@ class Connectivity(DenoisingTask):
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """{"accuracy", "balanced_accuracy"} of the answers y_hat > 0, over ordered pairs of different nodes.
 
-        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph has no negatives, or the
-        rate of the only class there is. Single graphs have the parts whose mean it is, with its error by the delta
-        method: for a rate r = Σ rightᵢ/Σ countᵢ these are r + (rightᵢ − r·countᵢ)/mean(count).
+        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph has no negatives. Single
+        graphs have the parts whose mean it is (delta method): r + (rightᵢ − r·countᵢ)/mean(count) for each rate r.
         """
         pairs = ~torch.eye(isqrt(batch.y.shape[1]), dtype=torch.bool, device=batch.y.device).flatten()
         truth = (batch.y > 0)[:, pairs]
@@ -192,10 +183,9 @@ def soft_impute(
 ) -> Matrices:
     """The matrices Z that minimise ½‖observed − Z‖² over known entries (not 0) + shrinkage·‖Z‖_*, a nuclear norm.
 
-    Each step fills the unknown entries with Z and lowers the singular values of the result M by `shrinkage` > 0, from
-    `start` (0 by default) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖², `at_most` so many times (Mazumder, Hastie &
-    Tibshirani, JMLR 11, 2010, algorithm 1). Lowered, they are M V diag((σ − shrinkage)₊/σ) Vᵀ with the eigenvectors V
-    of MᵀM: twice as fast as singular values, but in float32 `shrinkage` should be at least about σ_max/100.
+    Each step fills unknown entries with Z and lowers the singular values by `shrinkage` > 0 (in float32 at least about
+    σ_max/100), from `start` (None: 0) until ‖Z − Z_before‖² ≤ tolerance·‖Z_before‖² (Mazumder, Hastie & Tibshirani,
+    JMLR 11, 2010, algorithm 1), with the eigenvectors of MᵀM for the filled M.
     """
     estimate = torch.zeros_like(observed) if start is None else start.clone()
     moving = torch.arange(len(observed), device=observed.device)

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anm_nb.config import ParameterError
-from anm_nb.tasks.base import Batch, Predictions, Scores, Stream, Task, TaskOptions, reference_table
+from anm_nb.tasks import Batch, Predictions, Scores, Stream, Task, TaskOptions, reference_table
 from anm_nb.tasks.kendall import index_space_tau, kendall_tau
 
 # Fingerprints modulo 4: half of all problems train, a quarter each are for dev and test.
@@ -37,8 +37,7 @@ class PartialSort(Task):
     """`size` distinct integers in random order, max(2, int(size·(1 − mask_rate))) visible (`known`).
 
     x is [n, size, 2]: the value scaled to [−1, 1] (0 where hidden) and a flag (1 = hidden); with `encoding="raw"` it is
-    [n, size, 1] as the HRM document has it. y holds the ranks of all, 0 for the smallest. `harder` doubles the number
-    of items. Other ranking tasks are subclasses with a `shown` or a `draw` of their own.
+    [n, size, 1] as the HRM document has it. y holds the ranks of all, 0 for the smallest. `harder` doubles the items.
     """
 
     name = "partial_sort"
@@ -109,10 +108,7 @@ class PartialSort(Task):
         return {"tau_obs": kendall_tau(y_hat, batch.y, batch.known), "tau_all": kendall_tau(y_hat, batch.y)}
 
     def solve(self, batch: Batch) -> Tensor:
-        """The best possible scores [n, items]: visible values, and for hidden ones the median of the values not seen.
-
-        A hidden value is equally likely to be any that is not seen, so no order agrees better with it in expectation.
-        """
+        """The best possible scores [n, items]: visible values, and for hidden ones the median of those not seen."""
         values = self.values(batch)
         unseen = torch.ones(len(values), VALUES, dtype=torch.long, device=values.device)
         up_to = unseen.scatter_add_(1, (values - LOWEST), -batch.known.long()).cumsum(dim=1)
@@ -124,9 +120,8 @@ class PartialSort(Task):
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
         """The highest expected τ over all pairs of each problem, or here of their mean, exact; `solve` attains it.
 
-        Two visible values: 1. Two hidden ones: 0. A visible value v against a hidden one: of the M values not seen K
-        lie below v, and the better guess agrees |M − 2K|/M in expectation. v is equally likely to stand in any of the
-        M + 1 gaps, so K is uniform on 0 … M and the mean is (h + 1)/(2h + 1) for h = ⌊M/2⌋.
+        Two visible values: 1. Two hidden ones: 0. A visible one against a hidden one, K of the M values not seen below
+        it: |M − 2K|/M. K is uniform on 0 … M, so the mean is (h + 1)/(2h + 1) for h = ⌊M/2⌋.
         """
         size, seen = batch.y.shape[1], self.visible(batch.y.shape[1])
         half = (VALUES - seen) // 2

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from anm_nb.config import ParameterError
+from anm_nb.tasks import Batch, Clues, DenoisingTask, Predictions, Scores, Stream, TaskOptions
 from anm_nb.tasks import sudoku_solver as solver
-from anm_nb.tasks.base import Batch, Clues, DenoisingTask, Predictions, Scores, Stream, TaskOptions
 from anm_nb.tasks.sudoku_solver import Boards, Pool
 from anm_nb.training.seeds import RowDraws
 
@@ -36,8 +36,7 @@ class Sudoku(DenoisingTask):
     """One-solution puzzles from a pool that is built once (`sudoku_solver`), or a user's own (`from_puzzles`).
 
     x and y are [n, size³], cell by cell row by row, `size` entries each: 1 for the cell's digit, −1 for the others; an
-    empty cell of x is −1 throughout. `known` [n, size³] is true for all entries of a given cell. Size 4 is for quick
-    looks: singles solve it, and of its 288 grids each held-out one has its like in training.
+    empty cell of x is −1 throughout. `known` [n, size³]: given cells. At size 4 held-out grids resemble training ones.
     """
 
     name = "sudoku"
@@ -59,10 +58,7 @@ class Sudoku(DenoisingTask):
 
     @classmethod
     def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
-        """A task of a user's puzzles, a line each (or one text of lines): size² characters, 0 or . for an empty cell.
-
-        Raises `ParameterError` naming, by line and cell, those written wrong, or that do not have just one solution.
-        """
+        """A task of puzzles, a line each (size² characters, 0 or . if empty); `ParameterError` names line and cell."""
         task = cls(**options)
         size = task.options.size
         rows = lines.splitlines() if isinstance(lines, str) else lines
@@ -102,20 +98,13 @@ class Sudoku(DenoisingTask):
         return task
 
     def stream(self, name: Stream) -> Sudoku:
-        """The task restricted to its puzzles for training, dev or test, which share neither puzzles nor solutions.
-
-        Solutions are divided in the order in which they first occur: the first 80 % for training, 10 % each, at least
-        one, for dev and test, harder puzzles included; drawing raises `ParameterError` for fewer than 3.
-        """
+        """The task on 80 % (train) or 10 % (dev, test) of the solutions, by first occurrence; `sample` needs 3."""
         part = copy.copy(self)
         part._stream = name
         return part
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n random puzzles; none comes again before all have come, so as many as the pool holds are never the same.
-
-        Raises `ParameterError` for harder ones of a task of given puzzles.
-        """
+        """n random puzzles, none again before all have come; `ParameterError` for harder ones of given puzzles."""
         pool = self._pool(harder, device)
         rows = solver.shuffled(len(pool.puzzles), n, generator)
         return _batch(pool.puzzles[rows], pool.solutions[rows])
@@ -141,8 +130,8 @@ class Sudoku(DenoisingTask):
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """Shares per puzzle of the digits with the highest entries (NaN where there are no such cells).
 
-        cell_accuracy: empty cells with the right digit; board_accuracy: 1 for a right grid; violation_rate: rows,
-        columns and boxes that lack a digit, also apart; violation_clues: given cells that hold another digit.
+        cell_accuracy: empty cells with the right digit; board_accuracy: 1 for a right grid; violation_…: rows, columns
+        and boxes that lack a digit, also apart, and given cells that hold another (clues).
         """
         filled, clues = digits(y_hat), clue_digits(batch)
         right, given = filled == digits(batch.y), clues > 0
@@ -177,8 +166,7 @@ class Sudoku(DenoisingTask):
                 raise ParameterError("harder = True: a task of given puzzles has no harder ones")
             pool = self._own or solver.stored_pool(self.options.size, self.options.pool, self.options.pool_seed, harder)
             if self._stream is not None:
-                # solutions are numbered in the order in which they first occur
-                of = torch.unique(solver.first_rows(pool.solutions), return_inverse=True)[1]
+                of = torch.unique(solver.first_rows(pool.solutions), return_inverse=True)[1]  # by first occurrence
                 if (n := int(of.max()) + 1) < 3:
                     raise ParameterError(f"{len(of)} puzzles with {n} solution(s): streams train, dev and test need 3")
                 held_out = max(1, n // 10)

@@ -1,7 +1,6 @@
 """Sudokus with one solution: pools of them, and an exact solver of 4×4 and 9×9, batched on any device.
 
-A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible. The sum over a row,
-column or box then counts all digits at once, as no count exceeds 9.
+A cell's candidates are an int64 of nine nibbles, 1 in nibble d − 1 where digit d is possible: sums count all digits.
 """
 
 from __future__ import annotations
@@ -52,9 +51,8 @@ def stored_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
 def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
     """Random puzzles with one solution each, and givens as in `GIVENS` or, where one is minimal before, more.
 
-    Of 2,000 harder ones of 9×9 the fewest givens are 21, and their mean is 27.1. Row i of both pools of one size,
-    number and seed has the same solution. Those of 9×9 are empty boards solved by guessing at random, not uniformly;
-    those of 4×4 come in random order, all 288 before any again, and like puzzles are redug.
+    Row i of both pools of one size, number and seed has the same solution. Those of 9×9 are empty boards solved by
+    guessing at random, not uniformly; those of 4×4 come in random order, all 288 before any again.
     """
     source = generator(seed, "sudoku grids")
     if size == 9:
@@ -113,10 +111,7 @@ def broken(boards: Boards) -> Bool[Tensor, "n units"]:
 
 
 def solve(puzzles: Boards, limit: int = 2, source: torch.Generator | None = None) -> tuple[Boards, Indices]:
-    """A solution of each puzzle [n, cells] (0 = empty; zeros if there is none), and how many it has, up to `limit`.
-
-    Which of several solutions is given is arbitrary; a `source` on the puzzles' device draws it.
-    """
+    """A solution, drawn from `source`, of each puzzle [n, cells] (0 = empty, none), and how many it has, to `limit`."""
     source = source or torch.Generator(puzzles.device).manual_seed(0)
     parts = _candidates(puzzles).split(4 * WIDTH)
     grids, found = zip(*(_search(part, limit, source) for part in parts), strict=True)

@@ -1,4 +1,4 @@
-"""Training: one step over the seed axis for all families. Here: who hears of a training, and who may interrupt it."""
+"""Training: one step over the seed axis for all families. Here: what it asks of a family, and who hears of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,27 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from anm_nb.config import ParameterError, Parameters, Seeds, Steps, Threads, shown
+from anm_nb.identity import RunConfig
+from anm_nb.training.seeds import generator, initialise
+from anm_nb.training.stack import ParameterGroup, Stack
+
+if TYPE_CHECKING:
+    from anm_nb.training.loop import Training
+
+Named = Mapping[str, Tensor]
 Tell = Callable[..., object]  # of a seed's Member, step, loss, and a row where one was measured
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 TELL_SECONDS = 0.5  # between two words on where a training is
@@ -20,10 +36,7 @@ LOGGERS: dict[str, Callable[[Any, int, int, Mapping[str, float]], object]] = {}
 
 
 def on_record(logger: Callable[[Any, int, int, Mapping[str, float]], object]) -> Any:
-    """Call `logger(config, seed, step, row)` at every record of every training; one defined again replaces itself.
-
-    `row` has the columns of `Run.metrics`. What is tested at the end comes as one more row of the last step.
-    """
+    """Call `logger(config, seed, step, row)` at every record, and with the final tests; `row` as in `Run.metrics`."""
     LOGGERS[logger.__qualname__] = logger
     return logger
 
@@ -100,3 +113,138 @@ def interrupts(leave: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class TrainingConfig(RunConfig):
+    """How any model is trained, whatever it learns."""
+
+    scheduled: ClassVar[Sequence[str]] = ()  # fields with numbers that may differ within a stack
+    length: ClassVar[str] = ""  # the field that says for how long, where a longer training may go on from a shorter one
+
+    patience: PositiveInt | None = None  # measurements without a better selection score before stopping; None: never
+    stop_at_score: float | None = None  # selection score at which to stop, as nothing is left to gain; None: never
+    checkpoint_every: Steps = 1000  # steps
+    keep_weights: bool = False  # the EMA weights of every record too, for looking at a landscape as it forms
+    # Of matrix products: tf32 rounds their factors to 10 bits on a GPU (on a CPU it is float32); bfloat16 is autocast.
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    graph: bool = True  # on a GPU the whole step is captured as a CUDA graph
+    threads: Threads = 1  # CPU threads of one training; part of the config, as it changes the last bits
+    seeds: Seeds = (0, 1, 2)
+
+    @abstractmethod
+    def total_steps(self) -> int: ...  # updates in all
+    @abstractmethod
+    def record_steps(self) -> list[int]: ...  # before whose update to measure, in order: 0 and the last among them
+    @abstractmethod
+    def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # of configs with one `stack_key`
+
+    @classmethod
+    def of(cls, settings: Parameters, **values: Any) -> Any:
+        """The fields that a notebook's settings have too, and values."""
+        return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
+
+    def stack_key(self) -> str:
+        """Equal for configs that differ in seeds and `scheduled` numbers only, which can be one stack."""
+        return self.model_dump_json(exclude={"seeds", *self.scheduled})
+
+    def why_not_longer(self) -> str:
+        """Why a training with more of its `length` cannot go on from the end of this one; empty where it can."""
+        return "" if self.length else "its class has no `length`"
+
+    def require_memory(self, needed: Mapping[str, float]) -> None:
+        """Raise `ParameterError` where the bytes `needed`, lower bounds by their parameters' names, exceed memory."""
+        total, available = sum(needed.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if total > available:
+            names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
+            said = ", ".join(f"{name} = {shown(getattr(self, name))}" for name in names)
+            gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
+            raise ParameterError(f"{said}: needs at least {gib}")
+
+    def learner(self, *seeds: int, device: str = "cpu") -> Any:
+        """The learner of some seeds."""
+        return self.make_learner([Member(self, seed) for seed in seeds], device)
+
+    def lr_factor(self, step: int) -> float:
+        """Factor on every learning rate at a step; constant where a family does not say otherwise."""
+        return 1.0
+
+    def averaging(self) -> tuple[float, int]:
+        """Decay of the weights' average, and after how many steps it moves; a decay of 0 follows the weights."""
+        return 0.0, 1
+
+    def device_kind(self) -> str:
+        """cpu or cuda, as `device` resolves here."""
+        return resolve_device(self.device)
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" becomes cuda where there is one, else cpu. Raises `ParameterError` when cuda is asked for and missing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device = 'cuda': no CUDA device here; allowed: auto, cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+class Member(NamedTuple):
+    """One seed of a stack, and the config it is of."""
+
+    config: Any  # of the learner's own class
+    seed: int
+
+
+@dataclass
+class StepLosses:
+    """What each seed descends and its parts by name, all [S], and whatever else the family's measurements need."""
+
+    total: Float[Tensor, " seeds"]
+    parts: dict[str, Float[Tensor, " seeds"]]
+    detail: Any = None
+
+
+@dataclass
+class Measurement:
+    """A row of one seed's metrics and arrays beside it; EMA weights are kept where `selection` is highest (not NaN)."""
+
+    scalars: dict[str, float]
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+    selection: float | None = None
+
+
+class Learner(ABC):
+    """S seeds of a family; `losses` is what a CUDA graph holds: it must not wait for the host, as `inputs` may."""
+
+    groups: Sequence[ParameterGroup]
+    generators: Mapping[str, Sequence[torch.Generator]] = {}  # by purpose, one for each seed
+    schedules: Named  # [steps + 1] or [steps + 1, S], on the device, read at the step's place
+    block = 1  # steps whose inputs are drawn at once: only between blocks can a training be interrupted
+    suspects: str  # the user's own parts of a step, for messages
+
+    def __init__(self, members: Sequence[Member], device: str, make_network: Callable[[], nn.Module]) -> None:
+        self.members, self.device, self.config = members, device, members[0].config
+        networks = [make_network() for _ in members]
+        for member, network in zip(members, networks, strict=True):
+            initialise(network, generator(member.seed, "weights"))
+        self.model = Stack([network.to(device) for network in networks])
+
+    def sources(self, purpose: str) -> list[torch.Generator]:
+        """A generator of every seed."""
+        return [generator(each.seed, purpose, self.device) for each in self.members]
+
+    def branch(self, step: int, recorded: bool) -> Hashable:
+        """All that the Python code of `losses` branches on."""
+        return None
+
+    @abstractmethod
+    def inputs(self, step: int) -> dict[str, Tensor]: ...  # the next batch of all seeds
+    @abstractmethod  # of a batch; `now` holds the schedules' values, `averaged` is the EMA
+    def losses(self, inputs: Named, now: Named, branch: Any, averaged: Stack) -> StepLosses: ...
+    @abstractmethod  # of every seed before the update of this step; leaves `generators` as they are
+    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]: ...
+    @abstractmethod  # of one seed at the end, with its selected or averaged weights, on data that nothing was chosen by
+    def evaluate(self, place: int, selected: nn.Module) -> Measurement: ...
+
+
+def weight_bytes(make_network: Callable[[], nn.Module], kept: int = 0) -> int:
+    """Bytes of one seed's weights, gradient, Adam's moments, EMA and `kept` records in float32; allocates nothing."""
+    with torch.device("meta"):
+        return 4 * (5 + kept) * sum(parameter.numel() for parameter in make_network().parameters())

@@ -1,8 +1,4 @@
-"""What a training keeps of one seed: its record, and checkpoints that are replaced atomically and checked when read.
-
-A checkpoint is a SHA-256 and the safetensors bytes that it is of. The one before the newest is kept, so that a newest
-one that a disk has spoiled costs the steps between the two and no more.
-"""
+"""What a training keeps of one seed: its record, and its two latest checkpoints, a SHA-256 before safetensors bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +22,7 @@ from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
 from anm_nb.identity import identity_of
 from anm_nb.run import STATE, CorruptRun, Run
-from anm_nb.training import watched
-from anm_nb.training.learner import Measurement, TrainingConfig
+from anm_nb.training import Measurement, TrainingConfig, watched
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
 
@@ -63,11 +58,8 @@ class SeedRecord:
             self.selection = {"step": row["step"], "score": score, "waited": -1}
         self.selection["waited"] += 1
 
-    def stops(self, config: TrainingConfig) -> bool:
-        """Whether nothing is left to gain, or nothing was gained for `patience` measurements."""
-        return self._score_reached(config) or self.selection.get("waited", -1) >= (config.patience or math.inf)
-
-    def _score_reached(self, config: TrainingConfig) -> bool:
+    def score_reached(self, config: TrainingConfig) -> bool:
+        """Whether nothing is left to gain."""
         enough = config.stop_at_score
         return enough is not None and self.selection.get("score", -math.inf) >= enough
 
@@ -78,7 +70,7 @@ class SeedRecord:
             early = float(last["step"] < config.total_steps())
             last |= {"selected_step": self.selection["step"], "stopped_early": early}
             if config.stop_at_score is not None:
-                last["score_reached"] = float(self._score_reached(config))
+                last["score_reached"] = float(self.score_reached(config))
         last |= evaluated.scalars
         self.arrays |= {name: [_own(array)] for name, array in evaluated.arrays.items()}
         self.ended = True
@@ -137,12 +129,9 @@ def load_checkpoint(path: Path) -> State:
     return _apart(load(data[32:]))
 
 
-def common_checkpoints(places: Sequence[tuple[Path, int]]) -> list[State]:
-    """A checkpoint of each path and seed, those that have not ended all at the newest step that every one of them has.
-
-    Empty where there is no such step: training starts from the beginning.
-    """
-    found = [good_checkpoints(path, seed) for path, seed in places]
+def common_checkpoints(paths: Iterable[Path]) -> list[State]:
+    """A checkpoint of each path; all that go on at the newest step that they share, nothing without one."""
+    found = [good_checkpoints(path) for path in paths]
     going_on = [{facts["step"] for _, facts in each} for each in found if each and not each[0][1]["ended"]]
     step = max(set.intersection(*going_on), default=None) if going_on else 0
     if not all(found) or step is None:
@@ -150,19 +139,12 @@ def common_checkpoints(places: Sequence[tuple[Path, int]]) -> list[State]:
     return [next(one for one in each if each[0][1]["ended"] or one[1]["step"] == step) for each in found]
 
 
-def good_checkpoints(path: Path, seed: int) -> list[State]:
-    """The newest checkpoint and the one before it, as far as they are there, whole, and of this run and seed.
-
-    Any other is moved out of the way, with a warning that names it.
-    """
+def good_checkpoints(path: Path) -> list[State]:
+    """The newest checkpoint and the one before it, as far as they are good; a bad one is set aside with a warning."""
     good, spoiled = [], []
     for candidate in filter(Path.exists, (path, before(path))):
         try:
-            tensors, facts = load_checkpoint(candidate)
-            for what, own in {"run": path.parent.name, "seed": seed}.items():
-                if facts.get(what, own) != own:
-                    raise CorruptRun(f"{candidate} belongs to {what} {facts[what]}, not to {own}")
-            good.append((tensors, facts))
+            good.append(load_checkpoint(candidate))
         except CorruptRun as error:
             os.replace(candidate, candidate.with_name(f"{candidate.name}.corrupt"))
             spoiled.append(str(error))
@@ -174,36 +156,32 @@ def good_checkpoints(path: Path, seed: int) -> list[State]:
 
 
 def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
-    """Put the last state of the store's longest run of the same config, but with less of its `length`, into a folder.
-
-    Returns the run's key; nothing where there is none, or where its first steps are not those of this config, which
-    whoever watches is told.
-    """
+    """Put the last state of the same config's longest shorter run into a folder, and return its key, or say why not."""
     length, why_not = config.length, config.why_not_longer()
     if not length or folder.parent != store.partial_root() or (why_not and not watched()):
         return ""
     identity, shorter = identity_of(config), dict[int, Run]()
     asked = identity["config"][length]
-    for path in store.store_root().glob("[!.]*" if why_not else f"[!.]*/{STATE}"):  # few runs have a state
-        run = Run(path if why_not else path.parent)
+    for run in map(Run, store.run_folders()):
         with suppress(CorruptRun):
-            steps = run.settings.get(length, asked)
-            if run.manifest.identity | {"config": run.settings | {length: asked}} == identity and steps < asked:
+            steps, goes_on = run.settings.get(length, asked), why_not or STATE in run.manifest.files
+            same = run.manifest.identity | {"config": run.settings | {length: asked}} == identity
+            if same and goes_on and steps < asked:
                 shorter[steps] = run
     if not shorter:
         return ""
     run = shorter[max(shorter)]
-    try:
-        if not why_not:
+    if not why_not:
+        try:
             states = run.tensors(STATE)
             for seed in config.seeds:
                 own = by_prefix(run.weights, f"seed{seed}.")
                 state, facts = _apart(by_prefix(states, f"seed{seed}."))
                 state |= {name: own[name.removeprefix("weights.")] for name in facts.pop("in_weights")}
-                save_checkpoint(checkpoint_of(folder, seed), state, facts | {"run": folder.name})
+                save_checkpoint(checkpoint_of(folder, seed), state, facts)
             return run.key
-    except CorruptRun as error:
-        why_not = str(error)
+        except CorruptRun as error:
+            why_not = str(error)
     if watched():
         said = f"run {run.key} has the first {max(shorter):,} {length}, but training starts anew: {why_not}"
         print(said, file=sys.stderr)
@@ -211,13 +189,10 @@ def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
 
 
 def last_state(config: TrainingConfig, folder: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every seed's state before its last step, by `seed<s>.…`, without what its weights have: 8 bytes a parameter.
-
-    Empty where a longer training would not go on from it.
-    """
+    """Every seed's state before its last step, without what `weights` have; empty where no training can go on."""
     state: dict[str, Tensor] = {}
     for seed in () if config.why_not_longer() else config.seeds:
-        newest, *before = good_checkpoints(checkpoint_of(folder, seed), seed)
+        newest, *before = good_checkpoints(checkpoint_of(folder, seed))
         early = newest[1]["rows"][-1]["step"] < config.total_steps()  # and would in a longer training
         found = [newest] if early else [each for each in before if not each[1]["ended"]]
         if not found:

@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from anm_nb.training import TELL_SECONDS, Interrupted, OutOfTime, Tell, interrupts, seconds_left
+from anm_nb.training import TELL_SECONDS, Interrupted, Learner, OutOfTime, StepLosses, Tell, interrupts, seconds_left
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
-from anm_nb.training.learner import Learner, StepLosses
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
@@ -36,12 +35,7 @@ class Kind(NamedTuple):
 
 
 class Training:
-    """The training of S seeds that stand at the same step; `folders[s]`, named by its run's key, takes a checkpoint.
-
-    What survives a kill is enough for the rest to come out bit-identical. A seed that stops early, or whose loss is no
-    longer finite, keeps what it then had, and the others go on. With `host` False the step is taken as on a GPU, where
-    nothing in it may look at values. Without folders nothing is saved.
-    """
+    """S seeds that train together, with checkpoints in `folders[s]`; `host` False: no look at values, as on a GPU."""
 
     def __init__(self, learner: Learner, folders: Sequence[Path] = (), host: bool | None = None) -> None:
         self.learner, self.members, self.device = learner, learner.members, learner.device
@@ -69,13 +63,9 @@ class Training:
             self.graphs = StepGraphs(self._step, [*chain(*learner.generators.values())], learner.suspects)
 
     def run(self, tell: Tell = lambda *told: None) -> list[SeedRecord]:
-        """Train to the last step, from the checkpoints where there are some; `tell` hears of steps and of every record.
-
-        Raises `NonFiniteLoss` when all others are trained, and `OutOfTime` (`time_limit`) or `Interrupted` once the
-        state is saved.
-        """
+        """Train to the last step, resuming; `NonFiniteLoss` at the end, `OutOfTime` or `Interrupted` once saved."""
         total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
-        self.tell = tell
+        self.tell, everybody = tell, range(len(self.members))
         with self.on_stream(), interrupts(self.leaving.set) if self.checkpoints else nullcontext():
             self.restore()
             steps = range(self.step, total + 1) if self.running() else range(0)
@@ -83,7 +73,7 @@ class Training:
             for self.step in steps:
                 if time.perf_counter() - told > TELL_SECONDS:
                     told = time.perf_counter()
-                    self._tell_all()
+                    self._tell(everybody, {})
                 if self.step % self.learner.block == 0:
                     self._save_or_leave()
                 inputs, kind = self.learner.inputs(self.step), self.kind(self.step, self.step in recorded)
@@ -98,7 +88,7 @@ class Training:
                     self.update(losses, kind)
             for place in self.running():
                 self._end(place)
-            self._tell_all()
+            self._tell(everybody, {})
             if len(steps):
                 self.save()
         self._raise_failures()
@@ -197,10 +187,11 @@ class Training:
             record, averaged = self.records[place], self.averaged.members[place].state_dict()
             row = {"step": self.step} | {name: values[place] for name, values in parts.items()}
             record.add(row, measured[place], averaged, self.seconds / len(self.records))
-            self._tell(place, record.rows[-1])
+            self._tell([place], record.rows[-1])
             if self.config.keep_weights:
                 record.keep(f"step{self.step}.averaged", averaged)
-            if record.stops(self.config):
+            waited = record.selection.get("waited", -1) >= (self.config.patience or math.inf)
+            if waited or record.score_reached(self.config):
                 self._end(place)
         self.began = time.perf_counter()
 
@@ -210,7 +201,7 @@ class Training:
         if selected := by_prefix(record.weights, "selected."):
             model.load_state_dict(selected)
         evaluated = self.learner.evaluate(place, model)
-        self._tell(place, evaluated.scalars)
+        self._tell([place], evaluated.scalars)
         record.end(self.config, evaluated)
         record.keep("model", self.model.members[place].state_dict())
         record.keep("averaged", self.averaged.members[place].state_dict())
@@ -221,13 +212,10 @@ class Training:
         now = time.perf_counter()
         self.seconds, self.began = self.seconds + now - self.began, now
 
-    def _tell_all(self) -> None:
-        for place in range(len(self.records)):
-            self._tell(place, {})
-
-    def _tell(self, place: int, row: Mapping[str, float]) -> None:
-        step = self.config.total_steps() if self.records[place].ended else self.step
-        self.tell(self.members[place], step, float(self.latest[place]), row)
+    def _tell(self, places: Iterable[int], row: Mapping[str, float]) -> None:
+        for place in places:
+            step = self.config.total_steps() if self.records[place].ended else self.step
+            self.tell(self.members[place], step, float(self.latest[place]), row)
 
     def _save_or_leave(self) -> None:
         """Between two blocks of steps: a checkpoint where one is due; raises where it is time to leave."""
@@ -266,13 +254,12 @@ class Training:
                     tensors |= {f"optimiser.{each.name}.{n}": t for n, t in each.state_of(place).items()}
                 for purpose, sources in self.learner.generators.items():
                     tensors[f"generator.{purpose}"] = sources[place].get_state()
-            facts |= {"run": path.parent.name, "step": self.step, "spent": self.seconds}
-            save_checkpoint(path, tensors, facts)
+            save_checkpoint(path, tensors, facts | {"step": self.step, "spent": self.seconds})
         self.saved_at = self.step
 
     def restore(self) -> None:
         """Continue exactly where `save` stood, in the newest state that is whole for all seeds that have not ended."""
-        found = common_checkpoints([*zip(self.checkpoints, (each.seed for each in self.members), strict=False)])
+        found = common_checkpoints(self.checkpoints)
         self.records = [SeedRecord.of(*state) for state in found] or self.records
         going_on = self.running() if found else []
         for place in going_on:

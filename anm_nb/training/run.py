@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager, nullcontext
@@ -23,9 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb.config import ParameterError
 from anm_nb.identity import classes_of_the_user
-from anm_nb.training import TELL_SECONDS, Interrupted, Tell, interrupts, progress, seconds_left
+from anm_nb.training import TELL_SECONDS, Interrupted, Member, Tell, TrainingConfig, interrupts, progress, seconds_left
 from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, go_on_from_shorter, good_checkpoints, last_state
-from anm_nb.training.learner import Member, TrainingConfig, resolve_device
 from anm_nb.training.loop import Training
 
 WORTH_SECONDS = 12.0  # of steps: processes are ready after 3 to 5 s, and two of them save half of the time
@@ -40,8 +38,7 @@ WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's ste
 class Trained:
     """What training leaves: tidy metrics (a row per seed and step), arrays [seeds, records, …], final weights.
 
-    Where one seed stopped before another, its arrays end in NaN. Arrays of a final evaluation are [seeds, 1, …], and
-    its numbers stand in the last row of each seed. Times are beside the metrics, which are the same whenever trained.
+    Arrays that end early end in NaN; a final evaluation's are [seeds, 1, …], its numbers in each seed's last row.
     """
 
     metrics: pd.DataFrame
@@ -54,12 +51,9 @@ class Trained:
 
 
 def train(config: TrainingConfig, folder: Path) -> Trained:
-    """Train every seed of a config, resuming from the checkpoints in `folder`.
-
-    Raises `NonFiniteLoss` for a loss that is not finite, once the other seeds are trained.
-    """
+    """Train every seed, resuming from checkpoints in `folder`. Raises `NonFiniteLoss` once all others are trained."""
     earlier = "" if any(folder.glob("seed-*.checkpoint*")) else go_on_from_shorter(config, folder)
-    if resolve_device(config.device) == "cuda":
+    if config.device_kind() == "cuda":
         trained = train_together([config], [folder])[0]
     else:
         with arithmetic(config), progress([Member(config, seed) for seed in config.seeds]) as tell:
@@ -70,29 +64,19 @@ def train(config: TrainingConfig, folder: Path) -> Trained:
 
 
 def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -> list[Trained]:
-    """Train all seeds of configs as one stack, each config's checkpoints in its own folder.
-
-    Raises `ParameterError` for configs that differ in more than seeds and scheduled numbers.
-    """
+    """Train all seeds of configs as one stack, each in its folder; `ParameterError` unless they share a `stack_key`."""
     if len({config.stack_key() for config in configs}) > 1:
         raise ParameterError("configs differ in more than seeds and scheduled numbers: they cannot be one stack")
     members = [Member(config, seed) for config in configs for seed in config.seeds]
     own = [folder for config, folder in zip(configs, folders, strict=True) for _ in config.seeds]
     with arithmetic(configs[0]), progress(members) as tell:
-        learner = configs[0].make_learner(members, resolve_device(configs[0].device))
+        learner = configs[0].make_learner(members, configs[0].device_kind())
         records = iter(Training(learner, own).run(tell))
     return [assemble([next(records) for _ in config.seeds]) for config in configs]
 
 
 def assemble(records: Sequence[SeedRecord], processes: int = 1) -> Trained:
-    """The records of one config's seeds together; warns of seeds that patience has stopped."""
-    for each in records:
-        if each.rows[-1].get("stopped_early") and not each.rows[-1].get("score_reached"):
-            warnings.warn(
-                f"seed {each.seed} stopped early, at step {each.rows[-1]['step']:g}: no better selection score than "
-                f"at step {each.selection['step']:g} in {each.selection['waited']:g} measurements",
-                stacklevel=3,
-            )
+    """The records of one config's seeds together."""
     weights = {f"seed{each.seed}.{name}": tensor for each in records for name, tensor in each.weights.items()}
     trace = {}
     for name in records[0].arrays:
@@ -107,39 +91,25 @@ def assemble(records: Sequence[SeedRecord], processes: int = 1) -> Trained:
 def arithmetic(config: TrainingConfig) -> Iterator[None]:
     """The config's CPU threads and, with tf32, a GPU's products of factors rounded to 10 bits; restored afterwards."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
+    before = products.allow_tf32, convolutions.allow_tf32, torch.get_num_threads()
     products.allow_tf32 = convolutions.allow_tf32 = config.precision == "tf32"
-    try:
-        with cpu_threads(config.threads):
-            yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Run torch's CPU operators on `count` threads, and restore the number afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(config.threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        products.allow_tf32, convolutions.allow_tf32, threads = before
+        torch.set_num_threads(threads)
 
 
 def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
-    """Train seeds to their finished checkpoints in `folder`, as many at a time as there are cores for.
-
-    Returns how many processes trained at a time: 1, this one, where others would not pay, or would not know a class of
-    the user's that takes part. A seed's exception is raised here, and ends the others.
-    """
+    """Train seeds to finished checkpoints, one a core; returns how many at a time: 1 where more are of no use."""
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write for a moment yet
         with FileLock(lock):
             pass
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
     if not ours or len(config.seeds) < 2 or seconds_left() < math.inf:
         return 1
-    found = {seed: good_checkpoints(checkpoint_of(folder, seed), seed) for seed in config.seeds}
+    found = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in config.seeds}
     waiting = [seed for seed, states in found.items() if not (states and states[0][1]["ended"])]
     count = min(len(waiting), available_cores() // config.threads)
     if count < 2:
@@ -211,12 +181,9 @@ def _begin(parent: int, words: Any) -> None:
 
 
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:
-    """Seconds of one training step of each config's first seed: a row per round, after warm-up rounds.
-
-    The configs are taken in turn, every second round in reverse, so that a machine's drift hits all of them alike.
-    """
+    """Seconds of a step of each config's first seed, a row a round; taken in turn, as a machine's speed drifts."""
     first = next(iter(configs.values()))
-    device, rows = resolve_device(first.device), []
+    device, rows = first.device_kind(), []
     with arithmetic(first):
         trainings = {name: Training(each.learner(each.seeds[0], device=device)) for name, each in configs.items()}
         for turn in range(WARM_UP[device] + rounds):
@@ -240,10 +207,7 @@ def next_step_seconds(training: Training) -> float:
 
 
 def counted_flops(work: Callable[[], object]) -> int:
-    """Operations of matrix products, convolutions and attention in a piece of work; a multiply-add counts 2.
-
-    Elementwise work, reductions and factorisations count nothing.
-    """
+    """Operations of matrix products, convolutions and attention alone in a piece of work; a multiply-add counts 2."""
     counter: Any = FlopCounterMode(display=False)
     counter.mod_tracker = nullcontext()  # its hooks refuse the gradients of torch.func
     counter.mod_tracker.parents = {"Global"}

@@ -31,11 +31,7 @@ def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " e
 
 @torch.no_grad()
 def initialise(module: nn.Module, source: torch.Generator) -> None:
-    """Draw the weights of linear and convolutional layers, U(±1/√fan_in), and of embeddings, N(0, 1), from `source`.
-
-    These are torch's own rules, whose constructors draw from the global generator. Normalisation layers start at
-    constants. Raises `TypeError` for any other layer with parameters of its own.
-    """
+    """Draw weights by torch's rules, U(±1/√fan_in), or N(0, 1) of embeddings; `TypeError` for layers without a rule."""
     for layer in module.modules():
         own = list(layer.parameters(recurse=False))
         if isinstance(layer, nn.Linear | nn.Conv2d):

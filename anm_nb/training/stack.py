@@ -37,11 +37,7 @@ def without_host(refused: bool = True) -> Iterator[None]:
 
 
 class Stack(nn.Module):
-    """S networks of one shape as one.
-
-    The `members` stay usable: their tensors are views of the stacks, so what is written to either is in both. Of one
-    member nothing is stacked: it is called itself, since batched products of one cost a CPU a fifth more time.
-    """
+    """S networks of one shape as one, whose tensors `members` view; one alone is itself, as vmap costs a fifth."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -116,10 +112,7 @@ class _Applied(nn.Module):
 
 @dataclass(eq=False)
 class ParameterGroup:
-    """Parameters of a stack and their updates by Adam, AdamW or SGD, which are those of each seed alone.
-
-    Where learning rates differ, all take the step of the largest and keep their part: updates are proportional.
-    """
+    """Parameters of a stack, updated as each seed's alone; of differing rates all take their part of the largest."""
 
     name: str
     stack: Stack
@@ -201,10 +194,8 @@ class NotCapturable(RuntimeError):
 class StepGraphs:
     """Takes steps of several kinds; each kind is captured after `WARM_UP` steps, and replayed from then on.
 
-    A kind is what the step's Python code branches on, and the shapes of its inputs, which are copied into buffers. The
-    step may read and write any tensors that stay where they are; it draws from `generators`. `suspects` names the
-    user's own parts for `NotCapturable`. All steps, and whatever else makes gradients of the same parameters, have to
-    be taken on one stream that is not the default.
+    A kind is what the step's Python code branches on, and the shapes of its inputs, which are copied into buffers. All
+    steps, and what else makes gradients of the same parameters, go on one stream that is not the default.
     """
 
     def __init__(

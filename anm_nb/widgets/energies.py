@@ -26,8 +26,7 @@ from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import kept_steps, trained_energy
 from anm_nb.run import Run
-from anm_nb.tasks import task_class
-from anm_nb.tasks.base import Batch, MatrixTask
+from anm_nb.tasks import Batch, MatrixTask, task_class
 from anm_nb.tasks.sudoku import Sudoku
 from anm_nb.training.seeds import generator
 from anm_nb.widgets.view import Control, View, nearest, numbers
@@ -77,12 +76,8 @@ class Landscape(View):
         return super().suits(run) and issubclass(task_class(run.summary["task"]), MatrixTask)
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        (profiles, bends), (scan, perfect), level, problem = (
-            axes,
-            self.shown(values),
-            values["level"],
-            values["problem"],
-        )
+        (profiles, bends), (scan, perfect) = axes, self.shown(values)
+        level, problem = values["level"], values["problem"]
         rises, rise = scan["rises"][level], scan["rises"][level, problem]
         for step in self.steps[:: -(-len(self.steps) // 8)]:  # limits that stay as the step moves
             kept = self.scan(self.seed_place(values), step)
@@ -112,9 +107,8 @@ class Landscape(View):
 
     def shown(self, values: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
         """φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems]: the run's, and a perfect denoiser's."""
-        return [
-            self.scan(self.seed_place(values), at) for at in (self.steps[nearest(self.steps, values["step"])], None)
-        ]
+        step = self.steps[nearest(self.steps, values["step"])]
+        return [self.scan(self.seed_place(values), at) for at in (step, None)]
 
     def _scan(self, place: int, step: int | None) -> dict[str, np.ndarray]:
         """Everything of a seed at a step, or of a perfect denoiser; the same pairs and ε at every step and level."""

@@ -29,8 +29,8 @@ QUARTILES = {"first quartile": 0.25, "median": 0.5, "third quartile": 0.75}
 CURVES: dict[str, dict[str, Any]] = {  # over iterations: what the trace calls them, and how they look
     "own": {"marker": "s", "color": PALETTE["anm"], "label": "this problem"},
     "entropies": {"marker": "o", "color": "#6e6e6e", "label": "dev mean"},
-    "tau_obs": {"marker": "o", "color": PALETTE["baseline"], "label": "observed"},
-    "tau_all": {"marker": "s", "color": PALETTE["hrm"], "linestyle": "--", "label": "all"},
+    "tau_obs": {"marker": "o", "color": PALETTE["baseline"], "label": "observed pairs"},
+    "tau_all": {"marker": "s", "color": PALETTE["hrm"], "linestyle": "--", "label": "all pairs"},
 }
 
 
@@ -199,13 +199,13 @@ class Routing(View):
         for name, style in CURVES.items():
             axes[2 + name.startswith("tau")].plot(range(1, count + 1), curves[name], markersize=3, **style)
         entropy.set(ylabel="routing entropy, nats", ylim=(0, 1.35 * np.log(max(heads, 2))))
-        tau.set(ylabel="Kendall τ of pairs of dev", ylim=(-1.05, 1.05))
+        tau.set(ylabel="Kendall τ, mean over dev", ylim=(-1.05, 1.05))
         for panel in (entropy, tau):
             panel.axvline(iteration + 1, color="black", linewidth=0.8, zorder=0)
             panel.set(xlabel="iteration", xlim=(0.5, count + 0.5))
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
             if panel.get_legend() is None:
-                panel.legend(loc="lower right", fontsize="small")
+                panel.legend(loc="lower left", fontsize="small", handlelength=1.2, borderpad=0)
 
     def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
         alphas, _, curves, epoch, iteration = self.shown(values)

@@ -12,7 +12,7 @@ from scipy.stats import entropy
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.constraints import L2Ball, LinfBall, MaskedSimplex, SignBox
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks import Clues
 from anm_nb.training.seeds import generator
 
 BALLS = {L2Ball: 2, LinfBall: float("inf")}  # and their norms

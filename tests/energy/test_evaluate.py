@@ -6,10 +6,9 @@ import torch
 from first_step import begun, losses_at
 
 from anm_nb.config import ParameterError
-from anm_nb.energy.learner import EnergyLearner
 from anm_nb.energy.sampler import predict
 from anm_nb.energy.schedule import SharedNoise
-from anm_nb.energy.train import EnergyConfig, kept_steps, trained_energy
+from anm_nb.energy.train import EnergyConfig, EnergyLearner, kept_steps, trained_energy
 from anm_nb.store import get_or_train
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import RowDraws, generator

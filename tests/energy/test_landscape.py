@@ -75,23 +75,11 @@ def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
 
 
 @pytest.mark.parametrize("measure", [line_scan, curvature, directional_derivative])
-def test_a_negative_equal_to_the_truth_and_an_energy_that_is_not_finite_are_named(measure):
+def test_a_negative_equal_to_the_truth_is_named(measure):
     start, end = points()
-    for bad in (float("nan"), float("inf")):
-        broken = torch.ones(BATCH).double()
-        broken[3] = bad
-        with pytest.raises(ParameterError, match=r"= (nan|-?inf) at example 3: should be finite"):
-            measure(lambda z, broken=broken: broken * double_well(z), start, end)
     end[4] = start[4]
     with pytest.raises(ParameterError, match=r"0\.0 apart at example 4"):
         measure(double_well, start, end)
     end[2, 0] = float("nan")
     with pytest.raises(ParameterError, match="nan apart at example 2"):
         measure(double_well, start, end)
-
-
-def test_a_barrier_needs_both_ends_on_the_grid():
-    with pytest.raises(ParameterError, match=r"hold 0 exactly; the nearest on it is 0\.125"):
-        barrier(torch.zeros(2, 2), torch.tensor([0.125, 1.0]))
-    with pytest.raises(ParameterError, match=r"hold 1 exactly; the nearest on it is 0\.875"):
-        barrier(torch.zeros(2, 2), torch.tensor([0.0, 0.875]))

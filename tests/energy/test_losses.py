@@ -10,7 +10,7 @@ from torch import nn
 from anm_nb.energy.losses import info_nce, monotonic_regression, sampling_divergence, soft_info_nce
 from anm_nb.energy.miner import MiningProblem
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks import Clues
 from anm_nb.tasks.matrices import Inverse
 from anm_nb.training.seeds import RowDraws, generator
 from anm_nb.training.stack import Stack

@@ -11,7 +11,7 @@ from anm_nb.energy.miner import MinerConfig, MiningProblem
 from anm_nb.energy.negatives import Anm, AnmOrthogonal, Random, Strategies, get_negatives, labelled
 from anm_nb.energy.networks import get_network
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks import Clues
 from anm_nb.tasks.matrices import Inverse
 from anm_nb.training.seeds import RowDraws, generator, initialise
 

@@ -10,7 +10,7 @@ from torch import nn
 from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.sampler import descend, sample
 from anm_nb.energy.schedule import NoiseSchedule
-from anm_nb.tasks.base import Clues
+from anm_nb.tasks import Clues
 from anm_nb.training.seeds import generator
 
 SCHEDULE = NoiseSchedule.cosine(10)

@@ -5,7 +5,7 @@ import torch
 from notebook_cells import names_of
 
 from anm_nb.config import ParameterError
-from anm_nb.ranking.train import RankingConfig, at_values, comparators, matched, model_cost
+from anm_nb.ranking.train import RankingConfig, at_values, comparators, model_cost
 from anm_nb.training.loop import Training
 
 ITEMS, WIDTH, HEADS, STATE, ITERATIONS, CODE = 6, 8, 2, 4, 3, 9
@@ -115,7 +115,7 @@ def test_values_of_one_field_stand_beside_the_baseline():
 )
 def test_no_other_width_is_nearer(name, by, part):
     derived = comparators(config())[name]
-    match = matched(derived, to=config(), by=by)
+    match = names_of("25_where_iteration_helps", "matched")["matched"](derived, config(), by)
     assert match == derived.changed(width=match.width)
     wanted = model_cost(config())[part]
     near = range(max(HEADS, match.width - HEADS), match.width + HEADS + 1, HEADS)  # counts grow with the width

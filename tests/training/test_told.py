@@ -10,8 +10,7 @@ from stored_training import CONFIGS
 from toy import ToyConfig, assert_same, toy_trained, toy_training
 
 from anm_nb import training
-from anm_nb.training import Interrupted, on_record, progress, run
-from anm_nb.training.learner import Member
+from anm_nb.training import Interrupted, Member, on_record, progress, run
 
 ROWS = CONFIGS["mined negatives, EMA"].model_copy(update={"test_examples": 4})
 

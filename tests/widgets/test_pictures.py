@@ -13,7 +13,7 @@ from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.energy.train import trained_energy
-from anm_nb.tasks.base import Batch
+from anm_nb.tasks import Batch
 from anm_nb.training.seeds import generator
 from anm_nb.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
 from anm_nb.widgets.energies import SCANNED
