@@ -12,7 +12,6 @@ import pytest
 from matplotlib.image import imread
 
 from anm_nb.analysis import plots, style
-from anm_nb.analysis.stats import mean_interval
 from anm_nb.analysis.tables import final, score_table
 
 METHODS = ["none", "stock", "random", "anm", "anm_orthogonal", "of_my_own"]
@@ -67,31 +66,6 @@ def test_a_figure_is_a_notebook_s_whatever_a_person_has_set_up(name):
     assert all(axes.get_xlabel() for axes in figure.axes)
     with mpl.rc_context(fname=HOSTILE):
         assert MAKERS[name]()._repr_png_() == png
-
-
-def interval_drawn(rows, method="anm", **options):
-    """The axes of an interval line alone."""
-    _, (axes,) = style.new_figure(1, 1, 2)
-    plots.interval_line(axes, rows, "x", "y", method, "#123456", **options)
-    return axes
-
-
-def test_an_interval_line_is_the_mean_and_its_interval_at_every_x():
-    rows = pd.DataFrame(itertools.product(range(5), [1, 4, 9]), columns=["seed", "x"])
-    rows["y"] = np.random.default_rng(0).normal(size=len(rows))
-    rows.loc[0, "y"] = np.nan  # a seed without a value there
-    axes = interval_drawn(rows, "none", dots=True)
-    (line,) = axes.get_lines()
-    expected = {x: mean_interval(each["y"]) for x, each in rows.dropna().groupby("x")}
-    assert (line.get_label(), line.get_marker(), line.get_linestyle()) == (style.label("none"), ".", "--")
-    np.testing.assert_allclose(line.get_xydata(), [(x, mean) for x, (mean, _, _) in expected.items()])
-    edge = axes.collections[0].get_paths()[0].vertices
-    for x, (_, low, high) in expected.items():
-        there = edge[edge[:, 0] == x, 1]
-        assert (there.min(), there.max()) == pytest.approx((low, high))
-    (bar,) = interval_drawn(rows[rows["x"] == 4]).containers
-    np.testing.assert_allclose(bar.lines[2][0].get_segments()[0], [(4, expected[4].low), (4, expected[4].high)])
-    assert not interval_drawn(rows.assign(y=np.nan)).get_lines()
 
 
 def test_strips_show_every_seed_the_mean_its_interval_and_the_references():

@@ -1,7 +1,5 @@
 """Tables, claims and figures of ranking runs say what a hand calculation on the same predictions says."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +10,6 @@ from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig, at_values
 from anm_nb.store import get_or_train
-from anm_nb.tasks import get_task
 from anm_nb.tasks.kendall import kendall_tau_numpy
 from anm_nb.training.seeds import generator
 
@@ -59,15 +56,6 @@ def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
     np.testing.assert_allclose(seen, alphas[:, np.lexsort((dev.y[0], ~dev.known[0]))], atol=1e-6)
     assert known.tolist() == [True] * 3 + [False] * 3
     assert all(np.diff(ranks[:3]) > 0)
-
-
-def test_following_pointers_reaches_what_it_does_one_by_one():
-    task = get_task("hinted_sort", size=8, mask_rate=0.75)
-    assert ranking.reach(task, links=8) == pytest.approx(1)
-    growing = [ranking.reach(task, links) for links in (0, 1, 2, 3)]
-    assert growing == sorted(growing)
-    assert ranking.halfway(task) == pytest.approx((growing[2] + 1) / 2)
-    assert math.isnan(ranking.halfway(get_task("partial_sort", size=8)))
 
 
 def test_the_tiers_are_the_document_s_and_every_condition_counts():

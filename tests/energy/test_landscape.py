@@ -83,10 +83,3 @@ def test_a_negative_equal_to_the_truth_is_named(measure):
     end[2, 0] = float("nan")
     with pytest.raises(ParameterError, match="nan apart at example 2"):
         measure(double_well, start, end)
-
-
-def test_a_barrier_needs_both_ends_on_the_grid():
-    with pytest.raises(ParameterError, match=r"hold 0 exactly; the nearest on it is 0\.125"):
-        barrier(torch.zeros(2, 2), torch.tensor([0.125, 1.0]))
-    with pytest.raises(ParameterError, match=r"hold 1 exactly; the nearest on it is 0\.875"):
-        barrier(torch.zeros(2, 2), torch.tensor([0.0, 0.875]))

@@ -105,13 +105,6 @@ def test_costs_are_the_forward_passes_a_gradient_counting_three(way):
     assert (np.diff(found.costs) > 0).all()
 
 
-def test_what_is_found_beyond_the_budget_does_not_count():
-    way, problem = partial(beam, start=fresh_noise), sudoku()
-    found, whole = found_by(way, problem, budget=100), found_by(way, problem)
-    assert found.costs[-1] <= 100 < whole.costs[-1]
-    assert torch.equal(found.answers, whole.answers[: len(found.answers)])
-
-
 def test_best_oracle_majority_and_auc_of_a_table_by_hand():
     answers = torch.tensor([[[1.0, 1], [1, 1]], [[-1, 1], [1, -1]], [[-1, 1], [1, 1]]])
     right = torch.tensor([[False, True], [True, False], [True, True]])

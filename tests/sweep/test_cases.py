@@ -85,11 +85,6 @@ def test_refusals_name_the_file_the_value_and_what_is_allowed(trivial, content, 
     assert said in str(refused.value)
 
 
-def test_an_unknown_sweep_is_named_with_the_nearest():
-    with pytest.raises(ParameterError, match=r"unknown sweep file 'hrm_perod' \(did you mean 'hrm_period'\?\)"):
-        open_sweep("hrm_perod")
-
-
 # the project's own
 
 

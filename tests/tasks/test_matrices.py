@@ -116,13 +116,3 @@ def test_scores_of_graphs_are_those_counted_by_hand(size, probability, noise, se
     np.testing.assert_allclose(task.scores(y_hat, batch)["accuracy"], (tp + tn) / (p + n), atol=1e-12)
     rates = [right.sum() / count.sum() for right, count in ((tp, p), (tn, n)) if count.sum()]
     assert task.metrics(y_hat, batch)["balanced_accuracy"] == pytest.approx(np.mean(rates), abs=1e-12)
-
-
-@pytest.mark.parametrize(("harder", "copied"), [(False, 0.630), (True, 0.6055)])
-def test_references_of_graphs_bracket_every_score(harder, copied):
-    scores = get_task("connectivity").reference_scores(500, generator=generator(0, "test"), harder=harder)
-    table = scores.pivot(index="name", columns="metric", values="value")
-    assert table.loc["majority", "balanced_accuracy"] == pytest.approx(0.5, abs=1e-12)
-    # it never errs on pairs out of reach: ½(1 + its share of the connected pairs)
-    assert table.loc["copy the edges", "balanced_accuracy"] == pytest.approx(copied, abs=0.005)
-    assert (table.loc[["breadth-first search", "truth"]] == 1).all(axis=None)

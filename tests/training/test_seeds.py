@@ -1,12 +1,10 @@
 """One seed draws what torch draws, several their own, block after block; an epoch takes every example once."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from anm_nb.training.seeds import RowDraws, batch_indices, generator, initialise
+from anm_nb.training.seeds import RowDraws, batch_indices, generator
 
 
 def sources(*seeds):
@@ -35,11 +33,6 @@ def test_each_seed_draws_its_own_block_of_rows():
     for place, seed in enumerate((5, 6, 7)):
         for stacked, alone in zip(together, drawn(RowDraws(sources(seed), "cpu"), 4), strict=True):
             assert torch.equal(stacked[4 * place : 4 * place + 4], alone)
-
-
-def test_a_layer_whose_start_would_be_left_to_chance_is_refused():
-    with pytest.raises(TypeError, match="GRUCell: no rule"):
-        initialise(nn.Sequential(nn.GRUCell(2, 2)), generator(0, "weights"))
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3), st.integers(0, 99))

@@ -217,17 +217,6 @@ def test_a_still_picture_and_its_words_stand_before_the_widgets(stored, kind, sh
     assert WIDGET in live
 
 
-def test_what_a_run_is_called_is_text_in_the_page(stored):
-    """A strategy's name is a user's own, and may be anything."""
-    explorer = MarginExplorer()
-    explorer.views[0].method = hostile = '<img src=x onerror="alert(1)">'
-    explorer._redraw()
-    tags = Tags(explorer.picture.widget.value).tags
-    assert hostile in tags[1][1]["alt"]
-    assert {tag for tag, _ in tags} == {"div", "img", "i", "p"}
-    assert {tag for tag, _ in Tags(explorer.readout.value).tags} == {"div", "b"}
-
-
 @pytest.mark.parametrize("kind", ["margin", "routing"])
 def test_a_saved_figure_is_the_picture_at_the_page_s_width(stored, tmp_path, monkeypatch, kind):
     explorer, venue = EXPLORERS[kind](), "thesis"  # whose letters are larger than a notebook's
