@@ -176,7 +176,7 @@ def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
 
 
 def remove(asked: str) -> Path:
-    """Remove what a name begins, a run or a remnant; `ParameterError` where results name it, or it is in training."""
+    """Remove the run or remnant of a name or its beginning; `ParameterError` where results name it or it trains."""
     found = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"), *run_folders())
     places = {path.name: path for path in found if ".lock" not in path.name}
     path = places[nearest_key(asked, dict.fromkeys(places, ""))]

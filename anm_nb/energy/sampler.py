@@ -28,7 +28,7 @@ def descend(
     callback: Callable[[int, Tensor, Tensor, Tensor], None] = lambda *_: None,
     later: float = 1.0,
 ) -> Points:
-    """Gradient steps on the energy of noised points, clamped to ±bound, from the second `later` as long; none uphill.
+    """Gradient steps on the energy of noised points, to ±bound, from the second on `later` times as long; none uphill.
 
     `callback(step, noised, energy, accepted)` is told the start, as step 0, and each step.
     """

@@ -106,7 +106,7 @@ class HintedSort(PartialSort):
         return torch.where(batch.x[..., 2] > 0, (shown @ own.mT).argmax(dim=-1), -1)  # signs agree most with themselves
 
     def solve(self, batch: Batch, links: int | None = None) -> Tensor:
-        """Best scores at hint_rate 1: chains right after the visible item at their end; over `links`: the median."""
+        """Scores that follow chains of pointers, the best at hint_rate 1; those over `links` stand at the median."""
         pointers, median = self.pointers(batch), super().solve(batch)
         ends, lengths = follow(pointers, links)
         starts = torch.where(batch.known, median, 1.0 - LOWEST) if self.options.hint_rate == 1 else median

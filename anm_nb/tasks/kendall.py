@@ -57,6 +57,6 @@ def kendall_tau_numpy(pred: Any, target: Any, obs_mask: Any = None) -> np.ndarra
 
 
 def index_space_tau(pred: Shaped[Tensor, "..."], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """For forensics only: τ of the *index arrays* argsort(prediction) and argsort(target), as published; no quality."""
+    """τ of the *index arrays* argsort(prediction) and argsort(target), as was published: it measures no ranking."""
     require_items("target", tuple(target.shape), pred.shape[-1])
     return kendall_tau(-(-pred).argsort(dim=-1, stable=True), target.argsort(dim=-1, stable=True))
