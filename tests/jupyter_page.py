@@ -12,9 +12,9 @@ PATIENCE = 300_000  # milliseconds, for a machine with much else to do
 SIZE = {"width": 1000, "height": 900}
 
 # Kept on the explorer's element: when a key or button last went down, and for each picture since then the milliseconds
-# until it could be seen; how often the read-outs changed.
+# until it could be seen; how often the read-outs changed; each picture that was shown.
 WATCH = """root => {
-  const seen = root.seen = {since: 0, waits: [], told: 0};
+  const seen = root.seen = {since: 0, waits: [], told: 0, pictures: []};
   let picture = root.querySelector('.anm-picture-image').src, text = root.querySelector('.anm-readout').textContent;
   for (const kind of ['keydown', 'pointerdown'])
     root.addEventListener(kind, () => { seen.since = performance.now(); }, {capture: true});
@@ -23,6 +23,7 @@ WATCH = """root => {
     if (now !== text) { text = now; seen.told += 1; }
     if (!image || image.src === picture) return;
     picture = image.src;
+    seen.pictures.push(picture);
     await image.decode().catch(() => {});
     seen.waits.push(performance.now() - seen.since);
   }).observe(root, {subtree: true, childList: true, characterData: true});
@@ -86,6 +87,9 @@ class ExplorerPage:
         slider = self.page.get_by_role("slider", name=label, exact=True)
         return self.root.locator(".widget-slider", has=slider).locator(css)
 
+    def button(self, name: str):
+        return self.root.get_by_role("button", name=name, exact=True)
+
     @property
     def alt(self) -> str:
         return self.root.get_by_role("img").get_attribute("alt")
@@ -93,6 +97,11 @@ class ExplorerPage:
     @property
     def picture(self) -> str:
         return _digest(self.root.get_by_role("img").get_attribute("src"))
+
+    @property
+    def pictures(self) -> list[str]:
+        """Every picture that was shown since the explorer is watched."""
+        return [_digest(source) for source in self.seen("pictures")]
 
     @property
     def readouts(self) -> list[list[str]]:

@@ -2,6 +2,8 @@
 
 import re
 from itertools import pairwise
+from pathlib import Path
+from shutil import copy
 from statistics import median
 
 import pytest
@@ -9,6 +11,7 @@ from jupyter_lab import jupyter_lab
 from jupyter_page import NotebookPage, chromium
 
 from anm_nb.files import project_root
+from anm_nb.gallery import write_gallery
 from anm_nb.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer, project_runs
 
 pytestmark = pytest.mark.browser
@@ -95,6 +98,38 @@ def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
     assert explorer.readouts[0] == told[0]
 
 
+@pytest.mark.parametrize("kind", ["margin"])
+def test_a_bar_tells_its_numbers_when_it_is_pointed_at_or_clicked_on(explorer, kind):
+    bars = explorer.root.locator(".anm-sheet i")
+    for bar, act in ((bars.first, "hover"), (bars.last, "click")):
+        getattr(bar, act)()
+        assert re.search(r"nats: \d+ of \d+ pairs", told := bar.get_attribute("title"))
+        assert explorer.root.locator(".anm-sheet + p").inner_text() == told
+
+
+@pytest.mark.parametrize("kind", ["sampler"])
+def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
+    explorer.press("Sampler step", "End")
+    told, puzzle = explorer.readouts, explorer.root.get_by_label("Own Sudoku", exact=True)
+    puzzle.fill("1.....2..4.....3")
+    explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
+    assert "Own Sudoku 1.....2..4.....3" in explorer.alt
+    shown = len(explorer.pictures)
+    explorer.button("Play or pause: Sampler step").click()
+    element = explorer.root.element_handle()
+    explorer.page.wait_for_function("([root, count]) => root.seen.pictures.length > count + 2", arg=[element, shown])
+    explorer.button("Play or pause: Sampler step").click()
+    explorer.until_new_picture(lambda: explorer.button("Back to the start: Sampler step").click())
+    explorer.button("Save figure").click()
+    saved = explorer.root.get_by_text("Saved, 6.75 inches wide")
+    saved.wait_for()
+    assert Path(saved.inner_text().rsplit(": ", 1)[1]).read_bytes().startswith(b"%PDF")
+    puzzle.fill("")
+    explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
+    explorer.press("Sampler step", "End")
+    assert explorer.readouts == told
+
+
 def test_a_saved_notebook_shows_its_still_pictures_and_no_error_without_a_kernel(notebooks, explorers):
     """Live, the widgets hide them."""
     for name, kinds in NOTEBOOKS.items():
@@ -112,6 +147,15 @@ def test_a_saved_notebook_shows_its_still_pictures_and_no_error_without_a_kernel
             stills.nth(place).wait_for()
         page.wait_for_timeout(2000)
         assert not any(each.is_visible() for each in page.get_by_text(NO_WIDGET).all())
+
+
+def test_a_card_of_the_gallery_shows_the_kept_answer_and_then_that_the_quick_run_was_short(notebooks, tmp_path):
+    copy(project_root() / "notebooks" / "16_anm_verdict.ipynb", tmp_path)
+    page = write_gallery(tmp_path)
+    seen = next(iter(notebooks.values())).page.context.browser.new_page()
+    seen.goto(page.as_uri())
+    told = seen.locator("body").inner_text()
+    assert 0 < told.index("At equal steps yes, at equal compute no.") < told.index("not trained long enough")
 
 
 def test_nothing_was_asked_of_the_network(notebooks):
