@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
-STATE = "state.safetensors"  # before the last step, of a run that a longer training can go on from
 SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
 FAMILIES = ("anm_nb.energy.train", "anm_nb.ranking.train")  # where configs are defined
 _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",(.*)', re.DOTALL)

@@ -23,7 +23,7 @@ from typing import Any
 from anm_nb import files
 from anm_nb.config import ParameterError
 from anm_nb.identity import RunConfig, identity_of, key_of
-from anm_nb.run import MANIFEST, STATE, CorruptRun, Manifest, Run
+from anm_nb.run import MANIFEST, CorruptRun, Manifest, Run
 
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
 KEPT = "kept:"  # before the name of a kept result there
@@ -122,7 +122,7 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
             "metrics.parquet": trained.metrics.to_parquet(path=None),
             "trace.safetensors": save(trained.trace),
             "checkpoint.safetensors": save(trained.weights),
-            **({STATE: save(trained.state)} if trained.state else {}),
+            **trained.checkpoints,
             "provenance.json": json.dumps(provenance, indent=1).encode(),
         }
         complete = partial / "complete"

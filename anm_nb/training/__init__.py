@@ -20,7 +20,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.config import ParameterError, Parameters, Seeds, Steps, Threads, shown
+from anm_nb.config import ParameterError, Seeds, Steps, Threads, shown
 from anm_nb.identity import RunConfig
 from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Named = Mapping[str, Tensor]
 Tell = Callable[..., object]  # of a seed's Member, step, loss, and a row where one was measured
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
-TELL_SECONDS = 0.5  # between two words on where a training is
 LOGGERS: dict[str, Callable[[Any, int, int, Mapping[str, float]], object]] = {}
 
 
@@ -97,22 +96,31 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interrupts(leave: Callable[[], object]) -> Iterator[None]:
-    """Within it the first interrupt (SIGINT) only calls `leave`; another one interrupts as ever."""
-    before = signal.getsignal(signal.SIGINT)
+def interrupts() -> Iterator[None]:
+    """At the first interrupt (SIGINT) inside, time is up, and `Interrupted` is raised; another one is as ever."""
+    before, interrupted = signal.getsignal(signal.SIGINT), list[int]()
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
 
     def once(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, before)
-        leave()
+        interrupted.append(number)
+        _deadline.set(-math.inf)
 
+    token = _deadline.set(_deadline.get())
     signal.signal(signal.SIGINT, once)
     try:
         yield
+    except OutOfTime as left:
+        if not interrupted:
+            raise
+        raise Interrupted(left) from None
     finally:
         signal.signal(signal.SIGINT, before)
+        _deadline.reset(token)
+    if interrupted:
+        raise Interrupted("this training had just ended, and is saved; run again to go on")
 
 
 class TrainingConfig(RunConfig):
@@ -138,11 +146,6 @@ class TrainingConfig(RunConfig):
     def record_steps(self) -> list[int]: ...  # before whose update to measure, in order: 0 and the last among them
     @abstractmethod
     def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # of configs with one `stack_key`
-
-    @classmethod
-    def of(cls, settings: Parameters, **values: Any) -> Any:
-        """The fields that a notebook's settings have too, and values."""
-        return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
 
     def stack_key(self) -> str:
         """Equal for configs that differ in seeds and `scheduled` numbers only, which can be one stack."""

