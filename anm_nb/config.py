@@ -15,16 +15,6 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-# Names that the commands of the HRM ranking plan use, and what is said of them; docs/names.md lists them too.
-DOCUMENT_NAMES: dict[str, str] = {
-    "array_len": "is called size here",
-    "entropy_reg": "is called entropy_weight here",
-    "temperature_init": "is called temperature here",
-    "batch_size": "is called batch here",
-    "lr": "is encoder_lr and controller_lr here",
-    "model": "is no parameter here; notebook 20 trains both, baseline and HRM model",
-    **dict.fromkeys(("output_csv", "results_dir"), "is no parameter here; use: anm-nb sweep NAME --out FOLDER"),
-}
 DATA = (type(None), int, float, str, list, dict, set)
 
 
@@ -39,8 +29,6 @@ class ParameterError(ValueError):
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
     """The sentence for a name that does not exist: the name, the nearest existing one, and all that exist."""
     known = sorted(allowed)
-    if kind == "parameter" and (said := DOCUMENT_NAMES.get(given.lower())):
-        return f"unknown parameter '{given}': {given} {said}; known: {', '.join(known)}"
     nearest = difflib.get_close_matches(given, known, n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
     return f"unknown {kind} '{given[:80]}'{hint}; known: {', '.join(known) or 'none'}"
@@ -158,7 +146,7 @@ def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dic
         elif sets or not checked:
             problems, checked = [] if checked else problems, False
             for name in (name for name in names if name not in fields and not name.startswith("_")):
-                if sets or name.lower() in DOCUMENT_NAMES or difflib.get_close_matches(name, fields, n=1):
+                if sets or difflib.get_close_matches(name, fields, n=1):
                     said = unknown_name("parameter", name, fields)
                     problems.append(f"{said} ({place}; begin a name of your own with _)")
     if not values:
@@ -261,7 +249,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def whole(most: int, least: int = 1) -> Any:
     """Field of a whole number from `least` to `most`."""
-    return Field(gt=least - 1, le=most) if least == 1 else Field(ge=least, le=most)
+    return Field(ge=least, le=most)
 
 
 Distinct = AfterValidator(_distinct)
@@ -273,9 +261,9 @@ Records = Annotated[int, whole(10**4, least=3)]
 Count = Annotated[int, whole(10**4)]  # of iterations, heads, candidates
 Counts = Annotated[tuple[Count, ...], SEVERAL, Distinct]
 Problems = Annotated[int, whole(10**6)]  # fresh ones of an evaluation, all held at once
-Examples = Annotated[int, whole(10**9)]  # what they take is held against the machine's memory (`require_memory`)
-Size = Annotated[int, whole(10**5)]  # items, or the side of a matrix or board; memory as above
-Width = Annotated[int, whole(10**5)]
+Examples = Annotated[int, whole(10**6)]  # the same, and of a batch or a training set
+Size = Annotated[int, whole(1000)]  # items, or the side of a matrix or board
+Width = Annotated[int, whole(10**4)]
 Threads = Annotated[int, whole(1024)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part

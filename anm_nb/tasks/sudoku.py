@@ -56,15 +56,15 @@ class Sudoku(DenoisingTask):
 
     @classmethod
     def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
-        """A task of puzzles, a line each (size² characters, 0 or . if empty); `ParameterError` for the first wrong one."""
+        """A task of puzzles, a line each (size² characters, 0 or . if empty); `ParameterError` for the first wrong."""
         task = cls(**options)
         size = task.options.size
         rows = lines.splitlines() if isinstance(lines, str) else lines
         boards: dict[int, list[int]] = {}
         for number, text in enumerate(map(str.strip, rows), start=1):
             if odd := re.search(f"[^.0-{size}]", text):
-                place = f"{odd[0]!r} in row {odd.start() // size + 1}, column {odd.start() % size + 1}"
-                raise ParameterError(f"line {number}: {place}: should be a digit from 1 to {size}, 0 or . if empty")
+                where = f"{odd[0]!r} in row {odd.start() // size + 1}, column {odd.start() % size + 1}"
+                raise ParameterError(f"line {number}: {where}: should be a digit from 1 to {size}, 0 or . if empty")
             if text and len(text) != size**2:
                 raise ParameterError(f"line {number}: {len(text)} characters, should be {size**2}")
             if text:

@@ -20,8 +20,9 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.config import ParameterError, Seeds, Steps, Threads, shown
+from anm_nb.config import ParameterError, Seeds, Steps, Threads
 from anm_nb.identity import RunConfig
+from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
@@ -155,15 +156,6 @@ class TrainingConfig(RunConfig):
         """Why a training with more of its `length` cannot go on from the end of this one; empty where it can."""
         return "" if self.length else "its class has no `length`"
 
-    def require_memory(self, needed: Mapping[str, float]) -> None:
-        """Raise `ParameterError` where the bytes `needed`, lower bounds by their parameters' names, exceed memory."""
-        total, available = sum(needed.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if total > available:
-            names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
-            said = ", ".join(f"{name} = {shown(getattr(self, name))}" for name in names)
-            gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
-            raise ParameterError(f"{said}: needs at least {gib}")
-
     def learner(self, *seeds: int, device: str = "cpu") -> Any:
         """The learner of some seeds."""
         return self.make_learner([Member(self, seed) for seed in seeds], device)
@@ -233,6 +225,23 @@ class Learner(ABC):
         """A generator of every seed."""
         return [generator(each.seed, purpose, self.device) for each in self.members]
 
+    def state(self, place: int) -> dict[str, Tensor]:
+        """All of one seed that its next step depends on, by name."""
+        state = {f"model.{name}": each for name, each in self.model.members[place].state_dict().items()}
+        state |= {f"generator.{purpose}": own[place].get_state() for purpose, own in self.generators.items()}
+        for group in self.groups:
+            state |= {f"{group.name}.{name}": each for name, each in group.state_of(place).items()}
+        return state
+
+    def load(self, states: Sequence[Named]) -> None:
+        """Go on with the states of all seeds."""
+        for place, state in enumerate(states):
+            self.model.members[place].load_state_dict(by_prefix(state, "model."))
+            for purpose, own in self.generators.items():
+                own[place].set_state(state[f"generator.{purpose}"])
+        for group in self.groups:
+            group.load([by_prefix(state, f"{group.name}.") for state in states])
+
     def branch(self, step: int, recorded: bool) -> Hashable:
         """All that the Python code of `losses` branches on."""
         return None
@@ -245,9 +254,3 @@ class Learner(ABC):
     def measure(self, training: Training, losses: StepLosses) -> list[Measurement]: ...
     @abstractmethod  # of one seed at the end, with its selected or averaged weights, on data that nothing was chosen by
     def evaluate(self, place: int, selected: nn.Module) -> Measurement: ...
-
-
-def weight_bytes(make_network: Callable[[], nn.Module], kept: int = 0) -> int:
-    """Bytes of one seed's weights, gradient, Adam's moments, EMA and `kept` records in float32; allocates nothing."""
-    with torch.device("meta"):
-        return 4 * (5 + kept) * sum(parameter.numel() for parameter in make_network().parameters())

@@ -1,14 +1,12 @@
-"""What a training keeps of one seed: its record, and its two latest checkpoints, a SHA-256 before safetensors bytes."""
+"""The two latest checkpoints of a seed in training: tensors and facts, a SHA-256 before safetensors bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,74 +16,8 @@ from torch import Tensor
 
 from anm_nb.files import full_disk_named, replace_whole
 from anm_nb.run import CorruptRun
-from anm_nb.training import Measurement, TrainingConfig
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
-
-
-@dataclass
-class SeedRecord:
-    """One seed's measurements so far, and the weights that are kept of it, on the CPU, by name as in `Run.weights`."""
-
-    seed: int
-    rows: list[dict[str, float]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # spent in steps, as they stood at each row
-    selection: dict[str, float] = field(default_factory=dict)  # step, score, measurements waited since
-    ended: bool = False
-    failure: str = ""  # why it could not go on
-    arrays: dict[str, list[Tensor]] = field(default_factory=dict)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def keep(self, prefix: str, weights: Mapping[str, Tensor]) -> None:
-        """Copy weights, by names that begin with a prefix."""
-        self.weights |= {f"{prefix}.{name}": _own(each) for name, each in weights.items()}
-
-    def add(self, row: dict[str, float], measured: Measurement, averaged: Mapping[str, Tensor], seconds: float) -> None:
-        """Append a row, its arrays and, where its selection score is the best so far, the EMA weights."""
-        self.rows.append({"seed": self.seed, **row, **measured.scalars})
-        self.seconds.append(round(seconds, 3))
-        for name, array in measured.arrays.items():
-            self.arrays.setdefault(name, []).append(_own(array))
-        if measured.selection is None:
-            return
-        score = -math.inf if math.isnan(measured.selection) else measured.selection
-        if not self.selection or score > self.selection["score"]:  # the earliest of equals stays
-            self.keep("selected", averaged)
-            self.selection = {"step": row["step"], "score": score, "waited": -1}
-        self.selection["waited"] += 1
-
-    def stops(self, config: TrainingConfig) -> bool:
-        """Whether its selection score is high enough, or has not risen for too long."""
-        enough = math.inf if config.stop_at_score is None else config.stop_at_score
-        late = self.selection.get("waited", -1) >= (config.patience or math.inf)
-        return late or self.selection.get("score", -math.inf) >= enough
-
-    def end(self, evaluated: Measurement, total_steps: int) -> None:
-        """Add the final evaluation to the last row, what was selected, and whether training stopped early."""
-        last = self.rows[-1]
-        if self.selection:
-            early = float(last["step"] < total_steps)
-            last |= {"selected_step": self.selection["step"], "stopped_early": early}
-        last |= evaluated.scalars
-        self.arrays |= {name: [_own(array)] for name, array in evaluated.arrays.items()}
-        self.ended = True
-
-    def state(self) -> State:
-        """All of it as tensors, and facts for JSON."""
-        tensors = {f"array.{name}": torch.stack(values) for name, values in self.arrays.items()}
-        tensors |= {f"weights.{name}": tensor for name, tensor in self.weights.items()}
-        return tensors, {name: value for name, value in vars(self).items() if name not in ("arrays", "weights")}
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> SeedRecord:
-        """The record whose `state` that was, among other tensors and facts."""
-        arrays = {name: list(values) for name, values in by_prefix(tensors, "array.").items()}
-        own = {name: facts[name] for name in ("seed", "rows", "seconds", "selection", "ended", "failure")}
-        return cls(**own, arrays=arrays, weights=by_prefix(tensors, "weights."))
-
-
-def _own(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
 
 
 def checkpoint_of(folder: Path, seed: int) -> Path:
@@ -101,7 +33,8 @@ def before(path: Path) -> Path:
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON-able facts atomically; the file that was there stays beside. Raises `DiskFull`."""
     as_bytes = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-    data = save({name: _own(tensor).contiguous() for name, tensor in tensors.items()} | {"facts": as_bytes})
+    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    data = save(plain | {"facts": as_bytes})
     with full_disk_named(path, "training goes on from its last checkpoint, or the beginning, when there is room"):
         if path.exists():
             os.replace(path, before(path))
@@ -119,13 +52,10 @@ def load_checkpoint(path: Path) -> State:
 
 
 def common_checkpoints(paths: Iterable[Path]) -> list[State]:
-    """A checkpoint of each path; all that go on at the newest step that they share, nothing without one."""
-    found = [good_checkpoints(path) for path in paths]
-    going_on = [{facts["step"] for _, facts in each} for each in found if each and not each[0][1]["ended"]]
-    step = max(set.intersection(*going_on), default=None) if going_on else 0
-    if not all(found) or step is None:
-        return []
-    return [next(one for one in each if each[0][1]["ended"] or one[1]["step"] == step) for each in found]
+    """A checkpoint of each path, of the newest step that they share; nothing without one."""
+    found = [{facts["step"]: (tensors, facts) for tensors, facts in good_checkpoints(path)} for path in paths]
+    shared = set.intersection(*map(set, found)) if found else set()
+    return [each[max(shared)] for each in found] if shared else []
 
 
 def good_checkpoints(path: Path) -> list[State]:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anm_nb import store
-from anm_nb.config import ParameterError
 from anm_nb.files import full_disk_named, replace_whole
 from anm_nb.identity import classes_of_the_user, identity_of
 from anm_nb.run import CorruptRun, Run
@@ -35,11 +34,10 @@ from anm_nb.training import (
     time_limit,
     watched,
 )
-from anm_nb.training.checkpoint import SeedRecord, before, checkpoint_of, good_checkpoints
-from anm_nb.training.loop import Training
+from anm_nb.training.checkpoint import before, checkpoint_of, good_checkpoints
+from anm_nb.training.loop import SeedRecord, Training
 
-WORTH_SECONDS = 12.0  # of steps: processes are ready after 3 to 5 s, and two of them save half of the time
-FIRST_STEPS = 6  # of which the last is timed: the first ones are slower than the rest
+ALONE_SECONDS = 6.0  # a training that is over by then starts no processes, which are ready after 3 to 5 s
 TURN_SECONDS = 10.0  # that another process trains a seed for before it saves and tells
 WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's steps are graphs
 
@@ -74,9 +72,7 @@ def train(config: TrainingConfig, folder: Path) -> Trained:
 
 
 def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -> list[Trained]:
-    """Train all seeds of configs as one stack, each in its folder; `ParameterError` unless they share a `stack_key`."""
-    if len({config.stack_key() for config in configs}) > 1:
-        raise ParameterError("configs differ in more than seeds and scheduled numbers: they cannot be one stack")
+    """Train all seeds of configs of one `stack_key` as one stack, each in its folder."""
     members = [Member(config, seed) for config in configs for seed in config.seeds]
     own = [folder for config, folder in zip(configs, folders, strict=True) for _ in config.seeds]
     with arithmetic(configs[0]), progress(members) as tell:
@@ -143,8 +139,10 @@ def last_checkpoints(config: TrainingConfig, folder: Path, metrics: pd.DataFrame
     files: dict[str, bytes] = {}
     for seed in () if config.why_not_longer() else config.seeds:
         path, step = checkpoint_of(folder, seed), metrics.loc[metrics["seed"] == seed, "step"].max()
-        # Whoever has stopped early would in a longer training; of others, the state before the last step.
-        if not (found := path if step < config.total_steps() else before(path)).exists():
+        found = before(path)
+        if not found.exists() and step < config.total_steps():  # it stopped early, as it would in a longer training
+            found = path
+        if not found.exists():
             return {}
         files[path.name] = found.read_bytes()
     return files
@@ -166,9 +164,7 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
     count = min(len(waiting), available_cores() // config.threads)
     if count < 2:
         return 1
-    first = Training(config.learner(waiting[0]))
-    seconds = [next_step_seconds(first) for _ in range(FIRST_STEPS)][-1]
-    if len(waiting) * config.total_steps() * seconds < WORTH_SECONDS:
+    if not _trained_for(ALONE_SECONDS, config, waiting[0], folder, tell).running():
         return 1
     from joblib import Parallel, delayed, parallel_config
 
@@ -186,14 +182,20 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
     return count
 
 
+def _trained_for(seconds: float, config: TrainingConfig, seed: int, folder: Path, tell: Tell) -> Training:
+    """A seed's training after at most so many seconds more; its state is saved."""
+    training = Training(config.learner(seed), [folder])
+    with time_limit(seconds), suppress(OutOfTime):
+        training.run(tell)
+    return training
+
+
 def _take_turn(config: TrainingConfig, seed: int, folder: Path, parent: int) -> tuple[int, list[Any], bool]:
     """What another process does: train a seed for a while. Returns it, what is to be told, and whether it has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that is interrupted ends this one
     told: list[Any] = []
     with arithmetic(config), FileLock(folder / f"seed-{seed}.lock"):
-        training = Training(config.learner(seed), [folder])
-        with time_limit(TURN_SECONDS), suppress(OutOfTime):
-            training.run(lambda member, *words: told.append(words))
+        training = _trained_for(TURN_SECONDS, config, seed, folder, lambda member, *words: told.append(words))
     if os.getppid() != parent:
         os._exit(1)
     return seed, told, not training.running()

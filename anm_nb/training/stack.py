@@ -156,8 +156,8 @@ class ParameterGroup:
                 parameter.copy_(torch.lerp(start, parameter, _along_first(self.shares, parameter)))
 
     def state_of(self, place: int) -> dict[str, Tensor]:
-        """One seed's part of the optimiser's state, by `<parameter>.<name>`."""
-        return {
+        """The norm of one seed's last gradient, and its part of the optimiser's state, by `<parameter>.<name>`."""
+        return {"norm": self.norms[place]} | {
             f"{index}.{name}": value if name == "step" else self.stack.by_seed(value)[place]
             for index, parameter in enumerate(self.stacked)
             for name, value in self.own.state[parameter].items()
@@ -165,7 +165,8 @@ class ParameterGroup:
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Continue with the states of all seeds, as `state_of` gave them."""
-        for key, first in states[0].items():
+        self.norms.copy_(torch.stack([state["norm"] for state in states]))
+        for key, first in ((key, each) for key, each in states[0].items() if key != "norm"):
             index, _, name = key.partition(".")
             parameter = self.stacked[int(index)]
             joined = first if name == "step" or len(states) == 1 else torch.stack([state[key] for state in states])
@@ -230,13 +231,10 @@ class StepGraphs:
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
                 self.step(buffers, kind)
-        except RuntimeError as error:
-            first = error
-            while isinstance(first.__context__, RuntimeError):  # what ended the capture, before its own complaint
-                first = first.__context__
-            if "captur" not in f"{error} {first}".lower():
-                raise
-            said = str(first).strip().partition("\n")[0]
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # the code has run before, so it is the capture that does not allow something
+            said = str(error).strip().partition("\n")[0]
             raise NotCapturable(
                 f"the training step cannot be captured as a CUDA graph ({said}): something in it waits for the host. "
                 f"Look at {self.suspects} for .item(), float(), bool(), tolist(), nonzero or boolean-mask indexing, "
