@@ -70,6 +70,10 @@ def progress(members: Sequence[Any]) -> Iterator[Tell]:
         yield tell
 
 
+class NonFiniteLoss(RuntimeError):
+    """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
+
+
 class OutOfTime(RuntimeError):
     """A training's time was up; its state is saved, and it goes on from there when it is asked for again."""
 

@@ -14,16 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from anm_nb.training import Learner, Measurement, OutOfTime, StepLosses, Tell, interrupts, seconds_left
+from anm_nb.training import Learner, Measurement, NonFiniteLoss, OutOfTime, StepLosses, Tell, interrupts, seconds_left
 from anm_nb.training.checkpoint import State, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
 TELL_SECONDS = 0.5  # between two words on where a training is
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
 
 
 class Kind(NamedTuple):
@@ -85,11 +81,12 @@ class Training:
     def __init__(self, learner: Learner, folders: Sequence[Path] = (), host: bool | None = None) -> None:
         self.learner, self.members, self.device = learner, learner.members, learner.device
         self.config, self.model = self.members[0].config, learner.model
-        own_seeds = [member.seed for member in self.members]
-        self.name = f"seed{'s' if len({*own_seeds}) > 1 else ''} {', '.join(map(str, sorted({*own_seeds})))}"
+        seeds = sorted({member.seed for member in self.members})
+        self.name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         self.averaged = Stack([copy.deepcopy(each).requires_grad_(False).eval() for each in self.model.members])
-        self.records = [SeedRecord(seed) for seed in own_seeds]
-        self.checkpoints = [checkpoint_of(*each) for each in zip(folders, own_seeds, strict=bool(folders))]
+        self.records = [SeedRecord(member.seed) for member in self.members]
+        pairs = zip(folders, self.members, strict=bool(folders))
+        self.checkpoints = [checkpoint_of(folder, each.seed) for folder, each in pairs]
         self.step = self.saved_at = 0
         self.counter = torch.zeros(1, dtype=torch.long, device=self.device)  # the step, for what a graph reads by it
         factors = [self.config.lr_factor(step) for step in range(self.config.total_steps() + 1)]
@@ -104,7 +101,6 @@ class Training:
         if self.device == "cuda" and self.config.graph:
             draws = [each for purpose in learner.generators.values() for each in purpose]
             self.graphs = StepGraphs(self._step, draws, learner.suspects)
-        self.take = self.graphs.take if self.graphs else self._step  # one step that nothing is measured in
 
     def run(self, tell: Tell = lambda *told: None) -> list[SeedRecord]:
         """Train to the last step, resuming; `NonFiniteLoss` at the end, `OutOfTime` or `Interrupted` once saved."""
@@ -159,6 +155,10 @@ class Training:
         average = "keep" if (step + 1) % every else "copy" if step + 1 == every else "move"
         frozen = tuple(group.name for group in self.learner.groups if step < group.frozen_steps)
         return Kind(self.learner.branch(step, recorded), average, frozen)
+
+    def take(self, inputs: Mapping[str, Tensor], kind: Kind) -> None:
+        """One step that nothing is measured in."""
+        (self.graphs.take if self.graphs else self._step)(inputs, kind)
 
     def _step(self, inputs: Mapping[str, Tensor], kind: Any) -> None:
         self.update(self.losses(inputs, kind), kind)
@@ -288,7 +288,7 @@ class Training:
         self.saved_at = self.step
 
     def restore(self) -> None:
-        """Continue exactly where `save` stood, in the newest state that is whole for all seeds that have not ended."""
+        """Continue exactly where `save` stood, in the newest state that is whole for all seeds."""
         found = common_checkpoints(self.checkpoints)
         self.records = [SeedRecord.of(*state) for state in found] or self.records
         if found and self.running():

@@ -231,10 +231,11 @@ class StepGraphs:
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
                 self.step(buffers, kind)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # the code has run before, so it is the capture that does not allow something
-            said = str(error).strip().partition("\n")[0]
+        except RuntimeError as error:  # the step has been taken before: the capture is what forbids something
+            first = error.__context__ if isinstance(error.__context__, RuntimeError) else error  # what ended it
+            if isinstance(first, torch.OutOfMemoryError):
+                raise
+            said = str(first).strip().partition("\n")[0]
             raise NotCapturable(
                 f"the training step cannot be captured as a CUDA graph ({said}): something in it waits for the host. "
                 f"Look at {self.suspects} for .item(), float(), bool(), tolist(), nonzero or boolean-mask indexing, "

@@ -10,8 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from toy import Toy, ToyConfig, squares, toy_trained, toy_training, weights_of
 
 from anm_nb.config import ParameterError
-from anm_nb.training import Member, resolve_device
-from anm_nb.training.loop import NonFiniteLoss
+from anm_nb.training import Member, NonFiniteLoss, resolve_device
 
 ALL = ((3,), (3, 0, 1))
 

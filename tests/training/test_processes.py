@@ -13,9 +13,8 @@ from families import Own
 from stored_training import CONFIGS, long_training
 from toy import assert_same
 
-from anm_nb.training import run
+from anm_nb.training import NonFiniteLoss, run
 from anm_nb.training.checkpoint import checkpoint_of
-from anm_nb.training.loop import NonFiniteLoss
 
 SEEDS = (4, 0, 2)
 ENERGY = CONFIGS["mined negatives, EMA"].model_copy(update={"seeds": SEEDS})
