@@ -170,7 +170,7 @@ def test_the_digest_is_the_same_in_every_process(tmp_path):
 def test_a_strategy_of_your_own_is_trained_stored_and_read(monkeypatch):
     Notebook(STRATEGY)
     run = get_or_train(own_config())
-    assert run.manifest.identity["code"]
+    assert run.manifest["identity"]["code"]
     (stored,) = scan()[0]
     assert stored.config == run.config
     monkeypatch.setattr("anm_nb.energy.negatives.STRATEGIES.entries", {})

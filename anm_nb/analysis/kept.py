@@ -14,8 +14,8 @@ import pandas as pd
 
 from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError, unknown_name
-from anm_nb.files import project_root, whole_folder
-from anm_nb.store import KEPT, Run, note_use
+from anm_nb.files import KEPT, note_use, project_root, whole_folder
+from anm_nb.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
