@@ -216,46 +216,41 @@ def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
     """A function from the values given to a notebook to all its parameters, defaults included, as plain data.
 
     The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cells tagged
-    `settings`, the first of which calls `from_notebook()`, in a module of their own. A notebook without any is held to
-    the names in its parameter cell.
+    `settings`, the first of which calls `from_notebook()`, after the parameter cell, in a module of their own. A
+    notebook without any is held to the names in its parameter cell.
     """
-    cells, names = code_cells(notebook), Values()
-    parameters, settings = ([source for source, tags in cells if tag in tags] for tag in ("parameters", "settings"))
-    for source in parameters:
-        _execute(source, f"{notebook.name}, cell tagged parameters", names)
-    defaults = {name: value for name, value in names.items() if not name.startswith("_")}
+    cells = code_cells(notebook)
+    sources = {tag: [source for source, tags in cells if tag in tags] for tag in ("parameters", "settings")}
 
     def check(values: Mapping[str, Any]) -> Values:
-        given, place = defaults | dict(values), f"{notebook.name}, cell tagged settings"
-        if not settings:
-            if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
-                raise ParameterError("\n".join(unknown))
-            return given
         module = sys.modules["notebook_settings"] = ModuleType("notebook_settings")  # where pydantic finds annotations
-        module.__dict__.update(given)
+        place, given, accepted = "", dict(values), list[Any]()
         sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
         try:
-            with in_place_of_the_kernel(given) as checked:
-                for source in settings:
-                    _execute(source, place, module.__dict__)
+            for tag in sources:
+                place = f"{notebook.name}, cell tagged {tag}"
+                with in_place_of_the_kernel(given) as accepted, redirect_stdout(StringIO()):
+                    for source in sources[tag]:
+                        exec(compile(source, place, "exec"), vars(module))
+                if tag == "parameters":
+                    defaults = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+                    given = defaults | given
+                    vars(module).update(given)
+        except ParameterError:
+            raise
+        except Exception as error:
+            raise ParameterError(f"{place}: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(str(notebook.parent))
-        if not checked:
-            raise ParameterError(f"{place}: does not call from_notebook()")
-        return checked[-1].model_dump(mode="json")
+        if sources["settings"]:
+            if not accepted:
+                raise ParameterError(f"{place}: does not call from_notebook()")
+            return accepted[-1].model_dump(mode="json")
+        if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
+            raise ParameterError("\n".join(unknown))
+        return given
 
     return check
-
-
-def _execute(source: str, place: str, names: Values) -> None:
-    """Execute a cell's source; what it raises, `ParameterError` aside, becomes one that names the cell."""
-    try:
-        with redirect_stdout(StringIO()):
-            exec(compile(source, place, "exec"), names)
-    except ParameterError:
-        raise
-    except Exception as error:
-        raise ParameterError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:

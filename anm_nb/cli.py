@@ -14,11 +14,11 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from anm_nb import files, gallery, store
-from anm_nb.cases import Case, Outcome, named, open_sweep
-from anm_nb.config import ParameterError, from_yaml, read_yaml, unknown_name
-from anm_nb.runs import differences, flat, import_runs, remove, score
+from anm_nb.cases import Case, named, open_sweep
+from anm_nb.config import ParameterError, read_yaml, unknown_name
+from anm_nb.runs import differences, import_runs, remove, score
 from anm_nb.runs import export as export_runs
-from anm_nb.sweep import own_folder, run_cases, run_sweep
+from anm_nb.sweep import run_sweep
 
 
 class Commands(TyperGroup):
@@ -77,7 +77,8 @@ def sweep(
     except ValueError:
         refuse(f"--resource {' '.join(resource or ())}: write NAME=NUMBER, such as GPU=1")
     place: Any = {"jobs": jobs, "until": time.time() + budget, "scheduler": scheduler, "resources": resources or None}
-    code, said = run_sweep(open_sweep(file, profile, out), Console(**TEXT_ONLY), retry_failed, dry_run, **place)
+    rerun = {"retry_failed": retry_failed, "dry_run": dry_run}
+    code, said = run_sweep(open_sweep(file, profile, out), Console(**TEXT_ONLY), **rerun, **place)
     if code:
         refuse(said, code)
 
@@ -86,10 +87,10 @@ def sweep(
 def demo(jobs: Jobs = None, only: Only = None, out: Out = None) -> None:
     """Run every notebook's quick profile and write a gallery."""
     folder = out or files.outputs_root() / "quick"
-    failed = _run_notebooks(_notebook_cases(folder, only, "quick"), jobs)
+    code, said = run_sweep(_notebook_cases(folder, only, "quick"), Console(**TEXT_ONLY), resume=False, jobs=jobs)
     typer.echo(f"Gallery: {gallery.write_gallery(folder)}")
-    if failed:
-        refuse(failed, 1)
+    if code:
+        refuse(said, code)
 
 
 @app.command()
@@ -116,8 +117,9 @@ def figures(
     ]
     if not cases:
         refuse("none of these notebooks publishes a figure: publish(figure, name) of anm_nb.analysis.plots does")
-    if failed := _run_notebooks(cases, jobs):
-        refuse(failed, 1)
+    code, said = run_sweep(cases, Console(**TEXT_ONLY), resume=False, jobs=jobs)
+    if code:
+        refuse(said, code)
     typer.echo(folder / plots.MANIFEST)
 
 
@@ -156,50 +158,29 @@ def _notebook_cases(folder: Path, only: Sequence[str] | None, profile: str | Non
     return [Case(path, folder.absolute() / path.name, own) for path, own in given.items()]
 
 
-def _run_notebooks(cases: Sequence[Case], jobs: int | None) -> str:
-    """Run notebooks; which of them failed, in words."""
-    outcomes: dict[str, Outcome] = {}
-    with own_folder(cases):
-        run_cases(cases, Console(**TEXT_ONLY), outcomes, jobs=jobs)
-    failed = [case.name for case in cases if outcomes[case.name].error]
-    return f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}" if failed else ""
-
-
 @stored.command()
 def ls(
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Only runs with this, such as task=inverse or steps=300; repeatable."),
-    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV instead of a table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of a table.")] = False,
 ) -> None:
     """List finished runs, the newest last, with their score and the values in which they differ."""
     import pandas as pd
 
-    every, broken = store.scan()
-    values = {run: run.summary | flat(run.settings) for run in every}
-    for condition in where or []:
-        name, _, text = condition.partition("=")
-        known = {each for own in values.values() for each in own}
-        if values and name not in known:
-            raise ParameterError(unknown_name("name in --where", name, known))
-        values = {run: own for run, own in values.items() if own.get(name, ...) in (text, from_yaml(text))}
-    apart = differences(values)
+    runs, broken = store.scan()
+    apart, scores = differences(runs), [score(run) or ("–", math.nan) for run in runs]
     table = pd.DataFrame(
         {"key": run.key, **run.summary, "score": name, "value": value, **own}
-        for run, own in zip(values, apart, strict=True)
-        for name, value in [score(run) or ("–", math.nan)]
+        for run, (name, value), own in zip(runs, scores, apart, strict=True)
     )
     if as_csv or as_json:
         typer.echo(table.to_csv(index=False).rstrip() if as_csv else table.to_json(orient="records"))
-    elif values:
+    elif runs:
         shown = table[["key", "task", "method", "seeds", "steps", "finished", "score", "value"]].assign(
             seeds=table["seeds"].map(len),
             differs=[", ".join(f"{name}={value}"[:40] for name, value in own.items()) for own in apart],
         )
         typer.echo(shown.to_string(index=False, float_format="%.4g"))
-    typer.echo(f"{len(values)} of {len(every)} runs", err=as_csv or as_json)
+    typer.echo(f"{len(runs)} runs", err=as_csv or as_json)
     if broken:
         refuse(f"{len(broken)} more are no finished runs: anm-nb runs verify names them", code=0)
 

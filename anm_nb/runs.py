@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 import zipfile
@@ -83,9 +82,7 @@ def import_runs(source: Path) -> list[Run]:
         files.full_disk_named(store_root(), "runs before it are in the store"),
         tempfile.TemporaryDirectory(prefix="import-", dir=partial_root()) as folder,
     ):
-        for member in file.namelist():
-            if re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]*", member):
-                file.extract(member, folder)
+        file.extractall(folder)
         _check(runs := [Run(each.parent) for each in sorted(Path(folder).glob(f"*/{MANIFEST}"))])
         if not runs:
             raise ParameterError(f"{source} holds no exported runs")

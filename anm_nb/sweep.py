@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -154,54 +154,31 @@ def clear(folder: Path) -> None:
         shutil.rmtree(each, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def own_folder(cases: Sequence[Case]) -> Iterator[None]:
-    """Have the folder of results to oneself, without what a killed process or a lost worker left half-written there.
-
-    Raises `ParameterError` while another process runs cases into it, and where it holds the notebooks themselves.
-    """
-    folder = cases[0].output.parent
-    if folder.resolve() in {case.notebook.resolve().parent for case in cases}:
-        raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".sweep.lock", blocking=False):
-            clear(folder)
-            yield
-    except Timeout:
-        raise ParameterError(f"{folder}: another process is running cases into it") from None
-
-
-def run_cases(cases: Sequence[Case], console: Console, outcomes: dict[str, Outcome], **place: Any) -> None:
-    """Run cases, note in `outcomes` how each ends and print it above a progress bar; `place` is as for `outcomes_of`.
-
-    Raises OSError where the disk is full, after what runs has been stopped; notebooks in their place stay.
-    """
-    shown: Any = {"total": len(cases), "console": console, "transient": True, "disable": not console.is_terminal}
-    with contextlib.closing(outcomes_of(cases, **place)) as running:
-        for outcome in track(running, "cases", **shown):
-            outcomes[outcome.name] = outcome
-            error = f"\n       {outcome.error}" if outcome.error else ""
-            took = f"{outcome.seconds:.0f} s  {outcome.peak_mib:.0f} MiB  {tally(outcome.verdicts)}"
-            console.print(f"{outcome.status:6} {outcome.name}  {took}{error}", soft_wrap=True)
-
-
 def run_sweep(
-    cases: Sequence[Case], console: Console, retry_failed: bool = False, dry_run: bool = False, **place: Any
+    cases: Sequence[Case],
+    console: Console,
+    resume: bool = True,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    **place: Any,
 ) -> tuple[int, str]:
-    """Run the cases that are not finished, and write the tables over all; exit code and why.
+    """Run cases, or with `resume` those that are not finished, and write tables over all; exit code and why.
 
-    1 if anything failed, 130 if interrupted, 75 if cases are left that would start after the time for them.
+    Each is told as it ends, above a progress bar; `place` is as for `outcomes_of`. 1 if anything failed, 130 if
+    interrupted, 75 if cases are left that would start after the time for them. Raises `ParameterError` while another
+    process runs cases into their folder, and where it holds the notebooks themselves.
     """
     folder, outcomes = cases[0].output.parent, dict[str, Outcome]()
+    if folder.resolve() in {case.notebook.resolve().parent for case in cases}:
+        raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
 
     def counted() -> str:
         counts = Counter(outcomes[case.name].status if case.name in outcomes else "not finished" for case in cases)
         return ", ".join(f"{counts[each]} {each}" for each in ("done", "failed", "not finished") if counts[each])
 
     try:
-        with contextlib.nullcontext() if dry_run else own_folder(cases):
-            for case in cases:
+        with contextlib.nullcontext() if dry_run else FileLock(folder / ".sweep.lock", blocking=False):
+            for case in cases if resume else ():
                 try:
                     outcome = outcome_in(case.output)
                 except ParameterError as error:
@@ -216,12 +193,21 @@ def run_sweep(
             console.print(f"{len(cases)} cases: {counted()}; results in {folder}", soft_wrap=True)
             if dry_run:
                 return 0, ""
-            run_cases(todo, console, outcomes, **place)
+            clear(folder)  # what a killed process or a lost worker left
+            bar: Any = {"total": len(todo), "console": console, "transient": True, "disable": not console.is_terminal}
+            with contextlib.closing(outcomes_of(todo, **place)) as running:
+                for outcome in track(running, "cases", **bar):
+                    outcomes[outcome.name] = outcome
+                    error = f"\n       {outcome.error}" if outcome.error else ""
+                    took = f"{outcome.seconds:.0f} s  {outcome.peak_mib:.0f} MiB  {tally(outcome.verdicts)}"
+                    console.print(f"{outcome.status:6} {outcome.name}  {took}{error}", soft_wrap=True)
             write_tables(cases, outcomes, folder)
+    except Timeout:
+        raise ParameterError(f"{folder}: another process is running cases into it") from None
     except KeyboardInterrupt:
         return 130, f"stopped: {counted()}; the same command goes on from there"
-    except OSError as error:
-        return 1, f"{error}; {counted()}, which are kept; the same command goes on from there"
+    except OSError as full:
+        return 1, f"{full}; {counted()}, which are kept; the same command goes on from there"
     if len(outcomes) < len(cases):
         return 75, f"time is up: {counted()}; the same command goes on from there"  # EX_TEMPFAIL of sysexits.h
     failed = [case.name for case in cases if outcomes[case.name].error]

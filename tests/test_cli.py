@@ -36,7 +36,7 @@ def anm_nb(*arguments: object):
 def test_demo_runs_every_numbered_notebook_names_the_one_that_failed_and_one_keeps_the_others(project):
     result = anm_nb("demo")
     out = project / "outputs" / "quick"
-    assert (result.exit_code, result.stderr) == (1, "anm-nb: 1 of 2 notebooks failed: 10_fails\n")
+    assert (result.exit_code, result.stderr) == (1, "anm-nb: 1 of 2 cases failed: 10_fails\n")
     assert "ValueError: no luck" in result.stdout
     assert f"Gallery: {out / 'index.html'}" in result.stdout
     assert "n is 5" in (out / "00_fine.ipynb").read_text()
