@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from anm_nb import files, gallery, store
@@ -36,7 +35,6 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-TEXT_ONLY: Any = {"markup": False, "emoji": False, "highlight": False}  # texts of files are text
 stored = typer.Typer(no_args_is_help=True, help="List, show, compare, verify, remove, export and import stored runs.")
 app.add_typer(stored, name="runs")
 
@@ -61,9 +59,6 @@ def sweep(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Run on this Dask scheduler's workers.")
     ] = None,
-    resource: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N", help="What a case takes of its Dask worker, such as GPU=1.")
-    ] = None,
     budget: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Start no case after that; exit code 75 where any are left.")
     ] = math.inf,
@@ -72,13 +67,9 @@ def sweep(
     out: Out = None,
 ) -> None:
     """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
-    try:
-        resources = {name: float(amount) for name, _, amount in (each.partition("=") for each in resource or ())}
-    except ValueError:
-        refuse(f"--resource {' '.join(resource or ())}: write NAME=NUMBER, such as GPU=1")
-    place: Any = {"jobs": jobs, "until": time.time() + budget, "scheduler": scheduler, "resources": resources or None}
     rerun = {"retry_failed": retry_failed, "dry_run": dry_run}
-    code, said = run_sweep(open_sweep(file, profile, out), Console(**TEXT_ONLY), **rerun, **place)
+    place: Any = {"jobs": jobs, "until": time.time() + budget, "scheduler": scheduler}
+    code, said = run_sweep(open_sweep(file, profile, out), **rerun, **place)
     if code:
         refuse(said, code)
 
@@ -87,7 +78,7 @@ def sweep(
 def demo(jobs: Jobs = None, only: Only = None, out: Out = None) -> None:
     """Run every notebook's quick profile and write a gallery."""
     folder = out or files.outputs_root() / "quick"
-    code, said = run_sweep(_notebook_cases(folder, only, "quick"), Console(**TEXT_ONLY), resume=False, jobs=jobs)
+    code, said = run_sweep(_notebook_cases(folder, only, "quick"), resume=False, jobs=jobs)
     typer.echo(f"Gallery: {gallery.write_gallery(folder)}")
     if code:
         refuse(said, code)
@@ -117,7 +108,7 @@ def figures(
     ]
     if not cases:
         refuse("none of these notebooks publishes a figure: publish(figure, name) of anm_nb.analysis.plots does")
-    code, said = run_sweep(cases, Console(**TEXT_ONLY), resume=False, jobs=jobs)
+    code, said = run_sweep(cases, resume=False, jobs=jobs)
     if code:
         refuse(said, code)
     typer.echo(folder / plots.MANIFEST)

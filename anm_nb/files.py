@@ -10,7 +10,6 @@ import platform
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -34,31 +33,23 @@ class DiskFull(OSError):
     """No room for a file; the message names it, and says what happens once there is room."""
 
 
-def clone() -> Path | None:
-    """The clone of this project that the package lies in, else the one around the current directory, else None."""
-    for folder in (CHECKOUT, Path.cwd(), *Path.cwd().parents):
-        named = folder / "pyproject.toml"
-        if named.is_file() and 'name = "anm-nb"' in named.read_text(encoding="utf-8", errors="replace"):
-            return folder
-    return None
-
-
 def project_root() -> Path:
     """The clone, which has what a package does not: notebooks, params, kept results.
 
-    Raises `ParameterError` where there is none.
+    Raises `ParameterError` where the package was installed as a copy.
     """
-    if (root := clone()) is None:
+    if not (CHECKOUT / "pyproject.toml").is_file():
         raise ParameterError(
-            f"no clone of anm-nb holds this package or the folder {Path.cwd()}: notebooks, params and kept results are "
-            "in its git repository only. Clone it, run `pip install -e .` in the clone, or work from inside the clone"
+            f"{CHECKOUT / 'anm_nb'} lies in no clone of anm-nb, and notebooks, params and kept results are in its git "
+            "repository only. Clone it, and run `pip install -e .` in the clone"
         )
-    return root
+    return CHECKOUT
 
 
 def outputs_root() -> Path:
     """The folder of all results: $ANM_NB_OUTPUTS, else `outputs/` of the clone, or of the current directory."""
-    return Path(os.environ.get("ANM_NB_OUTPUTS") or (clone() or Path.cwd()) / "outputs").resolve()
+    home = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("ANM_NB_OUTPUTS") or home / "outputs").resolve()
 
 
 def replace_whole(path: Path, data: bytes) -> None:
@@ -74,23 +65,6 @@ def replace_whole(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
         error.filename = error.filename or str(partial)
         raise
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder to write into; it replaces `path` when the block ends without an error.
-
-    Killed between the two renames at the end, both lie in a folder beside `path` whose name begins with a dot.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
-        new.mkdir()
-        yield new
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
-    flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:

@@ -92,17 +92,13 @@ def execute() -> None:
 
 
 def outcomes_of(
-    cases: Sequence[Case],
-    jobs: int | None = None,
-    until: float = math.inf,
-    scheduler: str | None = None,
-    resources: Mapping[str, float] | None = None,
+    cases: Sequence[Case], jobs: int | None = None, until: float = math.inf, scheduler: str | None = None
 ) -> Generator[Outcome]:
     """The outcomes of the cases as they end, `jobs` at a time, sharing out the cores; a failing one stops no other.
 
-    The workers of a Dask scheduler run as many as they have threads, or as the `resources` that a case needs allow. A
-    case whose worker was lost runs again on another; one that lost two has failed. No case starts after the time
-    `until`. An exception, and closing the iterator, end what runs. Raises OSError where no scheduler answers.
+    A Dask scheduler's workers run as many as they have threads. A case whose worker was lost runs again on another; one
+    that lost two has failed. No case starts after the time `until`. An exception, and closing the iterator, end what
+    runs. Raises OSError where no scheduler answers.
     """
     from joblib import cpu_count
 
@@ -112,7 +108,7 @@ def outcomes_of(
         from distributed import Client
 
         client = Client(scheduler, timeout=10, set_as_default=False)
-        executor = client.get_executor(pure=False, resources=resources)
+        executor = client.get_executor(pure=False)
     else:
         env["OMP_NUM_THREADS"] = f"{max(1, cpu_count() // jobs)}"
         client, executor = None, ThreadPoolExecutor(jobs)
@@ -155,12 +151,7 @@ def clear(folder: Path) -> None:
 
 
 def run_sweep(
-    cases: Sequence[Case],
-    console: Console,
-    resume: bool = True,
-    retry_failed: bool = False,
-    dry_run: bool = False,
-    **place: Any,
+    cases: Sequence[Case], resume: bool = True, retry_failed: bool = False, dry_run: bool = False, **place: Any
 ) -> tuple[int, str]:
     """Run cases, or with `resume` those that are not finished, and write tables over all; exit code and why.
 
@@ -168,6 +159,7 @@ def run_sweep(
     interrupted, 75 if cases are left that would start after the time for them. Raises `ParameterError` while another
     process runs cases into their folder, and where it holds the notebooks themselves.
     """
+    console = Console(markup=False, emoji=False, highlight=False)  # texts of files are text
     folder, outcomes = cases[0].output.parent, dict[str, Outcome]()
     if folder.resolve() in {case.notebook.resolve().parent for case in cases}:
         raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
@@ -198,9 +190,9 @@ def run_sweep(
             with contextlib.closing(outcomes_of(todo, **place)) as running:
                 for outcome in track(running, "cases", **bar):
                     outcomes[outcome.name] = outcome
-                    error = f"\n       {outcome.error}" if outcome.error else ""
+                    said = f"\n       {outcome.error}" if outcome.error else ""
                     took = f"{outcome.seconds:.0f} s  {outcome.peak_mib:.0f} MiB  {tally(outcome.verdicts)}"
-                    console.print(f"{outcome.status:6} {outcome.name}  {took}{error}", soft_wrap=True)
+                    console.print(f"{outcome.status:6} {outcome.name}  {took}{said}", soft_wrap=True)
             write_tables(cases, outcomes, folder)
     except Timeout:
         raise ParameterError(f"{folder}: another process is running cases into it") from None

@@ -98,7 +98,6 @@ def test_what_failed_is_kept_and_not_run_again_unasked(trivial, instant):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--resource", "GPU", "--scheduler", "x"], "--resource GPU: write NAME=NUMBER"),
         (["--budget", "-1"], "Invalid value for '--budget'"),
         (["--out", "{folder}"], "holds the notebooks themselves; choose another folder"),
     ],
