@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from anm_nb.files import full_disk_named, replace_whole
-from anm_nb.run import CorruptRun
+from anm_nb.store import CorruptRun
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
 

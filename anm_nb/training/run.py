@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
 from anm_nb.identity import classes_of_the_user, identity_of
-from anm_nb.run import CorruptRun, Run
+from anm_nb.store import CorruptRun, Run
 from anm_nb.training import (
     Interrupted,
     Member,
@@ -116,8 +116,8 @@ def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
     asked, names = identity["config"][length], [checkpoint_of(folder, seed).name for seed in config.seeds]
     for run in map(Run, store.run_folders()):
         with suppress(CorruptRun):
-            same = run.manifest.identity | {"config": run.settings | {length: asked}} == identity
-            if same and run.settings[length] < asked and (why_not or run.manifest.files.keys() >= {*names}):
+            same = run.manifest["identity"] | {"config": run.settings | {length: asked}} == identity
+            if same and run.settings[length] < asked and (why_not or run.manifest["files"].keys() >= {*names}):
                 shorter[run.settings[length]] = run
     if not shorter:
         return ""
