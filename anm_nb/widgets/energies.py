@@ -159,7 +159,7 @@ class Sampling(View):
         Control("state", "Sampler step", "How many states the sampler has been through", "player"),
     )
     widths = (1, 1, 1.2, 1.2)
-    height = 1.6
+    height = 2.2
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)

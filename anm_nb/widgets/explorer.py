@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cache
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from IPython.display import display
 from ipywidgets import HTML, Box, Button, Dropdown, HBox, Layout, Play, SelectionSlider, Text, VBox
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from traitlets import link
 
 from anm_nb.analysis.kept import kept_root
 from anm_nb.analysis.plots import figure_files
-from anm_nb.analysis.style import PAGE, STYLE, VENUES, house_style, label
+from anm_nb.analysis.style import PAGE, PaperFigure, house_style, label
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root, replace_whole
 from anm_nb.run import CorruptRun, Run, differences
 from anm_nb.store import scan, store_root
-from anm_nb.widgets.view import BOTTOM, TEMPLATES, TOP, WIDTH, Control, Picture, View, share_limits
+from anm_nb.widgets.view import Control, View
 
-DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
+TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
+SCRIPT = (TEMPLATES / "explorer.js").read_text("utf-8")
 STYLE_SHEET = f"<style>{(TEMPLATES / 'explorer.css').read_text('utf-8')}</style>"
-RUN = Control("run", "Run", "The run that is shown; the newest first")
-BESIDE = Control("beside", "Beside", "Another one, on the same axes")
-PAGES = Control("page", "Page", "Whose width and size of letters a saved figure has")
+DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
+WIDTH = 8.0  # inches of the picture: fits a window of 1000 pixels
 
 
 class Explorer:
     """A finished run to look into, alone or with another beside it on the same axes.
 
     It opens with `chosen`, else the newest run in the store. A cell shows its widgets, or where these cannot run a
-    still picture of how they opened. A run that cannot be read or drawn leaves the picture blank and says why.
-    Raises `ParameterError` for a run that is not in the list.
+    still picture of how they opened. Raises `ParameterError` for a run that is not in the list.
     """
 
     def __init__(self, view: type[View], chosen: Run | None = None, beside: Run | None = None) -> None:
@@ -48,8 +51,9 @@ class Explorer:
             if run.key not in self.runs:
                 why = unreadable.get(run.key, f"is not among the {len(self.runs)} runs that can be shown")
                 raise ParameterError(f"run {run.key}: {why}")
-        self.readouts, self.players, self._offering, self.unshown = list[dict[str, str]](), dict[str, Play](), False, ""
-        self.picture, self.readout, self.saved = Picture(), HTML().add_class("anm-readout"), HTML()
+        self.views, self.readouts, self.players = list[View](), list[dict[str, str]](), dict[str, Play]()
+        self.picture, self.readout, self.saved = HTML(), HTML().add_class("anm-readout"), HTML()
+        self.alt, self.unshown, self._offering = "", "", False
         self.root = VBox(layout=Layout(width="100%", max_width="1000px"))
         self.root.add_class("anm-explorer").add_class(f"anm-{view.name}-explorer")
         named = "; ".join(f"{key}: {why}" for key, why in [*unreadable.items()][:3])
@@ -59,21 +63,22 @@ class Explorer:
             self._blank(f"{nothing} {view.needs} Then run this cell again. {note}", "status")
             self.root.children = [self.readout]
             return
-        self.picker, self.beside, self.page = (self._input(control) for control in (RUN, BESIDE, PAGES))
+        self.picker = self._input(Control("run", "Run", "The run that is shown; the newest first"))
+        self.beside = self._input(Control("beside", "Beside", "Another one, on the same axes"))
         self.picker.options = [(text, key) for key, text in self.labels.items()]
         self.picker.value = chosen.key if chosen else next(iter(self.runs))
         self.beside.options = [("none", ""), *self.picker.options]
         self.beside.value = beside.key if beside else ""
-        self.page.options = [(f"{name}, {venue.text} in", name) for name, venue in VENUES.items()]
         self.inputs = {control.name: self._input(control) for control in view.controls}
         boxes = [HBox([each, *filter(None, [self.players.get(name)])]) for name, each in self.inputs.items()]
         self.box = Box(boxes, layout=Layout(flex_flow="row wrap"))
         self.save = Button(description="Save figure", tooltip="Write the picture as PDF, SVG and PNG")
         notes = [HTML(f'<p role="status">{escape(note)}</p>')] if note else []
-        shown = [self.picture.widget, self.readout, HBox([self.page, self.save]), self.saved]
+        shown = [self.picture, self.readout, self.save, self.saved]
         self.root.children = [self.picker, self.beside, *notes, self.box, *shown]
-        self.save.add_class("anm-control-save").on_click(self._save)
+        self.save.on_click(self._save)
         for picker in (self.picker, self.beside):
+            picker.layout.width = "auto"
             picker.observe(self.open, "value")
         for given in self.inputs.values():
             given.observe(self._redraw, "value")
@@ -82,32 +87,41 @@ class Explorer:
     def _input(self, control: Control) -> Any:
         """The widget that holds a control's value; its player, if it has one, stands in `players`."""
         words = {"description": control.label, "tooltip": control.tooltip, "style": {"description_width": "7em"}}
-        words["layout"] = Layout(width="auto" if control in (RUN, BESIDE) else "23em", max_width="100%")
-        kind = {"list": Dropdown, "text": Text}.get(control.form, SelectionSlider)
-        filled = {"placeholder": "typed or pasted", "continuous_update": False} if kind is Text else {"options": ["–"]}
-        given = kind(**filled, **words)
+        words["layout"] = Layout(width="23em", max_width="100%")
+        if control.form == "text":
+            return Text(placeholder="typed or pasted", continuous_update=False, **words)
+        given = (Dropdown if control.form == "list" else SelectionSlider)(options=["–"], **words)
         if control.form == "player":
             words = {"description": f"Play {control.label.lower()}", "tooltip": f"Play: {control.tooltip}"}
-            player = Play(show_repeat=False, max=0, layout=Layout(width="auto"), **words)
-            self.players[control.name] = player.add_class(f"anm-play-{control.name}")
-            link((player, "value"), (given, "index"))
-        return given.add_class(f"anm-control-{control.name}")
+            self.players[control.name] = Play(show_repeat=False, max=0, layout=Layout(width="auto"), **words)
+            link((self.players[control.name], "value"), (given, "index"))
+        return given
 
     def open(self, change: Any = None) -> None:
         """Open the picked runs, their files read anew; controls are out of sight where that fails."""
-        self.box.layout.visibility = "visible" if self._succeeds(self._read) else "hidden"
+        self.views = []
+        self._try(self._read)
+        self.box.layout.visibility = "visible" if self.views else "hidden"
         self._redraw()
 
     def _read(self) -> None:
         keys = [key for key in (self.picker.value, self.beside.value) if key]
-        self.views = [self.view(Run(self.runs[key].path)) for key in keys]
-        for view in self.views:
-            view.together = self.views
-        self.picture.lay_out(len(keys), self.view.widths, self.view.height)
+        views = [self.view(Run(self.runs[key].path)) for key in keys]
+        for view in views:
+            view.together = views
+        figure, self.axes = self._panels(len(views), WIDTH)
+        figure.set_dpi(120)
+        self.canvas, self._frames = FigureCanvasAgg(figure), list[Any]()
+        self.views = views
+
+    def _panels(self, rows: int, width: float) -> tuple[Figure, np.ndarray]:
+        """A figure of a width in inches, and its empty axes [rows, panels]."""
+        figure = PaperFigure(figsize=(width, rows * self.view.height), layout="constrained")
+        return figure, figure.subplots(rows, len(self.view.widths), squeeze=False, width_ratios=self.view.widths)
 
     def _redraw(self, change: Any = None) -> None:
-        if not self._offering and self.box.layout.visibility == "visible":
-            self._succeeds(self._draw)
+        if self.views and not self._offering:
+            self._try(self._draw)
 
     def _draw(self) -> None:
         """Picture, words and read-outs of the controls' values; all of them offer what the first run has."""
@@ -121,45 +135,81 @@ class Explorer:
             self.values[control.name] = given.value
             if said := given.value if isinstance(given, Text) else given.label:
                 self.said[control.label] = said
-        self.picture.clear()
-        self._plot(self.picture.axes)
+        for axes in self.axes.flat:
+            for artist in plotted(axes):
+                artist.remove()
+            axes.relim()
+            axes.autoscale(True)  # limits follow what comes
+        self._plot(self.axes)
         self.readouts = [{"method": view.method} | view.read_out(self.values) for view in self.views]
         chosen = ", ".join(map(" ".join, self.said.items()))
         told = ["; ".join(f"{name} {text}" for name, text in each.items()) for each in self.readouts]
-        self.picture.show(
-            f"{self.view.about} {chosen}. {'. Below it: '.join(told)}.", [view.bars(self.values) for view in self.views]
-        )
+        self.alt = f"{self.view.about} {chosen}. {'. Below it: '.join(told)}."
+        self._show()
         form = '{0} <b data-readout="{0}">{1}</b>'
         lines = ["; ".join(form.format(*map(escape, item)) for item in each.items()) for each in self.readouts]
         self.readout.value = f'<div role="status" aria-live="polite">{"<br>".join(lines)}</div>'
 
     def _plot(self, rows: np.ndarray) -> None:
-        """Plot all runs into empty axes [runs, panels]."""
+        """Plot all runs into empty axes [runs, panels]; panels of curves have the same limits in every row."""
         for view, axes in zip(self.views, rows, strict=True):
-            axes[0].set_title(view.method, y=1.0)
+            axes[0].set_title(view.method)
             view.draw(axes, self.values)
-        share_limits(rows)
+        for column in rows.T:
+            if not any(each.images for each in column):
+                x, y = (np.array([getattr(each, f"get_{which}lim")() for each in column]) for which in "xy")
+                for each in column:
+                    each.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
+
+    def _show(self) -> None:
+        """Blit what is plotted over the panels' frames, which are drawn only where these have changed, into the page.
+
+        An image with alternative text (which an `Image` widget has not), and bars of each row's first panel over it.
+        """
+        if self._frames != (frames := [frame_state(axes) for axes in self.axes.flat]):
+            for axes in self.axes.flat:
+                for artist in plotted(axes):
+                    artist.set_animated(True)
+            self.canvas.draw()
+            self._frames, self._background = frames, self.canvas.copy_from_bbox(self.canvas.figure.bbox)
+        self.canvas.restore_region(self._background)
+        places, form = [], '<i title="{}" style="left:{:.2f}%;width:{:.2f}%;top:{:.2f}%;height:{:.2f}%"></i>'
+        for axes in self.axes.flat:
+            for artist in sorted(plotted(axes), key=lambda artist: artist.zorder):
+                axes.draw_artist(artist)
+        for axes, view in zip(self.axes[:, 0], self.views, strict=True):
+            box = axes.get_position()
+            for left, wide, told in view.bars(self.values):
+                sides = box.x0 + left * box.width, wide * box.width, 1 - box.y1, box.height
+                places.append(form.format(escape(told), *(100 * side for side in sides)))
+        self.picture.value = (
+            f'<div class="anm-sheet"><img class="anm-picture-image" alt="{escape(self.alt)}" decoding="sync" '
+            f'onload="{escape(SCRIPT)}" src="data:image/png;base64,{b64encode(self.png(1)).decode()}">'
+            f"{''.join(places)}</div>{'<p>Point at a bar, or click on it, for its numbers.</p>' if places else ''}"
+        )
+
+    def png(self, compression: int = 9) -> bytes:
+        """What is shown as a PNG file, at a compression level of zlib from 0 to 9."""
+        options = {"compress_level": compression}
+        imsave(buffer := BytesIO(), np.asarray(self.canvas.buffer_rgba()), format="png", pil_kwargs=options)
+        return buffer.getvalue()
 
     def _save(self, button: Any) -> None:
-        """Write the picture at a page's width, by a name that says what it shows, and tell where, or why not."""
-        page = VENUES[self.page.value]
-        sizes = {each: STYLE[each] * page.points / PAGE.points for each in STYLE if each.endswith("size")}
+        """Write the picture at the page's width, by a name that says what it shows, and tell where, or why not."""
         try:
             if self.unshown:
                 raise ParameterError(self.unshown)
             keys = [view.run.key[:8] for view in self.views]
-            name = re.sub(r"[^\w.]+", "-", " ".join([self.view.name, *keys, *self.said.values(), self.page.value]))
+            name = re.sub(r"[^\w.]+", "-", " ".join([self.view.name, *keys, *self.said.values()]))
             path = outputs_root() / "figures" / "explorers" / name
-            with house_style(), mpl.rc_context(sizes):
-                height = len(keys) * (self.view.height * page.text / WIDTH + TOP + BOTTOM)
-                figure, widths = Figure((page.text, height), layout="constrained"), self.view.widths
-                self._plot(figure.subplots(len(keys), len(widths), squeeze=False, width_ratios=widths))
-                figure.draw_without_rendering()  # which sets the size of tick labels
-                files = figure_files(figure, name, page.text)
+            with house_style():
+                figure, axes = self._panels(len(keys), PAGE.text)
+                self._plot(axes)
+                files = figure_files(figure, name, PAGE.text)
             path.parent.mkdir(parents=True, exist_ok=True)
             for file, data in files.items():
                 replace_whole(path.with_name(file), data)
-            told = f"Saved, {page.text} inches wide, as PDF, SVG and PNG: {path}.pdf"
+            told = f"Saved, {PAGE.text} inches wide, as PDF, SVG and PNG: {path}.pdf"
         except Exception as error:  # of any kind, as when the picture is drawn; or a full disk
             told = f"Not saved: {reason(error)}"
         self.saved.value = f'<p role="status">{escape(told)}</p>'
@@ -180,30 +230,40 @@ class Explorer:
             player.interval = max(100, min(500, 30_000 // len(options)))  # milliseconds a place, half a minute in all
         self._offering = False
 
-    def _succeeds(self, step: Callable[[], None]) -> bool:
+    def _try(self, step: Callable[[], None]) -> None:
         """Take a step; where that fails, the picture is blank and the reason stands for the read-outs."""
         try:
             with house_style():
                 step()
+            self.unshown = ""
         except Exception as error:  # of any kind: a file, a user's own class or another version's network raises it
             self._offering = False
             self._blank(f"Cannot be shown: {reason(error)}", "alert")
-            return False
-        self.unshown = ""
-        return True
 
     def _blank(self, why: str, role: str) -> None:
         self.unshown, self.readouts = why.strip(), []
-        self.picture.alt = self.picture.widget.value = ""
+        self.alt = self.picture.value = ""
         self.readout.value = f'<p role="{role}">{escape(self.unshown)}</p>'
 
     def _ipython_display_(self) -> None:
         if not self.unshown:
-            alt, data = self.picture.alt, self.picture.png()
-            display({"text/plain": alt, "image/png": data}, metadata={"image/png": {"alt": alt}}, raw=True)
+            display({"text/plain": self.alt, "image/png": self.png()}, metadata={"image/png": {"alt": self.alt}}, raw=True)
         still = f'{STYLE_SHEET}<p class="anm-still">{escape(self.unshown)}</p>'
         display({"text/html": still, "text/plain": self.unshown}, raw=True)
         display({**self.root._repr_mimebundle_(), "text/plain": ""}, raw=True)
+
+
+def plotted(axes: Axes) -> list[Artist]:
+    """What is plotted in a panel, without its frame, ticks, labels and legend."""
+    return [*axes.lines, *axes.collections, *axes.images, *axes.patches, *axes.texts]
+
+
+def frame_state(axes: Axes) -> list[Any]:
+    """What title, ticks and labels of a panel are drawn from."""
+    state: list[Any] = [axes.get_title("left"), axes.get_xlabel(), axes.get_ylabel()]
+    for axis in (axes.xaxis, axes.yaxis):
+        state += [axis.get_scale(), *axis.get_view_interval(), *getattr(axis.get_major_formatter(), "seq", ())]
+    return state
 
 
 def project_runs() -> dict[str, Run]:
@@ -225,7 +285,7 @@ def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str,
     for run in [*reversed(scan()[0]), *project_runs().values()]:
         try:
             if run.key not in runs and suits(run):
-                facts, score = run.summary, score_of(run.path)
+                facts, score = run.summary, f"{run.score[0]} {rounded(run.score[1])}" if run.score else "no score"
                 first = f"{facts['task']}, size {run.settings.get('size')} · {label(str(facts['method']))} · {score}"
                 finished = f"{datetime.fromisoformat(facts['finished']).astimezone():%d %b %Y %H:%M} · {run.key[:8]}"
                 seeds = ", ".join(map(str, facts["seeds"]))
@@ -237,12 +297,6 @@ def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str,
         fields = (f"{name} = {value}" for name, value in own.items() if name not in DESCRIBED)
         labels[key] = " · ".join([first, *fields, last])
     return runs, labels, unreadable
-
-
-@cache
-def score_of(path: Path) -> str:
-    """A run's score on dev; kept, as it is read from the run's files."""
-    return f"{score[0]} {rounded(score[1])}" if (score := Run(path).score) else "no score"
 
 
 def reason(error: Exception) -> str:
