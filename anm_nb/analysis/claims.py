@@ -181,8 +181,8 @@ def _measured(
         gap, margin = [100 * (end - 1) for end in ratio_interval(lower, higher)], margin and margin / 100
     left = abs(means[0 if larger_is_better else 1] - reachable) if claim.reduction == "final" else np.nan
     last = _followed(here.dropna(subset=[claim.metric])) if str(claim.reduction).startswith(STEPS_TO) else np.nan
-    sides = map(_side_text, (claim.lower, claim.higher), means, values, (last, last))
-    said = f"{' against '.join(sides)} {claim.unit}".strip()
+    texts = map(_side_text, (claim.lower, claim.higher), means, values, (last, last))
+    said = f"{' against '.join(texts)} {claim.unit}".strip()
     difference = "difference {} [{}, {}] ".format(*map(rounded, gap)) + unit
     power = [scale * each for each in detectable_difference(lower, higher, alpha)]
     return {

@@ -34,7 +34,7 @@ from anm_nb.widgets.view import Control, View
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 SCRIPT = (TEMPLATES / "explorer.js").read_text("utf-8")
 STYLE_SHEET = f"<style>{(TEMPLATES / 'explorer.css').read_text('utf-8')}</style>"
-DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
+DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing")  # in every label anyway
 WIDTH = 8.0  # inches of the picture: fits a window of 1000 pixels
 
 
@@ -73,9 +73,9 @@ class Explorer:
         boxes = [HBox([each, *filter(None, [self.players.get(name)])]) for name, each in self.inputs.items()]
         self.box = Box(boxes, layout=Layout(flex_flow="row wrap"))
         self.save = Button(description="Save figure", tooltip="Write the picture as PDF, SVG and PNG")
-        notes = [HTML(f'<p role="status">{escape(note)}</p>')] if note else []
+        notes = HTML(f'<p role="status">{escape(note)}</p>' if note else "")
         shown = [self.picture, self.readout, self.save, self.saved]
-        self.root.children = [self.picker, self.beside, *notes, self.box, *shown]
+        self.root.children = [self.picker, self.beside, notes, self.box, *shown]
         self.save.on_click(self._save)
         for picker in (self.picker, self.beside):
             picker.layout.width = "auto"
@@ -133,7 +133,7 @@ class Explorer:
             else:
                 self._offer(control.name, options(self.values) if callable(options) else options)
             self.values[control.name] = given.value
-            if said := given.value if isinstance(given, Text) else given.label:
+            if said := getattr(given, "label", given.value):
                 self.said[control.label] = said
         for axes in self.axes.flat:
             for artist in plotted(axes):
@@ -142,9 +142,8 @@ class Explorer:
             axes.autoscale(True)  # limits follow what comes
         self._plot(self.axes)
         self.readouts = [{"method": view.method} | view.read_out(self.values) for view in self.views]
-        chosen = ", ".join(map(" ".join, self.said.items()))
-        told = ["; ".join(f"{name} {text}" for name, text in each.items()) for each in self.readouts]
-        self.alt = f"{self.view.about} {chosen}. {'. Below it: '.join(told)}."
+        told = ["; ".join(map(" ".join, each.items())) for each in self.readouts]
+        self.alt = f"{self.view.about} {', '.join(map(' '.join, self.said.items()))}. {'. Below it: '.join(told)}."
         self._show()
         form = '{0} <b data-readout="{0}">{1}</b>'
         lines = ["; ".join(form.format(*map(escape, item)) for item in each.items()) for each in self.readouts]
@@ -222,12 +221,11 @@ class Explorer:
         labels, values = zip(*options, strict=True)
         place = labels.index(given.label) if given.label in labels else values.index(start) if start in values else 0
         self._offering = True
-        if player:  # its range has to hold the old place and the new one
-            player.max = max(player.max, len(options) - 1)
-        given.options, given.index, given.disabled = options, place, len(options) < 2
+        given.options, given.disabled = options, len(options) < 2  # the first of them is chosen
         if player:
             player.max, player.disabled = len(options) - 1, len(options) < 2
             player.interval = max(100, min(500, 30_000 // len(options)))  # milliseconds a place, half a minute in all
+        given.index = place
         self._offering = False
 
     def _try(self, step: Callable[[], None]) -> None:
@@ -247,7 +245,8 @@ class Explorer:
 
     def _ipython_display_(self) -> None:
         if not self.unshown:
-            display({"text/plain": self.alt, "image/png": self.png()}, metadata={"image/png": {"alt": self.alt}}, raw=True)
+            shown, words = {"text/plain": self.alt, "image/png": self.png()}, {"image/png": {"alt": self.alt}}
+            display(shown, metadata=words, raw=True)
         still = f'{STYLE_SHEET}<p class="anm-still">{escape(self.unshown)}</p>'
         display({"text/html": still, "text/plain": self.unshown}, raw=True)
         display({**self.root._repr_mimebundle_(), "text/plain": ""}, raw=True)
@@ -278,24 +277,22 @@ def project_runs() -> dict[str, Run]:
 def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str, str], dict[str, str]]:
     """The finished runs that suit, by key, newest first and then the project's own; their labels; why others cannot.
 
-    A label has task, size, method, score, every other field that differs within the list, seeds, steps, the time and
-    the beginning of the key. No class of a user's own is needed.
+    A label has task, size, method, score, every other field that differs within the list, the time and the beginning of
+    the key. No class of a user's own is needed.
     """
-    runs, ends, unreadable = dict[str, Run](), dict[str, tuple[str, str]](), dict[str, str]()
+    runs, scores, labels, unreadable = dict[str, Run](), dict[str, str](), dict[str, str](), dict[str, str]()
     for run in [*reversed(scan()[0]), *project_runs().values()]:
         try:
             if run.key not in runs and suits(run):
-                facts, score = run.summary, f"{run.score[0]} {rounded(run.score[1])}" if run.score else "no score"
-                first = f"{facts['task']}, size {run.settings.get('size')} · {label(str(facts['method']))} · {score}"
-                finished = f"{datetime.fromisoformat(facts['finished']).astimezone():%d %b %Y %H:%M} · {run.key[:8]}"
-                seeds = ", ".join(map(str, facts["seeds"]))
-                runs[run.key], ends[run.key] = run, (first, f"seeds {seeds} · {facts['steps']} steps · {finished}")
+                scores[run.key] = f"{run.score[0]} {rounded(run.score[1])}" if run.score else "no score"
+                runs[run.key] = run
         except Exception as error:  # of any kind: what is in a file may be anything
             unreadable[run.key] = reason(error)
-    labels = {}
-    for (key, (first, last)), own in zip(ends.items(), differences(runs.values()), strict=True):
+    for (key, run), own in zip(runs.items(), differences(runs.values()), strict=True):
+        what = f"{run.summary['task']}, size {run.settings.get('size')}", label(str(run.summary["method"]))
         fields = (f"{name} = {value}" for name, value in own.items() if name not in DESCRIBED)
-        labels[key] = " · ".join([first, *fields, last])
+        finished = datetime.fromisoformat(run.summary["finished"]).astimezone()
+        labels[key] = " · ".join([*what, scores[key], *fields, f"{finished:%d %b %Y %H:%M}", key[:8]])
     return runs, labels, unreadable
 
 

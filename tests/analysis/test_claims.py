@@ -91,7 +91,7 @@ def test_steps_to_a_threshold_say_who_never_reached_it():
     said = row.table["measured"].item()
     assert "fast 80.0 (0 of 6 seeds not before the end) against slow 100 (6 of 6 seeds not before the end);" in said
     assert row.table["estimate"].item() == 80 - 100
-    with pytest.raises(ParameterError, match="'steps to much'; known: .*steps to THRESHOLD"):
+    with pytest.raises(ParameterError, match=r"'steps to much'; known: .*steps to THRESHOLD"):
         judge([Claim("a", "mse", "fast", "slow", reduction="steps to much")], curves(fast=FALLING, slow=SLOW))
 
 
