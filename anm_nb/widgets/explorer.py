@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from IPython.display import display
 from ipywidgets import HTML, Box, Button, Dropdown, HBox, Layout, Play, SelectionSlider, Text, VBox
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,13 +22,13 @@ from traitlets import link
 
 from anm_nb.analysis.kept import kept_root
 from anm_nb.analysis.plots import figure_files
-from anm_nb.analysis.style import PAGE, PaperFigure, house_style, label
+from anm_nb.analysis.style import PAGE, house_style, label
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root, replace_whole
 from anm_nb.run import CorruptRun, Run, differences
 from anm_nb.store import scan, store_root
-from anm_nb.widgets.view import Control, View
+from anm_nb.widgets.view import Control, View, frame_state, plotted
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 SCRIPT = (TEMPLATES / "explorer.js").read_text("utf-8")
@@ -109,15 +108,19 @@ class Explorer:
         views = [self.view(Run(self.runs[key].path)) for key in keys]
         for view in views:
             view.together = views
-        figure, self.axes = self._panels(len(views), WIDTH)
-        figure.set_dpi(120)
-        self.canvas, self._frames = FigureCanvasAgg(figure), list[Any]()
+        tall, columns = len(views) * self.view.height, len(self.view.widths)
+        figure = Figure((WIDTH, tall), dpi=120)
+        # fixed places in inches, as to find them takes long
+        place = {"left": 0.75 / WIDTH, "right": 1 - 0.1 / WIDTH, "bottom": 0.45 / tall, "top": 1 - 0.3 / tall}
+        place |= {"wspace": 0.14 * columns, "hspace": 0.75 / (self.view.height - 0.75)}
+        self.axes = self._panels(figure, len(views), place)
+        self.canvas, self._layers = FigureCanvasAgg(figure), dict[Axes, tuple[Any, np.ndarray]]()
         self.views = views
 
-    def _panels(self, rows: int, width: float) -> tuple[Figure, np.ndarray]:
-        """A figure of a width in inches, and its empty axes [rows, panels]."""
-        figure = PaperFigure(figsize=(width, rows * self.view.height), layout="constrained")
-        return figure, figure.subplots(rows, len(self.view.widths), squeeze=False, width_ratios=self.view.widths)
+    def _panels(self, figure: Figure, rows: int, place: dict[str, float] | None = None) -> np.ndarray:
+        """Empty axes [rows, panels]."""
+        widths = self.view.widths
+        return figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths, gridspec_kw=place)
 
     def _redraw(self, change: Any = None) -> None:
         if self.views and not self._offering:
@@ -161,21 +164,23 @@ class Explorer:
                     each.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
 
     def _show(self) -> None:
-        """Blit what is plotted over the panels' frames, which are drawn only where these have changed, into the page.
+        """Draw a white sheet, on it the panels' frames, anew where these have changed, and what is plotted.
 
-        An image with alternative text (which an `Image` widget has not), and bars of each row's first panel over it.
+        The page has it as an image with alternative text (an `Image` widget has none), bars of first panels over it.
         """
-        if self._frames != (frames := [frame_state(axes) for axes in self.axes.flat]):
-            for axes in self.axes.flat:
+        renderer, pixels = self.canvas.get_renderer(), np.asarray(self.canvas.buffer_rgba())
+        for axes in self.axes.flat:
+            if self._layers.get(axes, (None, None))[0] != (state := frame_state(axes)):
                 for artist in plotted(axes):
                     artist.set_animated(True)
-            self.canvas.draw()
-            self._frames, self._background = frames, self.canvas.copy_from_bbox(self.canvas.figure.bbox)
-        self.canvas.restore_region(self._background)
-        places, form = [], '<i title="{}" style="left:{:.2f}%;width:{:.2f}%;top:{:.2f}%;height:{:.2f}%"></i>'
+                pixels[:] = 255
+                axes.draw(renderer)
+                self._layers[axes] = state, pixels.copy()
+        np.minimum.reduce([layer for _, layer in self._layers.values()], out=pixels)
         for axes in self.axes.flat:
             for artist in sorted(plotted(axes), key=lambda artist: artist.zorder):
-                axes.draw_artist(artist)
+                artist.draw(renderer)
+        places, form = [], '<i title="{}" style="left:{:.2f}%;width:{:.2f}%;top:{:.2f}%;height:{:.2f}%"></i>'
         for axes, view in zip(self.axes[:, 0], self.views, strict=True):
             box = axes.get_position()
             for left, wide, told in view.bars(self.values):
@@ -202,8 +207,8 @@ class Explorer:
             name = re.sub(r"[^\w.]+", "-", " ".join([self.view.name, *keys, *self.said.values()]))
             path = outputs_root() / "figures" / "explorers" / name
             with house_style():
-                figure, axes = self._panels(len(keys), PAGE.text)
-                self._plot(axes)
+                figure = Figure((PAGE.text, len(keys) * self.view.height), layout="constrained")
+                self._plot(self._panels(figure, len(keys)))
                 files = figure_files(figure, name, PAGE.text)
             path.parent.mkdir(parents=True, exist_ok=True)
             for file, data in files.items():
@@ -250,19 +255,6 @@ class Explorer:
         still = f'{STYLE_SHEET}<p class="anm-still">{escape(self.unshown)}</p>'
         display({"text/html": still, "text/plain": self.unshown}, raw=True)
         display({**self.root._repr_mimebundle_(), "text/plain": ""}, raw=True)
-
-
-def plotted(axes: Axes) -> list[Artist]:
-    """What is plotted in a panel, without its frame, ticks, labels and legend."""
-    return [*axes.lines, *axes.collections, *axes.images, *axes.patches, *axes.texts]
-
-
-def frame_state(axes: Axes) -> list[Any]:
-    """What title, ticks and labels of a panel are drawn from."""
-    state: list[Any] = [axes.get_title("left"), axes.get_xlabel(), axes.get_ylabel()]
-    for axis in (axes.xaxis, axes.yaxis):
-        state += [axis.get_scale(), *axis.get_view_interval(), *getattr(axis.get_major_formatter(), "seq", ())]
-    return state
 
 
 def project_runs() -> dict[str, Run]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 
 from anm_nb.analysis.style import colours, label
 from anm_nb.run import Run
@@ -74,3 +76,16 @@ def nearest(steps: Sequence[int], step: int) -> int:
 def numbers(count: int, first: int = 1) -> list[tuple[str, int]]:
     """Options for places from 0, labelled from `first` on."""
     return [(str(place + first), place) for place in range(count)]
+
+
+def plotted(axes: Axes) -> list[Artist]:
+    """What is plotted in a panel, without its frame, ticks, labels and legend."""
+    return [*axes.lines, *axes.collections, *axes.images, *axes.patches, *axes.texts]
+
+
+def frame_state(axes: Axes) -> list[Any]:
+    """What title, ticks and labels of a panel are drawn from."""
+    state: list[Any] = [axes.get_title("left"), axes.get_xlabel(), axes.get_ylabel()]
+    for axis in (axes.xaxis, axes.yaxis):
+        state += [axis.get_scale(), *axis.get_view_interval(), *getattr(axis.get_major_formatter(), "seq", ())]
+    return state
