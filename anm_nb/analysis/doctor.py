@@ -54,8 +54,8 @@ class Finding:
     """A failure signature seen in a run.
 
     `evidence` names columns, steps and values; `remedy` is the document's; `change` maps dotted names of parameters to
-    values, or to "present × 0.5" where the present value is unknown; empty where no parameter can mend it. `section` is that
-    of the ANM checklist, or of these notebooks' own additions to it.
+    values, or to "present × 0.5" where the present value is unknown; empty where no parameter can mend it. `section` is
+    that of the ANM checklist, or of these notebooks' own additions to it.
     """
 
     signature: str
