@@ -97,6 +97,7 @@ class DenoisingTask(Task):
     sample_clamp: ClassVar[float]  # samples stay within ±√ᾱ_k times this at level k
     harder_clamp: ClassVar[float | None] = None  # the same for harder problems, where their answers are larger
     inner_steps: ClassVar[int] = 5  # published descent steps of the sampler at each level
+    classes: int  # of a task of decisions alone: entries that are one decision, one-hot; 1 where each is a sign
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -3,9 +3,10 @@
 import re
 from itertools import pairwise
 from pathlib import Path
-from shutil import copy
+from shutil import copy, copytree
 from statistics import median
 
+import nbformat
 import pytest
 from jupyter_lab import jupyter_lab
 from jupyter_page import NotebookPage, chromium
@@ -33,12 +34,34 @@ every_explorer = pytest.mark.parametrize("kind", EXPLORERS)
 
 
 @pytest.fixture(scope="module")
-def notebooks(tmp_path_factory):
-    """Both notebooks as their cells run, over an empty store, in one JupyterLab and one browser."""
-    paths = [project_root() / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS]
+def lab(tmp_path_factory):
+    """One JupyterLab with both notebooks over an empty store, and one over a spoilt one; and one browser."""
     folder, outputs = (tmp_path_factory.mktemp(name) for name in ("lab", "outputs"))
+    paths = [project_root() / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS]
+    paths.append(notebook_over_a_spoilt_store(tmp_path_factory.mktemp("spoilt")))
     with jupyter_lab(folder, paths, outputs) as address, chromium() as browser:
-        yield {name: NotebookPage(browser, address, name) for name in NOTEBOOKS}
+        yield browser, address
+
+
+def notebook_over_a_spoilt_store(folder):
+    """A notebook with an explorer; one byte of the newest of the store's two runs is not what was written."""
+    runs = sorted((project_runs()[name] for name in (MINED, STOCK)), key=lambda run: run.summary["finished_ns"])
+    for run in runs:
+        copytree(run.path, folder / "runs" / run.key)
+    trace = folder / "runs" / runs[-1].key / "trace.safetensors"
+    trace.write_bytes(trace.read_bytes()[:-1] + bytes([trace.read_bytes()[-1] ^ 1]))
+    source = f"import os\nos.environ['ANM_NB_OUTPUTS'] = {str(folder)!r}\n"
+    source += "from anm_nb.widgets import MarginExplorer\nMarginExplorer()"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # else JupyterLab asks for one
+    cells = [nbformat.v4.new_code_cell(source)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "spoilt.ipynb")
+    return folder / "spoilt.ipynb"
+
+
+@pytest.fixture(scope="module")
+def notebooks(lab):
+    """Both notebooks as their cells run."""
+    return {name: NotebookPage(*lab, name) for name in NOTEBOOKS}
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +172,28 @@ def test_a_saved_notebook_shows_its_still_pictures_and_no_error_without_a_kernel
         assert not any(each.is_visible() for each in page.get_by_text(NO_WIDGET).all())
 
 
-def test_a_card_of_the_gallery_shows_the_kept_answer_and_then_that_the_quick_run_was_short(notebooks, tmp_path):
+def test_a_run_that_cannot_be_read_leaves_no_picture_and_says_why_also_where_it_is_the_newest(lab):
+    page = NotebookPage(*lab, "spoilt").page
+    root = page.locator(".anm-margin-explorer").first
+    alert, picture = root.get_by_role("alert"), root.locator(".anm-picture-image")
+    picker = root.get_by_label("Run", exact=True)
+    alert.wait_for()
+    for _ in range(2):
+        assert re.search(r"Cannot be shown: .*trace\.safetensors: expected sha256 \w+, found", alert.inner_text())
+        assert picture.count() == 0
+        assert root.get_by_label("Training step", exact=True).is_hidden()
+        picker.select_option(index=1)
+        picture.wait_for()
+        assert alert.count() == 0
+        picker.select_option(index=0)
+        picture.wait_for(state="detached")
+        alert.wait_for()
+
+
+def test_a_card_of_the_gallery_shows_the_kept_answer_and_then_that_the_quick_run_was_short(lab, tmp_path):
     copy(project_root() / "notebooks" / "16_anm_verdict.ipynb", tmp_path)
     page = write_gallery(tmp_path)
-    seen = next(iter(notebooks.values())).page.context.browser.new_page()
+    seen = lab[0].new_page()
     seen.goto(page.as_uri())
     told = seen.locator("body").inner_text()
     assert 0 < told.index("At equal steps yes, at equal compute no.") < told.index("not trained long enough")

@@ -1,22 +1,27 @@
-"""Notebook 17's searches on planted energies: an exact one badly searched, a corrupted one searched to the end."""
+"""Searches on planted energies: an exact one badly searched, a corrupted one searched to the end."""
 
+import re
 from functools import partial
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from notebook_cells import names_of
+from run_cells import ROOT
 from torch import Tensor
 
+from anm_nb.energy import search
 from anm_nb.energy.schedule import NoiseSchedule
+from anm_nb.energy.search import Found, Problem, annealing, beam, blame, find, fresh_noise, langevin, published
 from anm_nb.tasks import get_task
 from anm_nb.training.seeds import generator
 
 SCHEDULE = NoiseSchedule.cosine(10)
-CELLS = ("problem", "samplers", "langevin", "decisions", "beam", "annealing", "found", "blame", "scores")
-NOTEBOOK = names_of("17_search_or_model", *CELLS)
-annealing, beam, blame, search = (NOTEBOOK[name] for name in ("annealing", "beam", "blame", "search"))
-fresh_noise, langevin, published = (NOTEBOOK[name] for name in ("fresh_noise", "langevin", "published"))
+PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
+OF_THE_DOCS: dict[str, Any] = {}
+exec(re.search(r"## Your own search.*?```python\n(.*?)```", PAGE, re.DOTALL)[1], OF_THE_DOCS)
 
 
 class Planted:
@@ -33,7 +38,7 @@ class Planted:
 
 def problem_of(task, n=6, answers=lambda batch: batch.y):
     batch = task.sample(n, generator=generator(0, "problems"))
-    return NOTEBOOK["Problem"](Planted(answers(batch)), task, batch, SCHEDULE, 4, 1)
+    return Problem(Planted(answers(batch)), task, batch, SCHEDULE, 4, 1)
 
 
 def sudoku(n=6, **options):
@@ -44,7 +49,7 @@ def found_by(way, problem, **options):
     def accepted(y):
         return problem.task.scores(y, problem.batch).get("board_accuracy", torch.zeros(len(y))) == 1
 
-    return search(way, problem, generator(1, "search"), accepted, **options)
+    return find(way, problem, generator(1, "search"), accepted, **options)
 
 
 def corner(problem, generator):
@@ -77,8 +82,8 @@ def test_a_corrupted_energy_searched_to_the_end_is_the_model_s_fault():
 
 @pytest.mark.parametrize(
     "way",
-    [beam, partial(beam, width=3), partial(annealing, steps=600, hot=2.0, start=fresh_noise)],
-    ids=["greedy", "beam", "annealing"],
+    [beam, partial(beam, width=3), partial(annealing, steps=600, hot=2.0, start=fresh_noise), OF_THE_DOCS["repair"]],
+    ids=["greedy", "beam", "annealing", "of the docs"],
 )
 def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
     problem = sudoku()
@@ -87,11 +92,13 @@ def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
     assert all((y == problem.clues.impose(y)).all() for y in found.answers)
 
 
-def test_answers_are_judged_alike_at_a_time_or_all_at_once():
-    problem = sudoku(3)
-    answers = torch.randn(3 * 5, 64, generator=generator(0, "answers"))
-    torch.testing.assert_close(NOTEBOOK["judge_in_parts"](problem, answers, 2), problem.judge(answers).view(3, 5))
-    assert problem.cost == 5 + 5
+def test_neighbours_are_judged_alike_some_at_a_time_or_all_at_once(monkeypatch):
+    problem = sudoku(3, answers=wrong_boards)
+    whole = found_by(partial(beam, width=2), problem)
+    monkeypatch.setattr(search, "AT_A_TIME", 7)
+    parts = found_by(partial(beam, width=2), problem)
+    assert (whole.answers == parts.answers).all()
+    assert (whole.costs == parts.costs).all()
 
 
 @pytest.mark.parametrize("way", [partial(published, restarts=2), partial(fresh_noise, restarts=2), langevin])
@@ -106,14 +113,15 @@ def test_costs_are_the_forward_passes_a_gradient_counting_three(way):
 
 
 def test_best_oracle_majority_and_auc_of_a_table_by_hand():
+    notebook = names_of("17_search_or_model", "scores", given={"np": np, "pd": pd})
     answers = torch.tensor([[[1.0, 1], [1, 1]], [[-1, 1], [1, -1]], [[-1, 1], [1, 1]]])
     right = torch.tensor([[False, True], [True, False], [True, True]])
     energies = torch.tensor([[1.0, 5], [2, 1], [3, 4]])
-    found = NOTEBOOK["Found"](answers, energies, np.array([10.0, 20, 30]), torch.tensor([2.5, 0.5]), right)
-    table = NOTEBOOK["score_by_cost"](found)
+    found = Found(answers, energies, np.array([10.0, 20, 30]), torch.tensor([2.5, 0.5]), right)
+    table = notebook["score_by_cost"](found)
     assert table["solved"].tolist() == [0.5, 0.0, 0.0]
     assert table["oracle"].tolist() == [0.5, 1.0, 1.0]
     assert table["majority"].tolist()[-1] == 1.0
     assert list(blame(found, found)) == ["model error", "search error"]
     # problem 0: right 2, 3, 2.5 against wrong 1: never lower; problem 1: right 5, 4, 0.5 against wrong 1: one of three
-    assert NOTEBOOK["verifier_auc"](found) == pytest.approx((0 + 1 / 3) / 2)
+    assert notebook["verifier_auc"](found) == pytest.approx((0 + 1 / 3) / 2)
