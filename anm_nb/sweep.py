@@ -91,8 +91,6 @@ def execute() -> None:
 
     threading.Thread(target=end_with_input, daemon=True).start()
     source, error = case.notebook.resolve(), None
-    # papermill's imports do without it, which takes 1.5 s to compile a grammar that no notebook needs
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     try:
         from papermill import execute_notebook
 
