@@ -23,8 +23,8 @@ from anm_nb.analysis.style import PAGE, STYLE, VENUES, house_style, label
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root, replace_whole
-from anm_nb.run import CorruptRun, Run, differences
-from anm_nb.store import scan, store_root
+from anm_nb.runs import differences, score
+from anm_nb.store import CorruptRun, Run, scan, store_root
 from anm_nb.widgets.view import BOTTOM, TEMPLATES, TOP, WIDTH, Control, Picture, View, share_limits
 
 DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing", "seeds", "steps")  # in every label anyway
@@ -225,8 +225,8 @@ def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str,
     for run in [*reversed(scan()[0]), *project_runs().values()]:
         try:
             if run.key not in runs and suits(run):
-                facts, score = run.summary, score_of(run.path)
-                first = f"{facts['task']}, size {run.settings.get('size')} · {label(str(facts['method']))} · {score}"
+                facts, reached = run.summary, score_of(run.path)
+                first = f"{facts['task']}, size {run.settings.get('size')} · {label(str(facts['method']))} · {reached}"
                 finished = f"{datetime.fromisoformat(facts['finished']).astimezone():%d %b %Y %H:%M} · {run.key[:8]}"
                 seeds = ", ".join(map(str, facts["seeds"]))
                 runs[run.key], ends[run.key] = run, (first, f"seeds {seeds} · {facts['steps']} steps · {finished}")
@@ -242,7 +242,7 @@ def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str,
 @cache
 def score_of(path: Path) -> str:
     """A run's score on dev; kept, as it is read from the run's files."""
-    return f"{score[0]} {rounded(score[1])}" if (score := Run(path).score) else "no score"
+    return f"{found[0]} {rounded(found[1])}" if (found := score(Run(path))) else "no score"
 
 
 def reason(error: Exception) -> str:

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anm_nb.analysis.style import colours, label
-from anm_nb.run import Run
+from anm_nb.store import Run
 
 WIDTH = 8.0  # inches: fits a window of 1000 pixels
 LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 0.62, 0.1, 0.3, 0.45, 0.78  # inches around and between panels
