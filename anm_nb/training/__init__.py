@@ -234,7 +234,8 @@ class Learner(ABC):
         state = {f"model.{name}": each for name, each in self.model.members[place].state_dict().items()}
         state |= {f"generator.{purpose}": own[place].get_state() for purpose, own in self.generators.items()}
         for group in self.groups:
-            state |= {f"{group.name}.{name}": each for name, each in group.state_of(place).items()}
+            state[f"norm.{group.name}"] = group.norms[place]
+            state |= {f"optimiser.{group.name}.{name}": each for name, each in group.state_of(place).items()}
         return state
 
     def load(self, states: Sequence[Named]) -> None:
@@ -244,7 +245,8 @@ class Learner(ABC):
             for purpose, own in self.generators.items():
                 own[place].set_state(state[f"generator.{purpose}"])
         for group in self.groups:
-            group.load([by_prefix(state, f"{group.name}.") for state in states])
+            group.norms.copy_(torch.stack([state[f"norm.{group.name}"] for state in states]))
+            group.load([by_prefix(state, f"optimiser.{group.name}.") for state in states])
 
     def branch(self, step: int, recorded: bool) -> Hashable:
         """All that the Python code of `losses` branches on."""

@@ -156,8 +156,8 @@ class ParameterGroup:
                 parameter.copy_(torch.lerp(start, parameter, _along_first(self.shares, parameter)))
 
     def state_of(self, place: int) -> dict[str, Tensor]:
-        """The norm of one seed's last gradient, and its part of the optimiser's state, by `<parameter>.<name>`."""
-        return {"norm": self.norms[place]} | {
+        """One seed's part of the optimiser's state, by `<parameter>.<name>`."""
+        return {
             f"{index}.{name}": value if name == "step" else self.stack.by_seed(value)[place]
             for index, parameter in enumerate(self.stacked)
             for name, value in self.own.state[parameter].items()
@@ -165,8 +165,7 @@ class ParameterGroup:
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Continue with the states of all seeds, as `state_of` gave them."""
-        self.norms.copy_(torch.stack([state["norm"] for state in states]))
-        for key, first in ((key, each) for key, each in states[0].items() if key != "norm"):
+        for key, first in states[0].items():
             index, _, name = key.partition(".")
             parameter = self.stacked[int(index)]
             joined = first if name == "step" or len(states) == 1 else torch.stack([state[key] for state in states])
