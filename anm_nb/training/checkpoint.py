@@ -60,17 +60,14 @@ def common_checkpoints(paths: Iterable[Path]) -> list[State]:
 
 def good_checkpoints(path: Path) -> list[State]:
     """The newest checkpoint and the one before it, as far as they are good; a bad one is set aside with a warning."""
-    good, spoiled = [], []
+    good = []
     for candidate in filter(Path.exists, (path, before(path))):
         try:
             good.append(load_checkpoint(candidate))
         except CorruptRun as error:
             os.replace(candidate, candidate.with_name(f"{candidate.name}.corrupt"))
-            spoiled.append(str(error))
-    if spoiled:
-        then = f"continues from step {good[0][1]['step']}, of the checkpoint before it" if good else ""
-        said = f"{'; '.join(spoiled)}; training {then or 'starts from the beginning'}"
-        warnings.warn(f"checkpoint cannot be trusted: {said}", stacklevel=4)
+            then = "training goes on from the one before it, or from the beginning"
+            warnings.warn(f"checkpoint cannot be trusted: {error}; {then}", stacklevel=4)
     return good
 
 
