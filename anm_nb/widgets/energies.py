@@ -75,12 +75,13 @@ class Landscape(View):
     def suits(cls, run: Run) -> bool:
         return super().suits(run) and issubclass(task_class(run.summary["task"]), MatrixTask)
 
-    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        (profiles, bends), (scan, perfect) = axes, self.shown(values)
-        level, problem = values["level"], values["problem"]
+    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
+        (profiles, bends), level, problem = axes, values["level"], values["problem"]
+        place, chosen = self.seed_place(values), nearest(self.steps, values["step"])
+        scan, perfect = (self.scan(place, step) for step in (self.steps[chosen], None))
         rises, rise = scan["rises"][level], scan["rises"][level, problem]
         for step in self.steps[:: -(-len(self.steps) // 8)]:  # limits that stay as the step moves
-            kept = self.scan(self.seed_place(values), step)
+            kept = self.scan(place, step)
             profiles.update_datalim(np.column_stack([np.tile(T, self.problems), kept["rises"][level].ravel()]))
             bends.update_datalim(np.column_stack([self.levels, kept["curvature"].mean(1)]))
         profiles.plot(T, np.delete(rises, problem, 0).T, color="#b8b8b8", linewidth=0.8)
@@ -96,22 +97,18 @@ class Landscape(View):
         bends.set(xlabel="noise level", ylabel="mean curvature, nats per unit²")
         if profiles.get_legend() is None:
             profiles.legend(fontsize="small", loc="upper left")
-
-    def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        told = {"step": self.options["step"][nearest(self.steps, values["step"])][0], "level": str(values["level"])}
-        for kind, scan in zip(("", "perfect "), self.shown(values), strict=True):
+        told = {"step": self.options["step"][chosen][0], "level": str(level)}
+        for kind, found in {"": scan, "perfect ": perfect}.items():
             for name, unit in UNITS.items():
-                exact = float(scan[name][values["level"], values["problem"]])
+                exact = float(found[name][level, problem])
                 told[kind + name] = f"{rounded(round(exact, 6) + 0.0)} {unit}"  # not what rounding leaves of a 0
         return told
 
-    def shown(self, values: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
-        """φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems]: the run's, and a perfect denoiser's."""
-        step = self.steps[nearest(self.steps, values["step"])]
-        return [self.scan(self.seed_place(values), at) for at in (step, None)]
-
     def _scan(self, place: int, step: int | None) -> dict[str, np.ndarray]:
-        """Everything of a seed at a step, or of a perfect denoiser; the same pairs and ε at every step and level."""
+        """A seed at a step, or a perfect denoiser: φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems].
+
+        The same pairs and ε at every step and level.
+        """
         seed, levels = self.seeds[place], len(self.levels)
         arrays = (self.run.trace[f"probe_{name}"][place, 0, : self.problems] for name in ("x", "y", "negatives"))
         x, y_pos, y_neg = (array.double().repeat(levels, 1) for array in arrays)
@@ -176,8 +173,11 @@ class Sampling(View):
         }
         self.start = {"state": states - 1}
 
-    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        solution, state = self.shown(values)
+    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
+        puzzle, problem = "".join(values["puzzle"].split()), min(values["problem"], self.problems - 1)
+        solution = self.solve(self.seed_place(values), problem, puzzle)
+        states = solution.states
+        state = min(values["state"], len(states) - 1)
         for panel, array in zip(axes[:2], (solution.answers[state], solution.truth), strict=True):
             if self.digits:
                 self._draw_board(panel, array, solution)
@@ -187,7 +187,6 @@ class Sampling(View):
             panel.set(xticks=[], yticks=[])
         axes[0].set_xlabel("answer (orange: wrong)" if self.digits else "answer now")
         axes[1].set_xlabel("solution (grey: given)" if self.digits else "truth")
-        states = solution.states
         breaks = np.flatnonzero(np.diff(states["level"])) + 1  # where the next noise level begins
         for panel, column, colour in zip(axes[2:], ("energy", "error"), (self.colour, "black"), strict=True):
             steps, taken = np.arange(1.0, len(states) + 1), states[column].astype(float)
@@ -197,24 +196,17 @@ class Sampling(View):
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if not self.digits:
             axes[3].set_yscale("log")
-
-    def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        solution, state = self.shown(values)
-        now, error = solution.states.iloc[state], rounded(solution.states["error"][state])
+        now = states.iloc[state]
         return {
-            "sampler step": f"{state + 1} of {len(solution.states)}",
+            "sampler step": f"{state + 1} of {len(states)}",
             "level": f"{now['level']:.0f}",
             "step of the level": f"{now['step']:.0f}",
             "energy": f"{rounded(now['energy'])} nats",
             "step taken": "start" if not now["step"] else "yes" if now["taken"] else "no",
-            self.error_name: f"{now['error']:.0f} of {(~solution.given).sum()}" if self.digits else error,
+            self.error_name: f"{now['error']:.0f} of {(~solution.given).sum()}"
+            if self.digits
+            else rounded(now["error"]),
         }
-
-    def shown(self, values: Mapping[str, Any]) -> tuple[Solution, int]:
-        """The way to the answer of the chosen problem, and the place of the chosen state."""
-        puzzle, problem = "".join(values["puzzle"].split()), min(values["problem"], self.problems - 1)
-        solution = self.solve(self.seed_place(values), problem, puzzle)
-        return solution, min(values["state"], len(solution.states) - 1)
 
     def array(self, y: Tensor) -> np.ndarray:
         """One answer y [y_dim] as a square, or as one row: its entries, or each cell's digit of the highest entry."""

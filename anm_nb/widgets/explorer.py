@@ -143,8 +143,7 @@ class Explorer:
                 artist.remove()
             axes.relim()
             axes.autoscale(True)  # limits follow what comes
-        self._plot(self.axes)
-        self.readouts = [{"method": view.method} | view.read_out(self.values) for view in self.views]
+        self.readouts = self._plot(self.axes)
         told = ["; ".join(map(" ".join, each.items())) for each in self.readouts]
         self.alt = f"{self.view.about} {', '.join(map(' '.join, self.said.items()))}. {'. Below it: '.join(told)}."
         self._show()
@@ -152,16 +151,18 @@ class Explorer:
         lines = ["; ".join(form.format(*map(escape, item)) for item in each.items()) for each in self.readouts]
         self.readout.value = f'<div role="status" aria-live="polite">{"<br>".join(lines)}</div>'
 
-    def _plot(self, rows: np.ndarray) -> None:
-        """Plot all runs into empty axes [runs, panels]; panels of curves have the same limits in every row."""
+    def _plot(self, rows: np.ndarray) -> list[dict[str, str]]:
+        """Plot all runs into empty axes [runs, panels], curves with the same limits in every row; their read-outs."""
+        readouts = []
         for view, axes in zip(self.views, rows, strict=True):
             axes[0].set_title(view.method)
-            view.draw(axes, self.values)
+            readouts.append({"method": view.method} | view.draw(axes, self.values))
         for column in rows.T:
             if not any(each.images for each in column):
                 x, y = (np.array([getattr(each, f"get_{which}lim")() for each in column]) for which in "xy")
                 for each in column:
                     each.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
+        return readouts
 
     def _show(self) -> None:
         """Draw a white sheet, on it the panels' frames, anew where these have changed, and what is plotted.
@@ -183,7 +184,7 @@ class Explorer:
         places, form = [], '<i title="{}" style="left:{:.2f}%;width:{:.2f}%;top:{:.2f}%;height:{:.2f}%"></i>'
         for axes, view in zip(self.axes[:, 0], self.views, strict=True):
             box = axes.get_position()
-            for left, wide, told in view.bars(self.values):
+            for left, wide, told in view.bars:
                 sides = box.x0 + left * box.width, wide * box.width, 1 - box.y1, box.height
                 places.append(form.format(escape(told), *(100 * side for side in sides)))
         self.picture.value = (
