@@ -36,8 +36,6 @@ END = 10**9  # of training, where the weights of no record are kept
 T = SCAN_GRID.numpy()
 UNITS = {"barrier": "nats", "curvature": "nats per unit²", "slope": "nats per unit"}  # unit: of length of ỹ
 PERFECT: dict[str, Any] = {"color": PALETTE["optimal"], "label": label("optimal"), **LINE_STYLES["optimal"]}
-SAMPLED = 8  # problems of a sampler
-OWN = "81 or 16 characters row by row, 0 or . for an empty cell"
 CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f5b68a"])  # given, right, wrong
 
 
@@ -151,8 +149,10 @@ class Sampling(View):
     needs = "Train an energy: run notebook 15_ired_table, or anm-nb demo in a terminal."
     controls = (
         Control("seed", "Seed", "The seed of the run"),
-        Control("puzzle", "Own Sudoku", f"{OWN}; nothing for the run's own problems", "text"),
-        Control("problem", "Problem", "One of the run's held-out problems", "slider"),
+        Control("puzzle", "Own Sudoku", "81 or 16 characters row by row, 0 or . for an empty cell, or nothing", "text"),
+        Control(
+            "problem", "Problem", "One of the run's held-out problems, where there is no Sudoku of one's own", "slider"
+        ),
         Control("state", "Sampler step", "How many states the sampler has been through", "player"),
     )
     widths = (1, 1, 1.2, 1.2)
@@ -164,17 +164,18 @@ class Sampling(View):
         self.task, self.solve = self.config.make_task(), cache(self._solve)
         self.digits = run.settings["size"] if run.settings["task"] == "sudoku" else 0  # of a board; 0: numbers
         self.error_name = "wrong cells" if self.digits else "mean squared error"
-        self.problems, states = min(SAMPLED, run.trace["probe_y"].shape[2]), len(self.solve(0, 0, "").states)
+        self.problems, states = run.trace["probe_y"].shape[2], len(self.solve(0, 0, "").states)
         self.options = {
             "seed": self.seed_options,
             "puzzle": bool(self.digits),
-            "problem": lambda values: [("own", 0)] if values["puzzle"] else numbers(self.problems),
+            "problem": numbers(self.problems),
             "state": numbers(states),
         }
         self.start = {"state": states - 1}
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
-        puzzle, problem = "".join(values["puzzle"].split()), min(values["problem"], self.problems - 1)
+        puzzle = "".join(values["puzzle"].split()) if self.digits else ""
+        problem = min(values["problem"], self.problems - 1)
         solution = self.solve(self.seed_place(values), problem, puzzle)
         states = solution.states
         state = min(values["state"], len(states) - 1)
@@ -198,6 +199,7 @@ class Sampling(View):
             axes[3].set_yscale("log")
         now = states.iloc[state]
         return {
+            "problem": "your own" if puzzle else str(problem + 1),
             "sampler step": f"{state + 1} of {len(states)}",
             "level": f"{now['level']:.0f}",
             "step of the level": f"{now['step']:.0f}",
@@ -225,8 +227,7 @@ class Sampling(View):
         clues, schedule = task.clues(batch), NoiseSchedule.cosine(self.config.levels)
         energy, source = trained_energy(self.run, seed), generator(seed, f"explorer/{problem}")
         how = self.config.inner_steps or task.inner_steps, task.sample_clamp, clues
-        tell = lambda *state: states.append(state)  # noqa: E731
-        sample(energy, schedule, batch.x, task.y_dim, source, *how, callback=tell)
+        sample(energy, schedule, batch.x, task.y_dim, source, *how, callback=lambda *state: states.append(state))
         answers, truth = np.stack([self.array(y[0]) for _, _, y, _, _ in states]), self.array(batch.y[0])
         known = clues.mask[0].numpy() if clues is not None else np.zeros(truth.size, bool)
         given = known.reshape(*truth.shape, -1)[..., 0]

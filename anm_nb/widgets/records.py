@@ -58,7 +58,7 @@ class Margins(View):
         Control("pairs", "Pairs", "Held-out pairs, or those of the batch that was trained on"),
         Control("seed", "Seed", "One seed of the run, or all of them pooled"),
         Control("step", "Training step", "The recorded training step that is shown", "player"),
-        Control("level", "Noise level", "Pairs of one level k, 0 having the least noise, or all", "slider"),
+        Control("level", "Noise level", "Held-out pairs of one level k, 0 having the least noise, or all", "slider"),
     )
     widths = (1.4, 1)
 
@@ -68,19 +68,20 @@ class Margins(View):
         self.margins = {kind: run.trace[name].numpy() for kind, name in ARRAYS.items() if name in run.trace}
         self.reaches = {kind: float(np.nanquantile(np.abs(each), WITHIN)) or 1.0 for kind, each in self.margins.items()}
         self.levels = run.trace["dev_levels"][:, 0].numpy()  # [seeds, pairs]; of a batch they are not kept
-        levels, self.chosen = numbers(run.settings["levels"], 0), cache(self._chosen)
+        self.chosen = cache(self._chosen)
         self.options = {
             "pairs": [(kind, kind) for kind in self.margins],
             "seed": [*([("all", ALL)] if len(self.seeds) > 1 else []), *self.seed_options],
             "step": [(str(step), step) for step in self.steps],
-            "level": lambda values: [("all", ALL), *(levels if values["pairs"] == HELD_OUT else [])],
+            "level": [("all", ALL), *numbers(run.settings["levels"], 0)],
         }
         self.start = {"step": self.steps[-1]}
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
         (histogram, curve), record = axes, nearest(self.steps, values["step"])
         reach = max(view.reaches[values["pairs"]] for view in self.together)  # the same bars in all rows
-        chosen = self.chosen(values["pairs"], values["seed"], values["level"], reach)
+        level = values["level"] if values["pairs"] == HELD_OUT else ALL
+        chosen = self.chosen(values["pairs"], values["seed"], level, reach)
         heights, edges = chosen.counts / np.maximum(1, chosen.counts.sum(1, keepdims=True)), chosen.edges
         histogram.stairs(heights[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0)
         histogram.axvline(0, color="black", linewidth=0.8)
@@ -105,6 +106,7 @@ class Margins(View):
         now, *span = 100 * chosen.hard[record]
         return {
             "step": str(self.steps[record]),
+            "level": "all" if level == ALL else str(level),
             "pairs": str(counts.sum()),
             "p_hard": f"{now:.1f} % [{span[0]:.1f}, {span[1]:.1f} over {chosen.over}]",
             **{name: f"{rounded(at)} nats" for name, at in zip(QUARTILES, chosen.quartiles[record], strict=True)},

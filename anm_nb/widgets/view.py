@@ -26,8 +26,8 @@ class Control(NamedTuple):
 class View(ABC):
     """One run as an explorer shows it: a row of panels and a line of read-outs, read from the run when it is made.
 
-    A view sets `options`, for each control labels and values, or a function of the values of the controls before it
-    that gives them, or whether there is a text, and `start`, the values to begin with where these are not the first.
+    A view sets `options`, for each control labels and values, or whether there is a text, and `start`, the values to
+    begin with where these are not the first.
     Drawing sets `bars`: of each bar of the first panel its left end and width, as shares of the panel's, and words.
     """
 

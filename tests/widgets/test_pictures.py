@@ -185,7 +185,7 @@ def test_a_sudoku_of_one_s_own_is_solved_and_a_wrong_one_is_explained(stored):
     puzzle, solution = "1... ..2. .4.. ...3", "1234432134122143"
     choose(explorer, puzzle=puzzle.replace(" ", "\n"))
     shown = explorer.views[0].solve(0, 0, puzzle.replace(" ", ""))
-    assert explorer.inputs["problem"].label == "own"
+    assert explorer.readouts[0]["problem"] == "your own"
     assert "Own Sudoku 1..." in explorer.alt
     np.testing.assert_array_equal(shown.truth.ravel(), [*map(int, solution)])
     np.testing.assert_array_equal(shown.given.ravel(), [cell != "." for cell in puzzle.replace(" ", "")])
