@@ -1,4 +1,4 @@
-"""Cases: which a sweep file means, checked as a whole before anything starts, and how each ended."""
+"""Cases: which a sweep file means, checked as a whole before anything starts, and the verdicts that they end with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import json
 import re
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from itertools import product
@@ -21,11 +21,9 @@ from pydantic import Field, model_validator
 from anm_nb import files
 from anm_nb.analysis import VERDICT_MIME
 from anm_nb.config import ParameterError, Parameters, in_place_of_the_kernel, read_yaml, unknown_name
-from anm_nb.store import KEPT
 
 Values = dict[str, Any]
 NOTED = "anm_nb"  # where an executed notebook's metadata says how its case ended
-STATES = ("supported", "refuted", "equivalent", "undecided", "not trained long enough", "not measured")
 LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with an ending and a folder's prefix
 
 
@@ -33,23 +31,21 @@ LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with
 class Case:
     """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
 
-    `values` are all parameters that it runs with, defaults included; `env` is over the environment.
+    `values` are all parameters that it runs with, defaults included, and `digest` is of all that the result depends on;
+    `env` is over the environment.
     """
 
     notebook: Path
     output: Path = Path()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The output's name without its ending."""
         return self.output.stem
-
-    def digest(self, code: str) -> str:
-        """Of all that the result depends on, with the `code_digest` of its notebook."""
-        return digest_of([self.notebook.stem, self.values, code])[:16]
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Outcome:
     seconds: float  # with the kernel's start
     peak_mib: float  # of the kernel
     error: str | None = None  # why it failed
-    digest: str = ""  # the case's, with the code that it began with
+    digest: str = ""  # the case's
     runs: Sequence[str] = ()  # keys of the stored runs that the notebook was served
     verdicts: Sequence[Mapping[str, Any]] = ()
 
@@ -68,29 +64,6 @@ class Outcome:
     def status(self) -> str:
         """`done` or `failed`."""
         return "failed" if self.error else "done"
-
-
-def plain(text: str) -> str:
-    """The text without ANSI sequences and control characters, which a terminal would obey."""
-    return "".join(c for c in re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text) if c.isprintable() or c in "\n\t")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: `31.2 s`, `2 min 05 s`."""
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-
-
-def verdicts_in(notebook: Mapping[str, Any], kept: bool = True) -> list[dict[str, Any]]:
-    """The judged claims in a notebook's outputs, a mapping each; with or without those of cells tagged `kept`."""
-    cells = (cell for cell in notebook["cells"] if kept or "kept" not in cell["metadata"].get("tags", ()))
-    shown = (output.get("data", {}).get(VERDICT_MIME) or {} for cell in cells for output in cell.get("outputs", []))
-    return [dict(row) for each in shown for row in each.get("verdicts", ()) if row.get("verdict") in STATES]
-
-
-def tally(verdicts: Iterable[Mapping[str, Any]]) -> str:
-    """How many verdicts there are of each kind, such as `2 supported, 1 undecided`; empty where there are none."""
-    counts = Counter(row["verdict"] for row in verdicts)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
 
 def outcome_in(path: Path) -> Outcome | None:
@@ -111,20 +84,43 @@ def outcome_in(path: Path) -> Outcome | None:
         raise ParameterError(f"{path} is not the notebook that was written ({error})") from None
 
 
-def keep(case: Case, folder: Path, said: str, seconds: float = 0.0, code: str = "") -> Outcome:
-    """Put the notebook that a case's process left in its folder into place, with how it ended, else what is `said`."""
-    ended, used, notebook = {"error": said, "peak_mib": 0.0}, "", json.loads(case.notebook.read_text("utf-8"))
-    with suppress(OSError):
-        used = (folder / "runs").read_text("utf-8")
-    with suppress(OSError, ValueError):  # there is none, or half of one
-        notebook = json.loads((folder / "notebook.ipynb").read_text("utf-8"))
-        ended = json.loads((folder / "ended").read_text("utf-8"))
-    runs = sorted({key for key in used.split() if not key.startswith(KEPT)})
-    noted: dict[str, Any] = {**ended, "seconds": seconds, "digest": case.digest(code), "runs": runs}
-    sealed = noted | {"sha256": digest_of([notebook, noted])}
-    (folder / "whole").write_text(json.dumps(notebook | {"metadata": notebook["metadata"] | {NOTED: sealed}}, indent=1))
-    files.put_in_place(folder / "whole", case.output)
+def keep(case: Case, folder: Path, failed: str = "", seconds: float = 0.0) -> Outcome:
+    """Put the notebook that a case's process left in its folder into place, with how it ended.
+
+    One that `failed` did so by the error that the notebook shows, or where it shows none by that text.
+    """
+
+    def left(name: str) -> str:
+        return (folder / name).read_text("utf-8") if (folder / name).exists() else ""
+
+    try:
+        notebook = json.loads(left("notebook.ipynb"))
+    except ValueError:  # there is none, or half of one
+        notebook = json.loads(case.notebook.read_text("utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    raised = [f"{each['ename']}: {each['evalue']}" for each in outputs if each["output_type"] == "error"]
+    noted: dict[str, Any] = {
+        "error": re.sub(r"\x1b\[[\d;]*m", "", [failed, *raised][-1]) if failed else None,  # without colours
+        "peak_mib": float(left("peak") or 0),
+        "seconds": seconds,
+        "digest": case.digest,
+        "runs": sorted({key for key in left("runs").split() if not key.startswith(files.KEPT)}),
+    }
+    notebook["metadata"][NOTED] = noted | {"sha256": digest_of([notebook, noted])}
+    files.replace_whole(case.output, json.dumps(notebook, indent=1).encode())
     return Outcome(case.name, **noted, verdicts=verdicts_in(notebook, kept=False))
+
+
+def verdicts_in(notebook: Mapping[str, Any], kept: bool = True) -> list[dict[str, Any]]:
+    """The judged claims in a notebook's outputs, a mapping each; with or without those of cells tagged `kept`."""
+    cells = (cell for cell in notebook["cells"] if kept or "kept" not in cell["metadata"].get("tags", ()))
+    shown = (output.get("data", {}).get(VERDICT_MIME, {}) for cell in cells for output in cell.get("outputs", []))
+    return [dict(row) for each in shown for row in each.get("verdicts", ())]
+
+
+def tally(verdicts: Iterable[Mapping[str, Any]]) -> str:
+    """How many verdicts there are of each kind, such as `2 supported, 1 undecided`; empty where there are none."""
+    return ", ".join(f"{count} {state}" for state, count in Counter(row["verdict"] for row in verdicts).items())
 
 
 class SweepFile(Parameters):
@@ -152,21 +148,28 @@ class SweepFile(Parameters):
 
 
 def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | None = None) -> list[Case]:
-    """The distinct cases of a sweep file, by path or name in `params/sweeps`, in its order, with names and digests.
+    """The distinct cases of a sweep file, by path or name in `params/sweeps`, in its order.
 
     `profile` stands in for the file's own. Results go to `outputs/<sweep>` or `outputs/<sweep>-<profile>` if no folder
-    is given. Raises `ParameterError`, with a line for each problem, for all that file or notebooks would not accept.
+    is given, under names that say what differs. Raises `ParameterError` for what file or notebooks would not accept.
     """
     path, found = Path(asked), dict[str, Case]()
     if not path.is_file():
         sweeps = (files.project_root() / "params" / "sweeps").glob("*.yaml")
         path = named("sweep file", str(asked), {each.stem: each for each in sweeps})
     for case in _cases(path, profile, {}):
-        found.setdefault(digest_of([str(case.notebook.resolve()), case.values]), case)
-    cases = list(found.values())
+        found.setdefault(case.digest, case)
     folder = (folder or files.outputs_root() / (f"{path.stem}-{profile}" if profile else path.stem)).absolute()
-    names = case_names(cases)
-    return [replace(case, output=folder / f"{name}.ipynb") for case, name in zip(cases, names, strict=True)]
+    varied, outputs = differing(list(found.values())), dict[str, Case]()
+    for digest, case in found.items():
+        own = {name: str(case.values.get(name)) for name in varied.get(case.notebook, ())}
+        head = [case.notebook.stem] if len(varied) > 1 or not own else []
+        parts = [f"{name}={re.sub(r'[^A-Za-z0-9.+-]+', '_', value).strip('_')}" for name, value in own.items()]
+        name = ",".join(head + parts)
+        if len(name) > LONGEST or name.casefold() in map(str.casefold, outputs):  # some file systems know no capitals
+            name = f"{name[: LONGEST - 9]}-{digest[:8]}"
+        outputs[name] = replace(case, output=folder / f"{name}.ipynb")
+    return list(outputs.values())
 
 
 def named(kind: str, name: str, known: Mapping[str, Path]) -> Path:
@@ -176,108 +179,78 @@ def named(kind: str, name: str, known: Mapping[str, Path]) -> Path:
     return known[name]
 
 
-@contextmanager
-def _within(place: str) -> Iterator[None]:
-    """Name the place in the problems that arise there."""
-    try:
-        yield
-    except ParameterError as error:
-        raise error.within(place) from None
-
-
 def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
     """The cases of a file, with values over its base."""
-    content, root, shared, cases = read_yaml(path), files.project_root(), dict[str, Any](), list[Case]()
-    with _within(path.name):
+    content, root, shared, cases, place = read_yaml(path), files.project_root(), Values(), list[Case](), path.name
+    try:
         file = SweepFile(**content)
         if file.notebook is None:
             return [case for each in file.union for case in _cases(path.parent / each, profile, file.base | over)]
-        notebooks = {each.stem: each for each in (root / "notebooks").glob("*.ipynb")}
-        own = path.parent / file.notebook
-        notebook = own if own.is_file() else named("notebook", file.notebook, notebooks)
+        own, notebooks = path.parent / file.notebook, (root / "notebooks").glob("*.ipynb")
+        notebook = own if own.is_file() else named("notebook", file.notebook, {each.stem: each for each in notebooks})
         if profile := profile or file.profile:
             profiles = {each.parent.name: each for each in (root / "params").glob(f"*/{notebook.stem}.yaml")}
             shared = read_yaml(named("profile", profile, profiles))
-    shared, check = shared | file.base | over, check_of(notebook)
-    grid = [dict(zip(file.grid, point, strict=True)) for point in product(*file.grid.values())] if file.grid else []
-    for each in grid + file.cases or [{}]:
-        with _within(f"{path.name}, case {each}" if each else path.name):
-            cases.append(Case(notebook, parameters=shared | each, values=check(shared | each)))
+        shared, check, code = shared | file.base | over, check_of(notebook), code_digest(notebook)
+        grid = [dict(zip(file.grid, point, strict=True)) for point in product(*file.grid.values())] if file.grid else []
+        for each in grid + file.cases or [{}]:
+            place = f"{path.name}, case {each}" if each else path.name
+            values = check(given := shared | each)
+            digest = digest_of([notebook.stem, values, code])[:16]
+            cases.append(Case(notebook, parameters=given, values=values, digest=digest))
+    except ParameterError as error:
+        raise error.within(place) from None
     return cases
 
 
-def differing(cases: Sequence[Case]) -> list[str]:
-    """The parameters whose values are not the same in all cases of one of the notebooks, in their notebook's order."""
-    seen: dict[tuple[Path, str], set[str]] = defaultdict(set)
+def differing(cases: Sequence[Case]) -> dict[Path, list[str]]:
+    """For each notebook the parameters whose values are not the same in all of its cases, in its order."""
+    values: dict[Path, dict[str, set[str]]] = {}
     for case in cases:
         for name, value in case.values.items():
-            seen[case.notebook, name].add(repr(value))
-    return list(dict.fromkeys(name for (_, name), values in seen.items() if len(values) > 1))
-
-
-def case_names(cases: Sequence[Case]) -> list[str]:
-    """A name for each case, good as a file name: its notebook where there are several, and what differs in its cases.
-
-    `size=5,strategies=stock_anm`; too long a name, or one that two cases would share, ends in a digest of them.
-    """
-    notebooks = {case.notebook for case in cases}
-    varied = {notebook: differing([case for case in cases if case.notebook == notebook]) for notebook in notebooks}
-    names = []
-    for case in cases:
-        plain = {name: re.sub(r"[^A-Za-z0-9.+-]+", "_", str(case.values.get(name))) for name in varied[case.notebook]}
-        head = [case.notebook.stem] if len(notebooks) > 1 or not plain else []
-        names.append(",".join(head + [f"{name}={value.strip('_')}" for name, value in plain.items()]))
-    shared = Counter(name.casefold() for name in names)  # some file systems do not tell A from a
-    for place, (name, case) in enumerate(zip(names, cases, strict=True)):
-        if len(name) > LONGEST or shared[name.casefold()] > 1:
-            names[place] = f"{name[: LONGEST - 9]}-{digest_of([str(case.notebook), case.values])[:8]}"
-    return names
+            values.setdefault(case.notebook, {}).setdefault(name, set()).add(repr(value))
+    return {notebook: [name for name, each in own.items() if len(each) > 1] for notebook, own in values.items()}
 
 
 def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
     """A function from the values given to a notebook to all its parameters, defaults included, as plain data.
 
     The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cells tagged
-    `settings`, the first of which calls `from_notebook()`, in a module of their own. A notebook without any is held to
-    the names in its parameter cell.
+    `settings`, the first of which calls `from_notebook()`, after the parameter cell, in a module of their own. A
+    notebook without any is held to the names in its parameter cell.
     """
-    cells, names = code_cells(notebook), dict[str, Any]()
-    parameters, settings = ([source for source, tags in cells if tag in tags] for tag in ("parameters", "settings"))
-    for source in parameters:
-        _execute(source, f"{notebook.name}, cell tagged parameters", names)
-    defaults = {name: value for name, value in names.items() if not name.startswith("_")}
+    cells = code_cells(notebook)
+    sources = {tag: [source for source, tags in cells if tag in tags] for tag in ("parameters", "settings")}
 
     def check(values: Mapping[str, Any]) -> Values:
-        given, place = defaults | dict(values), f"{notebook.name}, cell tagged settings"
-        if not settings:
-            if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
-                raise ParameterError("\n".join(unknown))
-            return given
         module = sys.modules["notebook_settings"] = ModuleType("notebook_settings")  # where pydantic finds annotations
-        module.__dict__.update(given)
+        place, given, accepted = "", dict(values), list[Any]()
         sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
         try:
-            with in_place_of_the_kernel(given) as checked:
-                for source in settings:
-                    _execute(source, place, module.__dict__)
+            for tag in sources:
+                place = f"{notebook.name}, cell tagged {tag}"
+                with in_place_of_the_kernel(given) as accepted, redirect_stdout(StringIO()):
+                    for source in sources[tag]:
+                        exec(compile(source, place, "exec"), vars(module))
+                if tag == "parameters":
+                    defaults = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+                    given = defaults | given
+                    vars(module).update(given)
+        except ParameterError:
+            raise
+        except Exception as error:
+            raise ParameterError(f"{place}: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(str(notebook.parent))
-        if not checked:
-            raise ParameterError(f"{place}: does not call from_notebook()")
-        return checked[-1].model_dump(mode="json")
+        if sources["settings"]:
+            if not accepted:
+                raise ParameterError(f"{place}: does not call from_notebook()")
+            return accepted[-1].model_dump(mode="json")
+        if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
+            raise ParameterError("\n".join(unknown))
+        return given
 
     return check
-
-
-def _execute(source: str, place: str, names: Values) -> None:
-    """Execute a cell's source; what it raises, `ParameterError` aside, becomes one that names the cell."""
-    try:
-        with redirect_stdout(StringIO()):
-            exec(compile(source, place, "exec"), names)
-    except ParameterError:
-        raise
-    except Exception as error:
-        raise ParameterError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from anm_nb import files, gallery, store
-from anm_nb.cases import Case, duration, named, open_sweep, plain
-from anm_nb.config import ParameterError, from_yaml, read_yaml, unknown_name
-from anm_nb.run import CorruptRun, differences, flat
-from anm_nb.sweep import Outcome, own_folder, run_cases, run_sweep
+from anm_nb.cases import Case, named, open_sweep
+from anm_nb.config import ParameterError, read_yaml, unknown_name
+from anm_nb.runs import differences, import_runs, remove, score
+from anm_nb.runs import export as export_runs
+from anm_nb.sweep import run_sweep
 
 
 class Commands(TyperGroup):
@@ -26,12 +25,9 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # `?` for a character that the terminal's encoding lacks
         try:
             return super().invoke(ctx)
-        except (ParameterError, CorruptRun, files.DiskFull) as error:
+        except (ParameterError, store.CorruptRun, files.DiskFull, ModuleNotFoundError) as error:
             refuse(error)
 
 
@@ -39,7 +35,6 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-TEXT_ONLY: Any = {"markup": False, "emoji": False, "highlight": False}  # texts of files are text
 stored = typer.Typer(no_args_is_help=True, help="List, show, compare, verify, remove, export and import stored runs.")
 app.add_typer(stored, name="runs")
 
@@ -50,14 +45,9 @@ One = Annotated[str, typer.Argument(metavar="RUN", help="A run's key, the beginn
 Some = Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")]
 
 
-def say(text: object, err: bool = False) -> None:
-    """Print text, without the control sequences that a file may have brought, to stdout or stderr."""
-    typer.echo(plain(str(text)), err=err)
-
-
 def refuse(message: object, code: int = 2) -> NoReturn:
     """Print one error to stderr and end the command with an exit code."""
-    say(f"anm-nb: {message}", err=True)
+    typer.echo(f"anm-nb: {message}", err=True)
     raise typer.Exit(code)
 
 
@@ -69,9 +59,6 @@ def sweep(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Run on this Dask scheduler's workers.")
     ] = None,
-    resource: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N", help="What a case takes of its Dask worker, such as GPU=1.")
-    ] = None,
     budget: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Start no case after that; exit code 75 where any are left.")
     ] = math.inf,
@@ -80,12 +67,9 @@ def sweep(
     out: Out = None,
 ) -> None:
     """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
-    try:
-        resources = {name: float(amount) for name, _, amount in (each.partition("=") for each in resource or ())}
-    except ValueError:
-        refuse(f"--resource {' '.join(resource or ())}: write NAME=NUMBER, such as GPU=1")
-    place: Any = {"jobs": jobs, "until": time.time() + budget, "scheduler": scheduler, "resources": resources or None}
-    code, said = run_sweep(open_sweep(file, profile, out), Console(**TEXT_ONLY), retry_failed, dry_run, **place)
+    rerun = {"retry_failed": retry_failed, "dry_run": dry_run}
+    place: Any = {"jobs": jobs, "until": time.time() + budget, "scheduler": scheduler}
+    code, said = run_sweep(open_sweep(file, profile, out), **rerun, **place)
     if code:
         refuse(said, code)
 
@@ -94,10 +78,10 @@ def sweep(
 def demo(jobs: Jobs = None, only: Only = None, out: Out = None) -> None:
     """Run every notebook's quick profile and write a gallery."""
     folder = out or files.outputs_root() / "quick"
-    failed = _run_notebooks(_notebook_cases(folder, only, "quick"), jobs)
-    say(f"Gallery: {gallery.write_gallery(folder)}")
-    if failed:
-        refuse(failed, 1)
+    code, said = run_sweep(_notebook_cases(folder, only, "quick"), resume=False, jobs=jobs)
+    typer.echo(f"Gallery: {gallery.write_gallery(folder)}")
+    if code:
+        refuse(said, code)
 
 
 @app.command()
@@ -116,18 +100,18 @@ def figures(
     folder = (out or files.outputs_root() / "figures" / venue).absolute()
     if (before := plots.published(folder)[0]) not in ("", venue):
         refuse(f"--out {folder} holds the figures of {before}; choose another folder")
-    cases = _notebook_cases(folder / "notebooks", notebook, profile)
     env = {style.VENUE: venue, plots.FIGURES: str(folder)}
     cases = [
         replace(case, env=env | {plots.NOTEBOOK: case.name})
-        for case in cases
+        for case in _notebook_cases(folder / "notebooks", notebook, profile)
         if "publish(" in case.notebook.read_text("utf-8")
     ]
     if not cases:
         refuse("none of these notebooks publishes a figure: publish(figure, name) of anm_nb.analysis.plots does")
-    if failed := _run_notebooks(cases, jobs):
-        refuse(failed, 1)
-    say(folder / plots.MANIFEST)
+    code, said = run_sweep(cases, resume=False, jobs=jobs)
+    if code:
+        refuse(said, code)
+    typer.echo(folder / plots.MANIFEST)
 
 
 @app.command()
@@ -138,8 +122,8 @@ def index(
 ) -> None:
     """Build the gallery of executed notebooks anew, or docs/results.md from the answers that the notebooks show."""
     root = files.project_root()
-    results = root / "docs" / "results.md"
-    say(gallery.write_gallery(folder) if folder else gallery.write_results(root / "notebooks", results))
+    page = root / "docs" / "results.md"
+    typer.echo(gallery.write_gallery(folder) if folder else gallery.write_results(root / "notebooks", page))
 
 
 @app.command()
@@ -149,8 +133,8 @@ def doctor(run: One) -> None:
 
     found = store.find(run)
     metrics, findings = found.metrics, examine(found.metrics, found.settings)
-    say(f"run {found.key}: {found.title}, {metrics['seed'].nunique()} seeds, {metrics['step'].max():g} steps\n")
-    say("\n\n".join([*map(str, findings), summary(findings, metrics)]))
+    typer.echo(f"run {found.key}: {found.title}, {metrics['seed'].nunique()} seeds, {metrics['step'].max():g} steps\n")
+    typer.echo("\n\n".join([*map(str, findings), summary(findings, metrics)]))
 
 
 def _notebook_cases(folder: Path, only: Sequence[str] | None, profile: str | None) -> list[Case]:
@@ -165,54 +149,31 @@ def _notebook_cases(folder: Path, only: Sequence[str] | None, profile: str | Non
     return [Case(path, folder.absolute() / path.name, own) for path, own in given.items()]
 
 
-def _run_notebooks(cases: Sequence[Case], jobs: int | None) -> str:
-    """Run notebooks; which of them failed, in words."""
-    outcomes: dict[str, Outcome] = {}
-    with own_folder(cases):
-        run_cases(cases, Console(**TEXT_ONLY), outcomes, jobs=jobs)
-    failed = [case.name for case in cases if outcomes[case.name].error]
-    return f"{len(failed)} of {len(cases)} notebooks failed: {', '.join(failed)}" if failed else ""
-
-
 @stored.command()
 def ls(
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Only runs with this, such as task=inverse or steps=300; repeatable."),
-    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV instead of a table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of a table.")] = False,
 ) -> None:
     """List finished runs, the newest last, with their score and the values in which they differ."""
     import pandas as pd
 
-    every, broken = store.scan()
-    chosen = [(run, run.summary | flat(run.settings)) for run in every]
-    known = {name for _, values in chosen for name in values}
-    for condition in where or []:
-        name, _, text = condition.partition("=")
-        if chosen and name not in known:
-            raise ParameterError(unknown_name("name in --where", name, known))
-        chosen = [(run, own) for run, own in chosen if name in own and own[name] in (text, from_yaml(text))]
-    runs = [run for run, _ in chosen]
-    apart, scores = differences(runs), [run.score or ("–", math.nan) for run in runs]
+    runs, broken = store.scan()
+    apart, scores = differences(runs), [score(run) or ("–", math.nan) for run in runs]
     table = pd.DataFrame(
-        own | {"key": run.key, "path": run.path, **run.summary, "score": name, "value": value}
+        {"key": run.key, **run.summary, "score": name, "value": value, **own}
         for run, (name, value), own in zip(runs, scores, apart, strict=True)
     )
     if as_csv or as_json:
-        say(table.to_csv(index=False).rstrip() if as_csv else table.to_json(orient="records", default_handler=str))
+        typer.echo(table.to_csv(index=False).rstrip() if as_csv else table.to_json(orient="records"))
     elif runs:
-        table = table[["key", "task", "method", "seeds", "steps", "finished", "wall_seconds"]].assign(
+        shown = table[["key", "task", "method", "seeds", "steps", "finished", "score", "value"]].assign(
             seeds=table["seeds"].map(len),
-            wall_seconds=table["wall_seconds"].map(duration),
-            score=[f"{name} {value:.4g}" for name, value in scores],
             differs=[", ".join(f"{name}={value}"[:40] for name, value in own.items()) for own in apart],
         )
-        say(table.map(lambda each: " ".join(f"{each}".split())).to_string(index=False, justify="left"))
-    say(f"{len(runs)} of {len(every)} runs", err=as_csv or as_json)
-    for path, reason in list(broken.items())[:5]:
-        say(f"anm-nb: {path.name[:40]!r} is no finished run: {reason}; anm-nb runs verify names all", err=True)
+        typer.echo(shown.to_string(index=False, float_format="%.4g"))
+    typer.echo(f"{len(runs)} runs", err=as_csv or as_json)
+    if broken:
+        refuse(f"{len(broken)} more are no finished runs: anm-nb runs verify names them", code=0)
 
 
 @stored.command()
@@ -221,11 +182,10 @@ def show(run: One) -> None:
     import yaml
 
     found = store.find(run)
-    files = {name: f"{file.size} bytes, {file.sha256}" for name, file in found.manifest.files.items()}
-    parts = {"config": found.settings, "provenance": found.provenance, "files": files}
-    say(f"run {found.key}: {found.title}\n{found.path}\n")
-    say(yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=110))
-    say(f"last row of metrics, by seed\n{found.metrics.groupby('seed').last().T.to_string()}")
+    parts = {"config": found.settings, "provenance": found.provenance, "files": found.manifest["files"]}
+    typer.echo(f"run {found.key}: {found.title}\n{found.path}\n")
+    typer.echo(yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=110))
+    typer.echo(f"last row of metrics, by seed\n{found.metrics.groupby('seed').last().T.to_string()}")
 
 
 @stored.command()
@@ -241,7 +201,7 @@ def compare(
     runs = [store.find(a), store.find(b)]
     apart = [", ".join(f"{name}={value}" for name, value in own.items()) for own in differences(runs)]
     names = [f"{run.key[:6]} {own}" for run, own in zip(runs, apart, strict=True)]
-    say("\n".join(names))
+    typer.echo("\n".join(names))
     frames = [run.metrics.melt(["seed", "step"]).dropna().assign(run=n) for run, n in zip(runs, names, strict=True)]
     curves = pd.concat(frames, ignore_index=True)
     curves = curves[curves.groupby("variable")["run"].transform("nunique") == 2]
@@ -251,26 +211,26 @@ def compare(
     grid.set_titles("{col_name}")
     sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1), title=None)
     grid.savefig(out)
-    say(out)
+    typer.echo(out)
 
 
 @stored.command()
 def verify(runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="All if none.")] = None) -> None:
     """Read every byte of stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
     places = {path.name: path for path in store.run_folders()}
-    names = {store.nearest_key(each, dict.fromkeys(places, "")) for each in runs} if runs else set(places)
+    names = {store.nearest_key(each, places) for each in runs} if runs else set(places)
     wrong = {name: faults for name in sorted(names) if (faults := store.Run(places[name]).faults())}
     for name, faults in wrong.items():
-        say("\n".join(f"{name}  {fault}" for fault in faults))
-    say(f"{len(names) - len(wrong)} of {len(names)} runs are as they were written")
+        typer.echo("\n".join(f"{name}  {fault}" for fault in faults))
+    typer.echo(f"{len(names) - len(wrong)} of {len(names)} runs are as they were written")
     raise typer.Exit(int(bool(wrong)))
 
 
 @stored.command()
 def rm(runs: Some) -> None:
-    """Remove runs and unfinished trainings; never one that a kept result or a sweep names, or that is being trained."""
+    """Remove runs and unfinished trainings; never one that is being trained."""
     for each in runs:
-        say(f"removed {store.remove(each)}")
+        typer.echo(f"removed {remove(each)}")
 
 
 @stored.command()
@@ -278,8 +238,8 @@ def export(
     runs: Some, out: Annotated[Path, typer.Option(metavar="FILE.zip", help="The zip file to write; a new one.")]
 ) -> None:
     """Write runs with their manifests into a zip file, for `anm-nb runs import` on another machine."""
-    store.export(list({run.path: run for run in map(store.find, runs)}.values()), out)
-    say(out)
+    export_runs(list({run.path: run for run in map(store.find, runs)}.values()), out)
+    typer.echo(out)
 
 
 @stored.command(name="import")
@@ -287,8 +247,8 @@ def import_(
     source: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What `anm-nb runs export` has written.")],
 ) -> None:
     """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
-    for run in store.import_runs(source):
-        say(run.path)
+    for run in import_runs(source):
+        typer.echo(run.path)
 
 
 if __name__ == "__main__":

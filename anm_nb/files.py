@@ -10,7 +10,6 @@ import platform
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,49 +18,38 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from anm_nb.config import ParameterError
 
 CHECKOUT = Path(__file__).resolve().parents[1]  # a clone of this project, unless the package was installed as a copy
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors")
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
+KEPT = "kept:"  # before the name of a kept result there
 
 
 class DiskFull(OSError):
     """No room for a file; the message names it, and says what happens once there is room."""
 
 
-class Held(RuntimeError):
-    """Another process holds the lock."""
-
-
-def clone() -> Path | None:
-    """The clone of this project that the package lies in, else the one around the current directory, else None."""
-    for folder in (CHECKOUT, Path.cwd(), *Path.cwd().parents):
-        named = folder / "pyproject.toml"
-        if named.is_file() and 'name = "anm-nb"' in named.read_text(encoding="utf-8", errors="replace"):
-            return folder
-    return None
-
-
 def project_root() -> Path:
     """The clone, which has what a package does not: notebooks, params, kept results.
 
-    Raises `ParameterError` where there is none.
+    Raises `ParameterError` where the package was installed as a copy.
     """
-    if (root := clone()) is None:
+    if not (CHECKOUT / "pyproject.toml").is_file():
         raise ParameterError(
-            f"no clone of anm-nb holds this package or the folder {Path.cwd()}: notebooks, params and kept results are "
-            "in its git repository only. Clone it, run `pip install -e .` in the clone, or work from inside the clone"
+            f"{CHECKOUT / 'anm_nb'} lies in no clone of anm-nb, and notebooks, params and kept results are in its git "
+            "repository only. Clone it, and run `pip install -e .` in the clone"
         )
-    return root
+    return CHECKOUT
 
 
 def outputs_root() -> Path:
     """The folder of all results: $ANM_NB_OUTPUTS, else `outputs/` of the clone, or of the current directory."""
-    return Path(os.environ.get("ANM_NB_OUTPUTS") or (clone() or Path.cwd()) / "outputs").resolve()
+    home = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("ANM_NB_OUTPUTS") or home / "outputs").resolve()
 
 
 def replace_whole(path: Path, data: bytes) -> None:
@@ -69,36 +57,14 @@ def replace_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(data)
-        put_in_place(partial, path)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        flush_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         error.filename = error.filename or str(partial)
         raise
-
-
-def put_in_place(partial: Path, path: Path) -> None:
-    """Rename a finished file to its name, atomically, once it is on the disk."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    flush_folder(path.parent)
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder to write into; it replaces `path` when the block ends without an error.
-
-    Killed between the two renames at the end, both lie in a folder beside `path` whose name begins with a dot.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
-        new.mkdir()
-        yield new
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
-    flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:
@@ -128,29 +94,13 @@ def full_disk_named(path: Path, then: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`; the system takes it back from a process that dies.
-
-    Where another process holds it: waits with a warning that says `what`, or raises `Held` where `wait` is False. On a
-    file system without locks, with a warning, a marker file stands in, which a process that dies leaves behind: one of
-    this machine is taken over, another has to be removed by hand.
-    """
-    lock: BaseFileLock = FileLock(path)
-    with contextlib.suppress(Timeout):
-        try:
-            lock.acquire(blocking=False)
-        except (OSError, NotImplementedError) as error:
-            if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:  # such as Timeout
-                raise
-            warnings.warn(f"the file system of {path.parent} has no locks; a marker file stands in", stacklevel=4)
-            lock = SoftFileLock(f"{path}.held")
-            lock.acquire(blocking=False)
-    if not lock.is_locked:
-        marker = f" (if you know it to be dead, remove {lock.lock_file})" if isinstance(lock, SoftFileLock) else ""
-        said = f"{what} by another process{marker}"
-        if not wait:
-            raise Held(said)
-        warnings.warn(f"{said}; waiting for it", stacklevel=4)
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, which the system takes back from a process that dies; waits with a warning that says `what`."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        warnings.warn(f"{what} by another process; waiting for it", stacklevel=4)
         lock.acquire()
     try:
         yield
@@ -158,16 +108,22 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def describe_environment(device: str, threads: int | None = None) -> dict[str, Any]:
-    """Versions, commit, machine, threads and command (of absolute paths the names only) of a result just computed.
+def note_use(what: str) -> None:
+    """Append a run's key, or KEPT and a kept result's name, to the file that whoever started this process asked for."""
+    if file := os.environ.get(RUNS_USED):
+        with open(file, "ab", buffering=0) as used:
+            used.write(f"{what}\n".encode())
 
-    `device` is cpu or cuda; `peak_memory_mib` is of the largest process, this one or one it started that has ended.
+
+def describe_environment(device: str, threads: int | None = None) -> dict[str, Any]:
+    """Versions, machine, threads and time of a result just computed on a device, cpu or cuda.
+
+    `peak_memory_mib` is of the largest process, this one or one it started that has ended.
     """
     import torch
 
     peak = max(resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     on_gpu = device == "cuda" and torch.cuda.is_available()
-    words = [word.rpartition("=") for word in sys.argv]
     return {
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if on_gpu else f"{device} {platform.machine()}",
@@ -175,24 +131,18 @@ def describe_environment(device: str, threads: int | None = None) -> dict[str, A
         "threads": threads or torch.get_num_threads(),
         "platform": platform.platform(),
         "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
-        "command": " ".join(f"{a}{b}{Path(c).name if os.path.isabs(c) else c}" for a, b, c in words),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
 def checkout_state() -> dict[str, Any]:
-    """`commit` of this checkout and whether it is `dirty`; both None, with a warning, and `no_commit` says why.
-
-    A repository around the checkout does not count, nor one that GIT_DIR names.
-    """
+    """`commit` of this checkout and whether it is `dirty`; both None, with a warning, where git knows of none."""
     command = ["git", f"--git-dir={CHECKOUT / '.git'}", f"--work-tree={CHECKOUT}", "--no-optional-locks"]
     command += ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        answer = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, timeout=60, check=True, text=True)
+        answer = subprocess.run(command, cwd=CHECKOUT, capture_output=True, timeout=60, check=True, text=True)
     except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", None) or f"git cannot be run ({type(error).__name__})").strip()
-        warnings.warn(f"results carry no commit: {reason}", stacklevel=3)
-        return {"commit": None, "dirty": None, "no_commit": reason}
+        warnings.warn(f"results carry no commit: {getattr(error, 'stderr', None) or error}", stacklevel=3)
+        return {"commit": None, "dirty": None}
     commit, _, dirty = answer.stdout.strip().partition("-")
     return {"commit": commit, "dirty": bool(dirty)}

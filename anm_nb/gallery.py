@@ -1,4 +1,4 @@
-"""Pages from executed notebooks: the gallery, self-contained, a card for each; docs/results.md from their answers."""
+"""Pages from executed notebooks: the gallery, a card for each; docs/results.md from their answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path, PurePath
 from typing import Any
 
-from anm_nb.cases import duration, outcome_in, tally, verdicts_in
+from anm_nb.cases import outcome_in, tally, verdicts_in
 from anm_nb.config import ParameterError
 from anm_nb.files import replace_whole
 
@@ -21,17 +21,6 @@ GROUPS = {  # by the tens of the notebooks' numbers
     "4": "Interactive",
     "": "Other notebooks",
 }
-# JupyterLab's page, without the scripts that it has from the network: those for formulas, diagrams and widgets.
-PAGE = """{%- extends "lab/index.html.j2" -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
-# A dollar in code does not begin a formula.
-FORMULA = re.compile(r"(?P<code>`[^`]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>.+?)\$", re.DOTALL)
-MATHML = (
-    "math mrow mi mn mo mtext mspace msup msub msubsup mfrac msqrt mroot mover munder munderover mtable mtr mtd mstyle"
-)
-SHOWING = "class id title role tabindex style display mathvariant stretchy fence accent columnalign"
 HEAD = """# Results
 
 Written by `anm-nb index` from what the notebooks show first: each question, and its answer so far from the results kept
@@ -51,32 +40,35 @@ def write_gallery(folder: Path) -> Path:
     groups = {title: own for n, title in GROUPS.items() if (own := [card for card in cards if card["group"] == n])}
     options: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("anm_nb"), **options)
-    environment.filters |= {"duration": duration, "tally": tally}
+    environment.filters["tally"] = tally
     page = environment.get_template("gallery.html.j2").render(groups=groups)
     replace_whole(folder / "index.html", page.encode())
     return folder / "index.html"
 
 
 def card_of(path: Path) -> dict[str, Any]:
-    """What the page shows of a notebook, as HTML that is safe to include; one that cannot be read has a `problem`."""
+    """What the page shows of a notebook, written as a page beside it; one that cannot be read has a `problem`."""
     import nbformat
+    from nbconvert import HTMLExporter
 
     card: dict[str, Any] = {"name": path.stem, "title": path.stem, "group": _group(path.stem), "outcome": None}
-    card |= {"problem": None, "rendering": None, "answer": [], "figures": [], "verdicts": []}
+    card |= {"problem": None, "answer": [], "figures": [], "verdicts": []}
     try:
         notebook = nbformat.read(path, as_version=4)
         card["outcome"] = outcome_in(path)
     except Exception as error:  # whatever is wrong with one notebook, the page still shows the others
         return card | {"problem": f"The executed notebook cannot be read: {error}"}
     source = notebook.metadata.get("papermill", {}).get("input_path") or ""
-    title = title_of(notebook) or path.stem
+    verdicts, title = verdicts_in(notebook, kept=False), title_of(notebook) or path.stem
+    notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
+    page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+    replace_whole(path.with_suffix(".html"), page.encode())
     return card | {
         "group": card["group"] or _group(PurePath(source).name),  # a sweep of one notebook names its cases by values
         "title": title,
         "answer": list(_shown(notebook, "answer", title)),
         "figures": [html for html in _shown(notebook, "gallery", title) if html.startswith("<img")],
-        "verdicts": verdicts_in(notebook, kept=False),
-        "rendering": render(path, notebook),
+        "verdicts": verdicts,
     }
 
 
@@ -100,66 +92,16 @@ def _data(notebook: Any, tag: str) -> Iterator[dict[str, Any]]:
 
 
 def _shown(notebook: Any, tag: str, title: str) -> Iterator[str]:
-    """What these cells show, as safe HTML: pictures, tables, Markdown; the picture's text is the cell's `alt`."""
+    """What these cells show, as HTML: pictures, tables, Markdown; the picture's text is the cell's `alt`."""
     from nbconvert.filters import markdown2html
 
     for data in _data(notebook, tag):
         if "image/png" in data:
-            png, alt = re.sub(r"\s", "", data["image/png"]), data["alt"] or f"A figure of “{title}”"
-            yield clean(f'<img src="data:image/png;base64,{escape(png)}" alt="{escape(alt)}">')
+            yield f'<img src="data:image/png;base64,{data["image/png"]}" alt="{escape(data["alt"] or title)}">'
         elif "text/markdown" in data:
-            yield clean(markdown2html(with_formulas(data["text/markdown"])))
+            yield markdown2html(data["text/markdown"])
         elif "text/html" in data:
-            yield f'<div class="scroll">{clean(data["text/html"])}</div>'
-
-
-def render(path: Path, notebook: Any) -> str:
-    """Write the notebook as a web page beside it, unless one at least as new is there; returns its name."""
-    from nbconvert import HTMLExporter
-
-    rendering = path.with_name(f"{path.stem}.html")
-    if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
-        for cell in notebook.cells:
-            cell.source = with_formulas(cell.source) if cell.cell_type == "markdown" else cell.source
-        page, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-        head, body, content = re.split(r"(<body[^>]*>)", page, maxsplit=1)
-        replace_whole(rendering, f"{head}{body}{clean(content.rpartition('</body>')[0])}</body>\n</html>\n".encode())
-    return rendering.name
-
-
-def clean(html: str) -> str:
-    """HTML that holds only what shows something: no scripts, forms, frames or foreign pictures."""
-    import nh3
-
-    def harmless(tag: str, attribute: str, value: str) -> str | None:
-        picture = re.match(r"data:image/(png|jpeg|gif|webp);base64,[\w+/=\s]*$", value)
-        kept = picture if attribute == "src" else attribute != "href" or not value.strip().lower().startswith("data:")
-        return value if kept else None
-
-    return nh3.clean(
-        html,
-        tags=nh3.ALLOWED_TAGS | {"main", "section", *MATHML.split()},
-        attributes=nh3.ALLOWED_ATTRIBUTES | {"*": set(SHOWING.split())},
-        attribute_filter=harmless,
-        url_schemes={"http", "https", "mailto", "data"},
-        filter_style_properties={"text-align", "font-weight", "color", "background-color", "width"},
-        generic_attribute_prefixes={"aria-"},
-    )
-
-
-def with_formulas(markdown: str) -> str:
-    """Markdown whose formulas are MathML, which browsers show by themselves; what cannot be read stays as written."""
-    from latex2mathml.converter import convert
-
-    def mathml(found: re.Match[str]) -> str:
-        block = found["block"]
-        try:
-            return found["code"] or convert(block or found["inline"], display="block" if block else "inline")
-        except Exception:  # its errors have no base of their own
-            return found[0]
-
-    return FORMULA.sub(mathml, markdown)
+            yield f'<div class="scroll">{data["text/html"]}</div>'
 
 
 def write_results(notebooks: Path, page: Path) -> Path:
@@ -180,7 +122,7 @@ def write_results(notebooks: Path, page: Path) -> Path:
                 name = f"{path.stem}{f'-{len(shown)}' if shown else ''}.png"
                 pictures[folder / name] = base64.b64decode(data["image/png"])
                 shown.append(f"![{title}]({folder.name}/{name})")
-            elif text := data.get("text/markdown") or clean(data.get("text/html", "")):
+            elif text := data.get("text/markdown"):
                 texts.append(re.sub(r"\]\((\d\d_\w+\.ipynb)", rf"](../{notebooks.name}/\1", text.strip()))
         link = f"[{title}](../{notebooks.name}/{path.name})"
         if shown:

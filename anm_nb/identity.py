@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import builtins
 import dis
 import hashlib
-import importlib
 import json
-import linecache
 import sys
 from abc import abstractmethod
-from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from anm_nb.config import ParameterError, Parameters
@@ -90,9 +86,8 @@ def is_the_users(name: str | None) -> bool:
 def code_digest(plugins: Iterable[type]) -> str | None:
     """SHA-256 over the user's own code that classes reach; None where they reach none.
 
-    Covered: classes, bases, functions and, by value, constants, followed through global names and imports. A function
-    counts by its text without comments and layout; as compiled where there is no text, or another one than what runs.
-    Raises `ParameterError` for a value that cannot be read.
+    Covered, followed through global names and imports: classes and their bases, functions as they are compiled, modules
+    as a whole and, by value, constants. Raises `ParameterError` for a value that cannot be read.
     """
     reached: dict[int, Any] = {}  # by id: objects, and the user's classes, functions and modules, in the order met
     document = json.dumps([_description(plugin, reached, plugin.__qualname__) for plugin in plugins])
@@ -111,27 +106,30 @@ def _description(value: Any, reached: dict[int, Any], name: str) -> Any:
         return ["dict", described(list(value.items()))]
     if kind is property:
         return described([value.fget, value.fset, value.fdel])
-    if isinstance(value, CodeType):
-        text = _texts(value.co_filename, "".join(linecache.getlines(value.co_filename))).get(value)
-        compiled = value.co_name, value.co_code, value.co_exceptiontable, value.co_names, value.co_consts
-        return text or described([*compiled])
+    if isinstance(value, CodeType):  # without its lines and file
+        return described([value.co_name, value.co_code, value.co_exceptiontable, value.co_names, value.co_consts])
     if id(value) in reached:
         return list(reached).index(id(value))
-    if (home := _home(value)) and is_the_users(home):
-        reached[id(value)] = value
-        return [[key, _description(part, reached, of)] for key, part, of in _parts(value)]
-    wrapped = getattr(value, "__wrapped__", None)  # of a static or class method, a library's decorator
-    if isinstance(value, FunctionType):
-        found = [home, value.__code__.co_qualname, described(wrapped)]
-        try:
-            return [*found, described([cell.cell_contents for cell in value.__closure__ or ()])]
-        except ParameterError:
-            if wrapped is None:
-                raise
-            return found  # a decorator may hold what it likes, such as caches
-    if callable(wrapped):
+    wrapped, home = getattr(value, "__wrapped__", None), _home(value)
+    if callable(wrapped) and not isinstance(value, FunctionType):  # a static or class method, a cache
         return [kind.__name__, described(wrapped)]
-    return [home, getattr(value, "__qualname__", "")] if home else _copy(value, reached, name)
+    if home is None:
+        return _copy(value, reached, name)
+    if not is_the_users(home):  # a library's decorator may hold a function of the user's
+        return [home, getattr(value, "__qualname__", ""), described(wrapped)]
+    if isinstance(value, MethodType):
+        return described([value.__func__, value.__self__])
+    reached[id(value)], own = value, getattr(value, "__qualname__", home)
+    return [[key, _description(part, reached, f"{key} of {own}")] for key, part in _parts(value).items()]
+
+
+def _home(value: Any) -> str | None:
+    """The module that holds the code of a class or function; a module itself; None for any other value."""
+    if isinstance(value, FunctionType):
+        return value.__globals__.get("__name__")
+    if isinstance(value, ModuleType):
+        return value.__name__
+    return value.__module__ if hasattr(value, "__qualname__") else None
 
 
 def _copy(value: Any, reached: dict[int, Any], name: str) -> Any:
@@ -152,69 +150,35 @@ def _copy(value: Any, reached: dict[int, Any], name: str) -> Any:
     return ["object", [_description(part, reached, name) for part in lists]]
 
 
-@lru_cache(maxsize=64)
-def _texts(file: str, source: str) -> dict[CodeType, list[str]]:
-    """The text of every function in a file, by its compiled code; of lambdas that of all in the line."""
-    try:
-        tree, whole = ast.parse(source), compile(source, file, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
-        return {}
-    texts: dict[tuple[str, int], list[str]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
-            texts.setdefault((getattr(node, "name", "<lambda>"), first), []).append(ast.unparse(node))
-    found = ((code, texts.get((code.co_name, code.co_firstlineno))) for code in _nested(whole))
-    return {code: text for code, text in found if text}
-
-
-def _nested(code: CodeType) -> list[CodeType]:
-    """A code and all codes inside it."""
-    return [code, *(each for one in code.co_consts if isinstance(one, CodeType) for each in _nested(one))]
-
-
-def _parts(owner: Any) -> Iterator[tuple[str, Any, str]]:
-    """What a user's function, class or module is made of: by name, and how a message calls it."""
-    name = getattr(owner, "__qualname__", owner.__name__)
+def _parts(owner: Any) -> dict[str, Any]:
+    """What a user's function, class or module is made of, by name."""
     if isinstance(owner, FunctionType):
-        yield "", [owner.__code__, owner.__defaults__, owner.__kwdefaults__], name
-        for other, found in sorted(_outside(owner).items()):
-            yield other, found, f"{other}, which {name} refers to,"
-        return
-    found = dict(vars(owner))
+        outside = sorted(_outside(owner).items())
+        return {"<code>": [owner.__code__, owner.__defaults__, owner.__kwdefaults__], **dict(outside)}
+    found = {
+        name: member
+        for name, member in vars(owner).items()
+        if name != "_abc_impl" and (not name.startswith("__") or isinstance(member, FunctionType))
+    }
     if isinstance(owner, type):
-        fields = found.get("__pydantic_fields__", {}).items()
-        found |= {"bases": owner.__bases__, "fields": {key: [f.default, f.default_factory] for key, f in fields}}
-    for key, member in found.items():
-        if key != "_abc_impl" and (not key.startswith("__") or isinstance(member, FunctionType)):
-            yield key, member, f"{name}.{key}"
-
-
-def _home(value: Any) -> str | None:
-    """The module that holds the code of a class or function; a module itself; None for any other value."""
-    if isinstance(value, FunctionType):
-        return value.__globals__.get("__name__")
-    return value.__module__ if isinstance(value, type) else value.__name__ if isinstance(value, ModuleType) else None
+        fields = vars(owner).get("__pydantic_fields__", {}).items()
+        found |= {"<bases>": owner.__bases__, "<fields>": {name: [f.default, f.default_factory] for name, f in fields}}
+    return found
 
 
 def _outside(function: FunctionType) -> dict[str, Any]:
-    """What a function's code takes from outside, by dotted name: globals, its closure, and modules it imports."""
+    """What a function's code takes from outside, by name: its closure, globals, and the user's modules it imports."""
     code, namespace = function.__code__, function.__globals__
     found = {name: cell.cell_contents for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)}
-    scope = ChainMap(dict(found), namespace, vars(builtins))
-    for each in _nested(code):
+    codes = [code]
+    for each in codes:  # those inside it are appended
+        codes += [inner for inner in each.co_consts if isinstance(inner, CodeType)]
         steps = list(dis.get_instructions(each))
         for place, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                name, value = step.argval, scope.get(step.argval)
-                for after in steps[place + 1 :]:  # the user's modules are followed to what is taken of them
-                    of_module = isinstance(value, ModuleType) and is_the_users(value.__name__)
-                    if not of_module or after.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
-                        break
-                    name, value = f"{name}.{after.argval}", getattr(value, after.argval, None)
-                found[name] = value
+                found[step.argval] = namespace.get(step.argval)
             elif step.opname == "IMPORT_NAME":
                 module = resolve_name("." * steps[place - 2].argval + step.argval, namespace.get("__package__"))
                 if is_the_users(module):
-                    found[module] = importlib.import_module(module)
+                    found[module] = import_module(module)
     return found

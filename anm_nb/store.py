@@ -7,26 +7,34 @@ A run is a folder `outputs/runs/<key>/`, put in place by one rename, its manifes
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
-import re
 import shutil
-import tempfile
 import time
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anm_nb import files
 from anm_nb.config import ParameterError
-from anm_nb.identity import RunConfig, identity_of, key_of
-from anm_nb.run import MANIFEST, STATE, CorruptRun, Manifest, Run
+from anm_nb.identity import CONFIGS, RunConfig, identity_of, key_of
 
-RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
-KEPT = "kept:"  # before the name of a kept result there
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+MANIFEST = "manifest.json"
+STATE = "state.safetensors"  # before the last step, of a run that a longer training can go on from
+
+
+class CorruptRun(RuntimeError):
+    """A stored run is not as it was written; the message names the file, what was expected and what was found."""
 
 
 def run_key(config: RunConfig) -> str:
@@ -44,6 +52,139 @@ def partial_root() -> Path:
     return store_root() / ".partial"
 
 
+def write_manifest(folder: Path, contents: Mapping[str, bytes], identity: Mapping[str, Any], summary: Any) -> None:
+    """Put the manifest of files by name into their folder, atomically: this makes a run of it.
+
+    It begins with the SHA-256 of all that follows the first comma: the run's key, its identity, which the key is made
+    of, its summary, which lists show, and the size and SHA-256 of each file.
+    """
+    found = {n: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for n, data in contents.items()}
+    manifest = {"format": 2, "key": key_of(identity), "identity": identity, "summary": summary, "files": found}
+    body = json.dumps(manifest, indent=1)[1:].encode() + b"\n"
+    files.replace_whole(folder / MANIFEST, f'{{"sha256": "{hashlib.sha256(body).hexdigest()}",'.encode() + body)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; whatever is read of it is compared with its manifest. Raises `CorruptRun` where it differs."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """The run's name in the store."""
+        return self.path.name
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What `write_manifest` wrote, checked against itself and the folder's name."""
+        path = self.path / MANIFEST
+        try:
+            manifest = json.loads(data := path.read_bytes())
+            expected, found = manifest.pop("sha256"), hashlib.sha256(data.partition(b",")[2]).hexdigest()
+        except OSError as error:
+            raise CorruptRun(f"{path} cannot be read ({error.strerror}): the run was never finished") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CorruptRun(f"{path} is no manifest") from None
+        if found != expected:
+            raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
+        if manifest["key"] != self.key:
+            raise CorruptRun(f"{path} is of run {manifest['key']}: a copy or a link under another name")
+        return manifest
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What lists show: family, task, method, seeds, steps, finished, wall_seconds, resumed, commit, dirty."""
+        return self.manifest["summary"]
+
+    @property
+    def title(self) -> str:
+        """Family, task and method, as far as the run has them."""
+        return ", ".join(str(self.summary[name]) for name in ("family", "task", "method") if self.summary[name])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config as plain data, readable without the classes it was made of."""
+        return self.manifest["identity"]["config"]
+
+    def faults(self, content: bool = True) -> list[str]:
+        """Whatever is wrong with the run: its manifest, or each file whose size or, by default, any byte differs."""
+        try:
+            return [fault for name in self.manifest["files"] if (fault := self._fault(name, content))]
+        except CorruptRun as error:
+            return [str(error)]
+
+    def _fault(self, name: str, content: bool = True) -> str | None:
+        path, expected = self.path / name, self.manifest["files"][name]
+        try:
+            if (size := os.stat(path).st_size) != expected["size"]:
+                return f"{path}: expected {expected['size']} bytes, found {size}"
+            if content and (found := files.sha256_of(path)) != expected["sha256"]:
+                return f"{path}: expected sha256 {expected['sha256']}, found {found}"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        return None
+
+    @cached_property
+    def config(self) -> Any:
+        """The config as the object it was. Raises `ParameterError` where a class in it is not registered."""
+        return self.config_with()
+
+    def config_with(self, **settings: Any) -> Any:
+        """The config with other plain values for some fields: with `negatives="none"` it needs no strategy's class.
+
+        With any, fields that the class has no more are left out: runs of older versions can still be shown.
+        """
+        for family in ("energy", "ranking"):
+            import_module(f"anm_nb.{family}.train")
+        if (config := CONFIGS.get(path := self.manifest["identity"]["class"])) is None:
+            known = ", ".join(sorted(CONFIGS))
+            raise ParameterError(f"run {self.key}: class '{path}' is not registered; import what defines it ({known})")
+        fields = config.model_fields if settings else self.settings
+        try:
+            return config(**{name: value for name, value in (self.settings | settings).items() if name in fields})
+        except ParameterError as error:
+            raise error.within(f"run {self.key}") from None
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Tidy metrics: one row for each seed and recorded step."""
+        import pandas as pd
+
+        return pd.read_parquet(self.file("metrics.parquet"))
+
+    @cached_property
+    def trace(self) -> dict[str, Tensor]:
+        """Arrays recorded over training, each [seeds, records, …]."""
+        return self.tensors("trace.safetensors")
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Weights: `seed<s>.model.…`, `seed<s>.averaged.…` and, where the loop selected any, `seed<s>.selected.…`."""
+        return self.tensors("checkpoint.safetensors")
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, commit, device, threads, wall time and peak memory of the training.
+
+        Times and memory are of the process that finished it; `resumed` says whether another one began it.
+        `training_seconds` is by seed: the time spent in steps before each row of its metrics, whoever trained them.
+        """
+        return json.loads(self.file("provenance.json").read_text("utf-8"))
+
+    def file(self, name: str) -> Path:
+        """The path of one of the run's files, its bytes compared with the manifest's checksum."""
+        if fault := self._fault(name):
+            raise CorruptRun(fault)
+        return self.path / name
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What a file of tensors holds, by name."""
+        from safetensors.torch import load_file
+
+        return load_file(self.file(name))
+
+
 def get_or_train(config: RunConfig) -> Run:
     """The stored run of a config, trained first where there is none; a second process waits, or takes over from it.
 
@@ -51,44 +192,31 @@ def get_or_train(config: RunConfig) -> Run:
     there is no room, and `ParameterError` where the store cannot be written to.
     """
     identity = identity_of(config)
-    path = store_root() / key_of(identity)
-    if Run(path).faults():
-        with _own_folder(path) as partial:
+    path = store_root() / (key := key_of(identity))
+    partial, aside = partial_root() / key, store_root() / ".corrupt" / f"{key}-{time.time_ns()}"
+    with ExitStack() as stack:
+        if Run(path).faults():
+            try:
+                with files.full_disk_named(path, "nothing was lost"):
+                    partial_root().mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(files.locked(partial_root() / f"{key}.lock", f"run {key} is being trained"))
+                    if os.path.lexists(path) and (wrong := Run(path).faults()):
+                        aside.parent.mkdir(exist_ok=True)
+                        os.rename(path, aside)
+                        said = f"{'; '.join(wrong)}. It was moved to {aside} and is trained anew"
+                        warnings.warn(f"run {key} cannot be trusted: {said}", stacklevel=2)
+                    partial.mkdir(exist_ok=True)
+            except files.DiskFull:
+                raise
+            except OSError as error:
+                said = f"{error.filename or path} cannot be written ({error.strerror}), so run {key} cannot be stored"
+                raise ParameterError(f"{said}: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
             if not path.exists():
                 _train_into(path, partial, config, identity)
             shutil.rmtree(partial, ignore_errors=True)
-    with files.full_disk_named(path, f"run {path.name} itself is stored"):
-        note_use(path.name)
+    with files.full_disk_named(path, f"run {key} itself is stored"):
+        files.note_use(key)
     return Run(path)
-
-
-@contextmanager
-def _own_folder(path: Path) -> Iterator[Path]:
-    """The right to train a run, and the folder where it grows. What is in its place and is no run is set aside."""
-    key, partial = path.name, partial_root() / path.name
-    aside = store_root() / ".corrupt" / f"{key}-{time.time_ns()}"
-    with ExitStack() as stack:
-        try:
-            with files.full_disk_named(path, "nothing was lost"):
-                stack.enter_context(training_lock(key))
-                if os.path.lexists(path) and (wrong := Run(path).faults()):
-                    aside.parent.mkdir(exist_ok=True)
-                    os.rename(path, aside)
-                    said = f"{'; '.join(wrong)}. It was moved to {aside} and is trained anew"
-                    warnings.warn(f"run {key} cannot be trusted: {said}", stacklevel=4)
-                partial.mkdir(exist_ok=True)
-        except files.DiskFull:
-            raise
-        except OSError as error:
-            said = f"{error.filename or path} cannot be written ({error.strerror}), so run {key} cannot be stored"
-            raise ParameterError(f"{said}: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
-        yield partial
-
-
-def training_lock(key: str, wait: bool = True) -> AbstractContextManager[None]:
-    """The right to train, set aside or remove a run. Raises `Held` where it is taken and not to be waited for."""
-    partial_root().mkdir(parents=True, exist_ok=True)
-    return files.locked(partial_root() / f"{key}.lock", f"run {key} is being trained", wait)
 
 
 def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str, Any]) -> None:
@@ -103,8 +231,10 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
     provenance = {
         **files.describe_environment(identity["device"], getattr(config, "threads", None)),
         **checkout,
-        **{"processes": trained.processes, "training_seconds": trained.seconds, "resumed": resumed},
-        **({"goes_on_from": trained.goes_on_from} if trained.goes_on_from else {}),
+        "processes": trained.processes,
+        "training_seconds": trained.seconds,
+        "resumed": resumed,
+        "goes_on_from": trained.goes_on_from,
         "wall_seconds": time.monotonic() - started,
     }
     summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")} | {
@@ -130,24 +260,16 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
         complete.mkdir()
         for name, data in contents.items():
             files.replace_whole(complete / name, data)
-        Manifest.of(contents, identity, summary).write(complete)
+        write_manifest(complete, contents, identity, summary)
         os.replace(complete, path)
         files.flush_folder(path.parent)
-
-
-def note_use(what: str) -> None:
-    """Append a run's key, or KEPT and a kept result's name, to the file that whoever started this process asked for."""
-    if file := os.environ.get(RUNS_USED):
-        with open(file, "ab", buffering=0) as used:
-            used.write(f"{what}\n".encode())
 
 
 def scan() -> tuple[list[Run], dict[Path, str]]:
     """The finished runs, oldest first, from manifests alone; and why each other thing in the store is none."""
     faults = {run: run.faults(content=False) for run in map(Run, run_folders())}
     found = sorted((run for run, wrong in faults.items() if not wrong), key=lambda run: run.summary["finished_ns"])
-    # unless removed meanwhile
-    return found, {run.path: wrong[0] for run, wrong in faults.items() if wrong and os.path.lexists(run.path)}
+    return found, {run.path: wrong[0] for run, wrong in faults.items() if wrong}
 
 
 def run_folders() -> list[Path]:
@@ -157,88 +279,17 @@ def run_folders() -> list[Path]:
 
 def find(asked: str) -> Run:
     """The finished run of a key, the beginning of one, or a folder; `ParameterError` as `nearest_key`."""
-    stored = {run.key: run for run in scan()[0]}
-    return stored[nearest_key(Path(asked).name, {key: run.title for key, run in stored.items()})]
+    return Run(store_root() / nearest_key(Path(asked).name, [run.key for run in scan()[0]]))
 
 
-def nearest_key(asked: str, stored: Mapping[str, str]) -> str:
-    """The key that `asked` begins, among keys with their descriptions. Raises `ParameterError` naming the nearest."""
+def nearest_key(asked: str, stored: Collection[str]) -> str:
+    """The key that `asked` is or begins. Raises `ParameterError` naming the nearest where there is not one such key."""
     if not stored:
         raise ParameterError(f"no finished runs in {store_root()}; train some: anm-nb demo, or any notebook")
     matches = [asked] if asked in stored else [key for key in stored if asked and key.startswith(asked)]
-    if len(matches) == 1:
-        return matches[0]
-    near = matches[:9] or difflib.get_close_matches(asked, stored, n=3, cutoff=0.0)
-    named = ", ".join(f"{key} ({stored[key]})" if stored[key] else key for key in near)
-    if matches:
-        raise ParameterError(f"'{asked}' begins {len(matches)} keys: {named}")
-    raise ParameterError(f"unknown run '{asked}' in {store_root()} ({len(stored)} runs); nearest: {named}")
-
-
-def remove(asked: str) -> Path:
-    """Remove the run or remnant of a name or its beginning; `ParameterError` where results name it or it trains."""
-    found = (*partial_root().glob("*"), *(store_root() / ".corrupt").glob("*"), *run_folders())
-    places = {path.name: path for path in found if ".lock" not in path.name}
-    path = places[nearest_key(asked, dict.fromkeys(places, ""))]
-    roots = {files.outputs_root(), *(root / "outputs" for root in [files.clone()] if root)}
-    results = (file for root in roots for each in ("reference/**/*.json", "*/*.ipynb") for file in root.glob(each))
-    for file in results if path.parent == store_root() else ():
-        if file.is_file() and path.name.encode() in file.read_bytes():
-            raise ParameterError(f"run {path.name} is named by {file}, and stays; remove that first")
-    try:
-        with training_lock(path.name.partition("-")[0], wait=False):
-            if path.is_symlink() or path.is_file():
-                path.unlink()
-            else:
-                (path / MANIFEST).unlink(missing_ok=True)  # first: from here on it is no run
-                shutil.rmtree(path)
-    except files.Held as error:
-        raise ParameterError(f"{error}, and stays") from None
-    return path
-
-
-def export(runs: Sequence[Run], out: Path) -> None:
-    """Write checked runs into a zip file. Raises `CorruptRun`, `DiskFull`, and `ParameterError` where `out` exists."""
-    _check(runs)
-    if out.exists():
-        raise ParameterError(f"{out} exists already; choose another place")
-    partial = out.with_name(f".{out.name}.partial")
-    with files.full_disk_named(out, "nothing of it is in its place"):
-        try:
-            with zipfile.ZipFile(partial, "w") as file:
-                for run in runs:
-                    for name in (*run.manifest.files, MANIFEST):
-                        file.write(run.path / name, f"{run.key}/{name}")
-            files.put_in_place(partial, out)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def import_runs(source: Path) -> list[Run]:
-    """Take checked exported runs into the store, which keeps those it has. `ParameterError` where there is no run."""
-    try:
-        file = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ParameterError(f"{source} cannot be read as a zip file ({error})") from None
-    partial_root().mkdir(parents=True, exist_ok=True)
-    with (
-        file,
-        files.full_disk_named(store_root(), "runs before it are in the store"),
-        tempfile.TemporaryDirectory(prefix="import-", dir=partial_root()) as folder,
-    ):
-        for member in file.namelist():
-            if re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]*", member):
-                file.extract(member, folder)
-        _check(runs := [Run(each.parent) for each in sorted(Path(folder).glob(f"*/{MANIFEST}"))])
-        for run in runs:
-            with training_lock(run.key):
-                if not os.path.lexists(store_root() / run.key):
-                    os.replace(run.path, store_root() / run.key)
-    if not runs:
-        raise ParameterError(f"{source} holds no exported runs")
-    return [Run(store_root() / run.key) for run in runs]
-
-
-def _check(runs: Sequence[Run]) -> None:
-    if wrong := [fault for run in runs for fault in run.faults()]:
-        raise CorruptRun("; ".join(wrong))
+    if len(matches) > 1:
+        raise ParameterError(f"'{asked}' begins {len(matches)} keys: {', '.join(matches[:9])}")
+    if not matches:
+        near = ", ".join(difflib.get_close_matches(asked, stored, n=3, cutoff=0.0))
+        raise ParameterError(f"unknown run '{asked}' in {store_root()} ({len(stored)} runs); nearest: {near}")
+    return matches[0]

@@ -18,55 +18,46 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import track
 
 from anm_nb import files
-from anm_nb.cases import Case, Outcome, code_digest, differing, duration, keep, outcome_in, plain, tally
+from anm_nb.cases import Case, Outcome, differing, keep, outcome_in, tally
 from anm_nb.config import ParameterError
-from anm_nb.store import RUNS_USED, store_root
-
-if TYPE_CHECKING:
-    import pandas as pd
+from anm_nb.store import CorruptRun, Run, store_root
 
 PARTIAL = ".partial-"  # begins the names of the folders in which cases grow
-DISK_FULL = 74  # exit status of a case's process for which there was no room
 
 
-def run_case(case: Case, threads: int | None, until: float) -> Outcome | None:
+def run_case(case: Case, until: float) -> Outcome | None:
     """Run a case in a process of its own; None where it is `until` already. It ends when its folder is cleared away.
 
     The executed notebook appears atomically, a failed one too. Raises `DiskFull`, and `CancelledError` when stopped.
     """
     if time.time() >= until:
         return None
-    start, code = time.monotonic(), code_digest(case.notebook)
+    start = time.monotonic()
     case.output.parent.mkdir(parents=True, exist_ok=True)
     with (
         files.full_disk_named(case.output, "the case runs again when there is room"),
         tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{case.name}-", dir=case.output.parent) as name,
     ):
         folder, log = Path(name), Path(name, "log")
-        env = {"OMP_NUM_THREADS": "1", **os.environ, **case.env, RUNS_USED: f"{folder / 'runs'}"}
-        env |= {"OMP_NUM_THREADS": f"{threads}"} if threads else {}
         # a kernel that is this very interpreter, and figures that stay in the notebook
-        env |= {"JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        kernel = {"JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        env = {"OMP_NUM_THREADS": "1", **os.environ, **case.env, **kernel, files.RUNS_USED: f"{folder / 'runs'}"}
         program = [sys.executable, "-c", "from anm_nb.sweep import execute; execute()"]
         # Standard input stays open as long as this process lives; a Ctrl-C in the terminal reaches this one alone.
-        with (
-            log.open("wb") as out,
-            subprocess.Popen(
-                program, env=env, start_new_session=True, stdin=subprocess.PIPE, stdout=out, stderr=out
-            ) as process,
-        ):
+        streams: Any = {"stdin": subprocess.PIPE, "stdout": (out := log.open("wb")), "stderr": out}
+        with out, subprocess.Popen(program, env=env, start_new_session=True, **streams) as process:
             assert process.stdin is not None
             process.stdin.write(pickle.dumps((case, folder)))
             process.stdin.flush()
@@ -74,11 +65,11 @@ def run_case(case: Case, threads: int | None, until: float) -> Outcome | None:
                 if not log.exists():
                     raise CancelledError
                 time.sleep(0.05)
-        if process.returncode == DISK_FULL:
+        said = log.read_text("utf-8", "replace").strip()
+        if process.returncode and os.strerror(errno.ENOSPC) in said:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{case.output}")
-        last = plain(log.read_text("utf-8", "replace")).strip().splitlines()[-1:]
-        said = f"its process ended with status {process.returncode}, as happens where memory runs out; {last}"
-        return keep(case, folder, said, time.monotonic() - start, code)
+        last = f"its process ended with status {process.returncode}, as happens where memory runs out; {said[-200:]}"
+        return keep(case, folder, last if process.returncode else "", time.monotonic() - start)
 
 
 def execute() -> None:
@@ -90,44 +81,40 @@ def execute() -> None:
         os._exit(1)  # which the kernel notices, and ends too
 
     threading.Thread(target=end_with_input, daemon=True).start()
-    source, error = case.notebook.resolve(), None
-    try:
-        from papermill import execute_notebook
+    from papermill import execute_notebook
 
-        options = {"cwd": source.parent, "kernel_name": "python3", "language": "python", "progress_bar": False}
-        execute_notebook(source, folder / "notebook.ipynb", dict(case.parameters), **options)
-    except Exception as raised:
-        if any(os.strerror(code) in traceback.format_exc() for code in files.FULL):
-            os._exit(DISK_FULL)
-        said = f"{getattr(raised, 'ename', type(raised).__name__)}: {getattr(raised, 'evalue', raised)}"
-        error = "\n".join(plain(said).strip().splitlines()[:4])
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    (folder / "ended").write_text(json.dumps({"error": error, "peak_mib": peak}), "utf-8")
+    options = {"cwd": case.notebook.parent, "kernel_name": "python3", "language": "python", "progress_bar": False}
+    try:
+        execute_notebook(case.notebook, folder / "notebook.ipynb", dict(case.parameters), **options)
+    finally:
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        (folder / "peak").write_text(f"{peak}")
 
 
 def outcomes_of(
-    cases: Sequence[Case],
-    jobs: int | None = None,
-    until: float = math.inf,
-    scheduler: str | None = None,
-    resources: Mapping[str, float] | None = None,
+    cases: Sequence[Case], jobs: int | None = None, until: float = math.inf, scheduler: str | None = None
 ) -> Generator[Outcome]:
     """The outcomes of the cases as they end, `jobs` at a time, sharing out the cores; a failing one stops no other.
 
-    The workers of a Dask scheduler run as many as they have threads, or as the `resources` that a case needs allow. A
-    case whose worker was lost runs again on another; one that lost two has failed. No case starts after the time
-    `until`. An exception, and closing the iterator, end what runs. Raises `ParameterError` where no scheduler answers.
+    A Dask scheduler's workers run as many as they have threads. A case whose worker was lost runs again on another; one
+    that lost two has failed. No case starts after the time `until`. An exception, and closing the iterator, end what
+    runs. Raises OSError where no scheduler answers.
     """
     from joblib import cpu_count
 
     jobs = jobs or max(1, min(cpu_count(), len(cases)))
-    threads = None if scheduler else max(1, cpu_count() // jobs)
-    client = _dask_client(scheduler) if scheduler else None
-    executor = client.get_executor(pure=False, resources=resources) if client else ThreadPoolExecutor(jobs)
-    outputs = {"ANM_NB_OUTPUTS": f"{files.outputs_root()}"}  # a relative one would be another beside the notebook
+    env = {"ANM_NB_OUTPUTS": f"{files.outputs_root()}"}  # a relative one would be another beside the notebook
+    if scheduler:
+        from distributed import Client
+
+        client = Client(scheduler, timeout=10, set_as_default=False)
+        executor = client.get_executor(pure=False)
+    else:
+        env["OMP_NUM_THREADS"] = f"{max(1, cpu_count() // jobs)}"
+        client, executor = None, ThreadPoolExecutor(jobs)
 
     def submit(case: Case) -> Future[Outcome | None]:
-        return executor.submit(run_case, replace(case, env={**outputs, **case.env}), threads, until)
+        return executor.submit(run_case, replace(case, env={**env, **case.env}), until)
 
     waiting = {submit(case): case for case in cases}
     try:
@@ -142,7 +129,7 @@ def outcomes_of(
                         yield outcome
                 elif len(left) > 1:
                     said = "two workers died while they ran it, as happens where memory runs out"
-                    yield keep(case, left[0], said, code=code_digest(case.notebook))
+                    yield keep(case, left[0], said)
                 else:  # Dask blames cases that only waited on that worker, too
                     waiting[submit(case)] = case
                 del future  # Dask runs again what is still referred to, where the worker that had it is lost
@@ -156,17 +143,6 @@ def outcomes_of(
         client.close() if client else executor.shutdown()
 
 
-def _dask_client(scheduler: str) -> Any:
-    try:
-        from distributed import Client
-
-        return Client(scheduler, timeout=10, set_as_default=False)
-    except ModuleNotFoundError:
-        raise ParameterError("--scheduler: Dask is missing; in the clone, pip install -e '.[cluster]'") from None
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"--scheduler {scheduler}: no Dask scheduler answers there: {error}") from None
-
-
 def clear(folder: Path) -> None:
     """Remove what is half-written in a folder of results; cases that still run there, on whatever machine, end."""
     for each in folder.glob(f"{PARTIAL}*"):
@@ -174,86 +150,58 @@ def clear(folder: Path) -> None:
         shutil.rmtree(each, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def own_folder(cases: Sequence[Case]) -> Iterator[Path]:
-    """Have the folder of results to oneself, without what a killed process or a lost worker left half-written there.
+def run_sweep(
+    cases: Sequence[Case], resume: bool = True, retry_failed: bool = False, dry_run: bool = False, **place: Any
+) -> tuple[int, str]:
+    """Run cases, or with `resume` those that are not finished, and write tables over all; exit code and why.
 
-    Raises `ParameterError` while another process runs cases into it, and where it holds the notebooks themselves.
+    Each is told as it ends, above a progress bar; `place` is as for `outcomes_of`. 1 if anything failed, 130 if
+    interrupted, 75 if cases are left that would start after the time for them. Raises `ParameterError` while another
+    process runs cases into their folder, and where it holds the notebooks themselves.
     """
-    folder = cases[0].output.parent
+    console = Console(markup=False, emoji=False, highlight=False)  # texts of files are text
+    folder, outcomes = cases[0].output.parent, dict[str, Outcome]()
     if folder.resolve() in {case.notebook.resolve().parent for case in cases}:
         raise ParameterError(f"--out {folder} holds the notebooks themselves; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with files.locked(folder / ".sweep.lock", "a sweep runs into this folder", wait=False):
-            clear(folder)
-            yield folder
-    except files.Held:
-        raise ParameterError(f"{folder}: another process is running cases into it") from None
-
-
-def run_cases(cases: Sequence[Case], console: Console, outcomes: dict[str, Outcome], **place: Any) -> None:
-    """Run cases, note in `outcomes` how each ends and print it above a progress bar; `place` is as for `outcomes_of`.
-
-    Raises OSError where the disk is full, after what runs has been stopped; notebooks in their place stay.
-    """
-    shown: Any = {"total": len(cases), "console": console, "transient": True, "disable": not console.is_terminal}
-    for case in cases:
-        case.output.unlink(missing_ok=True)  # an older result must not stand for this run
-    with contextlib.closing(outcomes_of(cases, **place)) as running:
-        for outcome in track(running, "cases", **shown):
-            outcomes[outcome.name] = outcome
-            said = [outcome.name, duration(outcome.seconds), f"{outcome.peak_mib:.0f} MiB", tally(outcome.verdicts)]
-            error = f"\n       {outcome.error}" if outcome.error else ""
-            console.print(f"{outcome.status:6} {'  '.join(said).rstrip()}{error}", soft_wrap=True)
-
-
-def run_sweep(
-    cases: Sequence[Case], console: Console, retry_failed: bool = False, dry_run: bool = False, **place: Any
-) -> tuple[int, str]:
-    """Run the cases that are not finished, and write the tables over all; exit code and why.
-
-    1 if anything failed, 130 if interrupted, 75 if cases are left that would start after the time for them.
-    """
-    folder, outcomes = cases[0].output.parent, dict[str, Outcome]()
-    codes = {notebook: code_digest(notebook) for notebook in {case.notebook for case in cases}}
-    digests = {case.name: case.digest(codes[case.notebook]) for case in cases}
 
     def counted() -> str:
         counts = Counter(outcomes[case.name].status if case.name in outcomes else "not finished" for case in cases)
         return ", ".join(f"{counts[each]} {each}" for each in ("done", "failed", "not finished") if counts[each])
 
     try:
-        with contextlib.nullcontext() if dry_run else own_folder(cases):
-            for case in cases:
+        with contextlib.nullcontext() if dry_run else FileLock(folder / ".sweep.lock", blocking=False):
+            for case in cases if resume else ():
                 try:
                     outcome = outcome_in(case.output)
                 except ParameterError as error:
                     print(f"anm-nb: {error}; its case runs again", file=sys.stderr)
                     continue
-                if outcome and outcome.digest == digests[case.name] and not (retry_failed and outcome.error):
+                if outcome and outcome.digest == case.digest and not (retry_failed and outcome.error):
                     outcomes[case.name] = outcome
             todo = [case for case in cases if case.name not in outcomes]
             for case in cases if dry_run else ():
                 status = "to run" if case in todo else outcomes[case.name].status
                 console.print(f"{status:6} {case.name}", soft_wrap=True)
-            again = "; --retry-failed runs again what failed" if any(each.error for each in outcomes.values()) else ""
-            console.print(f"{len(cases)} cases: {counted()}{again}; results in {folder}", soft_wrap=True)
+            console.print(f"{len(cases)} cases: {counted()}; results in {folder}", soft_wrap=True)
             if dry_run:
                 return 0, ""
-            for name in ("table.parquet", "table.csv") if todo else ():  # they would be of other cases than the rest
-                (folder / name).unlink(missing_ok=True)
-            run_cases(todo, console, outcomes, **place)
+            clear(folder)  # what a killed process or a lost worker left
+            bar: Any = {"total": len(todo), "console": console, "transient": True, "disable": not console.is_terminal}
+            with contextlib.closing(outcomes_of(todo, **place)) as running:
+                for outcome in track(running, "cases", **bar):
+                    outcomes[outcome.name] = outcome
+                    said = f"\n       {outcome.error}" if outcome.error else ""
+                    took = f"{outcome.seconds:.0f} s  {outcome.peak_mib:.0f} MiB  {tally(outcome.verdicts)}"
+                    console.print(f"{outcome.status:6} {outcome.name}  {took}{said}", soft_wrap=True)
             write_tables(cases, outcomes, folder)
+    except Timeout:
+        raise ParameterError(f"{folder}: another process is running cases into it") from None
     except KeyboardInterrupt:
         return 130, f"stopped: {counted()}; the same command goes on from there"
-    except OSError as error:
-        return 1, f"{error}; {counted()}, which are kept; the same command goes on from there"
+    except OSError as full:
+        return 1, f"{full}; {counted()}, which are kept; the same command goes on from there"
     if len(outcomes) < len(cases):
         return 75, f"time is up: {counted()}; the same command goes on from there"  # EX_TEMPFAIL of sysexits.h
-    if edited := [name for name, outcome in outcomes.items() if outcome.digest != digests[name]]:
-        said = "sources changed while the sweep ran, or are others on that Dask worker, for"
-        return 1, f"{said} {', '.join(edited)}; start it again"
     failed = [case.name for case in cases if outcomes[case.name].error]
     return (1, f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}") if failed else (0, "")
 
@@ -261,34 +209,31 @@ def run_sweep(
 def write_tables(cases: Sequence[Case], outcomes: Mapping[str, Outcome], folder: Path) -> None:
     """Write `table.parquet`, a row for each verdict, and `table.csv`, one for each seed of each run, each atomically.
 
-    Both begin with `case`, `notebook`, `status` and every differing parameter under its own name (as `parameter_<name>`
-    where verdicts have that; lists as JSON); a case that ended without verdicts or runs is one row. Then come the
-    verdict, or how many of each kind there are, the run, and its last record. The same results make the same bytes.
+    Both begin with `case`, `notebook`, `status`, the number of `verdicts` of each kind, and each parameter that differs
+    (as `<name>_parameter` where verdicts or runs have that name; lists as JSON); a case that ended without verdicts or
+    runs is one row. Then come the verdict, or the run and its last record. The same results make the same bytes.
     """
     import pandas as pd
 
-    from anm_nb.run import CorruptRun, Run
-
-    def last_records(run: Run) -> list[dict[Any, Any]]:
-        head = {"run": run.key}
-        with contextlib.suppress(CorruptRun, OSError):  # gone since: its key alone
-            last = run.metrics.loc[run.metrics.groupby("seed")["step"].idxmax()].to_dict("records")
-            return [{**head, "task": run.summary["task"], "method": run.summary["method"], **row} for row in last]
-        return [head]
-
-    def one_type(column: pd.Series[Any]) -> pd.Series[Any]:
-        kinds = set(column.dropna().map(type))
-        return column.map(json.dumps, na_action="ignore") if len(kinds) > 1 or kinds & {list, dict} else column
-
-    ended = [(case, outcomes[case.name]) for case in cases if case.name in outcomes]
-    taken = {"case", "notebook", "status", "verdicts", *(name for _, o in ended for row in o.verdicts for name in row)}
-    varied = {name: f"parameter_{name}" if name in taken else name for name in differing(cases)}
-    verdicts, scores = list[dict[Any, Any]](), list[dict[Any, Any]]()
-    for case, outcome in ended:
-        head: dict[str, Any] = {"case": case.name, "notebook": case.notebook.stem, "status": outcome.status}
-        head |= {column: case.values.get(name) for name, column in varied.items()}
-        verdicts += [head | dict(row) for row in outcome.verdicts or [{}]]
-        records = [record for key in outcome.runs for record in last_records(Run(store_root() / key))]
-        scores += [head | {"verdicts": tally(outcome.verdicts)} | record for record in records or [{"run": None}]]
-    files.replace_whole(folder / "table.csv", pd.DataFrame(scores).to_csv(index=False).encode())
-    files.replace_whole(folder / "table.parquet", pd.DataFrame(verdicts).apply(one_type).to_parquet(index=False))
+    varied = list(dict.fromkeys(name for names in differing(cases).values() for name in names))
+    heads, verdicts, records = list[dict[str, Any]](), list[dict[str, Any]](), list[pd.DataFrame]()
+    for case, outcome in [(case, outcomes[case.name]) for case in cases if case.name in outcomes]:
+        own = {"case": case.name, "notebook": case.notebook.stem, "status": outcome.status}
+        heads.append(own | {"verdicts": tally(outcome.verdicts)} | {name: case.values.get(name) for name in varied})
+        verdicts += [{"case": case.name, **row} for row in outcome.verdicts]
+        for key in outcome.runs:
+            run, last = Run(store_root() / key), pd.DataFrame({"run": [key]})
+            with contextlib.suppress(CorruptRun):  # gone since: its key alone
+                last = run.metrics.groupby("seed").tail(1)
+                last = last.assign(run=key, task=run.summary["task"], method=run.summary["method"])
+            records.append(last.assign(case=case.name))
+    table = pd.DataFrame(heads)
+    for name in varied:
+        if pd.api.types.infer_dtype(table[name]).startswith("mixed"):
+            table[name] = table[name].map(json.dumps)
+    beside: Any = {"on": "case", "how": "left", "suffixes": ("_parameter", "")}
+    none = pd.DataFrame({"case": []}, dtype=object)
+    judged = table.merge(pd.DataFrame(verdicts) if verdicts else none, **beside)
+    scored = table.merge(pd.concat([none, *records]), **beside)
+    files.replace_whole(folder / "table.parquet", judged.to_parquet(index=False))
+    files.replace_whole(folder / "table.csv", scored.to_csv(index=False).encode())

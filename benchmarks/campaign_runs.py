@@ -16,6 +16,7 @@ from campaign_log import Log
 from campaign_steps import CONFIGS, clear_memory, config_class
 
 from anm_nb import store
+from anm_nb.files import locked
 from anm_nb.training import OutOfTime, time_limit
 from anm_nb.training.loop import NonFiniteLoss
 from anm_nb.training.run import train_together
@@ -93,7 +94,7 @@ def train_stack(stack: Stack, seconds: float) -> list[Any]:
             with ExitStack() as held:
                 for folder in folders:
                     folder.mkdir(parents=True, exist_ok=True)
-                    held.enter_context(store.training_lock(folder.name))
+                    held.enter_context(locked(folder.with_suffix(".lock"), f"run {folder.name} is being trained"))
                 try:
                     train_together(missing, folders)
                 except NonFiniteLoss as error:  # which seeds; configs without one of them can still be stored

@@ -156,7 +156,7 @@ def _write_archive(path: Path, runs: Mapping[Any, Mapping[str, bytes]]) -> None:
 def _manifest(run: Any, contents: Mapping[str, bytes]) -> bytes:
     """The run's manifest with the sizes and checksums of these files."""
     with tempfile.TemporaryDirectory() as folder:
-        type(run.manifest).of(contents, run.manifest.identity, run.manifest.summary).write(Path(folder))
+        store.write_manifest(Path(folder), contents, run.manifest["identity"], run.summary)
         return Path(folder, "manifest.json").read_bytes()
 
 

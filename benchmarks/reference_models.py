@@ -15,6 +15,7 @@ from anm_nb.analysis.kept import kept_root
 from anm_nb.energy.negatives import get_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
+from anm_nb.runs import export
 
 INVERSE = {
     "task": "inverse", "size": 4, "width": 18, "batch": 128, "steps": 2000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,
@@ -35,7 +36,7 @@ runs = [store.get_or_train(config) for config in (*configs, EnergyConfig(**BOARD
 folder = kept_root() / "models"
 shutil.rmtree(folder, ignore_errors=True)
 with tempfile.TemporaryDirectory() as place:
-    store.export(runs, archive := Path(place) / "models.zip")
+    export(runs, archive := Path(place) / "models.zip")
     shutil.unpack_archive(archive, folder)
 for path in sorted(folder.iterdir()):
     print(path.name, sum(file.stat().st_size for file in path.iterdir()) // 1024, "KiB")

@@ -15,7 +15,6 @@ from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from anm_nb.files import outputs_root, project_root
-from anm_nb.gallery import PAGE, with_formulas
 
 # nbconvert leaves no room below code in a text
 STYLE = "<style>.jp-RenderedHTMLCommon .highlight { margin-bottom: 1em }</style>\n</head>"
@@ -32,15 +31,13 @@ def write_site(pages: Sequence[Path], site: Path) -> list[str]:
 
     Links between pages become links between what is written of them. Returns the links that lead nowhere.
     """
-    root, exporter, dead = project_root(), HTMLExporter(raw_template=PAGE), list[str]()
+    root, exporter, dead = project_root(), HTMLExporter(), list[str]()
     for page in pages:
         text = page.read_text("utf-8")
         is_notebook = page.suffix == ".ipynb"
         notebook = nbformat.reads(text, as_version=4) if is_notebook else new_notebook(cells=[new_markdown_cell(text)])
         for cell in notebook.cells:
-            if cell.cell_type == "markdown":
-                cell.source = with_formulas(cell.source)
-            elif cell.metadata.get("jupyter", {}).get("source_hidden"):  # as JupyterLab has it: answers first
+            if cell.metadata.get("jupyter", {}).get("source_hidden"):  # as JupyterLab has it: answers first
                 cell.metadata["transient"] = {"remove_source": True}
         html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": page.stem}})
 

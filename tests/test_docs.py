@@ -21,7 +21,7 @@ from anm_nb.cases import open_sweep
 from anm_nb.cli import app
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.files import project_root
-from anm_nb.run import Run
+from anm_nb.store import Run
 
 ROOT = project_root()
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}

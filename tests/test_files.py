@@ -1,29 +1,18 @@
 """Locks are held once, a store one cannot write says so, and a result names the commit of this checkout."""
 
 import errno
-import fcntl
 import os
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from stored_training import Line
 
 from anm_nb import files
 from anm_nb.config import ParameterError
-from anm_nb.files import Held, checkout_state, locked
+from anm_nb.files import checkout_state, locked
 from anm_nb.store import get_or_train, store_root
-
-
-@pytest.fixture
-def no_locks(monkeypatch):
-    def flock(descriptor, operation):
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
 
 
 def test_a_lock_is_held_once_and_the_second_waits(tmp_path):
@@ -36,32 +25,10 @@ def test_a_lock_is_held_once_and_the_second_waits(tmp_path):
     with locked(path, "thing"):
         thread = threading.Thread(target=second)
         thread.start()
-        with pytest.raises(Held, match="thing by another process"), locked(path, "thing", wait=False):
-            pass
         time.sleep(0.1)
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
-
-
-@pytest.mark.usefixtures("no_locks")
-def test_without_locks_a_marker_stands_in_and_no_dead_process_keeps_it(tmp_path):
-    path = tmp_path / "lock"
-    program = "import filelock, os, sys; lock = filelock.SoftFileLock(sys.argv[1]); lock.acquire(); os._exit(0)"
-    subprocess.run([sys.executable, "-c", program, f"{path}.held"], check=True)
-    assert Path(f"{path}.held").exists()
-    lock = locked(path, "thing")
-    with pytest.warns(UserWarning, match=f"the file system of {tmp_path} has no locks"):
-        lock.__enter__()
-    said = rf"thing by another process \(if you know it to be dead, remove {path}.held\)"
-    with (
-        pytest.warns(UserWarning, match="has no locks"),
-        pytest.raises(Held, match=said),
-        locked(path, "thing", wait=False),
-    ):
-        pass
-    lock.__exit__(None, None, None)
-    assert not Path(f"{path}.held").exists()
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
@@ -103,13 +70,10 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path / "checkout"
 
 
-def test_the_commit_and_whether_the_checkout_differs_from_it_whatever_repository_a_hook_names(
-    checkout, tmp_path, monkeypatch
-):
+def test_the_commit_and_whether_the_checkout_differs_from_it(checkout):
     repository(checkout)
     git(checkout, "tag", "v1")
     own = git(checkout, "rev-parse", "HEAD")
-    monkeypatch.setenv("GIT_DIR", str(repository(tmp_path / "other") / ".git"))
     assert checkout_state() == {"commit": own, "dirty": False}
     (checkout / "pyproject.toml").write_text("2")
     assert checkout_state() == {"commit": own, "dirty": True}
@@ -125,7 +89,6 @@ def test_an_archive_in_another_repository_has_no_commit(checkout):
 def test_without_git_a_run_is_trained_and_stored(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.warns(UserWarning, match="results carry no commit: git cannot be run"):
+    with pytest.warns(UserWarning, match="results carry no commit: .*No such file or directory: 'git'"):
         run = get_or_train(Line())
     assert run.summary["commit"] is run.provenance["commit"] is run.provenance["dirty"] is None
-    assert "git cannot be run" in run.provenance["no_commit"]

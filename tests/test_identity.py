@@ -144,7 +144,7 @@ def test_an_edited_file_counts_when_it_is_loaded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("(x for x in 'ab')", "SHIFT, which Own.propose refers to, is a generator"), ("open('/dev/null')", "a TextIOWra")],
+    [("(x for x in 'ab')", "SHIFT of Own.propose is a generator"), ("open('/dev/null')", "a TextIOWra")],
 )
 def test_a_value_that_cannot_be_read_is_refused_before_training(value, said, tmp_path):
     Notebook(f"SHIFT = {value}", OWN.format("SHIFT"))
@@ -170,7 +170,7 @@ def test_the_digest_is_the_same_in_every_process(tmp_path):
 def test_a_strategy_of_your_own_is_trained_stored_and_read(monkeypatch):
     Notebook(STRATEGY)
     run = get_or_train(own_config())
-    assert run.manifest.identity["code"]
+    assert run.manifest["identity"]["code"]
     (stored,) = scan()[0]
     assert stored.config == run.config
     monkeypatch.setattr("anm_nb.energy.negatives.STRATEGIES.entries", {})

@@ -2,19 +2,20 @@
 
 import io
 import json
+import re
 import shutil
 import zipfile
 from dataclasses import dataclass
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from stored_training import Line, energy
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
 from anm_nb.identity import key_of
-from anm_nb.run import MANIFEST, Manifest
-from anm_nb.store import Run, get_or_train, store_root, training_lock
+from anm_nb.store import MANIFEST, Run, get_or_train, partial_root, store_root, write_manifest
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -25,13 +26,13 @@ def runs(*arguments):
 
 def remade(run, config=None, **facts):
     """The same files as the run of another config, with other facts in the summary; `version` tells keys apart."""
-    identity = run.manifest.identity | {"version": facts.pop("version", 9)}
+    identity = run.manifest["identity"] | {"version": facts.pop("version", 9)}
     if config:
         identity |= {"class": "anm_nb.energy.train:EnergyConfig", "config": config.model_dump(mode="json")}
     path = run.path.with_name(key_of(identity))
     shutil.copytree(run.path, path)
-    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
-    Manifest.of(contents, identity, run.summary | facts).write(path)
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest["files"]}
+    write_manifest(path, contents, identity, run.summary | facts)
     return Run(path)
 
 
@@ -44,9 +45,8 @@ class Stored:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Three runs: a line, and two that look like energy runs; nothing is named by the checkout's own references."""
+    """Three runs: a line, and two that look like energy runs."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setattr("anm_nb.files.clone", lambda: tmp_path)
     line = get_or_train(Line())
     facts = {"family": "energy", "task": "inverse"}
     old = {"finished": "2020-01-02T03:04:05Z", "finished_ns": 1}
@@ -54,24 +54,10 @@ def store(tmp_path, monkeypatch):
     return Stored(line, anm, remade(line, energy("stock", size=3), method="stock", **facts))
 
 
-def listed(*conditions):
-    result = runs("ls", "--csv", *(each for condition in conditions for each in ("--where", condition)))
+def listed():
+    result = runs("ls", "--csv")
     assert result.exit_code == 0, result.output
     return pd.read_csv(io.StringIO(result.stdout), dtype={"key": str})["key"].tolist()
-
-
-def test_runs_are_listed_oldest_first_and_filtered(store):
-    line, anm, stock = store.line.key, store.anm.key, store.stock.key
-    assert listed()[0] == anm
-    assert sorted(listed()) == sorted([anm, line, stock])
-    assert listed("family=energy") == [anm, stock]
-    assert listed("task=inverse", "method=stock") == [stock]
-    assert listed("negatives.name=anm") == [anm]
-    assert listed("steps=12", "size=3") == listed("lr=1e-3", "size=3") == [stock]
-    assert listed("soft_label=false", "inner_steps=1") == [anm, stock]
-    table = runs("ls", "--where", "family=energy").stdout
-    assert line not in table
-    assert "2 of 3 runs" in table
 
 
 def scored(store, strategy, error):
@@ -85,7 +71,7 @@ def scored(store, strategy, error):
 def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv_and_json(store):
     anm, stock = scored(store, "anm", 0.25), scored(store, "stock", 0.5)
     table = runs("ls").stdout
-    assert "mse 0.26" in table
+    assert re.search(r"mse +0.26 ", table)
     assert "lr=0.0025" in table
     csv = pd.read_csv(io.StringIO(runs("ls", "--csv").stdout), dtype={"key": str}).set_index("key")
     assert csv.loc[stock.key, "value"] == pytest.approx(0.51)
@@ -97,16 +83,11 @@ def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv_and_json(
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (("ls", "--where", "task=invrse"), ""),
-        (("ls", "--where", "step=3"), "unknown name in --where 'step' (did you mean 'steps'?)"),
-        (("show", "aacb"), "unknown run 'aacb'"),
-        (("rm", "aacb"), "unknown run 'aacb'"),
-    ],
+    [(("show", "aacb"), "unknown run 'aacb'"), (("rm", "aacb"), "unknown run 'aacb'")],
 )
 def test_what_does_not_exist_is_refused_with_the_nearest(arguments, said, store):
     result = runs(*arguments)
-    assert result.exit_code == (2 if said else 0)
+    assert result.exit_code == 2
     assert said in result.stderr
 
 
@@ -116,7 +97,7 @@ def test_a_key_is_found_by_its_beginning_and_named_where_there_are_two(store):
         assert part in said
     assert runs("show", str(store.line.path)).stdout.splitlines()[0] == said.splitlines()[0]
     nearly = store.stock.key[:-1] + ("0" if store.stock.key[-1] != "0" else "1")
-    assert f"nearest: {store.stock.key} (energy, inverse, stock)" in runs("show", nearly).stderr
+    assert f"nearest: {store.stock.key}" in runs("show", nearly).stderr
     keys = {remade(store.line, version=version).key for version in range(20, 37)}  # more than there are digits
     twice = next(key for key in keys if sum(each[0] == key[0] for each in keys) > 1)
     result = runs("show", twice[0])
@@ -135,24 +116,15 @@ def test_verify_names_every_fault(store):
     assert runs("verify", store.anm.key[:9]).stdout.count("\n") == 2
     listed = runs("ls")
     assert store.stock.key in listed.stdout
-    assert f"'{store.line.key}' is no finished run: " in listed.stderr
+    assert "2 more are no finished runs: anm-nb runs verify" in listed.stderr
 
 
 def keys():
     return {path.name for path in store_root().glob("[!.]*")}
 
 
-def test_a_run_is_removed_by_name_unless_it_is_named_or_trained(store, tmp_path):
-    reference = tmp_path / "outputs" / "reference" / "10_anm" / "provenance.json"
-    reference.parent.mkdir(parents=True)
-    reference.write_text(json.dumps({"anm": {"key": store.anm.key}, "runs": 55}))
-    sweep = tmp_path / "outputs" / "grid" / "n=1.ipynb"
-    sweep.parent.mkdir()
-    sweep.write_text(f'{{"metadata": {{"anm_nb": {{"runs": ["{store.stock.key}"]')  # cut off, and still a warning
-    for run, file in ((store.anm, reference), (store.stock, sweep)):
-        result = runs("rm", run.key)
-        assert (result.exit_code, f"run {run.key} is named by {file}, and stays" in result.stderr) == (2, True)
-    with training_lock(store.line.key):
+def test_a_run_is_removed_by_name_unless_it_is_being_trained(store):
+    with FileLock(partial_root() / f"{store.line.key}.lock"):
         assert "is being trained by another process, and stays" in runs("rm", store.line.key).stderr
     assert len(keys()) == 3
     assert runs("rm", store.line.key[:8]).stdout == f"removed {store.line.path}\n"

@@ -10,8 +10,7 @@ import pytest
 from stored_training import Line
 
 from anm_nb.config import ParameterError
-from anm_nb.run import MANIFEST, CorruptRun
-from anm_nb.store import Run, get_or_train, scan, store_root
+from anm_nb.store import MANIFEST, CorruptRun, Run, get_or_train, scan, store_root, write_manifest
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -39,7 +38,7 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
     (wrong,) = Run(run.path).faults()
     assert str(run.path / name) in wrong
     if name != MANIFEST:
-        expected = run.manifest.files[name].sha256
+        expected = run.manifest["files"][name]["sha256"]
         assert re.search(rf"expected sha256 {expected}, found (?!{expected})[0-9a-f]{{64}}", wrong)
     with pytest.raises(CorruptRun, match=re.escape(str(run.path / name))):
         _ = getattr(Run(run.path), READ[name]) if READ[name] else Run(run.path).file(name)
@@ -84,7 +83,9 @@ def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
 def test_a_manifests_class_is_looked_up_and_never_imported(run, tmp_path, monkeypatch):
     (tmp_path / "planted.py").write_text("raise SystemExit('planted')")
     monkeypatch.syspath_prepend(tmp_path)
-    run.manifest.identity["class"] = "planted:Config"
-    run.manifest.write(run.path)
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest["files"]}
+    planted = run.manifest["identity"] | {"class": "planted:Config"}
+    monkeypatch.setattr("anm_nb.store.key_of", lambda identity: run.key)
+    write_manifest(run.path, contents, planted, run.summary)
     with pytest.raises(ParameterError, match="class 'planted:Config' is not registered; import what defines it"):
         _ = Run(run.path).config

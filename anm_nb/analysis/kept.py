@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,8 @@ import pandas as pd
 
 from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError, unknown_name
-from anm_nb.files import project_root, whole_folder
-from anm_nb.store import KEPT, Run, note_use
+from anm_nb.files import KEPT, note_use, project_root
+from anm_nb.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,12 +104,18 @@ def keep(
         method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
     }
     path = kept_root() / name
-    with whole_folder(path) as partial:
+    kept_root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=kept_root()) as scratch:
+        new = Path(scratch, "new")
+        new.mkdir()
         for title, table in {"metrics": metrics, "reference_scores": references, **(tables or {})}.items():
-            table.to_parquet(partial / f"{title}.parquet")
+            table.to_parquet(new / f"{title}.parquet")
         document = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
         document = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), document)  # a list a line
-        (partial / "provenance.json").write_text(document + "\n", encoding="utf-8")
+        (new / "provenance.json").write_text(document + "\n", encoding="utf-8")
         if figure is not None:
-            figure.savefig(partial / "figure.png", dpi=160)
+            figure.savefig(new / "figure.png", dpi=160)
+        if path.exists():
+            path.rename(Path(scratch, "old"))
+        new.rename(path)
     return Kept(path)

@@ -21,7 +21,7 @@ from torch import Tensor
 from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
 from anm_nb.identity import identity_of
-from anm_nb.run import STATE, CorruptRun, Run
+from anm_nb.store import STATE, CorruptRun, Run
 from anm_nb.training import Measurement, TrainingConfig, watched
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
@@ -164,8 +164,8 @@ def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
     asked = identity["config"][length]
     for run in map(Run, store.run_folders()):
         with suppress(CorruptRun):
-            steps, goes_on = run.settings.get(length, asked), why_not or STATE in run.manifest.files
-            same = run.manifest.identity | {"config": run.settings | {length: asked}} == identity
+            steps, goes_on = run.settings.get(length, asked), why_not or STATE in run.manifest["files"]
+            same = run.manifest["identity"] | {"config": run.settings | {length: asked}} == identity
             if same and goes_on and steps < asked:
                 shorter[steps] = run
     if not shorter:

@@ -25,7 +25,7 @@ from anm_nb.energy.networks import energy_given
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise
 from anm_nb.energy.train import kept_steps, trained_energy
-from anm_nb.run import Run
+from anm_nb.store import Run
 from anm_nb.tasks import Batch, MatrixTask, task_class
 from anm_nb.tasks.sudoku import Sudoku
 from anm_nb.training.seeds import generator

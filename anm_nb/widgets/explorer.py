@@ -26,8 +26,8 @@ from anm_nb.analysis.style import PAGE, house_style, label
 from anm_nb.analysis.tables import rounded
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root, replace_whole
-from anm_nb.run import CorruptRun, Run, differences
-from anm_nb.store import scan, store_root
+from anm_nb.runs import differences, score
+from anm_nb.store import CorruptRun, Run, scan, store_root
 from anm_nb.widgets.view import Control, View, frame_state, plotted
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
@@ -271,7 +271,8 @@ def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str,
     for run in [*reversed(scan()[0]), *project_runs().values()]:
         try:
             if run.key not in runs and suits(run):
-                scores[run.key] = f"{run.score[0]} {rounded(run.score[1])}" if run.score else "no score"
+                found = score(run)
+                scores[run.key] = f"{found[0]} {rounded(found[1])}" if found else "no score"
                 runs[run.key] = run
         except Exception as error:  # of any kind: what is in a file may be anything
             unreadable[run.key] = reason(error)

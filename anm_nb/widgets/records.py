@@ -17,7 +17,7 @@ from anm_nb.analysis.stats import proportion_interval
 from anm_nb.analysis.style import PALETTE
 from anm_nb.analysis.tables import rounded, score_interval
 from anm_nb.ranking.networks import routing_entropy
-from anm_nb.run import Run
+from anm_nb.store import Run
 from anm_nb.widgets.view import Control, View, nearest, numbers
 
 HELD_OUT, BATCH = "held-out pairs", "the batch's own pairs"

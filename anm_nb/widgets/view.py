@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from anm_nb.analysis.style import colours, label
-from anm_nb.run import Run
+from anm_nb.store import Run
 
 
 class Control(NamedTuple):

@@ -1,6 +1,5 @@
 """What the tests of sweeps share."""
 
-import json
 import time
 
 import nbformat
@@ -9,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from trivial_sweep import TrivialSweep
 
 from anm_nb.analysis import VERDICT_MIME
-from anm_nb.cases import code_digest, keep
+from anm_nb.cases import keep
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def instant(monkeypatch) -> list[int]:
     """Cases that end at once, with the verdict that n is n, or failing at n = 13; counts which ran."""
     ran: list[int] = []
 
-    def run_case(case, threads, until):
+    def run_case(case, until):
         if time.time() >= until:
             return None
         n = case.parameters.get("n", 1)
@@ -33,10 +32,9 @@ def instant(monkeypatch) -> list[int]:
         row = {"claim": "n is n", "measured": f"{n}", "verdict": "refuted", "estimate": n, "low": 0, "high": None}
         outputs = [new_output("display_data", {VERDICT_MIME: {"verdicts": [row]}})] if n != 13 else []
         nbformat.write(new_notebook(cells=[new_code_cell("n", outputs=outputs, id="n")]), folder / "notebook.ipynb")
-        ended = {"error": "ValueError: 13" if n == 13 else None, "peak_mib": 64.0}
-        (folder / "ended").write_text(json.dumps(ended))
+        (folder / "peak").write_text("64")
         (folder / "runs").write_text(f"run{n}\nkept:a\nrun{n}\n")
-        return keep(case, folder, "", 65.2, code_digest(case.notebook))
+        return keep(case, folder, "ValueError: 13" if n == 13 else "", 65.2)
 
     monkeypatch.setattr("anm_nb.sweep.run_case", run_case)
     return ran

@@ -119,9 +119,6 @@ def test_the_unions_are_the_five_experiments_and_differ_in_nothing_else(name, ch
     assert [dict(case.values) | changed for case in five] == [dict(case.values) for case in open_sweep(name)]
 
 
-# names and digests
-
-
 # the settings cell
 
 PARAMETERS = "epochs = 2  # 1 …\nsize = 2**3\nlabel = 'a'\n_aside = 1"

@@ -128,18 +128,6 @@ def executed(path) -> list:
     return [(cell.source, [output.get("data") for output in cell.outputs]) for cell in code]
 
 
-EDIT = "import pathlib\npath = pathlib.Path('square.ipynb')\npath.write_text(path.read_text().replace('= 1', '= 2'))"
-
-
-def test_what_ran_while_its_code_was_edited_runs_again(trivial):
-    write_notebook(trivial.notebook, "n = 1", EDIT)
-    trivial.write(cases=[{"n": 1}, {"n": 2}])
-    ran = trivial.invoke()
-    assert ran.exit_code == 1, ran.output
-    assert "sources changed while the sweep ran, or are others on that Dask worker, for n=2; start it" in ran.stderr
-    assert trivial.invoke("--dry-run").stdout.splitlines()[:2] == ["to run n=1", "done   n=2"]
-
-
 DISK = """
 mount -t tmpfs -o size=400k tmpfs "$OUT" || exit 99
 "$@"

@@ -12,8 +12,8 @@ from PIL import Image
 from anm_nb.analysis.plots import figure_files
 from anm_nb.analysis.style import PAGE
 from anm_nb.config import ParameterError
-from anm_nb.run import Manifest, key_of
-from anm_nb.store import Run, store_root
+from anm_nb.identity import key_of
+from anm_nb.store import Run, store_root, write_manifest
 from anm_nb.widgets import (
     LandscapeExplorer,
     MarginExplorer,
@@ -77,12 +77,12 @@ def shown(monkeypatch):
 def own_strategy(run, **settings):
     """A run with another one's files, of a strategy that is defined elsewhere; the newest."""
     changed = run.settings | {"negatives": {"name": "lost"}} | settings
-    identity = run.manifest.identity | {"config": changed}
+    identity = run.manifest["identity"] | {"config": changed}
     path = store_root() / key_of(identity)
     path.mkdir()
-    contents = {name: (run.path / name).read_bytes() for name in run.manifest.files}
+    contents = {name: (run.path / name).read_bytes() for name in run.manifest["files"]}
     summary = run.summary | {"method": "lost", "task": changed["task"], "finished_ns": time.time_ns()}
-    Manifest.of(contents, identity, summary).write(path)
+    write_manifest(path, contents, identity, summary)
     for name, data in contents.items():
         (path / name).write_bytes(data)
     return Run(path)
