@@ -57,9 +57,11 @@ def card_of(path: Path) -> dict[str, Any]:
         return {"name": path.stem, "title": path.stem, "group": _group(path.stem), "problem": f"{error}"}
     source = notebook.metadata.get("papermill", {}).get("input_path") or ""
     verdicts, title = verdicts_in(notebook, kept=False), title_of(notebook) or path.stem
-    notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
-    page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-    replace_whole(path.with_suffix(".html"), page.encode())
+    rendering = path.with_suffix(".html")
+    if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
+        page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        replace_whole(rendering, page.encode())
     return {
         "name": path.stem,
         "title": title,

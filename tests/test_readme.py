@@ -143,10 +143,8 @@ def test_its_first_experiment_runs_with_fewer_steps(tmp_path, monkeypatch, capsy
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     assert "steps=400" in example
-    exec(
-        compile(example.replace("steps=400", "steps=10, width=32, batch=64"), "README.md", "exec"),
-        {"__name__": "readme"},
-    )
+    tiny = example.replace("steps=400", "steps=3, records=3, width=16, batch=16, dev_examples=16")
+    exec(compile(tiny, "README.md", "exec"), {"__name__": "readme"})
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in printed] == ["none", "stock", "anm_orthogonal"]
     assert all(0 < float(line[1]) < 10 and (tmp_path / "runs" / line[-1]).is_dir() for line in printed)

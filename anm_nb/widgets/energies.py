@@ -159,7 +159,7 @@ class Sampling(View):
         Control("state", "Sampler step", "How many states the sampler has been through", "player"),
     )
     widths = (1, 1, 1.2, 1.2)
-    height = 1.6
+    height = 2.2
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -247,7 +247,7 @@ class Sampling(View):
         """Cells in colours, digits written into them as markers, far faster than text, and the borders of boxes."""
         panel.imshow(np.where(solution.given, 0, 1 + (board != solution.truth)), cmap=CELLS, clim=(0, 2))
         side, box = self.digits, round(self.digits**0.5) or 1
-        look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 32 * self.height / side, "mew": 0}
+        look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 48 / side, "mew": 0}
         for digit in np.unique(board):
             panel.add_artist(Line2D(*np.nonzero(digit == board.T), marker=marker(digit), **look))
         for place in np.arange(box, side, box) - 0.5:

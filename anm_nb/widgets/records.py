@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.patches import Polygon, Rectangle, StepPatch
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from anm_nb.analysis.stats import proportion_interval
@@ -80,8 +80,7 @@ class Margins(View):
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
         (histogram, curve), (chosen, record) = axes, self.shown(values)
         heights, edges = chosen.counts / np.maximum(1, chosen.counts.sum(1, keepdims=True)), chosen.edges
-        # faster than `stairs`, which looks for limits; those are given below
-        histogram.add_artist(StepPatch(heights[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0))
+        histogram.stairs(heights[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0)
         histogram.axvline(0, color="black", linewidth=0.8)
         marks = np.clip(chosen.quartiles[record], edges[0], edges[-1])
         across = histogram.get_xaxis_transform()
@@ -91,9 +90,9 @@ class Margins(View):
         histogram.set(xlabel="margin E⁻ − E⁺, nats (marks at the top: quartiles)", ylabel="share of pairs")
         share, low, high = chosen.hard.T
         curve.plot(self.steps, share, marker=".", color=self.colour)
-        band = np.column_stack([[*self.steps, *self.steps[::-1]], [*low, *high[::-1]]])
-        curve.add_artist(Polygon(band, color=self.colour, alpha=0.18, linewidth=0))
+        curve.fill_between(self.steps, low, high, color=self.colour, alpha=0.18, linewidth=0)
         curve.axvline(self.steps[record], color="black", linewidth=0.8)
+        curve.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         curve.set(xlabel="training step", ylabel=f"p_hard (95 % over {chosen.over})", ylim=(-0.03, 1.03))
         for axis in (histogram.yaxis, curve.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -142,9 +141,8 @@ class Margins(View):
         # A bar holds its lower edge and not its upper one, so that bars left of 0 hold the hard pairs and no others;
         # what lies beyond the outermost bars counts in them.
         edges = np.linspace(-reach, reach, BARS + 1)  # 0 is one of them
-        rows = (row[np.isfinite(row)] for row in pooled.to_numpy())
-        counts = [np.bincount(np.searchsorted(edges[1:-1], row, side="right"), minlength=BARS) for row in rows]
-        return Chosen(np.array(counts), edges, np.array(bands), quartiles, over)
+        rows = (np.clip(row[np.isfinite(row)], -reach, reach) for row in pooled.to_numpy())
+        return Chosen(np.array([np.histogram(row, edges)[0] for row in rows]), edges, np.array(bands), quartiles, over)
 
 
 class Routing(View):
@@ -172,7 +170,7 @@ class Routing(View):
         self.epochs = [rows.get_group(seed).astype(int).tolist() for seed in self.seeds]  # one seed may stop early
         self.options = {
             "seed": self.seed_options,
-            "epoch": lambda values: [(str(epoch), epoch) for epoch in self.epochs[values["seed"]]],
+            "epoch": [(str(epoch), epoch) for epoch in max(self.epochs, key=len)],
             "sample": numbers(self.alphas.shape[2]),
             "iteration": numbers(self.alphas.shape[3]),
         }
@@ -190,11 +188,11 @@ class Routing(View):
         apart = -(-items // 16)  # as many labels as there is room for
         heat.set_yticks(range(0, items, apart), names[::apart])
         heat.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
-        heat.set(xlabel=f"head (α: blue 0, yellow {largest:.2f})", ylabel="item, by true rank (hidden)")
+        heat.set(xlabel=f"head (α 0 to {largest:.2f})", ylabel="item, by true rank (hidden)")
         every.add_patch(Rectangle(((heads + 1) * iteration - 0.5, -0.5), heads, items, fill=False, lw=2, clip_on=False))
         places = range(0, count, -(-count // 8))
         every.set_xticks([(heads + 1) * place + (heads - 1) / 2 for place in places], [str(1 + i) for i in places])
-        every.set(yticks=[], xlabel="all iterations (framed: that on the left)")
+        every.set(yticks=[], xlabel="iteration (framed: on the left)")
         entropy.axhline(np.log(heads), color="black", linewidth=0.8, linestyle=":", label="uniform")
         for name, style in CURVES.items():
             axes[2 + name.startswith("tau")].plot(range(1, count + 1), curves[name], markersize=3, **style)
