@@ -261,7 +261,6 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
             files.replace_whole(complete / name, data)
         write_manifest(complete, contents, identity, summary)
         os.replace(complete, path)
-        files.flush_folder(path.parent)
 
 
 def scan() -> tuple[list[Run], dict[Path, str]]:

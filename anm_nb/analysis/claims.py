@@ -158,22 +158,17 @@ def _measured(
     claim: Claim, here: pd.DataFrame, alpha: float, trivial: float, reachable: float, larger_is_better: bool
 ) -> dict[str, Any]:
     """A claim's row without its verdict; `trivial` and `reachable` are the best scores of these kinds."""
-    lower, higher = np.empty((2, 0))
+    lower = higher = np.empty(0)
     if claim.metric in here and set(claim.methods) <= set(here.dropna(subset=[claim.metric])["method"]):
-        sides = (claim.lower, claim.reduction), (claim.higher, claim.higher_reduction)
-        by_seed = pd.DataFrame(
-            {
-                place: reduced(here, claim.metric, claim.reduction if by is None else by, trivial, larger_is_better)[of]
-                if isinstance(of, str)
-                else float(of)
-                for place, (of, by) in enumerate(sides)
-            }
-        )
-        lower, higher = by_seed.to_numpy(float).T
+        second = claim.reduction if claim.higher_reduction is None else claim.higher_reduction
+        sides = [
+            reduced(here, claim.metric, by, trivial, larger_is_better)[of] if isinstance(of, str) else of
+            for of, by in ((claim.lower, claim.reduction), (claim.higher, second))
+        ]
+        by_seed = pd.DataFrame(dict(enumerate(sides)), dtype=float)
+        lower, higher = by_seed[np.isfinite(by_seed).all(axis=1)].to_numpy().T
     found = paired_difference(lower, higher)
-    paired = np.isfinite(lower - higher)
-    values = [each[paired] for each in (lower, higher)]
-    means = [float(each.mean()) if paired.any() else np.nan for each in values]
+    means = [float(values.mean()) if found.pairs else np.nan for values in (lower, higher)]
     gap: Sequence[float] = found[:3]
     unit, scale, margin = claim.unit, 1.0, claim.margin
     if claim.ratio:
@@ -181,7 +176,7 @@ def _measured(
         gap, margin = [100 * (end - 1) for end in ratio_interval(lower, higher)], margin and margin / 100
     left = abs(means[0 if larger_is_better else 1] - reachable) if claim.reduction == "final" else np.nan
     last = _followed(here.dropna(subset=[claim.metric])) if str(claim.reduction).startswith(STEPS_TO) else np.nan
-    texts = map(_side_text, (claim.lower, claim.higher), means, values, (last, last))
+    texts = map(_side_text, (claim.lower, claim.higher), means, (lower, higher), (last, last))
     said = f"{' against '.join(texts)} {claim.unit}".strip()
     difference = "difference {} [{}, {}] ".format(*map(rounded, gap)) + unit
     power = [scale * each for each in detectable_difference(lower, higher, alpha)]

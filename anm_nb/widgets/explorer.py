@@ -23,10 +23,9 @@ from traitlets import link
 from anm_nb.analysis.kept import kept_root
 from anm_nb.analysis.plots import figure_files
 from anm_nb.analysis.style import PAGE, house_style, label
-from anm_nb.analysis.tables import rounded
+from anm_nb.analysis.tables import differences, rounded, score
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root, replace_whole
-from anm_nb.runs import differences, score
 from anm_nb.store import CorruptRun, Run, scan, store_root
 from anm_nb.widgets.view import Control, View, frame_state, plotted
 
@@ -52,7 +51,7 @@ class Explorer:
                 raise ParameterError(f"run {run.key}: {why}")
         self.views, self.readouts, self.players = list[View](), list[dict[str, str]](), dict[str, Play]()
         self.picture, self.readout, self.saved = HTML(), HTML().add_class("anm-readout"), HTML()
-        self.alt, self.unshown, self._offering = "", "", False
+        self.alt = self.unshown = ""
         self.root = VBox(layout=Layout(width="100%", max_width="1000px"))
         self.root.add_class("anm-explorer").add_class(f"anm-{view.name}-explorer")
         named = "; ".join(f"{key}: {why}" for key, why in [*unreadable.items()][:3])
@@ -108,6 +107,11 @@ class Explorer:
         views = [self.view(Run(self.runs[key].path)) for key in keys]
         for view in views:
             view.together = views
+        for name, options in views[0].options.items():  # all rows follow what the first run has
+            if isinstance(options, bool):
+                self.inputs[name].layout.display = None if options else "none"
+            else:
+                self._offer(name, options, views[0].start.get(name))
         tall, columns = len(views) * self.view.height, len(self.view.widths)
         figure = Figure((WIDTH, tall), dpi=120)
         # fixed places in inches, as to find them takes long
@@ -123,28 +127,22 @@ class Explorer:
         return figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths, gridspec_kw=place)
 
     def _redraw(self, change: Any = None) -> None:
-        if self.views and not self._offering:
+        if self.views:
             self._try(self._draw)
 
     def _draw(self) -> None:
-        """Picture, words and read-outs of the controls' values; all of them offer what the first run has."""
-        self.values, self.said = dict[str, Any](), dict[str, str]()  # what the controls hold, and as they say it
-        for control in self.view.controls:
-            given, options = self.inputs[control.name], self.views[0].options[control.name]
-            if isinstance(given, Text):
-                given.layout.display = None if options else "none"
-            else:
-                self._offer(control.name, options(self.values) if callable(options) else options)
-            self.values[control.name] = given.value
-            if said := getattr(given, "label", given.value):
-                self.said[control.label] = said
+        """Picture, words and read-outs of the controls' values."""
+        self.values = {name: given.value for name, given in self.inputs.items()}
+        said = {
+            each.label: getattr(self.inputs[each.name], "label", self.values[each.name]) for each in self.view.controls
+        }
+        self.said = {name: text for name, text in said.items() if text}
         for axes in self.axes.flat:
             for artist in plotted(axes):
                 artist.remove()
             axes.relim()
             axes.autoscale(True)  # limits follow what comes
-        self._plot(self.axes)
-        self.readouts = [{"method": view.method} | view.read_out(self.values) for view in self.views]
+        self.readouts = self._plot(self.axes)
         told = ["; ".join(map(" ".join, each.items())) for each in self.readouts]
         self.alt = f"{self.view.about} {', '.join(map(' '.join, self.said.items()))}. {'. Below it: '.join(told)}."
         self._show()
@@ -152,16 +150,18 @@ class Explorer:
         lines = ["; ".join(form.format(*map(escape, item)) for item in each.items()) for each in self.readouts]
         self.readout.value = f'<div role="status" aria-live="polite">{"<br>".join(lines)}</div>'
 
-    def _plot(self, rows: np.ndarray) -> None:
-        """Plot all runs into empty axes [runs, panels]; panels of curves have the same limits in every row."""
+    def _plot(self, rows: np.ndarray) -> list[dict[str, str]]:
+        """Plot all runs into empty axes [runs, panels], curves with the same limits in every row; their read-outs."""
+        readouts = []
         for view, axes in zip(self.views, rows, strict=True):
             axes[0].set_title(view.method)
-            view.draw(axes, self.values)
+            readouts.append({"method": view.method} | view.draw(axes, self.values))
         for column in rows.T:
             if not any(each.images for each in column):
                 x, y = (np.array([getattr(each, f"get_{which}lim")() for each in column]) for which in "xy")
                 for each in column:
                     each.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
+        return readouts
 
     def _show(self) -> None:
         """Draw a white sheet, on it the panels' frames, anew where these have changed, and what is plotted.
@@ -183,7 +183,7 @@ class Explorer:
         places, form = [], '<i title="{}" style="left:{:.2f}%;width:{:.2f}%;top:{:.2f}%;height:{:.2f}%"></i>'
         for axes, view in zip(self.axes[:, 0], self.views, strict=True):
             box = axes.get_position()
-            for left, wide, told in view.bars(self.values):
+            for left, wide, told in view.bars:
                 sides = box.x0 + left * box.width, wide * box.width, 1 - box.y1, box.height
                 places.append(form.format(escape(told), *(100 * side for side in sides)))
         self.picture.value = (
@@ -218,20 +218,15 @@ class Explorer:
             told = f"Not saved: {reason(error)}"
         self.saved.value = f'<p role="status">{escape(told)}</p>'
 
-    def _offer(self, name: str, options: Sequence[tuple[str, Any]]) -> None:
-        """Let a control offer these; the chosen label stays where it is among them, else its view's start is chosen."""
-        given, player, start = self.inputs[name], self.players.get(name), self.views[0].start.get(name)
-        if given.options == tuple(options):
-            return
-        labels, values = zip(*options, strict=True)
+    def _offer(self, name: str, options: Sequence[tuple[str, Any]], start: Any) -> None:
+        """Let a control offer these; the chosen label stays where it is among them, else `start` is chosen."""
+        given, player, (labels, values) = self.inputs[name], self.players.get(name), zip(*options, strict=True)
         place = labels.index(given.label) if given.label in labels else values.index(start) if start in values else 0
-        self._offering = True
         given.options, given.disabled = options, len(options) < 2  # the first of them is chosen
         if player:
             player.max, player.disabled = len(options) - 1, len(options) < 2
             player.interval = max(100, min(500, 30_000 // len(options)))  # milliseconds a place, half a minute in all
         given.index = place
-        self._offering = False
 
     def _try(self, step: Callable[[], None]) -> None:
         """Take a step; where that fails, the picture is blank and the reason stands for the read-outs."""
@@ -240,7 +235,6 @@ class Explorer:
                 step()
             self.unshown = ""
         except Exception as error:  # of any kind: a file, a user's own class or another version's network raises it
-            self._offering = False
             self._blank(f"Cannot be shown: {reason(error)}", "alert")
 
     def _blank(self, why: str, role: str) -> None:

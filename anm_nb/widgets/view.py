@@ -26,8 +26,9 @@ class Control(NamedTuple):
 class View(ABC):
     """One run as an explorer shows it: a row of panels and a line of read-outs, read from the run when it is made.
 
-    A view sets `options`, for each control labels and values, or a function of the values of the controls before it
-    that gives them, or whether there is a text, and `start`, the values to begin with where these are not the first.
+    A view sets `options`, for each control labels and values, or whether there is a text, and `start`, the values to
+    begin with where these are not the first.
+    Drawing sets `bars`: of each bar of the first panel its left end and width, as shares of the panel's, and words.
     """
 
     family: ClassVar[str] = "energy"
@@ -39,6 +40,7 @@ class View(ABC):
     height: ClassVar[float] = 2.7  # of a row, in inches
     options: Mapping[str, Any]
     start: Mapping[str, Any]
+    bars: Sequence[tuple[float, float, str]] = ()
 
     def __init__(self, run: Run) -> None:
         self.together: Sequence[Any] = [self]  # the views of all rows
@@ -52,16 +54,8 @@ class View(ABC):
         return run.summary["family"] == cls.family
 
     @abstractmethod
-    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        """Plot what the controls ask for into a row of empty axes [panels]."""
-
-    @abstractmethod
-    def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Numbers of what is shown, by name, with units."""
-
-    def bars(self, values: Mapping[str, Any]) -> Sequence[tuple[float, float, str]]:
-        """What bars of the first panel tell when they are pointed at: left end and width, of the panel's, and words."""
-        return ()
+    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
+        """Plot what the controls ask for into a row of empty axes [panels]; its numbers, by name, with units."""
 
     def seed_place(self, values: Mapping[str, Any]) -> int:
         """The place of the chosen seed; the last, where this run has fewer than the first one."""

@@ -13,7 +13,7 @@ from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.energy.train import trained_energy
-from anm_nb.runs import remove
+from anm_nb.runs import rm
 from anm_nb.tasks import Batch
 from anm_nb.training.seeds import generator
 from anm_nb.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
@@ -111,7 +111,7 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
         expected |= {"perfect slope": float(eps @ unit), "perfect barrier": max(perfect[(T >= 0) & (T <= 1)])}
         for name, value in expected.items():
             assert number(explorer, name) == pytest.approx(value, rel=1e-2, abs=1e-5), name
-        bent = explorer.views[0].shown(values(explorer))[0]["curvature"].mean(1)
+        bent = explorer.views[0].scan(0, values(explorer)["step"])["curvature"].mean(1)
         np.testing.assert_array_equal(bends.lines[1].get_ydata(), bent)
         assert bends.lines[2].get_xdata()[0] == level
 
@@ -119,7 +119,7 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
 def test_a_run_without_kept_weights_shows_its_end(stored):
     plain = store.get_or_train(stored.energies["anm"].config.model_copy(update={"keep_weights": False}))
     explorer, kept = LandscapeExplorer(plain), LandscapeExplorer(stored.energies["anm"])
-    remove(plain.key)  # the store is shared with other tests
+    rm([plain.key])  # the store is shared with other tests
     assert explorer.readouts[0].pop("step") == explorer.inputs["step"].label == "end"
     assert explorer.readouts[0].items() <= kept.readouts[0].items()
 
@@ -162,7 +162,7 @@ def test_the_last_state_is_the_answer_of_the_sampler_without_anybody_looking(sto
     schedule = NoiseSchedule.cosine(config.levels)
     how = config.inner_steps or task.inner_steps, task.sample_clamp
     y = sample(model, schedule, batch.x, task.y_dim, generator(0, "explorer/2"), *how)
-    solution, _ = explorer.views[0].shown(values(explorer))
+    solution = explorer.views[0].solve(0, 2, "")
     np.testing.assert_array_equal(solution.answers[-1], y.reshape(2, 2))
     np.testing.assert_array_equal(solution.truth, batch.y.reshape(2, 2))
     answer, _, energies, _ = explorer.axes[0]
@@ -185,8 +185,8 @@ def test_a_sudoku_of_one_s_own_is_solved_and_a_wrong_one_is_explained(stored):
     explorer.beside.value = ""
     puzzle, solution = "1... ..2. .4.. ...3", "1234432134122143"
     choose(explorer, puzzle=puzzle.replace(" ", "\n"))
-    shown, _ = explorer.views[0].shown(values(explorer))
-    assert explorer.inputs["problem"].label == "own"
+    shown = explorer.views[0].solve(0, 0, puzzle.replace(" ", ""))
+    assert explorer.readouts[0]["problem"] == "your own"
     assert "Own Sudoku 1..." in explorer.alt
     np.testing.assert_array_equal(shown.truth.ravel(), [*map(int, solution)])
     np.testing.assert_array_equal(shown.given.ravel(), [cell != "." for cell in puzzle.replace(" ", "")])
