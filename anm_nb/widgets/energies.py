@@ -199,7 +199,7 @@ class Sampling(View):
             axes[3].set_yscale("log")
         now = states.iloc[state]
         return {
-            "problem": "your own" if puzzle else str(problem + 1),
+            **({"problem": "your own"} if puzzle else {}),
             "sampler step": f"{state + 1} of {len(states)}",
             "level": f"{now['level']:.0f}",
             "step of the level": f"{now['step']:.0f}",

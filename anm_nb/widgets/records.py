@@ -106,8 +106,7 @@ class Margins(View):
         now, *span = 100 * chosen.hard[record]
         return {
             "step": str(self.steps[record]),
-            "level": "all" if level == ALL else str(level),
-            "pairs": str(counts.sum()),
+            "pairs": f"{counts.sum()}{' of all levels' if values['pairs'] == BATCH else ''}",
             "p_hard": f"{now:.1f} % [{span[0]:.1f}, {span[1]:.1f} over {chosen.over}]",
             **{name: f"{rounded(at)} nats" for name, at in zip(QUARTILES, chosen.quartiles[record], strict=True)},
         }
