@@ -178,7 +178,9 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
                     if ended:
                         waiting.remove(seed)
     except KeyboardInterrupt:
-        raise Interrupted(f"run again to go on from where seeds were {TURN_SECONDS:g} s ago, or later") from None
+        saved = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in waiting}
+        steps = (f"{states[0][1]['step'] if states else 0:,} (seed {seed})" for seed, states in saved.items())
+        raise Interrupted(f"run again to go on from step {', '.join(steps)}") from None
     return count
 
 
