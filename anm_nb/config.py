@@ -247,24 +247,19 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def whole(most: int, least: int = 1) -> Any:
-    """Field of a whole number from `least` to `most`."""
-    return Field(ge=least, le=most)
-
-
 Distinct = AfterValidator(_distinct)
 SEVERAL = Field(strict=False, min_length=1, max_length=1000)
-Seeds = Annotated[tuple[Annotated[int, whole(2**32 - 1, least=0)], ...], SEVERAL, Distinct]
-Steps = Annotated[int, whole(10**8)]  # of the optimiser
-Epochs = Annotated[int, whole(10**5)]  # each is measured and recorded
-Records = Annotated[int, whole(10**4, least=3)]
-Count = Annotated[int, whole(10**4)]  # of iterations, heads, candidates
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], SEVERAL, Distinct]
+Steps = Annotated[int, Field(ge=1, le=10**8)]  # of the optimiser
+Epochs = Annotated[int, Field(ge=1, le=10**5)]  # each is measured and recorded
+Records = Annotated[int, Field(ge=3, le=10**4)]
+Count = Annotated[int, Field(ge=1, le=10**4)]  # of iterations, heads, candidates
 Counts = Annotated[tuple[Count, ...], SEVERAL, Distinct]
-Problems = Annotated[int, whole(10**6)]  # fresh ones of an evaluation, all held at once
-Examples = Annotated[int, whole(10**6)]  # the same, and of a batch or a training set
-Size = Annotated[int, whole(1000)]  # items, or the side of a matrix or board
-Width = Annotated[int, whole(10**4)]
-Threads = Annotated[int, whole(1024)]
+Problems = Annotated[int, Field(ge=1, le=10**6)]  # fresh ones of an evaluation, all held at once
+Examples = Annotated[int, Field(ge=1, le=10**6)]  # the same, and of a batch or a training set
+Size = Annotated[int, Field(ge=1, le=1000)]  # items, or the side of a matrix or board
+Width = Annotated[int, Field(ge=1, le=10**4)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part
 Weights = Annotated[tuple[Weight, ...], SEVERAL, Distinct]

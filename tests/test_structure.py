@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "anm_nb"
 # From the ground up; what is not named stands on top. The two families do not know each other.
 FLOORS = (
     ("config",),
-    ("files", "store", "runs", "identity"),
+    ("files", "store", "identity"),
     ("training",),
     ("tasks",),
     ("energy", "ranking"),

@@ -88,11 +88,11 @@ class RankingConfig(TrainingConfig):
     two_optimisers: bool = True  # else the controller takes the encoder's learning rate and clipping norm
     encoder_lr: fields.LearningRate = 3e-4
     controller_lr: fields.LearningRate = 1e-4
-    lr_warmup: Annotated[int, fields.whole(10**5, least=0)] = 0  # epochs in which both rise from nothing
+    lr_warmup: Annotated[int, Field(ge=0, le=10**5)] = 0  # epochs in which both rise from nothing
     weight_decay: NonNegativeFloat = 0.01
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
-    warmup_epochs: Annotated[int, fields.whole(10**5, least=0)] = 5  # epochs for which the controller stays frozen
+    warmup_epochs: Annotated[int, Field(ge=0, le=10**5)] = 5  # epochs for which the controller stays frozen
     stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None  # on dev
     seeds: fields.Seeds = (1, 2, 3)
 
