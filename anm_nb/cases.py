@@ -186,7 +186,7 @@ def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
         file = SweepFile(**content)
         if file.notebook is None:
             return [case for each in file.union for case in _cases(path.parent / each, profile, file.base | over)]
-        own, notebooks = path.parent / file.notebook, (root / "notebooks").glob("*.ipynb")
+        own, notebooks = (path.parent / file.notebook).resolve(), (root / "notebooks").glob("*.ipynb")
         notebook = own if own.is_file() else named("notebook", file.notebook, {each.stem: each for each in notebooks})
         if profile := profile or file.profile:
             profiles = {each.parent.name: each for each in (root / "params").glob(f"*/{notebook.stem}.yaml")}

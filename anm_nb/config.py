@@ -15,16 +15,6 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-# Names that the commands of the HRM ranking plan use, and what is said of them; docs/names.md lists them too.
-DOCUMENT_NAMES: dict[str, str] = {
-    "array_len": "is called size here",
-    "entropy_reg": "is called entropy_weight here",
-    "temperature_init": "is called temperature here",
-    "batch_size": "is called batch here",
-    "lr": "is encoder_lr and controller_lr here",
-    "model": "is no parameter here; notebook 20 trains both, baseline and HRM model",
-    **dict.fromkeys(("output_csv", "results_dir"), "is no parameter here; use: anm-nb sweep NAME --out FOLDER"),
-}
 DATA = (type(None), int, float, str, list, dict, set)
 
 
@@ -39,8 +29,6 @@ class ParameterError(ValueError):
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
     """The sentence for a name that does not exist: the name, the nearest existing one, and all that exist."""
     known = sorted(allowed)
-    if kind == "parameter" and (said := DOCUMENT_NAMES.get(given.lower())):
-        return f"unknown parameter '{given}': {given} {said}; known: {', '.join(known)}"
     nearest = difflib.get_close_matches(given, known, n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
     return f"unknown {kind} '{given[:80]}'{hint}; known: {', '.join(known) or 'none'}"
@@ -109,6 +97,11 @@ class Parameters(BaseModel):
         return cls(**{**values, **lists})
 
     @classmethod
+    def of(cls, settings: Parameters, **values: Any) -> Self:
+        """The fields that other settings, such as a notebook's, have too, and values."""
+        return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
+
+    @classmethod
     def from_notebook(cls) -> Self:
         """Check the parameters as the kernel has them; `ParameterError` for unknown names, unusable or lost values."""
         if (asked := _asked.get()) is not None:
@@ -137,30 +130,25 @@ def in_place_of_the_kernel(values: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a kernel's namespace has as data; `In` has the cells that ran (not in nbval), the last asks."""
-    values = {name: value for name in fields if isinstance(value := _as_data(namespace.get(name, ...)), DATA)}
-    placed = dict[str, str]()
-    groups: list[list[tuple[str, dict[str, bool], bool]]] = [[]]  # between two checks, from the first that sets some on
-    for place, source in [(f"In [{n}]", source) for n, source in enumerate(namespace.get("In", [""]))][1:-1]:
-        assigned = _assigned(source)
-        sets = source.lstrip().startswith("# Parameters") or not assigned.keys().isdisjoint(values)  # papermill's too
-        placed |= {name: place for name, literal in assigned.items() if literal}
+    """The fields that a kernel's namespace has as data, or a cell set before: `In` has those that ran (not in nbval).
+
+    Names are held against the fields from the first cell on that sets some since the last check: slips can be mended.
+    """
+    cells = [(f"In [{n}]", source, _literals(source)) for n, source in enumerate(namespace.get("In", [""]))][1:-1]
+    given = {name: _as_data(namespace[name]) for name in fields if name in namespace}
+    was_set = {name for _, _, names in cells for name in names}  # if it is no data now, it is refused
+    values = {name: value for name, value in given.items() if name in was_set or isinstance(value, DATA)}
+    problems, checked = list[str](), True
+    for place, source, names in cells:
+        sets = source.startswith("# Parameters") or not values.keys().isdisjoint(names)  # papermill's too
         if "from_notebook(" in source:
-            groups.append([])
-        elif sets or groups[-1]:
-            groups[-1].append((place, assigned, sets))
-    latest = next(filter(None, reversed(groups)), [])
-    placed |= {name: place for place, assigned, _ in latest for name in assigned}
-    problems = [
-        f"{name} was set in {placed[name]} and is {shown(namespace.get(name, 'gone'))} now: run that cell again"
-        for name in fields
-        if name in placed and name not in values
-    ]
-    for place, assigned, sets in latest:
-        for name in [name for name in assigned if name not in fields and not name.startswith("_")]:
-            near = name.lower() in DOCUMENT_NAMES or difflib.get_close_matches(name, fields, n=1)
-            if near or (sets and assigned[name]):  # what is computed may be no parameter
-                problems.append(f"{unknown_name('parameter', name, fields)} ({place}; begin a name of your own with _)")
+            checked = True
+        elif sets or not checked:
+            problems, checked = [] if checked else problems, False
+            for name in (name for name in names if name not in fields and not name.startswith("_")):
+                if sets or difflib.get_close_matches(name, fields, n=1):
+                    said = unknown_name("parameter", name, fields)
+                    problems.append(f"{said} ({place}; begin a name of your own with _)")
     if not values:
         problems.append(f"no cell with parameters was run before this one; known: {', '.join(sorted(fields))}")
     if problems:
@@ -168,19 +156,19 @@ def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dic
     return values
 
 
-def _assigned(source: str) -> dict[str, bool]:
-    """The names that a cell assigns outside any block, and whether their value is a literal."""
+def _literals(source: str) -> list[str]:
+    """The names that a cell sets to literals outside any block; what is computed may be no parameter."""
     try:
-        tree = ast.parse(source)
+        body = ast.parse(source).body
     except SyntaxError:
-        return {}
-    found: dict[str, bool] = {}
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value:
-            literal = not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(statement.value))
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            found |= {n.id: literal for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
-    return found
+        return []
+    names: list[str] = []
+    for each in body:
+        if isinstance(each, ast.Assign | ast.AnnAssign) and each.value:
+            targets = each.targets if isinstance(each, ast.Assign) else [each.target]
+            if not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(each.value)):
+                names += [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+    return names
 
 
 def _as_data(value: Any) -> Any:
@@ -261,7 +249,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def whole(most: int, least: int = 1) -> Any:
     """Field of a whole number from `least` to `most`."""
-    return Field(gt=least - 1, le=most) if least == 1 else Field(ge=least, le=most)
+    return Field(ge=least, le=most)
 
 
 Distinct = AfterValidator(_distinct)
@@ -273,9 +261,9 @@ Records = Annotated[int, whole(10**4, least=3)]
 Count = Annotated[int, whole(10**4)]  # of iterations, heads, candidates
 Counts = Annotated[tuple[Count, ...], SEVERAL, Distinct]
 Problems = Annotated[int, whole(10**6)]  # fresh ones of an evaluation, all held at once
-Examples = Annotated[int, whole(10**9)]  # what they take is held against the machine's memory (`require_memory`)
-Size = Annotated[int, whole(10**5)]  # items, or the side of a matrix or board; memory as above
-Width = Annotated[int, whole(10**5)]
+Examples = Annotated[int, whole(10**6)]  # the same, and of a batch or a training set
+Size = Annotated[int, whole(1000)]  # items, or the side of a matrix or board
+Width = Annotated[int, whole(10**4)]
 Threads = Annotated[int, whole(1024)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]  # Adam moves a weight by about so much a step
 Weight = Annotated[float, Field(ge=0, le=1000)]  # of a part of the loss, in units of the main part

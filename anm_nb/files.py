@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -60,19 +59,10 @@ def replace_whole(path: Path, data: bytes) -> None:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-        flush_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         error.filename = error.filename or str(partial)
         raise
-
-
-def flush_folder(folder: Path) -> None:
-    """Return when the disk knows of every rename in a folder, or at once where a file system cannot say."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    with contextlib.suppress(OSError):
-        os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

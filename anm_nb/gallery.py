@@ -32,13 +32,13 @@ def write_gallery(folder: Path) -> Path:
 
     Raises `ParameterError` where there are none.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader
 
     if not (paths := sorted(folder.glob("[!.]*.ipynb"))):
         raise ParameterError(f"no executed notebooks in {folder}")
     cards = [card_of(path) for path in paths]
     groups = {title: own for n, title in GROUPS.items() if (own := [card for card in cards if card["group"] == n])}
-    options: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    options: Any = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("anm_nb"), **options)
     environment.filters["tally"] = tally
     page = environment.get_template("gallery.html.j2").render(groups=groups)
@@ -51,21 +51,22 @@ def card_of(path: Path) -> dict[str, Any]:
     import nbformat
     from nbconvert import HTMLExporter
 
-    card: dict[str, Any] = {"name": path.stem, "title": path.stem, "group": _group(path.stem), "outcome": None}
-    card |= {"problem": None, "answer": [], "figures": [], "verdicts": []}
     try:
-        notebook = nbformat.read(path, as_version=4)
-        card["outcome"] = outcome_in(path)
+        notebook, outcome = nbformat.read(path, as_version=4), outcome_in(path)
     except Exception as error:  # whatever is wrong with one notebook, the page still shows the others
-        return card | {"problem": f"The executed notebook cannot be read: {error}"}
+        return {"name": path.stem, "title": path.stem, "group": _group(path.stem), "problem": f"{error}"}
     source = notebook.metadata.get("papermill", {}).get("input_path") or ""
     verdicts, title = verdicts_in(notebook, kept=False), title_of(notebook) or path.stem
-    notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
-    page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-    replace_whole(path.with_suffix(".html"), page.encode())
-    return card | {
-        "group": card["group"] or _group(PurePath(source).name),  # a sweep of one notebook names its cases by values
+    rendering = path.with_suffix(".html")
+    if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
+        page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        replace_whole(rendering, page.encode())
+    return {
+        "name": path.stem,
         "title": title,
+        "group": _group(path.stem) or _group(PurePath(source).name),  # a sweep of one notebook names cases by values
+        "outcome": outcome,
         "answer": list(_shown(notebook, "answer", title)),
         "figures": [html for html in _shown(notebook, "gallery", title) if html.startswith("<img")],
         "verdicts": verdicts,

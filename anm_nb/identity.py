@@ -129,7 +129,7 @@ def _home(value: Any) -> str | None:
         return value.__globals__.get("__name__")
     if isinstance(value, ModuleType):
         return value.__name__
-    return value.__module__ if hasattr(value, "__qualname__") else None
+    return getattr(value, "__module__", None) if hasattr(value, "__qualname__") else None  # generators have no module
 
 
 def _copy(value: Any, reached: dict[int, Any], name: str) -> Any:

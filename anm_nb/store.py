@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
-STATE = "state.safetensors"  # before the last step, of a run that a longer training can go on from
 
 
 class CorruptRun(RuntimeError):
@@ -252,7 +251,7 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
             "metrics.parquet": trained.metrics.to_parquet(path=None),
             "trace.safetensors": save(trained.trace),
             "checkpoint.safetensors": save(trained.weights),
-            **({STATE: save(trained.state)} if trained.state else {}),
+            **trained.checkpoints,
             "provenance.json": json.dumps(provenance, indent=1).encode(),
         }
         complete = partial / "complete"
@@ -262,7 +261,6 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
             files.replace_whole(complete / name, data)
         write_manifest(complete, contents, identity, summary)
         os.replace(complete, path)
-        files.flush_folder(path.parent)
 
 
 def scan() -> tuple[list[Run], dict[Path, str]]:

@@ -6,7 +6,6 @@ How a case ended is noted in its executed notebook, which appears as a whole: a 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -54,33 +53,32 @@ def run_case(case: Case, until: float) -> Outcome | None:
         # a kernel that is this very interpreter, and figures that stay in the notebook
         kernel = {"JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         env = {"OMP_NUM_THREADS": "1", **os.environ, **case.env, **kernel, files.RUNS_USED: f"{folder / 'runs'}"}
-        program = [sys.executable, "-c", "from anm_nb.sweep import execute; execute()"]
-        # Standard input stays open as long as this process lives; a Ctrl-C in the terminal reaches this one alone.
-        streams: Any = {"stdin": subprocess.PIPE, "stdout": (out := log.open("wb")), "stderr": out}
-        with out, subprocess.Popen(program, env=env, start_new_session=True, **streams) as process:
-            assert process.stdin is not None
-            process.stdin.write(pickle.dumps((case, folder)))
-            process.stdin.flush()
-            while process.poll() is None:
-                if not log.exists():
-                    raise CancelledError
-                time.sleep(0.05)
+        (folder / "case").write_bytes(pickle.dumps(case))
+        program = [sys.executable, "-c", "from anm_nb.sweep import execute; execute()", name, f"{os.getpid()}"]
+        with log.open("wb") as out:  # in a session of its own: a Ctrl-C in the terminal reaches this process alone
+            streams: Any = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+            status = subprocess.run(program, env=env, start_new_session=True, **streams).returncode
+        if not log.exists():
+            raise CancelledError
         said = log.read_text("utf-8", "replace").strip()
-        if process.returncode and os.strerror(errno.ENOSPC) in said:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{case.output}")
-        last = f"its process ended with status {process.returncode}, as happens where memory runs out; {said[-200:]}"
-        return keep(case, folder, last if process.returncode else "", time.monotonic() - start)
+        for code in files.FULL:
+            if status and os.strerror(code) in said:
+                raise OSError(code, os.strerror(code), f"{case.output}")
+        last = f"its process ended with status {status}, as happens where memory runs out; {said[-200:]}"
+        return keep(case, folder, last if status else "", time.monotonic() - start)
 
 
 def execute() -> None:
-    """In a process of its own: execute the case that standard input brings; the process ends when its input does."""
-    case, folder = pickle.load(sys.stdin.buffer)
+    """In a process of its own: execute the case in a folder; ends with the process that started it and with the log."""
+    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    case = pickle.loads((folder / "case").read_bytes())
 
-    def end_with_input() -> None:
-        os.read(sys.stdin.fileno(), 1)
+    def watch() -> None:
+        while os.getppid() == parent and (folder / "log").exists():
+            time.sleep(0.1)
         os._exit(1)  # which the kernel notices, and ends too
 
-    threading.Thread(target=end_with_input, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
     # papermill's imports do without it, which takes 1.5 s to compile a grammar that no notebook needs
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from papermill import execute_notebook
@@ -155,7 +153,7 @@ def clear(folder: Path) -> None:
 def run_sweep(
     cases: Sequence[Case], resume: bool = True, retry_failed: bool = False, dry_run: bool = False, **place: Any
 ) -> tuple[int, str]:
-    """Run cases, or with `resume` those that are not finished, and write tables over all; exit code and why.
+    """Run cases, or with `resume` those that are not finished and write tables over all; exit code and why.
 
     Each is told as it ends, above a progress bar; `place` is as for `outcomes_of`. 1 if anything failed, 130 if
     interrupted, 75 if cases are left that would start after the time for them. Raises `ParameterError` while another
@@ -195,7 +193,8 @@ def run_sweep(
                     said = f"\n       {outcome.error}" if outcome.error else ""
                     took = f"{outcome.seconds:.0f} s  {outcome.peak_mib:.0f} MiB  {tally(outcome.verdicts)}"
                     console.print(f"{outcome.status:6} {outcome.name}  {took}{said}", soft_wrap=True)
-            write_tables(cases, outcomes, folder)
+            if resume:  # else there may be other cases than these
+                write_tables(cases, outcomes, folder)
     except Timeout:
         raise ParameterError(f"{folder}: another process is running cases into it") from None
     except KeyboardInterrupt:

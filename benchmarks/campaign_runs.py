@@ -17,8 +17,7 @@ from campaign_steps import CONFIGS, clear_memory, config_class
 
 from anm_nb import store
 from anm_nb.files import locked
-from anm_nb.training import OutOfTime, time_limit
-from anm_nb.training.loop import NonFiniteLoss
+from anm_nb.training import NonFiniteLoss, OutOfTime, time_limit
 from anm_nb.training.run import train_together
 
 LEAST_S = 2.0  # seconds that are worth beginning a stack for

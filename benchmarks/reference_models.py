@@ -36,7 +36,7 @@ runs = [store.get_or_train(config) for config in (*configs, EnergyConfig(**BOARD
 folder = kept_root() / "models"
 shutil.rmtree(folder, ignore_errors=True)
 with tempfile.TemporaryDirectory() as place:
-    export(runs, archive := Path(place) / "models.zip")
+    export([run.key for run in runs], archive := Path(place) / "models.zip")
     shutil.unpack_archive(archive, folder)
 for path in sorted(folder.iterdir()):
     print(path.name, sum(file.stat().st_size for file in path.iterdir()) // 1024, "KiB")

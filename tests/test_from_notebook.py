@@ -39,11 +39,10 @@ USED = {
 REFUSED = {
     "misspelt": ((PARAMETERS, "epohcs = 2"), "unknown parameter 'epohcs' (did you mean 'epochs'?)"),
     "misspelt beside a magic": (("%env A=1\n" + EDITED + "\nsise = 2",), "did you mean 'size'?"),
-    "the plan's name": ((PARAMETERS, "array_len = 20"), "array_len is called size here"),
+    "the plan's name": ((PARAMETERS + "\narray_len = 20",), "unknown parameter 'array_len'; known: epochs, lr"),
     "papermill's": ((PARAMETERS, CHECK, "# Parameters\nfoo = 2"), "unknown parameter 'foo'; known: epochs, lr"),
     "text": ((PARAMETERS, "epochs = input if False else 'two'"), "epochs = 'two'"),
-    "deleted": ((PARAMETERS, "del epochs"), "epochs was set in In [1] and is 'gone' now: run that cell again"),
-    "object": ((PARAMETERS, "epochs = object()"), "and is <object object"),
+    "object": ((PARAMETERS, "epochs = object()"), "epochs = <object object"),
     "nothing was run": ((), "no cell with parameters was run before this one; known: epochs, lr, records"),
     "only imports were run": (("import os\na, b = 1, 2", "def f(): pass"), "no cell with parameters was run"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,6 @@ from anm_nb.analysis.stats import (
     holm,
     paired_difference,
     ratio_interval,
-    survival_median,
 )
 from anm_nb.analysis.tables import best_reference, early_area, final, rounded, steps_to
 from anm_nb.config import ParameterError, unknown_name
@@ -89,25 +89,19 @@ def reduced(
         return rows.pivot(index="seed", columns="method", values=metric)
     if isinstance(reduction, int):
         return final(rows[rows["step"] == reduction], metric)
-    if reduction.startswith(STEPS_TO):
-        return _steps_to(rows, metric, reduction, larger_is_better).clip(upper=_followed(rows))
+    if reduction == "final":
+        return final(rows, metric)
+    if reduction == "early area":
+        return early_area(rows, metric)
     if reduction == "area from trivial":
         if np.isnan(trivial):
             raise ParameterError("reduction 'area from trivial': judge needs trivial or references for it")
         means = rows.groupby(["step", "method"])[metric].mean()
         better = means[means > trivial if larger_is_better else means < trivial]
         return early_area(rows, metric, float(better.index[0][0])) if len(better) else final(rows, metric) * np.nan
-    if reduction not in REDUCTIONS:
-        raise ParameterError(unknown_name("reduction", reduction, REDUCTIONS))
-    return final(rows, metric) if reduction == "final" else early_area(rows, metric)
-
-
-def _steps_to(rows: pd.DataFrame, metric: str, reduction: str, larger_is_better: bool) -> pd.DataFrame:
-    try:
-        threshold = float(reduction.removeprefix(STEPS_TO))
-    except ValueError:
-        raise ParameterError(f"reduction {reduction!r}: what follows 'steps to' is a number") from None
-    return steps_to(rows, metric, threshold, larger_is_better)
+    if threshold := re.fullmatch(rf"{STEPS_TO}(-?\d*\.?\d+(?:e[-+]?\d+)?)", reduction):
+        return steps_to(rows, metric, float(threshold[1]), larger_is_better).clip(upper=_followed(rows))
+    raise ParameterError(unknown_name("reduction", reduction, REDUCTIONS))
 
 
 def _followed(rows: pd.DataFrame) -> float:
@@ -164,34 +158,32 @@ def _measured(
     claim: Claim, here: pd.DataFrame, alpha: float, trivial: float, reachable: float, larger_is_better: bool
 ) -> dict[str, Any]:
     """A claim's row without its verdict; `trivial` and `reachable` are the best scores of these kinds."""
-    lower, higher = np.empty((2, 0))
+    lower = higher = np.empty(0)
     if claim.metric in here and set(claim.methods) <= set(here.dropna(subset=[claim.metric])["method"]):
-        sides = (claim.lower, claim.reduction), (claim.higher, claim.higher_reduction)
-        by_seed = pd.DataFrame(
-            {
-                place: reduced(here, claim.metric, claim.reduction if by is None else by, trivial, larger_is_better)[of]
-                if isinstance(of, str)
-                else float(of)
-                for place, (of, by) in enumerate(sides)
-            }
-        )
-        lower, higher = by_seed.to_numpy(float).T
+        second = claim.reduction if claim.higher_reduction is None else claim.higher_reduction
+        sides = [
+            reduced(here, claim.metric, by, trivial, larger_is_better)[of] if isinstance(of, str) else of
+            for of, by in ((claim.lower, claim.reduction), (claim.higher, second))
+        ]
+        by_seed = pd.DataFrame(dict(enumerate(sides)), dtype=float)
+        lower, higher = by_seed[np.isfinite(by_seed).all(axis=1)].to_numpy().T
     found = paired_difference(lower, higher)
-    paired = np.isfinite(lower - higher)
-    means = [float(each[paired].mean()) if paired.any() else np.nan for each in (lower, higher)]
+    means = [float(values.mean()) if found.pairs else np.nan for values in (lower, higher)]
     gap: Sequence[float] = found[:3]
     unit, scale, margin = claim.unit, 1.0, claim.margin
     if claim.ratio:
         scale, unit = 100 / abs(means[1]) if means[1] else np.nan, "%"
         gap, margin = [100 * (end - 1) for end in ratio_interval(lower, higher)], margin and margin / 100
     left = abs(means[0 if larger_is_better else 1] - reachable) if claim.reduction == "final" else np.nan
-    difference = f"difference {_interval_text(*gap)} {unit}".strip()
-    said = _said(claim, here, means, larger_is_better)
+    last = _followed(here.dropna(subset=[claim.metric])) if str(claim.reduction).startswith(STEPS_TO) else np.nan
+    texts = map(_side_text, (claim.lower, claim.higher), means, (lower, higher), (last, last))
+    said = f"{' against '.join(texts)} {claim.unit}".strip()
+    difference = "difference {} [{}, {}] ".format(*map(rounded, gap)) + unit
     power = [scale * each for each in detectable_difference(lower, higher, alpha)]
     return {
         "claim": claim.claim,
         "verdict": "",
-        "measured": f"{said}; {difference}, {found.pairs} seed{'s' * (found.pairs != 1)}",
+        "measured": f"{said}; {difference.strip()}, {found.pairs} seed{'s' * (found.pairs != 1)}",
         "metric": claim.metric,
         "reduction": str(claim.reduction),
         **{name: getattr(claim, name) for name in ("section", "expects", "primary")},
@@ -207,23 +199,10 @@ def _measured(
     }
 
 
-def _said(claim: Claim, rows: pd.DataFrame, means: Sequence[float], larger_is_better: bool) -> str:
-    """The two sides in words: their means, and of steps to a threshold also the medians with the seeds that never."""
-    names = [of if isinstance(of, str) else "" for of in (claim.lower, claim.higher)]
-    sides = " against ".join(f"{name} {rounded(mean)}".strip() for name, mean in zip(names, means, strict=True))
-    if not str(claim.reduction).startswith(STEPS_TO) or np.isnan(means[0]):
-        return f"{sides} {claim.unit}".strip()
-    rows = rows.dropna(subset=[claim.metric])
-    reached, end = _steps_to(rows, claim.metric, str(claim.reduction), larger_is_better), _followed(rows)
-    medians = []
-    for method, times in reached.where(reached.le(end) | reached.isna(), np.inf)[claim.methods].items():
-        median = _interval_text(*survival_median(times, end)).replace("inf", "never")
-        medians.append(f"{method} {median}, {int(np.isinf(times).sum())} of {times.count()} seeds never did")
-    return f"median steps {'; '.join(medians)}; mean steps up to {rounded(end)}: {sides}"
-
-
-def _interval_text(estimate: float, low: float, high: float) -> str:
-    return f"{rounded(estimate)} [{rounded(low)}, {rounded(high)}]"
+def _side_text(of: str | float, mean: float, values: np.ndarray, last: float) -> str:
+    """One side in words: its name and mean, and of steps to a threshold how many seeds did not come there before."""
+    text = f"{of} {rounded(mean)}" if isinstance(of, str) else rounded(mean)
+    return text if np.isnan(last) else f"{text} ({(values >= last).sum()} of {len(values)} seeds not before the end)"
 
 
 def _state(row: Mapping[Any, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -27,15 +27,6 @@ LARGEST_FACTOR = 1000.0  # on a weight, at a time: a share beyond it has another
 OWN = "the task's own"
 
 Confidence = Literal["low", "medium", "high"]
-
-
-class Times(NamedTuple):
-    """A factor on the present value of a parameter."""
-
-    factor: float
-
-    def __str__(self) -> str:
-        return f"present × {self.factor:g}"
 
 
 class Sign:
@@ -63,8 +54,8 @@ class Finding:
     """A failure signature seen in a run.
 
     `evidence` names columns, steps and values; `remedy` is the document's; `change` maps dotted names of parameters to
-    values, or to a `Times` where the present value is unknown; empty where no parameter can mend it. `section` is that
-    of the ANM checklist, or of these notebooks' own additions to it.
+    values, or to "present × 0.5" where the present value is unknown; empty where no parameter can mend it. `section` is
+    that of the ANM checklist, or of these notebooks' own additions to it.
     """
 
     signature: str
@@ -176,29 +167,30 @@ def _finding(signature: Signature, metrics: pd.DataFrame, parameters: Mapping[st
     evidence = f"{values} (medians of the {len(rows)} of {judged} judged rows that show it, {where}, {seeds})"
     grades: tuple[Confidence, ...] = ("low", "medium", "high")
     grade = 2 if sign.never else max(0, (share >= MEDIUM) + (share >= HIGH) - (judged < FEW_ROWS))
-    change = {name: _times(rows, **to) if isinstance(to, dict) else to for name, to in signature.change.items()}
-    if parameters is not None:
-        change = {name: new for name, to in change.items() if (new := _value(name, to, parameters)) is not None}
+    change = {name: _changed(name, to, rows, parameters) for name, to in signature.change.items()}
+    change = {name: to for name, to in change.items() if to is not None}
     return Finding(signature.name, evidence, signature.remedy, change, grades[grade], signature.section)
 
 
-def _times(rows: pd.DataFrame, times: float = 1.0, share: float = 0.0, at_most: float = LARGEST_FACTOR) -> Times:
-    """A factor on a parameter: `times`, or what brings the contrastive loss's median share of the gradient there."""
-    if share:
-        present = float(rows["grad_share_contrast"].median())
-        wanted = share / (1 - share) * (1 - present) / max(present, 1e-12)
-        times = float(f"{min(max(wanted, 1 / LARGEST_FACTOR), at_most):.1e}")
-    return Times(times)
+def _changed(name: str, to: Any, rows: pd.DataFrame, parameters: Mapping[str, Any] | None) -> Any:
+    """The new value of a parameter, to three digits; None where there is none such, or it has that value already.
 
-
-def _value(name: str, to: Any, parameters: Mapping[str, Any]) -> Any:
-    """The new value of a parameter, to three digits; None where there is none such, or it has that value already."""
+    Where `to` is a mapping, it asks for a factor: `times`, or what brings the contrastive loss's median share of the
+    gradient to `share`; as text where the present value is unknown.
+    """
     present: Any = parameters
-    for part in name.split("."):
+    for part in name.split(".") if parameters is not None else ():
         if not isinstance(present, Mapping) or part not in present:
             return None
         present = present[part]
-    if isinstance(to, Times) and present is not None:
-        new = to.factor * present
-        to = max(1, round(new)) if isinstance(present, int) else float(f"{new:.3g}")
-    return None if to == present or (to == OWN and present != 0) else to
+    if isinstance(to, Mapping):
+        factor = to.get("times", 1.0)
+        if share := to.get("share"):
+            seen = float(rows["grad_share_contrast"].median())
+            wanted = share / (1 - share) * (1 - seen) / max(seen, 1e-12)
+            factor = float(f"{min(max(wanted, 1 / LARGEST_FACTOR), to.get('at_most', LARGEST_FACTOR)):.1e}")
+        if present is None:
+            return f"present × {factor:g}"
+        to = max(1, round(factor * present)) if isinstance(present, int) else float(f"{factor * present:.3g}")
+    known = parameters is not None
+    return None if known and (to == present or (to == OWN and present != 0)) else to

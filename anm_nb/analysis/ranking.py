@@ -1,4 +1,4 @@
-"""What notebooks 02 and 20 to 26 share: ranking runs as tables, claims and figures, and the document's tiers."""
+"""What notebooks 02 and 20 to 26 share: ranking runs as tables, claims and figures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from anm_nb.analysis import kept
-from anm_nb.analysis.claims import LEAST_SEEDS, Claim, Verdicts, judge
+from anm_nb.analysis.claims import Claim, Verdicts, judge
 from anm_nb.analysis.kept import Kept
 from anm_nb.analysis.plots import interval_line, legend_below
-from anm_nb.analysis.stats import bounded_interval, proportion_interval, ratio_interval
-from anm_nb.analysis.style import PALETTE, colours, house_style, label, new_figure, points
-from anm_nb.analysis.tables import steps_to
+from anm_nb.analysis.stats import bounded_interval, proportion_interval
+from anm_nb.analysis.style import PALETTE, colours, house_style, new_figure, points
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.store import Run
@@ -31,8 +30,6 @@ from anm_nb.training.seeds import generator
 SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": "tau_obs"}
 # The document's healthy bands of routing ("Validation checks", 3).
 BANDS = {"entropy": (0.5, 2.0), "herfindahl": (float("-inf"), 0.5), "max_alpha": (0.3, 0.6)}
-# The document's tiers ("Success Criteria"): what τ of the baseline, τ of HRM and the relative gain have to exceed.
-TIERS = {"minimum": (0.15, 0.20, 0.20), "target": (0.18, 0.25, 0.35), "stretch": (0.20, 0.30, 0.50)}
 MARGIN = 0.01  # of τ: a difference within it counts as none, stated before the runs
 # What all models of a kept grid share, and short names of fields.
 SAME = ("task", "task_options", "size", "mask_rate", "width", "n_heads", "train_samples", "epochs", "seeds")
@@ -62,33 +59,6 @@ def tau_by_iteration(runs: Mapping[str, Run]) -> pd.DataFrame:
             steps = range(1, of[0].shape[1] + 1)
             parts.append(pd.DataFrame({"method": method, "seed": seed, "iteration": steps, **taus}))
     return pd.concat(parts, ignore_index=True)
-
-
-def time_to_tau(runs: Mapping[str, Run], unit: str = "epoch") -> pd.DataFrame:
-    """When training first measured a τ over observed pairs on dev, or "never": methods and τ × seeds.
-
-    In units of "epoch" (0: before training), "step" or "seconds" (in training steps, without measurements).
-    """
-    parts = []
-    for method, run in runs.items():
-        spent = [at for seed in run.metrics["seed"].unique() for at in run.provenance["training_seconds"][str(seed)]]
-        parts.append(run.metrics.assign(method=method, seconds=spent))
-    rows = pd.concat(parts)
-    rows["step"] = rows[unit]
-    times = {tau: steps_to(rows, "tau_obs", tau, larger_is_better=True).T for tau in (0.25, 0.9, 0.99)}
-    table = pd.concat(times).swaplevel().reindex(pd.MultiIndex.from_product([runs, times], names=["method", "tau"]))
-    return table.map(lambda at: "never" if np.isinf(at) else int(at) if at % 1 == 0 else at)
-
-
-def probe(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Routing of the first seed's kept dev problem after its last epoch: α [iterations, items, heads], ranks, visible.
-
-    Items are in true order, the visible ones first.
-    """
-    ranks, known = (run.trace[f"probe_{name}"][0].flatten(0, -2)[0].numpy() for name in ("ranks", "known"))
-    order = np.lexsort((ranks, known == 0))
-    last = (run.metrics["seed"] == run.settings["seeds"][0]).sum() - 1  # the trace goes on where another trained longer
-    return run.trace["alphas"][0, last, 0].numpy()[:, order], ranks[order], known[order].astype(bool)
 
 
 def reach(task: PartialSort, links: int) -> float:
@@ -138,30 +108,6 @@ def score_summary(metrics: pd.DataFrame, references: pd.DataFrame, level: float 
     if not np.isnan(level):
         table[f"took off (τ > {level:.3f})"] = took_off(every, level).reindex(table.index, fill_value="")
     return table
-
-
-def tier_rows(baseline: ArrayLike, hrm: ArrayLike, ceiling: float) -> pd.DataFrame:
-    """The document's tiers for τ [seeds] of two models, paired by seed: what each asks for, and what was reached.
-
-    By the means, as the document states them; by intervals (decided where those of both τ and of the gain lie wholly on
-    one side); reachable: whether a perfect ranking would reach it beside this baseline.
-    """
-    gain = np.subtract(ratio_interval(hrm, baseline), 1.0)
-    means, lows, highs = np.transpose([bounded_interval(baseline, -1.0), bounded_interval(hrm, -1.0), gain])
-    few = np.isfinite(np.subtract(hrm, baseline)).sum() < LEAST_SEEDS
-    rows = {}
-    for tier, asked in TIERS.items():
-        decided = "no" if (highs < asked).any() else "yes" if (lows > asked).all() else "undecided"
-        rows[tier] = {
-            "asks for": f"τ > {asked[0]}, τ > {asked[1]}, + {100 * asked[2]:.0f} %",
-            "baseline": f"{means[0]:z.3f}",
-            "model": f"{means[1]:z.3f}",
-            "gain": "{:+z.0f} % [{:+z.0f}, {:+z.0f}]".format(*100 * gain),
-            "by the means": "yes" if (means > asked).all() else "no",
-            "by intervals": "undecided" if few else decided,
-            "reachable": "yes" if ceiling > max(asked[1], means[0] * (1 + asked[2])) else "no",
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tier")
 
 
 def ceiling_of(references: pd.DataFrame, metric: str) -> float:
@@ -271,28 +217,4 @@ def routing_curves(metrics: pd.DataFrame, n_heads: int) -> Figure:
     place = panels[0].get_yaxis_transform()
     panels[0].text(0.98, 1.95, "healthy band", transform=place, ha="right", va="top", fontsize=points(6.5))
     legend_below(figure, panels[0], at_most=min(len(routed), 4))
-    return figure
-
-
-@house_style()
-def routing_heatmaps(runs: Mapping[str, Run]) -> Figure:
-    """α of one dev problem (`probe`) after up to four iterations, items × heads, a row of panels for each model."""
-    probes = {method: probe(run) for method, run in runs.items()}
-    top = max(float(alphas.max()) for alphas, _, _ in probes.values())
-    shown = min(4, max(len(alphas) for alphas, _, _ in probes.values()))
-    figure, grid = new_figure(len(probes), shown, 0.5 + 1.6 * len(probes), squeeze=False)
-    for row, (method, (alphas, _, known)) in zip(grid, probes.items(), strict=True):
-        chosen = np.unique(np.linspace(0, len(alphas) - 1, shown).round().astype(int))
-        for axes in row[len(chosen) :]:
-            axes.set_axis_off()
-        for axes, iteration in zip(row, chosen, strict=False):
-            picture = axes.imshow(alphas[iteration], aspect="auto", cmap="cividis", vmin=0, vmax=top)
-            axes.axhline(known.sum() - 0.5, color="white", linewidth=1)
-            axes.set_title(f"iteration {iteration + 1}")
-            axes.set_xticks(range(alphas.shape[2]), [str(head + 1) for head in range(alphas.shape[2])])
-            axes.set_yticks([])
-        row[0].set_ylabel(f"{label(method)}\nhidden | visible items", fontsize=points(7))
-    for axes in grid[-1]:
-        axes.set_xlabel("head")
-    figure.colorbar(picture, ax=grid[:, -1], label="routing weight α", fraction=0.08)
     return figure

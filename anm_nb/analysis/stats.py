@@ -207,18 +207,3 @@ def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
     low, high = (np.nan_to_num(each.probabilities, nan=0.0) for each in (band.low, band.high))
     falls = (curve.probabilities, low, high if len(at) >= 6 else band.high.probabilities)
     return Interval(*(float(min(curve.quantiles[survival <= 0.5], default=np.inf)) for survival in falls))
-
-
-def rank_correlation(first: ArrayLike, second: ArrayLike) -> Interval:
-    """Spearman's rank correlation and its 95 % interval; pairs with a NaN are left out.
-
-    By Fisher's z with the variance (1 + ρ²/2)/(n − 3) of Bonett & Wright (2000). NaN with fewer than four pairs or
-    where one side is constant.
-    """
-    one, other = finite_pairs(first, second)
-    if len(one) < 4 or not np.ptp(one) or not np.ptp(other):
-        return Interval(NAN, NAN, NAN)
-    rho = float(stats.spearmanr(one, other).statistic)
-    z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
-    half = special.ndtri((1 + CONFIDENCE) / 2) * np.sqrt((1 + rho**2 / 2) / (len(one) - 3))
-    return Interval(rho, float(np.tanh(z - half)), float(np.tanh(z + half)))

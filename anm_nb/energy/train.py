@@ -25,7 +25,7 @@ from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.identity import classes_of_the_user
 from anm_nb.store import Run
 from anm_nb.tasks import SPLITS, Batch, Clues, DenoisingTask, joined, task_class
-from anm_nb.training import Learner, Measurement, Member, Named, StepLosses, TrainingConfig, weight_bytes
+from anm_nb.training import Learner, Measurement, Member, Named, StepLosses, TrainingConfig
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.loop import Training
 from anm_nb.training.run import Trained, train
@@ -74,12 +74,6 @@ class EnergyConfig(TrainingConfig):
     def _usable(self) -> EnergyConfig:
         task = self.make_task()
         get_network(self.network or task.network)
-        row = 4 * (task.x_dim + task.y_dim) + 12 * task.y_dim  # with the target its noise, the noised point, its score
-        kept = len(self.record_steps()) if self.keep_weights else 0
-        large = self.width * (task.x_dim + task.y_dim) > 10**6  # counting takes milliseconds, small ones need none
-        needed = {"width size": weight_bytes(lambda: self.make_network(task), kept) if large else 0}
-        examples = {"batch": self.batch, "dev_examples": self.dev_examples, "test_examples": self.test_examples or 0}
-        self.require_memory(needed | {f"{name} size": count * row for name, count in examples.items()})
         return self
 
     @property

@@ -17,7 +17,7 @@ from anm_nb.ranking.networks import RankingModel
 from anm_nb.store import Run
 from anm_nb.tasks import get_task, task_class
 from anm_nb.tasks.ordering import PartialSort
-from anm_nb.training import Member, TrainingConfig, weight_bytes
+from anm_nb.training import Member, TrainingConfig
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.run import Trained, counted_flops, train
 
@@ -113,16 +113,6 @@ class RankingConfig(TrainingConfig):
             raise ParameterError(f"gradient = 'last': {cut}; allowed with it: gradient = 'full'")
         if self.temperature_min > self.temperature:
             raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
-        # states and attention weights of every iteration are kept for the backward pass
-        row = 4 * most * self.size * (self.width + self.n_heads * self.size)
-        large = self.width * max(self.width, most) > 10**5  # counting takes milliseconds
-        samples = ("train_samples", "dev_samples", "test_samples")
-        needed = {
-            "width": weight_bytes(self.make_model) if large else 0,
-            "batch max_inner_iters size width": min(self.batch, self.train_samples) * row,
-            **{name: getattr(self, name) * 4 * self.size * task.x_dim for name in samples},
-        }
-        self.require_memory(needed)
         return self
 
     @property

@@ -21,8 +21,6 @@ from anm_nb.tasks import sudoku_solver as solver
 from anm_nb.tasks.sudoku_solver import Boards, Pool
 from anm_nb.training.seeds import RowDraws
 
-SHOWN = 5  # wrong puzzles of a user's that an error lists
-
 
 class SudokuOptions(TaskOptions):
     """Options of `Sudoku`; `size` is the number of rows, columns, boxes and digits."""
@@ -58,42 +56,33 @@ class Sudoku(DenoisingTask):
 
     @classmethod
     def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
-        """A task of puzzles, a line each (size² characters, 0 or . if empty); `ParameterError` names line and cell."""
+        """A task of puzzles, a line each (size² characters, 0 or . if empty); `ParameterError` for the first wrong."""
         task = cls(**options)
         size = task.options.size
         rows = lines.splitlines() if isinstance(lines, str) else lines
-        texts = {number: text for number, line in enumerate(rows, start=1) if (text := line.strip())}
-        if not texts:
-            raise ParameterError("no puzzles: every line is blank")
         boards: dict[int, list[int]] = {}
-        wrong: dict[int, str] = {}
-        for number, text in texts.items():
-            if len(text) != size**2:
-                wrong[number] = f"{len(text)} characters, should be {size**2}"
-            elif odd := re.search(f"[^.0-{size}]", text):
-                place = f"{odd[0]!r} in row {odd.start() // size + 1}, column {odd.start() % size + 1}"
-                wrong[number] = f"{place}: should be a digit from 1 to {size}, 0 or . for an empty cell"
-            else:
-                boards[number] = list(map(int, text.replace(".", "0")))
-        puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8).reshape(-1, size**2)
+        for number, text in enumerate(map(str.strip, rows), start=1):
+            if odd := re.search(f"[^.0-{size}]", text):
+                where = f"{odd[0]!r} in row {odd.start() // size + 1}, column {odd.start() % size + 1}"
+                raise ParameterError(f"line {number}: {where}: should be a digit from 1 to {size}, 0 or . if empty")
+            if text and len(text) != size**2:
+                raise ParameterError(f"line {number}: {len(text)} characters, should be {size**2}")
+            if text:
+                boards[number] = [int(each) for each in text.replace(".", "0")]
+        if not boards:
+            raise ParameterError("no puzzles: every line is blank")
+        puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8)
         parts = tqdm(puzzles.split(512), desc="checking puzzles", delay=1, leave=False)
         solutions, found = (torch.cat(each) for each in zip(*map(solver.solve, parts), strict=True))
-        for number, puzzle, count in zip(boards, puzzles, found.tolist(), strict=True):
-            if count == 0:
-                twice = (
-                    f"contradicts itself: {digit} more than once in {('row', 'column', 'box')[place // size]} "
-                    f"{place % size + 1}"
-                    for place, unit in enumerate(puzzle[solver.unit_cells(size)].tolist())
-                    for digit in unit
-                    if digit and unit.count(digit) > 1
-                )
-                wrong[number] = next(twice, "has no solution")
-            elif count > 1:
-                wrong[number] = "has more than one solution"
-        if wrong:
-            told = [f"line {number}: {wrong[number]}" for number in sorted(wrong)[:SHOWN]]
-            told += [f"… and {len(wrong) - SHOWN} more of {len(texts)} lines"] if len(wrong) > SHOWN else []
-            raise ParameterError("\n".join(told))
+        for (number, board), count in zip(boards.items(), found.tolist(), strict=True):
+            for place, unit in enumerate([] if count else solver.unit_cells(size).tolist()):
+                given = [board[cell] for cell in unit if board[cell]]
+                if twice := [digit for digit in given if given.count(digit) > 1]:
+                    where = f"{('row', 'column', 'box')[place // size]} {place % size + 1}"
+                    said = f"contradicts itself: {twice[0]} more than once in {where}"
+                    raise ParameterError(f"line {number}: {said}")
+            if count != 1:
+                raise ParameterError(f"line {number}: has {'more than one' if count else 'no'} solution")
         task._own = Pool(puzzles, solutions.to(torch.uint8))
         return task
 

@@ -20,8 +20,9 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from anm_nb.config import ParameterError, Parameters, Seeds, Steps, Threads, shown
+from anm_nb.config import ParameterError, Seeds, Steps, Threads
 from anm_nb.identity import RunConfig
+from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 Named = Mapping[str, Tensor]
 Tell = Callable[..., object]  # of a seed's Member, step, loss, and a row where one was measured
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
-TELL_SECONDS = 0.5  # between two words on where a training is
 LOGGERS: dict[str, Callable[[Any, int, int, Mapping[str, float]], object]] = {}
 
 
@@ -70,6 +70,10 @@ def progress(members: Sequence[Any]) -> Iterator[Tell]:
         yield tell
 
 
+class NonFiniteLoss(RuntimeError):
+    """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
+
+
 class OutOfTime(RuntimeError):
     """A training's time was up; its state is saved, and it goes on from there when it is asked for again."""
 
@@ -97,22 +101,31 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interrupts(leave: Callable[[], object]) -> Iterator[None]:
-    """Within it the first interrupt (SIGINT) only calls `leave`; another one interrupts as ever."""
-    before = signal.getsignal(signal.SIGINT)
+def interrupts() -> Iterator[None]:
+    """At the first interrupt (SIGINT) inside, time is up, and `Interrupted` is raised; another one is as ever."""
+    before, interrupted = signal.getsignal(signal.SIGINT), list[int]()
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
 
     def once(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, before)
-        leave()
+        interrupted.append(number)
+        _deadline.set(-math.inf)
 
+    token = _deadline.set(_deadline.get())
     signal.signal(signal.SIGINT, once)
     try:
         yield
+    except OutOfTime as left:
+        if not interrupted:
+            raise
+        raise Interrupted(left) from None
     finally:
         signal.signal(signal.SIGINT, before)
+        _deadline.reset(token)
+    if interrupted:
+        raise Interrupted("this training had just ended, and is saved; run again to go on")
 
 
 class TrainingConfig(RunConfig):
@@ -139,11 +152,6 @@ class TrainingConfig(RunConfig):
     @abstractmethod
     def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # of configs with one `stack_key`
 
-    @classmethod
-    def of(cls, settings: Parameters, **values: Any) -> Any:
-        """The fields that a notebook's settings have too, and values."""
-        return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
-
     def stack_key(self) -> str:
         """Equal for configs that differ in seeds and `scheduled` numbers only, which can be one stack."""
         return self.model_dump_json(exclude={"seeds", *self.scheduled})
@@ -151,15 +159,6 @@ class TrainingConfig(RunConfig):
     def why_not_longer(self) -> str:
         """Why a training with more of its `length` cannot go on from the end of this one; empty where it can."""
         return "" if self.length else "its class has no `length`"
-
-    def require_memory(self, needed: Mapping[str, float]) -> None:
-        """Raise `ParameterError` where the bytes `needed`, lower bounds by their parameters' names, exceed memory."""
-        total, available = sum(needed.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if total > available:
-            names = dict.fromkeys(name for part, size in needed.items() if size > total / 10 for name in part.split())
-            said = ", ".join(f"{name} = {shown(getattr(self, name))}" for name in names)
-            gib = f"{total / 2**30:,.1f} GiB; there are {available / 2**30:,.1f} GiB"
-            raise ParameterError(f"{said}: needs at least {gib}")
 
     def learner(self, *seeds: int, device: str = "cpu") -> Any:
         """The learner of some seeds."""
@@ -230,6 +229,25 @@ class Learner(ABC):
         """A generator of every seed."""
         return [generator(each.seed, purpose, self.device) for each in self.members]
 
+    def state(self, place: int) -> dict[str, Tensor]:
+        """All of one seed that its next step depends on, by name."""
+        state = {f"model.{name}": each for name, each in self.model.members[place].state_dict().items()}
+        state |= {f"generator.{purpose}": own[place].get_state() for purpose, own in self.generators.items()}
+        for group in self.groups:
+            state[f"norm.{group.name}"] = group.norms[place]
+            state |= {f"optimiser.{group.name}.{name}": each for name, each in group.state_of(place).items()}
+        return state
+
+    def load(self, states: Sequence[Named]) -> None:
+        """Go on with the states of all seeds."""
+        for place, state in enumerate(states):
+            self.model.members[place].load_state_dict(by_prefix(state, "model."))
+            for purpose, own in self.generators.items():
+                own[place].set_state(state[f"generator.{purpose}"])
+        for group in self.groups:
+            group.norms.copy_(torch.stack([state[f"norm.{group.name}"] for state in states]))
+            group.load([by_prefix(state, f"optimiser.{group.name}.") for state in states])
+
     def branch(self, step: int, recorded: bool) -> Hashable:
         """All that the Python code of `losses` branches on."""
         return None
@@ -242,9 +260,3 @@ class Learner(ABC):
     def measure(self, training: Training, losses: StepLosses) -> list[Measurement]: ...
     @abstractmethod  # of one seed at the end, with its selected or averaged weights, on data that nothing was chosen by
     def evaluate(self, place: int, selected: nn.Module) -> Measurement: ...
-
-
-def weight_bytes(make_network: Callable[[], nn.Module], kept: int = 0) -> int:
-    """Bytes of one seed's weights, gradient, Adam's moments, EMA and `kept` records in float32; allocates nothing."""
-    with torch.device("meta"):
-        return 4 * (5 + kept) * sum(parameter.numel() for parameter in make_network().parameters())

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from anm_nb.training import TELL_SECONDS, Interrupted, Learner, OutOfTime, StepLosses, Tell, interrupts, seconds_left
-from anm_nb.training.checkpoint import SeedRecord, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
+from anm_nb.training import Learner, Measurement, NonFiniteLoss, OutOfTime, StepLosses, Tell, interrupts, seconds_left
+from anm_nb.training.checkpoint import State, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss became NaN or infinite; the message names the seed, the step and the parts of the loss."""
+TELL_SECONDS = 0.5  # between two words on where a training is
 
 
 class Kind(NamedTuple):
@@ -32,6 +28,51 @@ class Kind(NamedTuple):
     branch: Hashable  # the learner's own
     average: str  # what becomes of the EMA: "keep", "copy" at its first update, "move"
     frozen: tuple[str, ...]  # groups that are not trained yet
+
+
+@dataclass
+class SeedRecord:
+    """One seed's measurements so far, and the weights that are kept of it, on the CPU, by name as in `Run.weights`."""
+
+    seed: int
+    rows: list[dict[str, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # spent in steps, as they stood at each row
+    selection: dict[str, float] = field(default_factory=dict)  # step, score, measurements waited since
+    ended: bool = False
+    failure: str = ""  # why it could not go on
+    arrays: dict[str, list[Tensor]] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, prefix: str, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights, by names that begin with a prefix."""
+        self.weights |= {f"{prefix}.{name}": each.detach().to("cpu", copy=True) for name, each in weights.items()}
+
+    def add(self, row: dict[str, float], measured: Measurement, averaged: Mapping[str, Tensor], seconds: float) -> None:
+        """Append a row, its arrays and, where its selection score is the best so far, the EMA weights."""
+        self.rows.append({"seed": self.seed, **row, **measured.scalars})
+        self.seconds.append(round(seconds, 3))
+        for name, array in measured.arrays.items():
+            self.arrays.setdefault(name, []).append(array.detach().to("cpu", copy=True))
+        if measured.selection is None:
+            return
+        score = -math.inf if math.isnan(measured.selection) else measured.selection
+        if not self.selection or score > self.selection["score"]:  # the earliest of equals stays
+            self.keep("selected", averaged)
+            self.selection = {"step": row["step"], "score": score, "waited": -1}
+        self.selection["waited"] += 1
+
+    def state(self) -> State:
+        """All of it as tensors, and facts for JSON."""
+        tensors = {f"array.{name}": torch.stack(values) for name, values in self.arrays.items()}
+        tensors |= {f"weights.{name}": tensor for name, tensor in self.weights.items()}
+        return tensors, {name: value for name, value in vars(self).items() if name not in ("arrays", "weights")}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> SeedRecord:
+        """The record whose `state` that was, among other tensors and facts."""
+        arrays = {name: list(values) for name, values in by_prefix(tensors, "array.").items()}
+        own = {name: facts[name] for name in ("seed", "rows", "seconds", "selection", "ended", "failure")}
+        return cls(**own, arrays=arrays, weights=by_prefix(tensors, "weights."))
 
 
 class Training:
@@ -53,20 +94,19 @@ class Training:
         self.failed_at = torch.full((len(self.members),), -1, device=self.device)
         self.failed: dict[str, Tensor] = {}  # the losses of each seed's first step that was not finite
         self.latest = torch.full((len(self.members),), torch.nan, device=self.device)  # losses
-        self.leaving = threading.Event()  # once set: save at the next block of steps, and raise `Interrupted`
-        self.tell: Tell  # whoever `run` is given
         self.seconds, self.began = 0.0, 0.0  # in steps, without measurements and checkpoints
         self.host = self.device == "cpu" if host is None else host
         self.stream = torch.cuda.Stream() if self.device == "cuda" else None
         self.graphs: StepGraphs | None = None
         if self.device == "cuda" and self.config.graph:
-            self.graphs = StepGraphs(self._step, [*chain(*learner.generators.values())], learner.suspects)
+            draws = [each for purpose in learner.generators.values() for each in purpose]
+            self.graphs = StepGraphs(self._step, draws, learner.suspects)
 
     def run(self, tell: Tell = lambda *told: None) -> list[SeedRecord]:
         """Train to the last step, resuming; `NonFiniteLoss` at the end, `OutOfTime` or `Interrupted` once saved."""
         total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
         self.tell, everybody = tell, range(len(self.members))
-        with self.on_stream(), interrupts(self.leaving.set) if self.checkpoints else nullcontext():
+        with interrupts() if self.checkpoints else nullcontext(), self.on_stream():
             self.restore()
             steps = range(self.step, total + 1) if self.running() else range(0)
             self.began = time.perf_counter()
@@ -92,7 +132,6 @@ class Training:
             if len(steps):
                 self.save()
         self._raise_failures()
-        self._leave_if_asked()
         return self.records
 
     @contextmanager
@@ -190,8 +229,9 @@ class Training:
             self._tell([place], record.rows[-1])
             if self.config.keep_weights:
                 record.keep(f"step{self.step}.averaged", averaged)
-            waited = record.selection.get("waited", -1) >= (self.config.patience or math.inf)
-            if waited or record.score_reached(self.config):
+            late = record.selection.get("waited", -1) >= (self.config.patience or math.inf)
+            enough = math.inf if self.config.stop_at_score is None else self.config.stop_at_score
+            if late or record.selection.get("score", -math.inf) >= enough:
                 self._end(place)
         self.began = time.perf_counter()
 
@@ -202,7 +242,12 @@ class Training:
             model.load_state_dict(selected)
         evaluated = self.learner.evaluate(place, model)
         self._tell([place], evaluated.scalars)
-        record.end(self.config, evaluated)
+        if record.selection:
+            early = float(self.step < self.config.total_steps())
+            record.rows[-1] |= {"selected_step": record.selection["step"], "stopped_early": early}
+        record.rows[-1] |= evaluated.scalars
+        record.arrays |= {name: [each.detach().to("cpu", copy=True)] for name, each in evaluated.arrays.items()}
+        record.ended = True
         record.keep("model", self.model.members[place].state_dict())
         record.keep("averaged", self.averaged.members[place].state_dict())
 
@@ -222,55 +267,34 @@ class Training:
         total, left = self.config.total_steps(), seconds_left()
         # the last one before the end is where a longer training can go on
         last = self.saved_at < self.step > total - self.learner.block and not self.config.why_not_longer()
-        due = last or self.step - self.saved_at >= self.config.checkpoint_every or self.leaving.is_set()
-        if due or (left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)):
+        due = last or self.step - self.saved_at >= self.config.checkpoint_every
+        look = left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)
+        if due or look:
             self._count_time()
-            if due or left < 0:
-                self._drop_failed()
-                self.save()
-                self.began = time.perf_counter()
-            self._leave_if_asked()
-            if left < 0:
-                raise OutOfTime(f"{self.name}: time is up at step {self.step} of {total}")
-
-    def _leave_if_asked(self) -> None:
-        if self.leaving.is_set():
-            of = self.config.total_steps()
-            raise Interrupted(f"{self.name}: run again to go on from step {self.step:,} of {of:,}")
-
-    def _tensors(self, place: int) -> dict[str, Tensor]:
-        """A seed's weights and its gradients' norms, as views to be read or written."""
-        both = {"model": self.model.members[place], "averaged": self.averaged.members[place]}
-        found = {f"{what}.{name}": each for what, net in both.items() for name, each in net.state_dict().items()}
-        return found | {f"norm.{each.name}": each.norms[place] for each in self.learner.groups}
+        if due or (look and left < 0):
+            self._drop_failed()
+            self.save()
+            self.began = time.perf_counter()
+        if look and left < 0:
+            raise OutOfTime(f"{self.name}: run again to go on from step {self.step:,} of {total:,}")
 
     def save(self) -> None:
         """Write every seed's state as it stands before step `self.step`, each file atomically."""
         for place, path in enumerate(self.checkpoints):
             tensors, facts = self.records[place].state()
-            if not self.records[place].ended:
-                tensors |= self._tensors(place)
-                for each in self.learner.groups:
-                    tensors |= {f"optimiser.{each.name}.{n}": t for n, t in each.state_of(place).items()}
-                for purpose, sources in self.learner.generators.items():
-                    tensors[f"generator.{purpose}"] = sources[place].get_state()
+            averaged = self.averaged.members[place].state_dict()
+            tensors |= self.learner.state(place) | {f"averaged.{name}": each for name, each in averaged.items()}
             save_checkpoint(path, tensors, facts | {"step": self.step, "spent": self.seconds})
         self.saved_at = self.step
 
     def restore(self) -> None:
-        """Continue exactly where `save` stood, in the newest state that is whole for all seeds that have not ended."""
+        """Continue exactly where `save` stood, in the newest state that is whole for all seeds."""
         found = common_checkpoints(self.checkpoints)
         self.records = [SeedRecord.of(*state) for state in found] or self.records
-        going_on = self.running() if found else []
-        for place in going_on:
-            tensors, facts = found[place]
-            self.step, self.seconds = facts["step"], facts["spent"]
-            for name, live in self._tensors(place).items():
-                live.copy_(tensors[name])
-            for purpose, sources in self.learner.generators.items():
-                sources[place].set_state(tensors[f"generator.{purpose}"])
-        for each in self.learner.groups if going_on else ():
-            states = [by_prefix(tensors, f"optimiser.{each.name}.") for tensors, _ in found]
-            each.load([state or states[going_on[0]] for state in states])  # of a seed that has ended, any will do
-        self.counter.fill_(self.step)
-        self.saved_at = self.step
+        if found and self.running():
+            self.learner.load([tensors for tensors, _ in found])
+            for network, (tensors, _) in zip(self.averaged.members, found, strict=True):
+                network.load_state_dict(by_prefix(tensors, "averaged."))
+            self.step, self.seconds = found[0][1]["step"], found[0][1]["spent"]
+            self.saved_at = self.step
+            self.counter.fill_(self.step)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,26 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anm_nb.config import ParameterError
-from anm_nb.identity import classes_of_the_user
-from anm_nb.training import TELL_SECONDS, Interrupted, Member, Tell, TrainingConfig, interrupts, progress, seconds_left
-from anm_nb.training.checkpoint import SeedRecord, checkpoint_of, go_on_from_shorter, good_checkpoints, last_state
-from anm_nb.training.loop import Training
+from anm_nb import store
+from anm_nb.files import full_disk_named, replace_whole
+from anm_nb.identity import classes_of_the_user, identity_of
+from anm_nb.store import CorruptRun, Run
+from anm_nb.training import (
+    Interrupted,
+    Member,
+    OutOfTime,
+    Tell,
+    TrainingConfig,
+    progress,
+    seconds_left,
+    time_limit,
+    watched,
+)
+from anm_nb.training.checkpoint import before, checkpoint_of, good_checkpoints
+from anm_nb.training.loop import SeedRecord, Training
 
-WORTH_SECONDS = 12.0  # of steps: processes are ready after 3 to 5 s, and two of them save half of the time
-FIRST_STEPS = 6  # of which the last is timed: the first ones are slower than the rest
-WATCH_SECONDS = 0.1  # how long a process may outlive the one that started it
-LEAVE = "leave"  # a file in a run's folder that tells its processes to save and end
-WORDS: list[Any] = []  # of a process that trains seeds: the queue in which it tells how it goes
+ALONE_SECONDS = 6.0  # a training that is over by then starts no processes, which are ready after 3 to 5 s
+TURN_SECONDS = 10.0  # that another process trains a seed for before it saves and tells
 WARM_UP = {"cpu": 3, "cuda": 6}  # steps before a timed one; by then a GPU's steps are graphs
 
 
@@ -46,7 +54,7 @@ class Trained:
     weights: dict[str, Tensor]
     seconds: dict[int, list[float]] = field(default_factory=dict)  # by seed, spent in the steps before each measurement
     processes: int = 1  # that trained at a time
-    state: dict[str, Tensor] = field(default_factory=dict)  # before the last step, for a longer training to go on from
+    checkpoints: dict[str, bytes] = field(default_factory=dict)  # files that a longer training can go on from
     goes_on_from: str = ""  # the key of the run that the first steps are of
 
 
@@ -60,13 +68,11 @@ def train(config: TrainingConfig, folder: Path) -> Trained:
             processes = train_in_processes(config, folder, tell)  # seeds that are trained then are only read below
             records = [Training(config.learner(seed), [folder]).run(tell)[0] for seed in config.seeds]
             trained = assemble(records, processes)
-    return replace(trained, state=last_state(config, folder, trained.weights), goes_on_from=earlier)
+    return replace(trained, checkpoints=last_checkpoints(config, folder, trained.metrics), goes_on_from=earlier)
 
 
 def train_together(configs: Sequence[TrainingConfig], folders: Sequence[Path]) -> list[Trained]:
-    """Train all seeds of configs as one stack, each in its folder; `ParameterError` unless they share a `stack_key`."""
-    if len({config.stack_key() for config in configs}) > 1:
-        raise ParameterError("configs differ in more than seeds and scheduled numbers: they cannot be one stack")
+    """Train all seeds of configs of one `stack_key` as one stack, each in its folder."""
     members = [Member(config, seed) for config in configs for seed in config.seeds]
     own = [folder for config, folder in zip(configs, folders, strict=True) for _ in config.seeds]
     with arithmetic(configs[0]), progress(members) as tell:
@@ -101,9 +107,53 @@ def arithmetic(config: TrainingConfig) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
+    """Put the last checkpoints of the same config's longest shorter run into a folder: its key, or say why not."""
+    length, why_not = config.length, config.why_not_longer()
+    if not length or folder.parent != store.partial_root() or (why_not and not watched()):
+        return ""
+    identity, shorter = identity_of(config), dict[int, Run]()
+    asked, names = identity["config"][length], [checkpoint_of(folder, seed).name for seed in config.seeds]
+    for run in map(Run, store.run_folders()):
+        with suppress(CorruptRun):
+            same = run.manifest["identity"] | {"config": run.settings | {length: asked}} == identity
+            if same and run.settings[length] < asked and (why_not or run.manifest["files"].keys() >= {*names}):
+                shorter[run.settings[length]] = run
+    if not shorter:
+        return ""
+    run = shorter[max(shorter)]
+    try:
+        for name in () if why_not else names:
+            with full_disk_named(folder, "nothing was lost"):
+                replace_whole(folder / name, run.file(name).read_bytes())
+    except CorruptRun as error:
+        why_not = str(error)
+    if why_not and watched():
+        said = f"run {run.key} has the first {max(shorter):,} {length}, but training starts anew: {why_not}"
+        print(said, file=sys.stderr)
+    return "" if why_not else run.key
+
+
+def last_checkpoints(config: TrainingConfig, folder: Path, metrics: pd.DataFrame) -> dict[str, bytes]:
+    """The files that every seed of a longer training can go on from, by name; empty where it cannot."""
+    files: dict[str, bytes] = {}
+    for seed in () if config.why_not_longer() else config.seeds:
+        path, step = checkpoint_of(folder, seed), metrics.loc[metrics["seed"] == seed, "step"].max()
+        found = before(path)
+        if not found.exists() and step < config.total_steps():  # it stopped early, as it would in a longer training
+            found = path
+        if not found.exists():
+            return {}
+        files[path.name] = found.read_bytes()
+    return files
+
+
 def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
-    """Train seeds to finished checkpoints, one a core; returns how many at a time: 1 where more are of no use."""
-    for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write for a moment yet
+    """Train seeds to finished checkpoints, one a core; returns how many at a time: 1 where more are of no use.
+
+    Processes save and tell every `TURN_SECONDS`, which is also how long one may outlive the process that started it.
+    """
+    for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write yet
         with FileLock(lock):
             pass
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
@@ -114,34 +164,41 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
     count = min(len(waiting), available_cores() // config.threads)
     if count < 2:
         return 1
-    first = Training(config.learner(waiting[0]))
-    seconds = [next_step_seconds(first) for _ in range(FIRST_STEPS)][-1]
-    if len(waiting) * config.total_steps() * seconds < WORTH_SECONDS:
+    if not _trained_for(ALONE_SECONDS, config, waiting[0], folder, tell).running():
         return 1
-    from joblib.externals import loky  # its processes, unlike the standard library's, run no script again
+    from joblib import Parallel, delayed, parallel_config
 
-    context = loky.backend.get_context()
-    leave, words = folder / LEAVE, context.SimpleQueue()
-    leave.unlink(missing_ok=True)
-    share = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(config.threads))
-    begin = {"context": context, "env": share, "initializer": _begin, "initargs": (os.getpid(), words)}
-    executor = loky.ProcessPoolExecutor(count, **begin)
     try:
-        futures = [executor.submit(_train_seed, config, seed, folder) for seed in waiting]
-        with interrupts(leave.touch):
-            running: Any = futures
-            while running and (leave.exists() or not any(each.done() and each.exception() for each in futures)):
-                running = wait(futures, TELL_SECONDS).not_done
-                while not words.empty():
-                    seed, *told = words.get()
-                    tell(Member(config, seed), *told)
-        for future in (each for each in futures if each.done()):
-            if isinstance(left := future.exception(), Interrupted):
-                raise Interrupted(left)  # without what happened in the other process
-            future.result()
-    finally:
-        executor.shutdown(kill_workers=True)  # a process with torch in it takes long to end by itself
+        with parallel_config("loky", n_jobs=count, inner_max_num_threads=config.threads):
+            while waiting:
+                turns = [delayed(_take_turn)(config, seed, folder, os.getpid()) for seed in waiting]
+                for seed, told, ended in Parallel(batch_size=1, return_as="generator_unordered")(turns):
+                    for words in told:
+                        tell(Member(config, seed), *words)
+                    if ended:
+                        waiting.remove(seed)
+    except KeyboardInterrupt:
+        raise Interrupted(f"run again to go on from where seeds were {TURN_SECONDS:g} s ago, or later") from None
     return count
+
+
+def _trained_for(seconds: float, config: TrainingConfig, seed: int, folder: Path, tell: Tell) -> Training:
+    """A seed's training after at most so many seconds more; its state is saved."""
+    training = Training(config.learner(seed), [folder])
+    with time_limit(seconds), suppress(OutOfTime):
+        training.run(tell)
+    return training
+
+
+def _take_turn(config: TrainingConfig, seed: int, folder: Path, parent: int) -> tuple[int, list[Any], bool]:
+    """What another process does: train a seed for a while. Returns it, what is to be told, and whether it has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that is interrupted ends this one
+    told: list[Any] = []
+    with arithmetic(config), FileLock(folder / f"seed-{seed}.lock"):
+        training = _trained_for(TURN_SECONDS, config, seed, folder, lambda member, *words: told.append(words))
+    if os.getppid() != parent:
+        os._exit(1)
+    return seed, told, not training.running()
 
 
 def available_cores() -> int:
@@ -151,33 +208,6 @@ def available_cores() -> int:
     from joblib import cpu_count  # a third of a second, so not at import
 
     return cpu_count()
-
-
-def _train_seed(config: TrainingConfig, seed: int, folder: Path) -> None:
-    """What another process does."""
-    torch.set_num_threads(config.threads)
-    with FileLock(folder / f"seed-{seed}.lock"):
-        training = Training(config.learner(seed), [folder])
-
-        def tell(member: Member, *words: Any) -> None:
-            WORDS[-1].put((seed, *words))
-            if (folder / LEAVE).exists():
-                training.leaving.set()
-
-        training.run(tell)
-
-
-def _begin(parent: int, words: Any) -> None:
-    """Make this process end when the one that started it has, also by SIGKILL; only that one is to be interrupted."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)  # its checkpoints are whole at any moment
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
-    WORDS.append(words)
 
 
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:

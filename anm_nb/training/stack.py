@@ -234,11 +234,9 @@ class StepGraphs:
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=torch.cuda.current_stream()):
                 self.step(buffers, kind)
-        except RuntimeError as error:
-            first = error
-            while isinstance(first.__context__, RuntimeError):  # what ended the capture, before its own complaint
-                first = first.__context__
-            if "captur" not in f"{error} {first}".lower():
+        except RuntimeError as error:  # the step has been taken before: the capture is what forbids something
+            first = error.__context__ if isinstance(error.__context__, RuntimeError) else error  # what ended it
+            if isinstance(first, torch.OutOfMemoryError):
                 raise
             said = str(first).strip().partition("\n")[0]
             raise NotCapturable(

@@ -36,8 +36,6 @@ END = 10**9  # of training, where the weights of no record are kept
 T = SCAN_GRID.numpy()
 UNITS = {"barrier": "nats", "curvature": "nats per unit²", "slope": "nats per unit"}  # unit: of length of ỹ
 PERFECT: dict[str, Any] = {"color": PALETTE["optimal"], "label": label("optimal"), **LINE_STYLES["optimal"]}
-SAMPLED = 8  # problems of a sampler
-OWN = "81 or 16 characters row by row, 0 or . for an empty cell"
 CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f5b68a"])  # given, right, wrong
 
 
@@ -75,12 +73,13 @@ class Landscape(View):
     def suits(cls, run: Run) -> bool:
         return super().suits(run) and issubclass(task_class(run.summary["task"]), MatrixTask)
 
-    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        (profiles, bends), (scan, perfect) = axes, self.shown(values)
-        level, problem = values["level"], values["problem"]
+    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
+        (profiles, bends), level, problem = axes, values["level"], values["problem"]
+        place, chosen = self.seed_place(values), nearest(self.steps, values["step"])
+        scan, perfect = (self.scan(place, step) for step in (self.steps[chosen], None))
         rises, rise = scan["rises"][level], scan["rises"][level, problem]
         for step in self.steps[:: -(-len(self.steps) // 8)]:  # limits that stay as the step moves
-            kept = self.scan(self.seed_place(values), step)
+            kept = self.scan(place, step)
             profiles.update_datalim(np.column_stack([np.tile(T, self.problems), kept["rises"][level].ravel()]))
             bends.update_datalim(np.column_stack([self.levels, kept["curvature"].mean(1)]))
         profiles.plot(T, np.delete(rises, problem, 0).T, color="#b8b8b8", linewidth=0.8)
@@ -96,22 +95,18 @@ class Landscape(View):
         bends.set(xlabel="noise level", ylabel="mean curvature, nats per unit²")
         if profiles.get_legend() is None:
             profiles.legend(fontsize="small", loc="upper left")
-
-    def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        told = {"step": self.options["step"][nearest(self.steps, values["step"])][0], "level": str(values["level"])}
-        for kind, scan in zip(("", "perfect "), self.shown(values), strict=True):
+        told = {"step": self.options["step"][chosen][0], "level": str(level)}
+        for kind, found in {"": scan, "perfect ": perfect}.items():
             for name, unit in UNITS.items():
-                exact = float(scan[name][values["level"], values["problem"]])
+                exact = float(found[name][level, problem])
                 told[kind + name] = f"{rounded(round(exact, 6) + 0.0)} {unit}"  # not what rounding leaves of a 0
         return told
 
-    def shown(self, values: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
-        """φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems]: the run's, and a perfect denoiser's."""
-        step = self.steps[nearest(self.steps, values["step"])]
-        return [self.scan(self.seed_place(values), at) for at in (step, None)]
-
     def _scan(self, place: int, step: int | None) -> dict[str, np.ndarray]:
-        """Everything of a seed at a step, or of a perfect denoiser; the same pairs and ε at every step and level."""
+        """A seed at a step, or a perfect denoiser: φ(t) − φ(0) [levels, problems, T] and numbers [levels, problems].
+
+        The same pairs and ε at every step and level.
+        """
         seed, levels = self.seeds[place], len(self.levels)
         arrays = (self.run.trace[f"probe_{name}"][place, 0, : self.problems] for name in ("x", "y", "negatives"))
         x, y_pos, y_neg = (array.double().repeat(levels, 1) for array in arrays)
@@ -154,12 +149,14 @@ class Sampling(View):
     needs = "Train an energy: run notebook 15_ired_table, or anm-nb demo in a terminal."
     controls = (
         Control("seed", "Seed", "The seed of the run"),
-        Control("puzzle", "Own Sudoku", f"{OWN}; nothing for the run's own problems", "text"),
-        Control("problem", "Problem", "One of the run's held-out problems", "slider"),
+        Control("puzzle", "Own Sudoku", "81 or 16 characters row by row, 0 or . for an empty cell, or nothing", "text"),
+        Control(
+            "problem", "Problem", "One of the run's held-out problems, where there is no Sudoku of one's own", "slider"
+        ),
         Control("state", "Sampler step", "How many states the sampler has been through", "player"),
     )
     widths = (1, 1, 1.2, 1.2)
-    height = 1.6
+    height = 2.2
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -167,17 +164,21 @@ class Sampling(View):
         self.task, self.solve = self.config.make_task(), cache(self._solve)
         self.digits = run.settings["size"] if run.settings["task"] == "sudoku" else 0  # of a board; 0: numbers
         self.error_name = "wrong cells" if self.digits else "mean squared error"
-        self.problems, states = min(SAMPLED, run.trace["probe_y"].shape[2]), len(self.solve(0, 0, "").states)
+        self.problems, states = run.trace["probe_y"].shape[2], len(self.solve(0, 0, "").states)
         self.options = {
             "seed": self.seed_options,
             "puzzle": bool(self.digits),
-            "problem": lambda values: [("own", 0)] if values["puzzle"] else numbers(self.problems),
+            "problem": numbers(self.problems),
             "state": numbers(states),
         }
         self.start = {"state": states - 1}
 
-    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        solution, state = self.shown(values)
+    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
+        puzzle = "".join(values["puzzle"].split()) if self.digits else ""
+        problem = min(values["problem"], self.problems - 1)
+        solution = self.solve(self.seed_place(values), problem, puzzle)
+        states = solution.states
+        state = min(values["state"], len(states) - 1)
         for panel, array in zip(axes[:2], (solution.answers[state], solution.truth), strict=True):
             if self.digits:
                 self._draw_board(panel, array, solution)
@@ -187,7 +188,6 @@ class Sampling(View):
             panel.set(xticks=[], yticks=[])
         axes[0].set_xlabel("answer (orange: wrong)" if self.digits else "answer now")
         axes[1].set_xlabel("solution (grey: given)" if self.digits else "truth")
-        states = solution.states
         breaks = np.flatnonzero(np.diff(states["level"])) + 1  # where the next noise level begins
         for panel, column, colour in zip(axes[2:], ("energy", "error"), (self.colour, "black"), strict=True):
             steps, taken = np.arange(1.0, len(states) + 1), states[column].astype(float)
@@ -197,24 +197,18 @@ class Sampling(View):
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if not self.digits:
             axes[3].set_yscale("log")
-
-    def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        solution, state = self.shown(values)
-        now, error = solution.states.iloc[state], rounded(solution.states["error"][state])
+        now = states.iloc[state]
         return {
-            "sampler step": f"{state + 1} of {len(solution.states)}",
+            "problem": "your own" if puzzle else str(problem + 1),
+            "sampler step": f"{state + 1} of {len(states)}",
             "level": f"{now['level']:.0f}",
             "step of the level": f"{now['step']:.0f}",
             "energy": f"{rounded(now['energy'])} nats",
             "step taken": "start" if not now["step"] else "yes" if now["taken"] else "no",
-            self.error_name: f"{now['error']:.0f} of {(~solution.given).sum()}" if self.digits else error,
+            self.error_name: f"{now['error']:.0f} of {(~solution.given).sum()}"
+            if self.digits
+            else rounded(now["error"]),
         }
-
-    def shown(self, values: Mapping[str, Any]) -> tuple[Solution, int]:
-        """The way to the answer of the chosen problem, and the place of the chosen state."""
-        puzzle, problem = "".join(values["puzzle"].split()), min(values["problem"], self.problems - 1)
-        solution = self.solve(self.seed_place(values), problem, puzzle)
-        return solution, min(values["state"], len(solution.states) - 1)
 
     def array(self, y: Tensor) -> np.ndarray:
         """One answer y [y_dim] as a square, or as one row: its entries, or each cell's digit of the highest entry."""
@@ -233,8 +227,7 @@ class Sampling(View):
         clues, schedule = task.clues(batch), NoiseSchedule.cosine(self.config.levels)
         energy, source = trained_energy(self.run, seed), generator(seed, f"explorer/{problem}")
         how = self.config.inner_steps or task.inner_steps, task.sample_clamp, clues
-        tell = lambda *state: states.append(state)  # noqa: E731
-        sample(energy, schedule, batch.x, task.y_dim, source, *how, callback=tell)
+        sample(energy, schedule, batch.x, task.y_dim, source, *how, callback=lambda *state: states.append(state))
         answers, truth = np.stack([self.array(y[0]) for _, _, y, _, _ in states]), self.array(batch.y[0])
         known = clues.mask[0].numpy() if clues is not None else np.zeros(truth.size, bool)
         given = known.reshape(*truth.shape, -1)[..., 0]
@@ -247,7 +240,7 @@ class Sampling(View):
         """Cells in colours, digits written into them as markers, far faster than text, and the borders of boxes."""
         panel.imshow(np.where(solution.given, 0, 1 + (board != solution.truth)), cmap=CELLS, clim=(0, 2))
         side, box = self.digits, round(self.digits**0.5) or 1
-        look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 32 * self.height / side, "mew": 0}
+        look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 48 / side, "mew": 0}
         for digit in np.unique(board):
             panel.add_artist(Line2D(*np.nonzero(digit == board.T), marker=marker(digit), **look))
         for place in np.arange(box, side, box) - 0.5:

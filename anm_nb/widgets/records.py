@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.patches import Polygon, Rectangle, StepPatch
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from anm_nb.analysis.stats import proportion_interval
@@ -58,7 +58,7 @@ class Margins(View):
         Control("pairs", "Pairs", "Held-out pairs, or those of the batch that was trained on"),
         Control("seed", "Seed", "One seed of the run, or all of them pooled"),
         Control("step", "Training step", "The recorded training step that is shown", "player"),
-        Control("level", "Noise level", "Pairs of one level k, 0 having the least noise, or all", "slider"),
+        Control("level", "Noise level", "Held-out pairs of one level k, 0 having the least noise, or all", "slider"),
     )
     widths = (1.4, 1)
 
@@ -68,20 +68,22 @@ class Margins(View):
         self.margins = {kind: run.trace[name].numpy() for kind, name in ARRAYS.items() if name in run.trace}
         self.reaches = {kind: float(np.nanquantile(np.abs(each), WITHIN)) or 1.0 for kind, each in self.margins.items()}
         self.levels = run.trace["dev_levels"][:, 0].numpy()  # [seeds, pairs]; of a batch they are not kept
-        levels, self.chosen = numbers(run.settings["levels"], 0), cache(self._chosen)
+        self.chosen = cache(self._chosen)
         self.options = {
             "pairs": [(kind, kind) for kind in self.margins],
             "seed": [*([("all", ALL)] if len(self.seeds) > 1 else []), *self.seed_options],
             "step": [(str(step), step) for step in self.steps],
-            "level": lambda values: [("all", ALL), *(levels if values["pairs"] == HELD_OUT else [])],
+            "level": [("all", ALL), *numbers(run.settings["levels"], 0)],
         }
         self.start = {"step": self.steps[-1]}
 
-    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
-        (histogram, curve), (chosen, record) = axes, self.shown(values)
+    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
+        (histogram, curve), record = axes, nearest(self.steps, values["step"])
+        reach = max(view.reaches[values["pairs"]] for view in self.together)  # the same bars in all rows
+        level = values["level"] if values["pairs"] == HELD_OUT else ALL
+        chosen = self.chosen(values["pairs"], values["seed"], level, reach)
         heights, edges = chosen.counts / np.maximum(1, chosen.counts.sum(1, keepdims=True)), chosen.edges
-        # faster than `stairs`, which looks for limits; those are given below
-        histogram.add_artist(StepPatch(heights[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0))
+        histogram.stairs(heights[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0)
         histogram.axvline(0, color="black", linewidth=0.8)
         marks = np.clip(chosen.quartiles[record], edges[0], edges[-1])
         across = histogram.get_xaxis_transform()
@@ -91,34 +93,24 @@ class Margins(View):
         histogram.set(xlabel="margin E⁻ − E⁺, nats (marks at the top: quartiles)", ylabel="share of pairs")
         share, low, high = chosen.hard.T
         curve.plot(self.steps, share, marker=".", color=self.colour)
-        band = np.column_stack([[*self.steps, *self.steps[::-1]], [*low, *high[::-1]]])
-        curve.add_artist(Polygon(band, color=self.colour, alpha=0.18, linewidth=0))
+        curve.fill_between(self.steps, low, high, color=self.colour, alpha=0.18, linewidth=0)
         curve.axvline(self.steps[record], color="black", linewidth=0.8)
+        curve.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         curve.set(xlabel="training step", ylabel=f"p_hard (95 % over {chosen.over})", ylim=(-0.03, 1.03))
         for axis in (histogram.yaxis, curve.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-    def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        chosen, record = self.shown(values)
-        share, low, high = 100 * chosen.hard[record]
-        told = {"step": str(self.steps[record]), "pairs": str(chosen.counts[record].sum())}
-        told["p_hard"] = f"{share:.1f} % [{low:.1f}, {high:.1f} over {chosen.over}]"
-        return told | {
-            name: f"{rounded(at)} nats" for name, at in zip(QUARTILES, chosen.quartiles[record], strict=True)
+        counts, ends = chosen.counts[record], [*map(rounded, edges)]
+        reaches = [f"below {ends[1]}", *(" to ".join(pair) for pair in pairwise(ends[1:-1])), f"{ends[-2]} and more"]
+        told = [f"{reach} nats: {count} of {counts.sum()} pairs" for reach, count in zip(reaches, counts, strict=True)]
+        self.bars = [(bar / BARS, 1 / BARS, words) for bar, words in enumerate(told) if counts[bar]]
+        now, *span = 100 * chosen.hard[record]
+        return {
+            "step": str(self.steps[record]),
+            "level": "all" if level == ALL else str(level),
+            "pairs": str(counts.sum()),
+            "p_hard": f"{now:.1f} % [{span[0]:.1f}, {span[1]:.1f} over {chosen.over}]",
+            **{name: f"{rounded(at)} nats" for name, at in zip(QUARTILES, chosen.quartiles[record], strict=True)},
         }
-
-    def bars(self, values: Mapping[str, Any]) -> list[tuple[float, float, str]]:
-        chosen, record = self.shown(values)
-        counts, ends = chosen.counts[record], [*map(rounded, chosen.edges)]
-        reaches = [f"{low} to {high}" for low, high in pairwise(ends)]
-        reaches[0], reaches[-1] = f"below {ends[1]}", f"{ends[-2]} and more"
-        told = (f"{reach} nats: {count} of {counts.sum()} pairs" for reach, count in zip(reaches, counts, strict=True))
-        return [(bar / BARS, 1 / BARS, words) for bar, words in enumerate(told) if counts[bar]]
-
-    def shown(self, values: Mapping[str, Any]) -> tuple[Chosen, int]:
-        """What is chosen, with the same bars in all rows, and the record that is shown."""
-        reach = max(view.reaches[values["pairs"]] for view in self.together)
-        return self.chosen(values["pairs"], values["seed"], values["level"], reach), nearest(self.steps, values["step"])
 
     def _chosen(self, pairs: str, seed: int, level: int, reach: float) -> Chosen:
         """The interval is over seeds, of one seed Wilson's over its pairs; quartiles are of all pairs together."""
@@ -142,9 +134,8 @@ class Margins(View):
         # A bar holds its lower edge and not its upper one, so that bars left of 0 hold the hard pairs and no others;
         # what lies beyond the outermost bars counts in them.
         edges = np.linspace(-reach, reach, BARS + 1)  # 0 is one of them
-        rows = (row[np.isfinite(row)] for row in pooled.to_numpy())
-        counts = [np.bincount(np.searchsorted(edges[1:-1], row, side="right"), minlength=BARS) for row in rows]
-        return Chosen(np.array(counts), edges, np.array(bands), quartiles, over)
+        rows = (np.clip(row[np.isfinite(row)], -reach, reach) for row in pooled.to_numpy())
+        return Chosen(np.array([np.histogram(row, edges)[0] for row in rows]), edges, np.array(bands), quartiles, over)
 
 
 class Routing(View):
@@ -172,29 +163,37 @@ class Routing(View):
         self.epochs = [rows.get_group(seed).astype(int).tolist() for seed in self.seeds]  # one seed may stop early
         self.options = {
             "seed": self.seed_options,
-            "epoch": lambda values: [(str(epoch), epoch) for epoch in self.epochs[values["seed"]]],
+            "epoch": [(str(epoch), epoch) for epoch in max(self.epochs, key=len)],
             "sample": numbers(self.alphas.shape[2]),
             "iteration": numbers(self.alphas.shape[3]),
         }
         last = self.alphas[0, len(self.epochs[0]) - 1, 0]  # [iterations, items, heads]
         self.start = {"epoch": self.epochs[0][-1], "iteration": int(last.std(1).mean(1).argmax())}
 
-    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> None:
+    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
         (heat, every, entropy, tau), largest = axes, float(np.nanmax(self.alphas))
-        alphas, names, curves, _, iteration = self.shown(values)
+        place, sample, trace = self.seed_place(values), values["sample"], self.run.trace
+        record = nearest(self.epochs[place], values["epoch"])
+        ranks, known = (trace[f"probe_{of}"][place, 0, sample].numpy() for of in ("ranks", "known"))
+        order = np.lexsort((ranks, ~known))  # true order, the visible ones first; named by rank, in brackets if hidden
+        names = [f"{ranks[item] + 1}" if known[item] else f"({ranks[item] + 1})" for item in order]
+        alphas = self.alphas[place, record, sample][:, order]
+        curves = {name: trace[name][place, record].double().numpy() for name in CURVES if name != "own"}
+        curves["own"] = routing_entropy(torch.from_numpy(alphas)).mean(-1).numpy()
+        iteration = min(values["iteration"], len(alphas) - 1)
         count, items, heads = alphas.shape
         gaps = np.pad(alphas, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)  # between one iteration and the next
         for panel, array in ((heat, alphas[iteration]), (every, np.hstack(list(gaps))[:, :-1])):
             panel.imshow(array, aspect="auto", cmap="cividis", clim=(0, largest))
-            panel.axhline(sum(not name.startswith("(") for name in names) - 0.5, color="white", linewidth=1.2)
+            panel.axhline(known.sum() - 0.5, color="white", linewidth=1.2)
         apart = -(-items // 16)  # as many labels as there is room for
         heat.set_yticks(range(0, items, apart), names[::apart])
         heat.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
-        heat.set(xlabel=f"head (α: blue 0, yellow {largest:.2f})", ylabel="item, by true rank (hidden)")
+        heat.set(xlabel=f"head (α 0 to {largest:.2f})", ylabel="item, by true rank (hidden)")
         every.add_patch(Rectangle(((heads + 1) * iteration - 0.5, -0.5), heads, items, fill=False, lw=2, clip_on=False))
         places = range(0, count, -(-count // 8))
         every.set_xticks([(heads + 1) * place + (heads - 1) / 2 for place in places], [str(1 + i) for i in places])
-        every.set(yticks=[], xlabel="all iterations (framed: that on the left)")
+        every.set(yticks=[], xlabel="iteration (framed: on the left)")
         entropy.axhline(np.log(heads), color="black", linewidth=0.8, linestyle=":", label="uniform")
         for name, style in CURVES.items():
             axes[2 + name.startswith("tau")].plot(range(1, count + 1), curves[name], markersize=3, **style)
@@ -206,25 +205,12 @@ class Routing(View):
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
             if panel.get_legend() is None:
                 panel.legend(loc="lower left", fontsize="small", handlelength=1.2, borderpad=0)
-
-    def read_out(self, values: Mapping[str, Any]) -> dict[str, str]:
-        alphas, _, curves, epoch, iteration = self.shown(values)
-        told = {"epoch": str(epoch), "iteration": str(iteration + 1), "largest α": f"{alphas[iteration].max():.3f}"}
-        told["entropy"], told["mean entropy"] = (f"{curves[name][iteration]:.3f} nats" for name in ("own", "entropies"))
-        return told | {name: f"{curves[name][iteration]:.3f}" for name in ("tau_obs", "tau_all")}
-
-    def shown(self, values: Mapping[str, Any]) -> tuple[np.ndarray, list[str], dict[str, np.ndarray], int, int]:
-        """α [iterations, items, heads] of the chosen problem, names of items, curves, the epoch and the iteration.
-
-        Items are in true order, the visible ones first; a name is the true rank from 1, in brackets where hidden.
-        Curves are over iterations, by the names of `CURVES`. Epoch and iteration are the nearest that this run has.
-        """
-        place, sample, trace = self.seed_place(values), values["sample"], self.run.trace
-        record = nearest(self.epochs[place], values["epoch"])
-        ranks, known = (trace[f"probe_{of}"][place, 0, sample].numpy() for of in ("ranks", "known"))
-        order = np.lexsort((ranks, ~known))
-        names = [f"{ranks[item] + 1}" if known[item] else f"({ranks[item] + 1})" for item in order]
-        alphas = self.alphas[place, record, sample][:, order]
-        curves = {name: trace[name][place, record].double().numpy() for name in CURVES if name != "own"}
-        curves["own"] = routing_entropy(torch.from_numpy(alphas)).mean(-1).numpy()
-        return alphas, names, curves, self.epochs[place][record], min(values["iteration"], len(alphas) - 1)
+        told = {name: f"{curves[name][iteration]:.3f}" for name in CURVES}
+        return {
+            "epoch": str(self.epochs[place][record]),
+            "iteration": str(iteration + 1),
+            "largest α": f"{alphas[iteration].max():.3f}",
+            "entropy": f"{told.pop('own')} nats",
+            "mean entropy": f"{told.pop('entropies')} nats",
+            **told,
+        }

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from notebook_cells import names_of
 
 from anm_nb.analysis import ranking
 from anm_nb.analysis.tables import collect
@@ -52,21 +53,21 @@ def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
     model.load_state_dict({n.removeprefix(prefix): w for n, w in run.weights.items() if n.startswith(prefix)})
     with torch.no_grad():
         alphas = model(dev.x[:1]).alphas[0].numpy()
-    seen, ranks, known = ranking.probe(run)
+    seen, visible = names_of("20_hrm_vs_baseline", "cell-26", given={"np": np, "runs": {"hrm": run}})["probe"](run)
     np.testing.assert_allclose(seen, alphas[:, np.lexsort((dev.y[0], ~dev.known[0]))], atol=1e-6)
-    assert known.tolist() == [True] * 3 + [False] * 3
-    assert all(np.diff(ranks[:3]) > 0)
+    assert visible == 3
 
 
 def test_the_tiers_are_the_document_s_and_every_condition_counts():
-    table = ranking.tier_rows(0.20 + SPREAD, 0.28 + SPREAD, ceiling=0.5)
+    tier_rows = names_of("20_hrm_vs_baseline", "tier-rows", given={"np": np, "pd": pd})["tier_rows"]
+    table = tier_rows(0.20 + SPREAD, 0.28 + SPREAD, ceiling=0.5)
     assert table["asks for"]["stretch"] == "τ > 0.2, τ > 0.3, + 50 %"
     assert table["by the means"].tolist() == ["yes", "yes", "no"]
     assert table["by intervals"].tolist() == ["yes", "yes", "no"]
     assert set(table["reachable"]) == {"yes"}
-    at_ceiling = ranking.tier_rows(0.999 + SPREAD / 10, 0.9995 + SPREAD / 10, ceiling=1.0)
+    at_ceiling = tier_rows(0.999 + SPREAD / 10, 0.9995 + SPREAD / 10, ceiling=1.0)
     assert set(at_ceiling["by the means"]) == set(at_ceiling["reachable"]) == {"no"}
-    few = ranking.tier_rows([0.2, 0.21], [0.4, 0.41], ceiling=0.5)
+    few = tier_rows([0.2, 0.21], [0.4, 0.41], ceiling=0.5)
     assert set(few["by intervals"]) == {"undecided"}
 
 

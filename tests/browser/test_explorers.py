@@ -100,7 +100,7 @@ def test_picture_and_words_follow_each_move_there_and_back_to_the_right_values(e
     for place, (_, alt, readouts) in enumerate(there):
         here.inputs[name].index = place
         assert readouts == [[*each] for told in here.readouts for each in told.items()]
-        assert alt == here.picture.alt
+        assert alt == here.alt
     record_property("browser", f"{kind}: slider to new picture {median(waits):.0f} ms (median of {len(waits)} moves)")
 
 

@@ -159,7 +159,7 @@ def test_given_puzzles_are_solved_and_kept_in_order(size):
         (PUZZLE[:80], r"line 3: 80 characters, should be 81$"),
         (
             PUZZLE[:10] + "x" + PUZZLE[11:],
-            r"line 3: 'x' in row 2, column 2: should be a digit from 1 to 9, 0 or \. for an empty cell",
+            r"line 3: 'x' in row 2, column 2: should be a digit from 1 to 9, 0 or \. if empty",
         ),
         (PUZZLE[:10] + "²" + PUZZLE[11:], r"line 3: '²' in row 2, column 2: should be a digit"),
         ("55" + PUZZLE[2:], r"line 3: contradicts itself: 5 more than once in row 1"),
@@ -175,9 +175,7 @@ def test_puzzles_that_cannot_be_used_are_named_by_line_and_reason(line, message)
         Sudoku.from_puzzles([PUZZLE, "", line])
 
 
-def test_of_many_wrong_lines_the_first_are_named_and_the_others_counted():
-    with pytest.raises(ParameterError, match=r"(?s)^line 1: 80 char.*\nline 5: .*\n… and 995 more of 1000 lines"):
-        Sudoku.from_puzzles([PUZZLE[:80]] * 1000)
+def test_blank_lines_are_no_puzzles():
     with pytest.raises(ParameterError, match="no puzzles"):
         Sudoku.from_puzzles("\n")
 

@@ -10,7 +10,8 @@ import pytest
 from families import config_of
 from toy import Killed, ToyConfig, assert_same, toy_training
 
-from anm_nb.training.loop import NonFiniteLoss, Training
+from anm_nb.training import NonFiniteLoss
+from anm_nb.training.loop import Training
 from anm_nb.training.run import arithmetic, assemble
 
 pytestmark = pytest.mark.gpu

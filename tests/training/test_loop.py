@@ -10,9 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from toy import Toy, ToyConfig, squares, toy_trained, toy_training, weights_of
 
 from anm_nb.config import ParameterError
-from anm_nb.training import Member, resolve_device
-from anm_nb.training.loop import NonFiniteLoss
-from anm_nb.training.run import train_together
+from anm_nb.training import Member, NonFiniteLoss, resolve_device
 
 ALL = ((3,), (3, 0, 1))
 
@@ -122,8 +120,3 @@ def test_cuda_without_a_device_is_refused_before_any_work(tmp_path):
         ToyConfig(device="cuda").train(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert resolve_device("auto") == "cpu"
-
-
-def test_configs_that_differ_in_more_than_scheduled_numbers_are_refused_one_stack(tmp_path):
-    with pytest.raises(ParameterError, match="differ in more than seeds and scheduled numbers"):
-        train_together([ToyConfig(), ToyConfig(lr=0.2)], [tmp_path, tmp_path])

@@ -64,7 +64,7 @@ def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bit
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
     name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     for step in (5, 10):
-        with time_limit(5), pytest.raises(OutOfTime, match=f"{name}: time is up at step {step} of 12"):
+        with time_limit(5), pytest.raises(OutOfTime, match=f"{name}: run again to go on from step {step} of 12"):
             toy_trained(config, tmp_path / "run", seeds)
     with time_limit(5):
         assert_same(toy_trained(config, tmp_path / "run", seeds), whole)

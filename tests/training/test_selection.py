@@ -48,14 +48,10 @@ def test_an_early_stop_is_recorded_and_its_arrays_end_in_nan(tmp_path):
     assert trained.trace["end"].shape == (2, 1, 4, 3)
 
 
-def test_a_seed_stops_where_its_score_is_reached_and_says_that_it_was(tmp_path):
+def test_a_seed_stops_where_its_score_is_reached(tmp_path):
     scores = {0: [0.1, 0.5, 0.98, 0.99, 1.0], 1: [0.1, 0.99, 1.0, 1.0, 1.0], 2: [0.1, 0.2, 0.3, 0.4, 0.5]}
     _, records = selected(scores, tmp_path, stop_at_score=0.99)
-    assert ends(records, "step", "selected_step", "stopped_early", "score_reached") == [
-        (3, 3, 1, 1),
-        (1, 1, 1, 1),
-        (4, 4, 0, 0),
-    ]
+    assert ends(records, "step", "selected_step", "stopped_early") == [(3, 3, 1), (1, 1, 1), (4, 4, 0)]
     assert [len(record.seconds) for record in records] == [4, 2, 5]
 
 

@@ -29,7 +29,7 @@ def logged(monkeypatch):
 
 
 def test_a_logger_hears_every_row_of_every_seed_also_from_other_processes(logged, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(run, "ALONE_SECONDS", 0.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     trained = ROWS.train(tmp_path)
     assert trained.processes == 2

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from anm_nb.analysis.plots import figure_files
-from anm_nb.analysis.style import VENUES
+from anm_nb.analysis.style import PAGE
 from anm_nb.config import ParameterError
 from anm_nb.identity import key_of
 from anm_nb.store import Run, store_root, write_manifest
@@ -93,7 +93,7 @@ def check_blank(explorer, *words):
     alert = Tags(explorer.readout.value)
     assert alert.tags == [("p", {"role": "alert"})]
     assert all(word in alert.text for word in words)
-    assert explorer.picture.widget.value == explorer.picture.alt == ""
+    assert explorer.picture.value == explorer.alt == ""
     assert explorer.readouts == []
     assert explorer.unshown == alert.text
     explorer.save.click()
@@ -170,15 +170,14 @@ def test_every_control_is_labelled_and_every_value_has_its_own_picture_words_and
     for widget in inputs:
         assert widget.description
         assert widget.tooltip
-        assert any(name.startswith(("anm-control-", "anm-play-")) for name in widget._dom_classes)
     for name, given in lists(explorer):
         seen, before = set(), given.index
         places = range(len(given.options))[:4]
         for place in places:
             mover = explorer.players.get(name, given)
             mover.set_trait("value" if name in explorer.players else "index", place)
-            _, (tag, attributes), *_ = Tags(explorer.picture.widget.value).tags
-            assert (tag, attributes["alt"]) == ("img", explorer.picture.alt)
+            _, (tag, attributes), *_ = Tags(explorer.picture.value).tags
+            assert (tag, attributes["alt"]) == ("img", explorer.alt)
             told = Tags(explorer.readout.value)
             assert ("div", {"role": "status", "aria-live": "polite"}) in told.tags
             assert told.text == "; ".join(f"{name} {value}" for name, value in explorer.readouts[0].items())
@@ -195,16 +194,16 @@ def test_two_runs_stand_on_shared_axes_each_with_its_own_numbers(stored, kind):
     explorer = EXPLORERS[kind](anm, none)
     assert [told["method"] for told in explorer.readouts] == ["ANM as written", "no negatives"]
     assert explorer.readouts == [EXPLORERS[kind](run).readouts[0] for run in (anm, none)]
-    for upper, lower in explorer.picture.axes.T:
+    for upper, lower in explorer.axes.T:
         assert upper.get_xlim() == lower.get_xlim()
         assert upper.images or upper.get_ylim() == lower.get_ylim()
     if kind == "margin":
-        bars = [axes.patches[0].get_data().edges.tolist() for axes in explorer.picture.axes[:, 0]]
+        bars = [axes.patches[0].get_data().edges.tolist() for axes in explorer.axes[:, 0]]
         assert bars[0] == bars[1]
-    assert "ANM as written" in explorer.picture.alt
-    assert "no negatives" in explorer.picture.alt
+    assert "ANM as written" in explorer.alt
+    assert "no negatives" in explorer.alt
     explorer.beside.value = ""
-    assert explorer.picture.png() == EXPLORERS[kind](anm).picture.png()
+    assert explorer.png() == EXPLORERS[kind](anm).png()
 
 
 @every_explorer
@@ -219,23 +218,21 @@ def test_a_still_picture_and_its_words_stand_before_the_widgets(stored, kind, sh
 
 @pytest.mark.parametrize("kind", ["margin", "routing"])
 def test_a_saved_figure_is_the_picture_at_the_page_s_width(stored, tmp_path, monkeypatch, kind):
-    explorer, venue = EXPLORERS[kind](), "thesis"  # whose letters are larger than a notebook's
+    explorer = EXPLORERS[kind]()
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     drawn = []
     monkeypatch.setattr(
         "anm_nb.widgets.explorer.figure_files", lambda *args: drawn.append(args[0]) or figure_files(*args)
     )
-    explorer.page.value = venue
     explorer.save.click()
     path = Path(Tags(explorer.saved.value).text.split(": ", 1)[1])
     assert path.name.startswith(f"{kind}-{explorer.picker.value[:8]}-")
     assert {file.suffix for file in tmp_path.rglob(f"{path.stem}.*")} == {".pdf", ".svg", ".png"}
-    assert Image.open(path.with_suffix(".png")).size[0] == round(300 * VENUES[venue].text)
-    for ours, theirs in zip(drawn[0].axes, explorer.picture.axes.flat, strict=True):
+    assert Image.open(path.with_suffix(".png")).size[0] == round(300 * PAGE.text)
+    for ours, theirs in zip(drawn[0].axes, explorer.axes.flat, strict=True):
         for one, other in zip(ours.lines, theirs.lines, strict=True):
             np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
         assert (ours.get_xlim(), ours.get_ylim()) == (theirs.get_xlim(), theirs.get_ylim())
-        assert ours.xaxis.label.get_size() == VENUES[venue].points
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(path))  # a file in the folder's place
     path.write_text("")
     explorer.save.click()
@@ -251,7 +248,7 @@ def test_a_run_that_has_changed_on_disk_says_so_in_place_of_its_picture_and_numb
     data[len(data) // 2] ^= 1
     (bad.path / "trace.safetensors").write_bytes(data)
     explorer = MarginExplorer(good)
-    before = explorer.picture.png()
+    before = explorer.png()
     explorer.picker.value = bad.key
     check_blank(explorer, "trace.safetensors", "expected sha256")
     assert explorer.box.layout.visibility == "hidden"
@@ -260,7 +257,7 @@ def test_a_run_that_has_changed_on_disk_says_so_in_place_of_its_picture_and_numb
     explorer.picker.value = good.key
     assert explorer.box.layout.visibility == "visible"
     explorer.inputs["step"].index = len(explorer.inputs["step"].options) - 1
-    assert explorer.picture.png() == before
+    assert explorer.png() == before
 
 
 @pytest.mark.parametrize("kind", ["margin", "landscape", "sampler"])
@@ -283,11 +280,11 @@ def test_the_newest_run_is_shown_though_its_strategy_is_not_defined_here(stored,
 @pytest.mark.parametrize("step", ["__init__", "draw"])
 def test_an_error_of_any_kind_blanks_the_picture(stored, monkeypatch, kind, step):
     explorer = EXPLORERS[kind]()
-    before = explorer.picture.png()
+    before = explorer.png()
     error = MemoryError("too large")
     with monkeypatch.context() as patch:
         patch.setattr(explorer.view, step, lambda *args: (_ for _ in ()).throw(error))
         explorer.open()
         check_blank(explorer, "MemoryError: too large")
     explorer.open()
-    assert explorer.picture.png() == before
+    assert explorer.png() == before

@@ -13,7 +13,7 @@ from anm_nb.energy.landscape import SCAN_GRID
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.energy.train import trained_energy
-from anm_nb.runs import remove
+from anm_nb.runs import rm
 from anm_nb.tasks import Batch
 from anm_nb.training.seeds import generator
 from anm_nb.widgets import LandscapeExplorer, MarginExplorer, RoutingExplorer, SamplerExplorer
@@ -53,7 +53,7 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, kind, 
     choose(explorer, pairs=kind, seed=place)
     array = array if place < 0 else array[[place]]
     expected = metrics[metrics["seed"].isin([0, 1] if place < 0 else [place])].groupby("step")[column].mean()
-    histogram, curve = explorer.picture.axes[0]
+    histogram, curve = explorer.axes[0]
     for record, step in enumerate(expected.index):
         choose(explorer, step=step)
         shown = array[:, record].ravel()
@@ -69,10 +69,10 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, kind, 
         assert curve.lines[1].get_xdata()[0] == step
         assert explorer.readouts[0]["p_hard"].startswith(f"{100 * expected[step]:.1f} % [")
         assert explorer.readouts[0]["pairs"] == str(len(shown))
-        told = re.findall(r'<i title="[^"]+: (\d+) of (\d+) pairs"', explorer.picture.widget.value)
+        told = re.findall(r'<i title="[^"]+: (\d+) of (\d+) pairs"', explorer.picture.value)
         assert [[*map(int, each)] for each in told] == [[count, len(shown)] for count in counts if count]
     assert edges[BARS // 2] == 0
-    assert explorer.picture.axes[0, 0].patches[0].get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=2e-3)
+    assert explorer.axes[0, 0].patches[0].get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=2e-3)
 
 
 def ends(run, level, problem):
@@ -87,7 +87,7 @@ def ends(run, level, problem):
 
 def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_differences(stored):
     explorer = LandscapeExplorer(stored.energies["anm"])
-    run, (profiles, bends) = explorer.views[0].run, explorer.picture.axes[0]
+    run, (profiles, bends) = explorer.views[0].run, explorer.axes[0]
     assert [step for _, step in explorer.inputs["step"].options] == sorted(run.metrics["step"].unique())
     assert len(explorer.inputs["problem"].options) == SCANNED
     for step, level, problem in ((0, 0, 0), (6, 4, 2), (6, 9, 0), (6, 2, 1)):
@@ -111,7 +111,7 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
         expected |= {"perfect slope": float(eps @ unit), "perfect barrier": max(perfect[(T >= 0) & (T <= 1)])}
         for name, value in expected.items():
             assert number(explorer, name) == pytest.approx(value, rel=1e-2, abs=1e-5), name
-        bent = explorer.views[0].shown(values(explorer))[0]["curvature"].mean(1)
+        bent = explorer.views[0].scan(0, values(explorer)["step"])["curvature"].mean(1)
         np.testing.assert_array_equal(bends.lines[1].get_ydata(), bent)
         assert bends.lines[2].get_xdata()[0] == level
 
@@ -119,7 +119,7 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
 def test_a_run_without_kept_weights_shows_its_end(stored):
     plain = store.get_or_train(stored.energies["anm"].config.model_copy(update={"keep_weights": False}))
     explorer, kept = LandscapeExplorer(plain), LandscapeExplorer(stored.energies["anm"])
-    remove(plain.key)  # the store is shared with other tests
+    rm([plain.key])  # the store is shared with other tests
     assert explorer.readouts[0].pop("step") == explorer.inputs["step"].label == "end"
     assert explorer.readouts[0].items() <= kept.readouts[0].items()
 
@@ -128,7 +128,7 @@ def test_every_heatmap_holds_the_stored_weights_in_true_order_visible_items_firs
     explorer = RoutingExplorer(stored.ranking)
     run, told = stored.ranking, {"entropies": "mean entropy", "tau_obs": "tau_obs", "tau_all": "tau_all"}
     ranks, known, alphas = (array_of(run, name) for name in ("probe_ranks", "probe_known", "alphas"))
-    heat, every, entropy, tau = explorer.picture.axes[0]
+    heat, every, entropy, tau = explorer.axes[0]
     for place, record, sample_shown, iteration in np.ndindex(2, alphas.shape[1], 2, alphas.shape[3]):
         choose(explorer, seed=place, epoch=record, sample=sample_shown, iteration=iteration)
         own = ranks[place, 0, sample_shown], known[place, 0, sample_shown]
@@ -162,10 +162,10 @@ def test_the_last_state_is_the_answer_of_the_sampler_without_anybody_looking(sto
     schedule = NoiseSchedule.cosine(config.levels)
     how = config.inner_steps or task.inner_steps, task.sample_clamp
     y = sample(model, schedule, batch.x, task.y_dim, generator(0, "explorer/2"), *how)
-    solution, _ = explorer.views[0].shown(values(explorer))
+    solution = explorer.views[0].solve(0, 2, "")
     np.testing.assert_array_equal(solution.answers[-1], y.reshape(2, 2))
     np.testing.assert_array_equal(solution.truth, batch.y.reshape(2, 2))
-    answer, _, energies, _ = explorer.picture.axes[0]
+    answer, _, energies, _ = explorer.axes[0]
     np.testing.assert_array_equal(answer.images[0].get_array(), y.reshape(2, 2))
     error = float((y - batch.y).square().mean())
     assert number(explorer, "mean squared error") == pytest.approx(error, rel=1e-2)
@@ -181,22 +181,22 @@ def test_the_last_state_is_the_answer_of_the_sampler_without_anybody_looking(sto
 
 def test_a_sudoku_of_one_s_own_is_solved_and_a_wrong_one_is_explained(stored):
     explorer = SamplerExplorer(stored.board, stored.energies["anm"])
-    before = explorer.picture.png()
+    before = explorer.png()
     explorer.beside.value = ""
     puzzle, solution = "1... ..2. .4.. ...3", "1234432134122143"
     choose(explorer, puzzle=puzzle.replace(" ", "\n"))
-    shown, _ = explorer.views[0].shown(values(explorer))
-    assert explorer.inputs["problem"].label == "own"
-    assert "Own Sudoku 1..." in explorer.picture.alt
+    shown = explorer.views[0].solve(0, 0, puzzle.replace(" ", ""))
+    assert explorer.readouts[0]["problem"] == "your own"
+    assert "Own Sudoku 1..." in explorer.alt
     np.testing.assert_array_equal(shown.truth.ravel(), [*map(int, solution)])
     np.testing.assert_array_equal(shown.given.ravel(), [cell != "." for cell in puzzle.replace(" ", "")])
     assert (shown.answers[:, shown.given] == shown.truth[shown.given]).all()
     for wrong, words in (("1...", "4 characters, should be 16"), ("11" + "." * 14, "1 more than once in row 1")):
         choose(explorer, puzzle=wrong)
         assert words in explorer.unshown
-        assert explorer.picture.widget.value == ""
+        assert explorer.picture.value == ""
     choose(explorer, puzzle="")
     explorer.beside.value = stored.energies["anm"].key
-    assert explorer.picture.png() == before
+    assert explorer.png() == before
     explorer.picker.value = stored.energies["anm"].key  # which solves matrices
     assert explorer.inputs["puzzle"].layout.display == "none"
