@@ -7,9 +7,6 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,33 +16,9 @@ from filelock import FileLock, Timeout
 from anm_nb import files, store
 from anm_nb.config import ParameterError
 
-SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
-
 One = Annotated[str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or its folder.")]
 Some = Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")]
 stored = typer.Typer(no_args_is_help=True, help="List, show, compare, verify, remove, export and import stored runs.")
-
-
-def score(run: store.Run) -> tuple[str, float] | None:
-    """The first of `SCORES` that a run has on dev, and its mean over seeds at their last records."""
-    last = run.metrics.groupby("seed").last()
-    scores = [name for name in SCORES if name in last and last[name].notna().any()]
-    return (scores[0], float(last[scores[0]].mean())) if scores else None
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested settings by dotted names."""
-    values: dict[str, Any] = {}
-    for name, value in settings.items():
-        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return values
-
-
-def differences(runs: Iterable[store.Run]) -> list[dict[str, Any]]:
-    """For each run the values of its config, by dotted name, that are not the same in all runs that have them."""
-    own = [flat(run.settings) for run in runs]
-    count = Counter(name for name, _ in {(name, repr(value)) for values in own for name, value in values.items()})
-    return [{name: value for name, value in values.items() if count[name] > 1} for values in own]
 
 
 @stored.command()
@@ -55,6 +28,8 @@ def ls(
 ) -> None:
     """List finished runs, the newest last, with their score and the values in which they differ."""
     import pandas as pd
+
+    from anm_nb.analysis.tables import differences, score
 
     runs, broken = store.scan()
     apart, scores = differences(runs), [score(run) or ("–", math.nan) for run in runs]
@@ -96,6 +71,8 @@ def compare(
     """Print the values in which two runs differ, and draw their curves of all that both record in one figure."""
     import pandas as pd
     import seaborn as sns
+
+    from anm_nb.analysis.tables import differences
 
     runs = [store.find(a), store.find(b)]
     apart = [", ".join(f"{name}={value}" for name, value in own.items()) for own in differences(runs)]
@@ -147,13 +124,16 @@ def export(
     """Write runs, every byte checked, into a zip file, for `anm-nb runs import` on another machine."""
     if out.exists():
         raise ParameterError(f"{out} exists already; choose another place")
-    with zipfile.ZipFile(archive := BytesIO(), "w") as file:
-        for run in {run.key: run for run in map(store.find, runs)}.values():
-            check(run)
-            for name in (*run.manifest["files"], store.MANIFEST):
-                file.write(run.path / name, f"{run.key}/{name}")
-    with files.full_disk_named(out, "nothing of it is in its place"):
-        files.replace_whole(out, archive.getvalue())
+    with (
+        files.full_disk_named(out, "nothing of it is in its place"),
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+    ):
+        with zipfile.ZipFile(partial := Path(folder, out.name), "w") as file:
+            for run in {run.key: run for run in map(store.find, runs)}.values():
+                check(run)
+                for name in (*run.manifest["files"], store.MANIFEST):
+                    file.write(run.path / name, f"{run.key}/{name}")
+        os.replace(partial, out)
     typer.echo(out)
 
 

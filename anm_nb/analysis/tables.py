@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from anm_nb.analysis.stats import Interval, bounded_interval, mean_interval
+from anm_nb.store import Run
 
 # Names of metrics that cannot lie outside these bounds, by how they begin or end.
 BOUNDED = {"tau": (-1.0, 1.0), "accuracy": (0.0, 1.0), "rate": (0.0, 1.0), "fraction": (0.0, 1.0), "p_hard": (0.0, 1.0)}
+SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; the first that a run has
 UNREACHABLE = ("noise floor",)  # ceilings that no predictor can attain: what they take is not in the problem
 
 
@@ -126,3 +129,25 @@ def rounded(value: float, digits: int = 3) -> str:
         return f"{value:.{digits - 1}e}"
     text = f"{value:#.{digits}g}"
     return f"{float(text):.0f}" if "e" in text else text.rstrip(".")
+
+
+def score(run: Run) -> tuple[str, float] | None:
+    """The first of `SCORES` that a run has on dev, and its mean over seeds at their last records."""
+    last = run.metrics.groupby("seed").last()
+    scores = [name for name in SCORES if name in last and last[name].notna().any()]
+    return (scores[0], float(last[scores[0]].mean())) if scores else None
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested settings by dotted names."""
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return values
+
+
+def differences(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """For each run the values of its config, by dotted name, that are not the same in all runs that have them."""
+    own = [flat(run.settings) for run in runs]
+    count = Counter(name for name, _ in {(name, repr(value)) for values in own for name, value in values.items()})
+    return [{name: value for name, value in values.items() if count[name] > 1} for values in own]

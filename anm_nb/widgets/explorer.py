@@ -23,10 +23,9 @@ from traitlets import link
 from anm_nb.analysis.kept import kept_root
 from anm_nb.analysis.plots import figure_files
 from anm_nb.analysis.style import PAGE, house_style, label
-from anm_nb.analysis.tables import rounded
+from anm_nb.analysis.tables import differences, rounded, score
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root, replace_whole
-from anm_nb.runs import differences, score
 from anm_nb.store import CorruptRun, Run, scan, store_root
 from anm_nb.widgets.view import Control, View, frame_state, plotted
 
