@@ -114,7 +114,7 @@ def test_5_a_figure_of_own_runs_is_as_wide_as_the_page(models, tmp_path):
 
 
 def test_6_more_steps_go_on_from_a_finished_run(models, capsys):
-    run_it(of(6, ("steps=400", "width=8, steps=4"), ("=100", "=2"), ('"steps": 800', '"steps": 8')))
+    run_it(of(6, ("steps=400", "width=8, dev_examples=8, steps=4"), ("=100", "=2"), ('"steps": 800', '"steps": 8')))
     assert capsys.readouterr().out == "True\n"
 
 
