@@ -79,6 +79,8 @@ def execute() -> None:
         os._exit(1)  # which the kernel notices, and ends too
 
     threading.Thread(target=watch, daemon=True).start()
+    # papermill's imports do without it, which takes 1.5 s to compile a grammar that no notebook needs
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from papermill import execute_notebook
 
     options = {"cwd": case.notebook.parent, "kernel_name": "python3", "language": "python", "progress_bar": False}

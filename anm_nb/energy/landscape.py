@@ -1,6 +1,6 @@
 """The energy's shape around the truth, towards a negative (ANM checklist, section E).
 
-An energy is a function of noised points [b, d] with values [b] in nats that allows torch.func's vmap, grad and jvp;
+An energy is a function of noised points [b, d] with values [b] in nats, twice differentiable also under torch's vmap;
 `start` is the noised positive ỹ⁺, `end` the noised negative ỹ⁻ with the same noise, Δ̃ = ỹ⁻ − ỹ⁺. All raise
 `ParameterError` where start equals end. Of `optimal_energy` the barrier is max(0, m*) (`SharedNoise.optimal_margin`),
 φ''(0) is ‖Δ̃‖²/σ_k and the directional derivative ε·Δ̃/‖Δ̃‖.
@@ -44,11 +44,13 @@ def barrier(profile: Float[Tensor, "b T"], t: Grid) -> Values:
 
 @torch.no_grad()
 def curvature(energy: Energy, start: Points, end: Points) -> Values:
-    """φ''(0) = Δ̃ᵀHΔ̃ per unit of t, so in ‖Δ̃‖² (section E.1), forward over reverse (Pearlmutter 1994)."""
-    start, shift = start.as_subclass(Tensor), (end - start).as_subclass(Tensor)
+    """φ''(0) = Δ̃ᵀHΔ̃ per unit of t, so in ‖Δ̃‖² (section E.1), by a product with H (Pearlmutter 1994)."""
+    start, shift = start.as_subclass(Tensor).detach().requires_grad_(), (end - start).as_subclass(Tensor)
     _length(shift)
-    gradient = torch.func.grad(lambda point: energy(point).sum())
-    return (shift * torch.func.jvp(gradient, (start,), (shift,))[1]).sum(1)
+    with torch.enable_grad():
+        gradient, _ = gradient_and_value(energy, start)
+    (product,) = torch.autograd.grad(gradient, start, shift)
+    return (shift * product).sum(1)
 
 
 @torch.no_grad()

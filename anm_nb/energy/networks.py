@@ -27,7 +27,7 @@ Pairs = Float[Tensor, "b n n width"]
 class EnergyNetwork(nn.Module, ABC):
     """An energy. Set `name`, implement `for_task` and `forward`, and register the class.
 
-    It has to be twice differentiable by ỹ under torch.func's vmap and vjp, and no row of a batch may see another. What
+    It has to be twice differentiable by ỹ, also under torch.func's vmap, and no row of a batch may see another. What
     a method `prepare(x, k)` of the class returns, a tuple, is handed to `forward` after k, for many ỹ.
     """
 
@@ -218,6 +218,14 @@ def energy_given(model: Model, x: Inputs, k: Levels) -> Callable[[Tensor], Tenso
 
 
 def gradient_and_value(function: Callable[[Tensor], Tensor], y: Points) -> tuple[Points, Values]:
-    """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another."""
-    values, pull_back = torch.func.vjp(function, y.as_subclass(Tensor))[:2]
-    return pull_back(torch.ones_like(values))[0], values
+    """Gradient [b, d] and values [b] of a function of each row of y, where rows do not see one another.
+
+    Both can be differentiated again unless the caller works without gradients.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = y.as_subclass(Tensor)
+        y = y if y.requires_grad else y.detach().requires_grad_()
+        values = function(y)
+        (gradient,) = torch.autograd.grad(values.sum(), y, create_graph=again)
+    return gradient, values if again else values.detach()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -131,7 +132,10 @@ class ParameterGroup:
         self.shares = torch.tensor([each / self.largest for each in self.lrs], device=device) if differ else None
         options = {"fused": True, **self.options} | ({"capturable": True} if self.on_gpu else {})
         lr: Any = torch.tensor(self.largest, device=device) if self.on_gpu else self.largest  # a graph reads a tensor
-        self.own = self.optimiser(self.stacked, lr=lr, **options)  # type: ignore[call-arg]
+        # Torch imports its compiler, 2 s, to keep these two out of what it compiles, which nothing here is.
+        unguarded = {name: unwrap(getattr(self.optimiser, name)) for name in ("add_param_group", "step")}
+        optimiser = type(self.optimiser.__name__, (self.optimiser,), unguarded)
+        self.own: torch.optim.Optimizer = optimiser(self.stacked, lr=lr, **options)
         self.norms = torch.full((self.stack.size,), torch.nan, device=device)  # of the last gradient, before clipping
 
     def update(self, gradients: Sequence[Tensor | None], factor: Tensor | float) -> None:
