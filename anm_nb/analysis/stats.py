@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -186,24 +185,3 @@ def proportion_interval(successes: int, trials: int) -> Interval:
     if not trials:
         return Interval(NAN, NAN, NAN)
     return Interval(successes / trials, *stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, "wilson"))
-
-
-def survival_median(times: ArrayLike, followed: float = np.inf) -> Interval:
-    """Median time to an event by Kaplan and Meier (1958), with its 95 % interval (Brookmeyer & Crowley 1982, log-log).
-
-    `times` [seeds] are infinite where the event was not seen, and NaN where there is no seed; `followed` is how long
-    seeds were watched. Median and ends are infinite where the curve or its band does not come down to one half.
-    """
-    at = np.asarray(times, float)
-    at = at[~np.isnan(at)]
-    seen = np.isfinite(at)
-    if not seen.any():
-        return Interval(*[np.inf if len(at) else NAN] * 3)
-    curve = stats.ecdf(stats.CensoredData(uncensored=at[seen], right=np.full((~seen).sum(), followed))).sf
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # that the band has no ends where the curve is 0
-        band: Any = curve.confidence_interval(CONFIDENCE, method="log-log")
-    # There is no band where all have been seen: of six or more the largest bounds the median, as 2/2⁶ < 5 %.
-    low, high = (np.nan_to_num(each.probabilities, nan=0.0) for each in (band.low, band.high))
-    falls = (curve.probabilities, low, high if len(at) >= 6 else band.high.probabilities)
-    return Interval(*(float(min(curve.quantiles[survival <= 0.5], default=np.inf)) for survival in falls))

@@ -188,7 +188,7 @@ class Routing(View):
         apart = -(-items // 16)  # as many labels as there is room for
         heat.set_yticks(range(0, items, apart), names[::apart])
         heat.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
-        heat.set(xlabel=f"head (α 0 to {largest:.2f})", ylabel="item, by true rank (hidden)")
+        heat.set(xlabel=f"head (α: blue 0, yellow {largest:.2f})", ylabel="item, by true rank (hidden)")
         every.add_patch(Rectangle(((heads + 1) * iteration - 0.5, -0.5), heads, items, fill=False, lw=2, clip_on=False))
         places = range(0, count, -(-count // 8))
         every.set_xticks([(heads + 1) * place + (heads - 1) / 2 for place in places], [str(1 + i) for i in places])

@@ -21,7 +21,6 @@ from anm_nb.analysis.stats import (
     paired_difference,
     proportion_interval,
     ratio_interval,
-    survival_median,
 )
 from anm_nb.config import ParameterError
 
@@ -70,13 +69,6 @@ def correlated(g, correlation):
     return first, correlation * first + (1 - correlation**2) ** 0.5 * noise
 
 
-def followed(g):
-    """Times of which 30 % lie beyond the end."""
-    end = np.exp(scipy_stats.norm.ppf(0.7))
-    times = g.lognormal(0.0, 1.0, 10)
-    return np.where(times > end, np.inf, times), end
-
-
 COVERING = {
     "mean of 10": (mean_interval, 0.7, lambda g: [g.normal(0.7, 2.0, 10)]),
     "bounded 3": (bounded_interval, 2 / 4, lambda g: [g.beta(2, 2, 3)]),
@@ -87,7 +79,6 @@ COVERING = {
         6 / np.pi * np.arcsin(0.45),
         lambda g: correlated(g, 0.9),
     ),  # of normal pairs
-    "median time": (survival_median, 1.0, followed),
     "detectable": (
         lambda d: detectable_difference(d, 0.0, 0.05 / 7),
         2.0 * detectable_effect(10, alpha=0.05 / 7),
@@ -164,11 +155,8 @@ def test_others_find_the_same():
     assert equivalence(values, 0.0, 1.0) == pytest.approx(0.000829010139)
 
 
-def test_what_nobody_or_everybody_reached():
-    assert survival_median([math.inf] * 5, 100) == (math.inf, math.inf, math.inf)
-    assert survival_median([3.0] * 5, 100)[:2] == (3.0, 3.0)
-    assert survival_median([3.0] * 12, 100) == (3.0, 3.0, 3.0)
-    assert np.isnan([*survival_median([]), *proportion_interval(0, 0)]).all()
+def test_shares_of_nobody_and_of_everybody():
+    assert np.isnan(proportion_interval(0, 0)).all()
     assert proportion_interval(5, 5).high == 1.0
 
 
