@@ -235,13 +235,12 @@ def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dic
 
 def model_cost(config: RankingConfig) -> dict[str, int]:
     """Parameters, all, trained and the controller's, and operations for an array (multiply-adds are 2) of a model."""
-    with torch.device("meta"):  # nothing is computed
-        network, ranks = config.make_model(), torch.arange(config.size).unsqueeze(0)
-        x, own = torch.zeros(1, config.size, network.features), dict(network.named_parameters())
-        return {
-            "parameters": sum(each.numel() for each in own.values()),
-            "trained_parameters": sum(each.numel() for each in own.values() if each.requires_grad),
-            "controller_parameters": sum(each.numel() for n, each in own.items() if n.startswith("controller.")),
-            "forward_flops": counted_flops(lambda: network(x)),
-            "training_flops": counted_flops(lambda: objective(config, network, x, ranks, None)[0].backward()),
-        }
+    network, ranks = config.make_model(), torch.arange(config.size).unsqueeze(0)
+    x, own = torch.zeros(1, config.size, network.features), dict(network.named_parameters())
+    return {
+        "parameters": sum(each.numel() for each in own.values()),
+        "trained_parameters": sum(each.numel() for each in own.values() if each.requires_grad),
+        "controller_parameters": sum(each.numel() for n, each in own.items() if n.startswith("controller.")),
+        "forward_flops": counted_flops(lambda: network(x)),
+        "training_flops": counted_flops(lambda: objective(config, network, x, ranks, None)[0].backward()),
+    }
