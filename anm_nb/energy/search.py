@@ -142,14 +142,12 @@ def langevin(
             yield y
 
 
-def beam(
-    problem: Problem, generator: torch.Generator, width: int = 1, rounds: int = 30, start: Search = fresh_noise
-) -> Iterator[Points]:
+def beam(problem: Problem, generator: torch.Generator, width: int = 1, rounds: int = 30) -> Iterator[Points]:
     """Of `width` answers and all that differ from one in a cell, the `width` of lowest energy; greedy descent with 1.
 
     It ends after `rounds`, or where no energy falls any more. The clues stay.
     """
-    first = problem.choices(next(start(problem, generator)))
+    first = problem.choices(next(fresh_noise(problem, generator)))
     kept, energies = first[:, None], problem.energy(problem.entries(first))[:, None]  # [b, width, cells], [b, width]
     yield problem.entries(first)
     for _ in range(rounds):
@@ -187,16 +185,10 @@ def _lowest(
 
 
 def annealing(
-    problem: Problem,
-    generator: torch.Generator,
-    steps: int = 500,
-    hot: float = 1.0,
-    cold: float = 0.01,
-    every: int = 50,
-    start: Search = fresh_noise,
+    problem: Problem, generator: torch.Generator, steps: int = 500, hot: float = 1.0, every: int = 50
 ) -> Iterator[Points]:
-    """Single cells change at random with probability min(1, exp(−ΔE/T)), T falling hot → cold (Kirkpatrick 1983)."""
-    now, free = problem.choices(next(start(problem, generator))), problem.free_cells().float()
+    """Single cells change at random with probability min(1, exp(−ΔE/T)), T falling to hot/100 (Kirkpatrick 1983)."""
+    now, free = problem.choices(next(fresh_noise(problem, generator))), problem.free_cells().float()
     energy, rows = problem.energy(problem.entries(now)), torch.arange(len(now), device=now.device)
     options, on = max(2, problem.task.classes), dict[str, Any](generator=generator, device=now.device)
     yield problem.entries(now)
@@ -205,7 +197,7 @@ def annealing(
         trial, shift = now.clone(), torch.randint(1, options, rows.shape, **on)
         trial[rows, cell] = (trial[rows, cell] + shift) % options
         found, luck = problem.energy(problem.entries(trial)), torch.rand(rows.shape, **on)
-        taken = luck < ((energy - found) / (hot * (cold / hot) ** (step / steps))).exp()
+        taken = luck < ((energy - found) / (hot * 0.01 ** (step / steps))).exp()
         now, energy = torch.where(taken[:, None], trial, now), torch.where(taken, found, energy)
         if step % every == 0:
             yield problem.entries(now)

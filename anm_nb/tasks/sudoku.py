@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import re
 from collections.abc import Callable, Iterable
 from math import isqrt
@@ -20,6 +21,8 @@ from anm_nb.tasks import Batch, Clues, DenoisingTask, Predictions, Scores, Strea
 from anm_nb.tasks import sudoku_solver as solver
 from anm_nb.tasks.sudoku_solver import Boards, Pool
 from anm_nb.training.seeds import RowDraws
+
+COLUMNS = ("question", "quizzes", "puzzle")  # of Sudoku-Extreme's CSV file, of Kaggle's, of others
 
 
 class SudokuOptions(TaskOptions):
@@ -56,10 +59,15 @@ class Sudoku(DenoisingTask):
 
     @classmethod
     def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
-        """A task of puzzles, a line each (size² characters, 0 or . if empty); `ParameterError` for the first wrong."""
+        """A task of puzzles, size² characters a line (0 or . if empty), or CSV. `ParameterError` names a wrong line."""
         task = cls(**options)
         size = task.options.size
-        rows = lines.splitlines() if isinstance(lines, str) else lines
+        rows = [*(lines.splitlines() if isinstance(lines, str) else lines)]
+        if rows and "," in rows[0]:
+            table = csv.DictReader(rows)
+            if not (named := {*COLUMNS}.intersection(table.fieldnames or ())):
+                raise ParameterError(f"line 1: {rows[0].strip()[:60]!r}: CSV needs a column {' or '.join(COLUMNS)}")
+            rows = ["", *(row[min(named)] or "" for row in table)]  # its header is a line, too
         boards: dict[int, list[int]] = {}
         for number, text in enumerate(map(str.strip, rows), start=1):
             if odd := re.search(f"[^.0-{size}]", text):

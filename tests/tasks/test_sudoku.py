@@ -175,6 +175,21 @@ def test_puzzles_that_cannot_be_used_are_named_by_line_and_reason(line, message)
         Sudoku.from_puzzles([PUZZLE, "", line])
 
 
+@pytest.mark.parametrize("header", ["source,question,answer,rating", "id,quizzes,solutions,level"])
+def test_a_csv_file_of_puzzles_is_read_and_a_wrong_one_named_by_its_line(header, size, tmp_path):
+    known = BY_SIZE[size]
+    file = tmp_path / "puzzles.csv"
+    rows = [f"s,{puzzle.replace('0', '.')},{solution},{place}" for place, (_, puzzle, solution) in enumerate(known)]
+    file.write_text("\n".join([header, *rows]))
+    with file.open() as lines:
+        assert clue_digits(Sudoku.from_puzzles(lines, size=size).puzzles()).tolist() == [board(p) for _, p, _ in known]
+    file.write_text("\n".join([header, rows[0], "s,12x,,"]))
+    with pytest.raises(ParameterError, match="line 3: 'x' in row 1, column 3"):
+        Sudoku.from_puzzles(file.read_text(), size=size)
+    with pytest.raises(ParameterError, match=r"line 1: 'a,b': CSV needs a column question or quizzes or puzzle"):
+        Sudoku.from_puzzles("a,b\n1,2", size=size)
+
+
 def test_blank_lines_are_no_puzzles():
     with pytest.raises(ParameterError, match="no puzzles"):
         Sudoku.from_puzzles("\n")
