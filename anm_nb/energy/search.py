@@ -152,11 +152,11 @@ def beam(problem: Problem, generator: torch.Generator, width: int = 1, rounds: i
     yield problem.entries(first)
     for _ in range(rounds):
         moves, allowed = problem.neighbours(kept.flatten(0, 1))
-        found = _energies(problem, moves.view(len(first), -1, first.shape[1]))
+        moves = moves.view(len(first), -1, first.shape[1])
+        found = _energies(problem, moves)
         found = found.masked_fill(~allowed.view_as(found), torch.inf)
-        pool = torch.cat([kept, moves.view(len(first), -1, first.shape[1])], 1)
         before = energies
-        kept, energies = _lowest(pool, torch.cat([energies, found], 1), width)
+        kept, energies = _lowest(torch.cat([kept, moves], 1), torch.cat([energies, found], 1), width)
         yield problem.entries(kept[:, 0])
         if before.shape == energies.shape and bool((energies >= before).all()):
             return
