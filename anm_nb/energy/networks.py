@@ -32,6 +32,7 @@ class EnergyNetwork(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    vectorised: ClassVar[bool] = True  # over the seeds of a stack; False: seed after seed, where one fills a GPU
 
     @classmethod
     @abstractmethod
@@ -177,6 +178,7 @@ class SudokuEnergy(EnergyNetwork):
     """
 
     name = "sudoku_conv"
+    vectorised = False  # as convolutions of several weights at once take slow kernels
 
     def __init__(self, width: int = 384, head: Head = "squared_norm", levels: int = 10, size: int = 9) -> None:
         super().__init__()

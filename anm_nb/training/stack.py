@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 WARM_UP = 3  # steps of a kind taken as they are before it is captured: libraries and optimisers set themselves up
 _host_may_wait: ContextVar[bool] = ContextVar("host_may_wait", default=True)
@@ -63,8 +63,15 @@ class Stack(nn.Module):
         def one(state: dict[str, Tensor], *inputs: Any) -> Any:
             return functional_call(self.network, state, (function, *inputs))
 
-        dims = [0 if isinstance(each, Tensor) else None for each in inputs]
-        return torch.vmap(one, in_dims=(0, *dims))(state, *inputs)
+        if getattr(self.network.inner, "vectorised", True):
+            dims = [0 if isinstance(each, Tensor) else None for each in inputs]
+            return torch.vmap(one, in_dims=(0, *dims))(state, *inputs)
+        own = {name: tensor.unbind() for name, tensor in state.items()}
+        results = []
+        for seed in range(self.size):
+            given = (each[seed] if isinstance(each, Tensor) else each for each in inputs)
+            results.append(one({name: tensors[seed] for name, tensors in own.items()}, *given))
+        return tree_map(lambda *each: torch.stack(each) if isinstance(each[0], Tensor) else each[0], *results)
 
     def rows(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """The same for rows [S·b, …] of all seeds, seed after seed; its tensors as rows [S·b, …]."""

@@ -17,7 +17,14 @@ from anm_nb.training.run import arithmetic, assemble
 pytestmark = pytest.mark.gpu
 
 LONG = {"energy": {"steps": 40, "records": 5, "ema_every": 2}, "ranking": {"epochs": 14}}
-FEW = ("energy: none", "energy: stock", "energy: anm_orthogonal", "energy: mixed", "ranking: routed")
+FEW = (
+    "energy: none",
+    "energy: stock",
+    "energy: anm_orthogonal",
+    "energy: mixed",
+    "ranking: routed",
+    "energy: stock on boards",
+)
 
 
 def on_gpu(name, seeds=(0, 1), **options):
