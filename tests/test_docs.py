@@ -151,10 +151,12 @@ def test_the_table_of_gpu_steps_is_that_of_the_kept_measurement():
     steps = pd.read_csv(ROOT / "outputs" / "reference" / "gpu" / "steps.csv").query("precision == 'tf32'")
     names = {"IRED, no negatives": "none", "IRED, stock negatives": "stock", "IRED, mined negatives": "anm"}
     names |= {"IRED, mined, orthogonal to the noise": "anm_orthogonal", "ranking, 12 iterations": "hrm"}
-    rows = re.findall(r"^\| (IRED.*?|ranking.*?) \| (\d+) \| (.*?) \|$", PAGES["running.md"], re.MULTILINE)
-    assert len(rows) == 12
+    names |= {"9×9 boards, no negatives": "none", "9×9 boards, stock negatives": "stock"}
+    rows = re.findall(r"^\| (IRED.*?|ranking.*?|9×9.*?) \| (\d+) \| (.*?) \|$", PAGES["running.md"], re.MULTILINE)
+    assert len(rows) == 14
     for name, seeds, cells in rows:
-        own = steps[(steps["method"] == names[name]) & (steps["seeds"] == int(seeds))]
+        boards = steps["family"] == "sudoku"
+        own = steps[(steps["method"] == names[name]) & (steps["seeds"] == int(seeds)) & (boards == ("9×9" in name))]
         for (card, graph), cell in zip((("H100", 1), ("H100", 0), ("H200", 1)), cells.split(" | "), strict=True):
             found = own[own["card"].str.contains(card) & (own["graph"] == graph)]["ms"]
             assert cell == (f"{found.item():.1f}" if len(found) else "–"), (name, seeds, card)

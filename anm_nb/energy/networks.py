@@ -32,7 +32,6 @@ class EnergyNetwork(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    vectorised: ClassVar[bool] = True  # over the seeds of a stack; False: seed after seed, where one fills a GPU
 
     @classmethod
     @abstractmethod
@@ -178,7 +177,6 @@ class SudokuEnergy(EnergyNetwork):
     """
 
     name = "sudoku_conv"
-    vectorised = False  # as convolutions of several weights at once take slow kernels
 
     def __init__(self, width: int = 384, head: Head = "squared_norm", levels: int = 10, size: int = 9) -> None:
         super().__init__()
@@ -210,12 +208,10 @@ class SudokuEnergy(EnergyNetwork):
 
 def energy_given(model: Model, x: Inputs, k: Levels) -> Callable[[Tensor], Tensor]:
     """ỹ ↦ E(x, ỹ, k), for many ỹ, of any energy (x, ỹ, k) ↦ [b]; of a `Stack`, whose rows are seed after seed."""
-
-    def prepare(network: Any, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-        own = "prepare" in vars(type(network))  # a subclass with a `forward` of its own has to say so of `prepare` too
-        return network.prepare(x, k) if own else ()
-
-    prepared = model.rows(prepare, x, k) if isinstance(model, Stack) else prepare(model, x, k)
+    network: Any = type(model.members[0] if isinstance(model, Stack) else model)
+    if "prepare" not in vars(network):  # a subclass with a `forward` of its own has to say so of `prepare` too
+        return lambda y: model(x, y, k)
+    prepared = model.rows(network.prepare, x, k) if isinstance(model, Stack) else network.prepare(model, x, k)
     return lambda y: model(x, y, k, *prepared)
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 WARM_UP = 3  # steps of a kind taken as they are before it is captured: libraries and optimisers set themselves up
 _host_may_wait: ContextVar[bool] = ContextVar("host_may_wait", default=True)
@@ -58,20 +58,15 @@ class Stack(nn.Module):
         if self.size == 1:
             result = function(self.network.inner, *tree_map_only(Tensor, lambda each: each.squeeze(0), inputs))
             return tree_map_only(Tensor, lambda each: each.unsqueeze(0), result)
-        state = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
+        # every name of a shared tensor, as untying them at each call takes longer than a small network
+        state: dict[str, Tensor] = dict(self.network.named_parameters(remove_duplicate=False))
+        state |= dict(self.network.named_buffers(remove_duplicate=False))
 
         def one(state: dict[str, Tensor], *inputs: Any) -> Any:
-            return functional_call(self.network, state, (function, *inputs))
+            return functional_call(self.network, state, (function, *inputs), tie_weights=False)
 
-        if getattr(self.network.inner, "vectorised", True):
-            dims = [0 if isinstance(each, Tensor) else None for each in inputs]
-            return torch.vmap(one, in_dims=(0, *dims))(state, *inputs)
-        own = {name: tensor.unbind() for name, tensor in state.items()}
-        results = []
-        for seed in range(self.size):
-            given = (each[seed] if isinstance(each, Tensor) else each for each in inputs)
-            results.append(one({name: tensors[seed] for name, tensors in own.items()}, *given))
-        return tree_map(lambda *each: torch.stack(each) if isinstance(each[0], Tensor) else each[0], *results)
+        dims = [0 if isinstance(each, Tensor) else None for each in inputs]
+        return torch.vmap(one, in_dims=(0, *dims))(state, *inputs)
 
     def rows(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """The same for rows [S·b, …] of all seeds, seed after seed; its tensors as rows [S·b, …]."""
