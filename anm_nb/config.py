@@ -130,25 +130,19 @@ def in_place_of_the_kernel(values: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a kernel's namespace has as data, or a cell set before: `In` has those that ran (not in nbval).
+    """The fields that a kernel's namespace has as data, or a cell has set; `In` has the cells that ran (not in nbval).
 
-    Names are held against the fields from the first cell on that sets some since the last check: slips can be mended.
+    A cell that sets fields sets no other names. Those before the last check are let be: slips can be mended.
     """
-    cells = [(f"In [{n}]", source, _literals(source)) for n, source in enumerate(namespace.get("In", [""]))][1:-1]
+    cells, problems = [(source, _literals(source)) for source in namespace.get("In", [""])][:-1], list[str]()
+    was_set = {name for _, names in cells for name in names}  # if it is no data now, it is refused
     given = {name: _as_data(namespace[name]) for name in fields if name in namespace}
-    was_set = {name for _, _, names in cells for name in names}  # if it is no data now, it is refused
     values = {name: value for name, value in given.items() if name in was_set or isinstance(value, DATA)}
-    problems, checked = list[str](), True
-    for place, source, names in cells:
-        sets = source.startswith("# Parameters") or not values.keys().isdisjoint(names)  # papermill's too
-        if "from_notebook(" in source:
-            checked = True
-        elif sets or not checked:
-            problems, checked = [] if checked else problems, False
-            for name in (name for name in names if name not in fields and not name.startswith("_")):
-                if sets or difflib.get_close_matches(name, fields, n=1):
-                    said = unknown_name("parameter", name, fields)
-                    problems.append(f"{said} ({place}; begin a name of your own with _)")
+    checked = max((place for place, (source, _) in enumerate(cells) if "from_notebook(" in source), default=0)
+    for source, names in cells[checked:]:
+        if source.startswith("# Parameters") or not names.isdisjoint(fields):  # papermill's, or a person's
+            own = sorted(name for name in names if name not in fields and not name.startswith("_"))
+            problems += [f"{unknown_name('parameter', n, fields)} (begin a name of your own with _)" for n in own]
     if not values:
         problems.append(f"no cell with parameters was run before this one; known: {', '.join(sorted(fields))}")
     if problems:
@@ -156,19 +150,15 @@ def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dic
     return values
 
 
-def _literals(source: str) -> list[str]:
+def _literals(source: str) -> set[str]:
     """The names that a cell sets to literals outside any block; what is computed may be no parameter."""
     try:
         body = ast.parse(source).body
     except SyntaxError:
-        return []
-    names: list[str] = []
-    for each in body:
-        if isinstance(each, ast.Assign | ast.AnnAssign) and each.value:
-            targets = each.targets if isinstance(each, ast.Assign) else [each.target]
-            if not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(each.value)):
-                names += [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
-    return names
+        return set()
+    assigned = [each for each in body if isinstance(each, ast.Assign)]
+    plain = [s for s in assigned if not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(s.value))]
+    return {node.id for each in plain for node in ast.walk(each) if isinstance(node, ast.Name)}
 
 
 def _as_data(value: Any) -> Any:

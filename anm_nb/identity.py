@@ -7,13 +7,15 @@ import hashlib
 import json
 import sys
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from pickle import PicklingError
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from joblib.hashing import Hasher
 
 from anm_nb.config import ParameterError, Parameters
 
@@ -89,38 +91,57 @@ def code_digest(plugins: Iterable[type]) -> str | None:
     Covered, followed through global names and imports: classes and their bases, functions as they are compiled, modules
     as a whole and, by value, constants. Raises `ParameterError` for a value that cannot be read.
     """
-    reached: dict[int, Any] = {}  # by id: objects, and the user's classes, functions and modules, in the order met
-    document = json.dumps([_description(plugin, reached, plugin.__qualname__) for plugin in plugins])
-    return hashlib.sha256(document.encode()).hexdigest() if reached else None
+    plugins = list(plugins)
+    return _CodeHasher("sha256").hash(plugins) if classes_of_the_user(plugins) else None
 
 
-def _description(value: Any, reached: dict[int, Any], name: str) -> Any:
-    """A value as data for JSON, in full where it is met first; messages call it by its name."""
-    described, kind = partial(_description, reached=reached, name=name), type(value)
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        return [kind.__name__, repr(value)]
-    if kind in (list, tuple, set, frozenset):
-        items = value if kind in (list, tuple) else sorted(value, key=repr)
-        return [kind.__name__, [described(each) for each in items]]
-    if kind is dict:
-        return ["dict", described(list(value.items()))]
-    if kind is property:
-        return described([value.fget, value.fset, value.fdel])
+class _CodeHasher(Hasher):
+    """Hashes the user's code by what it is made of, a library's by its name, and data as it would be copied."""
+
+    def save(self, obj: Any) -> None:
+        try:
+            super().save(obj)
+        except (PicklingError, TypeError, AttributeError) as error:
+            if _home(obj) is None:
+                raise
+            raise ParameterError(
+                f"{obj.__qualname__} refers to what cannot be read into a run's key ({error}), so a changed version could "
+                "be served a stale run; a plugin's code may refer to functions, classes, modules and plain data"
+            ) from None
+
+    def memoize(self, obj: Any) -> None:
+        if not isinstance(obj, str | bytes | tuple | frozenset):  # whether equal ones are one object says nothing
+            super().memoize(obj)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Anything whose parts are listed as an object of these."""
+        return NotImplemented if obj is object or (parts := _parts(obj)) is None else (object, (), parts)
+
+
+def _parts(value: Any) -> Any:
+    """What tells a value from others, where pickle would take its name or an order of chance; None for plain data."""
+    torch, wrapped, home = sys.modules.get("torch"), getattr(value, "__wrapped__", None), _home(value)
+    if torch and isinstance(value, torch.Tensor):
+        as_bytes = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return [str(value.dtype), *value.shape, as_bytes]
+    if isinstance(value, frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, property):
+        return [value.fget, value.fset, value.fdel]
     if isinstance(value, CodeType):  # without its lines and file
-        return described([value.co_name, value.co_code, value.co_exceptiontable, value.co_names, value.co_consts])
-    if id(value) in reached:
-        return list(reached).index(id(value))
-    wrapped, home = getattr(value, "__wrapped__", None), _home(value)
+        return [value.co_name, value.co_code, value.co_exceptiontable, value.co_names, value.co_consts]
     if callable(wrapped) and not isinstance(value, FunctionType):  # a static or class method, a cache
-        return [kind.__name__, described(wrapped)]
+        return [type(value).__name__, wrapped]
     if home is None:
-        return _copy(value, reached, name)
+        return None
     if not is_the_users(home):  # a library's decorator may hold a function of the user's
-        return [home, getattr(value, "__qualname__", ""), described(wrapped)]
-    if isinstance(value, MethodType):
-        return described([value.__func__, value.__self__])
-    reached[id(value)], own = value, getattr(value, "__qualname__", home)
-    return [[key, _description(part, reached, f"{key} of {own}")] for key, part in _parts(value).items()]
+        return [home, getattr(value, "__qualname__", ""), wrapped]
+    if isinstance(value, FunctionType):
+        return [value.__code__, value.__defaults__, value.__kwdefaults__, _outside(value)]
+    own = {n: m for n, m in vars(value).items() if not n.startswith("__") or isinstance(m, FunctionType)}
+    own.pop("_abc_impl", None)
+    fields = getattr(value, "__pydantic_fields__", {}).items()
+    return [own, getattr(value, "__bases__", ()), {name: [f.default, f.default_factory] for name, f in fields}]
 
 
 def _home(value: Any) -> str | None:
@@ -130,40 +151,6 @@ def _home(value: Any) -> str | None:
     if isinstance(value, ModuleType):
         return value.__name__
     return getattr(value, "__module__", None) if hasattr(value, "__qualname__") else None  # generators have no module
-
-
-def _copy(value: Any, reached: dict[int, Any], name: str) -> Any:
-    """Any other object by what copying it takes."""
-    if (torch := sys.modules.get("torch")) and isinstance(value, torch.Tensor):
-        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return ["tensor", str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
-    reached[id(value)] = value
-    try:
-        parts = value.__reduce_ex__(4)
-    except Exception:
-        raise ParameterError(
-            f"{name} is a {type(value).__qualname__}, which cannot be read into a run's key, so a changed version "
-            "could be served a stale run; a plugin's code may refer to functions, classes, modules and plain data"
-        ) from None
-    parts = (type(value), value.__module__, parts) if isinstance(parts, str) else parts
-    lists = [list(part) if isinstance(part, Iterator) else part for part in parts]
-    return ["object", [_description(part, reached, name) for part in lists]]
-
-
-def _parts(owner: Any) -> dict[str, Any]:
-    """What a user's function, class or module is made of, by name."""
-    if isinstance(owner, FunctionType):
-        outside = sorted(_outside(owner).items())
-        return {"<code>": [owner.__code__, owner.__defaults__, owner.__kwdefaults__], **dict(outside)}
-    found = {
-        name: member
-        for name, member in vars(owner).items()
-        if name != "_abc_impl" and (not name.startswith("__") or isinstance(member, FunctionType))
-    }
-    if isinstance(owner, type):
-        fields = vars(owner).get("__pydantic_fields__", {}).items()
-        found |= {"<bases>": owner.__bases__, "<fields>": {name: [f.default, f.default_factory] for name, f in fields}}
-    return found
 
 
 def _outside(function: FunctionType) -> dict[str, Any]:

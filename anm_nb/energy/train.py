@@ -127,13 +127,10 @@ class EnergyConfig(TrainingConfig):
         """Cosine from 1 at step 0 to `lr_final` at the last."""
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
-    def why_not_longer(self) -> str:
+    def can_be_extended(self) -> bool:
         strategies = [type(each) for each in (self.negatives, *dict(self.negatives or {}).values())]
-        falls = f"lr_final = {self.lr_final:g}: the learning rate falls up to the last step (1: constant)"
-        placed = f"records = {self.records} are placed by the number of steps (record_every: not)"
-        own = f"negatives = '{self.method}' may go by its share of all steps"
-        holds = {falls: self.lr_final < 1, placed: not self.record_every, own: classes_of_the_user(strategies)}
-        return "; ".join(reason for reason, held in holds.items() if held)
+        own = classes_of_the_user(strategies)  # which may go by their share of all steps
+        return self.lr_final == 1 and self.record_every is not None and not own
 
     def averaging(self) -> tuple[float, int]:
         return self.ema_decay, self.ema_every

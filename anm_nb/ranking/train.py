@@ -165,9 +165,8 @@ class RankingConfig(TrainingConfig):
         last = len(self.curriculum()) - 1
         return min(2 * last * epoch // max(1, self.epochs), last)
 
-    def why_not_longer(self) -> str:
-        start = self.mask_rate_start
-        return "" if start is None else f"mask_rate_start = {start:g}: a curriculum's stages are shares of all epochs"
+    def can_be_extended(self) -> bool:
+        return self.mask_rate_start is None  # a curriculum's stages are shares of all epochs
 
     def make_task(self) -> PartialSort:
         """The task, with its options. Raises `ParameterError` for an option it refuses, or has twice."""

@@ -53,19 +53,16 @@ def progress(members: Sequence[Any]) -> Iterator[Tell]:
 
     config, steps = members[0].config, dict[tuple[int, int], int]()
     what = getattr(config, "method", None) or getattr(config, "routing", config.family)
-    total, layout = len(members) * config.total_steps(), "{l_bar}{bar}| {elapsed} gone, {remaining} left"
-    with tqdm(desc=what, total=total, leave=False, disable=not watched(), bar_format=layout) as bar:
+    total, shown = len(members) * config.total_steps(), watched()
+    with tqdm(desc=f"{what}, seeds: {len(members)}", total=total, unit="step", leave=False, disable=not shown) as bar:
 
         def tell(member: Any, step: int, loss: float, row: Mapping[str, float]) -> None:
-            if row:
-                for logger in LOGGERS.values():
-                    logger(member.config, member.seed, step, row)
-            if not bar.disable:
-                place = id(member.config), member.seed
-                bar.initial += 0 if place in steps else step  # what was trained before says nothing of the time left
-                steps[place] = step
-                bar.n = sum(steps.values())
-                bar.set_description(f"{what}, seeds: {len(members)}, step {bar.n:,} of {total:,}, loss {loss:.3g}")
+            for logger in LOGGERS.values() if row else ():
+                logger(member.config, member.seed, step, row)
+            place = id(member.config), member.seed
+            bar.update(step - steps.get(place, 0))
+            bar.set_postfix(loss=f"{loss:.3g}")
+            steps[place] = step
 
         yield tell
 
@@ -156,9 +153,9 @@ class TrainingConfig(RunConfig):
         """Equal for configs that differ in seeds and `scheduled` numbers only, which can be one stack."""
         return self.model_dump_json(exclude={"seeds", *self.scheduled})
 
-    def why_not_longer(self) -> str:
-        """Why a training with more of its `length` cannot go on from the end of this one; empty where it can."""
-        return "" if self.length else "its class has no `length`"
+    def can_be_extended(self) -> bool:
+        """Whether a training with more of its `length` has the same steps as this one as far as it goes."""
+        return bool(self.length)
 
     def learner(self, *seeds: int, device: str = "cpu") -> Any:
         """The learner of some seeds."""

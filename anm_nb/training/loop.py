@@ -266,7 +266,7 @@ class Training:
         """Between two blocks of steps: a checkpoint where one is due; raises where it is time to leave."""
         total, left = self.config.total_steps(), seconds_left()
         # the last one before the end is where a longer training can go on
-        last = self.saved_at < self.step > total - self.learner.block and not self.config.why_not_longer()
+        last = self.saved_at < self.step > total - self.learner.block and self.config.can_be_extended()
         due = last or self.step - self.saved_at >= self.config.checkpoint_every
         look = left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)
         if due or look:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -23,17 +22,7 @@ from anm_nb import store
 from anm_nb.files import full_disk_named, replace_whole
 from anm_nb.identity import classes_of_the_user, identity_of
 from anm_nb.store import CorruptRun, Run
-from anm_nb.training import (
-    Interrupted,
-    Member,
-    OutOfTime,
-    Tell,
-    TrainingConfig,
-    progress,
-    seconds_left,
-    time_limit,
-    watched,
-)
+from anm_nb.training import Interrupted, Member, OutOfTime, Tell, TrainingConfig, progress, seconds_left, time_limit
 from anm_nb.training.checkpoint import before, checkpoint_of, good_checkpoints
 from anm_nb.training.loop import SeedRecord, Training
 
@@ -108,36 +97,32 @@ def arithmetic(config: TrainingConfig) -> Iterator[None]:
 
 
 def go_on_from_shorter(config: TrainingConfig, folder: Path) -> str:
-    """Put the last checkpoints of the same config's longest shorter run into a folder: its key, or say why not."""
-    length, why_not = config.length, config.why_not_longer()
-    if not length or folder.parent != store.partial_root() or (why_not and not watched()):
+    """Put the last checkpoints of the same config's longest shorter run into a folder; its key, or nothing."""
+    if not config.can_be_extended() or folder.parent != store.partial_root():
         return ""
-    identity, shorter = identity_of(config), dict[int, Run]()
+    identity, length, shorter = identity_of(config), config.length, dict[int, Run]()
     asked, names = identity["config"][length], [checkpoint_of(folder, seed).name for seed in config.seeds]
-    for run in map(Run, store.run_folders()):
-        with suppress(CorruptRun):
-            same = run.manifest["identity"] | {"config": run.settings | {length: asked}} == identity
-            if same and run.settings[length] < asked and (why_not or run.manifest["files"].keys() >= {*names}):
-                shorter[run.settings[length]] = run
+    for run in store.scan()[0]:
+        same = run.manifest["identity"] | {"config": run.settings | {length: asked}} == identity
+        if same and run.settings[length] < asked and run.manifest["files"].keys() >= {*names}:
+            shorter[run.settings[length]] = run
     if not shorter:
         return ""
     run = shorter[max(shorter)]
     try:
-        for name in () if why_not else names:
-            with full_disk_named(folder, "nothing was lost"):
-                replace_whole(folder / name, run.file(name).read_bytes())
-    except CorruptRun as error:
-        why_not = str(error)
-    if why_not and watched():
-        said = f"run {run.key} has the first {max(shorter):,} {length}, but training starts anew: {why_not}"
-        print(said, file=sys.stderr)
-    return "" if why_not else run.key
+        checkpoints = {name: run.file(name).read_bytes() for name in names}
+    except CorruptRun:
+        return ""
+    with full_disk_named(folder, "nothing was lost"):
+        for name, data in checkpoints.items():
+            replace_whole(folder / name, data)
+    return run.key
 
 
 def last_checkpoints(config: TrainingConfig, folder: Path, metrics: pd.DataFrame) -> dict[str, bytes]:
     """The files that every seed of a longer training can go on from, by name; empty where it cannot."""
     files: dict[str, bytes] = {}
-    for seed in () if config.why_not_longer() else config.seeds:
+    for seed in config.seeds if config.can_be_extended() else ():
         path, step = checkpoint_of(folder, seed), metrics.loc[metrics["seed"] == seed, "step"].max()
         found = before(path)
         if not found.exists() and step < config.total_steps():  # it stopped early, as it would in a longer training
@@ -157,12 +142,10 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
         with FileLock(lock):
             pass
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
-    if not ours or len(config.seeds) < 2 or seconds_left() < math.inf:
-        return 1
     found = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in config.seeds}
     waiting = [seed for seed, states in found.items() if not (states and states[0][1]["ended"])]
     count = min(len(waiting), available_cores() // config.threads)
-    if count < 2:
+    if not ours or count < 2 or seconds_left() < math.inf:
         return 1
     if not _trained_for(ALONE_SECONDS, config, waiting[0], folder, tell).running():
         return 1
@@ -178,9 +161,7 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
                     if ended:
                         waiting.remove(seed)
     except KeyboardInterrupt:
-        saved = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in waiting}
-        steps = (f"{states[0][1]['step'] if states else 0:,} (seed {seed})" for seed, states in saved.items())
-        raise Interrupted(f"run again to go on from step {', '.join(steps)}") from None
+        raise Interrupted("run again to go on from the last checkpoints") from None
     return count
 
 
@@ -215,13 +196,12 @@ def available_cores() -> int:
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:
     """Seconds of a step of each config's first seed, a row a round; taken in turn, as a machine's speed drifts."""
     first = next(iter(configs.values()))
-    device, rows = first.device_kind(), []
+    device = first.device_kind()
     with arithmetic(first):
         trainings = {name: Training(each.learner(each.seeds[0], device=device)) for name, each in configs.items()}
-        for turn in range(WARM_UP[device] + rounds):
-            order = list(trainings)[:: -1 if turn % 2 else 1]
-            rows.append({name: next_step_seconds(trainings[name]) for name in order})
-    return pd.DataFrame(rows[WARM_UP[device] :], columns=list(configs))
+        turns = range(WARM_UP[device] + rounds)
+        rows = [{name: next_step_seconds(each) for name, each in trainings.items()} for _ in turns]
+    return pd.DataFrame(rows[WARM_UP[device] :])
 
 
 def next_step_seconds(training: Training) -> float:
