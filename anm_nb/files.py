@@ -6,9 +6,7 @@ import errno
 import hashlib
 import os
 import platform
-import resource
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -33,10 +31,7 @@ class DiskFull(OSError):
 
 
 def project_root() -> Path:
-    """The clone, which has what a package does not: notebooks, params, kept results.
-
-    Raises `ParameterError` where the package was installed as a copy.
-    """
+    """The clone, which has notebooks, params and kept results; `ParameterError` where the package is a copy."""
     if not (CHECKOUT / "pyproject.toml").is_file():
         raise ParameterError(
             f"{CHECKOUT / 'anm_nb'} lies in no clone of anm-nb, and notebooks, params and kept results are in its git "
@@ -106,13 +101,9 @@ def note_use(what: str) -> None:
 
 
 def describe_environment(device: str, threads: int | None = None) -> dict[str, Any]:
-    """Versions, machine, threads and time of a result just computed on a device, cpu or cuda.
-
-    `peak_memory_mib` is of the largest process, this one or one it started that has ended.
-    """
+    """Versions, machine, threads and time of a result just computed on a device, cpu or cuda."""
     import torch
 
-    peak = max(resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     on_gpu = device == "cuda" and torch.cuda.is_available()
     return {
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
@@ -120,7 +111,6 @@ def describe_environment(device: str, threads: int | None = None) -> dict[str, A
         "cpu_count": os.cpu_count(),
         "threads": threads or torch.get_num_threads(),
         "platform": platform.platform(),
-        "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

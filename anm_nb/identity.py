@@ -104,9 +104,10 @@ class _CodeHasher(Hasher):
         except (PicklingError, TypeError, AttributeError) as error:
             if _home(obj) is None:
                 raise
+            name = getattr(obj, "__qualname__", _home(obj))
             raise ParameterError(
-                f"{obj.__qualname__} refers to what cannot be read into a run's key ({error}), so a changed version could "
-                "be served a stale run; a plugin's code may refer to functions, classes, modules and plain data"
+                f"{name} refers to what cannot be read into a run's key ({error}), so a changed version could be served a "
+                "stale run; a plugin's code may refer to functions, classes, modules and plain data"
             ) from None
 
     def memoize(self, obj: Any) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from anm_nb import store
-from anm_nb.training.checkpoint import load_checkpoint
+from anm_nb.training.checkpoint import good_checkpoints
 
 ARCHIVES = 4  # beside log.txt, steps.csv, runs.csv and curves.parquet: 8 files in all
 ARCHIVE_BYTES = 14 * 2**20
@@ -71,7 +71,7 @@ def _unfinished(folder: Path) -> list[dict[str, Any]]:
     """The records in the checkpoints of a run that is not finished."""
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("seed-*.checkpoint")):
-        rows += load_checkpoint(path)[1]["rows"]
+        rows += [row for _, facts in good_checkpoints(path)[:1] for row in facts["rows"]]
     return rows
 
 

@@ -41,7 +41,7 @@ CONFIGS = {
 
 def long_training() -> RankingConfig:
     """A checkpoint in every step, and enough of them to be killed in between."""
-    return CONFIGS["ranking"].changed(epochs=20, checkpoint_every=1)
+    return CONFIGS["ranking"].changed(epochs=10, checkpoint_every=1)
 
 
 def train_and_tell(name: str, outputs: str, told: str | None = None) -> None:

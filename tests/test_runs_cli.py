@@ -93,7 +93,7 @@ def test_what_does_not_exist_is_refused_with_the_nearest(arguments, said, store)
 
 def test_a_key_is_found_by_its_beginning_and_named_where_there_are_two(store):
     said = runs("show", store.line.key[:6]).stdout
-    for part in ("steps: 6", "peak_memory_mib", "checkpoint.safetensors", "error", store.line.key):
+    for part in ("steps: 6", "cpu_count", "checkpoint.safetensors", "error", store.line.key):
         assert part in said
     assert runs("show", str(store.line.path)).stdout.splitlines()[0] == said.splitlines()[0]
     nearly = store.stock.key[:-1] + ("0" if store.stock.key[-1] != "0" else "1")

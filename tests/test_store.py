@@ -115,5 +115,4 @@ def test_a_run_reads_back_as_it_was(outputs, tmp_path):
         assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
     assert stored.provenance["versions"]["torch"] == version("torch")
-    assert 50 < stored.provenance["peak_memory_mib"] < 100_000
     assert {"commit", "dirty", "platform", "finished", "device", "wall_seconds"} < set(stored.provenance)

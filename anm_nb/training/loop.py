@@ -81,8 +81,6 @@ class Training:
     def __init__(self, learner: Learner, folders: Sequence[Path] = (), host: bool | None = None) -> None:
         self.learner, self.members, self.device = learner, learner.members, learner.device
         self.config, self.model = self.members[0].config, learner.model
-        seeds = sorted({member.seed for member in self.members})
-        self.name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         self.averaged = Stack([copy.deepcopy(each).requires_grad_(False).eval() for each in self.model.members])
         self.records = [SeedRecord(member.seed) for member in self.members]
         pairs = zip(folders, self.members, strict=bool(folders))
@@ -276,7 +274,7 @@ class Training:
             self.save()
             self.began = time.perf_counter()
         if look and left < 0:
-            raise OutOfTime(f"{self.name}: run again to go on from step {self.step:,} of {total:,}")
+            raise OutOfTime(f"run again to go on from step {self.step:,} of {total:,}")
 
     def save(self) -> None:
         """Write every seed's state as it stands before step `self.step`, each file atomically."""

@@ -7,7 +7,7 @@ from host_waits import HostWait, RefuseHostWaits
 from anm_nb.training.loop import Training
 
 
-def taken(config, seeds, steps=4):
+def taken(config, seeds, steps=3):
     """Steps of a training as on a GPU, the first as it is, the rest under the mode that refuses waits."""
     training = Training(config.learner(*seeds), host=False)
     for training.step in range(steps):
@@ -24,7 +24,7 @@ def taken(config, seeds, steps=4):
 @pytest.mark.parametrize("name", CASES)
 def test_no_step_waits_for_the_host(name, seeds):
     training = taken(config_of(name, seeds), seeds)
-    assert int(training.counter) == 4
+    assert int(training.counter) == 3
     assert (training.failed_at < 0).all()
 
 

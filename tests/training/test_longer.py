@@ -1,16 +1,15 @@
-"""More steps from a finished run give the bits of one long run, or train anew and say why."""
+"""More steps from a finished run give the bits of one long run, where nothing depends on the whole length."""
 
 import pytest
+from families import Own
 from stored_training import CONFIGS, energy
 from toy import assert_same
 
 from anm_nb import store
-from anm_nb.training import run as runs
 from anm_nb.training.loop import Training
 from anm_nb.training.run import Trained
 
-EVEN = {"record_every": 5, "lr_final": 1.0}
-ENERGY = energy("anm", **EVEN, contrastive_weight=0.0, test_examples=4)  # its negatives are drawn at records only
+EVEN = {"steps": 6, "record_every": 4, "lr_final": 1.0}
 RANKING = CONFIGS["ranking"]
 
 
@@ -56,19 +55,14 @@ def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp
 
 
 @pytest.mark.parametrize(
-    ("config", "why"),
+    "config",
     [
-        (energy("stock", record_every=5), "lr_final = 0.05"),
-        (energy("stock", lr_final=1.0), "records = 4"),
-        (RANKING.changed(mask_rate_start=0.2), "mask_rate_start = 0.2"),
+        energy("stock", record_every=4),  # lr_final falls up to the last step
+        energy("stock", lr_final=1.0),  # records are placed by the number of steps
+        energy(Own(), **EVEN),  # a strategy of the user's may go by its share of all steps
+        RANKING.changed(mask_rate_start=0.2),
     ],
+    ids=["learning rate", "records", "strategy", "curriculum"],
 )
-def test_what_depends_on_the_whole_length_trains_anew_and_says_why(config, why, monkeypatch, capsys):
-    short = store.get_or_train(config)
-    assert "seed-0.checkpoint" not in short.manifest["files"]
-    monkeypatch.setattr(runs, "watched", lambda: True)
-    run = store.get_or_train(longer(config))
-    assert run.provenance["goes_on_from"] == ""
-    told = capsys.readouterr().err
-    assert f"run {short.key} has the first" in told
-    assert f"training starts anew: {why}" in told
+def test_what_depends_on_the_whole_length_cannot_go_on(config):
+    assert not config.can_be_extended()

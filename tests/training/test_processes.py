@@ -1,10 +1,10 @@
 """Seeds in processes of their own give what one process gives, bit for bit, and leave nothing behind."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -14,7 +14,8 @@ from families import Own
 from stored_training import CONFIGS, long_training
 from toy import assert_same
 
-from anm_nb.training import NonFiniteLoss, run
+from anm_nb import training
+from anm_nb.training import Interrupted, NonFiniteLoss, on_record, run
 from anm_nb.training.checkpoint import checkpoint_of
 
 SEEDS = (4, 0, 2)
@@ -59,6 +60,53 @@ def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, 
             assert spent[0] < spent[-1]
 
 
+def test_a_logger_hears_every_row_of_every_seed(two_at_a_time, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOGGERS", {})
+    joined, config = {}, ENERGY.model_copy(update={"test_examples": 4, "seeds": (0, 1)})
+
+    @on_record
+    def log(config, seed, step, row):
+        assert config is heard_of
+        assert row
+        joined[seed, step] = joined.get((seed, step), {}) | row
+
+    heard_of = config
+    trained = config.train(tmp_path)
+    assert trained.processes == 2
+    rows = {(row["seed"], row["step"]): row.dropna().to_dict() for _, row in trained.metrics.iterrows()}
+    heard = {place: {name: value for name, value in row.items() if value == value} for place, row in joined.items()}
+    assert heard == rows
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The long training, undisturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return long_training().train(tmp_path_factory.mktemp("whole"))
+
+
+def test_an_interrupt_of_all_processes_ends_them_and_the_training_resumes(whole, two_at_a_time, tmp_path, monkeypatch):
+    """As a notebook's kernel is interrupted, with every process of its group."""
+
+    def interrupt():
+        wait_until(lambda: both_began(tmp_path))
+        trainers.extend(children(os.getpid(), "loky.backend.popen"))
+        for each in (*trainers, os.getpid()):
+            os.kill(each, signal.SIGINT)
+
+    trainers = []
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(Interrupted, match="run again to go on from the last checkpoints"):
+        long_training().train(tmp_path)
+    thread.join()
+    assert len(trainers) == 2
+    assert all(map(ended, trainers))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert_same(long_training().train(tmp_path), whole)
+
+
 def test_a_seed_that_fails_is_named_as_it_would_be_here(two_at_a_time, tmp_path, monkeypatch):
     config = ENERGY.model_copy(update={"lr": 1e20, "clip_norm": 1e20, "seeds": (5, 6)})
     failures = []
@@ -79,16 +127,7 @@ def test_a_class_of_the_users_own_trains_here(two_at_a_time, tmp_path, monkeypat
     assert ENERGY.model_copy(update={"negatives": Own(), "seeds": (0, 1)}).train(tmp_path).processes == 1
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The long training, undisturbed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        return long_training().train(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(how, whole, tmp_path, monkeypatch):
+def test_processes_end_with_a_parent_that_is_killed_and_the_training_resumes(whole, tmp_path):
     text = (
         "import sys, pathlib, stored_training; from anm_nb.training import run; run.ALONE_SECONDS = 0.0;"
         "stored_training.long_training().train(pathlib.Path(sys.argv[1]))"
@@ -99,29 +138,24 @@ def test_processes_end_with_the_one_that_started_them_and_the_training_resumes(h
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "2"},
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
-    newest = [checkpoint_of(tmp_path, seed) for seed in (0, 1)]
-    wait_until(lambda: all(path.exists() for path in newest) or parent.poll() is not None)
+    wait_until(lambda: both_began(tmp_path) or parent.poll() is not None)
     assert parent.poll() is None, parent.communicate()[1]
     trainers = children(parent.pid, "loky.backend.popen")
     assert len(trainers) == 2
-    # A notebook's kernel is interrupted with every process of its group.
-    os.kill(parent.pid, how) if how == signal.SIGKILL else os.killpg(parent.pid, how)
-    said = parent.communicate(timeout=120)[1]
-    if how == signal.SIGINT:
-        assert said.count("Traceback") == 1
-        assert re.search(r"Interrupted: run again to go on from step \d+ \(seed \d\), \d+ \(seed \d\)", said)
-        assert all(map(ended, trainers))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    resumed = long_training().train(tmp_path)
+    parent.kill()
+    parent.communicate(timeout=120)
+    assert_same(long_training().train(tmp_path), whole)
     assert all(map(ended, trainers))
-    assert_same(resumed, whole)
 
 
 def children(pid, command):
     """Children of a process whose command line holds `command`; not by ps, which cuts lines at COLUMNS."""
     return [each.pid for each in psutil.Process(pid).children() if command in " ".join(each.cmdline())]
+
+
+def both_began(folder):
+    return all(checkpoint_of(folder, seed).exists() for seed in (0, 1))
 
 
 def ended(pid):

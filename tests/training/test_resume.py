@@ -13,7 +13,7 @@ from anm_nb.training.run import train_together
 CONFIG = ToyConfig(every=2, checkpoint_every=4, keep_weights=True)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     die_at=st.integers(0, 12), every=st.integers(1, 14), host=st.booleans(), seeds=st.sampled_from([(1,), (0, 1, 2)])
 )
@@ -62,9 +62,8 @@ def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bit
     whole = toy_trained(config, tmp_path / "whole", seeds)
     seconds = iter(range(10**6))
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
-    name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     for step in (5, 10):
-        with time_limit(5), pytest.raises(OutOfTime, match=f"{name}: run again to go on from step {step} of 12"):
+        with time_limit(5), pytest.raises(OutOfTime, match=f"run again to go on from step {step} of 12"):
             toy_trained(config, tmp_path / "run", seeds)
     with time_limit(5):
         assert_same(toy_trained(config, tmp_path / "run", seeds), whole)
