@@ -106,8 +106,8 @@ class _CodeHasher(Hasher):
                 raise
             name = getattr(obj, "__qualname__", _home(obj))
             raise ParameterError(
-                f"{name} refers to what cannot be read into a run's key ({error}), so a changed version could be served a "
-                "stale run; a plugin's code may refer to functions, classes, modules and plain data"
+                f"{name} refers to what cannot be read into a run's key ({error}), so a changed version could be "
+                "served a stale run; a plugin's code may refer to functions, classes, modules and plain data"
             ) from None
 
     def memoize(self, obj: Any) -> None:

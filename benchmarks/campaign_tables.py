@@ -70,8 +70,8 @@ def _finals(run: Any, told: Mapping[str, Any], commit: str) -> pd.DataFrame:
 def _unfinished(folder: Path) -> list[dict[str, Any]]:
     """The records in the checkpoints of a run that is not finished."""
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("seed-*.checkpoint")):
-        rows += [row for _, facts in good_checkpoints(path)[:1] for row in facts["rows"]]
+    for path in sorted(folder.glob("seed-*.pt")):
+        rows += [row for state in good_checkpoints(path)[:1] for row in state["record"]["rows"]]
     return rows
 
 

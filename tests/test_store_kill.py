@@ -85,7 +85,7 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path
     key, asked = run_key(CONFIGS[name]), tmp_path / "asked"
     partial = outputs / "runs" / ".partial" / key
     first = start(name, outputs)
-    wait_for((partial / "seed-0.checkpoint").exists, first)
+    wait_for((partial / "seed-0.pt").exists, first)
     os.kill(first.pid, signal.SIGSTOP)  # as slow as can be, for the second to find it at work
     second = start(name, outputs, asked)
     wait_for(asked.exists, second)

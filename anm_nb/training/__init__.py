@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from anm_nb.config import ParameterError, Seeds, Steps, Threads
 from anm_nb.identity import RunConfig
-from anm_nb.training.checkpoint import by_prefix
+from anm_nb.training.checkpoint import State
 from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
@@ -100,29 +100,28 @@ class Interrupted(KeyboardInterrupt):
 @contextmanager
 def interrupts() -> Iterator[None]:
     """At the first interrupt (SIGINT) inside, time is up, and `Interrupted` is raised; another one is as ever."""
-    before, interrupted = signal.getsignal(signal.SIGINT), list[int]()
+    before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
 
     def once(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, before)
-        interrupted.append(number)
         _deadline.set(-math.inf)
 
     token = _deadline.set(_deadline.get())
     signal.signal(signal.SIGINT, once)
     try:
         yield
+        if seconds_left() == -math.inf:
+            raise Interrupted("this training had just ended, and is saved; run again to go on")
     except OutOfTime as left:
-        if not interrupted:
+        if seconds_left() > -math.inf:
             raise
         raise Interrupted(left) from None
     finally:
         signal.signal(signal.SIGINT, before)
         _deadline.reset(token)
-    if interrupted:
-        raise Interrupted("this training had just ended, and is saved; run again to go on")
 
 
 class TrainingConfig(RunConfig):
@@ -205,6 +204,9 @@ class Measurement:
     arrays: dict[str, Tensor] = field(default_factory=dict)
     selection: float | None = None
 
+    def __post_init__(self) -> None:
+        self.scalars = {name: float(value) for name, value in self.scalars.items()}  # a task's may be numpy's
+
 
 class Learner(ABC):
     """S seeds of a family; `losses` is what a CUDA graph holds: it must not wait for the host, as `inputs` may."""
@@ -226,24 +228,22 @@ class Learner(ABC):
         """A generator of every seed."""
         return [generator(each.seed, purpose, self.device) for each in self.members]
 
-    def state(self, place: int) -> dict[str, Tensor]:
-        """All of one seed that its next step depends on, by name."""
-        state = {f"model.{name}": each for name, each in self.model.members[place].state_dict().items()}
-        state |= {f"generator.{purpose}": own[place].get_state() for purpose, own in self.generators.items()}
-        for group in self.groups:
-            state[f"norm.{group.name}"] = group.norms[place]
-            state |= {f"optimiser.{group.name}.{name}": each for name, each in group.state_of(place).items()}
-        return state
+    def state(self, place: int) -> State:
+        """All of one seed that its next step depends on."""
+        return {
+            "model": self.model.members[place].state_dict(),
+            "generators": {purpose: own[place].get_state() for purpose, own in self.generators.items()},
+            "groups": [group.state_of(place) for group in self.groups],
+        }
 
-    def load(self, states: Sequence[Named]) -> None:
+    def load(self, states: Sequence[State]) -> None:
         """Go on with the states of all seeds."""
         for place, state in enumerate(states):
-            self.model.members[place].load_state_dict(by_prefix(state, "model."))
+            self.model.members[place].load_state_dict(state["model"])
             for purpose, own in self.generators.items():
-                own[place].set_state(state[f"generator.{purpose}"])
-        for group in self.groups:
-            group.norms.copy_(torch.stack([state[f"norm.{group.name}"] for state in states]))
-            group.load([by_prefix(state, f"optimiser.{group.name}.") for state in states])
+                own[place].set_state(state["generators"][purpose])
+        for index, group in enumerate(self.groups):
+            group.load([state["groups"][index] for state in states])
 
     def branch(self, step: int, recorded: bool) -> Hashable:
         """All that the Python code of `losses` branches on."""

@@ -1,27 +1,27 @@
-"""The two latest checkpoints of a seed in training: tensors and facts, a SHA-256 before safetensors bytes."""
+"""The two latest checkpoints of a seed in training: what torch saves of its state, after a SHA-256 of it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from anm_nb.files import full_disk_named, replace_whole
 
-State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts for JSON
+State = dict[str, Any]  # tensors and plain data, nested
 
 
 def checkpoint_of(folder: Path, seed: int) -> Path:
     """Where a seed's checkpoint lies, in the folder of its run's key."""
-    return folder / f"seed-{seed}.checkpoint"
+    return folder / f"seed-{seed}.pt"
 
 
 def before(path: Path) -> Path:
@@ -29,22 +29,14 @@ def before(path: Path) -> Path:
     return path.with_name(f"{path.name}.before")
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-able facts atomically; the file that was there stays beside. Raises `DiskFull`."""
-    as_bytes = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    data = save(plain | {"facts": as_bytes})
+def save_checkpoint(path: Path, state: State) -> None:
+    """Write a state atomically; the file that was there stays beside. Raises `DiskFull`."""
+    torch.save(tree_map_only(Tensor, lambda each: each.detach().to("cpu", copy=True), state), file := BytesIO())
+    data = file.getvalue()
     with full_disk_named(path, "training goes on from its last checkpoint, or the beginning, when there is room"):
         if path.exists():
             os.replace(path, before(path))
         replace_whole(path, hashlib.sha256(data).digest() + data)
-
-
-def common_checkpoints(paths: Iterable[Path]) -> list[State]:
-    """A checkpoint of each path, of the newest step that they share; nothing without one."""
-    found = [{facts["step"]: (tensors, facts) for tensors, facts in good_checkpoints(path)} for path in paths]
-    shared = set.intersection(*map(set, found)) if found else set()
-    return [each[max(shared)] for each in found] if shared else []
 
 
 def good_checkpoints(path: Path) -> list[State]:
@@ -53,13 +45,19 @@ def good_checkpoints(path: Path) -> list[State]:
     for candidate in filter(Path.exists, (path, before(path))):
         data = candidate.read_bytes()
         if hashlib.sha256(data[32:]).digest() == data[:32]:
-            tensors = load(data[32:])
-            good.append((tensors, json.loads(bytes(tensors.pop("facts").tolist()))))
+            good.append(torch.load(BytesIO(data[32:]), weights_only=True))
             continue
         os.replace(candidate, candidate.with_name(f"{candidate.name}.corrupt"))
         then = "training goes on from the one before it, or from the beginning"
         warnings.warn(f"checkpoint {candidate} is not as it was written; {then}", stacklevel=4)
     return good
+
+
+def common_checkpoints(paths: Iterable[Path]) -> list[State]:
+    """A checkpoint of each path, of the newest step that they share; nothing without one."""
+    found = [{state["step"]: state for state in good_checkpoints(path)} for path in paths]
+    shared = set.intersection(*map(set, found)) if found else set()
+    return [each[max(shared)] for each in found] if shared else []
 
 
 def by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from anm_nb.training import Learner, Measurement, NonFiniteLoss, OutOfTime, StepLosses, Tell, interrupts, seconds_left
-from anm_nb.training.checkpoint import State, by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
+from anm_nb.training.checkpoint import by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
 LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
@@ -60,19 +60,6 @@ class SeedRecord:
             self.keep("selected", averaged)
             self.selection = {"step": row["step"], "score": score, "waited": -1}
         self.selection["waited"] += 1
-
-    def state(self) -> State:
-        """All of it as tensors, and facts for JSON."""
-        tensors = {f"array.{name}": torch.stack(values) for name, values in self.arrays.items()}
-        tensors |= {f"weights.{name}": tensor for name, tensor in self.weights.items()}
-        return tensors, {name: value for name, value in vars(self).items() if name not in ("arrays", "weights")}
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> SeedRecord:
-        """The record whose `state` that was, among other tensors and facts."""
-        arrays = {name: list(values) for name, values in by_prefix(tensors, "array.").items()}
-        own = {name: facts[name] for name in ("seed", "rows", "seconds", "selection", "ended", "failure")}
-        return cls(**own, arrays=arrays, weights=by_prefix(tensors, "weights."))
 
 
 class Training:
@@ -279,20 +266,19 @@ class Training:
     def save(self) -> None:
         """Write every seed's state as it stands before step `self.step`, each file atomically."""
         for place, path in enumerate(self.checkpoints):
-            tensors, facts = self.records[place].state()
             averaged = self.averaged.members[place].state_dict()
-            tensors |= self.learner.state(place) | {f"averaged.{name}": each for name, each in averaged.items()}
-            save_checkpoint(path, tensors, facts | {"step": self.step, "spent": self.seconds})
+            facts = {"step": self.step, "spent": self.seconds, "record": vars(self.records[place])}
+            save_checkpoint(path, self.learner.state(place) | {"averaged": averaged} | facts)
         self.saved_at = self.step
 
     def restore(self) -> None:
         """Continue exactly where `save` stood, in the newest state that is whole for all seeds."""
         found = common_checkpoints(self.checkpoints)
-        self.records = [SeedRecord.of(*state) for state in found] or self.records
+        self.records = [SeedRecord(**state["record"]) for state in found] or self.records
         if found and self.running():
-            self.learner.load([tensors for tensors, _ in found])
-            for network, (tensors, _) in zip(self.averaged.members, found, strict=True):
-                network.load_state_dict(by_prefix(tensors, "averaged."))
-            self.step, self.seconds = found[0][1]["step"], found[0][1]["spent"]
-            self.saved_at = self.step
+            self.learner.load(found)
+            for network, state in zip(self.averaged.members, found, strict=True):
+                network.load_state_dict(state["averaged"])
+            self.step = self.saved_at = found[0]["step"]
+            self.seconds = found[0]["spent"]
             self.counter.fill_(self.step)

@@ -49,7 +49,7 @@ class Trained:
 
 def train(config: TrainingConfig, folder: Path) -> Trained:
     """Train every seed, resuming from checkpoints in `folder`. Raises `NonFiniteLoss` once all others are trained."""
-    earlier = "" if any(folder.glob("seed-*.checkpoint*")) else go_on_from_shorter(config, folder)
+    earlier = "" if any(folder.glob("seed-*.pt*")) else go_on_from_shorter(config, folder)
     if config.device_kind() == "cuda":
         trained = train_together([config], [folder])[0]
     else:
@@ -143,7 +143,7 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
             pass
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
     found = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in config.seeds}
-    waiting = [seed for seed, states in found.items() if not (states and states[0][1]["ended"])]
+    waiting = [seed for seed, states in found.items() if not (states and states[0]["record"]["ended"])]
     count = min(len(waiting), available_cores() // config.threads)
     if not ours or count < 2 or seconds_left() < math.inf:
         return 1

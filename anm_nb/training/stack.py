@@ -161,21 +161,22 @@ class ParameterGroup:
             for parameter, start in zip(self.stacked, before, strict=True):
                 parameter.copy_(torch.lerp(start, parameter, _along_first(self.shares, parameter)))
 
-    def state_of(self, place: int) -> dict[str, Tensor]:
-        """One seed's part of the optimiser's state, by `<parameter>.<name>`."""
-        return {
-            f"{index}.{name}": value if name == "step" else self.stack.by_seed(value)[place]
-            for index, parameter in enumerate(self.stacked)
-            for name, value in self.own.state[parameter].items()
-        }
+    def state_of(self, place: int) -> dict[str, Any]:
+        """One seed's last gradient norm, and its part of the optimiser's state of each parameter."""
+        own = [
+            {n: each if n == "step" else self.stack.by_seed(each)[place] for n, each in self.own.state[p].items()}
+            for p in self.stacked
+        ]
+        return {"norm": self.norms[place], "optimiser": own}
 
-    def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Continue with the states of all seeds, as `state_of` gave them."""
-        for key, first in states[0].items():
-            index, _, name = key.partition(".")
-            parameter = self.stacked[int(index)]
-            joined = first if name == "step" or len(states) == 1 else torch.stack([state[key] for state in states])
-            self.own.state[parameter][name] = joined.to(parameter.device, copy=True)
+    def load(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Continue with the states of all seeds."""
+        self.norms.copy_(torch.stack([state["norm"] for state in states]))
+        for index, parameter in enumerate(self.stacked):
+            for name, first in states[0]["optimiser"][index].items():
+                own = [state["optimiser"][index][name] for state in states]
+                joined = first if name == "step" or len(own) == 1 else torch.stack(own)
+                self.own.state[parameter][name] = joined.to(parameter.device, copy=True)
 
 
 def update(total: Float[Tensor, " seeds"], groups: Sequence[ParameterGroup], factor: Tensor | float) -> None:

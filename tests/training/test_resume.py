@@ -38,11 +38,11 @@ def test_a_kill_between_the_files_of_one_save_costs_the_steps_since_the_one_befo
     whole = toy_trained(config, tmp_path / "whole", (0, 1, 2), scores=scores)
     saved, save = [], loop.save_checkpoint
 
-    def dying(path, tensors, facts):
-        if facts["step"] == 8 and len([each for each in saved if each == 8]) == files:
+    def dying(path, state):
+        if state["step"] == 8 and len([each for each in saved if each == 8]) == files:
             raise Killed
-        saved.append(facts["step"])
-        save(path, tensors, facts)
+        saved.append(state["step"])
+        save(path, state)
 
     monkeypatch.setattr(loop, "save_checkpoint", dying)
     dies_later = {"die_at": 9} if files == 3 else {}

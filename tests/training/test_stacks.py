@@ -59,16 +59,14 @@ def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
 
 ONE_STACK = {
     "contrastive weights": [
-        energy((0, 1), negatives="stock", contrastive_weight=0.5),
-        energy((1,), negatives="stock", contrastive_weight=0.0),
-        energy((2,), negatives="stock", contrastive_weight=2.0),
+        energy((0, 1), negatives="stock", contrastive_weight=0.5, steps=4),
+        energy((1,), negatives="stock", contrastive_weight=0.0, steps=4),
     ],
     "learning rates": [
-        energy((0, 1), negatives="stock", lr=1e-3, contrastive_weight=0.5),
-        energy((1,), negatives="stock", lr=2e-2, contrastive_weight=0.5),
-        energy((1,), negatives="stock", lr=2e-2, contrastive_weight=0.1),
+        energy((0, 1), negatives="stock", lr=1e-3, contrastive_weight=0.5, steps=4),
+        energy((1,), negatives="stock", lr=2e-2, contrastive_weight=0.1, steps=4),
     ],
-    "temperature": [ranking((0, 1)), ranking((1,), temperature=5.0, temperature_min=0.1, temperature_decay=0.3)],
+    "temperature": [ranking(), ranking((1,), temperature=5.0, temperature_min=0.1, temperature_decay=0.3)],
     "entropy weight": [ranking(), ranking(entropy_weight=0.3, entropy_every=1, entropy_decay=0.9)],
 }
 
