@@ -177,8 +177,6 @@ def _explain(problem: Any, owner: type[BaseModel]) -> str:
             return unknown_name("parameter", where, owner.model_fields)
         case "missing":
             return f"parameter '{where}' is required"
-        case "too_short":
-            message = f"needs at least {context['min_length']} item(s)"
         case "tuple_type" | "list_type" if isinstance(value, str) and (items := value.replace(",", " ").split()):
             message = f"write a list: [{', '.join(items)[:60]}]"
         case "literal_error" if isinstance(value, str):

@@ -160,9 +160,9 @@ class Run:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Versions, commit, device, threads, wall time and peak memory of the training.
+        """Versions, commit, device, threads and times of the training, of the process that finished it.
 
-        Times and memory are of the process that finished it; `resumed` says whether another one began it.
+        `resumed` says whether another one began it.
         `training_seconds` is by seed: the time spent in steps before each row of its metrics, whoever trained them.
         """
         return json.loads(self.file("provenance.json").read_text("utf-8"))
@@ -233,7 +233,6 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
         "wall_seconds": time.monotonic() - started,
     }
     summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")} | {
-        "class": identity["class"],
         "family": config.family,
         "task": getattr(config, "task", None),
         "method": getattr(config, "method", getattr(config, "routing", None)),  # what the families compare

@@ -41,11 +41,6 @@ def on_record(logger: Callable[[Any, int, int, Mapping[str, float]], object]) ->
     return logger
 
 
-def watched() -> bool:
-    """Whether somebody can see a bar: in a terminal, or in a kernel that a Jupyter server started."""
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
-
-
 @contextmanager
 def progress(members: Sequence[Any]) -> Iterator[Tell]:
     """Whom trainings of these seeds tell where they are: a bar over the steps of all of them, and every logger."""
@@ -53,8 +48,9 @@ def progress(members: Sequence[Any]) -> Iterator[Tell]:
 
     config, steps = members[0].config, dict[tuple[int, int], int]()
     what = getattr(config, "method", None) or getattr(config, "routing", config.family)
-    total, shown = len(members) * config.total_steps(), watched()
-    with tqdm(desc=f"{what}, seeds: {len(members)}", total=total, unit="step", leave=False, disable=not shown) as bar:
+    seen = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # in a terminal, or a Jupyter server's kernel
+    total, what = len(members) * config.total_steps(), f"{what}, seeds: {len(members)}"
+    with tqdm(desc=what, total=total, unit="step", leave=False, disable=not seen) as bar:
 
         def tell(member: Any, step: int, loss: float, row: Mapping[str, float]) -> None:
             for logger in LOGGERS.values() if row else ():

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 from filelock import FileLock
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -141,16 +142,15 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write yet
         with FileLock(lock):
             pass
+    cores = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or cpu_count())  # a share of them, or all
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
     found = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in config.seeds}
     waiting = [seed for seed, states in found.items() if not (states and states[0]["record"]["ended"])]
-    count = min(len(waiting), available_cores() // config.threads)
+    count = min(len(waiting), cores // config.threads)
     if not ours or count < 2 or seconds_left() < math.inf:
         return 1
     if not _trained_for(ALONE_SECONDS, config, waiting[0], folder, tell).running():
         return 1
-    from joblib import Parallel, delayed, parallel_config
-
     try:
         with parallel_config("loky", n_jobs=count, inner_max_num_threads=config.threads):
             while waiting:
@@ -182,15 +182,6 @@ def _take_turn(config: TrainingConfig, seed: int, folder: Path, parent: int) -> 
     if os.getppid() != parent:
         os._exit(1)
     return seed, told, not training.running()
-
-
-def available_cores() -> int:
-    """The cores that are this process's to use: its share of them, where OMP_NUM_THREADS gives one, else all."""
-    if (share := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]).isdigit():
-        return int(share)
-    from joblib import cpu_count  # a third of a second, so not at import
-
-    return cpu_count()
 
 
 def step_seconds(configs: Mapping[str, TrainingConfig], rounds: int = 10) -> pd.DataFrame:

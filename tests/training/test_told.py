@@ -8,14 +8,13 @@ import pytest
 from stored_training import CONFIGS
 from toy import ToyConfig, assert_same, toy_trained, toy_training
 
-from anm_nb import training
 from anm_nb.training import Interrupted, Member, progress
 
 ROWS = CONFIGS["mined negatives, EMA"]
 
 
 def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys):
-    monkeypatch.setattr(training, "watched", lambda: True)
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
     members = [Member(ROWS, seed) for seed in ROWS.seeds]
     with progress(members) as tell:
         tell(members[0], 6, 0.25, {})
