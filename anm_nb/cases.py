@@ -29,12 +29,14 @@ LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with
 class Case:
     """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
 
-    `values` are all parameters that it runs with, defaults included, and `digest` is of all that the result depends on.
+    `own` are those that tell it from other cases, `values` all that it runs with, defaults included, and `digest` is of
+    all that the result depends on.
     """
 
     notebook: Path
     output: Path = Path()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
 
@@ -144,19 +146,19 @@ def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | Non
     """The distinct cases of a sweep file, by path or name in `params/sweeps`, in its order.
 
     `profile` stands in for the file's own. Results go to `outputs/<sweep>` or `outputs/<sweep>-<profile>` if no folder
-    is given, under names that say what differs. Raises `ParameterError` for what file or notebooks would not accept.
+    is given, named by each case's own parameters. Raises `ParameterError` for what file or notebooks would not accept.
     """
     if not (path := Path(asked)).is_file():
         sweeps = (files.project_root() / "params" / "sweeps").glob("*.yaml")
         path = named("sweep file", str(asked), {each.stem: each for each in sweeps})
-    cases = list({case.digest: case for case in _cases(path, profile, {})}.values())
+    cases = {case.digest: case for case in _cases(path, profile, {})}.values()
     folder = (folder or files.outputs_root() / (f"{path.stem}-{profile}" if profile else path.stem)).absolute()
-    varied, outputs = differing(cases), dict[str, Case]()
+    several, outputs = len({case.notebook for case in cases}) > 1, dict[str, Case]()
     for case in cases:
-        own = {name: re.sub(r"[^A-Za-z0-9.+-]+", "_", str(case.values.get(name))) for name in varied[case.notebook]}
-        head = [case.notebook.stem] if len(varied) > 1 or not own else []
-        name = ",".join(head + [f"{name}={value.strip('_')}" for name, value in own.items()])
-        if len(name) > LONGEST or name.casefold() in map(str.casefold, outputs):  # some file systems know no capitals
+        own = {name: re.sub(r"[^A-Za-z0-9.+-]+", "_", str(value)).strip("_") for name, value in case.own.items()}
+        head = [case.notebook.stem] if several or not own else []
+        name = ",".join(head + [f"{name}={value}" for name, value in own.items()])
+        if len(name) > LONGEST or name in outputs:
             name = f"{name[: LONGEST - 9]}-{case.digest[:8]}"
         outputs[name] = replace(case, output=folder / f"{name}.ipynb")
     return list(outputs.values())
@@ -171,7 +173,7 @@ def named(kind: str, name: str, known: Mapping[str, Path]) -> Path:
 
 def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
     """The cases of a file, with values over its base."""
-    content, root, shared, cases, place = read_yaml(path), files.project_root(), Values(), list[Case](), path.name
+    content, root, shared, cases = read_yaml(path), files.project_root(), Values(), list[Case]()
     try:
         file = SweepFile(**content)
         if file.union:
@@ -184,22 +186,12 @@ def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
         shared, check, code = shared | file.base | over, check_of(notebook), code_digest(notebook)
         grid = [dict(zip(file.grid, point, strict=True)) for point in product(*file.grid.values())] if file.grid else []
         for each in grid + file.cases or [{}]:
-            place = f"{path.name}, case {each}"
             values = check(given := shared | each)
             digest = digest_of([notebook.stem, values, code])[:16]
-            cases.append(Case(notebook, parameters=given, values=values, digest=digest))
+            cases.append(Case(notebook, parameters=given, own=each, values=values, digest=digest))
     except ParameterError as error:
-        raise error.within(place) from None
+        raise error.within(path.name) from None
     return cases
-
-
-def differing(cases: Sequence[Case]) -> dict[Path, list[str]]:
-    """For each notebook the parameters whose values are not the same in all of its cases, in its order."""
-    values: dict[Path, dict[str, set[str]]] = {case.notebook: {} for case in cases}
-    for case in cases:
-        for name, value in case.values.items():
-            values[case.notebook].setdefault(name, set()).add(repr(value))
-    return {notebook: [name for name, each in own.items() if len(each) > 1] for notebook, own in values.items()}
 
 
 def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:

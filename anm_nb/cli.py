@@ -165,12 +165,11 @@ def ls() -> None:
 @runs_app.command()
 def verify() -> None:
     """Read every byte of the stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
-    faults = {path.name: store.Run(path).faults() for path in store.run_folders()}
-    for name, wrong in faults.items():
-        for fault in wrong:
-            typer.echo(f"{name}  {fault}")
-    typer.echo(f"{sum(not wrong for wrong in faults.values())} of {len(faults)} runs are as they were written")
-    raise typer.Exit(int(any(faults.values())))
+    faults = [store.Run(path).faults() for path in store.run_folders()]
+    for fault in (each for wrong in faults for each in wrong):
+        typer.echo(fault)
+    typer.echo(f"{faults.count([])} of {len(faults)} runs are as they were written")
+    raise typer.Exit(int(any(faults)))
 
 
 def _check(runs: Iterable[store.Run]) -> None:

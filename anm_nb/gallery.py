@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from anm_nb.cases import NOTED, tally, verdicts_in
@@ -53,12 +53,11 @@ def card_of(path: Path) -> dict[str, Any]:
         notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
         page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
         replace_whole(rendering, page.encode())
-    source = notebook.metadata.get("papermill", {}).get("input_path") or ""
     verdicts, title = verdicts_in(notebook, kept=False), title_of(notebook) or path.stem
     return {
         "name": path.stem,
         "title": title,
-        "group": group_of(path.stem) or group_of(PurePath(source).name),  # a sweep names cases by values
+        "group": group_of(path.stem),
         "noted": notebook.metadata.get(NOTED, {}),
         "answer": list(_shown(notebook, "answer", title)),
         "figures": [html for html in _shown(notebook, "gallery", title) if html.startswith("<img")],

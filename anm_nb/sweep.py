@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anm_nb import files
-from anm_nb.cases import Case, Outcome, differing, keep, outcome_in, tally
+from anm_nb.cases import Case, Outcome, keep, outcome_in, tally
 from anm_nb.config import ParameterError
 
 PARTIAL = ".partial-"  # begins the names of the folders in which cases grow
@@ -35,16 +35,14 @@ PARTIAL = ".partial-"  # begins the names of the folders in which cases grow
 def run_case(case: Case, until: float, env: Mapping[str, str]) -> Outcome | None:
     """Run a case in a process of its own; None where it is `until` already. It ends when its folder is cleared away.
 
-    The executed notebook appears atomically, a failed one too. Raises `DiskFull`, and `CancelledError` when stopped.
+    The executed notebook appears atomically, a failed one too. Raises OSError where a disk is full, and
+    `CancelledError` when stopped.
     """
     if time.time() >= until:
         return None
     start = time.monotonic()
     case.output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        files.full_disk_named(case.output, "the case runs again when there is room"),
-        tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{case.name}-", dir=case.output.parent) as name,
-    ):
+    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{case.name}-", dir=case.output.parent) as name:
         folder, log = Path(name), Path(name, "log")
         # a kernel that is this very interpreter, and figures that stay in the notebook
         kernel = {"JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -188,13 +186,13 @@ def run_sweep(
 def write_table(cases: Sequence[Case], outcomes: Mapping[str, Outcome], folder: Path) -> None:
     """Write `table.parquet` atomically: a row for each verdict of each case, or one for a case that ended without any.
 
-    A row has `case`, `notebook`, `status`, `runs` (the keys of all that the case was served), each parameter that
-    differs (as `<name>_parameter` where verdicts have that name; lists as text), and the verdict. The same results make
-    the same bytes.
+    A row has `case`, `notebook`, `status`, `runs` (the keys of all that the case was served), each parameter that is
+    some case's own (as `<name>_parameter` where verdicts have that name; lists as text), and the verdict. The same
+    results make the same bytes.
     """
     import pandas as pd
 
-    varied = list(dict.fromkeys(name for names in differing(cases).values() for name in names))
+    varied = list(dict.fromkeys(name for case in cases for name in case.own))
     heads, verdicts = list[dict[str, Any]](), list[dict[str, Any]]()
     for case, outcome in [(case, outcomes[case.name]) for case in cases if case.name in outcomes]:
         own = {"case": case.name, "notebook": case.notebook.stem, "status": outcome.status}

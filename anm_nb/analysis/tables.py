@@ -140,6 +140,6 @@ def score(run: Run) -> tuple[str, float] | None:
 
 def differences(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """For each run the values of its config, by dotted name, that are not the same in all runs that have them."""
-    own = [pd.json_normalize(run.settings).to_dict("records")[0] for run in runs]
+    own: list[dict[Any, Any]] = [pd.json_normalize(run.settings).to_dict("records")[0] for run in runs]
     count = Counter(name for name, _ in {(name, repr(value)) for values in own for name, value in values.items()})
     return [{name: value for name, value in values.items() if count[name] > 1} for values in own]

@@ -73,7 +73,7 @@ def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"grid": {"m": [1]}}, "trivial.yaml, case {'m': 1}: unknown parameter 'm'"),
+        ({"grid": {"m": [1]}}, "trivial.yaml: unknown parameter 'm'"),
         ({"gird": {"n": [1]}}, "trivial.yaml: unknown parameter 'gird' (did you mean 'grid'?)"),
         ({"notebook": "20_hrm_vs_basline"}, "unknown notebook '20_hrm_vs_basline' (did you mean '20_hrm_vs_baseline'"),
         ({"union": ["trivial.yaml"], "profile": "mid"}, "only base may stand beside union; move profile into"),
