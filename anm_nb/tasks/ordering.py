@@ -42,7 +42,6 @@ class PartialSort(Task):
 
     name = "partial_sort"
     metric = "tau_obs"
-    ceiling_name = "best possible"
     options: RankingOptions
     options_class: ClassVar[type[TaskOptions]] = RankingOptions
 
@@ -117,7 +116,7 @@ class PartialSort(Task):
         median = torch.searchsorted(up_to, middle).double().mean(dim=1, keepdim=True) + LOWEST
         return -torch.where(batch.known, values.double(), median)
 
-    def ceilings(self, batch: Batch) -> Float[Tensor, " n"]:
+    def ceilings(self, batch: Batch) -> Float[Tensor, " n"] | None:
         """The highest expected τ over all pairs of each problem, or here of their mean, exact; `solve` attains it.
 
         Two visible values: 1. Two hidden ones: 0. A visible one against a hidden one, K of the M values not seen below
@@ -144,9 +143,9 @@ class PartialSort(Task):
             reference: self.scores(predicted, batch) | {"tau_index": index_space_tau(predicted, batch.y)}
             for reference, predicted in self.predictions(batch, generator).items()
         }
-        best = self.ceilings(batch)
-        ceiling = {"tau_obs": torch.ones_like(best), "tau_all": best}
-        return reference_table({**scores, (self.ceiling_name, "ceiling"): ceiling})
+        ceilings = {"tau_obs": torch.ones(n), "tau_all": self.ceilings(batch)}
+        known = {metric: best for metric, best in ceilings.items() if best is not None}
+        return reference_table({**scores, ("best possible", "ceiling"): known})
 
 
 def hashed(keys: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
