@@ -13,8 +13,8 @@ from notebook_cells import names_of
 
 from anm_nb.config import ParameterError
 from anm_nb.tasks import get_task
-from anm_nb.tasks.hinted_sort import follow
 from anm_nb.tasks.kendall import kendall_tau
+from anm_nb.tasks.ordering import follow
 from anm_nb.training.seeds import generator
 
 seeds = st.integers(0, 10**6)
@@ -151,8 +151,8 @@ def observation(task, batch, row):
 )
 def test_ceilings_are_those_of_an_enumeration_of_worlds_and_rankings(values, size, seen, rate, wrong, monkeypatch):
     """Also their mean over drawn problems is the enumeration's, so that problems are drawn as they are there."""
-    for name, value in {"ordering.VALUES": values, "ordering.LOWEST": 0, "hinted_sort.LOWEST": 0}.items():
-        monkeypatch.setattr(f"anm_nb.tasks.{name}", value)
+    monkeypatch.setattr("anm_nb.tasks.ordering.VALUES", values)
+    monkeypatch.setattr("anm_nb.tasks.ordering.LOWEST", 0)
     task = hinted(size=size, mask_rate=1 - (seen + 0.5) / size, hint_rate=rate, wrong_rate=wrong)
     found = ceilings_by_enumeration(values, size, seen, rate * (1 - wrong))
     batch = task.sample(500, generator=generator(0, "test"))
