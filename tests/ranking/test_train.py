@@ -237,7 +237,7 @@ def test_hints_are_learned_from_and_shuffled_ones_are_not(tmp_path):
     for hints in ("true", "shuffled"):
         settings = RankingConfig(
             task="hinted_sort", task_options={"hints": hints, "code_width": 8}, size=5, mask_rate=0.5, width=16,
-            n_heads=2, routing="uniform", max_inner_iters=2, train_samples=2000, batch=50, epochs=10, encoder_lr=5e-3,
+            n_heads=2, routing="uniform", max_inner_iters=2, train_samples=3000, batch=100, epochs=3, encoder_lr=1e-2,
             dev_samples=200, test_samples=1000, seeds=(0,),
         )  # fmt: skip
         (tmp_path / hints).mkdir()
