@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What lists show: family, task, method, seeds, steps, finished, wall_seconds, resumed, commit, dirty."""
+        """What lists show: family, task, method, seeds, steps, finished, commit."""
         return self.manifest["summary"]
 
     @property
@@ -232,7 +232,9 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
         "goes_on_from": trained.goes_on_from,
         "wall_seconds": time.monotonic() - started,
     }
-    summary = {name: provenance[name] for name in ("finished", "wall_seconds", "resumed", "commit", "dirty")} | {
+    summary = {
+        "finished": provenance["finished"],
+        "commit": provenance["commit"],
         "family": config.family,
         "task": getattr(config, "task", None),
         "method": getattr(config, "method", getattr(config, "routing", None)),  # what the families compare
@@ -271,18 +273,14 @@ def run_folders() -> list[Path]:
 
 
 def find(asked: str) -> Run:
-    """The finished run of a key, the beginning of one, or a folder; `ParameterError` as `nearest_key`."""
-    return Run(store_root() / nearest_key(Path(asked).name, [run.key for run in scan()[0]]))
-
-
-def nearest_key(asked: str, stored: Collection[str]) -> str:
-    """The key that `asked` is or begins. Raises `ParameterError` naming the nearest where there is not one such key."""
-    if not stored:
+    """The finished run of a key, the beginning of one, or a folder; else `ParameterError` names the nearest keys."""
+    key, runs = Path(asked).name, {run.key: run for run in scan()[0]}
+    if not runs:
         raise ParameterError(f"no finished runs in {store_root()}; train some: anm-nb demo, or any notebook")
-    matches = [asked] if asked in stored else [key for key in stored if asked and key.startswith(asked)]
+    matches = [each for each in runs if each.startswith(key)]
     if len(matches) > 1:
-        raise ParameterError(f"'{asked}' begins {len(matches)} keys: {', '.join(matches[:9])}")
+        raise ParameterError(f"'{key}' begins {len(matches)} keys: {', '.join(matches[:9])}")
     if not matches:
-        near = ", ".join(difflib.get_close_matches(asked, stored, n=3, cutoff=0.0))
-        raise ParameterError(f"unknown run '{asked}' in {store_root()} ({len(stored)} runs); nearest: {near}")
-    return matches[0]
+        near = ", ".join(difflib.get_close_matches(key, runs, n=3, cutoff=0.0))
+        raise ParameterError(f"unknown run '{key}' in {store_root()} ({len(runs)} runs); nearest: {near}")
+    return runs[matches[0]]

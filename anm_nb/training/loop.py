@@ -18,8 +18,7 @@ from anm_nb.training import Learner, Measurement, NonFiniteLoss, OutOfTime, Step
 from anm_nb.training.checkpoint import by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
-LOOK_EVERY = 100  # steps of a GPU between two looks at the clock, as each waits for the device
-TELL_SECONDS = 0.5  # between two words on where a training is
+TELL_SECONDS = 0.5  # between two words on where a training is, for which the host waits for a GPU
 
 
 class Kind(NamedTuple):
@@ -249,18 +248,15 @@ class Training:
 
     def _save_or_leave(self) -> None:
         """Between two blocks of steps: a checkpoint where one is due; raises where it is time to leave."""
-        total, left = self.config.total_steps(), seconds_left()
+        total, leave = self.config.total_steps(), seconds_left() < 0
         # the last one before the end is where a longer training can go on
         last = self.saved_at < self.step > total - self.learner.block and self.config.can_be_extended()
-        due = last or self.step - self.saved_at >= self.config.checkpoint_every
-        look = left < math.inf and (self.host or self.step % LOOK_EVERY < self.learner.block)
-        if due or look:
+        if leave or last or self.step - self.saved_at >= self.config.checkpoint_every:
             self._count_time()
-        if due or (look and left < 0):
             self._drop_failed()
             self.save()
             self.began = time.perf_counter()
-        if look and left < 0:
+        if leave:
             raise OutOfTime(f"run again to go on from step {self.step:,} of {total:,}")
 
     def save(self) -> None:

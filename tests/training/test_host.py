@@ -20,8 +20,10 @@ def taken(config, seeds, steps=3):
     return training
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-@pytest.mark.parametrize("name", CASES)
+ALONE = [(name, (0,)) for name in ("energy: mixed", "energy: stock on boards", "ranking: routed")]
+
+
+@pytest.mark.parametrize(("name", "seeds"), [*((name, (0, 1)) for name in CASES), *ALONE])
 def test_no_step_waits_for_the_host(name, seeds):
     training = taken(config_of(name, seeds), seeds)
     assert int(training.counter) == 3
