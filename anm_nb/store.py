@@ -151,12 +151,16 @@ class Run:
     @cached_property
     def trace(self) -> dict[str, Tensor]:
         """Arrays recorded over training, each [seeds, records, …]."""
-        return self.tensors("trace.safetensors")
+        from safetensors.torch import load_file
+
+        return load_file(self.file("trace.safetensors"))
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """Weights: `seed<s>.model.…`, `seed<s>.averaged.…` and, where the loop selected any, `seed<s>.selected.…`."""
-        return self.tensors("checkpoint.safetensors")
+        from safetensors.torch import load_file
+
+        return load_file(self.file("checkpoint.safetensors"))
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -172,12 +176,6 @@ class Run:
         if fault := self._fault(name):
             raise CorruptRun(fault)
         return self.path / name
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """What a file of tensors holds, by name."""
-        from safetensors.torch import load_file
-
-        return load_file(self.file(name))
 
 
 def get_or_train(config: RunConfig) -> Run:

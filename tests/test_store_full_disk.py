@@ -14,7 +14,7 @@ from anm_nb.store import Run, get_or_train, scan, store_root
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
-CONFIG = Line()
+CONFIG = Line(steps=3)
 # Whatever the store makes room by.
 CALLS = {"write_bytes": Path} | dict.fromkeys(("open", "fsync", "replace", "mkdir"), os)
 
@@ -59,7 +59,7 @@ def assert_whole(run, expected):
 
 def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
     run, calls = whole
-    assert calls > 40
+    assert calls > 30
     said = []
     for room in range(calls):
         monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / str(room)))
@@ -77,6 +77,6 @@ def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
         again = get_or_train(CONFIG)
         assert_whole(again, run)
         assert stored or not list((store_root() / ".partial").glob("*/*"))
-    assert len(said) > 40
+    assert len(said) > 30
     assert any("goes on from its last checkpoint, or the beginning, when there is room" in each for each in said)
     assert any("nothing was lost: training is over, and the run is stored when there is room" in each for each in said)

@@ -17,6 +17,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once, and every process is forked from that.
 PROCESSES.set_forkserver_preload(["torch", "pandas", "anm_nb.energy.train", "anm_nb.ranking.train"])
 KILLS = 3
+NAME = "mined negatives, EMA"
 
 
 @pytest.fixture(autouse=True)
@@ -25,18 +26,20 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path / "outputs"
 
 
-def start(name, outputs, asked=None):
-    process = PROCESSES.Process(target=stored_training.train_and_tell, args=(name, str(outputs), asked and str(asked)))
+def start(outputs, asked=None):
+    process = PROCESSES.Process(target=stored_training.train_and_tell, args=(NAME, str(outputs), asked and str(asked)))
     process.start()
     return process
 
 
-def whole_run(name, folder) -> Run:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
     """The run of a training that nothing interrupted, in a store of its own."""
-    process = start(name, folder)
+    folder = tmp_path_factory.mktemp("whole")
+    process = start(folder)
     process.join(300)
     assert process.exitcode == 0
-    return Run(folder / "runs" / run_key(CONFIGS[name]))
+    return Run(folder / "runs" / run_key(CONFIGS[NAME]))
 
 
 def assert_same_run(one: Run, other: Run) -> None:
@@ -55,14 +58,12 @@ def wait_for(happened, process, seconds=300.0):
         time.sleep(0.002)
 
 
-def test_a_training_killed_at_random_moments_ends_bit_for_bit_the_same(outputs, tmp_path):
-    name = "mined negatives, EMA"
-    whole = whole_run(name, tmp_path / "whole")
-    length, moments = whole.provenance["wall_seconds"], random.Random(name)
+def test_a_training_killed_at_random_moments_ends_bit_for_bit_the_same(whole, outputs):
+    length, moments = whole.provenance["wall_seconds"], random.Random(NAME)
     partial = outputs / "runs" / ".partial" / whole.key
     killed = 0
     while killed < KILLS:
-        process = start(name, outputs)
+        process = start(outputs)
         wait_for(lambda: partial.exists() or scan()[0], process)
         process.join(moments.uniform(0, length / 2))
         if process.is_alive():
@@ -74,20 +75,19 @@ def test_a_training_killed_at_random_moments_ends_bit_for_bit_the_same(outputs, 
         if process.exitcode == 0:
             break
     assert killed
-    last = start(name, outputs)
+    last = start(outputs)
     last.join(300)
     (run,) = scan()[0]
     assert_same_run(run, whole)
 
 
-def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path):
-    name = "mined negatives, EMA"
-    key, asked = run_key(CONFIGS[name]), tmp_path / "asked"
+def test_the_second_of_two_takes_over_from_one_that_was_killed(whole, outputs, tmp_path):
+    key, asked = whole.key, tmp_path / "asked"
     partial = outputs / "runs" / ".partial" / key
-    first = start(name, outputs)
+    first = start(outputs)
     wait_for((partial / "seed-0.pt").exists, first)
     os.kill(first.pid, signal.SIGSTOP)  # as slow as can be, for the second to find it at work
-    second = start(name, outputs, asked)
+    second = start(outputs, asked)
     wait_for(asked.exists, second)
     second.join(0.5)
     assert second.is_alive()
@@ -99,4 +99,4 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(outputs, tmp_path
     assert f"run {key} is being trained by another process; waiting for it" in asked.read_text()
     (run,) = scan()[0]
     assert run.provenance["resumed"] is True
-    assert_same_run(run, whole_run(name, tmp_path / "whole"))
+    assert_same_run(run, whole)
