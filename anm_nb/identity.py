@@ -114,6 +114,9 @@ class _CodeHasher(Hasher):
         if not isinstance(obj, str | bytes | tuple | frozenset):  # whether equal ones are one object says nothing
             super().memoize(obj)
 
+    def _batch_setitems(self, items: Any, *more: Any) -> None:
+        super(Hasher, self)._batch_setitems(items, *more)  # in their order, which a result may depend on
+
     def reducer_override(self, obj: Any) -> Any:
         """Anything whose parts are listed as an object of these."""
         return NotImplemented if obj is object or (parts := _parts(obj)) is None else (object, (), parts)
@@ -125,7 +128,7 @@ def _parts(value: Any) -> Any:
     if torch and isinstance(value, torch.Tensor):
         as_bytes = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return [str(value.dtype), *value.shape, as_bytes]
-    if isinstance(value, frozenset):
+    if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
     if isinstance(value, property):
         return [value.fget, value.fset, value.fdel]
