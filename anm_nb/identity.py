@@ -129,7 +129,7 @@ def _parts(value: Any) -> Any:
         as_bytes = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return [str(value.dtype), *value.shape, as_bytes]
     if isinstance(value, set | frozenset):
-        return sorted(value, key=repr)
+        return sorted(value, key=lambda each: getattr(each, "__qualname__", repr(each)))
     if isinstance(value, property):
         return [value.fget, value.fset, value.fdel]
     if isinstance(value, CodeType):  # without its lines and file

@@ -97,7 +97,7 @@ REACHED = {
     "function of another cell": ("def shift():\n    return 1.5", OWN.format("shift()")),
     "constant": ("SHIFT = 1.5", OWN.format("SHIFT")),
     "order of a mapping": ("SHIFT = {n: n for n in ((1, 2) if 1.5 > 1.6 else (2, 1))}", OWN.format("list(SHIFT)[0]")),
-    "set of functions": ("def f():\n    return 1.5\nSHIFT = {f}", OWN.format("list(SHIFT)[0]()")),
+    "set of functions": ("def f(): return 1.5\ndef g(): return 2\nSHIFT = {f, g}", OWN.format("[*SHIFT][0]()")),
     "tensor": ("SHIFT = torch.tensor([0.0, 1.5])", OWN.format("SHIFT[1]")),
     "object": ("class Box:\n    def __init__(self): self.shift = 1.5\nBOX = Box()", OWN.format("BOX.shift")),
     "closure": ("def make(x):\n    return lambda: x\nshift = make(1.5)", OWN.format("shift()")),
