@@ -80,7 +80,12 @@ class Sudoku(DenoisingTask):
             raise ParameterError("no puzzles: every line is blank")
         puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8)
         solutions, found = solver.solve(puzzles)
-        for number, count in zip(boards, found.tolist(), strict=True):
+        for (number, board), count in zip(boards.items(), found.tolist(), strict=True):
+            for place, unit in enumerate([] if count else solver.unit_cells(size).tolist()):
+                given = [board[cell] for cell in unit if board[cell]]
+                if twice := [digit for digit in given if given.count(digit) > 1]:
+                    where = f"{('row', 'column', 'box')[place // size]} {place % size + 1}"
+                    raise ParameterError(f"line {number}: {twice[0]} more than once in {where}")
             if count != 1:
                 raise ParameterError(f"line {number}: has {'more than one' if count else 'no'} solution")
         task._own = Pool(puzzles, solutions.to(torch.uint8))

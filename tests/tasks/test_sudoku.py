@@ -164,7 +164,7 @@ def test_given_puzzles_are_solved_and_kept_in_order(size):
             r"line 3: 'x' in row 2, column 2: should be a digit from 1 to 9, 0 or \. if empty",
         ),
         (PUZZLE[:10] + "²" + PUZZLE[11:], r"line 3: '²' in row 2, column 2: should be a digit"),
-        ("55" + PUZZLE[2:], r"line 3: has no solution"),
+        ("537" + "." * 24 + "5" + PUZZLE[28:], r"line 3: 5 more than once in column 1"),
         ("12345678" + "." * 9 + "9" + "." * 63, r"line 3: has no solution"),
         ("." * 81, r"line 3: has more than one solution"),
     ],
