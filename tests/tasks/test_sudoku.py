@@ -227,7 +227,6 @@ def test_known_puzzles_have_their_known_solution_alone(size):
     grids, found = solve(torch.tensor([board(puzzle) for _, puzzle, _ in BY_SIZE[size]]))
     assert grids.tolist() == GRIDS[size]
     assert found.tolist() == [1] * len(GRIDS[size])
-    assert all(is_complete(board(solution)) for _, _, solution in BY_SIZE[size])
 
 
 def test_200_hard_puzzles_are_solved_in_the_time_of_a_few():
