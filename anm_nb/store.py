@@ -130,14 +130,18 @@ class Run:
         return self.config_with()
 
     def config_with(self, **settings: Any) -> Any:
-        """The config with other plain values for some fields: with `negatives="none"` it needs no strategy's class."""
+        """The config with other plain values for some fields: with `negatives="none"` it needs no strategy's class.
+
+        With any, fields that the class has no more are left out: runs of older versions can still be shown.
+        """
         for family in ("energy", "ranking"):
             import_module(f"anm_nb.{family}.train")
         if (config := CONFIGS.get(path := self.manifest["identity"]["class"])) is None:
             known = ", ".join(sorted(CONFIGS))
             raise ParameterError(f"run {self.key}: class '{path}' is not registered; import what defines it ({known})")
+        fields = config.model_fields if settings else self.settings
         try:
-            return config(**(self.settings | settings))
+            return config(**{name: value for name, value in (self.settings | settings).items() if name in fields})
         except ParameterError as error:
             raise error.within(f"run {self.key}") from None
 
