@@ -10,12 +10,11 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec, resolve_name
+from io import BytesIO
 from pathlib import Path
-from pickle import PicklingError
-from types import CodeType, FunctionType, ModuleType
+from pickle import PicklingError, _Pickler  # the one written in Python, whose steps can be changed
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from joblib.hashing import Hasher
 
 from anm_nb.config import ParameterError, Parameters
 
@@ -92,15 +91,18 @@ def code_digest(plugins: Iterable[type]) -> str | None:
     as a whole and, by value, constants. Raises `ParameterError` for a value that cannot be read.
     """
     plugins = list(plugins)
-    return _CodeHasher("sha256").hash(plugins) if classes_of_the_user(plugins) else None
+    if not classes_of_the_user(plugins):
+        return None
+    _CodePickler(written := BytesIO(), protocol=4).dump(plugins)
+    return hashlib.sha256(written.getvalue()).hexdigest()
 
 
-class _CodeHasher(Hasher):
-    """Hashes the user's code by what it is made of, a library's by its name, and data as it would be copied."""
+class _CodePickler(_Pickler):
+    """Writes the user's code by what it is made of, a library's by its name, and data as it would be copied."""
 
-    def save(self, obj: Any) -> None:
+    def save(self, obj: Any, *more: Any) -> None:
         try:
-            super().save(obj)
+            super().save(obj, *more)  # type: ignore[misc]
         except (PicklingError, TypeError, AttributeError) as error:
             if _home(obj) is None:
                 raise
@@ -112,10 +114,7 @@ class _CodeHasher(Hasher):
 
     def memoize(self, obj: Any) -> None:
         if not isinstance(obj, str | bytes | tuple | frozenset):  # whether equal ones are one object says nothing
-            super().memoize(obj)
-
-    def _batch_setitems(self, items: Any, *more: Any) -> None:
-        super(Hasher, self)._batch_setitems(items, *more)  # in their order, which a result may depend on
+            super().memoize(obj)  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """Anything whose parts are listed as an object of these."""
@@ -132,6 +131,8 @@ def _parts(value: Any) -> Any:
         return sorted(value, key=lambda each: getattr(each, "__qualname__", repr(each)))
     if isinstance(value, property):
         return [value.fget, value.fset, value.fdel]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
     if isinstance(value, CodeType):  # without its lines and file
         return [value.co_name, value.co_code, value.co_exceptiontable, value.co_names, value.co_consts]
     if callable(wrapped) and not isinstance(value, FunctionType):  # a static or class method, a cache
