@@ -21,7 +21,6 @@ ENERGIES = {
     "anm_simplex": {"negatives": "anm_simplex", **GRAPH},
     "anm_simplex_legitimate": {"negatives": "anm_simplex_legitimate", **GRAPH},
     "anm_simplex on boards": {"negatives": "anm_simplex", **BOARD},
-    "mixed": {"negatives": {"name": "mixed", "fraction": 0.4}},
     "stock on boards": {"negatives": "stock", **BOARD},
     "stock on graphs": {"negatives": "stock", **GRAPH},
     "soft labels": {"negatives": "anm", "soft_label": True},

@@ -126,14 +126,13 @@ def mine(
     generator: torch.Generator | Sequence[torch.Generator],
     callback: Callable[[Trial], None] | None = None,
     near: Callable[[Tensor], Tensor] | None = None,
-    in_training: bool = False,
 ) -> Mined:
     """Minimise Ẽ(y) = E(y) − λ‖y − y⁺‖² over the constraint, all examples at once.
 
     Every turn, which `callback` is handed, evaluates Ẽ and its gradient at one trial point of each example. An example
     ends after `steps` accepted steps, `max_backtracks` rejections in a row, or at a point stationary to `tol`; one too
     near the truth (`near(y)` [batch], or by `delta`) starts anew, at most `RESTARTS` times. Several generators have as
-    many blocks of examples. Raises `ParameterError` for an energy that is not finite, but not `in_training`.
+    many blocks of examples. Raises `ParameterError` for energies of another shape.
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
     may_wait, scale = host_may_wait(), y_pos.norm(dim=1)
@@ -165,10 +164,6 @@ def mine(
             start = constraint.start(y_pos, direction, config.start * scale)
             point = torch.where(starting.unsqueeze(1), start, ahead)
         new_gradient, new_value = gradient_and_value(objective, point)
-        if may_wait and not in_training and bool((refused := ~done & ~new_value.isfinite()).any()):
-            first = int(refused.nonzero()[0])
-            raise ParameterError(f"energy of example {first} = {float(new_value[first])}: should be a finite number")
-
         below = value - new_value - config.armijo_c / alpha * (point - y).square().sum(1)  # Armijo's bound
         enough = torch.ones_like(done) if config.rule == "fixed" else below >= 0
         taken, rejected = (~done & ~starting & each for each in (enough, ~enough))

@@ -165,8 +165,7 @@ class Anm(NegativeStrategy):
         return self
 
     def propose(self, problem: MiningProblem) -> Mined:
-        sources = problem.draws.generators
-        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, sources, in_training=True)
+        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, problem.draws.generators)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
         radius = self.miner.eps * problem.y_pos.norm(dim=1)
@@ -204,8 +203,8 @@ class AnmSimplex(NegativeStrategy):
         def changed(y: Tensor) -> Tensor:
             return (answers.nearest_vertex(y) != y_pos).sum(1) / entries
 
-        options: dict[str, Any] = {"near": lambda y: changed(y) == 0, "in_training": True}
-        mined = mine(problem.energy, y_pos, answers, self.miner, problem.draws.generators, **options)
+        sources = problem.draws.generators
+        mined = mine(problem.energy, y_pos, answers, self.miner, sources, near=lambda y: changed(y) == 0)
         log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
 
@@ -227,22 +226,3 @@ class AnmSimplexLegitimate(AnmSimplex):
 
     name = "anm_simplex_legitimate"
     legitimate: bool = True
-
-
-@register_negatives
-class Mixed(NegativeStrategy):
-    """A random `fraction` of each seed's rows is `first`'s, `mined` in the log, the rest `second`'s (section F)."""
-
-    name = "mixed"
-    first: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=AnmOrthogonal)
-    second: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=Stock)
-    fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-
-    def propose(self, problem: MiningProblem) -> Mined:
-        place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (problem.seeds, -1)).argsort(1)
-        mined = (place < round(self.fraction * place.shape[1])).flatten()
-        first, second = self.first.propose(problem), self.second.propose(problem)
-        nothing, log = torch.full_like(mined, torch.nan, dtype=torch.float32), {}
-        for name in first.log | second.log:
-            log[name] = torch.where(mined, *(each.log.get(name, nothing).float() for each in (first, second)))
-        return Mined(torch.where(mined.unsqueeze(1), first.y_neg, second.y_neg), log | {"mined": mined})

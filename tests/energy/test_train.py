@@ -42,7 +42,6 @@ def replayed(learner):
         ({"name": "random", "eps": 0.3, "orthogonal_to_noise": True}, {"seeds": (5, 0, 2)}),
         (Anm(orthogonal_to_noise=True, miner=MinerConfig(steps=7, delta=0.0, distance_weight=0.5)), {}),
         ({"name": "anm_orthogonal", "steps": 2}, {"lr": 3e-4, "precision": "bfloat16"}),
-        ({"name": "mixed", "first": {"name": "anm", "eps": 2.0}, "second": "mrncl"}, {}),
     ],
 )
 def test_a_config_reads_back_from_json(negatives, options):
