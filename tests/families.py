@@ -13,7 +13,6 @@ ENERGIES = {
     "random": {"negatives": "random"},
     "random, orthogonal": {"negatives": {"name": "random", "orthogonal_to_noise": True}},
     "mrncl": {"negatives": "mrncl"},
-    "mrncl, KL term": {"negatives": {"name": "mrncl", "kl_weight": 0.01}},
     "anm": {"negatives": "anm"},
     "anm, linf": {"negatives": {"name": "anm", "ball": "linf"}},
     "anm, spectral steps": {"negatives": {"name": "anm", "miner": {"rule": "barzilai_borwein", "tol": 1e-3}}},

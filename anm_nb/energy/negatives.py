@@ -10,9 +10,9 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PositiveFloat, model_validator
 from torch import Tensor
 
-from anm_nb.config import SEVERAL, Count, ParameterError, Parameters, Registry, Weight, shown, unknown_name
+from anm_nb.config import SEVERAL, Count, ParameterError, Parameters, Registry, shown, unknown_name
 from anm_nb.energy.constraints import L2Ball, LinfBall, MaskedSimplex, SignBox, at_length
-from anm_nb.energy.losses import monotonic_regression, sampling_divergence
+from anm_nb.energy.losses import monotonic_regression
 from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, mine
 from anm_nb.energy.networks import Targets
 from anm_nb.energy.sampler import Form, descend
@@ -127,13 +127,12 @@ class Random(NegativeStrategy):
 class Mrncl(Random):
     """VFScale's loss (`monotonic_regression`), with a nearer negative at the share `near` of the way to that at `eps`.
 
-    All carry the batch's noise (released: also without). The KL term (`sampling_divergence`) has `kl_weight` (0.001).
+    All carry the batch's noise (released: also without). VFScale's KL term is notebook 16's.
     """
 
     name = "mrncl"
     near: Annotated[float, Field(gt=0, lt=1)] = 0.5
     least_slope: PositiveFloat = 1.0  # k_min, in nats per ‖y⁺‖
-    kl_weight: Weight = 0.0
 
     def loss(self, problem: MiningProblem, y_neg: Targets, e_pos: Values, e_neg: Values) -> Values:
         y_pos = problem.y_pos
@@ -141,8 +140,7 @@ class Mrncl(Random):
         e_near = problem.noised_energy(problem.noise.noised(nearer).as_subclass(Tensor))
         distance = (y_neg - y_pos).norm(dim=1) / y_pos.norm(dim=1).clamp_min(1e-12)
         distances = torch.stack([torch.zeros_like(distance), self.near * distance, distance], dim=1)
-        rows = monotonic_regression(torch.stack([e_pos, e_near, e_neg], dim=1), distances, self.least_slope)
-        return rows + self.kl_weight * sampling_divergence(problem) if self.kl_weight else rows
+        return monotonic_regression(torch.stack([e_pos, e_near, e_neg], dim=1), distances, self.least_slope)
 
 
 @register_negatives
