@@ -15,7 +15,7 @@ from anm_nb.energy.constraints import L2Ball, LinfBall, MaskedSimplex, SignBox, 
 from anm_nb.energy.losses import monotonic_regression
 from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, mine
 from anm_nb.energy.networks import Targets
-from anm_nb.energy.sampler import Form, descend
+from anm_nb.energy.sampler import descend
 from anm_nb.energy.schedule import Values
 
 
@@ -91,7 +91,7 @@ class Stock(NegativeStrategy):
     name = "stock"
     noise_factor: PositiveFloat = 3.0
     descent_steps: Count = 2
-    form: Form = "paper"
+    form: Literal["paper", "released"] = "paper"
 
     def propose(self, problem: MiningProblem) -> Mined:
         schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
