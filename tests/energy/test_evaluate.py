@@ -79,7 +79,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A run that kept the weights of every record; by seed and step energies of the EMA as its learner was handed it."""
+    """A run that kept the weights of every record; energies of the EMA as its learner had it, by seed and step."""
     seen, measure = {}, EnergyLearner.measure
 
     def watched(self, training, losses):
