@@ -7,7 +7,7 @@ from notebook_cells import names_of
 from anm_nb.training import OutOfTime, time_limit
 from anm_nb.training.loop import Training
 
-CELLS = ("kl", "settings", "options", "runs", "stack", "train", "stacks", "choose")
+CELLS = ("settings", "kl", "options", "runs", "stack", "train", "stacks", "choose")
 TINY = {
     "size": 2, "width": 4, "batch": 4, "steps": 2, "dev_examples": 2, "test_examples": 2, "records": 3,
     "methods": ["none", "anm"], "candidate": "anm", "lrs": [0.01, 0.02], "n_options": 1, "growth": 0,

@@ -8,7 +8,7 @@ from torch import nn
 from anm_nb.energy.negatives import Random, Stock
 from anm_nb.training.stack import ParameterGroup, Stack
 
-NOTEBOOK = names_of("11_anm_within_run", "mixed", "settings", "losses", "negatives", "compare", "learner")
+NOTEBOOK = names_of("11_anm_within_run", "settings", "mixed", "configs", "losses", "negatives", "compare", "learner")
 Mixed, WithinRunConfig, compare_updates = (NOTEBOOK[each] for each in ("Mixed", "WithinRunConfig", "compare_updates"))
 NEAR, FAR = Random(eps=0.3), Stock()
 
