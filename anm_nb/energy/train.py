@@ -196,13 +196,13 @@ class EnergyLearner(Learner):
         return measured
 
     def measure_contrast(self, contrast: Contrast, measured: Sequence[Measurement]) -> None:
-        """Add every seed's columns of `probes`, means of the miner's log, margins, and counts of m* < 0 by level."""
+        """Add every seed's columns of `probes`, means of the miner's log, and margins."""
         shares = gradient_columns(contrast.loss_mse, contrast.weighted, self.model.parameters())["grad_share_contrast"]
         noise, mined, apart = contrast.problem.noise, contrast.mined, self.model.apart
-        rows = [contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, noise.k, *contrast.noised]
+        rows = [contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, *contrast.noised]
         rows += [contrast.problem.y_pos, mined.y_neg, noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)]
         for place, each in enumerate(measured):
-            e_pos, e_neg, optimal, k, *noised = (apart(tensor)[place] for tensor in rows)
+            e_pos, e_neg, optimal, *noised = (apart(tensor)[place] for tensor in rows)
             columns = energy_columns(e_pos, e_neg) | noising_columns(*noised)
             del columns["loss_con"]  # the loss itself stands beside it
             columns |= {"illegitimate_fraction": (optimal < 0).float().mean(), "optimal_margin_mean": optimal.mean()}
@@ -211,8 +211,7 @@ class EnergyLearner(Learner):
                 columns["mined_drop"] = columns["e_start"] - columns["e_mined"]
             columns |= {"contrastive_weight": contrast.weight[place], "grad_share_contrast": shares[place]}
             each.scalars |= {name: float(value) for name, value in columns.items()}
-            by_level = [torch.bincount(which, minlength=self.config.levels) for which in (k[optimal < 0], k)]
-            each.arrays |= {"margins": e_neg - e_pos, "illegitimate_by_level": torch.stack(by_level).float()}
+            each.arrays["margins"] = e_neg - e_pos
 
     def evaluate(self, place: int, selected: nn.Module) -> Measurement:
         """Scores on test problems, where asked for, and the first held-out pairs, for whoever shows an example."""
