@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
@@ -31,70 +30,58 @@ from anm_nb.training.seeds import generator
 from anm_nb.widgets.explorer import View
 
 T = SCAN_GRID.numpy()
-PERFECT: dict[str, Any] = {"color": PALETTE["optimal"], "label": label("optimal"), **LINE_STYLES["optimal"]}
 CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f5b68a"])  # given, right, wrong
 outline = cache(lambda digit: MarkerStyle(f"${digit}$"))  # kept as to find it takes long
 
 
 class Landscape(View):
-    """The energy on the line from a held-out problem's noised truth to its negative, and how it bends at the truth.
+    """Energy on the line from a held-out problem's noised truth to its negative, and a perfect denoiser's.
 
     Computed from the run's stored weights, in float64, when it is first looked at. Without weights of its records
     (`keep_weights`) a run has its end alone to show.
     """
 
     name = "landscape"
-    about = "Energy on the line from a noised truth to its negative, and beside it its curvature by noise level."
     controls = (
         ("step", "Training step", "The training step whose weights are shown"),
         ("level", "Noise level", "The noise level k, 0 having the least noise"),
         ("problem", "Problem", "One of the run's held-out problems"),
     )
-    widths = (1.4, 1)
+    widths = (1,)
 
     def __init__(self, run: Run) -> None:
-        self.levels, self.steps = range(run.settings["levels"]), kept_steps(run) or [run.summary["steps"]]
-        self.scan, problems = cache(self._scan), range(1, run.trace["probe_y"].shape[2] + 1)
-        options = {"level": (self.levels, len(self.levels) // 3), "problem": (problems, 1)}
-        super().__init__(run, step=(self.steps, self.steps[-1]), **options)
+        self.steps, self.scan = kept_steps(run) or [run.summary["steps"]], cache(self._scan)
+        levels, problems = range(run.settings["levels"]), range(1, run.trace["probe_y"].shape[2] + 1)
+        start = {"step": (self.steps, self.steps[-1]), "level": (levels, len(levels) // 3), "problem": (problems, 1)}
+        super().__init__(run, **start)
 
     @classmethod
     def suits(cls, run: Run) -> bool:
         return super().suits(run) and issubclass(task_class(run.summary["task"]), MatrixTask)
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
-        (profiles, bends), level, of = axes, values["level"], (values["seed"], values["problem"])
+        (panel,), of = axes, (values["seed"], values["problem"], values["level"])
         scan, perfect = self.scan(*of, values["step"]), self.scan(*of, None)
         for step in (self.steps[0], self.steps[-1]):  # limits that stay as the step moves
-            profiles.update_datalim(np.column_stack([T, self.scan(*of, step)["rise"][level]]))
-            bends.update_datalim(np.column_stack([self.levels, self.scan(*of, step)["curvature"]]))
-        profiles.plot(T, perfect["rise"][level], **PERFECT)
-        profiles.plot(T, scan["rise"][level], color=self.colour, linewidth=1.8, label=self.method)
-        profiles.axhline(0, color="black", linewidth=0.6)
-        profiles.set(xlabel="t: truth at 0, negative at 1", ylabel="φ(t) − φ(0), nats", xlim=(T[0], T[-1]))
-        if profiles.get_legend() is None:
-            profiles.legend(fontsize="small", loc="upper left")
-        bends.plot(self.levels, perfect["curvature"], **PERFECT)
-        bends.plot(self.levels, scan["curvature"], marker=".", color=self.colour)
-        bends.axvline(level, color="black", linewidth=0.8)
-        bends.set(xlabel="noise level", ylabel="φ''(0), nats per unit²")
-        told = {"step": str(values["step"]), "level": str(level)}
+            panel.update_datalim(np.column_stack([T, self.scan(*of, step)["rise"]]))
+        panel.plot(T, perfect["rise"], color=PALETTE["optimal"], label=label("optimal"), **LINE_STYLES["optimal"])
+        panel.plot(T, scan["rise"], color=self.colour, linewidth=1.8, label=self.method)
+        panel.axhline(0, color="black", linewidth=0.6)
+        panel.set(xlabel="t: truth at 0, negative at 1", ylabel="φ(t) − φ(0), nats", xlim=(T[0], T[-1]))
+        if panel.get_legend() is None:
+            panel.legend(fontsize="small", loc="upper left")
+        told = {"step": str(values["step"]), "level": str(values["level"])}
         for name, unit in {"barrier": "nats", "curvature": "nats per unit²"}.items():  # unit: of length of ỹ
-            own, best = (rounded(float(found[name][level])) for found in (scan, perfect))
-            told[name] = f"{own} {unit} (perfect: {best})"
+            told[name] = f"{rounded(scan[name].item())} {unit} (perfect: {rounded(perfect[name].item())})"
         return told
 
-    def _scan(self, seed: int, problem: int, step: int | None) -> dict[str, np.ndarray]:
-        """A problem at a step, or of a perfect denoiser: φ(t) − φ(0) [levels, T], barrier and curvature [levels].
-
-        The same pair and ε at every step and level.
-        """
-        at, levels = (self.seeds.index(seed), 0, problem - 1), len(self.levels)
-        arrays = (self.run.trace[f"probe_{name}"][at] for name in ("x", "y", "negatives"))
-        x, y_pos, y_neg = (array.double().repeat(levels, 1) for array in arrays)
-        eps = torch.randn(y_pos.shape[1], generator=generator(seed, f"explorer/{problem}"), dtype=x.dtype)
-        schedule, k = NoiseSchedule.cosine(levels), torch.arange(levels)
-        noise = SharedNoise(schedule, k, eps.repeat(levels, 1))
+    def _scan(self, seed: int, problem: int, level: int, step: int | None) -> dict[str, np.ndarray]:
+        """φ(t) − φ(0) [T], barrier and curvature at a step, or of a perfect denoiser; the same ε at every step."""
+        at = self.seeds.index(seed), 0, slice(problem - 1, problem)
+        x, y_pos, y_neg = (self.run.trace[f"probe_{name}"][at].double() for name in ("x", "y", "negatives"))
+        eps = torch.randn(y_pos.shape, generator=generator(seed, f"explorer/{problem}"), dtype=x.dtype)
+        schedule, k = NoiseSchedule.cosine(self.run.settings["levels"]), torch.tensor([level])
+        noise = SharedNoise(schedule, k, eps)
         start, end = (noise.noised(y).as_subclass(Tensor) for y in (y_pos, y_neg))
         if step is None:
             energy = energy_given(landscape.optimal_energy(schedule, y_pos), x, k)
@@ -103,7 +90,7 @@ class Landscape(View):
             energy = energy_given(trained_energy(self.run, seed, kept).double(), x, k)
         profile = landscape.line_scan(energy, start, end)
         found = {
-            "rise": profile - profile[:, SCAN_GRID == 0],
+            "rise": (profile - profile[:, SCAN_GRID == 0])[0],
             "barrier": landscape.barrier(profile, SCAN_GRID),
             "curvature": landscape.curvature(energy, start, end) / (end - start).square().sum(1),
         }
@@ -111,14 +98,13 @@ class Landscape(View):
 
 
 class Sampling(View):
-    """The answer as the sampler has it after each of its steps, beside the truth, the error and the energy.
+    """A problem's answer as the sampler has it, the truth, and energy and error over all steps of the sampler.
 
     Held-out problems, or a Sudoku of one's own, the weights of the end of training, and the sampler as the run was
     configured. A problem is solved when it is first shown, from starting noise that depends on seed and problem alone.
     """
 
     name = "sampler"
-    about = "A problem's answer as the sampler has it, the truth, and energy and error over all steps of the sampler."
     controls = (
         ("puzzle", "Own Sudoku", "For a run on Sudoku: 81 or 16 characters row by row, 0 or . for an empty cell"),
         ("problem", "Problem", "One of the run's held-out problems, where there is no Sudoku of one's own"),
@@ -141,10 +127,16 @@ class Sampling(View):
         solution = self.solve(values["seed"], values["problem"], puzzle)
         levels, energies, errors, answers, truth, given = solution
         state, measure = values["state"], "wrong cells" if self.digits else "mean squared error"
+        box = round(self.digits**0.5)
         for panel, array in zip(axes, (answers[state - 1], truth), strict=False):
             if self.digits:
                 panel.imshow(np.where(given, 0, 1 + (array != truth)), cmap=CELLS, clim=(0, 2))
-                self._write(panel, array)
+                for digit in np.unique(array):  # markers are far faster than text
+                    look = {"color": "black", "linestyle": "", "markersize": 40 / self.digits, "mew": 0}
+                    panel.add_artist(Line2D(*np.nonzero(digit == array.T), marker=outline(digit), **look))
+                for border in np.arange(box, self.digits, box) - 0.5:
+                    panel.add_artist(Line2D([-0.5, self.digits - 0.5], [border] * 2, color="black", linewidth=1))
+                    panel.add_artist(Line2D([border] * 2, [-0.5, self.digits - 0.5], color="black", linewidth=1))
             else:
                 reach = float(np.abs(truth).max()) or 1.0
                 panel.imshow(array, cmap="RdBu_r", clim=(-reach, reach))
@@ -175,7 +167,7 @@ class Sampling(View):
         Level, energy (nats) and error of each state [states], the answer then [states, rows, columns], in numbers or
         digits, the truth and whether a cell is given [rows, columns].
         """
-        task, states = self.config.make_task(), list[tuple[int, int, Tensor, Tensor, Tensor]]()
+        task, states = self.config.make_task(), list[Any]()  # of level, step, y, energy, accepted
         if puzzle:
             batch = Sudoku.from_puzzles([puzzle], size=self.digits).puzzles()
         else:
@@ -186,23 +178,14 @@ class Sampling(View):
         energy, source = trained_energy(self.run, seed), generator(seed, f"explorer/{problem - 1}")
         how = self.config.inner_steps or task.inner_steps, task.sample_clamp, clues
         sample(energy, schedule, batch.x, task.y_dim, source, *how, callback=lambda *state: states.append(state))
-        y = torch.cat([*(y for _, _, y, _, _ in states), batch.y])  # the truth last
+        levels, _, answers, energies, _ = zip(*states, strict=True)
+        y = torch.cat([*answers, batch.y])  # the truth last
         cells = y.unflatten(1, (-1, self.digits)).argmax(2) + 1 if self.digits else y
         side = math.isqrt(cells.shape[1])
-        square = (side, side) if side**2 == cells.shape[1] else (1, -1)  # or one row
-        *answers, truth = cells.reshape(-1, *square).numpy()
-        given = (
-            np.zeros(truth.shape, bool) if clues is None else clues.mask[0].reshape(*truth.shape, -1)[..., 0].numpy()
-        )
-        errors = [(each != truth).sum() if self.digits else np.square(each - truth).mean() for each in answers]
-        levels, energies = zip(*((level, float(value)) for level, _, _, value, _ in states), strict=True)
-        return np.array(levels), np.array(energies), np.array(errors, float), np.array(answers), truth, given
-
-    def _write(self, panel: Axes, board: np.ndarray) -> None:
-        """Digits in their cells, as markers, which are far faster than text, and the borders of boxes."""
-        side, box = self.digits, round(self.digits**0.5) or 1
-        look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 40 / side, "mew": 0}
-        for digit in np.unique(board):
-            panel.add_artist(Line2D(*np.nonzero(digit == board.T), marker=outline(digit), **look))
-        for place in np.arange(box, side, box) - 0.5:
-            panel.plot([-0.5, side - 0.5, np.nan, place, place], [place, place, np.nan, -0.5, side - 0.5], "k", lw=1)
+        *boards, truth = cells.reshape(
+            -1, *((side, side) if side**2 == cells.shape[1] else (1, -1))
+        ).numpy()  # or a row
+        known = torch.zeros_like(y, dtype=torch.bool) if clues is None else clues.mask
+        given = known[0].reshape(*truth.shape, -1)[..., 0].numpy()
+        errors = [(each != truth).sum() if self.digits else np.square(each - truth).mean() for each in boards]
+        return np.array(levels), torch.cat(energies).numpy(), np.array(errors, float), np.array(boards), truth, given

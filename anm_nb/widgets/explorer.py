@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -36,13 +35,13 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 SCRIPT = (TEMPLATES / "explorer.js").read_text("utf-8")
 SHEET = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES)).get_template("explorer.html.j2")
 STYLE_SHEET = f"<style>{(TEMPLATES / 'explorer.css').read_text('utf-8')}</style>"
-DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing")  # in every label anyway
 PIXELS = 960  # the picture's width: fits a window of 1000
 
 
 class View(ABC):
     """One run as an explorer shows it: a row of panels and a line of read-outs, read from the run when it is made.
 
+    The first line of a view's docstring says in the page what its panels show, for those who cannot see them.
     `options` has the values that the seed's list and each slider offer, and the one to begin with. While runs are
     shown, labels of axes stay, limits and tick labels may change. Drawing sets `bars`: of each bar of the first panel
     its left end and width, as shares of the panel's, and words.
@@ -50,7 +49,6 @@ class View(ABC):
 
     family: ClassVar[str] = "energy"
     name: ClassVar[str]  # of the kind of explorer, for its class in the page
-    about: ClassVar[str]  # what its panels show, in words
     controls: ClassVar[Sequence[tuple[str, str, str]]]  # name, label and tooltip of each but the seed
     typed: ClassVar[Sequence[str]] = ()  # the controls that are text; all others are sliders
     widths: ClassVar[Sequence[float]]  # of the panels, relative
@@ -135,7 +133,8 @@ class Explorer:
                 self._draw()
             self.unshown = ""
         except Exception as error:  # of any kind: a file, a user's own class or another version's network raises it
-            self._blank(f"Cannot be shown: {reason(error)}", "alert")
+            kind = "" if isinstance(error, ParameterError | CorruptRun) else f"{type(error).__name__}: "
+            self._blank(f"Cannot be shown: {kind}{error}", "alert")
         self.save.disabled = bool(self.unshown)
         self.box.layout.visibility = "visible" if self.views else "hidden"
 
@@ -155,7 +154,7 @@ class Explorer:
         # as large as when it is saved, with fixed places in inches, as to find them takes long
         rows, columns = len(views), len(first.widths)
         tall = rows * first.height
-        place = {"left": 0.7 / PAGE.text, "right": 1 - 0.1 / PAGE.text, "bottom": 0.45 / tall, "top": 1 - 0.25 / tall}
+        place = {"left": 0.7 / PAGE.text, "right": 1 - 0.2 / PAGE.text, "bottom": 0.45 / tall, "top": 1 - 0.25 / tall}
         place |= {"wspace": 0.16 * columns, "hspace": 0.7 / (first.height - 0.7)}
         self.figure = Figure((PAGE.text, tall), dpi=PIXELS / PAGE.text)
         self.axes = self.figure.subplots(rows, columns, squeeze=False, width_ratios=first.widths, gridspec_kw=place)
@@ -181,8 +180,11 @@ class Explorer:
                 x, y = (np.array([getattr(each, f"get_{which}lim")() for each in column]) for which in "xy")
                 for each in column:
                     each.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
-        told = ["; ".join(map(" ".join, each.items())) for each in readouts]
-        self.readouts, self.alt = readouts, f"{self.view.about} {said}. {'. Below it: '.join(told)}."
+        about, told = (
+            str(self.view.__doc__).split("\n")[0],
+            ["; ".join(map(" ".join, each.items())) for each in readouts],
+        )
+        self.readouts, self.alt = readouts, f"{about} {said}. {'. Below it: '.join(told)}."
         self._paint()
         picture = b64encode(self.image("jpeg", quality=95, subsampling=0)).decode()  # in a third of a PNG's time
         panels = [(a.get_position(), v.bars) for a, v in zip(self.axes[:, 0], self.views, strict=True) if v.bars]
@@ -223,7 +225,7 @@ class Explorer:
                 replace_whole(folder / file, data)
             told = f"Saved, {PAGE.text} inches wide, as PDF, SVG and PNG: {folder / name}.pdf"
         except Exception as error:  # a full disk, or of any other kind
-            told = f"Not saved: {reason(error)}"
+            told = f"Not saved: {type(error).__name__}: {error}"
         self.saved.value = f'<p role="status">{escape(told)}</p>'
         self.redraw()  # as labels may have been broken to fit
 
@@ -269,8 +271,8 @@ def project_runs() -> dict[str, Run]:
 def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str, str]]:
     """The finished runs that suit, by key, newest first and then the project's own; and their labels.
 
-    A label has task, size, method, score, every other field that differs within the list, the time and the beginning of
-    the key. No class of a user's own is needed.
+    A label has family, task, method, score, all fields that differ within the list, and the beginning of the key. No
+    class of a user's own is needed.
     """
     runs, labels = dict[str, Run](), dict[str, str]()
     for run in [*reversed(scan()[0]), *project_runs().values()]:
@@ -283,13 +285,6 @@ def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str,
             scored = f"{found[0]} {rounded(found[1])}" if found else "no score"
         except Exception:  # of any kind, as what is in a file may be anything; who picks the run is told
             scored = "cannot be read"
-        what = f"{run.summary['task']}, size {run.settings.get('size')}", label(str(run.summary["method"]))
-        fields = (f"{name} = {value}" for name, value in own.items() if name not in DESCRIBED)
-        finished = datetime.fromisoformat(run.summary["finished"]).astimezone()
-        labels[key] = " · ".join([*what, scored, *fields, f"{finished:%d %b %Y %H:%M}", key[:8]])
+        fields = (f"{name} = {value}" for name, value in own.items())
+        labels[key] = " · ".join([run.title, scored, *fields, key[:8]])
     return runs, labels
-
-
-def reason(error: Exception) -> str:
-    """What an error says, after its kind where it was not written to be read."""
-    return str(error) if isinstance(error, ParameterError | CorruptRun) else f"{type(error).__name__}: {error}"

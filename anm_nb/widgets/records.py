@@ -23,10 +23,12 @@ QUARTILES = {"first quartile": 0.25, "median": 0.5, "third quartile": 0.75}
 
 
 class Margins(View):
-    """Margins E⁻ − E⁺ of a seed's held-out pairs, whose negatives are legitimate and the same at every record."""
+    """Histogram of the margins E⁻ − E⁺ of held-out pairs, and beside it p_hard over training.
+
+    Held-out pairs have negatives that are legitimate by construction, the same at every record.
+    """
 
     name = "margin"
-    about = "Histogram of margins with marks for quartiles, and beside it p_hard over training."
     controls = (
         ("step", "Training step", "The recorded training step that is shown"),
         ("level", "Noise level", "Pairs of one level k, 0 having the least noise, or all"),
@@ -56,11 +58,8 @@ class Margins(View):
         bars = StepPatch(shares[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0)
         histogram.add_artist(bars)
         histogram.axvline(0, color="black", linewidth=0.8)
-        quartiles = pd.Series(margins[record]).quantile([*QUARTILES.values()])  # NaN without pairs
-        top = {"markersize": 8, "markeredgewidth": 1.2, "transform": histogram.get_xaxis_transform()}
-        histogram.plot(quartiles, [0.97] * len(QUARTILES), "k|", **top)
         histogram.set(xlim=(-reach, reach), ylim=(0, 1.12 * max(0.01, shares.max())), ylabel="share of pairs")
-        histogram.set_xlabel("margin E⁻ − E⁺, nats (marks at the top: quartiles)")
+        histogram.set_xlabel("margin E⁻ − E⁺, nats")
         share, low, high = hard.T
         curve.plot(self.steps, share, marker=".", color=self.colour)
         band = np.column_stack([[*self.steps, *self.steps[::-1]], [*low, *high[::-1]]])
@@ -76,6 +75,7 @@ class Margins(View):
             for bar in np.flatnonzero(counts[record])
         ]
         now, *span = 100 * hard[record]
+        quartiles = pd.Series(margins[record]).quantile([*QUARTILES.values()])  # NaN without pairs
         return {
             "step": str(self.steps[record]),
             "pairs": str(pairs),
@@ -90,13 +90,13 @@ class Margins(View):
 
 
 class Routing(View):
-    """Routing weights α of a problem, items × heads, in true order, the visible ones first; entropy and τ on dev.
+    """Routing weights, items by heads, after one iteration and after each, routing entropy and Kendall tau.
 
-    It opens at the iteration whose weights differ most from item to item.
+    Items stand in true order, the visible ones first; entropy and τ are means over dev. It opens at the iteration whose
+    weights differ most from item to item.
     """
 
     family, name = "ranking", "routing"
-    about = "Routing weights, items by heads, after one iteration and after each, routing entropy and Kendall tau."
     controls = (
         ("epoch", "Epoch", "Epochs trained before what is shown"),
         ("sample", "Sample", "The dev problem that is shown, of those whose routing was kept"),

@@ -115,9 +115,9 @@ def test_labels_name_the_score_and_every_field_that_differs(stored, copied):
         assert f" · ema_decay = {settings['ema_decay']} · " in label
         own = isinstance(settings["negatives"], dict) and settings["negatives"]["name"] == "lost"
         assert (f"eps = {settings['lr']} · " in label) == own
-        name, score = label.split(" · ")[2].split(" ")
+        name, score = label.split(" · ")[1].split(" ")
         assert float(score) == pytest.approx(last[name].mean(), rel=5e-3)
-    assert len({label.rsplit(" · ", 2)[0] for label in labels.values()}) == len(labels)
+    assert len({label.rsplit(" · ", 1)[0] for label in labels.values()}) == len(labels)
 
 
 def test_a_run_that_cannot_be_shown_is_refused(stored):
