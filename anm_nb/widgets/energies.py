@@ -182,9 +182,8 @@ class Sampling(View):
         y = torch.cat([*answers, batch.y])  # the truth last
         cells = y.unflatten(1, (-1, self.digits)).argmax(2) + 1 if self.digits else y
         side = math.isqrt(cells.shape[1])
-        *boards, truth = cells.reshape(
-            -1, *((side, side) if side**2 == cells.shape[1] else (1, -1))
-        ).numpy()  # or a row
+        square = (side, side) if side**2 == cells.shape[1] else (1, -1)  # or one row
+        *boards, truth = cells.reshape(-1, *square).numpy()
         known = torch.zeros_like(y, dtype=torch.bool) if clues is None else clues.mask
         given = known[0].reshape(*truth.shape, -1)[..., 0].numpy()
         errors = [(each != truth).sum() if self.digits else np.square(each - truth).mean() for each in boards]

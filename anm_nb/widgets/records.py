@@ -153,7 +153,6 @@ class Routing(View):
         told = {name: f"{curve[iteration - 1]:.3f}" for name, curve in curves.items()}
         return {
             "epoch": str(epochs[record]),
-            "iteration": str(iteration),
             "largest α": f"{alphas[iteration - 1].max():.3f}",
             "mean entropy": f"{told.pop('entropies')} nats",
             **told,

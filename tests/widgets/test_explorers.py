@@ -125,10 +125,9 @@ def test_a_run_that_cannot_be_shown_is_refused(stored):
         MarginExplorer(stored.ranking)
 
 
-@every_explorer
-def test_an_empty_store_says_what_to_run(stored, tmp_path, monkeypatch, kind, shown):
+def test_an_empty_store_says_what_to_run(stored, tmp_path, monkeypatch, shown):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "nothing <here>"))
-    explorer = EXPLORERS[kind]()
+    explorer = MarginExplorer()
     still, live = shown(explorer)
     assert WIDGET in live
     assert "no finished run" in Tags(still["text/html"]).text
@@ -203,9 +202,8 @@ def test_two_runs_stand_on_shared_axes_each_with_its_own_numbers(stored, kind):
     assert explorer.image("png") == EXPLORERS[kind](anm).image("png")
 
 
-@every_explorer
-def test_a_still_picture_and_its_words_stand_before_the_widgets(stored, kind, shown):
-    explorer = EXPLORERS[kind]()
+def test_a_still_picture_and_its_words_stand_before_the_widgets(stored, shown):
+    explorer = RoutingExplorer()
     still, style, live = shown(explorer)
     assert still["image/png"][:4] == b"\x89PNG"
     assert all(f"{name} {value}" in still["text/plain"] for name, value in explorer.readouts[0].items())
@@ -265,10 +263,9 @@ def test_the_newest_run_is_shown_though_its_strategy_is_not_defined_here(stored,
         assert MarginExplorer(own_strategy(run, task="lost")).readouts[0].items() >= told.items()
 
 
-@every_explorer
 @pytest.mark.parametrize("step", ["__init__", "draw"])
-def test_an_error_of_any_kind_blanks_the_picture(stored, monkeypatch, kind, step):
-    explorer = EXPLORERS[kind]()
+def test_an_error_of_any_kind_blanks_the_picture(stored, monkeypatch, step):
+    explorer = MarginExplorer()
     before = explorer.image("png")
     error = MemoryError("too large")
     with monkeypatch.context() as patch:
