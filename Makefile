@@ -79,7 +79,11 @@ notebooks: $(STAMP)  ## run the notebooks in place, refreshing their stored outp
 	$(CHECK_ENV) $(BIN)/python -m jupyter nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
-	@$(BIN)/anm-nb index
+	@$(BIN)/python docs/write_results.py
+
+.PHONY: results
+results: $(STAMP)  ## write docs/results.md from the answers that the notebooks show
+	@$(BIN)/python docs/write_results.py
 
 .PHONY: site
 site: $(STAMP)  ## write the notebooks as they are stored, and docs, as a static site in outputs/site

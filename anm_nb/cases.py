@@ -1,4 +1,4 @@
-"""Cases: which a sweep file means, checked as a whole before anything starts, and the verdicts that they end with."""
+"""Cases: which a sweep file means, checked as a whole before anything starts, and how each ended."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from io import StringIO
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -31,16 +29,16 @@ LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with
 class Case:
     """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
 
-    `values` are all parameters that it runs with, defaults included, and `digest` is of all that the result depends on;
-    `env` is over the environment.
+    `own` are those that tell it from other cases, `values` all that it runs with, defaults included, and `digest` is of
+    all that the result depends on.
     """
 
     notebook: Path
     output: Path = Path()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -54,7 +52,6 @@ class Outcome:
 
     name: str
     seconds: float  # with the kernel's start
-    peak_mib: float  # of the kernel
     error: str | None = None  # why it failed
     digest: str = ""  # the case's
     runs: Sequence[str] = ()  # keys of the stored runs that the notebook was served
@@ -66,22 +63,23 @@ class Outcome:
         return "failed" if self.error else "done"
 
 
-def outcome_in(path: Path) -> Outcome | None:
-    """How the case of an executed notebook ended; None where there is none that a case left.
+def outcome_in(case: Case) -> Outcome | None:
+    """How a case ended, by its executed notebook; None where it has not, or where anything that it depends on changed.
 
-    Raises `ParameterError` where the notebook is not as it was written.
+    A notebook that is not as it was written is none, and named on stderr.
     """
-    if not path.exists():
+    if not case.output.exists():
         return None
     try:
-        notebook = json.loads(path.read_bytes())
-        if (noted := notebook["metadata"].pop(NOTED, None)) is None:
-            return None
-        if noted.pop("sha256") != digest_of([notebook, noted]):
-            raise ValueError("its checksum is another")
-        return Outcome(path.stem, **noted, verdicts=verdicts_in(notebook, kept=False))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ParameterError(f"{path} is not the notebook that was written ({error})") from None
+        notebook = json.loads(case.output.read_bytes())
+        noted = notebook["metadata"].pop(NOTED)
+        if noted.pop("sha256") == digest_of([notebook, noted]):
+            outcome = Outcome(case.name, **noted, verdicts=verdicts_in(notebook, kept=False))
+            return outcome if outcome.digest == case.digest else None
+    except (ValueError, TypeError, AttributeError, KeyError):
+        pass
+    print(f"anm-nb: {case.output} is not the notebook that was written; its case runs again", file=sys.stderr)
+    return None
 
 
 def keep(case: Case, folder: Path, failed: str = "", seconds: float = 0.0) -> Outcome:
@@ -101,7 +99,6 @@ def keep(case: Case, folder: Path, failed: str = "", seconds: float = 0.0) -> Ou
     raised = [f"{each['ename']}: {each['evalue']}" for each in outputs if each["output_type"] == "error"]
     noted: dict[str, Any] = {
         "error": re.sub(r"\x1b\[[\d;]*m", "", [failed, *raised][-1]) if failed else None,  # without colours
-        "peak_mib": float(left("peak") or 0),
         "seconds": seconds,
         "digest": case.digest,
         "runs": sorted({key for key in left("runs").split() if not key.startswith(files.KEPT)}),
@@ -131,7 +128,7 @@ class SweepFile(Parameters):
     `cases`; without either there is one case. In a union `base` is over the base of each of its files.
     """
 
-    notebook: str | None = None  # a name in notebooks/, or the path of an .ipynb file from the sweep file's folder
+    notebook: str = ""  # a name in notebooks/, or the path of an .ipynb file from the sweep file's folder
     profile: str | None = None
     base: Values = Field(default_factory=dict)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
@@ -142,8 +139,6 @@ class SweepFile(Parameters):
     def _says_one_thing(self) -> SweepFile:
         if self.union and (beside := sorted(self.model_fields_set - {"union", "base"})):
             raise ParameterError(f"only base may stand beside union; move {', '.join(beside)} into the files it names")
-        if not (self.union or self.notebook):
-            raise ParameterError("a sweep needs a notebook, or a union of sweep files")
         return self
 
 
@@ -151,23 +146,20 @@ def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | Non
     """The distinct cases of a sweep file, by path or name in `params/sweeps`, in its order.
 
     `profile` stands in for the file's own. Results go to `outputs/<sweep>` or `outputs/<sweep>-<profile>` if no folder
-    is given, under names that say what differs. Raises `ParameterError` for what file or notebooks would not accept.
+    is given, named by each case's own parameters. Raises `ParameterError` for what file or notebooks would not accept.
     """
-    path, found = Path(asked), dict[str, Case]()
-    if not path.is_file():
+    if not (path := Path(asked)).is_file():
         sweeps = (files.project_root() / "params" / "sweeps").glob("*.yaml")
         path = named("sweep file", str(asked), {each.stem: each for each in sweeps})
-    for case in _cases(path, profile, {}):
-        found.setdefault(case.digest, case)
+    cases = {case.digest: case for case in _cases(path, profile, {})}.values()
     folder = (folder or files.outputs_root() / (f"{path.stem}-{profile}" if profile else path.stem)).absolute()
-    varied, outputs = differing(list(found.values())), dict[str, Case]()
-    for digest, case in found.items():
-        own = {name: str(case.values.get(name)) for name in varied.get(case.notebook, ())}
-        head = [case.notebook.stem] if len(varied) > 1 or not own else []
-        parts = [f"{name}={re.sub(r'[^A-Za-z0-9.+-]+', '_', value).strip('_')}" for name, value in own.items()]
-        name = ",".join(head + parts)
-        if len(name) > LONGEST or name.casefold() in map(str.casefold, outputs):  # some file systems know no capitals
-            name = f"{name[: LONGEST - 9]}-{digest[:8]}"
+    several, outputs = len({case.notebook for case in cases}) > 1, dict[str, Case]()
+    for case in cases:
+        own = {name: re.sub(r"[^A-Za-z0-9.+-]+", "_", str(value)).strip("_") for name, value in case.own.items()}
+        head = [case.notebook.stem] if several or not own else []
+        name = ",".join(head + [f"{name}={value}" for name, value in own.items()])
+        if len(name) > LONGEST or name in outputs:
+            name = f"{name[: LONGEST - 9]}-{case.digest[:8]}"
         outputs[name] = replace(case, output=folder / f"{name}.ipynb")
     return list(outputs.values())
 
@@ -181,10 +173,10 @@ def named(kind: str, name: str, known: Mapping[str, Path]) -> Path:
 
 def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
     """The cases of a file, with values over its base."""
-    content, root, shared, cases, place = read_yaml(path), files.project_root(), Values(), list[Case](), path.name
+    content, root, shared, cases = read_yaml(path), files.project_root(), Values(), list[Case]()
     try:
         file = SweepFile(**content)
-        if file.notebook is None:
+        if file.union:
             return [case for each in file.union for case in _cases(path.parent / each, profile, file.base | over)]
         own, notebooks = (path.parent / file.notebook).resolve(), (root / "notebooks").glob("*.ipynb")
         notebook = own if own.is_file() else named("notebook", file.notebook, {each.stem: each for each in notebooks})
@@ -194,57 +186,44 @@ def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
         shared, check, code = shared | file.base | over, check_of(notebook), code_digest(notebook)
         grid = [dict(zip(file.grid, point, strict=True)) for point in product(*file.grid.values())] if file.grid else []
         for each in grid + file.cases or [{}]:
-            place = f"{path.name}, case {each}" if each else path.name
             values = check(given := shared | each)
             digest = digest_of([notebook.stem, values, code])[:16]
-            cases.append(Case(notebook, parameters=given, values=values, digest=digest))
+            cases.append(Case(notebook, parameters=given, own=each, values=values, digest=digest))
     except ParameterError as error:
-        raise error.within(place) from None
+        raise error.within(path.name) from None
     return cases
-
-
-def differing(cases: Sequence[Case]) -> dict[Path, list[str]]:
-    """For each notebook the parameters whose values are not the same in all of its cases, in its order."""
-    values: dict[Path, dict[str, set[str]]] = {}
-    for case in cases:
-        for name, value in case.values.items():
-            values.setdefault(case.notebook, {}).setdefault(name, set()).add(repr(value))
-    return {notebook: [name for name, each in own.items() if len(each) > 1] for notebook, own in values.items()}
 
 
 def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
     """A function from the values given to a notebook to all its parameters, defaults included, as plain data.
 
-    The function raises `ParameterError` for what the notebook would refuse: it executes the notebook's cells tagged
-    `settings`, the first of which calls `from_notebook()`, after the parameter cell, in a module of their own. A
-    notebook without any is held to the names in its parameter cell.
+    The function raises `ParameterError` for what the notebook would refuse: it executes the cells tagged `parameters`
+    and `settings` in a module of their own. Where none calls `from_notebook()`, names are held to the parameter cell's.
     """
     cells = code_cells(notebook)
-    sources = {tag: [source for source, tags in cells if tag in tags] for tag in ("parameters", "settings")}
 
     def check(values: Mapping[str, Any]) -> Values:
         module = sys.modules["notebook_settings"] = ModuleType("notebook_settings")  # where pydantic finds annotations
-        place, given, accepted = "", dict(values), list[Any]()
+        names = vars(module)
+
+        def run(tag: str) -> None:
+            for source in (source for source, tags in cells if tag in tags):
+                exec(compile(source, f"{notebook.name}, cell tagged {tag}", "exec"), names)
+
         sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
         try:
-            for tag in sources:
-                place = f"{notebook.name}, cell tagged {tag}"
-                with in_place_of_the_kernel(given) as accepted, redirect_stdout(StringIO()):
-                    for source in sources[tag]:
-                        exec(compile(source, place, "exec"), vars(module))
-                if tag == "parameters":
-                    defaults = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-                    given = defaults | given
-                    vars(module).update(given)
+            run("parameters")
+            defaults = {name: value for name, value in names.items() if not name.startswith("_")}
+            names.update(given := defaults | dict(values))
+            with in_place_of_the_kernel(given) as accepted:
+                run("settings")
         except ParameterError:
             raise
         except Exception as error:
-            raise ParameterError(f"{place}: {type(error).__name__}: {error}") from error
+            raise ParameterError(f"{notebook.name}, settings: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(str(notebook.parent))
-        if sources["settings"]:
-            if not accepted:
-                raise ParameterError(f"{place}: does not call from_notebook()")
+        if accepted:
             return accepted[-1].model_dump(mode="json")
         if unknown := [unknown_name("parameter", name, defaults) for name in values if name not in defaults]:
             raise ParameterError("\n".join(unknown))

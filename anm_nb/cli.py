@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,7 +17,6 @@ from typer.core import TyperGroup
 from anm_nb import files, gallery, store
 from anm_nb.cases import Case, named, open_sweep
 from anm_nb.config import ParameterError, read_yaml, unknown_name
-from anm_nb.runs import One, stored
 from anm_nb.sweep import run_sweep
 
 
@@ -34,11 +35,13 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-app.add_typer(stored, name="runs")
+runs_app = typer.Typer(no_args_is_help=True, help="List, verify, export and import stored runs.")
+app.add_typer(runs_app, name="runs")
 
 Jobs = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; as many as there are cores if not given.")]
 Only = Annotated[list[str] | None, typer.Option(metavar="NN|NAME", help="Only this notebook; repeatable.")]
 Out = Annotated[Path | None, typer.Option(file_okay=False, help="Where results go; in outputs/ if not given.")]
+One = Annotated[str, typer.Argument(metavar="RUN", help="A run's key, the beginning of one, or its folder.")]
 
 
 def refuse(message: object, code: int = 2) -> NoReturn:
@@ -63,9 +66,8 @@ def sweep(
     out: Out = None,
 ) -> None:
     """Run a notebook at every case of a sweep file; started again, it goes on with the cases that are not finished."""
-    rerun = {"retry_failed": retry_failed, "dry_run": dry_run}
     place: Any = {"jobs": jobs, "until": time.time() + budget, "scheduler": scheduler}
-    code, said = run_sweep(open_sweep(file, profile, out), **rerun, **place)
+    code, said = run_sweep(open_sweep(file, profile, out), retry_failed=retry_failed, dry_run=dry_run, **place)
     if code:
         refuse(said, code)
 
@@ -74,7 +76,7 @@ def sweep(
 def demo(jobs: Jobs = None, only: Only = None, out: Out = None) -> None:
     """Run every notebook's quick profile and write a gallery."""
     folder = out or files.outputs_root() / "quick"
-    code, said = run_sweep(_notebook_cases(folder, only, "quick"), resume=False, jobs=jobs)
+    code, said = run_sweep(_notebook_cases(folder, only, "quick"), jobs=jobs)
     if code:
         typer.echo(f"anm-nb: {said}", err=True)
     typer.echo(f"Gallery: {gallery.write_gallery(folder)}")
@@ -97,30 +99,35 @@ def figures(
     folder = (out or files.outputs_root() / "figures" / venue).absolute()
     if (before := plots.published(folder)[0]) not in ("", venue):
         refuse(f"--out {folder} holds the figures of {before}; choose another folder")
-    env = {style.VENUE: venue, plots.FIGURES: str(folder)}
-    cases = [
-        replace(case, env=env | {plots.NOTEBOOK: case.name})
-        for case in _notebook_cases(folder / "notebooks", notebook, profile)
-        if "publish(" in case.notebook.read_text("utf-8")
-    ]
+    cases = _notebook_cases(folder / "notebooks", notebook, profile)
+    cases = [case for case in cases if "publish(" in case.notebook.read_text("utf-8")]
     if not cases:
         refuse("none of these notebooks publishes a figure: publish(figure, name) of anm_nb.analysis.plots does")
-    code, said = run_sweep(cases, resume=False, jobs=jobs)
+    code, said = run_sweep(cases, jobs=jobs, env={style.VENUE: venue, plots.FIGURES: str(folder)})
     if code:
         refuse(said, code)
     typer.echo(folder / plots.MANIFEST)
 
 
-@app.command()
-def index(
-    folder: Annotated[
-        Path | None, typer.Argument(help="A folder of executed notebooks, as outputs/quick; docs/results.md if none.")
-    ] = None,
-) -> None:
-    """Build the gallery of executed notebooks anew, or docs/results.md from the answers that the notebooks show."""
+def _notebook_cases(folder: Path, only: Sequence[str] | None, profile: str | None) -> list[Case]:
+    """The numbered notebooks, or those asked for by name or number, with a profile's values where it has them.
+
+    They always run: their digests are of now.
+    """
     root = files.project_root()
-    page = root / "docs" / "results.md"
-    typer.echo(gallery.write_gallery(folder) if folder else gallery.write_results(root / "notebooks", page))
+    notebooks = {path.stem: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    numbers = {name[:2]: name for name in notebooks}
+    chosen = [named("notebook", numbers.get(name, name), notebooks) for name in only or notebooks]
+    profiles = {path.name: path for path in (root / "params").glob("*") if path.name != "sweeps"}
+    values = named("profile", profile, profiles) if profile else root / "none"
+    given = {path: read_yaml(own) if (own := values / f"{path.stem}.yaml").is_file() else {} for path in chosen}
+    return [Case(path, folder.absolute() / path.name, own, digest=f"{time.time()}") for path, own in given.items()]
+
+
+@app.command()
+def index(folder: Annotated[Path, typer.Argument(help="A folder of executed notebooks, as outputs/quick.")]) -> None:
+    """Build the gallery of executed notebooks anew."""
+    typer.echo(gallery.write_gallery(folder))
 
 
 @app.command()
@@ -134,16 +141,90 @@ def doctor(run: One) -> None:
     typer.echo("\n\n".join([*map(str, findings), summary(findings, metrics)]))
 
 
-def _notebook_cases(folder: Path, only: Sequence[str] | None, profile: str | None) -> list[Case]:
-    """The numbered notebooks, or those asked for by name or number, with a profile's values where it has them."""
-    root = files.project_root()
-    notebooks = {path.stem: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
-    numbers = {name[:2]: name for name in notebooks}
-    chosen = [named("notebook", numbers.get(name, name), notebooks) for name in only or notebooks]
-    profiles = {path.name: path for path in (root / "params").glob("*") if path.name != "sweeps"}
-    values = named("profile", profile, profiles) if profile else root / "none"
-    given = {path: read_yaml(own) if (own := values / f"{path.stem}.yaml").is_file() else {} for path in chosen}
-    return [Case(path, folder.absolute() / path.name, own) for path, own in given.items()]
+@runs_app.command()
+def ls() -> None:
+    """List finished runs, the newest last, with their score and the values in which they differ."""
+    import pandas as pd
+
+    from anm_nb.analysis.tables import differences, score
+
+    runs, broken = store.scan()
+    rows = []
+    for run, own in zip(runs, differences(runs), strict=True):
+        row = {"key": run.key, **{name: run.summary[name] for name in ("task", "method", "steps", "finished")}}
+        row |= dict(zip(("score", "value"), score(run) or ("–", math.nan), strict=True))
+        differs = ", ".join(f"{name}={value}"[:40] for name, value in own.items())
+        rows.append(row | {"seeds": len(run.summary["seeds"]), "differs": differs})
+    if rows:
+        typer.echo(pd.DataFrame(rows).to_string(index=False, float_format="%.4g"))
+    typer.echo(f"{len(runs)} runs")
+    if broken:
+        typer.echo(f"anm-nb: {len(broken)} more are no finished runs: anm-nb runs verify names them", err=True)
+
+
+@runs_app.command()
+def verify() -> None:
+    """Read every byte of the stored runs, and name what is corrupted or missing. Exit code 1 if anything is."""
+    faults = [store.Run(path).faults() for path in store.run_folders()]
+    for fault in (each for wrong in faults for each in wrong):
+        typer.echo(fault)
+    typer.echo(f"{faults.count([])} of {len(faults)} runs are as they were written")
+    raise typer.Exit(int(any(faults)))
+
+
+def _check(runs: Iterable[store.Run]) -> None:
+    """Read every byte of runs. Raises `CorruptRun` that names what is not as it was written."""
+    if faults := [fault for run in runs for fault in run.faults()]:
+        raise store.CorruptRun("; ".join(faults))
+
+
+@runs_app.command()
+def export(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys or beginnings of keys.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.zip", help="The zip file to write; a new one.")],
+) -> None:
+    """Write runs, every byte checked, into a zip file, for `anm-nb runs import` on another machine."""
+    if out.exists():
+        raise ParameterError(f"{out} exists already; choose another place")
+    found = {run.key: run for run in map(store.find, runs)}
+    _check(found.values())
+    with (
+        files.full_disk_named(out, "nothing of it is in its place"),
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+    ):
+        with zipfile.ZipFile(partial := Path(folder, out.name), "w") as file:
+            for run in found.values():
+                for name in (*run.manifest["files"], store.MANIFEST):
+                    file.write(run.path / name, f"{run.key}/{name}")
+        os.replace(partial, out)
+    typer.echo(out)
+
+
+@runs_app.command(name="import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE.zip", exists=True, help="What `anm-nb runs export` has written.")
+    ],
+) -> None:
+    """Take exported runs into the store, every byte checked; runs it has already stay as they are."""
+    store.partial_root().mkdir(parents=True, exist_ok=True)
+    with (
+        files.full_disk_named(store.store_root(), "runs before it are in the store"),
+        tempfile.TemporaryDirectory(prefix="import-", dir=store.partial_root()) as folder,
+    ):
+        try:
+            zipfile.ZipFile(source).extractall(folder)
+        except zipfile.BadZipFile as error:
+            raise ParameterError(f"{source} cannot be read as a zip file ({error})") from None
+        runs = [store.Run(each.parent) for each in sorted(Path(folder).glob(f"*/{store.MANIFEST}"))]
+        if not runs:
+            raise ParameterError(f"{source} holds no exported runs")
+        _check(runs)
+        for run in runs:
+            path = store.store_root() / run.key
+            if not os.path.lexists(path):
+                os.replace(run.path, path)
+            typer.echo(path)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from anm_nb.config import ParameterError
 CHECKOUT = Path(__file__).resolve().parents[1]  # a clone of this project, unless the package was installed as a copy
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors")
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NOTEBOOK = "ANM_NB_NOTEBOOK"  # in the environment of a notebook that runs: its name
 RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
 KEPT = "kept:"  # before the name of a kept result there
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from anm_nb import store
 from anm_nb.analysis.kept import kept_root
+from anm_nb.cli import export
 from anm_nb.energy.negatives import get_negatives
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.ranking.train import RankingConfig
-from anm_nb.runs import export
 
 INVERSE = {
     "task": "inverse", "size": 4, "width": 18, "batch": 128, "steps": 2000, "lr": 8e-3, "ema_decay": 0.99, "records": 3,

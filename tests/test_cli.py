@@ -7,13 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from stored_training import energy
 from trivial_sweep import write_notebook
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
 from anm_nb.files import project_root
-from anm_nb.store import get_or_train
+from anm_nb.store import scan
 
 
 @pytest.fixture
@@ -71,9 +70,10 @@ def test_importing_loads_nothing_heavy():
 
 def test_the_doctor_says_what_it_found_and_what_it_could_not_examine(tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
-    run = get_or_train(energy("anm"))
+    shutil.copytree(project_root() / "outputs" / "reference" / "models", tmp_path / "runs")
+    (run,) = [run for run in scan()[0] if run.summary["method"] == "anm_orthogonal"]
     said = anm_nb("doctor", run.key[:6]).stdout
-    assert said.startswith(f"run {run.key}: energy, inverse, anm, 2 seeds, 12 steps\n\n")
+    assert said.startswith(f"run {run.key}: energy, inverse, anm_orthogonal, 1 seeds, 2000 steps\n\n")
     assert re.search(r"(healthy|\d+ found): \d+ signatures examined, \d+ could not be \(missing columns ", said)
     refused = anm_nb("doctor", tmp_path / "runs" / "nowhere")
     assert (refused.exit_code, refused.stdout, "unknown run 'nowhere'" in refused.stderr) == (2, "", True)

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from pathlib import Path
+from runpy import run_path
 
 import nbformat
 import pytest
@@ -14,7 +15,7 @@ from anm_nb.analysis import VERDICT_MIME
 from anm_nb.cases import Case, keep
 from anm_nb.config import ParameterError
 from anm_nb.files import project_root
-from anm_nb.gallery import write_gallery, write_results
+from anm_nb.gallery import write_gallery
 
 VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −0.0037]", "verdict": "supported"}
 
@@ -48,7 +49,6 @@ def write_notebook(folder: Path, name: str, *cells: tuple, title: str = "Does it
 
 def ran(path: Path, seconds: float = 1.0, error: str = "") -> None:
     """Note in a notebook how its case ended."""
-    (path.parent / "peak").write_text("1536")
     keep(Case(path, path), path.parent, error, seconds)
 
 
@@ -69,7 +69,7 @@ def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_ru
     ran(path, 65.2)
     html = page(tmp_path)
     shown = ["Does it work?", "base64,AAAA", "<strong>Yes</strong>", "Quick run: 1 supported, 1 not trained"]
-    shown += ["base64,CCCC", VERDICT["claim"], VERDICT["measured"], "10–30 % lower", "65 s, 1536 MiB"]
+    shown += ["base64,CCCC", VERDICT["claim"], VERDICT["measured"], "10–30 % lower", "65 s"]
     places = [html.find(text) for text in shown]
     assert [text for text, place in zip(shown, places, strict=True) if place < 0] == []
     assert places == sorted(places)
@@ -92,20 +92,12 @@ def test_what_a_notebook_says_is_text_not_markup(tmp_path):
     assert "ValueError: &lt;i&gt;no&lt;/i&gt;" in html
 
 
-def test_what_cannot_be_read_is_named_and_hides_no_other(tmp_path):
+def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ParameterError, match=re.escape(f"no executed notebooks in {tmp_path}")):
         write_gallery(tmp_path)
-    (tmp_path / ".12_half.ipynb").write_text("{")
     (tmp_path / "10_damaged.ipynb").write_text("{")
-    path = write_notebook(tmp_path, "11_changed")
-    ran(path)
-    path.write_text(path.read_text().replace("intro", "other"))
-    write_notebook(tmp_path, "12_whole", title="Whole?")
-    html = page(tmp_path)
-    assert html.count("The executed notebook cannot be read") == 2
-    assert "11_changed.ipynb is not the notebook that was written" in html
-    assert "Whole?" in html
-    assert "12_half" not in html
+    with pytest.raises(ParameterError, match=re.escape(f"{tmp_path / '10_damaged.ipynb'} cannot be read as a")):
+        write_gallery(tmp_path)
 
 
 def test_a_rendered_notebook_has_still_pictures_for_its_widgets(tmp_path):
@@ -123,9 +115,10 @@ PAGE = project_root() / "docs" / "results.md"
 
 
 def test_the_page_is_what_the_notebooks_show(tmp_path):
-    written = write_results(project_root() / "notebooks", tmp_path / "results.md")
-    assert written.read_text("utf-8") == PAGE.read_text("utf-8"), "run `anm-nb index`"
+    write_results = run_path(str(PAGE.with_name("write_results.py")))["write_results"]
+    write_results(project_root() / "notebooks", tmp_path / "results.md")
+    assert (tmp_path / "results.md").read_text("utf-8") == PAGE.read_text("utf-8"), "run `make results`"
     pictures, kept = ({path.name: path.read_bytes() for path in of.glob("*")} for of in (
         tmp_path / "results", PAGE.with_suffix("")
     ))  # fmt: skip
-    assert pictures == kept, "run `anm-nb index`"
+    assert pictures == kept, "run `make results`"

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
+from runpy import run_path
 
 import pandas as pd
 import pytest
@@ -52,7 +54,7 @@ def parts(monkeypatch):
     return campaign_log, campaign_runs, campaign_steps
 
 
-def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path):
+def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     said = campaign("--parts", "runs,export", "--commit", "abc")
     assert "FAILED to plan 'unknown'" in said
@@ -76,10 +78,15 @@ def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path):
     assert {str(each.dtype) for each in weights.values()} == {"torch.float16"}
     assert provenance["export"] == {"weights": "float16", "left_out": []}
 
-    # On another machine, where only the files above are left.
-    work = out / "work"
-    work.rename(tmp_path / "elsewhere")
-    said = campaign("--parts", "runs,export", "--no-weights")
+    # On another machine, where only the files above are left; here without the process that watches over it.
+    (out / "work").rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("ANM_NB_OUTPUTS", str(out / "work"))
+    options = ["--out", out, "--work", out / "work", "--list", tmp_path / "list.yaml", "--commit", "abc"]
+    options += ["--parts", "runs,export", "--no-weights", "--budget", 300, "--until", time.time() + 300]
+    monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", *map(str, options)])
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    assert run_path(str(SCRIPT))["main"]() == 0
+    said = capsys.readouterr().out
     assert said.count("finished before: ") == 2
     assert "trains" not in said
     assert pd.read_csv(out / "runs.csv").equals(runs)

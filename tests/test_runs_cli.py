@@ -1,7 +1,5 @@
-"""`anm-nb runs`: what it lists, names, removes and copies, and what it refuses."""
+"""`anm-nb runs`: what it lists, names and copies, and what it refuses."""
 
-import io
-import json
 import re
 import shutil
 import zipfile
@@ -9,13 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 from stored_training import Line, energy
 from typer.testing import CliRunner
 
 from anm_nb.cli import app
+from anm_nb.config import ParameterError
 from anm_nb.identity import key_of
-from anm_nb.store import MANIFEST, Run, get_or_train, partial_root, store_root, write_manifest
+from anm_nb.store import MANIFEST, Run, find, get_or_train, store_root, write_manifest
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -54,12 +52,6 @@ def store(tmp_path, monkeypatch):
     return Stored(line, anm, remade(line, energy("stock", size=3), method="stock", **facts))
 
 
-def listed():
-    result = runs("ls", "--csv")
-    assert result.exit_code == 0, result.output
-    return pd.read_csv(io.StringIO(result.stdout), dtype={"key": str})["key"].tolist()
-
-
 def scored(store, strategy, error):
     """A run of two seeds that ends at this error."""
     metrics = pd.DataFrame({"seed": [0, 0, 1, 1], "step": [0, 5, 0, 5], "mse": [9, error, 9, error + 0.02]})
@@ -68,40 +60,26 @@ def scored(store, strategy, error):
     return remade(store.line, config, method=strategy, family="energy", task="inverse", version=7)
 
 
-def test_a_list_shows_the_score_and_what_differs_and_is_written_as_csv_and_json(store):
+def test_a_list_shows_the_score_and_what_differs_the_newest_last(store):
     anm, stock = scored(store, "anm", 0.25), scored(store, "stock", 0.5)
-    table = runs("ls").stdout
-    assert re.search(r"mse +0.26 ", table)
-    assert "lr=0.0025" in table
-    csv = pd.read_csv(io.StringIO(runs("ls", "--csv").stdout), dtype={"key": str}).set_index("key")
-    assert csv.loc[stock.key, "value"] == pytest.approx(0.51)
-    assert (csv.loc[anm.key, "score"], csv.loc[anm.key, "lr"], csv.loc[stock.key, "lr"]) == ("mse", 0.0025, 0.005)
-    assert "width" not in csv  # the same in all
-    rows = {row["key"]: row for row in json.loads(runs("ls", "--json").stdout)}
-    assert (rows[stock.key]["value"], rows[stock.key]["lr"], rows[stock.key]["seeds"]) == (0.51, 0.005, [0])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [(("show", "aacb"), "unknown run 'aacb'"), (("rm", "aacb"), "unknown run 'aacb'")],
-)
-def test_what_does_not_exist_is_refused_with_the_nearest(arguments, said, store):
-    result = runs(*arguments)
-    assert result.exit_code == 2
-    assert said in result.stderr
+    oldest, *lines = runs("ls").stdout.splitlines()[1:-1]
+    assert store.anm.key in oldest
+    rows = {line.split()[0]: line for line in lines}
+    assert re.search(r" mse +0.26 .* lr=0.0025", rows[anm.key])
+    assert re.search(r" mse +0.51 .* lr=0.005", rows[stock.key])
+    assert "width" not in rows[anm.key]  # the same in all
 
 
 def test_a_key_is_found_by_its_beginning_and_named_where_there_are_two(store):
-    said = runs("show", store.line.key[:6]).stdout
-    for part in ("steps: 6", "peak_memory_mib", "checkpoint.safetensors", "error", store.line.key):
-        assert part in said
-    assert runs("show", str(store.line.path)).stdout.splitlines()[0] == said.splitlines()[0]
+    for asked in (store.line.key[:6], str(store.line.path)):
+        assert find(asked) == store.line
     nearly = store.stock.key[:-1] + ("0" if store.stock.key[-1] != "0" else "1")
-    assert f"nearest: {store.stock.key}" in runs("show", nearly).stderr
+    with pytest.raises(ParameterError, match=f"unknown run '{nearly}'.*nearest: {store.stock.key}"):
+        find(nearly)
     keys = {remade(store.line, version=version).key for version in range(20, 37)}  # more than there are digits
     twice = next(key for key in keys if sum(each[0] == key[0] for each in keys) > 1)
-    result = runs("show", twice[0])
-    assert (result.exit_code, f"'{twice[0]}' begins" in result.stderr, twice in result.stderr) == (2, True, True)
+    with pytest.raises(ParameterError, match=f"'{twice[0]}' begins .*{twice}"):
+        find(twice[0])
 
 
 def test_verify_names_every_fault(store):
@@ -113,7 +91,6 @@ def test_verify_names_every_fault(store):
     assert f"{store.anm.key}/trace.safetensors cannot be read (No such file or directory)" in result.stdout
     assert f"{store.line.key}/{MANIFEST} is no manifest" in result.stdout
     assert "1 of 3 runs" in result.stdout
-    assert runs("verify", store.anm.key[:9]).stdout.count("\n") == 2
     listed = runs("ls")
     assert store.stock.key in listed.stdout
     assert "2 more are no finished runs: anm-nb runs verify" in listed.stderr
@@ -121,14 +98,6 @@ def test_verify_names_every_fault(store):
 
 def keys():
     return {path.name for path in store_root().glob("[!.]*")}
-
-
-def test_a_run_is_removed_by_name_unless_it_is_being_trained(store):
-    with FileLock(partial_root() / f"{store.line.key}.lock"):
-        assert "is being trained by another process, and stays" in runs("rm", store.line.key).stderr
-    assert len(keys()) == 3
-    assert runs("rm", store.line.key[:8]).stdout == f"removed {store.line.path}\n"
-    assert keys() == {store.anm.key, store.stock.key}
 
 
 def test_exported_runs_are_read_by_another_store(store, tmp_path, monkeypatch):
@@ -144,7 +113,7 @@ def test_exported_runs_are_read_by_another_store(store, tmp_path, monkeypatch):
     assert served.path == tmp_path / "there" / "runs" / store.line.key
     assert served.summary == store.line.summary  # not trained again
     assert runs("verify").exit_code == 0
-    assert listed() == [store.anm.key, store.line.key]
+    assert keys() == {store.anm.key, store.line.key}
 
 
 def test_a_corrupted_run_is_neither_exported_nor_imported(store, tmp_path, monkeypatch):

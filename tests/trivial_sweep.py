@@ -87,7 +87,7 @@ class TrivialSweep:
 
     def half_written(self) -> list[str]:
         """What is in the folder of results that is neither a whole result nor the lock."""
-        whole = {".ipynb", ".parquet", ".csv", ".html", ".lock"}
+        whole = {".ipynb", ".parquet", ".lock"}
         names = [path.name for path in self.out.iterdir()] if self.out.exists() else []
         return [name for name in names if Path(name).suffix not in whole or ".partial" in name]
 

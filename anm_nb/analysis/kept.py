@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,7 +70,7 @@ def kept_root() -> Path:
 
 
 def names() -> list[str]:
-    """The names of all kept results; a folder whose name begins with a dot is of one that is not in its place yet."""
+    """The names of all kept results."""
     return [path.parent.name for path in sorted(kept_root().glob("[!.]*/provenance.json"))]
 
 
@@ -104,18 +104,15 @@ def keep(
         method: {"key": run.key, "config": run.settings, "provenance": run.provenance} for method, run in runs.items()
     }
     path = kept_root() / name
-    kept_root().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=kept_root()) as scratch:
-        new = Path(scratch, "new")
-        new.mkdir()
-        for title, table in {"metrics": metrics, "reference_scores": references, **(tables or {})}.items():
-            table.to_parquet(new / f"{title}.parquet")
-        document = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
-        document = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), document)  # a list a line
-        (new / "provenance.json").write_text(document + "\n", encoding="utf-8")
-        if figure is not None:
-            figure.savefig(new / "figure.png", dpi=160)
-        if path.exists():
-            path.rename(Path(scratch, "old"))
-        new.rename(path)
+    shutil.rmtree(new := kept_root() / f".{name}", ignore_errors=True)
+    new.mkdir(parents=True)
+    for title, table in {"metrics": metrics, "reference_scores": references, **(tables or {})}.items():
+        table.to_parquet(new / f"{title}.parquet")
+    if figure is not None:
+        figure.savefig(new / "figure.png", dpi=160)
+    document = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
+    document = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), document)  # a list a line
+    (new / "provenance.json").write_text(document + "\n", encoding="utf-8")
+    shutil.rmtree(path, ignore_errors=True)
+    new.rename(path)
     return Kept(path)

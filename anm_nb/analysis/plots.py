@@ -24,11 +24,10 @@ from anm_nb.analysis import kept
 from anm_nb.analysis.style import LINE_STYLES, PAGE, PALETTE, VENUE, colours, house_style, label, new_figure, points
 from anm_nb.analysis.tables import score_interval
 from anm_nb.config import ParameterError
-from anm_nb.files import KEPT, RUNS_USED, locked, replace_whole
+from anm_nb.files import KEPT, NOTEBOOK, RUNS_USED, locked, replace_whole
 from anm_nb.store import CorruptRun, Run, store_root
 
 FIGURES = "ANM_NB_FIGURES"  # in the environment: the folder that published figures go to
-NOTEBOOK = "ANM_NB_NOTEBOOK"  # in the environment: whose figures they are
 MANIFEST = "manifest.json"
 UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 SAME_LINE = 1.05  # the ratio of two values that axes of several decades do not tell apart

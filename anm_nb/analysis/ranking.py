@@ -21,9 +21,8 @@ from anm_nb.analysis.style import PALETTE, colours, house_style, new_figure, poi
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.store import Run
-from anm_nb.tasks.hinted_sort import HintedSort
 from anm_nb.tasks.kendall import kendall_tau
-from anm_nb.tasks.ordering import PartialSort
+from anm_nb.tasks.ordering import HintedSort, PartialSort
 from anm_nb.training.seeds import generator
 
 # Where τ can be measured, from the published mistake to what the task asks for, and its name in metrics.

@@ -138,16 +138,8 @@ def score(run: Run) -> tuple[str, float] | None:
     return (scores[0], float(last[scores[0]].mean())) if scores else None
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested settings by dotted names."""
-    values: dict[str, Any] = {}
-    for name, value in settings.items():
-        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return values
-
-
 def differences(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """For each run the values of its config, by dotted name, that are not the same in all runs that have them."""
-    own = [flat(run.settings) for run in runs]
+    own: list[dict[Any, Any]] = [pd.json_normalize(run.settings).to_dict("records")[0] for run in runs]
     count = Counter(name for name, _ in {(name, repr(value)) for values in own for name, value in values.items()})
     return [{name: value for name, value in values.items() if count[name] > 1} for values in own]

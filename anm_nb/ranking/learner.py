@@ -112,12 +112,12 @@ class RankingLearner(Learner):
         for place, member in enumerate(self.members):
             own = RankingOutput(*(each[place] for each in output))
             dev, alphas = assess(own, self.dev[place]), own.alphas
-            routing = {"entropy": routing_entropy(alphas), "herfindahl": alphas.square().sum(-1)}  # 1 on one head
-            routing = {n: each.mean((0, 2)) for n, each in (routing | {"max_alpha": alphas.amax(-1)}).items()}
+            routing = {"herfindahl": alphas.square().sum(-1), "max_alpha": alphas.amax(-1)}  # 1 on one head
             scalars = {"epoch": float(epoch), **{name: float(dev[name][-1]) for name in TAUS}}
-            scalars |= {name: float(each.mean()) for name, each in routing.items()} | member.config.at_epoch(epoch)
-            arrays = {"entropies": routing.pop("entropy"), **routing, "alphas": alphas[:PROBES]}
-            arrays |= {name: dev[name] for name in ("tau_obs", "tau_all")}
+            scalars |= {"entropy": float(own.entropies.mean())}
+            scalars |= {name: float(each.mean((0, 2)).mean()) for name, each in routing.items()}
+            scalars |= member.config.at_epoch(epoch)
+            arrays = {"entropies": own.entropies, "alphas": alphas[:PROBES], "tau_obs": dev["tau_obs"]}
             measured.append(Measurement(scalars, arrays, scalars[self.selection]))
         return measured
 

@@ -186,7 +186,7 @@ TASKS: Registry[Task] = Registry(
     {
         "addition": "anm_nb.tasks.matrices:Addition",
         "connectivity": "anm_nb.tasks.matrices:Connectivity",
-        "hinted_sort": "anm_nb.tasks.hinted_sort:HintedSort",
+        "hinted_sort": "anm_nb.tasks.ordering:HintedSort",
         "inverse": "anm_nb.tasks.matrices:Inverse",
         "lowrank": "anm_nb.tasks.matrices:LowRank",
         "partial_sort": "anm_nb.tasks.ordering:PartialSort",

@@ -132,7 +132,7 @@ class Sampling(View):
             if self.digits:
                 panel.imshow(np.where(given, 0, 1 + (array != truth)), cmap=CELLS, clim=(0, 2))
                 for digit in np.unique(array):  # markers are far faster than text
-                    look = {"color": "black", "linestyle": "", "markersize": 40 / self.digits, "mew": 0}
+                    look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 40 / self.digits, "mew": 0}
                     panel.add_artist(Line2D(*np.nonzero(digit == array.T), marker=outline(digit), **look))
                 for border in np.arange(box, self.digits, box) - 0.5:
                     panel.add_artist(Line2D([-0.5, self.digits - 0.5], [border] * 2, color="black", linewidth=1))

@@ -12,7 +12,6 @@ from matplotlib.patches import Polygon, Rectangle, StepPatch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from anm_nb.analysis.stats import proportion_interval
-from anm_nb.analysis.style import PALETTE
 from anm_nb.analysis.tables import rounded
 from anm_nb.store import Run
 from anm_nb.widgets.explorer import View
@@ -136,24 +135,21 @@ class Routing(View):
         every.add_patch(Rectangle((left[iteration - 1], -0.5), heads, items, fill=False, lw=2, clip_on=False))
         every.set_xticks(left[::apart] + heads / 2, range(1, count + 1, apart))
         every.set(yticks=[], xlabel="iteration (framed: on the left)")
-        curves = {name: trace[name][seed, record].double().numpy() for name in ("entropies", "tau_obs", "tau_all")}
-        along, style = range(1, count + 1), {"markersize": 3, "marker": "o"}
+        entropies, taus = (trace[name][seed, record].double().numpy() for name in ("entropies", "tau_obs"))
         entropy.axhline(np.log(heads), color="black", linewidth=0.8, linestyle=":", label="uniform")
-        entropy.plot(along, curves["entropies"], color=PALETTE["hrm"], label="routing", **style)
-        tau.plot(along, curves["tau_obs"], color=PALETTE["baseline"], label="observed pairs", **style)
-        tau.plot(along, curves["tau_all"], "--", color=PALETTE["hrm"], label="all pairs", **style)
+        entropy.plot(range(1, count + 1), entropies, "o-", markersize=3, color=self.colour, label="routing")
+        tau.plot(range(1, count + 1), taus, "o-", markersize=3, color=self.colour)
         entropy.set(ylabel="routing entropy, nats", ylim=(0, 1.35 * np.log(max(heads, 2))))
-        tau.set(ylabel="Kendall τ, mean over dev", ylim=(-1.05, 1.05))
+        if entropy.get_legend() is None:
+            entropy.legend(loc="lower left", fontsize="small", handlelength=1.2, borderpad=0)
+        tau.set(ylabel="τ, observed pairs of dev", ylim=(-1.05, 1.05))
         for panel in (entropy, tau):
             panel.axvline(iteration, color="black", linewidth=0.8, zorder=0)
             panel.set(xlabel="iteration", xlim=(0.5, count + 0.5))
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-            if panel.get_legend() is None:
-                panel.legend(loc="lower left", fontsize="small", handlelength=1.2, borderpad=0)
-        told = {name: f"{curve[iteration - 1]:.3f}" for name, curve in curves.items()}
         return {
             "epoch": str(epochs[record]),
             "largest α": f"{alphas[iteration - 1].max():.3f}",
-            "mean entropy": f"{told.pop('entropies')} nats",
-            **told,
+            "mean entropy": f"{entropies[iteration - 1]:.3f} nats",
+            "tau_obs": f"{taus[iteration - 1]:.3f}",
         }

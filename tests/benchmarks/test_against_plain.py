@@ -16,7 +16,7 @@ TOLERANCE = {"sampler": 3e-3}  # ten levels of descent amplify rounding: the fir
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_package_and_the_plain_reference_compute_the_same(name):
     pair = PAIRS[name][1](True)
-    for _ in range(12):  # past the first update of the EMA that negatives are mined against
+    for _ in range(12 if name in ("ired_stock", "ired_anm") else 3):  # past the first update of the EMA, where mined
         ours, plain = pair.ours(), pair.plain()
         assert set(ours) == set(plain)
         for key, value in ours.items():
@@ -28,7 +28,8 @@ def test_the_script_prints_a_table_and_writes_results_with_their_commit(tmp_path
     written = tmp_path / "results.json"
     options = ["--tiny", "--seconds", "0", "--json", str(written), "--only", "ranking_12", "ired_stock"]
     monkeypatch.setattr(sys, "argv", ["against_plain.py", *options])
-    monkeypatch.setattr(against_plain, "SHORTEST", 0.005)
+    monkeypatch.setattr(against_plain, "SHORTEST", 0.0)
+    monkeypatch.setattr(against_plain, "ROUNDS", (3, 3))
     against_plain.main()
     assert "times as fast [95 %]" in capsys.readouterr().out
     kept = json.loads(written.read_text())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
@@ -37,6 +37,7 @@ def brute_force(pred, target, mask):
     return (concordant - discordant) / decidable if decidable else float("nan")
 
 
+@settings(max_examples=40)
 @given(rankings())
 def test_both_agree_with_brute_force(case):
     pred, target, mask = case
@@ -49,6 +50,7 @@ def test_both_agree_with_brute_force(case):
     np.testing.assert_allclose(kendall_tau(torch.tensor(pred), torch.tensor(target)), unmasked, rtol=1e-14)
 
 
+@settings(max_examples=40)
 @given(rankings())
 def test_it_is_scipys_somers_d_of_prediction_given_target(case):
     pred, target, mask = case

