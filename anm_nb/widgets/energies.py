@@ -143,10 +143,8 @@ class Sampling(View):
             panel.set(xticks=[], yticks=[])
         axes[0].set_xlabel("answer (orange: wrong)" if self.digits else "answer now")
         axes[1].set_xlabel("solution (grey: given)" if self.digits else "truth")
-        breaks = np.flatnonzero(np.diff(levels)) + 1  # where the next noise level begins
         for panel, taken, colour in zip(axes[2:], (energies, errors), (self.colour, "black"), strict=True):
-            steps = np.arange(1.0, len(levels) + 1)
-            panel.plot(*(np.insert(each, breaks, np.nan) for each in (steps, taken)), ".-", markersize=3, color=colour)
+            panel.plot(range(1, len(levels) + 1), taken, ".", markersize=3, color=colour)
             panel.axvline(state, color="black", linewidth=0.8, snap=False)  # states are less than a pixel apart
             panel.set_xlabel("sampler step")
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -187,4 +185,4 @@ class Sampling(View):
         known = torch.zeros_like(y, dtype=torch.bool) if clues is None else clues.mask
         given = known[0].reshape(*truth.shape, -1)[..., 0].numpy()
         errors = [(each != truth).sum() if self.digits else np.square(each - truth).mean() for each in boards]
-        return np.array(levels), torch.cat(energies).numpy(), np.array(errors, float), np.array(boards), truth, given
+        return np.array(levels), torch.cat(energies).numpy(), np.array(errors), np.array(boards), truth, given

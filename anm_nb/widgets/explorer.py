@@ -117,11 +117,7 @@ class Explorer:
         self.redraw()
 
     def redraw(self, change: Any = None) -> None:
-        """Draw what the controls ask for, of runs read anew unless it was a control that changed.
-
-        Where that fails, the picture is blank and the reason stands for the read-outs; without runs, controls are out
-        of sight.
-        """
+        """Draw what the controls ask for, of runs read anew unless a control changed; where that fails, say why."""
         picked = change is None or change.owner in (self.picker, self.beside)
         if not picked and not self.views:  # a slider that plays on, or whose options change
             return
@@ -256,7 +252,8 @@ def plotted(axes: Axes) -> list[Artist]:
 
 def nearest(options: Sequence[Any], value: Any) -> Any:
     """The value itself where a run offers it, else the nearest number that it does."""
-    return value if value in options else min(options, key=lambda each: abs(each - value))
+    numbers = (each for each in options if isinstance(each, int))
+    return value if value in options else min(numbers, key=lambda each: abs(each - value))
 
 
 def project_runs() -> dict[str, Run]:

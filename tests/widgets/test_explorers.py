@@ -19,6 +19,7 @@ from anm_nb.widgets import (
     SamplerExplorer,
     project_runs,
 )
+from anm_nb.widgets.explorer import nearest
 
 EXPLORERS = {"margin": MarginExplorer, "landscape": LandscapeExplorer, "routing": RoutingExplorer,
              "sampler": SamplerExplorer}  # fmt: skip
@@ -200,6 +201,12 @@ def test_two_runs_stand_on_shared_axes_each_with_its_own_numbers(stored, kind):
     assert "no negatives" in explorer.alt
     explorer.beside.value = ""
     assert explorer.image("png") == EXPLORERS[kind](anm).image("png")
+
+
+def test_a_second_run_without_the_value_shows_its_nearest():
+    assert nearest(["all", 0, 1, 2], "all") == "all"
+    assert nearest(["all", 0, 1, 2], 9) == 2
+    assert nearest([0, 40, 100], 60) == 40
 
 
 def test_a_still_picture_and_its_words_stand_before_the_widgets(stored, shown):
