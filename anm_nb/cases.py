@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from anm_nb import files
 from anm_nb.analysis import VERDICT_MIME
@@ -121,25 +121,25 @@ def tally(verdicts: Iterable[Mapping[str, Any]]) -> str:
 
 
 class SweepFile(Parameters):
-    """What a file in `params/sweeps` may say: one notebook at many parameters, or the union of such files.
+    """What a file in `params/sweeps` may say: a notebook at many parameters.
 
     A case's parameters are those of `params/<profile>/<notebook>.yaml` (without a profile, the notebook's defaults),
     with `base` over them, and over that the case's own: each combination of the values in `grid`, then each mapping in
-    `cases`; without either there is one case. In a union `base` is over the base of each of its files.
+    `cases`; without either there is one case.
     """
 
-    notebook: str = ""  # a name in notebooks/, or the path of an .ipynb file from the sweep file's folder
+    notebook: str  # a name in notebooks/, or the path of an .ipynb file from the sweep file's folder
     profile: str | None = None
     base: Values = Field(default_factory=dict)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     cases: list[Values] = Field(default_factory=list)
-    union: list[str] = Field(default_factory=list)  # paths of other sweep files, from this one's folder
 
-    @model_validator(mode="after")
-    def _says_one_thing(self) -> SweepFile:
-        if self.union and (beside := sorted(self.model_fields_set - {"union", "base"})):
-            raise ParameterError(f"only base may stand beside union; move {', '.join(beside)} into the files it names")
-        return self
+
+class UnionFile(Parameters):
+    """Or several of them at once, `base` over the base of each."""
+
+    union: list[str]  # paths of other sweep files, from this one's folder
+    base: Values = Field(default_factory=dict)
 
 
 def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | None = None) -> list[Case]:
@@ -149,7 +149,7 @@ def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | Non
     is given, named by each case's own parameters. Raises `ParameterError` for what file or notebooks would not accept.
     """
     if not (path := Path(asked)).is_file():
-        sweeps = (files.project_root() / "params" / "sweeps").glob("*.yaml")
+        sweeps = files.project_root().glob("params/sweeps/*.yaml")
         path = named("sweep file", str(asked), {each.stem: each for each in sweeps})
     cases = {case.digest: case for case in _cases(path, profile, {})}.values()
     folder = (folder or files.outputs_root() / (f"{path.stem}-{profile}" if profile else path.stem)).absolute()
@@ -173,22 +173,24 @@ def named(kind: str, name: str, known: Mapping[str, Path]) -> Path:
 
 def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
     """The cases of a file, with values over its base."""
-    content, root, shared, cases = read_yaml(path), files.project_root(), Values(), list[Case]()
+    content, root, cases = read_yaml(path), files.project_root(), list[Case]()
     try:
+        if "union" in content:
+            union = UnionFile(**content)
+            return [case for each in union.union for case in _cases(path.parent / each, profile, union.base | over)]
         file = SweepFile(**content)
-        if file.union:
-            return [case for each in file.union for case in _cases(path.parent / each, profile, file.base | over)]
-        own, notebooks = (path.parent / file.notebook).resolve(), (root / "notebooks").glob("*.ipynb")
-        notebook = own if own.is_file() else named("notebook", file.notebook, {each.stem: each for each in notebooks})
+        notebook, values = (path.parent / file.notebook).resolve(), Values()
+        if not notebook.is_file():
+            notebook = named("notebook", file.notebook, {each.stem: each for each in root.glob("notebooks/*.ipynb")})
         if profile := profile or file.profile:
-            profiles = {each.parent.name: each for each in (root / "params").glob(f"*/{notebook.stem}.yaml")}
-            shared = read_yaml(named("profile", profile, profiles))
-        shared, check, code = shared | file.base | over, check_of(notebook), code_digest(notebook)
+            profiles = {each.parent.name: each for each in root.glob(f"params/*/{notebook.stem}.yaml")}
+            values = read_yaml(named("profile", profile, profiles))
+        check, code = check_of(notebook), code_digest(notebook)
         grid = [dict(zip(file.grid, point, strict=True)) for point in product(*file.grid.values())] if file.grid else []
-        for each in grid + file.cases or [{}]:
-            values = check(given := shared | each)
-            digest = digest_of([notebook.stem, values, code])[:16]
-            cases.append(Case(notebook, parameters=given, own=each, values=values, digest=digest))
+        for own in grid + file.cases or [{}]:
+            checked = check(given := values | file.base | over | own)
+            digest = digest_of([notebook.stem, checked, code])[:16]
+            cases.append(Case(notebook, parameters=given, own=own, values=checked, digest=digest))
     except ParameterError as error:
         raise error.within(path.name) from None
     return cases

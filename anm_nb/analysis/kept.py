@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -17,9 +17,6 @@ from anm_nb.analysis.tables import collect
 from anm_nb.config import ParameterError, unknown_name
 from anm_nb.files import KEPT, note_use, project_root
 from anm_nb.store import Run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -88,10 +85,9 @@ def keep(
     references: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame] | None = None,
     *,
-    figure: Figure | None = None,
     add: bool = False,
 ) -> Kept:
-    """Store the runs' metrics and provenance, other tables by name, and the figure that shows it, as a kept result.
+    """Store the runs' metrics and provenance, and other tables by name, as a kept result.
 
     What was kept under that name before stays until all of it is written; with `add`, its runs of other methods too.
     """
@@ -108,8 +104,6 @@ def keep(
     new.mkdir(parents=True)
     for title, table in {"metrics": metrics, "reference_scores": references, **(tables or {})}.items():
         table.to_parquet(new / f"{title}.parquet")
-    if figure is not None:
-        figure.savefig(new / "figure.png", dpi=160)
     document = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
     document = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), document)  # a list a line
     (new / "provenance.json").write_text(document + "\n", encoding="utf-8")

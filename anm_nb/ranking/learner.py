@@ -117,7 +117,8 @@ class RankingLearner(Learner):
             scalars |= {"entropy": float(own.entropies.mean())}
             scalars |= {name: float(each.mean((0, 2)).mean()) for name, each in routing.items()}
             scalars |= member.config.at_epoch(epoch)
-            arrays = {"entropies": own.entropies, "alphas": alphas[:PROBES], "tau_obs": dev["tau_obs"]}
+            arrays = {"entropies": own.entropies, "alphas": alphas[:PROBES]}
+            arrays |= {name: dev[name] for name in ("tau_obs", "tau_all")}  # after each iteration
             measured.append(Measurement(scalars, arrays, scalars[self.selection]))
         return measured
 

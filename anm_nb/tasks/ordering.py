@@ -111,11 +111,10 @@ class PartialSort(Task):
     def solve(self, batch: Batch) -> Tensor:
         """The best possible scores [n, items]: visible values, and for hidden ones the median of those not seen."""
         values = self.values(batch)
-        unseen = torch.ones(len(values), VALUES, dtype=torch.long, device=values.device)
-        up_to = unseen.scatter_add_(1, (values - LOWEST), -batch.known.long()).cumsum(dim=1)
-        count = up_to[:, -1:]
-        middle = torch.cat([(count + 1) // 2, count // 2 + 1], dim=1)
-        median = torch.searchsorted(up_to, middle).double().mean(dim=1, keepdim=True) + LOWEST
+        unseen = torch.arange(LOWEST, LOWEST + VALUES + 1, dtype=torch.double, device=values.device)
+        places = torch.where(batch.known, values - LOWEST, VALUES)  # hidden items: one beyond, which is left out
+        unseen = unseen.repeat(len(values), 1).scatter(1, places, torch.nan)[:, :VALUES]
+        median = unseen.nanquantile(0.5, dim=1, keepdim=True)
         return -torch.where(batch.known, values.double(), median)
 
     def ceilings(self, batch: Batch) -> Float[Tensor, " n"] | None:

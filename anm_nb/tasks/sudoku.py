@@ -80,7 +80,12 @@ class Sudoku(DenoisingTask):
             raise ParameterError("no puzzles: every line is blank")
         puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8)
         solutions, found = solver.solve(puzzles)
-        for number, count in zip(boards, found.tolist(), strict=True):
+        for (number, board), count in zip(boards.items(), found.tolist(), strict=True):
+            for place, unit in enumerate([] if count else solver.unit_cells(size).tolist()):
+                given = [board[cell] for cell in unit if board[cell]]
+                if twice := [digit for digit in given if given.count(digit) > 1]:
+                    where = f"{('row', 'column', 'box')[place // size]} {place % size + 1}"
+                    raise ParameterError(f"line {number}: {twice[0]} more than once in {where}")
             if count != 1:
                 raise ParameterError(f"line {number}: has {'more than one' if count else 'no'} solution")
         task._own = Pool(puzzles, solutions.to(torch.uint8))
@@ -117,22 +122,17 @@ class Sudoku(DenoisingTask):
         return torch.where(changed.unsqueeze(2), _cells(one_hot_boards(drawn)), cells).flatten(1)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
-        """Shares per puzzle of the digits with the highest entries (NaN where there are no such cells).
+        """Of each puzzle, filled with the digits that have the highest entries:
 
-        cell_accuracy: empty cells with the right digit; board_accuracy: 1 for a right grid; violation_…: rows, columns
-        and boxes that lack a digit, also apart, and given cells that hold another (clues).
+        cell_accuracy, the share of empty cells with the right digit (NaN where none is empty); board_accuracy, 1 for a
+        right grid; violation_rate, the share of rows, columns and boxes that lack a digit.
         """
-        filled, clues = digits(y_hat), clue_digits(batch)
-        right, given = filled == digits(batch.y), clues > 0
-        rows, columns, boxes = (part.double().mean(1) for part in solver.broken(filled).chunk(3, dim=1))
+        filled, given = digits(y_hat), clue_digits(batch) > 0
+        right = filled == digits(batch.y)
         return {
             "cell_accuracy": (right & ~given).sum(1).double() / (~given).sum(1),
             "board_accuracy": right.all(1).double(),
-            "violation_rate": (rows + columns + boxes) / 3,
-            "violation_rows": rows,
-            "violation_columns": columns,
-            "violation_boxes": boxes,
-            "violation_clues": (given & (filled != clues)).sum(1).double() / given.sum(1),
+            "violation_rate": solver.broken(filled).double().mean(1),
         }
 
     def references(self, training: Batch, test: Batch) -> Predictions:

@@ -1,6 +1,6 @@
 """Sudokus with one solution: pools of them, and an exact solver of 4×4 and 9×9, batched on any device.
 
-A cell's candidates are an int64 with bit d − 1 set where digit d is possible.
+A cell's candidates are an int16 with bit d − 1 set where digit d is possible.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def deduced(puzzles: Boards) -> Boards:
 def _search(nodes: Boards, limit: int, source: torch.Generator) -> tuple[Boards, Indices]:
     """Depth-first search from all boards at once, up to WIDTH nodes a round; the deepest nodes stand first."""
     owner = torch.arange(len(nodes), device=nodes.device)  # the row of the board that each node belongs to
-    grids, found = torch.zeros_like(nodes), torch.zeros_like(owner)
+    grids, found = torch.zeros_like(nodes, dtype=torch.long), torch.zeros_like(owner)
     for spare in count():
         waiting = (found[owner] < limit).nonzero().squeeze(1)
         if not len(waiting):
@@ -159,14 +159,14 @@ def _propagate(boards: Boards) -> tuple[Boards, Bool[Tensor, " n"]]:
     """One round of naked and hidden singles, and which boards have no solution: a digit twice in a unit, or nowhere."""
     size = isqrt(boards.shape[1])
     units, units_of = (table.to(boards.device) for table in (unit_cells(size), cell_units(size)))
-    masks = boards.mT.to(torch.int16)  # cell by cell, all boards side by side: several times as fast
+    masks = boards.mT.contiguous()  # cell by cell, all boards side by side: several times as fast
     fixed = torch.where(_single(masks), masks, 0)
     taken, twice = _once_or_more(fixed[units])
     masks = torch.where(fixed != 0, fixed, masks & ~reduce(or_, taken[units_of].unbind(1)))
     possible, several = _once_or_more(masks[units])
     lone = masks & reduce(or_, (possible & ~several)[units_of].unbind(1))
     dead = (twice != 0) | (possible != 2**size - 1)
-    return torch.where(lone != 0, lone, masks).mT.long(), dead.any(0)
+    return torch.where(lone != 0, lone, masks).mT, dead.any(0)
 
 
 def _once_or_more(masks: Int[Tensor, "units cells n"]) -> tuple[Int[Tensor, "units n"], Int[Tensor, "units n"]]:
@@ -185,13 +185,13 @@ def _branch(masks: Boards, source: torch.Generator) -> tuple[Boards, Boards]:
     cell = (choices + torch.rand(choices.shape, generator=source, device=masks.device)).argmin(1, keepdim=True)
     weight = possible.take_along_dim(cell.unsqueeze(2), 1).squeeze(1).float()
     weight *= 1 - torch.rand(weight.shape, generator=source, device=masks.device)
-    guess = 1 << weight.argmax(1, keepdim=True)
+    guess = (1 << weight.argmax(1, keepdim=True)).short()
     return masks.scatter(1, cell, guess), masks.scatter(1, cell, masks.gather(1, cell) & ~guess)
 
 
 def _candidates(puzzles: Boards) -> Boards:
     """What the cells may hold before any deduction: the clue, or every digit."""
-    clue = 1 << (puzzles.long() - 1).clamp(min=0)
+    clue = 1 << (puzzles.short() - 1).clamp(min=0)
     return torch.where(puzzles == 0, 2 ** isqrt(puzzles.shape[1]) - 1, clue)
 
 

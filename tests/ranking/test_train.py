@@ -56,7 +56,7 @@ def test_a_run_records_the_documents_diagnostics_at_every_epoch(run):
     assert metrics["grad_norm_encoder"].notna().tolist() == [False, True, True] * 2  # no step before the first
     assert metrics["grad_norm_controller"].isna().all()  # frozen throughout
     shapes = {name: tuple(array.shape) for name, array in run.trace.items()}
-    per_iteration = {"entropies", "tau_obs"}
+    per_iteration = {"entropies", "tau_obs", "tau_all"}
     assert {shapes.pop(name) for name in per_iteration} == {(2, 3, 3)}
     assert shapes == {
         "alphas": (2, 3, 4, 3, 6, 2),

@@ -76,7 +76,10 @@ def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
         ({"grid": {"m": [1]}}, "trivial.yaml: unknown parameter 'm'"),
         ({"gird": {"n": [1]}}, "trivial.yaml: unknown parameter 'gird' (did you mean 'grid'?)"),
         ({"notebook": "20_hrm_vs_basline"}, "unknown notebook '20_hrm_vs_basline' (did you mean '20_hrm_vs_baseline'"),
-        ({"union": ["trivial.yaml"], "profile": "mid"}, "only base may stand beside union; move profile into"),
+        (
+            {"union": ["trivial.yaml"], "profile": "mid"},
+            "unknown parameter 'profile'; known: base, union",
+        ),
         ({"union": ["missing.yaml"]}, "missing.yaml cannot be read"),
     ],
     ids=str,

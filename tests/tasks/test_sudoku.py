@@ -164,7 +164,7 @@ def test_given_puzzles_are_solved_and_kept_in_order(size):
             r"line 3: 'x' in row 2, column 2: should be a digit from 1 to 9, 0 or \. if empty",
         ),
         (PUZZLE[:10] + "²" + PUZZLE[11:], r"line 3: '²' in row 2, column 2: should be a digit"),
-        ("55" + PUZZLE[2:], r"line 3: has no solution"),
+        ("537" + "." * 24 + "5" + PUZZLE[28:], r"line 3: 5 more than once in column 1"),
         ("12345678" + "." * 9 + "9" + "." * 63, r"line 3: has no solution"),
         ("." * 81, r"line 3: has more than one solution"),
     ],
@@ -206,25 +206,18 @@ def swapped(solution, one, other):
 @pytest.mark.parametrize(("example", "in_row", "in_column"), [(KNOWN[0], (2, 3), (0, 9)), (SMALL[1], (1, 2), (0, 4))])
 def test_metrics_of_boards_made_by_hand(example, in_row, in_column):
     _, puzzle, solution = example
-    cells, empty = len(puzzle), puzzle.count("0")
-    size = round(cells**0.5)
+    empty, size = puzzle.count("0"), round(len(puzzle) ** 0.5)
     task = Sudoku.from_puzzles([puzzle], size=size)
     batch = task.puzzles()
     right = {"cell_accuracy": 1, "board_accuracy": 1, "violation_rate": 0}
-    right |= {f"violation_{name}": 0 for name in ("rows", "columns", "boxes", "clues")}
     assert task.metrics(batch.y, batch) == pytest.approx(right)
     # two empty cells of a row: it stays whole, two columns and boxes do not
     assert task.metrics(swapped(solution, *in_row), batch) == pytest.approx(
-        right
-        | {"cell_accuracy": (empty - 2) / empty, "board_accuracy": 0, "violation_rate": 4 / (3 * size)}
-        | {"violation_columns": 2 / size, "violation_boxes": 2 / size}
+        {"cell_accuracy": (empty - 2) / empty, "board_accuracy": 0, "violation_rate": 4 / (3 * size)}
     )
     # two given cells of one column and one box
-    assert task.metrics(swapped(solution, *in_column), batch) == pytest.approx(
-        right
-        | {"board_accuracy": 0, "violation_rate": 2 / (3 * size)}
-        | {"violation_rows": 2 / size, "violation_clues": 2 / (cells - empty)}
-    )
+    swapped_clues = task.metrics(swapped(solution, *in_column), batch)
+    assert swapped_clues == pytest.approx(right | {"board_accuracy": 0, "violation_rate": 2 / (3 * size)})
 
 
 # the solver
@@ -234,7 +227,6 @@ def test_known_puzzles_have_their_known_solution_alone(size):
     grids, found = solve(torch.tensor([board(puzzle) for _, puzzle, _ in BY_SIZE[size]]))
     assert grids.tolist() == GRIDS[size]
     assert found.tolist() == [1] * len(GRIDS[size])
-    assert all(is_complete(board(solution)) for _, _, solution in BY_SIZE[size])
 
 
 def test_200_hard_puzzles_are_solved_in_the_time_of_a_few():
