@@ -141,13 +141,13 @@ class Sampling(View):
                 reach = float(np.abs(truth).max()) or 1.0
                 panel.imshow(array, cmap="RdBu_r", clim=(-reach, reach))
             panel.set(xticks=[], yticks=[])
-        axes[0].set_xlabel("answer (orange: wrong)" if self.digits else "answer now")
-        axes[1].set_xlabel("solution (grey: given)" if self.digits else "truth")
+        axes[0].set_xlabel("answer\n(orange: wrong)" if self.digits else "answer now")
+        axes[1].set_xlabel("solution\n(grey: given)" if self.digits else "truth")
         for panel, taken, colour in zip(axes[2:], (energies, errors), (self.colour, "black"), strict=True):
             panel.plot(range(1, len(levels) + 1), taken, ".", markersize=3, color=colour)
             panel.axvline(state, color="black", linewidth=0.8, snap=False)  # states are less than a pixel apart
             panel.set_xlabel("sampler step")
-            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes[2].set_ylabel("energy, nats")
         axes[3].set(ylabel=measure, yscale="linear" if self.digits else "log")
         error = errors[state - 1]

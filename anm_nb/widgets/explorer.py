@@ -24,7 +24,7 @@ from matplotlib.image import imsave
 from traitlets import link
 
 from anm_nb.analysis.kept import kept_root
-from anm_nb.analysis.plots import figure_files
+from anm_nb.analysis.plots import UNDATED
 from anm_nb.analysis.style import PAGE, colours, house_style, label
 from anm_nb.analysis.tables import differences, rounded, score
 from anm_nb.config import ParameterError
@@ -214,16 +214,16 @@ class Explorer:
         name = re.sub(r"[^\w.]+", "-", " ".join([self.view.name, *(view.run.key[:8] for view in self.views), *values]))
         folder = outputs_root() / "figures" / "explorers"
         try:
-            with house_style():
-                files = figure_files(self.figure, name, PAGE.text)
             folder.mkdir(parents=True, exist_ok=True)
-            for file, data in files.items():
-                replace_whole(folder / file, data)
+            for kind, undated in UNDATED.items():
+                with house_style():
+                    self.figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
+                replace_whole(folder / f"{name}.{kind}", buffer.getvalue())
             told = f"Saved, {PAGE.text} inches wide, as PDF, SVG and PNG: {folder / name}.pdf"
         except Exception as error:  # a full disk, or of any other kind
             told = f"Not saved: {type(error).__name__}: {error}"
         self.saved.value = f'<p role="status">{escape(told)}</p>'
-        self.redraw()  # as labels may have been broken to fit
+        self.redraw()  # as the canvas has it in the file's size
 
     def _blank(self, why: str, role: str) -> None:
         self.unshown, self.readouts = why, []

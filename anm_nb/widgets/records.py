@@ -19,6 +19,11 @@ from anm_nb.widgets.explorer import View
 BARS = 40
 WITHIN = 0.95  # share of all recorded margins that lie between the outermost bars
 QUARTILES = {"first quartile": 0.25, "median": 0.5, "third quartile": 0.75}
+LINES = {  # over iterations, by their names in the trace: panel, look and label
+    "entropies": (2, "o-", "routing"),
+    "tau_obs": (3, "o-", "observed pairs"),
+    "tau_all": (3, "s--", "all pairs"),
+}
 
 
 class Margins(View):
@@ -130,26 +135,26 @@ class Routing(View):
         apart = -(-items // 16)  # as many labels as there is room for
         heat.set_yticks(range(0, items, apart), names[::apart])
         heat.set_xticks(range(heads), range(1, heads + 1))
-        heat.set(xlabel=f"head (α: blue 0, yellow {largest:.2f})", ylabel="item, by true rank (hidden)")
+        heat.set(xlabel=f"head (yellow: α = {largest:.2f})", ylabel="item, by true rank (hidden)")
         left, apart = (heads + 1) * np.arange(count) - 0.5, -(-count // 8)  # of each iteration's picture
         every.add_patch(Rectangle((left[iteration - 1], -0.5), heads, items, fill=False, lw=2, clip_on=False))
         every.set_xticks(left[::apart] + heads / 2, range(1, count + 1, apart))
-        every.set(yticks=[], xlabel="iteration (framed: on the left)")
-        entropies, taus = (trace[name][seed, record].double().numpy() for name in ("entropies", "tau_obs"))
+        every.set(yticks=[], xlabel="iteration (framed: left)")
         entropy.axhline(np.log(heads), color="black", linewidth=0.8, linestyle=":", label="uniform")
-        entropy.plot(range(1, count + 1), entropies, "o-", markersize=3, color=self.colour, label="routing")
-        tau.plot(range(1, count + 1), taus, "o-", markersize=3, color=self.colour)
+        curves = {name: trace[name][seed, record].double().numpy() for name in LINES}
+        for name, (panel, line, words) in LINES.items():
+            axes[panel].plot(range(1, count + 1), curves[name], line, markersize=3, color=self.colour, label=words)
         entropy.set(ylabel="routing entropy, nats", ylim=(0, 1.35 * np.log(max(heads, 2))))
-        if entropy.get_legend() is None:
-            entropy.legend(loc="lower left", fontsize="small", handlelength=1.2, borderpad=0)
-        tau.set(ylabel="τ, observed pairs of dev", ylim=(-1.05, 1.05))
+        tau.set(ylabel="Kendall τ, mean over dev", ylim=(-1.05, 1.05), yticks=[-1, 0, 1])
         for panel in (entropy, tau):
             panel.axvline(iteration, color="black", linewidth=0.8, zorder=0)
             panel.set(xlabel="iteration", xlim=(0.5, count + 0.5))
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+            if panel.get_legend() is None:
+                panel.legend(loc="lower left", fontsize="small", handlelength=1.2, borderpad=0)
         return {
             "epoch": str(epochs[record]),
             "largest α": f"{alphas[iteration - 1].max():.3f}",
-            "mean entropy": f"{entropies[iteration - 1]:.3f} nats",
-            "tau_obs": f"{taus[iteration - 1]:.3f}",
+            "mean entropy": f"{curves['entropies'][iteration - 1]:.3f} nats",
+            **{name: f"{curves[name][iteration - 1]:.3f}" for name in ("tau_obs", "tau_all")},
         }
