@@ -171,7 +171,6 @@ def test_profiles_are_valid(path):
 TINY = {"levels": 3, "width": 4, "dev_examples": 2, "inner_steps": 1, "steps": 2, "batch": 4, "records": 3}
 RUNS = {
     "anm": {"size": 2, "negatives": "anm"},
-    "mixed": {"size": 2, "negatives": "mixed"},
     "sudoku": {"task": "sudoku", "size": 9, "task_options": {"pool": 20}, "negatives": "stock"},
 }
 

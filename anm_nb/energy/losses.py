@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anm_nb.energy.miner import Mined, MiningProblem
-from anm_nb.energy.networks import energy_given, gradient_and_value
+from anm_nb.energy.networks import gradient_and_value
 from anm_nb.energy.schedule import Noised, Points, Values
 from anm_nb.training import StepLosses
 
@@ -43,38 +43,6 @@ def monotonic_regression(
     distance, energy = (each - each.mean(1, keepdim=True) for each in (distances, energies))
     slope = (distance * energy).sum(1) / distance.square().sum(1).clamp_min(1e-12)
     return F.relu(least_slope - slope) + (energy - slope.unsqueeze(1) * distance).square().mean(1)
-
-
-def sampling_divergence(problem: MiningProblem) -> Values:
-    """E_θ̄(ỹ) + log p(ỹ) of sampled ỹ, up to a constant: the KL term of VFScale (arXiv 2502.01989), one value a row.
-
-    As released (there one level a batch, every 50th step), ỹ comes from N(0, I) by one score estimate a level; only the
-    last, at the row's own level, is differentiated, and θ̄ is constant. −log p is y_dim times the log distance to the
-    seed's nearest other sample (Kozachenko & Leonenko 1987).
-    """
-    schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
-
-    def held(noised: Tensor, level: Tensor) -> Tensor:
-        return noised if problem.clues is None else problem.clues.impose(noised, schedule.signal(level))
-
-    def estimate(noised: Tensor, level: Tensor) -> Tensor:
-        noised = held(noised, level)
-        score, _ = gradient_and_value(energy_given(problem.model, problem.x, level), noised)
-        return schedule.to_clean(noised - schedule.sigma(level) * score, level).clamp(-clamp, clamp)
-
-    start = noised = problem.draws.normal(problem.y_pos.shape).to(problem.y_pos.dtype)
-    with torch.no_grad():
-        for level in reversed(range(1, len(schedule.betas))):
-            below = torch.full_like(k, level - 1)
-            noised = schedule.signal(below) * estimate(noised, below + 1)
-            start = torch.where((k == below).unsqueeze(1), noised, start)
-    sample = held(schedule.signal(k) * estimate(start, k), k)
-    with torch.no_grad():
-        slope, energy = gradient_and_value(energy_given(problem.model, problem.x, k), sample.detach())
-    by_seed = sample.unflatten(0, (problem.seeds, -1))
-    distances = torch.cdist(by_seed, by_seed.detach(), compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.masked_fill(torch.eye(by_seed.shape[1], device=sample.device) > 0, 1e10).amin(2).flatten()
-    return energy + (slope * (sample - sample.detach())).sum(1) - sample.shape[1] * (nearest + 1e-20).log()
 
 
 class Contrast(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -104,8 +104,7 @@ class Mined:
     log: dict[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """One turn of the miner: a trial point of every example, and what became of it: nothing after its end."""
 
     y: Points
@@ -116,89 +115,6 @@ class Trial:
     starting: Marks  # a fresh starting point, taken whatever its energy
     accepted: Marks
     rejected: Marks
-    slack: Values  # how far Ẽ is below Armijo's bound
-
-
-class _Descent:
-    """Where every example is between two turns, the point that it tries next, and what is counted."""
-
-    def __init__(self, y_pos: Points, constraint: Constraint, config: MinerConfig) -> None:
-        self.y_pos, self.constraint, self.config, self.scale = y_pos, constraint, config, y_pos.norm(dim=1)
-        self.y = self.ahead = y_pos
-        self.value = self.alpha = self.first_alpha = self.scale  # any positive number, until the start
-        self.gradient, self.start_value, self.slack = map(torch.zeros_like, (y_pos, self.scale, self.scale))
-        self.accepted = self.backtracks = self.streak = self.restarts = torch.zeros_like(self.scale, dtype=torch.long)
-        self.done = self.accepted.bool()
-        self.starting = self.too_close = ~self.done
-
-    def trial_points(self, sources: Sequence[torch.Generator], may_wait: bool) -> Points:
-        """The points ahead, or starts in random directions; where the host may wait, only blocks in need are drawn."""
-        blocks = self.starting.unflatten(0, (len(sources), -1)).any(1)
-        wanted = blocks.tolist() if may_wait else [True] * len(sources)
-        if not any(wanted):
-            return self.ahead
-        direction = torch.ones_like(self.y)
-        for block, source, drawn in zip(direction.chunk(len(sources)), sources, wanted, strict=True):
-            if drawn:
-                block.normal_(generator=source)
-        start = self.constraint.start(self.y_pos, direction, self.config.start * self.scale)
-        return torch.where(self.starting.unsqueeze(1), start, self.ahead)
-
-    def judge(self, point: Points, value: Values) -> Trial:
-        below = self.value - value - self.config.armijo_c / self.alpha * (point - self.y).square().sum(1)
-        stepping = ~self.done & ~self.starting
-        enough = torch.ones_like(stepping) if self.config.rule == "fixed" else below >= 0
-        taken, refused = stepping & enough, stepping & ~enough
-        return Trial(point, value, self.y, self.value, self.alpha, self.starting, taken, refused, below)
-
-    def move(self, trial: Trial, gradient: Points, is_near: Callable[[Tensor], Tensor]) -> None:
-        """Go where a trial was taken, choose the next point, and mark who has ended or starts anew."""
-        config, taken, alpha = self.config, trial.accepted, self.alpha
-        if config.rule == "barzilai_borwein":
-            step = trial.y - self.y
-            curvature = (step * (gradient - self.gradient)).sum(1)
-            length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
-            length = torch.clamp(length, self.first_alpha / BB_RANGE, self.first_alpha * BB_RANGE)
-            alpha = torch.where(taken, length, alpha)
-        moved = taken | trial.starting
-        self.y = torch.where(moved.unsqueeze(1), trial.y, self.y)
-        self.gradient = torch.where(moved.unsqueeze(1), gradient, self.gradient)
-        self.value = torch.where(moved, trial.value, self.value)
-        self.start_value = torch.where(trial.starting, trial.value, self.start_value)
-        self.slack = torch.where(taken, torch.minimum(self.slack, trial.slack), self.slack)
-        first_step = config.step_size * self.scale / self.gradient.norm(dim=1).clamp_min(1e-12)
-        self.first_alpha = torch.where(trial.starting, first_step, self.first_alpha)
-        self.alpha = torch.where(trial.starting, self.first_alpha, torch.where(trial.rejected, alpha / 2, alpha))
-        self.ahead = self.constraint.project(self.y - self.alpha.unsqueeze(1) * self.gradient)
-        self.backtracks = self.backtracks + trial.rejected
-        self.streak = torch.where(moved, 0, self.streak + trial.rejected)  # of rejections
-        self.too_close = is_near(self.y)
-        self.starting = moved & self.too_close & (self.restarts < RESTARTS)
-        self.restarts = self.restarts + self.starting
-        self.accepted = torch.where(self.starting, 0, self.accepted + taken)
-        ended = (self.accepted >= config.steps) | (self.streak >= config.max_backtracks)
-        if config.tol:
-            ended = ended | moved & ((self.y - self.ahead).norm(dim=1) < config.tol * self.scale)
-        self.done = self.done | ~self.starting & ended
-
-    def mined(self) -> Mined:
-        gm_norm = (self.y - self.ahead).norm(dim=1)  # the length of the step that would be tried next
-        log = {
-            "miner_accepted": self.accepted,
-            "miner_backtracks": self.backtracks,
-            "miner_limit_hits": self.streak >= self.config.max_backtracks,  # ended by rejections, not by choice
-            "miner_restarts": self.restarts,
-            "miner_cut": ~self.done,
-            "miner_converged": gm_norm < self.config.tol * self.scale,
-            "armijo_slack": self.slack,
-            "gm_norm": gm_norm,
-            "feasibility_residual": self.constraint.residual(self.y),
-            "wrongness": (self.y - self.y_pos).norm(dim=1),
-            "too_close": self.too_close,
-            "e_start": self.start_value,
-            "e_mined": self.value,
-        }
-        return Mined(self.y, log)
 
 
 @torch.no_grad()
@@ -210,36 +126,88 @@ def mine(
     generator: torch.Generator | Sequence[torch.Generator],
     callback: Callable[[Trial], None] | None = None,
     near: Callable[[Tensor], Tensor] | None = None,
-    in_training: bool = False,
 ) -> Mined:
     """Minimise Ẽ(y) = E(y) − λ‖y − y⁺‖² over the constraint, all examples at once.
 
     Every turn, which `callback` is handed, evaluates Ẽ and its gradient at one trial point of each example. An example
     ends after `steps` accepted steps, `max_backtracks` rejections in a row, or at a point stationary to `tol`; one too
     near the truth (`near(y)` [batch], or by `delta`) starts anew, at most `RESTARTS` times. Several generators have as
-    many blocks of examples. Raises `ParameterError` for an energy that is not finite, but not `in_training`.
+    many blocks of examples. Raises `ParameterError` for energies of another shape.
     """
     sources = [generator] if isinstance(generator, torch.Generator) else generator
-    descent, may_wait = _Descent(y_pos, constraint, config), host_may_wait()
-    is_near = near or (lambda y: (y - y_pos).norm(dim=1) < config.delta * descent.scale)
+    may_wait, scale = host_may_wait(), y_pos.norm(dim=1)
+    is_near = near or (lambda y: (y - y_pos).norm(dim=1) < config.delta * scale)
 
     def objective(point: Tensor) -> Tensor:
-        if (value := energy(point)).shape != (count := len(point),):
-            raise ParameterError(f"energy of {count} points has shape {(*value.shape,)}: should be one number for each")
-        return value - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else value
+        if (found := energy(point)).shape != (count := len(point),):
+            raise ParameterError(f"energy of {count} points has shape {(*found.shape,)}: should be one number for each")
+        return found - config.distance_weight * (point - y_pos).square().sum(1) if config.distance_weight else found
 
+    y = ahead = y_pos  # where each example is, and what it tries next
+    value = alpha = first_alpha = scale  # any positive number, until the start
+    gradient, start_value, slack = map(torch.zeros_like, (y_pos, scale, scale))
+    accepted = backtracks = streak = restarts = torch.zeros_like(scale, dtype=torch.long)
+    done = accepted.bool()
+    starting = too_close = ~done
     # Turns beyond the steps (one is the start) with which under 1 % of examples are cut on params/mid.
     spare = 7 if near is not None else 5 if config.rule == "barzilai_borwein" else 2
     for _ in range(config.turns or config.steps + spare):
-        if may_wait and bool(descent.done.all()):
+        if may_wait and bool(done.all()):
             break
-        point = descent.trial_points(sources, may_wait)
-        gradient, value = gradient_and_value(objective, point)
-        if may_wait and not in_training and bool((refused := ~descent.done & ~value.isfinite()).any()):
-            first = int(refused.nonzero()[0])
-            raise ParameterError(f"energy of example {first} = {float(value[first])}: should be a finite number")
-        trial = descent.judge(point, value)
+        point = ahead
+        if not may_wait or bool(starting.any()):
+            direction = torch.ones_like(y)
+            blocks = zip(direction.chunk(len(sources)), starting.chunk(len(sources)), sources, strict=True)
+            for block, needed, source in blocks:
+                if not may_wait or bool(needed.any()):
+                    block.normal_(generator=source)
+            start = constraint.start(y_pos, direction, config.start * scale)
+            point = torch.where(starting.unsqueeze(1), start, ahead)
+        new_gradient, new_value = gradient_and_value(objective, point)
+        below = value - new_value - config.armijo_c / alpha * (point - y).square().sum(1)  # Armijo's bound
+        enough = torch.ones_like(done) if config.rule == "fixed" else below >= 0
+        taken, rejected = (~done & ~starting & each for each in (enough, ~enough))
         if callback is not None:
-            callback(trial)
-        descent.move(trial, gradient, is_near)
-    return descent.mined()
+            callback(Trial(point, new_value, y, value, alpha, starting, taken, rejected))
+        if config.rule == "barzilai_borwein":
+            step = point - y
+            curvature = (step * (new_gradient - gradient)).sum(1)
+            length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
+            length = torch.clamp(length, first_alpha / BB_RANGE, first_alpha * BB_RANGE)
+            alpha = torch.where(taken, length, alpha)
+
+        moved = taken | starting
+        y, gradient = (torch.where(moved.unsqueeze(1), *each) for each in ((point, y), (new_gradient, gradient)))
+        value, start_value = torch.where(moved, new_value, value), torch.where(starting, new_value, start_value)
+        slack = torch.where(taken, torch.minimum(slack, below), slack)
+        first_step = config.step_size * scale / gradient.norm(dim=1).clamp_min(1e-12)
+        first_alpha = torch.where(starting, first_step, first_alpha)
+        alpha = torch.where(starting, first_alpha, torch.where(rejected, alpha / 2, alpha))
+        ahead = constraint.project(y - alpha.unsqueeze(1) * gradient)
+
+        backtracks, streak = backtracks + rejected, torch.where(moved, 0, streak + rejected)
+        too_close = is_near(y)
+        starting = moved & too_close & (restarts < RESTARTS)
+        restarts, accepted = restarts + starting, torch.where(starting, 0, accepted + taken)
+        ended = (accepted >= config.steps) | (streak >= config.max_backtracks)
+        if config.tol:
+            ended = ended | moved & ((y - ahead).norm(dim=1) < config.tol * scale)
+        done = done | ~starting & ended
+
+    gm_norm = (y - ahead).norm(dim=1)  # the length of the step that would be tried next
+    log = {
+        "miner_accepted": accepted,
+        "miner_backtracks": backtracks,
+        "miner_limit_hits": streak >= config.max_backtracks,  # ended by rejections, not by choice
+        "miner_restarts": restarts,
+        "miner_cut": ~done,
+        "miner_converged": gm_norm < config.tol * scale,
+        "armijo_slack": slack,
+        "gm_norm": gm_norm,
+        "feasibility_residual": constraint.residual(y),
+        "wrongness": (y - y_pos).norm(dim=1),
+        "too_close": too_close,
+        "e_start": start_value,
+        "e_mined": value,
+    }
+    return Mined(y, log)

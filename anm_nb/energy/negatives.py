@@ -10,12 +10,12 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PositiveFloat, model_validator
 from torch import Tensor
 
-from anm_nb.config import SEVERAL, Count, ParameterError, Parameters, Registry, Weight, shown, unknown_name
+from anm_nb.config import SEVERAL, Count, ParameterError, Parameters, Registry, shown, unknown_name
 from anm_nb.energy.constraints import L2Ball, LinfBall, MaskedSimplex, SignBox, at_length
-from anm_nb.energy.losses import monotonic_regression, sampling_divergence
+from anm_nb.energy.losses import monotonic_regression
 from anm_nb.energy.miner import Mined, MinerConfig, MiningProblem, mine
 from anm_nb.energy.networks import Targets
-from anm_nb.energy.sampler import Form, descend
+from anm_nb.energy.sampler import descend
 from anm_nb.energy.schedule import Values
 
 
@@ -91,7 +91,7 @@ class Stock(NegativeStrategy):
     name = "stock"
     noise_factor: PositiveFloat = 3.0
     descent_steps: Count = 2
-    form: Form = "paper"
+    form: Literal["paper", "released"] = "paper"
 
     def propose(self, problem: MiningProblem) -> Mined:
         schedule, k, clamp = problem.noise.schedule, problem.noise.k, problem.task.sample_clamp
@@ -127,13 +127,12 @@ class Random(NegativeStrategy):
 class Mrncl(Random):
     """VFScale's loss (`monotonic_regression`), with a nearer negative at the share `near` of the way to that at `eps`.
 
-    All carry the batch's noise (released: also without). The KL term (`sampling_divergence`) has `kl_weight` (0.001).
+    All carry the batch's noise (released: also without). VFScale's KL term is notebook 16's.
     """
 
     name = "mrncl"
     near: Annotated[float, Field(gt=0, lt=1)] = 0.5
     least_slope: PositiveFloat = 1.0  # k_min, in nats per ‖y⁺‖
-    kl_weight: Weight = 0.0
 
     def loss(self, problem: MiningProblem, y_neg: Targets, e_pos: Values, e_neg: Values) -> Values:
         y_pos = problem.y_pos
@@ -141,8 +140,7 @@ class Mrncl(Random):
         e_near = problem.noised_energy(problem.noise.noised(nearer).as_subclass(Tensor))
         distance = (y_neg - y_pos).norm(dim=1) / y_pos.norm(dim=1).clamp_min(1e-12)
         distances = torch.stack([torch.zeros_like(distance), self.near * distance, distance], dim=1)
-        rows = monotonic_regression(torch.stack([e_pos, e_near, e_neg], dim=1), distances, self.least_slope)
-        return rows + self.kl_weight * sampling_divergence(problem) if self.kl_weight else rows
+        return monotonic_regression(torch.stack([e_pos, e_near, e_neg], dim=1), distances, self.least_slope)
 
 
 @register_negatives
@@ -165,8 +163,7 @@ class Anm(NegativeStrategy):
         return self
 
     def propose(self, problem: MiningProblem) -> Mined:
-        sources = problem.draws.generators
-        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, sources, in_training=True)
+        return mine(problem.energy, problem.y_pos, self.constraint(problem), self.miner, problem.draws.generators)
 
     def constraint(self, problem: MiningProblem) -> L2Ball | LinfBall:
         radius = self.miner.eps * problem.y_pos.norm(dim=1)
@@ -204,8 +201,8 @@ class AnmSimplex(NegativeStrategy):
         def changed(y: Tensor) -> Tensor:
             return (answers.nearest_vertex(y) != y_pos).sum(1) / entries
 
-        options: dict[str, Any] = {"near": lambda y: changed(y) == 0, "in_training": True}
-        mined = mine(problem.energy, y_pos, answers, self.miner, problem.draws.generators, **options)
+        sources = problem.draws.generators
+        mined = mine(problem.energy, y_pos, answers, self.miner, sources, near=lambda y: changed(y) == 0)
         log = mined.log | answers.log(mined.y_neg) | {"decisions_changed": changed(mined.y_neg)}
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
 
@@ -227,22 +224,3 @@ class AnmSimplexLegitimate(AnmSimplex):
 
     name = "anm_simplex_legitimate"
     legitimate: bool = True
-
-
-@register_negatives
-class Mixed(NegativeStrategy):
-    """A random `fraction` of each seed's rows is `first`'s, `mined` in the log, the rest `second`'s (section F)."""
-
-    name = "mixed"
-    first: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=AnmOrthogonal)
-    second: Annotated[NegativeStrategy, _FROM, _TO] = Field(default_factory=Stock)
-    fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-
-    def propose(self, problem: MiningProblem) -> Mined:
-        place = problem.draws.uniform(problem.y_pos.shape[:1]).unflatten(0, (problem.seeds, -1)).argsort(1)
-        mined = (place < round(self.fraction * place.shape[1])).flatten()
-        first, second = self.first.propose(problem), self.second.propose(problem)
-        nothing, log = torch.full_like(mined, torch.nan, dtype=torch.float32), {}
-        for name in first.log | second.log:
-            log[name] = torch.where(mined, *(each.log.get(name, nothing).float() for each in (first, second)))
-        return Mined(torch.where(mined.unsqueeze(1), first.y_neg, second.y_neg), log | {"mined": mined})

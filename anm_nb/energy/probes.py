@@ -27,7 +27,7 @@ def energy_columns(e_pos: Tensor, e_neg: Tensor) -> dict[str, Tensor]:
     return {
         "p_hard": (margin < 0).float().mean(),
         "margin_mean": margin.mean(),
-        **{f"margin_q{per_cent}": _quantile(margin, per_cent / 100) for per_cent in (25, 50, 75)},
+        **{f"margin_q{per_cent}": margin.quantile(per_cent / 100) for per_cent in (25, 50, 75)},
         "loss_con": F.softplus(-margin).mean(),
         "e_pos": positive.mean(),
         "e_neg": negative.mean(),
@@ -156,22 +156,12 @@ def _plain(tensor: Tensor) -> Tensor:
     return plain.to(torch.promote_types(plain.dtype, torch.float32))
 
 
-def _quantile(values: Tensor, share: float) -> Tensor:
-    """A quantile of values [n], linear between neighbours, NaN with any NaN; `torch.quantile` waits for the device."""
-    place = share * (len(values) - 1)
-    low, high = int(place), min(int(place) + 1, len(values) - 1)
-    ordered = values.sort().values
-    return torch.where(values.isnan().any(), torch.nan, ordered[low].lerp(ordered[high], place - low))
-
-
 def _coefficient(name: str, value: Scale, like: Tensor) -> Tensor:
     """A coefficient as a tensor like `like` [b, …]; one of shape [b] or [b, 1] belongs to examples, not to entries."""
-    if not isinstance(value, Tensor):
-        return torch.full_like(like, float(value))  # a copy from the host could not be captured
-    given, wanted = _plain(value.to(like.device)), tuple(like.shape)
+    given = torch.as_tensor(value, dtype=like.dtype, device=like.device).as_subclass(Tensor)
     if given.shape in ((len(like),), (len(like), 1)):
         given = given.reshape(-1, *[1] * (like.ndim - 1))
     try:
-        return given.broadcast_to(wanted)
+        return given.broadcast_to(like.shape)
     except RuntimeError:
-        raise ParameterError(f"{name} has shape {tuple(value.shape)}: should broadcast to {wanted}") from None
+        raise ParameterError(f"{name} has shape {(*given.shape,)}: should broadcast to {(*like.shape,)}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,9 +12,6 @@ from anm_nb.energy.networks import Model, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Column, NoiseSchedule, Points
 from anm_nb.tasks import Batch, Clues, DenoisingTask
 from anm_nb.training.seeds import generator
-
-# Of IRED: its paper's; or its released code's: with a clamp above 1 later steps twice as long, and a result times √ᾱ₀.
-Form = Literal["paper", "released"]
 
 
 @torch.no_grad()
@@ -56,7 +52,6 @@ def sample(
     inner_steps: int = 5,
     clamp: float = 2.0,
     clues: Clues | None = None,
-    form: Form = "paper",
     callback: Callable[[int, int, Tensor, Tensor, Tensor], None] | None = None,
 ) -> Float[Tensor, "b y_dim"]:
     """Predictions for inputs x: from N(0, I), level by level from the most noise to the least.
@@ -66,8 +61,7 @@ def sample(
     `callback(level, step, y, energy, accepted)` is told y in y-space from step 0. Several generators: as many blocks.
     """
     sources = [source] if isinstance(source, torch.Generator) else source
-    block, released = (len(x) // len(sources), y_dim), form == "released"
-    later = 2.0 if released and clamp > 1 else 1.0
+    block = len(x) // len(sources), y_dim
     noised = torch.cat([torch.randn(block, generator=each, device=x.device, dtype=x.dtype) for each in sources])
     held: Callable[..., Tensor] = (lambda y, signal=1.0: y) if clues is None else clues.impose
     for level in reversed(range(len(schedule.betas))):
@@ -83,11 +77,11 @@ def sample(
 
         score, _ = gradient_and_value(energy, noised)
         start = signal * ((noised - sigma * score) / signal).clamp(-clamp, clamp)
-        settled = descend(energy, start, schedule.step_size(k), signal * clamp, inner_steps, report, later)
+        settled = descend(energy, start, schedule.step_size(k), signal * clamp, inner_steps, report)
         y = held(settled / signal)
         if level:
             noised = schedule.signal(k - 1) * y
-    return signal * y if released else y
+    return y
 
 
 def predict(
@@ -98,9 +92,8 @@ def predict(
     inner_steps: int,
     seeds: Sequence[int],
     clamp: float | None = None,
-    form: Form = "paper",
 ) -> Float[Tensor, "b y_dim"]:
     """The sampler's answers to the rows of all seeds, from starting noise that depends on each seed alone."""
     sources = [generator(seed, "sampling", batch.x.device.type) for seed in seeds]
     bound = task.sample_clamp if clamp is None else clamp
-    return sample(model, schedule, batch.x, batch.y.shape[1], sources, inner_steps, bound, task.clues(batch), form)
+    return sample(model, schedule, batch.x, batch.y.shape[1], sources, inner_steps, bound, task.clues(batch))

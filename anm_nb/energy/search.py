@@ -80,14 +80,6 @@ class Problem:
         """The cells that are not given."""
         return ~self.clues.mask.unflatten(1, (-1, self.task.classes)).all(2)
 
-    def neighbours(self, chosen: Choices) -> tuple[Int[Tensor, "rows moves cells"], Bool[Tensor, "rows moves"]]:
-        """Answers that differ in one cell, and which of them change no clue."""
-        options = max(2, self.task.classes)
-        cell = torch.eye(chosen.shape[1], dtype=torch.long, device=chosen.device)
-        moves = torch.cat([shift * cell[:, None] for shift in range(1, options)], 1).flatten(0, 1)
-        allowed = self.each(self.free_cells(), chosen).repeat_interleave(options - 1, 1)
-        return (chosen[:, None] + moves) % options, allowed
-
 
 def published(problem: Problem, generator: torch.Generator, restarts: int = 1) -> Iterator[Points]:
     """The published sampler, from fresh noise each time."""
@@ -147,41 +139,27 @@ def beam(problem: Problem, generator: torch.Generator, width: int = 1, rounds: i
 
     It ends after `rounds`, or where no energy falls any more. The clues stay.
     """
-    first = problem.choices(next(fresh_noise(problem, generator)))
+    first, options = problem.choices(next(fresh_noise(problem, generator))), max(2, problem.task.classes)
+    cells = torch.eye(first.shape[1], dtype=torch.long, device=first.device)
+    changes = torch.cat([shift * cells[:, None] for shift in range(1, options)], 1).flatten(0, 1)  # [changes, cells]
+    given = ~problem.free_cells().repeat_interleave(options - 1, 1)
     kept, energies = first[:, None], problem.energy(problem.entries(first))[:, None]  # [b, width, cells], [b, width]
     yield problem.entries(first)
     for _ in range(rounds):
-        moves, allowed = problem.neighbours(kept.flatten(0, 1))
-        moves = moves.view(len(first), -1, first.shape[1])
-        found = _energies(problem, moves)
-        found = found.masked_fill(~allowed.view_as(found), torch.inf)
-        before = energies
-        kept, energies = _lowest(torch.cat([kept, moves], 1), torch.cat([energies, found], 1), width)
+        moves = ((kept[:, :, None] + changes) % options).flatten(1, 2)
+        parts = [each.flatten(0, 1) for each in moves.split(AT_A_TIME, 1)]
+        found = torch.cat([problem.energy(problem.entries(each)).view(len(first), -1) for each in parts], 1)
+        found = found.masked_fill(given.repeat(1, kept.shape[1]), torch.inf)
+        pool, of_pool, before = torch.cat([kept, moves], 1), torch.cat([energies, found], 1), energies
+        order = of_pool.argsort(dim=1, stable=True)[:, : 8 * width]  # few ways lead to one answer
+        top, energies = pool.take_along_dim(order[:, :, None], 1), of_pool.gather(1, order)
+        twice = (top[:, :, None] == top[:, None]).all(3).tril(-1).any(2) | energies.isinf()
+        places = twice.long().argsort(dim=1, stable=True)[:, :width]
+        places = places.masked_fill(twice.gather(1, places), 0)  # the lowest again, where there are fewer
+        kept, energies = top.take_along_dim(places[:, :, None], 1), energies.gather(1, places)
         yield problem.entries(kept[:, 0])
         if before.shape == energies.shape and bool((energies >= before).all()):
             return
-
-
-def _energies(problem: Problem, chosen: Int[Tensor, "b m cells"]) -> Float[Tensor, "b m"]:
-    """Energies of m answers to each problem, `AT_A_TIME` of them at once."""
-    parts = chosen.split(AT_A_TIME, 1)
-    return torch.cat([problem.energy(problem.entries(p.flatten(0, 1))).view(len(p), -1) for p in parts], 1)
-
-
-def _lowest(
-    pool: Int[Tensor, "b m cells"], energies: Float[Tensor, "b m"], width: int
-) -> tuple[Int[Tensor, "b width cells"], Float[Tensor, "b width"]]:
-    """The `width` different answers of lowest energy."""
-
-    def taken(places: Tensor) -> Tensor:
-        return pool.gather(1, places[:, :, None].expand(-1, -1, pool.shape[2]))
-
-    order = energies.argsort(dim=1, stable=True)[:, : 8 * width]  # few ways lead to one answer
-    top = taken(order)
-    twice = (top[:, :, None] == top[:, None]).all(3).tril(-1).any(2) | energies.gather(1, order).isinf()
-    places = twice.long().argsort(dim=1, stable=True)[:, :width]
-    chosen = order.gather(1, places.masked_fill(twice.gather(1, places), 0))  # the lowest again, where there are fewer
-    return taken(chosen), energies.gather(1, chosen)
 
 
 def annealing(

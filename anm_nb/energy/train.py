@@ -24,7 +24,7 @@ from anm_nb.energy.sampler import predict
 from anm_nb.energy.schedule import NoiseSchedule, SharedNoise, Values
 from anm_nb.identity import classes_of_the_user
 from anm_nb.store import Run
-from anm_nb.tasks import SPLITS, Batch, Clues, DenoisingTask, joined, task_class
+from anm_nb.tasks import SPLITS, Batch, DenoisingTask, joined, task_class
 from anm_nb.training import Learner, Measurement, Member, Named, StepLosses, TrainingConfig
 from anm_nb.training.checkpoint import by_prefix
 from anm_nb.training.loop import Training
@@ -193,24 +193,22 @@ class EnergyLearner(Learner):
         return measured
 
     def measure_contrast(self, contrast: Contrast, measured: Sequence[Measurement]) -> None:
-        """Add every seed's columns of `probes`, means of the miner's log, margins, and counts of m* < 0 by level."""
+        """Add every seed's columns of `probes`, means of the miner's log, and margins."""
         shares = gradient_columns(contrast.loss_mse, contrast.weighted, self.model.parameters())["grad_share_contrast"]
-        noise, mined, y_pos = contrast.problem.noise, contrast.mined, contrast.problem.y_pos
-        rows = [contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, noise.k, *contrast.noised]
-        rows += [y_pos, mined.y_neg, noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k), *mined.log.values()]
+        noise, mined, apart = contrast.problem.noise, contrast.mined, self.model.apart
+        rows = [contrast.e_pos.detach(), contrast.e_neg.detach(), contrast.optimal_margin, *contrast.noised]
+        rows += [contrast.problem.y_pos, mined.y_neg, noise.schedule.signal(noise.k), noise.schedule.sigma(noise.k)]
         for place, each in enumerate(measured):
-            own = [self.model.apart(tensor)[place] for tensor in rows]
-            e_pos, e_neg, optimal, k = own[:4]
-            columns = energy_columns(e_pos, e_neg) | noising_columns(*own[4:10])
+            e_pos, e_neg, optimal, *noised = (apart(tensor)[place] for tensor in rows)
+            columns = energy_columns(e_pos, e_neg) | noising_columns(*noised)
             del columns["loss_con"]  # the loss itself stands beside it
             columns |= {"illegitimate_fraction": (optimal < 0).float().mean(), "optimal_margin_mean": optimal.mean()}
-            columns |= {name: log.float().nanmean() for name, log in zip(mined.log, own[10:], strict=True)}
+            columns |= {name: apart(log)[place].float().nanmean() for name, log in mined.log.items()}
             if {"e_start", "e_mined"} <= columns.keys():
                 columns["mined_drop"] = columns["e_start"] - columns["e_mined"]
             columns |= {"contrastive_weight": contrast.weight[place], "grad_share_contrast": shares[place]}
             each.scalars |= {name: float(value) for name, value in columns.items()}
-            by_level = [torch.bincount(which, minlength=self.config.levels) for which in (k[optimal < 0], k)]
-            each.arrays |= {"margins": e_neg - e_pos, "illegitimate_by_level": torch.stack(by_level).float()}
+            each.arrays["margins"] = e_neg - e_pos
 
     def evaluate(self, place: int, selected: nn.Module) -> Measurement:
         """Scores on test problems, where asked for, and the first held-out pairs, for whoever shows an example."""
@@ -242,12 +240,11 @@ class EnergyLearner(Learner):
         self, levels: Sequence[int], model: nn.Module, purpose: str, dtype: torch.dtype = torch.float32
     ) -> MiningProblem:
         """The held-out problems with their own ε, level after level; what a strategy draws goes by seed and purpose."""
-        dev, count = self.dev_problem, len(levels)
-        x, y_pos, eps = (each.to(dtype).repeat(count, 1) for each in (dev.x, dev.y_pos, dev.noise.eps))
-        clues = dev.clues and Clues(dev.clues.mask.repeat(count, 1), dev.clues.values.to(dtype).repeat(count, 1))
-        noise = SharedNoise(self.schedule, torch.tensor(levels).repeat_interleave(len(dev.x)), eps)
+        batch, eps = joined([self.dev] * len(levels)), self.dev_problem.noise.eps.to(dtype).repeat(len(levels), 1)
+        batch = replace(batch, x=batch.x.to(dtype), y=batch.y.to(dtype))
+        noise = SharedNoise(self.schedule, torch.tensor(levels).repeat_interleave(len(self.dev.x)), eps)
         draws = RowDraws([generator(self.seeds[0], purpose)], "cpu")
-        return MiningProblem(self.task, x, y_pos, noise, model, model, draws, clues)
+        return MiningProblem(self.task, batch.x, batch.y, noise, model, model, draws, self.task.clues(batch))
 
     @torch.no_grad()
     def dev_margin(self, model: Stack) -> Values:
@@ -270,15 +267,12 @@ def kept_steps(run: Run) -> list[int]:
 
 def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
     """A run's EMA energy at a kept step, or the end, frozen, on the CPU; `ParameterError` where it has no weights."""
-    if run.summary["family"] != "energy":
-        raise ParameterError(f"run {run.key}: its config is {type(run.config).__name__}, which trains no energy")
-    config = run.config_with(negatives="none")
-    if seed not in config.seeds:
-        raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
+    config = run.config_with(negatives="none")  # whose class may be defined elsewhere
     weights = by_prefix(run.weights, f"seed{seed}.{'' if step is None else f'step{step}.'}averaged.")
     if not weights:
-        kept = ", ".join(map(str, kept_steps(run))) or "none; train with keep_weights"
-        raise ParameterError(f"step = {step}: run {run.key} has no weights of it; steps kept: {kept}")
+        seeds, kept = (", ".join(map(str, each)) for each in (config.seeds, kept_steps(run)))
+        has = f"run {run.key} has seeds {seeds}, and weights of steps {kept or 'none (train with keep_weights)'}"
+        raise ParameterError(f"seed = {seed}, step = {step}: {has}")
     energy = config.make_network(config.make_task())
     energy.load_state_dict(weights)
     return energy.requires_grad_(False).eval()

@@ -3,37 +3,72 @@
 from __future__ import annotations
 
 import re
-import struct
-import zlib
+from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from IPython.display import display
 from ipywidgets import HTML, Box, Button, Dropdown, HBox, Layout, Play, SelectionSlider, Text, VBox
+from jinja2 import Environment, FileSystemLoader
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from traitlets import link
 
 from anm_nb.analysis.kept import kept_root
-from anm_nb.analysis.plots import figure_files
-from anm_nb.analysis.style import PAGE, house_style, label
+from anm_nb.analysis.plots import UNDATED
+from anm_nb.analysis.style import PAGE, colours, house_style, label
 from anm_nb.analysis.tables import differences, rounded, score
 from anm_nb.config import ParameterError
 from anm_nb.files import outputs_root, replace_whole
 from anm_nb.store import CorruptRun, Run, scan, store_root
-from anm_nb.widgets.view import Control, View, frame_state, plotted
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 SCRIPT = (TEMPLATES / "explorer.js").read_text("utf-8")
+SHEET = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES)).get_template("explorer.html.j2")
 STYLE_SHEET = f"<style>{(TEMPLATES / 'explorer.css').read_text('utf-8')}</style>"
-DESCRIBED = ("task", "size", "negatives", "negatives.name", "routing")  # in every label anyway
-WIDTH = 8.0  # inches of the picture: fits a window of 1000 pixels
+PIXELS = 960  # the picture's width: fits a window of 1000
+
+
+class View(ABC):
+    """One run as an explorer shows it: a row of panels and a line of read-outs, read from the run when it is made.
+
+    The first line of a view's docstring says in the page what its panels show, for those who cannot see them.
+    `options` has the values that the seed's list and each slider offer, and the one to begin with. While runs are
+    shown, labels of axes stay, limits and tick labels may change. Drawing sets `bars`: of each bar of the first panel
+    its left end and width, as shares of the panel's, and words.
+    """
+
+    family: ClassVar[str] = "energy"
+    name: ClassVar[str]  # of the kind of explorer, for its class in the page
+    controls: ClassVar[Sequence[tuple[str, str, str]]]  # name, label and tooltip of each but the seed
+    typed: ClassVar[Sequence[str]] = ()  # the controls that are text; all others are sliders
+    widths: ClassVar[Sequence[float]]  # of the panels, relative
+    height: ClassVar[float] = 2.3  # of a row, in inches
+    bars: Sequence[tuple[float, float, str]] = ()
+
+    def __init__(self, run: Run, **options: tuple[Sequence[Any], Any]) -> None:
+        self.together: Sequence[Any] = [self]  # the views of all rows
+        self.run, self.seeds, method = run, run.settings["seeds"], str(run.summary["method"])
+        self.method, self.colour = label(method), colours([method])[method]
+        self.options = {"seed": (self.seeds, self.seeds[0]), **options}
+
+    @classmethod
+    def suits(cls, run: Run) -> bool:
+        """Whether the explorer can show a run, as far as its manifest tells."""
+        return run.summary["family"] == cls.family
+
+    @abstractmethod
+    def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
+        """Plot what the controls ask for into empty axes [panels]; its numbers, by name, with units."""
 
 
 class Explorer:
@@ -44,215 +79,181 @@ class Explorer:
     """
 
     def __init__(self, view: type[View], chosen: Run | None = None, beside: Run | None = None) -> None:
-        self.view, (self.runs, self.labels, unreadable) = view, stored_runs(view.suits)
+        self.view, (self.runs, self.labels) = view, stored_runs(view.suits)
         for run in filter(None, (chosen, beside)):
             if run.key not in self.runs:
-                why = unreadable.get(run.key, f"is not among the {len(self.runs)} runs that can be shown")
-                raise ParameterError(f"run {run.key}: {why}")
+                raise ParameterError(f"run {run.key} is not among the {len(self.runs)} runs that can be shown")
         self.views, self.readouts, self.players = list[View](), list[dict[str, str]](), dict[str, Play]()
         self.picture, self.readout, self.saved = HTML(), HTML().add_class("anm-readout"), HTML()
         self.alt = self.unshown = ""
-        self.root = VBox(layout=Layout(width="100%", max_width="1000px"))
+        self.root = VBox([self.readout], layout=Layout(width="100%", max_width="1000px"))
         self.root.add_class("anm-explorer").add_class(f"anm-{view.name}-explorer")
-        named = "; ".join(f"{key}: {why}" for key, why in [*unreadable.items()][:3])
-        note = f"Not in the list, as they cannot be read ({len(unreadable)}): {named}" if named else ""
         if not self.runs:
-            nothing = f"There is no finished run in {store_root()} that this explorer can show."
-            self._blank(f"{nothing} {view.needs} Then run this cell again. {note}", "status")
-            self.root.children = [self.readout]
+            nothing = f"There is no finished run in {store_root()} that this explorer can show. Train an energy"
+            self._blank(f"{nothing} or a ranking: run notebook 10 or 20, or anm-nb demo in a terminal.", "status")
             return
-        self.picker = self._input(Control("run", "Run", "The run that is shown; the newest first"))
-        self.beside = self._input(Control("beside", "Beside", "Another one, on the same axes"))
-        self.picker.options = [(text, key) for key, text in self.labels.items()]
+        options = [(text, key) for key, text in self.labels.items()]
+        self.picker = control(Dropdown, "Run", "The run that is shown; the newest first", options=options)
+        self.beside = control(Dropdown, "Beside", "Another one, on the same axes", options=[("none", ""), *options])
         self.picker.value = chosen.key if chosen else next(iter(self.runs))
-        self.beside.options = [("none", ""), *self.picker.options]
         self.beside.value = beside.key if beside else ""
-        self.inputs = {control.name: self._input(control) for control in view.controls}
+        self.inputs = {"seed": control(Dropdown, "Seed", "The seed of the run")}
+        for name, *words in view.controls:
+            if name in view.typed:
+                self.inputs[name] = control(Text, *words, placeholder="typed or pasted", continuous_update=False)
+                continue
+            self.inputs[name] = control(SelectionSlider, *words, options=["–"])
+            self.players[name] = Play(show_repeat=False, interval=250, layout=Layout(width="auto"))
+            link((self.players[name], "value"), (self.inputs[name], "index"))
         boxes = [HBox([each, *filter(None, [self.players.get(name)])]) for name, each in self.inputs.items()]
         self.box = Box(boxes, layout=Layout(flex_flow="row wrap"))
         self.save = Button(description="Save figure", tooltip="Write the picture as PDF, SVG and PNG")
-        notes = HTML(f'<p role="status">{escape(note)}</p>' if note else "")
-        shown = [self.picture, self.readout, self.save, self.saved]
-        self.root.children = [self.picker, self.beside, notes, self.box, *shown]
         self.save.on_click(self._save)
+        self.root.children = [self.picker, self.beside, self.box, self.picture, self.readout, self.save, self.saved]
         for picker in (self.picker, self.beside):
             picker.layout.width = "auto"
-            picker.observe(self.open, "value")
-        for given in self.inputs.values():
-            given.observe(self._redraw, "value")
-        self.open()
+        for given in (self.picker, self.beside, *self.inputs.values()):
+            given.observe(self.redraw, "value")
+        self.redraw()
 
-    def _input(self, control: Control) -> Any:
-        """The widget that holds a control's value; its player, if it has one, stands in `players`."""
-        words = {"description": control.label, "tooltip": control.tooltip, "style": {"description_width": "7em"}}
-        words["layout"] = Layout(width="23em", max_width="100%")
-        if control.form == "text":
-            return Text(placeholder="typed or pasted", continuous_update=False, **words)
-        given = (Dropdown if control.form == "list" else SelectionSlider)(options=["–"], **words)
-        if control.form == "player":
-            words = {"description": f"Play {control.label.lower()}", "tooltip": f"Play: {control.tooltip}"}
-            self.players[control.name] = Play(show_repeat=False, max=0, layout=Layout(width="auto"), **words)
-            link((self.players[control.name], "value"), (given, "index"))
-        return given
-
-    def open(self, change: Any = None) -> None:
-        """Open the picked runs, their files read anew; controls are out of sight where that fails."""
-        self.views = []
-        self._try(self._read)
+    def redraw(self, change: Any = None) -> None:
+        """Draw what the controls ask for, of runs read anew unless a control changed; where that fails, say why."""
+        picked = change is None or change.owner in (self.picker, self.beside)
+        if not picked and not self.views:  # a slider that plays on, or whose options change
+            return
+        try:
+            with house_style():
+                if picked:
+                    self.views = []
+                    self._read()
+                self._draw()
+            self.unshown = ""
+        except Exception as error:  # of any kind: a file, a user's own class or another version's network raises it
+            kind = "" if isinstance(error, ParameterError | CorruptRun) else f"{type(error).__name__}: "
+            self._blank(f"Cannot be shown: {kind}{error}", "alert")
+        self.save.disabled = bool(self.unshown)
         self.box.layout.visibility = "visible" if self.views else "hidden"
-        self._redraw()
 
     def _read(self) -> None:
         keys = [key for key in (self.picker.value, self.beside.value) if key]
         views = [self.view(Run(self.runs[key].path)) for key in keys]
         for view in views:
             view.together = views
-        for name, options in views[0].options.items():  # all rows follow what the first run has
-            if isinstance(options, bool):
-                self.inputs[name].layout.display = None if options else "none"
-            else:
-                self._offer(name, options, views[0].start.get(name))
-        tall, columns = len(views) * self.view.height, len(self.view.widths)
-        figure = Figure((WIDTH, tall), dpi=120)
-        # fixed places in inches, as to find them takes long
-        place = {"left": 0.75 / WIDTH, "right": 1 - 0.1 / WIDTH, "bottom": 0.45 / tall, "top": 1 - 0.3 / tall}
-        place |= {"wspace": 0.14 * columns, "hspace": 0.75 / (self.view.height - 0.75)}
-        self.axes = self._panels(figure, len(views), place)
-        self.canvas, self._layers = FigureCanvasAgg(figure), dict[Axes, tuple[Any, np.ndarray]]()
+        first = views[0]  # whose options all rows follow
+        for name, (options, start) in first.options.items():
+            given = self.inputs[name]
+            value = given.value if given.value in options else start
+            given.options = options  # the first of them is chosen
+            if name in self.players:
+                self.players[name].max = len(options) - 1
+            given.value = value
+        # as large as when it is saved, with fixed places in inches, as to find them takes long
+        rows, columns = len(views), len(first.widths)
+        tall = rows * first.height
+        place = {"left": 0.7 / PAGE.text, "right": 1 - 0.2 / PAGE.text, "bottom": 0.45 / tall, "top": 1 - 0.25 / tall}
+        place |= {"wspace": 0.16 * columns, "hspace": 0.7 / (first.height - 0.7)}
+        self.figure = Figure((PAGE.text, tall), dpi=PIXELS / PAGE.text)
+        self.axes = self.figure.subplots(rows, columns, squeeze=False, width_ratios=first.widths, gridspec_kw=place)
+        self.canvas, self.limits = FigureCanvasAgg(self.figure), list[Any]()
         self.views = views
-
-    def _panels(self, figure: Figure, rows: int, place: dict[str, float] | None = None) -> np.ndarray:
-        """Empty axes [rows, panels]."""
-        widths = self.view.widths
-        return figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths, gridspec_kw=place)
-
-    def _redraw(self, change: Any = None) -> None:
-        if self.views:
-            self._try(self._draw)
 
     def _draw(self) -> None:
         """Picture, words and read-outs of the controls' values."""
-        self.values = {name: given.value for name, given in self.inputs.items()}
-        said = {
-            each.label: getattr(self.inputs[each.name], "label", self.values[each.name]) for each in self.view.controls
-        }
-        self.said = {name: text for name, text in said.items() if text}
-        for axes in self.axes.flat:
-            for artist in plotted(axes):
-                artist.remove()
-            axes.relim()
-            axes.autoscale(True)  # limits follow what comes
-        self.readouts = self._plot(self.axes)
-        told = ["; ".join(map(" ".join, each.items())) for each in self.readouts]
-        self.alt = f"{self.view.about} {', '.join(map(' '.join, self.said.items()))}. {'. Below it: '.join(told)}."
-        self._show()
-        form = '{0} <b data-readout="{0}">{1}</b>'
-        lines = ["; ".join(form.format(*map(escape, item)) for item in each.items()) for each in self.readouts]
-        self.readout.value = f'<div role="status" aria-live="polite">{"<br>".join(lines)}</div>'
-
-    def _plot(self, rows: np.ndarray) -> list[dict[str, str]]:
-        """Plot all runs into empty axes [runs, panels], curves with the same limits in every row; their read-outs."""
+        values = {name: given.value for name, given in self.inputs.items()}
+        said = ", ".join(f"{self.inputs[name].description} {value}" for name, value in values.items() if value != "")
         readouts = []
-        for view, axes in zip(self.views, rows, strict=True):
+        for view, axes in zip(self.views, self.axes, strict=True):
+            for panel in axes:
+                for artist in plotted(panel):
+                    artist.remove()
+                panel.relim()
+                panel.autoscale(True)  # limits follow what comes
             axes[0].set_title(view.method)
-            readouts.append({"method": view.method} | view.draw(axes, self.values))
-        for column in rows.T:
+            own = {name: nearest(options, values[name]) for name, (options, _) in view.options.items()}
+            readouts.append({"method": view.method} | view.draw(axes, values | own))
+        for column in self.axes.T:  # curves have the same limits in every row
             if not any(each.images for each in column):
                 x, y = (np.array([getattr(each, f"get_{which}lim")() for each in column]) for which in "xy")
                 for each in column:
                     each.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
-        return readouts
-
-    def _show(self) -> None:
-        """Draw a white sheet, on it the panels' frames, anew where these have changed, and what is plotted.
-
-        The page has it as an image with alternative text (an `Image` widget has none), bars of first panels over it.
-        """
-        renderer, pixels = self.canvas.get_renderer(), np.asarray(self.canvas.buffer_rgba())
-        for axes in self.axes.flat:
-            if self._layers.get(axes, (None, None))[0] != (state := frame_state(axes)):
-                for artist in plotted(axes):
-                    artist.set_animated(True)
-                pixels[:] = 255
-                axes.draw(renderer)
-                self._layers[axes] = state, pixels.copy()
-        np.minimum.reduce([layer for _, layer in self._layers.values()], out=pixels)
-        for axes in self.axes.flat:
-            for artist in sorted(plotted(axes), key=lambda artist: artist.zorder):
-                artist.draw(renderer)
-        places, form = [], '<i title="{}" style="left:{:.2f}%;width:{:.2f}%;top:{:.2f}%;height:{:.2f}%"></i>'
-        for axes, view in zip(self.axes[:, 0], self.views, strict=True):
-            box = axes.get_position()
-            for left, wide, told in view.bars:
-                sides = box.x0 + left * box.width, wide * box.width, 1 - box.y1, box.height
-                places.append(form.format(escape(told), *(100 * side for side in sides)))
-        self.picture.value = (
-            f'<div class="anm-sheet"><img class="anm-picture-image" alt="{escape(self.alt)}" decoding="sync" '
-            f'onload="{escape(SCRIPT)}" src="data:image/png;base64,{b64encode(self.png(1)).decode()}">'
-            f"{''.join(places)}</div>{'<p>Point at a bar, or click on it, for its numbers.</p>' if places else ''}"
+        about, told = (
+            str(self.view.__doc__).split("\n")[0],
+            ["; ".join(map(" ".join, each.items())) for each in readouts],
         )
+        self.readouts, self.alt = readouts, f"{about} {said}. {'. Below it: '.join(told)}."
+        self._paint()
+        picture = b64encode(self.image("jpeg", quality=95, subsampling=0)).decode()  # in a third of a PNG's time
+        panels = [(a.get_position(), v.bars) for a, v in zip(self.axes[:, 0], self.views, strict=True) if v.bars]
+        self.picture.value = SHEET.render(alt=self.alt, script=SCRIPT, picture=picture, panels=panels)
+        form = '{0} <b data-readout="{0}">{1}</b>'
+        lines = ["; ".join(form.format(*map(escape, item)) for item in each.items()) for each in readouts]
+        self.readout.value = f'<div role="status" aria-live="polite">{"<br>".join(lines)}</div>'
 
-    def png(self, compression: int = 9) -> bytes:
-        """What is shown as a PNG file, at a compression level of zlib from 0 to 9; in half the time Pillow takes."""
-        pixels = np.asarray(self.canvas.buffer_rgba())
-        height, width, _ = pixels.shape
-        rows = np.pad(pixels.reshape(height, -1), ((0, 0), (1, 0)))  # each begins with its filter: none
-        chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)]
-        chunks += [b"IDAT" + zlib.compress(rows.tobytes(), compression), b"IEND"]
-        parts = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks)
-        return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    def _paint(self) -> None:
+        """Paint what is plotted over the panels' frames, which are drawn anew only where limits or ticks changed."""
+        artists = [artist for axes in self.axes.flat for artist in plotted(axes)]
+        names = [getattr(axes.yaxis.get_major_formatter(), "seq", ()) for axes in self.axes.flat]
+        limits = [(*axes.viewLim.extents, *ticks) for axes, ticks in zip(self.axes.flat, names, strict=True)]
+        if limits != self.limits:
+            for artist in artists:
+                artist.set_animated(True)  # so that the canvas leaves it out
+            self.canvas.draw()
+            self.limits, self.frames = limits, self.canvas.copy_from_bbox(self.figure.bbox)
+        self.canvas.restore_region(self.frames)
+        for artist in sorted(artists, key=lambda artist: artist.zorder):
+            artist.draw(self.canvas.renderer)
+
+    def image(self, kind: str, **options: Any) -> bytes:
+        """What is shown as a file of a kind that Pillow writes, by its options."""
+        imsave(buffer := BytesIO(), np.asarray(self.canvas.buffer_rgba()), format=kind, pil_kwargs=options)
+        return buffer.getvalue()
 
     def _save(self, button: Any) -> None:
-        """Write the picture at the page's width, by a name that says what it shows, and tell where, or why not."""
+        """Write the picture, by a name that says what it shows, and tell where, or why not."""
+        values = [f"{given.description} {given.value}" for given in self.inputs.values()]
+        name = re.sub(r"[^\w.]+", "-", " ".join([self.view.name, *(view.run.key[:8] for view in self.views), *values]))
+        folder = outputs_root() / "figures" / "explorers"
         try:
-            if self.unshown:
-                raise ParameterError(self.unshown)
-            keys = [view.run.key[:8] for view in self.views]
-            name = re.sub(r"[^\w.]+", "-", " ".join([self.view.name, *keys, *self.said.values()]))
-            path = outputs_root() / "figures" / "explorers" / name
-            with house_style():
-                figure = Figure((PAGE.text, len(keys) * self.view.height), layout="constrained")
-                self._plot(self._panels(figure, len(keys)))
-                files = figure_files(figure, name, PAGE.text)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for file, data in files.items():
-                replace_whole(path.with_name(file), data)
-            told = f"Saved, {PAGE.text} inches wide, as PDF, SVG and PNG: {path}.pdf"
-        except Exception as error:  # of any kind, as when the picture is drawn; or a full disk
-            told = f"Not saved: {reason(error)}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for kind, undated in UNDATED.items():
+                with house_style():
+                    self.figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
+                replace_whole(folder / f"{name}.{kind}", buffer.getvalue())
+            told = f"Saved, {PAGE.text} inches wide, as PDF, SVG and PNG: {folder / name}.pdf"
+        except Exception as error:  # a full disk, or of any other kind
+            told = f"Not saved: {type(error).__name__}: {error}"
         self.saved.value = f'<p role="status">{escape(told)}</p>'
-
-    def _offer(self, name: str, options: Sequence[tuple[str, Any]], start: Any) -> None:
-        """Let a control offer these; the chosen label stays where it is among them, else `start` is chosen."""
-        given, player, (labels, values) = self.inputs[name], self.players.get(name), zip(*options, strict=True)
-        place = labels.index(given.label) if given.label in labels else values.index(start) if start in values else 0
-        given.options, given.disabled = options, len(options) < 2  # the first of them is chosen
-        if player:
-            player.max, player.disabled = len(options) - 1, len(options) < 2
-            player.interval = max(100, min(500, 30_000 // len(options)))  # milliseconds a place, half a minute in all
-        given.index = place
-
-    def _try(self, step: Callable[[], None]) -> None:
-        """Take a step; where that fails, the picture is blank and the reason stands for the read-outs."""
-        try:
-            with house_style():
-                step()
-            self.unshown = ""
-        except Exception as error:  # of any kind: a file, a user's own class or another version's network raises it
-            self._blank(f"Cannot be shown: {reason(error)}", "alert")
+        self.redraw()  # as the canvas has it in the file's size
 
     def _blank(self, why: str, role: str) -> None:
-        self.unshown, self.readouts = why.strip(), []
+        self.unshown, self.readouts = why, []
         self.alt = self.picture.value = ""
-        self.readout.value = f'<p role="{role}">{escape(self.unshown)}</p>'
+        self.readout.value = f'<p role="{role}">{escape(why)}</p>'
 
     def _ipython_display_(self) -> None:
         if not self.unshown:
-            shown, words = {"text/plain": self.alt, "image/png": self.png()}, {"image/png": {"alt": self.alt}}
+            shown, words = {"text/plain": self.alt, "image/png": self.image("png")}, {"image/png": {"alt": self.alt}}
             display(shown, metadata=words, raw=True)
         still = f'{STYLE_SHEET}<p class="anm-still">{escape(self.unshown)}</p>'
         display({"text/html": still, "text/plain": self.unshown}, raw=True)
         display({**self.root._repr_mimebundle_(), "text/plain": ""}, raw=True)
+
+
+def control(kind: type, name: str, tooltip: str, **options: Any) -> Any:
+    """A widget that holds a value, with its name before it."""
+    layout = Layout(width="23em", max_width="100%")
+    return kind(description=name, tooltip=tooltip, style={"description_width": "7em"}, layout=layout, **options)
+
+
+def plotted(axes: Axes) -> list[Artist]:
+    """What is plotted in a panel, without its frame, ticks, labels and legend."""
+    return [*axes.lines, *axes.collections, *axes.images, *axes.patches, *axes.texts]
+
+
+def nearest(options: Sequence[Any], value: Any) -> Any:
+    """The value itself where a run offers it, else the nearest number that it does."""
+    numbers = (each for each in options if isinstance(each, int))
+    return value if value in options else min(numbers, key=lambda each: abs(each - value))
 
 
 def project_runs() -> dict[str, Run]:
@@ -264,29 +265,23 @@ def project_runs() -> dict[str, Run]:
     return {f"{run.summary['task']} {run.summary['method']}": run for run in found}
 
 
-def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str, str], dict[str, str]]:
-    """The finished runs that suit, by key, newest first and then the project's own; their labels; why others cannot.
+def stored_runs(suits: Callable[[Run], bool]) -> tuple[dict[str, Run], dict[str, str]]:
+    """The finished runs that suit, by key, newest first and then the project's own; and their labels.
 
-    A label has task, size, method, score, every other field that differs within the list, the time and the beginning of
-    the key. No class of a user's own is needed.
+    A label has family, task, method, score, all fields that differ within the list, and the beginning of the key. No
+    class of a user's own is needed.
     """
-    runs, scores, labels, unreadable = dict[str, Run](), dict[str, str](), dict[str, str](), dict[str, str]()
+    runs, labels = dict[str, Run](), dict[str, str]()
     for run in [*reversed(scan()[0]), *project_runs().values()]:
-        try:
+        with suppress(ParameterError):  # of a task that is not defined here
             if run.key not in runs and suits(run):
-                found = score(run)
-                scores[run.key] = f"{found[0]} {rounded(found[1])}" if found else "no score"
                 runs[run.key] = run
-        except Exception as error:  # of any kind: what is in a file may be anything
-            unreadable[run.key] = reason(error)
     for (key, run), own in zip(runs.items(), differences(runs.values()), strict=True):
-        what = f"{run.summary['task']}, size {run.settings.get('size')}", label(str(run.summary["method"]))
-        fields = (f"{name} = {value}" for name, value in own.items() if name not in DESCRIBED)
-        finished = datetime.fromisoformat(run.summary["finished"]).astimezone()
-        labels[key] = " · ".join([*what, scores[key], *fields, f"{finished:%d %b %Y %H:%M}", key[:8]])
-    return runs, labels, unreadable
-
-
-def reason(error: Exception) -> str:
-    """What an error says, after its kind where it was not written to be read."""
-    return str(error) if isinstance(error, ParameterError | CorruptRun) else f"{type(error).__name__}: {error}"
+        try:
+            found = score(run)
+            scored = f"{found[0]} {rounded(found[1])}" if found else "no score"
+        except Exception:  # of any kind, as what is in a file may be anything; who picks the run is told
+            scored = "cannot be read"
+        fields = (f"{name} = {value}" for name, value in own.items())
+        labels[key] = " · ".join([run.title, scored, *fields, key[:8]])
+    return runs, labels

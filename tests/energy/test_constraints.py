@@ -30,7 +30,7 @@ def ball(kind, seed, with_normal, with_fixed, batch=3, dim=5, dtype=torch.float3
     return kind(center, radius, fixed=fixed if with_fixed else None, **plane), y, plane.get("normal")
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(kind=st.sampled_from(list(BALLS)), seed=seeds, with_normal=st.booleans(), with_fixed=st.booleans())
 def test_projection_onto_a_ball_is_the_nearest_feasible_point(kind, seed, with_normal, with_fixed):
     constraint, y, normal = ball(kind, seed, with_normal, with_fixed, batch=1, dtype=torch.float64)
@@ -81,7 +81,7 @@ def probabilities(y, classes):
     return ((y + 1) / 2).unflatten(1, (-1, classes))
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(seed=seeds, classes=sizes, dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_projection_onto_simplices_is_feasible_and_idempotent(seed, classes, dtype):
     simplex, y = example(seed, classes, dtype)

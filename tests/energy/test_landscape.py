@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anm_nb.config import ParameterError
@@ -40,6 +40,7 @@ def double_well(z):
     return (z.square() - 1).square().sum(1)
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
     energy, a, b, c = quadratic(seed)
@@ -58,6 +59,7 @@ def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
     np.testing.assert_allclose(directional_derivative(energy, start, end), slope, atol=1e-10)
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 2))
 def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
     """Barrier max(0, m*), curvature 1/σ in every direction, derivative ε·u: as `optimal_margin` has it."""

@@ -113,20 +113,6 @@ def test_a_quadratic_is_minimised_over_the_ball_and_a_tolerance_ends_the_descent
     assert (found[1e-3].log["miner_accepted"] < 120).all()
 
 
-@pytest.mark.parametrize(("value", "at"), [(float("nan"), 0), (float("inf"), 0), (float("-inf"), 2)])
-def test_an_energy_that_is_no_number_is_refused_at_the_trial_where_it_occurs(value, at):
-    y_pos, ball, source = problem()
-    calls, trials = iter(range(100)), []
-
-    def energy(y):
-        broken = torch.arange(BATCH) == (7 if next(calls) == at else -1)
-        return torch.where(broken, value, y.square().sum(1))
-
-    with pytest.raises(ParameterError, match=rf"energy of example 7 = {value}: should be a finite number"):
-        mine(energy, y_pos, ball, MinerConfig(steps=9, step_size=0.1, delta=0.0), source, callback=trials.append)
-    assert len(trials) == at
-
-
 @pytest.mark.parametrize(("rule", "kind"), [*((rule, L2Ball) for rule in RULES), ("armijo", LinfBall)])
 def test_wrongness_is_kept_and_points_that_cannot_keep_it_are_marked_not_looped_on(rule, kind):
     y_pos, ball, source = problem()

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from anm_nb.energy.networks import energy_given, gradient_and_value
 from anm_nb.energy.sampler import descend, sample
 from anm_nb.energy.schedule import NoiseSchedule
 from anm_nb.tasks import Clues
@@ -78,39 +77,6 @@ def test_descent_never_raises_the_energy_and_keeps_to_its_bound(seed, step, step
     assert (energy(end) <= energy(start) + 1e-6).all()
     assert (energy(later) <= energy(end) + 1e-6).all()
     assert end.abs().max() <= 1
-
-
-def released_sampler(model, x, noised, clamp):
-    """The released code's loop, written out: from its second step on sf is 2, and nothing is scaled back at the end."""
-    for level in range(9, -1, -1):
-        k = torch.full((len(x),), level)
-        signal, sigma, size = SCHEDULE.signal(k), SCHEDULE.sigma(k), SCHEDULE.step_size(k)
-        energy = energy_given(model, x, k)
-        score, _ = gradient_and_value(energy, noised)
-        z, factor = signal * ((noised - sigma * score) / signal).clamp(-clamp, clamp), 1.0
-        for _ in range(5):
-            slope, value = gradient_and_value(energy, z)
-            trial = torch.clamp(z - size * slope * factor, -signal * clamp, signal * clamp)
-            factor = 2.0 if clamp == 2 else 1.0  # of its continuous tasks
-            z = torch.where((model(x, trial, k) > value)[:, None], z, trial)
-        if level:
-            noised = SCHEDULE.signal(k - 1) * z / signal
-    return z
-
-
-@pytest.mark.parametrize("clamp", [2.0, 1.0])
-def test_the_released_form_is_the_released_loop(clamp):
-    x, hessian = torch.zeros(6, 3), torch.tensor([[0.6, 0.1, 0], [0.1, 0.4, 0], [0, 0, 0.5]])
-    model = Coupled(hessian)
-    start = torch.randn(6, 3, generator=generator(1, "s"))
-    with torch.no_grad():
-        expected = released_sampler(model, x, start, clamp)
-    released, paper = (
-        sample(model, SCHEDULE, x, 3, generator(1, "s"), clamp=clamp, form=form) for form in ("released", "paper")
-    )
-    torch.testing.assert_close(released, expected, atol=1e-5, rtol=1e-5)
-    scaled = float(SCHEDULE.signal(torch.tensor([0]))) * paper
-    assert torch.allclose(released, scaled, atol=1e-5) == (clamp == 1)  # discrete tasks differ by the scale alone
 
 
 def coupled(seed=0, batch=4, dim=6):

@@ -82,11 +82,11 @@ def test_a_corrupted_energy_searched_to_the_end_is_the_model_s_fault():
 
 @pytest.mark.parametrize(
     "way",
-    [beam, partial(beam, width=3), partial(annealing, steps=600, hot=2.0), OF_THE_DOCS["repair"]],
+    [beam, partial(beam, width=3), partial(annealing, steps=300, hot=2.0), partial(OF_THE_DOCS["repair"], rounds=250)],
     ids=["greedy", "beam", "annealing", "of the docs"],
 )
 def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
-    problem = sudoku()
+    problem = sudoku(4)
     found = found_by(way, problem)
     assert (blame(found, found) == "solved").all()
     assert all((y == problem.clues.impose(y)).all() for y in found.answers)

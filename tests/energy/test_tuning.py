@@ -7,11 +7,11 @@ from notebook_cells import names_of
 from anm_nb.training import OutOfTime, time_limit
 from anm_nb.training.loop import Training
 
-CELLS = ("settings", "options", "runs", "stack", "train", "stacks", "choose")
+CELLS = ("settings", "kl", "options", "runs", "stack", "train", "stacks", "choose")
 TINY = {
-    "size": 2, "width": 8, "batch": 8, "steps": 4, "dev_examples": 4, "test_examples": 4, "records": 3,
+    "size": 2, "width": 4, "batch": 4, "steps": 2, "dev_examples": 2, "test_examples": 2, "records": 3,
     "methods": ["none", "anm"], "candidate": "anm", "lrs": [0.01, 0.02], "n_options": 1, "growth": 0,
-    "tuning_seeds": [5], "seeds": [1, 2], "levels": 3, "inner_steps": 1,
+    "tuning_seeds": [5], "seeds": [1], "levels": 2, "inner_steps": 1,
 }  # fmt: skip
 
 

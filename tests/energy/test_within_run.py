@@ -5,11 +5,11 @@ from first_step import begun, losses_at
 from notebook_cells import names_of
 from torch import nn
 
-from anm_nb.energy.negatives import Mixed, Random, Stock
+from anm_nb.energy.negatives import Random, Stock
 from anm_nb.training.stack import ParameterGroup, Stack
 
-NOTEBOOK = names_of("11_anm_within_run", "settings", "losses", "negatives", "compare", "learner")
-WithinRunConfig, compare_updates = NOTEBOOK["WithinRunConfig"], NOTEBOOK["compare_updates"]
+NOTEBOOK = names_of("11_anm_within_run", "settings", "mixed", "configs", "losses", "negatives", "compare", "learner")
+Mixed, WithinRunConfig, compare_updates = (NOTEBOOK[each] for each in ("Mixed", "WithinRunConfig", "compare_updates"))
 NEAR, FAR = Random(eps=0.3), Stock()
 
 

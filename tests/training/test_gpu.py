@@ -21,7 +21,6 @@ FEW = (
     "energy: none",
     "energy: stock",
     "energy: anm_orthogonal",
-    "energy: mixed",
     "ranking: routed",
     "energy: stock on boards",
 )
@@ -67,7 +66,7 @@ def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
 
 
 @pytest.mark.parametrize("graph", [True, False])
-@pytest.mark.parametrize("name", ["energy: stock", "energy: mixed", "ranking: routed"])
+@pytest.mark.parametrize("name", ["energy: stock", "energy: anm_orthogonal", "ranking: routed"])
 def test_a_killed_training_resumes_to_the_same_bits(name, graph, tmp_path):
     """Graphs draw from generators whose states are saved between two replays."""
     long = (

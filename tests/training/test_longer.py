@@ -29,7 +29,7 @@ def trained(run):
 @pytest.mark.parametrize(
     "config",
     [
-        energy("mixed", **EVEN, keep_weights=True, test_examples=4),
+        energy("anm", **EVEN, keep_weights=True, test_examples=4),
         RANKING.changed(patience=1, encoder_lr=1e-6),  # ends early
         RANKING.changed(lr_warmup=6, epochs=3),  # longer than the shorter run
     ],

@@ -69,7 +69,7 @@ def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bit
 
 
 # ---- the families ------------------------------------------------------------------------------------------------
-CASES = {"energy": energy("mixed", ema_every=2, soft_label=True, keep_weights=True), "ranking": CONFIGS["ranking"]}
+CASES = {"energy": energy("anm", ema_every=2, soft_label=True, keep_weights=True), "ranking": CONFIGS["ranking"]}
 
 
 @pytest.mark.parametrize("name", CASES)
