@@ -20,7 +20,7 @@ def taken(config, seeds, steps=3):
     return training
 
 
-ALONE = [(name, (0,)) for name in ("energy: mixed", "energy: stock on boards", "ranking: routed")]
+ALONE = [(name, (0,)) for name in ("energy: anm", "energy: stock on boards", "ranking: routed")]
 
 
 @pytest.mark.parametrize(("name", "seeds"), [*((name, (0, 1)) for name in CASES), *ALONE])
