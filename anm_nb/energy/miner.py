@@ -156,12 +156,7 @@ def mine(
             break
         point = ahead
         if not may_wait or bool(starting.any()):
-            direction = torch.ones_like(y)
-            blocks = zip(direction.chunk(len(sources)), starting.chunk(len(sources)), sources, strict=True)
-            for block, needed, source in blocks:
-                if not may_wait or bool(needed.any()):
-                    block.normal_(generator=source)
-            start = constraint.start(y_pos, direction, config.start * scale)
+            start = constraint.start(y_pos, _directions(y, starting, sources, may_wait), config.start * scale)
             point = torch.where(starting.unsqueeze(1), start, ahead)
         new_gradient, new_value = gradient_and_value(objective, point)
         below = value - new_value - config.armijo_c / alpha * (point - y).square().sum(1)  # Armijo's bound
@@ -170,12 +165,7 @@ def mine(
         if callback is not None:
             callback(Trial(point, new_value, y, value, alpha, starting, taken, rejected))
         if config.rule == "barzilai_borwein":
-            step = point - y
-            curvature = (step * (new_gradient - gradient)).sum(1)
-            length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
-            length = torch.clamp(length, first_alpha / BB_RANGE, first_alpha * BB_RANGE)
-            alpha = torch.where(taken, length, alpha)
-
+            alpha = torch.where(taken, _spectral_step(point - y, new_gradient - gradient, first_alpha), alpha)
         moved = taken | starting
         y, gradient = (torch.where(moved.unsqueeze(1), *each) for each in ((point, y), (new_gradient, gradient)))
         value, start_value = torch.where(moved, new_value, value), torch.where(starting, new_value, start_value)
@@ -211,3 +201,20 @@ def mine(
         "e_mined": value,
     }
     return Mined(y, log)
+
+
+def _directions(y: Points, starting: Marks, sources: Sequence[torch.Generator], may_wait: bool) -> Points:
+    """Random directions; where the host may wait, only in blocks with an example that needs one."""
+    drawn = torch.ones_like(y)
+    blocks = zip(drawn.chunk(len(sources)), starting.chunk(len(sources)), sources, strict=True)
+    for block, needed, source in blocks:
+        if not may_wait or bool(needed.any()):
+            block.normal_(generator=source)
+    return drawn
+
+
+def _spectral_step(step: Points, change: Points, first: Values) -> Values:
+    """‖s‖²/⟨s, Δ∇⟩ (Barzilai & Borwein 1988), within `BB_RANGE` of the first step; its longest without curvature."""
+    curvature = (step * change).sum(1)
+    length = torch.where(curvature > 0, step.square().sum(1) / curvature, torch.inf)
+    return torch.clamp(length, first / BB_RANGE, first * BB_RANGE)

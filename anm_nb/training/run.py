@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import torch
 from filelock import FileLock
-from joblib import Parallel, cpu_count, delayed, parallel_config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -142,6 +141,8 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write yet
         with FileLock(lock):
             pass
+    from joblib import Parallel, cpu_count, delayed, parallel_config  # a third of a second, so not at import
+
     cores = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or cpu_count())  # a share of them, or all
     ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
     found = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in config.seeds}
