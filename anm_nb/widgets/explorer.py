@@ -222,8 +222,8 @@ class Explorer:
             told = f"Saved, {PAGE.text} inches wide, as PDF, SVG and PNG: {folder / name}.pdf"
         except Exception as error:  # a full disk, or of any other kind
             told = f"Not saved: {type(error).__name__}: {error}"
-        self.saved.value = f'<p role="status">{escape(told)}</p>'
         self.redraw()  # as the canvas has it in the file's size
+        self.saved.value = f'<p role="status">{escape(told)}</p>'
 
     def _blank(self, why: str, role: str) -> None:
         self.unshown, self.readouts = why, []
