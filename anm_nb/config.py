@@ -132,17 +132,21 @@ def in_place_of_the_kernel(values: Mapping[str, Any]) -> Iterator[list[Any]]:
 def _kernel_values(fields: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that a kernel's namespace has as data, or a cell has set; `In` has the cells that ran (not in nbval).
 
-    A cell that sets fields sets no other names. Those before the last check are let be: slips can be mended.
+    A cell that sets fields sets no other names, and one after it none that is nearly a field's. Those before the last
+    check are let be: slips can be mended.
     """
     cells, problems = [(source, _literals(source)) for source in namespace.get("In", [""])][:-1], list[str]()
     was_set = {name for _, names in cells for name in names}  # if it is no data now, it is refused
     given = {name: _as_data(namespace[name]) for name in fields if name in namespace}
     values = {name: value for name, value in given.items() if name in was_set or isinstance(value, DATA)}
     checked = max((place for place, (source, _) in enumerate(cells) if "from_notebook(" in source), default=0)
+    begun = False
     for source, names in cells[checked:]:
-        if source.startswith("# Parameters") or not names.isdisjoint(fields):  # papermill's, or a person's
-            own = sorted(name for name in names if name not in fields and not name.startswith("_"))
-            problems += [f"{unknown_name('parameter', n, fields)} (begin a name of your own with _)" for n in own]
+        sets = source.startswith("# Parameters") or not names.isdisjoint(fields)  # papermill's, or a person's
+        own = sorted(name for name in names if name not in fields and not name.startswith("_"))
+        own = own if sets else [n for n in own if begun and difflib.get_close_matches(n, fields, n=1)]
+        problems += [f"{unknown_name('parameter', n, fields)} (begin a name of your own with _)" for n in own]
+        begun = begun or sets
     if not values:
         problems.append(f"no cell with parameters was run before this one; known: {', '.join(sorted(fields))}")
     if problems:

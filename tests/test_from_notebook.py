@@ -37,7 +37,7 @@ USED = {
     "name of a result": ((EDITED, CHECK, "class Task: pass\ntask = Task()\ndef records(): pass"), 2, 12, [1, 2]),
 }
 REFUSED = {
-    "misspelt": ((PARAMETERS + "\nepohcs = 2",), "unknown parameter 'epohcs' (did you mean 'epochs'?)"),
+    "misspelt": ((PARAMETERS, "epohcs = 2"), "unknown parameter 'epohcs' (did you mean 'epochs'?)"),
     "misspelt beside a magic": (("%env A=1\n" + EDITED + "\nsise = 2",), "did you mean 'size'?"),
     "the plan's name": ((PARAMETERS + "\narray_len = 20",), "unknown parameter 'array_len'; known: epochs, lr"),
     "papermill's": ((PARAMETERS, CHECK, "# Parameters\nfoo = 2"), "unknown parameter 'foo'; known: epochs, lr"),
