@@ -54,8 +54,8 @@ def good_checkpoints(path: Path) -> list[State]:
 
 
 def common_checkpoints(paths: Iterable[Path]) -> list[State]:
-    """A checkpoint of each path, of the newest step that they share; nothing without one."""
-    found = [{state["step"]: state for state in good_checkpoints(path)} for path in paths]
+    """A checkpoint of each path, of the newest step that they share, the newer of two; nothing without one."""
+    found = [{state["step"]: state for state in reversed(good_checkpoints(path))} for path in paths]
     shared = set.intersection(*map(set, found)) if found else set()
     return [each[max(shared)] for each in found] if shared else []
 
