@@ -107,6 +107,9 @@ def keep(
     document = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
     document = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), document)  # a list a line
     (new / "provenance.json").write_text(document + "\n", encoding="utf-8")
-    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(aside := kept_root() / f".{name}.before", ignore_errors=True)
+    if path.exists():
+        path.rename(aside)  # so that whoever stops this in between finds it
     new.rename(path)
+    shutil.rmtree(aside, ignore_errors=True)
     return Kept(path)

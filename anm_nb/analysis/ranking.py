@@ -185,10 +185,8 @@ def tau_lines(table: pd.DataFrame, references: pd.DataFrame, x: str, unit: str) 
             interval_line(axes, table[table["method"] == method], x, metric, method, colour, dots=True)
         ceiling = ceiling_of(references, metric)
         axes.axhline(ceiling, color="black", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
-        known = metric in set(references.loc[references["kind"] == "ceiling", "metric"])
-        axes.annotate(
-            "ceiling" if known else "bound of τ", (1, ceiling), ha="right", va="bottom", fontsize=points(6.5), **place
-        )
+        said = "ceiling" if metric in {*references.query("kind == 'ceiling'")["metric"]} else "bound of τ"
+        axes.annotate(said, (1, ceiling), ha="right", va="bottom", fontsize=points(6.5), **place)
         # intervals of few seeds would squeeze the curves, and a model at the ceiling would fill the axis
         lowest = min(float(table.groupby(["method", x])[metric].mean().min()), 0.7 * ceiling)
         axes.set(title=title, xlabel=unit, ylim=(lowest - 0.02, ceiling + 0.15 * (ceiling - lowest) + 0.02))

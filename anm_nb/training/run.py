@@ -141,16 +141,16 @@ def train_in_processes(config: TrainingConfig, folder: Path, tell: Tell) -> int:
     for lock in folder.glob("seed-*.lock"):  # of a training that was killed: its processes may write yet
         with FileLock(lock):
             pass
-    from joblib import Parallel, cpu_count, delayed, parallel_config  # a third of a second, so not at import
+    ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
+    if not ours or len(config.seeds) < 2 or seconds_left() < math.inf:
+        return 1
+    from joblib import Parallel, cpu_count, delayed, parallel_config  # a third of a second, and few trainings need it
 
     cores = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or cpu_count())  # a share of them, or all
-    ours = type(config).__module__.startswith("anm_nb.") and not classes_of_the_user(config.plugins())
     found = {seed: good_checkpoints(checkpoint_of(folder, seed)) for seed in config.seeds}
     waiting = [seed for seed, states in found.items() if not (states and states[0]["record"]["ended"])]
     count = min(len(waiting), cores // config.threads)
-    if not ours or count < 2 or seconds_left() < math.inf:
-        return 1
-    if not _trained_for(ALONE_SECONDS, config, waiting[0], folder, tell).running():
+    if count < 2 or not _trained_for(ALONE_SECONDS, config, waiting[0], folder, tell).running():
         return 1
     try:
         with parallel_config("loky", n_jobs=count, inner_max_num_threads=config.threads):

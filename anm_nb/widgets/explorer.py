@@ -176,11 +176,9 @@ class Explorer:
                 x, y = (np.array([getattr(each, f"get_{which}lim")() for each in column]) for which in "xy")
                 for each in column:
                     each.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
-        about, told = (
-            str(self.view.__doc__).split("\n")[0],
-            ["; ".join(map(" ".join, each.items())) for each in readouts],
-        )
-        self.readouts, self.alt = readouts, f"{about} {said}. {'. Below it: '.join(told)}."
+        about = str(self.view.__doc__).split("\n")[0]
+        told = ". Below it: ".join("; ".join(map(" ".join, each.items())) for each in readouts)
+        self.readouts, self.alt = readouts, f"{about} {said}. {told}."
         self._paint()
         picture = b64encode(self.image("jpeg", quality=95, subsampling=0)).decode()  # in a third of a PNG's time
         panels = [(a.get_position(), v.bars) for a, v in zip(self.axes[:, 0], self.views, strict=True) if v.bars]
