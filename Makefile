@@ -1,26 +1,26 @@
-# Every target does its own set-up: Python 3.11 or newer, make and git are all a machine needs.
+# Every target does its own set-up. A machine needs only Python 3.11 or newer, make and git.
 PYTHON ?= python3
 PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := 2.13.0
-# What newer Pythons than the one that writes the lock ask for: papermill wants this from 3.12 on.
+# Extra packages that the lock needs for newer Pythons than the one that writes it: papermill needs aiohttp from 3.12 on.
 LOCKED_TOO := aiohttp
 
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-# Beyond eight workers starting them costs more than they save.
+# More than eight workers take longer to start than they save.
 JOBS ?= $(shell echo $$(( $(CORES) < 8 ? $(CORES) : 8 )))
 
-# Jupyter refuses to start as root, as whoever works in a container is, unless it is told to.
+# Without this option Jupyter refuses to start as root, the usual user in a container.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-# How stored outputs are made and checked: one thread a process, one instruction set (so that machines differ in
-# last digits only), and runs kept apart from those trained with other settings.
+# Environment in which stored outputs are made and checked: one thread per process, one instruction set (so that machines
+# differ in the last digits only), and a run store separate from runs trained with other settings.
 CHECK_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=avx2 ANM_NB_OUTPUTS="$(CURDIR)/outputs/check"
 
-# A backend chosen for scripts would keep figures out of the notebooks.
+# If a backend for scripts is set, figures do not appear in the notebooks.
 unexport MPLBACKEND
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -30,12 +30,12 @@ help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 # ---- set-up ----------------------------------------------------------------------------------------------------
-# The stamp holds the checkout's path: a virtual environment does not survive being moved.
+# The stamp holds the path of the checkout, because a virtual environment breaks when it is moved.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-# The stamp goes first and comes back last, so an install that was interrupted starts again from nothing.
+# The stamp is removed first and written last, so an interrupted install starts again from scratch.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("anm-nb needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + " (choose another: make PYTHON=python3.11 ...)")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)" >&2; exit 1; }
@@ -47,15 +47,15 @@ $(STAMP): requirements.lock pyproject.toml
 
 # ---- the commands ----------------------------------------------------------------------------------------------
 .PHONY: demo
-demo: $(STAMP)  ## run every notebook at its quick profile, ending in outputs/quick/index.html
+demo: $(STAMP)  ## run every notebook with its quick profile and write outputs/quick/index.html
 	@$(BIN)/anm-nb demo
 
 .PHONY: test
-test: lint types  ## lint, types, unit tests and all notebooks against their stored outputs
+test: lint types  ## lint, types, unit tests, and all notebooks against their stored outputs
 	$(CHECK_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env tests notebooks $(PYTEST_ARGS)
 
 .PHONY: lab
-lab: $(STAMP)  ## open JupyterLab on the notebooks
+lab: $(STAMP)  ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyter lab $(AS_ROOT) notebooks
 
 .PHONY: lint
@@ -67,7 +67,7 @@ types: $(STAMP)  ## mypy only
 	$(BIN)/python -m mypy
 
 .PHONY: unit
-unit: $(STAMP)  ## unit tests only (PYTEST_ARGS="-k name" and the like)
+unit: $(STAMP)  ## unit tests only (select some with PYTEST_ARGS="-k name")
 	$(CHECK_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests $(PYTEST_ARGS)
 
 .PHONY: nbval
@@ -75,22 +75,22 @@ nbval: $(STAMP)  ## notebooks against their stored outputs only
 	$(CHECK_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env notebooks $(PYTEST_ARGS)
 
 .PHONY: notebooks
-notebooks: $(STAMP)  ## run the notebooks in place, refreshing their stored outputs and docs/results.md
+notebooks: $(STAMP)  ## run the notebooks in place; refresh their stored outputs and docs/results.md
 	$(CHECK_ENV) $(BIN)/python -m jupyter nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 	@$(BIN)/python docs/write_results.py
 
 .PHONY: results
-results: $(STAMP)  ## write docs/results.md from the answers that the notebooks show
+results: $(STAMP)  ## write docs/results.md from the answers stored in the notebooks
 	@$(BIN)/python docs/write_results.py
 
 .PHONY: site
-site: $(STAMP)  ## write the notebooks as they are stored, and docs, as a static site in outputs/site
+site: $(STAMP)  ## write the stored notebooks and the docs as a static site in outputs/site
 	@$(BIN)/python docs/static_site.py
 
 .PHONY: lock
-lock:  ## write requirements.lock, and environment.yml's pins, anew from the newest versions allowed
+lock:  ## rewrite requirements.lock and the pins of environment.yml with the newest versions allowed
 	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv" build *.new' EXIT; \
 	$(PYTHON) -m venv "$$venv"; \
 	"$$venv/bin/python" -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)" $(LOCKED_TOO) ".[dev,browser]"; \
@@ -105,6 +105,6 @@ lock:  ## write requirements.lock, and environment.yml's pins, anew from the new
 	mv environment.yml.new environment.yml
 
 .PHONY: clean
-clean:  ## remove the virtual environment, caches and build products; outputs stay
+clean:  ## remove the virtual environment, caches and build products; keep outputs
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
