@@ -117,7 +117,7 @@ def test_every_group_is_the_root_of_its_own_equation_and_its_vertex_the_nearest(
 def test_a_simplex_without_a_point_is_refused_by_example_and_group():
     allowed = torch.ones(2, 6, dtype=torch.bool)
     allowed[1, 3:6] = False
-    with pytest.raises(ParameterError, match="example 1, group 1: no class is allowed that is not given as another"):
+    with pytest.raises(ParameterError, match="example 1, group 1: `allowed` and the clues leave no class"):
         MaskedSimplex(allowed, 3)
 
 
