@@ -18,7 +18,7 @@ ROUNDINGS = 8  # of two products, two sums, two differences and both coefficient
 
 @torch.no_grad()
 def energy_columns(e_pos: Tensor, e_neg: Tensor) -> dict[str, Tensor]:
-    """Hardness and margins (section A), scalars, of `e_pos` [b] or [b, 1] and `e_neg` [b] or [b, n]; or `ParameterError`."""
+    """Scalar hardness and margins (section A). `e_pos` is [b] or [b, 1], `e_neg` [b] or [b, n]; or `ParameterError`."""
     if e_pos.numel() != len(e_neg):
         raise ParameterError(f"e_pos has shape {(*e_pos.shape,)} and e_neg {(*e_neg.shape,)}: need [b] and [b, …]")
     positive, negative = _plain(e_pos).reshape(-1, 1), _plain(e_neg).reshape(len(e_neg), -1)
