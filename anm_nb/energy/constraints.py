@@ -100,8 +100,8 @@ class LinfBall(_Ball):
 class MaskedSimplex(Constraint):
     """Groups of `classes` consecutive entries, each a probability simplex rescaled from [0, 1] to [−1, 1].
 
-    Entries are −1 if they are not `allowed`, are clues (`fixed`) of −1, or share a group with a clue of 1. Raises
-    `ParameterError` for a group with no class left.
+    Entries are −1 if they are not `allowed`, are clues (`fixed`) of −1, or share a group with a clue of 1. All others
+    are open. Raises `ParameterError` for a group without an open entry.
     """
 
     allowed: Mask
@@ -119,7 +119,7 @@ class MaskedSimplex(Constraint):
         p = p - p.amax(2, keepdim=True)  # shifts τ alike, and avoids cancellation
         descending = p.sort(dim=2, descending=True).values
         excess, rank = descending.cumsum(2) - 1, torch.arange(1, self.classes + 1, device=y.device)
-        support = (descending * rank > excess).sum(2, keepdim=True).clamp_min(1)  # never counts −∞, as −∞ > −∞ is false
+        support = (descending * rank > excess).sum(2, keepdim=True).clamp_min(1)  # closed entries: −∞ > −∞ is false
         threshold = excess.gather(2, support - 1) / support
         return (2 * (p - threshold).clamp_min(0) - 1).flatten(1)
 
@@ -142,7 +142,6 @@ class MaskedSimplex(Constraint):
 
     @cached_property
     def _open(self) -> Bool[Tensor, "b groups classes"]:
-        """The entries that may be larger than −1."""
         allowed = self.allowed.unflatten(1, (-1, self.classes))
         if self.fixed is None:
             return allowed

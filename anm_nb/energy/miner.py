@@ -74,7 +74,7 @@ class MiningProblem:
 
     @property
     def energy(self) -> Energy:
-        """EMA energies of clean points under the batch's noise. Each access prepares the networks anew, so keep it."""
+        """EMA energies of clean points under the batch's noise, low for good negatives. Access is costly: keep it."""
         of_noised = energy_given(self.averaged, self.x, self.noise.k)
         return lambda y: of_noised(self.noise.noised(self.impose(y)).as_subclass(Tensor))
 

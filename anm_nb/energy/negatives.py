@@ -59,14 +59,14 @@ def get_negatives(name: Any, **options: Any) -> Any:
     return strategy(**options)
 
 
-def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
+def labelled(strategies: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
     """Strategies by label, such as "anm, eps 0.5". Raises `ValueError` for equal labels, else as `get_negatives`."""
     found = {}
-    for each in given:
+    for each in strategies:
         options = {"name": each} if isinstance(each, str) else dict(each)
         label = [options.pop("name"), *(f"{name} {value}" for name, value in options.items())]
         found[", ".join(label)] = get_negatives(each)
-    if len(found) < len(given):
+    if len(found) < len(strategies):
         raise ValueError("each may appear once")
     return found
 
@@ -83,9 +83,9 @@ Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]
 
 @register_negatives
 class Stock(NegativeStrategy):
-    """IRED's negatives: the task's corruption, in continuous ones two descent steps from y noised with 3ε. Clues stay.
+    """IRED's negatives: the task's corruption (continuous tasks: two descent steps from y noised with 3ε). Clues stay.
 
-    `form` "released" follows the released code: later steps are twice as long, rows are clamped at their first's level.
+    `form` "released" follows the released code: later steps are twice as long; a seed's rows are clamped as its first.
     """
 
     name = "stock"
@@ -186,7 +186,7 @@ class AnmSimplex(NegativeStrategy):
 
     The task needs `classes`, the number of ±1 entries per one-hot decision, or 1 if every entry is a sign; otherwise
     `ParameterError`. Examples restart while no decision differs, whatever `delta`, and `eps` bounds only the start.
-    `round` returns the nearest answer. `legitimate` forbids changes of m* ≤ 0, so that rounded negatives have m* > 0.
+    `round` returns the nearest answer. It has m* > 0 if `legitimate`, which forbids decisions that alone have m* ≤ 0.
     """
 
     name = "anm_simplex"

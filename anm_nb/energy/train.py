@@ -220,18 +220,18 @@ class EnergyLearner(Learner):
         return Measurement(self.test_scores(selected, n, self.seeds[place]) if n else {}, arrays)
 
     def test_scores(self, model: nn.Module, n: int, seed: int) -> dict[str, float]:
-        """Scores on n test problems as `split/metric/predictor`: the model, also at other steps and clamps, and references."""
+        """Scores on n test problems by `split/metric/predictor`: references, and the model at several settings."""
         task, device, columns = self.task, self.device, dict[str, float]()
         training = self.training.sample(n, generator=generator(seed, "references", device), device=device)
         for split, harder in SPLITS.items():
             source, clamp = generator(seed, f"test/{split}", device), task.clamp(harder)
             batch = task.stream("test").sample(n, generator=source, harder=harder, device=device)
             answers = {name: y_hat for (name, _), y_hat in task.references(training, batch).items()}
-            ways = {"model": (self.inner_steps, clamp)}
-            ways |= {"published clamp": (self.inner_steps, task.sample_clamp)} if clamp != task.sample_clamp else {}
-            ways |= {f"steps={k}": (k, clamp) for k in self.config.test_inner_steps}
-            for name, (steps, bound) in ways.items():
-                answers[name] = predict(model, task, batch, self.schedule, steps, [seed], bound)
+            shared = model, task, batch, self.schedule
+            answers["model"] = predict(*shared, self.inner_steps, [seed], clamp)
+            if clamp != task.sample_clamp:
+                answers["published clamp"] = predict(*shared, self.inner_steps, [seed], task.sample_clamp)
+            answers |= {f"steps={k}": predict(*shared, k, [seed], clamp) for k in self.config.test_inner_steps}
             for predictor, y_hat in answers.items():
                 columns |= {f"{split}/{metric}/{predictor}": v for metric, v in task.metrics(y_hat, batch).items()}
         return columns
@@ -266,7 +266,7 @@ def kept_steps(run: Run) -> list[int]:
 
 
 def trained_energy(run: Run, seed: int, step: int | None = None) -> EnergyNetwork:
-    """EMA energy at a kept step (None: the end), frozen, on the CPU. `ParameterError` if the run lacks these weights."""
+    """EMA energy at a kept step (None: the end), frozen, on the CPU. `ParameterError` if the run lacks the weights."""
     config = run.config_with(negatives="none")  # whose class may not be defined here
     weights = by_prefix(run.weights, f"seed{seed}.{'' if step is None else f'step{step}.'}averaged.")
     if not weights:
