@@ -102,7 +102,7 @@ class EnergyMLP(EnergyNetwork):
 
     def prepare(self, x: Inputs, k: Levels) -> tuple[Tensor, ...]:
         """W₁'s product with x, its columns for ỹ, then 1 + gain_k and bias_k of both layers."""
-        weight_x, weight_y = self.input.weight.tensor_split([x.shape[1]], dim=1)
+        weight_x, weight_y = self.input.weight.split([x.shape[1], self.input.in_features - x.shape[1]], dim=1)
         embedded = self.level()
         first, second = (scale_and_bias(layer["modulation"], embedded, k) for layer in (self.first, self.second))
         return F.linear(x, weight_x, self.input.bias), weight_y, *first, *second
