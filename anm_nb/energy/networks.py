@@ -116,7 +116,7 @@ class EnergyMLP(EnergyNetwork):
 
 
 class GraphLayer(nn.Module):
-    """h_ij ↦ h_ij + swish(g_ij·(1 + gain_k) + bias_k), with one vector h_ij for each ordered pair of nodes and
+    """Layer on vectors h_ij of ordered pairs of nodes: h_ij ↦ h_ij + swish(g_ij·(1 + gain_k) + bias_k), with
 
     g_ij = W₁h_ij + W₂h_ji + W₃ tanh(Σ_m (A h_im) ∘ (B h_mj)) + W₄ mean_m h_im + W₅ mean_m h_mj.
     """

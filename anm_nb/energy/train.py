@@ -128,8 +128,8 @@ class EnergyConfig(TrainingConfig):
         return self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def can_be_extended(self) -> bool:
-        strategies = [type(each) for each in (self.negatives, *dict(self.negatives or {}).values())]
-        custom = classes_of_the_user(strategies)  # they may depend on `MiningProblem.progress`
+        negatives = (self.negatives, *dict(self.negatives or {}).values())  # options of a strategy may be strategies
+        custom = classes_of_the_user(map(type, negatives))  # these may depend on `MiningProblem.progress`
         return self.lr_final == 1 and self.record_every is not None and not custom
 
     def averaging(self) -> tuple[float, int]:
