@@ -51,7 +51,7 @@ class NoiseSchedule:
     def q_sample(self, y: Points, k: Levels, eps: Points) -> Noised:
         """ỹ = √ᾱ_k·y + σ_k·ε. Raises `TypeError` if y is noised already."""
         if isinstance(y, Noised):
-            raise TypeError("this tensor is noised already; a target has to be noised exactly once (section C)")
+            raise TypeError("this tensor is noised already: a target is noised exactly once (checklist, section C)")
         return (self.signal(k) * y + self.sigma(k) * eps).as_subclass(Noised)
 
     def to_clean(self, noised: Points, k: Levels) -> Points:
