@@ -157,7 +157,7 @@ class EnergyLearner(Learner):
         numbers = config.batch * (self.task.x_dim + self.task.y_dim)
         self.block = max(1, min(64, BLOCK_NUMBERS // numbers)) if device == "cuda" else 1
         self.drawn: list[Batch] = []  # each seed's problems for the current block of steps
-        # Held-out problems, with their own levels, noise and negatives.
+        # Held-out problems, and levels, noise and negatives for them, none of which a training step sees.
         sources, held_out = self.sources("dev"), self.task.stream("dev")
         self.devs = [held_out.sample(config.dev_examples, generator=each, device=device) for each in sources]
         self.dev = joined(self.devs)
@@ -249,9 +249,8 @@ class EnergyLearner(Learner):
     @torch.no_grad()
     def dev_margin(self, model: Stack) -> Values:
         """Margins E⁻ − E⁺ of the held-out pairs under an energy."""
-        noise, x = self.dev_problem.noise, self.dev.x
-        e_pos = model(x, noise.noised(self.dev.y).as_subclass(Tensor), noise.k)
-        return model(x, noise.noised(self.dev_negatives).as_subclass(Tensor), noise.k) - e_pos
+        energy = replace(self.dev_problem, averaged=model).energy
+        return energy(self.dev_negatives) - energy(self.dev.y)
 
     def _problem(self, batch: Batch, averaged: Stack, draws: RowDraws) -> MiningProblem:
         """A batch with newly drawn levels and noise, for the networks in training and their EMA."""
