@@ -98,8 +98,9 @@ class EnergyConfig(TrainingConfig):
     @property
     def weight(self) -> float:
         """The contrastive weight λ: the one set, or else the task's published one; 0 without negatives."""
-        weight = self.task_class.contrastive_weight if self.contrastive_weight is None else self.contrastive_weight
-        return weight if self.negatives else 0.0
+        if not self.negatives:
+            return 0.0
+        return self.task_class.contrastive_weight if self.contrastive_weight is None else self.contrastive_weight
 
     def plugins(self) -> list[type]:
         network = get_network(self.network or self.task_class.network)
