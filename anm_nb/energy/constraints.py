@@ -1,7 +1,5 @@
 """Constraint sets for mined negatives, each with its exact projection (ANM checklist, sections B and G)."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

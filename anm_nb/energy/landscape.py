@@ -6,8 +6,6 @@ end. `optimal_energy` has barrier max(0, m*) (`SharedNoise.optimal_margin`), φ'
 derivative ε·Δ̃/‖Δ̃‖.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

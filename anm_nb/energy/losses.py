@@ -1,7 +1,5 @@
 """Losses: IRED's denoising score matching and the contrastive loss of its negatives (ANM checklist, A and C)."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -60,7 +58,7 @@ class Contrast(NamedTuple):
 
 
 def step_losses(
-    problem: MiningProblem, strategy: NegativeStrategy | None, weight: PerSeed, soft_label: bool = False
+    problem: MiningProblem, strategy: "NegativeStrategy | None", weight: PerSeed, soft_label: bool = False
 ) -> StepLosses:
     """Each seed's denoising loss plus λ times a strategy's contrastive loss. `ValueError` for misshapen negatives."""
     noise, y_pos, given, seeds = problem.noise, problem.y_pos, problem.given, problem.seeds

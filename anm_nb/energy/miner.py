@@ -3,8 +3,6 @@
 A trial point is accepted if Ẽ(trial) ≤ Ẽ(y) − (c/α)‖trial − y‖², Armijo's rule for projected descent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,7 +48,7 @@ class MinerConfig(Parameters):
     turns: PositiveInt | None = None  # evaluations that cut an example off; None: enough for over 99 % to end
 
     @model_validator(mode="after")
-    def _fits(self) -> MinerConfig:
+    def _fits(self) -> "MinerConfig":
         if not self.delta <= self.start <= self.eps:
             raise ValueError(f"delta = {self.delta} ≤ start = {self.start} ≤ eps = {self.eps} has to hold")
         if self.turns is not None and self.turns <= self.steps:

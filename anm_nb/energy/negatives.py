@@ -1,7 +1,5 @@
 """Strategies that propose negatives for the contrastive loss, in clean y-space; the trainer noises them once."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -157,7 +155,7 @@ class Anm(NegativeStrategy):
     miner: MinerConfig = Field(default_factory=MinerConfig)
 
     @model_validator(mode="after")
-    def _projects(self) -> Anm:
+    def _projects(self) -> "Anm":
         if self.ball == "linf" and self.orthogonal_to_noise:
             raise ValueError("ball = 'linf': should be 'l2' with orthogonal_to_noise")
         return self

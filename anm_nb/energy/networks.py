@@ -1,7 +1,5 @@
 """Energy networks E(x, ỹ, k) and their scores ∇_ỹE. Subclass `EnergyNetwork` to add one."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -37,7 +35,7 @@ class EnergyNetwork(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> EnergyNetwork:
+    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> "EnergyNetwork":
         """Build the network for a task. Raises `ParameterError` if it does not fit the task's shapes."""
 
     @abstractmethod
@@ -97,7 +95,7 @@ class EnergyMLP(EnergyNetwork):
         self.output = nn.Linear(width, y_dim if head == "squared_norm" else 1)
 
     @classmethod
-    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> EnergyMLP:
+    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> "EnergyMLP":
         return cls(task.x_dim, task.y_dim, width, head, levels)
 
     def prepare(self, x: Inputs, k: Levels) -> tuple[Tensor, ...]:
@@ -154,7 +152,7 @@ class GraphEnergy(EnergyNetwork):
         self.output = nn.Linear(width, 1)
 
     @classmethod
-    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> GraphEnergy:
+    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> "GraphEnergy":
         if task.x_dim != task.y_dim or math.isqrt(task.y_dim) ** 2 != task.y_dim:
             needs = "needs as many entries in x as in y, one for each ordered pair of n nodes, n² such as 144"
             raise ParameterError(f"network 'graph': {needs}; this task has {task.x_dim} and {task.y_dim}")
@@ -189,7 +187,7 @@ class SudokuEnergy(EnergyNetwork):
         self.output = nn.Conv2d(width, size if head == "squared_norm" else 1, 1)
 
     @classmethod
-    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> SudokuEnergy:
+    def for_task(cls, task: DenoisingTask, width: int, head: Head, levels: int) -> "SudokuEnergy":
         size = {4**3: 4, 9**3: 9}.get(task.y_dim)
         if size is None or task.x_dim != task.y_dim:
             needs = "needs as many entries in x as in y, 64 (4 × 4 cells × 4 digits) or 729 (9 × 9 cells × 9 digits)"

@@ -1,7 +1,5 @@
 """Probes of a training step and a recorder for any trainer (checklist, A to D and I). Nothing waits for the device."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import pandas as pd

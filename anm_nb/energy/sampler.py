@@ -1,7 +1,5 @@
 """Annealed sampling by energy descent (IRED, arXiv 2406.11179, algorithm 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

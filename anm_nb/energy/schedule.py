@@ -1,7 +1,5 @@
 """The noise schedule, and the only function that adds noise (IRED, arXiv 2406.11179; ANM checklist, section C)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +27,7 @@ class NoiseSchedule:
     betas: Float[Tensor, " levels"]
 
     @classmethod
-    def cosine(cls, levels: int, device: str = "cpu") -> NoiseSchedule:
+    def cosine(cls, levels: int, device: str = "cpu") -> "NoiseSchedule":
         """β_k = 1 − f_k₊₁/f_k ≤ 0.999, f_k = cos²(½π(k/K + s)/(1 + s)), s = 0.008 (Nichol & Dhariwal 2021, eq. 17)."""
         t = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
         f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
@@ -68,7 +66,7 @@ class SharedNoise:
     eps: Points
 
     @classmethod
-    def draw(cls, schedule: NoiseSchedule, y: Points, draws: RowDraws, clues: Clues | None = None) -> SharedNoise:
+    def draw(cls, schedule: NoiseSchedule, y: Points, draws: RowDraws, clues: Clues | None = None) -> "SharedNoise":
         """Draw levels uniformly over the schedule and ε from N(0, 1); ε is 0 in entries given by clues."""
         k, eps = draws.integers(len(schedule.betas), (len(y),)), draws.normal(y.shape)
         return cls(schedule, k, eps if clues is None else eps.masked_fill(clues.mask, 0.0))

@@ -4,8 +4,6 @@ A search is a generator function of a `Problem` and a `torch.Generator`. It yiel
 repeatedly, and the problem counts the cost. `langevin` is an example; searches of your own have the same signature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -190,7 +188,7 @@ class Found:
     truth: Values  # energies of the true answers
     right: Bool[Tensor, "n b"]  # which answers are accepted
 
-    def of(self, rows: slice) -> Found:
+    def of(self, rows: slice) -> "Found":
         """The answers to some of the problems."""
         return Found(self.answers[:, rows], self.energies[:, rows], self.costs, self.truth[rows], self.right[:, rows])
 

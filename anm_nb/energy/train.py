@@ -1,7 +1,5 @@
 """Energy runs: the config, the losses and measurements of a stack of seeds, and the trained energies of a run."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
@@ -71,7 +69,7 @@ class EnergyConfig(TrainingConfig):
     record_every: fields.Steps | None = None  # steps between measurements, instead of `records`
 
     @model_validator(mode="after")
-    def _usable(self) -> EnergyConfig:
+    def _usable(self) -> "EnergyConfig":
         task = self.make_task()
         get_network(self.network or task.network)
         return self
@@ -109,7 +107,7 @@ class EnergyConfig(TrainingConfig):
     def train(self, workdir: Path) -> Trained:
         return train(self, workdir)
 
-    def make_learner(self, members: Sequence[Member], device: str) -> EnergyLearner:
+    def make_learner(self, members: Sequence[Member], device: str) -> "EnergyLearner":
         return EnergyLearner(members, device)
 
     def total_steps(self) -> int:
