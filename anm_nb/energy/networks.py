@@ -138,17 +138,17 @@ class GraphLayer(nn.Module):
 class GraphEnergy(EnergyNetwork):
     """Energy of graphs: x and ỹ have one entry for each ordered pair of n nodes; n may differ from call to call.
 
-    Pairs start from (x_ij, ỹ_ij, [i = j]). L `GraphLayer`s can join paths of up to 2ᴸ edges. The head sums over pairs.
-    The published runs used a neural logic machine instead.
+    Pairs start from (x_ij, ỹ_ij, [i = j]). Three `GraphLayer`s, each joining two paths, can follow paths of up to 2³
+    edges. The head sums over pairs. The published runs used a neural logic machine instead.
     """
 
     name = "graph"
 
-    def __init__(self, width: int = 32, head: Head = "squared_norm", levels: int = 10, layers: int = 3) -> None:
+    def __init__(self, width: int = 32, head: Head = "squared_norm", levels: int = 10) -> None:
         super().__init__()
         self.head, self.level = head, LevelEmbedding(levels, 64)
         self.input = nn.Linear(3, width)
-        self.layers = nn.ModuleList(GraphLayer(width) for _ in range(layers))
+        self.layers = nn.ModuleList(GraphLayer(width) for _ in range(3))
         self.output = nn.Linear(width, 1)
 
     @classmethod
