@@ -1,1 +1,1 @@
-"""IRED energy diffusion and adversarial negative mining on top of it."""
+"""IRED energy diffusion, and adversarial negative mining for it."""

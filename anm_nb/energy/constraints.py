@@ -1,6 +1,4 @@
-"""Sets that a mined negative has to stay in, each with its exact projection (ANM checklist, sections B and G)."""
-
-from __future__ import annotations
+"""Constraint sets for mined negatives, each with its exact projection (ANM checklist, sections B and G)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,35 +17,34 @@ from anm_nb.tasks import Clues
 from anm_nb.training.stack import host_may_wait
 
 Mask = Bool[Tensor, "b d"]
-Groups = Float[Tensor, "b groups classes"]
 
 
 def at_length(direction: Points, length: Values) -> Points:
-    """The directions with these lengths; a zero vector stays zero."""
+    """Rescale every direction to its length; zero vectors stay zero."""
     return direction * (length / direction.norm(dim=1).clamp_min(1e-30)).unsqueeze(1)
 
 
 class Constraint(ABC):
-    """A set with its projection."""
+    """A closed set of points and its Euclidean projection Π."""
 
     @abstractmethod
     def project(self, y: Points) -> Points:
-        """The nearest point of the set, row by row."""
+        """Nearest points of the set, row by row."""
 
     def residual(self, y: Points) -> Values:
-        """‖y − Π(y)‖."""
+        """Distance to the set, ‖y − Π(y)‖."""
         return (y - self.project(y)).norm(dim=1)
 
     def start(self, truth: Points, direction: Points, distance: Values) -> Points:
-        """Feasible points in these directions, at that distance from the truth, nearer where the set ends before."""
+        """Feasible points in these directions at `distance` from the truth, or nearer if the set ends before that."""
         start = truth + at_length(self.project(truth + at_length(direction, distance)) - truth, distance)
-        outside = self.residual(start) > 1e-5 * distance  # beyond rounding
+        outside = self.residual(start) > 1e-5 * distance  # by more than rounding
         return torch.where(outside.unsqueeze(1), self.project(start), start)
 
 
 @dataclass(frozen=True)
 class _Ball(Constraint):
-    """Points near a centre and, where `fixed`, equal to it. Raises `ParameterError` for radii that are not positive."""
+    """Points near a centre, equal to it in `fixed` entries. Raises `ParameterError` unless all radii are positive."""
 
     center: Points
     radius: Values
@@ -59,26 +56,27 @@ class _Ball(Constraint):
             raise ParameterError(f"radius of example {example} = {float(self.radius[example])}: should be positive")
 
     def free(self, shift: Points) -> Points:
+        """`shift` with zeros in fixed entries."""
         return shift if self.fixed is None else shift.masked_fill(self.fixed, 0)
 
 
 @dataclass(frozen=True)
 class L2Ball(_Ball):
-    """Points within `radius` [batch] of `center`, equal in `fixed` entries, and (y − center) ⟂ `normal` where given."""
+    """‖y − center‖ ≤ `radius` [b], y = center in `fixed` entries, and (y − center) ⟂ `normal` if that is set."""
 
     normal: Points | None = None
 
     def project(self, y: Points) -> Points:
         shift = self.tangent(y - self.center)
         length = shift.norm(dim=1, keepdim=True)
-        # min(1, r/length), written so that a zero shift stays zero
+        # The factor min(1, radius/length); a zero shift stays zero.
         return self.center + shift * (self.radius.unsqueeze(1) / length.clamp_min(1e-30)).clamp_max(1.0)
 
     def start(self, truth: Points, direction: Points, distance: Values) -> Points:
-        return truth + at_length(self.tangent(direction), distance)  # the set reaches as far in all its directions
+        return truth + at_length(self.tangent(direction), distance)  # along tangents the set reaches `radius` far
 
     def tangent(self, direction: Points) -> Points:
-        """A direction without its fixed entries and its part along `normal`: the set reaches `radius` far along it."""
+        """The direction without its fixed entries and without its component along `normal`."""
         direction, normal = self.free(direction), self._unit_normal
         return direction if normal is None else direction - (direction * normal).sum(1, keepdim=True) * normal
 
@@ -89,7 +87,7 @@ class L2Ball(_Ball):
 
 @dataclass(frozen=True)
 class LinfBall(_Ball):
-    """A box: points no entry of which is further than `radius` [batch] from the centre's, or where `fixed` at all."""
+    """Box: |y_i − center_i| ≤ `radius` [b] for every entry i, and y_i = center_i in `fixed` entries."""
 
     def project(self, y: Points) -> Points:
         radius = self.radius.unsqueeze(1)
@@ -98,9 +96,10 @@ class LinfBall(_Ball):
 
 @dataclass(frozen=True)
 class MaskedSimplex(Constraint):
-    """Groups of `classes` consecutive entries, each a probability simplex scaled from [0, 1] to [−1, 1].
+    """Groups of `classes` consecutive entries, each a probability simplex rescaled from [0, 1] to [−1, 1].
 
-    Entries not `allowed`, `fixed` at −1, or beside a given 1 are −1. `ParameterError` names a group with no class left.
+    Entries are −1 if they are not `allowed`, are clues (`fixed`) of −1, or share a group with a clue of 1. All others
+    are open. Raises `ParameterError` for a group without an open entry.
     """
 
     allowed: Mask
@@ -110,35 +109,33 @@ class MaskedSimplex(Constraint):
     def __post_init__(self) -> None:
         if host_may_wait() and bool((refused := ~self._open.any(2)).any()):
             where = "example {}, group {}".format(*refused.nonzero()[0].tolist())
-            raise ParameterError(f"{where}: no class is allowed that is not given as another")
+            raise ParameterError(f"{where}: `allowed` and the clues leave no class")
 
     def project(self, y: Points) -> Points:
-        """The nearest point, by sorting (Duchi et al. 2008, figure 1): open entries p to max(p − τ, 0), of sum 1."""
+        """Open entries p become max(p − τ, 0), which sum to 1; τ is found by sorting (Duchi et al. 2008, figure 1)."""
         p = self._probabilities(y).masked_fill(~self._open, -torch.inf)
-        p = p - p.amax(2, keepdim=True)  # τ moves along, and large entries do not cancel
+        p = p - p.amax(2, keepdim=True)  # shifts τ alike, and avoids cancellation
         descending = p.sort(dim=2, descending=True).values
-        present = descending.isfinite()
-        excess = descending.masked_fill(~present, 0).cumsum(2) - 1
-        rank = torch.arange(1, self.classes + 1, device=y.device)
-        support = ((descending * rank > excess) & present).sum(2, keepdim=True).clamp_min(1)
+        excess, rank = descending.cumsum(2) - 1, torch.arange(1, self.classes + 1, device=y.device)
+        support = (descending * rank > excess).sum(2, keepdim=True).clamp_min(1)  # closed entries: −∞ > −∞ is false
         threshold = excess.gather(2, support - 1) / support
         return (2 * (p - threshold).clamp_min(0) - 1).flatten(1)
 
     def nearest_vertex(self, y: Points) -> Points:
-        """One-hot at the largest open entry of each group, the first of equals."""
+        """One-hot at the largest open entry of each group; the first one in a tie."""
         p = self._probabilities(y)
         best = p.masked_fill(~self._open, -torch.inf).argmax(2, keepdim=True)
         return torch.full_like(p, -1).scatter(2, best, 1.0).flatten(1)
 
     def log(self, y: Points) -> dict[str, Tensor]:
-        """Section G: mean entropy (nats; relative: by log open classes) of groups with a choice, Σ|p| not allowed."""
+        """Columns of section G [b]: mean entropy of groups with a choice, in nats and relative to log(open classes)."""
         p, choices = self._probabilities(y), self._open.sum(2)
         entropy, counted = entr(p.clamp_min(0)).sum(2), choices > 1
         by_name = {"entropy": entropy, "relative_entropy": entropy / choices.clamp_min(2).log()}
         log = {name: (each * counted).sum(1) / counted.sum(1).clamp_min(1) for name, each in by_name.items()}
-        return log | {"invalid_mass": (p * ~self._open).flatten(1).abs().sum(1)}
+        return log | {"invalid_mass": (p * ~self._open).flatten(1).abs().sum(1)}  # Σ|p| of entries that are not open
 
-    def _probabilities(self, y: Tensor) -> Groups:
+    def _probabilities(self, y: Tensor) -> Float[Tensor, "b groups classes"]:
         return ((y + 1) / 2).unflatten(1, (-1, self.classes))
 
     @cached_property
@@ -153,15 +150,15 @@ class MaskedSimplex(Constraint):
 
 @dataclass(frozen=True)
 class SignBox(LinfBall):
-    """A box in [−1, 1]^d of relaxed answers whose every entry is a decision; `fixed` entries stay at the centre."""
+    """Box of relaxed answers in which every entry is a decision between ±1; `fixed` entries stay at the centre."""
 
     def nearest_vertex(self, y: Points) -> Points:
-        """The signs of free entries, +1 for zero; fixed entries as they are."""
+        """Signs of the free entries, +1 for zero; fixed entries equal the centre's."""
         signs = torch.where(y < 0, -1.0, 1.0).to(y.dtype)
         return signs if self.fixed is None else torch.where(self.fixed, self.center, signs)
 
     def log(self, y: Points) -> dict[str, Tensor]:
-        """The columns of `MaskedSimplex.log` for free entries, p = (y + 1)/2 being the probability of +1."""
+        """The columns of `MaskedSimplex.log` over free entries, where p = (y + 1)/2 is the probability of +1."""
         p, free = ((y + 1) / 2).clamp(0, 1), self.free(torch.ones_like(y))
         entropy = ((entr(p) + entr(1 - p)) * free).sum(1) / free.sum(1).clamp_min(1)
         invalid = (y - self.project(y)).abs().sum(1) / 2

@@ -1,6 +1,4 @@
-"""The losses of a step: IRED's denoising score matching, and the contrast of its negatives (ANM checklist, A and C)."""
-
-from __future__ import annotations
+"""Losses: IRED's denoising score matching and the contrastive loss of its negatives (ANM checklist, A and C)."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,48 +19,48 @@ PerSeed = Float[Tensor, " seeds"]
 
 
 def denoising_mse(score: Points, eps: Points) -> Values:
-    """Mean over entries of (∇_ỹE(x, ỹ, k) − ε)² (IRED, arXiv 2406.11179, section 3.1)."""
+    """Mean over entries of (∇_ỹE(x, ỹ, k) − ε)², [b] (IRED, arXiv 2406.11179, section 3.1)."""
     return (score - eps).square().mean(1)
 
 
 def info_nce(e_pos: Values, e_neg: Values) -> Values:
-    """log(1 + e^−m), m = E⁻ − E⁺ (section A): IRED's two-way cross-entropy over (−E⁺, −E⁻), stable for large |m|."""
+    """log(1 + e^−m), m = E⁻ − E⁺ (section A): IRED's two-way cross-entropy over (−E⁺, −E⁻). Stable for large |m|."""
     return F.softplus(e_pos - e_neg)
 
 
 def soft_info_nce(e_pos: Values, e_neg: Values, optimal_margin: Values) -> Values:
-    """q log(1 + e^−m) + (1 − q) log(1 + e^m), labelled q = σ(m*); least at m = m* (`SharedNoise.optimal_margin`)."""
-    label = optimal_margin.detach()
-    return label.sigmoid() * F.softplus(e_pos - e_neg) + (-label).sigmoid() * F.softplus(e_neg - e_pos)
+    """q log(1 + e^−m) + (1 − q) log(1 + e^m) with label q = σ(m*); least at m = m* (`SharedNoise.optimal_margin`)."""
+    optimal = optimal_margin.detach()
+    return optimal.sigmoid() * info_nce(e_pos, e_neg) + (-optimal).sigmoid() * info_nce(e_neg, e_pos)
 
 
 def monotonic_regression(
     energies: Float[Tensor, "b points"], distances: Float[Tensor, "b points"], least_slope: float
 ) -> Values:
-    """max(0, k_min − k) + mean squared residual of a line of slope k: MRNCL as released (VFScale, 2502.01989)."""
+    """max(0, k_min − k) + mean squared residual of the fitted line of slope k: released MRNCL (VFScale, 2502.01989)."""
     distance, energy = (each - each.mean(1, keepdim=True) for each in (distances, energies))
     slope = (distance * energy).sum(1) / distance.square().sum(1).clamp_min(1e-12)
     return F.relu(least_slope - slope) + (energy - slope.unsqueeze(1) * distance).square().mean(1)
 
 
 class Contrast(NamedTuple):
-    """The pairs of a step before its update, rows of all seeds, seed after seed, and each seed's weighted loss."""
+    """A step's pairs before the update, [S·b] rows seed after seed, and the losses of each seed."""
 
     problem: MiningProblem
     mined: Mined
-    noised: tuple[Noised, Noised]  # positive and negative as the network sees them
+    noised: tuple[Noised, Noised]  # positive and negative, as the network sees them
     e_pos: Values
     e_neg: Values
     optimal_margin: Values
     loss_mse: PerSeed
     weight: PerSeed  # λ
-    weighted: PerSeed  # contrastive loss at weight λ
+    weighted: PerSeed  # λ times the contrastive loss
 
 
 def step_losses(
-    problem: MiningProblem, strategy: NegativeStrategy | None, weight: PerSeed, soft_label: bool = False
+    problem: MiningProblem, strategy: "NegativeStrategy | None", weight: PerSeed, soft_label: bool = False
 ) -> StepLosses:
-    """Denoising loss, and a strategy's contrast at weight λ; ValueError for negatives of another shape."""
+    """Each seed's denoising loss plus λ times a strategy's contrastive loss. `ValueError` for misshapen negatives."""
     noise, y_pos, given, seeds = problem.noise, problem.y_pos, problem.given, problem.seeds
     noised = noise.noised(y_pos)
     score, e_pos = gradient_and_value(problem.noised_energy, noised)  # one evaluation
@@ -83,6 +81,6 @@ def step_losses(
     if rows is None:
         rows = soft_info_nce(e_pos, e_neg, optimal_margin) if soft_label else info_nce(e_pos, e_neg)
     loss_con = rows.unflatten(0, (seeds, -1)).mean(1)
-    pairs, weighted = (Mined(y_neg, mined.log), (noised, noised_neg), e_pos, e_neg), weight.float() * loss_con
+    weighted, pairs = weight.float() * loss_con, (Mined(y_neg, mined.log), (noised, noised_neg), e_pos, e_neg)
     detail = Contrast(problem, *pairs, optimal_margin, loss_mse, weight, weighted)
     return StepLosses(loss_mse + weighted, {"loss_mse": loss_mse, "loss_con": loss_con}, detail)

@@ -1,6 +1,4 @@
-"""Negative strategies, in clean y-space: what the contrastive loss is shown as wrong; the trainer noises, once."""
-
-from __future__ import annotations
+"""Strategies that propose negatives for the contrastive loss, in clean y-space; the trainer noises them once."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,16 +18,16 @@ from anm_nb.energy.schedule import Values
 
 
 class NegativeStrategy(Parameters):
-    """A way to propose negatives. Set `name`, add options as fields, implement `propose`, and register the class."""
+    """Base class: set `name`, add options as fields, implement `propose`, and register the class."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def propose(self, problem: MiningProblem) -> Mined:
-        """Negatives [batch, y_dim] in clean y-space. Runs without gradients to any weights."""
+        """Negatives [b, y_dim] in clean y-space. Called with gradients disabled."""
 
     def loss(self, problem: MiningProblem, y_neg: Targets, e_pos: Values, e_neg: Values) -> Values | None:
-        """A loss of its own of each pair, in place of the contrastive one; None: `info_nce` or its soft form."""
+        """The strategy's own loss of each pair [b]; None for the contrastive loss (`info_nce` or its soft form)."""
         return None
 
 
@@ -38,7 +36,7 @@ register_negatives = STRATEGIES.register
 
 
 def get_negatives(name: Any, **options: Any) -> Any:
-    """A strategy by name and options, its miner's too, or a mapping of both; None for "none". `ParameterError` else."""
+    """Strategy by name and options (its miner's too), or by a mapping of both; None for "none"; or `ParameterError`."""
     if name is None or isinstance(name, NegativeStrategy):
         return name
     if isinstance(name, Mapping):
@@ -50,23 +48,23 @@ def get_negatives(name: Any, **options: Any) -> Any:
         return None
     if name not in (known := [*STRATEGIES.names(), "none"]):
         raise ParameterError(unknown_name(STRATEGIES.kind, name, known))
-    own = STRATEGIES.get(name).model_fields
-    allowed = own | (MinerConfig.model_fields if "miner" in own else {})
+    strategy = STRATEGIES.get(name)
+    allowed = strategy.model_fields | (MinerConfig.model_fields if "miner" in strategy.model_fields else {})
     if unknown := options.keys() - allowed.keys():
         raise ParameterError(unknown_name(f"option of '{name}'", min(unknown), allowed))
-    if of_miner := {option: options.pop(option) for option in options.keys() - own.keys()}:
-        options["miner"] = {**dict(options.get("miner", {})), **of_miner}
-    return STRATEGIES.get(name)(**options)
+    if mining := {option: options.pop(option) for option in options.keys() - strategy.model_fields.keys()}:
+        options["miner"] = dict(options.get("miner", {})) | mining
+    return strategy(**options)
 
 
-def labelled(given: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
-    """Strategies by label ("anm, eps 0.5"). Raises as `get_negatives`, and ValueError where two labels are the same."""
+def labelled(strategies: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
+    """Strategies by label, such as "anm, eps 0.5". Raises `ValueError` for equal labels, else as `get_negatives`."""
     found = {}
-    for each in given:
+    for each in strategies:
         options = {"name": each} if isinstance(each, str) else dict(each)
         label = [options.pop("name"), *(f"{name} {value}" for name, value in options.items())]
         found[", ".join(label)] = get_negatives(each)
-    if len(found) < len(given):
+    if len(found) < len(strategies):
         raise ValueError("each may appear once")
     return found
 
@@ -76,16 +74,16 @@ _TO = PlainSerializer(lambda each: {"name": each.name, **each.model_dump(mode="j
 _CHECKED, _DISTINCT = (
     AfterValidator(lambda value, check=check: (check(value), value)[1]) for check in (get_negatives, labelled)
 )
-Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]  # a field of one, None for "none"
+Negatives = Annotated[NegativeStrategy | None, _FROM, _TO]  # a field for one strategy; None for "none"
 StrategyName = Annotated[str, _CHECKED]
-Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]  # kept as they are written
+Strategies = Annotated[tuple[Annotated[Any, _CHECKED], ...], SEVERAL, _DISTINCT]  # stored as written
 
 
 @register_negatives
 class Stock(NegativeStrategy):
-    """IRED's own: the task's corruption, clues left; of continuous tasks y noised with 3ε, after two descent steps.
+    """IRED's negatives: the task's corruption (continuous tasks: two descent steps from y noised with 3ε). Clues stay.
 
-    `form` "released" descends as the released code: later steps twice as long, clamped by the first example's level.
+    `form` "released" follows the released code: later steps are twice as long; a seed's rows are clamped as its first.
     """
 
     name = "stock"
@@ -102,15 +100,15 @@ class Stock(NegativeStrategy):
             if self.form == "released":
                 by_seed = bound.unflatten(0, (problem.seeds, -1))
                 bound, later = by_seed[:, :1].expand_as(by_seed).flatten(0, 1), clamp
-            size, energy = schedule.step_size(k), problem.noised_energy
-            return schedule.to_clean(descend(energy, start, size, bound, self.descent_steps, later=later), k)
+            how = schedule.step_size(k), bound, self.descent_steps
+            return schedule.to_clean(descend(problem.noised_energy, start, *how, later=later), k)
 
         return Mined(problem.impose(problem.task.corrupt(problem.y_pos, settled, problem.draws)))
 
 
 @register_negatives
 class Random(NegativeStrategy):
-    """A random direction at distance `eps`·‖y⁺‖ from the truth, clues left in place; optionally ⟂ to the noise."""
+    """y⁺ plus a random vector of length `eps`·‖y⁺‖, optionally ⟂ to the noise; clues stay."""
 
     name = "random"
     eps: PositiveFloat = 1.0
@@ -118,16 +116,16 @@ class Random(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         y_pos, normal = problem.y_pos, problem.noise.eps if self.orthogonal_to_noise else None
-        length, shift = self.eps * y_pos.norm(dim=1), problem.draws.normal(y_pos.shape).to(y_pos.dtype)
-        ball = L2Ball(y_pos, length, problem.given, normal)
-        return Mined(y_pos + ball.tangent(at_length(ball.tangent(shift), length)))  # again: rounding was stretched too
+        ball = L2Ball(y_pos, self.eps * y_pos.norm(dim=1), problem.given, normal)
+        shift = at_length(ball.tangent(problem.draws.normal(y_pos.shape).to(y_pos.dtype)), ball.radius)
+        return Mined(y_pos + ball.tangent(shift))  # a tangent again, as rescaling magnifies rounding
 
 
 @register_negatives
 class Mrncl(Random):
-    """VFScale's loss (`monotonic_regression`), with a nearer negative at the share `near` of the way to that at `eps`.
+    """VFScale's loss (`monotonic_regression`) of y⁺, the negative of `random`, and a point at `near` of the way to it.
 
-    All carry the batch's noise (released: also without). VFScale's KL term is notebook 16's.
+    All three carry the batch's noise; the released code also compares them without. Notebook 16 has VFScale's KL term.
     """
 
     name = "mrncl"
@@ -148,7 +146,7 @@ class Anm(NegativeStrategy):
     """Adversarial negative mining: low EMA energy within a ball around the truth (ANM checklist, section B).
 
     `ball` "l2" has radius `miner.eps`·‖y⁺‖; "linf" is the box inscribed in it, of half-width `miner.eps`·‖y⁺‖/√y_dim.
-    `orthogonal_to_noise`, in the L2 ball, keeps y⁻ − y⁺ ⟂ ε, and so m* > 0.
+    `orthogonal_to_noise` (L2 ball only) keeps y⁻ − y⁺ ⟂ ε, hence m* > 0.
     """
 
     name = "anm"
@@ -157,7 +155,7 @@ class Anm(NegativeStrategy):
     miner: MinerConfig = Field(default_factory=MinerConfig)
 
     @model_validator(mode="after")
-    def _projects(self) -> Anm:
+    def _projects(self) -> "Anm":
         if self.ball == "linf" and self.orthogonal_to_noise:
             raise ValueError("ball = 'linf': should be 'l2' with orthogonal_to_noise")
         return self
@@ -174,7 +172,7 @@ class Anm(NegativeStrategy):
 
 @register_negatives
 class AnmOrthogonal(Anm):
-    """`anm` with the negative kept orthogonal to the noise, under a name of its own for tables and figures."""
+    """`anm` with `orthogonal_to_noise`, under its own name in tables and figures."""
 
     name = "anm_orthogonal"
     orthogonal_to_noise: bool = True
@@ -184,9 +182,9 @@ class AnmOrthogonal(Anm):
 class AnmSimplex(NegativeStrategy):
     """Adversarial mining over the relaxed answers of a discrete task, clues fixed (ANM checklist, sections B and G).
 
-    A task's `classes` says how many entries form a one-hot decision in {−1, 1}, 1 where each is a sign; without it
-    `ParameterError`. At least one decision has to differ, in place of `delta`, and `eps` bounds only the start. `round`
-    returns the nearest answer. `legitimate` forbids each decision that alone has m* ≤ 0: rounded negatives have m* > 0.
+    The task needs `classes`, the number of ±1 entries per one-hot decision, or 1 if every entry is a sign; otherwise
+    `ParameterError`. Examples restart while no decision differs, whatever `delta`, and `eps` bounds only the start.
+    `round` returns the nearest answer. It has m* > 0 if `legitimate`, which forbids decisions that alone have m* ≤ 0.
     """
 
     name = "anm_simplex"
@@ -196,7 +194,7 @@ class AnmSimplex(NegativeStrategy):
 
     def propose(self, problem: MiningProblem) -> Mined:
         y_pos, answers = problem.y_pos, self.answers(problem)
-        entries = 1 if isinstance(answers, SignBox) else 2  # that differ between two answers where one decision does
+        entries = min(2, problem.task.classes)  # that change with one decision
 
         def changed(y: Tensor) -> Tensor:
             return (answers.nearest_vertex(y) != y_pos).sum(1) / entries
@@ -207,7 +205,7 @@ class AnmSimplex(NegativeStrategy):
         return Mined(answers.nearest_vertex(mined.y_neg) if self.round else mined.y_neg, log)
 
     def answers(self, problem: MiningProblem) -> MaskedSimplex | SignBox:
-        """The relaxed answers that the problem's clues (and the wish for legitimate ones) leave."""
+        """The relaxed answers that clues, and `legitimate`, allow."""
         task, y_pos, given = problem.task, problem.y_pos, problem.given
         if (classes := getattr(task, "classes", None)) is None:
             raise ParameterError(f"negatives '{self.name}': task '{task.name}' is continuous; use 'anm' for it")
@@ -220,7 +218,7 @@ class AnmSimplex(NegativeStrategy):
 
 @register_negatives
 class AnmSimplexLegitimate(AnmSimplex):
-    """`anm_simplex` with legitimate decisions only, under a name of its own for tables and figures."""
+    """`anm_simplex` with `legitimate`, under its own name in tables and figures."""
 
     name = "anm_simplex_legitimate"
     legitimate: bool = True

@@ -1,14 +1,12 @@
 """Annealed sampling by energy descent (IRED, arXiv 2406.11179, algorithm 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anm_nb.energy.networks import Model, energy_given, gradient_and_value
+from anm_nb.energy.networks import Energy, Model, energy_given, gradient_and_value
 from anm_nb.energy.schedule import Column, NoiseSchedule, Points
 from anm_nb.tasks import Batch, Clues, DenoisingTask
 from anm_nb.training.seeds import generator
@@ -16,7 +14,7 @@ from anm_nb.training.seeds import generator
 
 @torch.no_grad()
 def descend(
-    energy: Callable[[Tensor], Tensor],
+    energy: Energy,
     noised: Points,
     step_size: Column,
     bound: Column,
@@ -24,9 +22,9 @@ def descend(
     callback: Callable[[int, Tensor, Tensor, Tensor], None] = lambda *_: None,
     later: float = 1.0,
 ) -> Points:
-    """Gradient steps on the energy of noised points, to ±bound, from the second on `later` times as long; none uphill.
+    """Gradient steps on the energy of noised points, clamped to ±bound. Steps that would raise the energy are rejected.
 
-    `callback(step, noised, energy, accepted)` is told the start, as step 0, and each step.
+    After the first, steps are `later` times as long. `callback(step, noised, energy, accepted)` gets step 0, the start.
     """
     gradient, value = gradient_and_value(energy, noised)
     callback(0, noised, value, torch.zeros_like(value, dtype=torch.bool))
@@ -54,11 +52,11 @@ def sample(
     clues: Clues | None = None,
     callback: Callable[[int, int, Tensor, Tensor, Tensor], None] | None = None,
 ) -> Float[Tensor, "b y_dim"]:
-    """Predictions for inputs x: from N(0, I), level by level from the most noise to the least.
+    """Sample answers to x: start from N(0, I) and descend level by level, from the most noise to the least.
 
-    At each level k the score gives x̂₀ (clamped to ±clamp), which, scaled to the level, descends `inner_steps` steps.
-    Entries given by `clues` are √ᾱ_k times their value wherever the model is evaluated, and as given in the result.
-    `callback(level, step, y, energy, accepted)` is told y in y-space from step 0. Several generators: as many blocks.
+    At level k, x̂₀ = (ỹ − σ_k∇E)/√ᾱ_k is clamped to ±clamp, √ᾱ_k·x̂₀ descends `inner_steps` steps, y is the result over
+    √ᾱ_k, and the next ỹ is √ᾱ_k₋₁·y. Entries given by `clues` enter the model as √ᾱ_k times their value.
+    `callback(level, step, y, energy, accepted)` gets step 0, the start. Several generators draw equal blocks of rows.
     """
     sources = [source] if isinstance(source, torch.Generator) else source
     block = len(x) // len(sources), y_dim
@@ -93,7 +91,7 @@ def predict(
     seeds: Sequence[int],
     clamp: float | None = None,
 ) -> Float[Tensor, "b y_dim"]:
-    """The sampler's answers to the rows of all seeds, from starting noise that depends on each seed alone."""
+    """Sampled answers to a batch that holds equally many rows of each seed; a seed fixes the noise of its own rows."""
     sources = [generator(seed, "sampling", batch.x.device.type) for seed in seeds]
     bound = task.sample_clamp if clamp is None else clamp
     return sample(model, schedule, batch.x, batch.y.shape[1], sources, inner_steps, bound, task.clues(batch))

@@ -1,10 +1,8 @@
-"""Ways to look for answers of low energy, with counted costs, and who is to blame for a failure: search or model.
+"""Searches for answers of low energy, with counted costs, and the cause of each failure: the search or the model.
 
-A search is a generator function: of a `Problem` and a `torch.Generator` it yields answers [b, y_dim] to all b problems,
-again and again, and the problem counts what it spends. `langevin` is an example; one's own is called the same way.
+A search is a generator function of a `Problem` and a `torch.Generator`. It yields answers [b, y_dim] to all b problems
+repeatedly, and the problem counts the cost. `langevin` is an example; searches of your own have the same signature.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,23 +12,24 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.nn import functional as F
 
-from anm_nb.energy.networks import Model, energy_given, gradient_and_value
+from anm_nb.energy.networks import Energy, Model, energy_given, gradient_and_value
 from anm_nb.energy.sampler import sample
 from anm_nb.energy.schedule import NoiseSchedule, Points, Values
 from anm_nb.tasks import Batch, Clues, DenoisingTask
 
-GRADIENT = 3  # forward passes that an energy with its gradient counts as
-AT_A_TIME = 512  # answers to each problem whose energies are computed together
-Choices = Int[Tensor, "rows cells"]  # of a class, 0 … classes − 1, or a sign, 0 or 1, for each decision
+GRADIENT = 3  # cost of an energy with its gradient, in forward passes
+AT_A_TIME = 512  # answers per problem whose energies are computed in one call
+Choices = Int[Tensor, "rows cells"]  # the class, 0 … classes − 1, or sign, 0 or 1, of every decision
 Search = Callable[[Any, torch.Generator], Iterator[Tensor]]
 
 
 class Problem:
-    """b problems, and the energy E(x, √ᾱ_k·y, k) at one noise level k that judges answers to them.
+    """b problems, and the energy E(x, √ᾱ_k·y, k) at one noise level k that ranks answers to them.
 
-    Answers may be m to each problem, [b·m, y_dim], problem after problem; `cost` is forward passes a problem so far.
-    What concerns decisions needs a task with `classes`.
+    Answers are [b·m, y_dim] with m per problem, problem after problem. `cost` counts forward passes per problem so far.
+    The methods on decisions need a task with `classes`.
     """
 
     def __init__(
@@ -38,66 +37,64 @@ class Problem:
     ) -> None:
         self.model, self.task, self.batch, self.schedule = model, task, batch, schedule
         self.level, self.inner_steps, self.cost = level, inner_steps, 0
+        self.classes: int = getattr(task, "classes", 0)  # entries per decision: 1 if each is a sign, 0 without any
+        self.options = max(2, self.classes)  # values that a decision can take
         nothing = torch.zeros_like(batch.y)
         self.clues = task.clues(batch) or Clues(nothing.bool(), nothing)
 
-    def each(self, of_problems: Tensor, answers: Tensor) -> Tensor:
-        """What each problem has, for each of its answers."""
-        return of_problems.repeat_interleave(len(answers) // len(self.batch.x), 0)
+    def each(self, rows: Tensor, answers: Tensor) -> Tensor:
+        """Rows [b, …] of the problems, repeated for every answer."""
+        return rows.repeat_interleave(len(answers) // len(self.batch.x), 0)
 
     def impose(self, y: Points, signal: Tensor | float = 1.0) -> Points:
-        """y with what is given away put back, scaled by `signal`."""
+        """y with its given entries put back, scaled by `signal`."""
         return Clues(self.each(self.clues.mask, y), self.each(self.clues.values, y)).impose(y, signal)
 
     @torch.no_grad()
     def energy(self, y: Points) -> Values:
-        """Energies of answers, at one forward pass each."""
-        self.cost += len(y) // len(self.batch.x)
-        return self._judge(y)(y)
+        """Energies of answers, for one forward pass each."""
+        return self._energy_at(y, 1)(y)
 
     @torch.no_grad()
     def gradient(self, y: Points) -> Points:
-        """Gradients of the energy at answers, at `GRADIENT` forward passes each."""
-        self.cost += GRADIENT * (len(y) // len(self.batch.x))
-        return gradient_and_value(self._judge(y), y)[0]
+        """Gradients of the energy at answers, for `GRADIENT` forward passes each."""
+        return gradient_and_value(self._energy_at(y, GRADIENT), y)[0]
 
-    def _judge(self, y: Points) -> Callable[[Tensor], Tensor]:
+    def _energy_at(self, y: Points, cost: int) -> Energy:
+        self.cost += cost * (len(y) // len(self.batch.x))
         k = torch.full((len(y),), self.level, device=y.device)
-        of_x, signal = energy_given(self.model, self.each(self.batch.x, y), k), self.schedule.signal(k)
-        return lambda point: of_x(signal * self.impose(point))
+        noised_energy, signal = energy_given(self.model, self.each(self.batch.x, y), k), self.schedule.signal(k)
+        return lambda point: noised_energy(signal * self.impose(point))
 
     def choices(self, y: Points) -> Choices:
-        """The decision in each cell of answers: the highest of its entries, or the sign of its one."""
-        classes = self.task.classes
-        return (y > 0).long() if classes == 1 else y.unflatten(1, (-1, classes)).argmax(2)
+        """The decision in each cell of answers: the class of its largest entry, or the sign of its only one."""
+        return (y > 0).long() if self.classes == 1 else y.unflatten(1, (-1, self.classes)).argmax(2)
 
     def entries(self, chosen: Choices) -> Points:
-        """Decisions as entries of ± 1."""
-        classes = self.task.classes
-        return 2.0 * (chosen if classes == 1 else torch.nn.functional.one_hot(chosen, classes).flatten(1)) - 1
+        """Answers with entries ±1 that stand for the decisions."""
+        return 2.0 * (chosen if self.classes == 1 else F.one_hot(chosen, self.classes).flatten(1)) - 1
 
     def free_cells(self) -> Bool[Tensor, "b cells"]:
-        """The cells that are not given."""
-        return ~self.clues.mask.unflatten(1, (-1, self.task.classes)).all(2)
+        """The cells that are not given as clues."""
+        return ~self.clues.mask.unflatten(1, (-1, self.classes)).all(2)
 
 
 def published(problem: Problem, generator: torch.Generator, restarts: int = 1) -> Iterator[Points]:
-    """The published sampler, from fresh noise each time."""
-    what = problem.model, problem.schedule, problem.batch.x, problem.batch.y.shape[1]
-    how = generator, problem.inner_steps, problem.task.sample_clamp, problem.clues
+    """The published sampler, from new noise at every restart."""
+    schedule, batch, steps, clamp = problem.schedule, problem.batch, problem.inner_steps, problem.task.sample_clamp
     for _ in range(restarts):
-        problem.cost += published_cost(len(problem.schedule.betas), problem.inner_steps)
-        yield sample(*what, *how)
+        problem.cost += published_cost(len(schedule.betas), steps)
+        yield sample(problem.model, schedule, batch.x, batch.y.shape[1], generator, steps, clamp, problem.clues)
 
 
 def published_cost(levels: int, inner_steps: int) -> int:
-    """Forward passes of the published sampler: a score and `inner_steps` of descent a level, the last value alone."""
+    """Forward passes of the published sampler: 1 + `inner_steps` gradients and one last energy at every level."""
     return levels * (GRADIENT * (inner_steps + 1) + 1)
 
 
 @torch.no_grad()
 def fresh_noise(problem: Problem, generator: torch.Generator, restarts: int = 1) -> Iterator[Points]:
-    """Fresh noise at each level, as diffusion samplers have, and one step of descent; so restarts differ."""
+    """New noise at every level, as in diffusion samplers, then one descent step. So restarts differ."""
     x, shape, schedule = problem.batch.x, problem.batch.y.shape, problem.schedule
     for _ in range(restarts):
         y = torch.randn(shape, generator=generator, device=x.device)
@@ -106,7 +103,7 @@ def fresh_noise(problem: Problem, generator: torch.Generator, restarts: int = 1)
             signal, sigma = schedule.signal(k), schedule.sigma(k)
             limit, energy = signal * problem.task.sample_clamp, energy_given(problem.model, x, k)
             noised = signal * y + sigma * torch.randn(shape, generator=generator, device=x.device)
-            for length in (sigma, schedule.step_size(k)):  # to the clean estimate, then down
+            for length in (sigma, schedule.step_size(k)):  # to the denoised estimate √ᾱ_k·x̂₀, then downhill
                 noised = problem.impose(noised, signal)
                 gradient, _ = gradient_and_value(energy, noised)
                 noised = (noised - length * gradient).clamp(-limit, limit)
@@ -123,7 +120,7 @@ def langevin(
     temperature: float = 0.1,
     every: int = 10,
 ) -> Iterator[Points]:
-    """y ← y − η∇E + √(2ηT)·ξ on the judging energy; an answer `every` so many steps."""
+    """y ← y − η∇E + √(2ηT)·ξ, ξ from N(0, I), on the energy of the problem; an answer every `every` steps."""
     y, clamp = next(fresh_noise(problem, generator)), problem.task.sample_clamp
     yield y
     for step in range(1, steps + 1):
@@ -135,11 +132,11 @@ def langevin(
 
 
 def beam(problem: Problem, generator: torch.Generator, width: int = 1, rounds: int = 30) -> Iterator[Points]:
-    """Of `width` answers and all that differ from one in a cell, the `width` of lowest energy; greedy descent with 1.
+    """Keeps the `width` answers of lowest energy among the kept ones and all that differ from one of these in one cell.
 
-    It ends after `rounds`, or where no energy falls any more. The clues stay.
+    Width 1 is greedy descent. Ends after `rounds`, or once no energy falls. The clues stay.
     """
-    first, options = problem.choices(next(fresh_noise(problem, generator))), max(2, problem.task.classes)
+    first, options = problem.choices(next(fresh_noise(problem, generator))), problem.options
     cells = torch.eye(first.shape[1], dtype=torch.long, device=first.device)
     changes = torch.cat([shift * cells[:, None] for shift in range(1, options)], 1).flatten(0, 1)  # [changes, cells]
     given = ~problem.free_cells().repeat_interleave(options - 1, 1)
@@ -151,11 +148,11 @@ def beam(problem: Problem, generator: torch.Generator, width: int = 1, rounds: i
         found = torch.cat([problem.energy(problem.entries(each)).view(len(first), -1) for each in parts], 1)
         found = found.masked_fill(given.repeat(1, kept.shape[1]), torch.inf)
         pool, of_pool, before = torch.cat([kept, moves], 1), torch.cat([energies, found], 1), energies
-        order = of_pool.argsort(dim=1, stable=True)[:, : 8 * width]  # few ways lead to one answer
+        order = of_pool.argsort(dim=1, stable=True)[:, : 8 * width]  # repeats of one answer are few
         top, energies = pool.take_along_dim(order[:, :, None], 1), of_pool.gather(1, order)
         twice = (top[:, :, None] == top[:, None]).all(3).tril(-1).any(2) | energies.isinf()
         places = twice.long().argsort(dim=1, stable=True)[:, :width]
-        places = places.masked_fill(twice.gather(1, places), 0)  # the lowest again, where there are fewer
+        places = places.masked_fill(twice.gather(1, places), 0)  # if fewer are left, repeat the lowest
         kept, energies = top.take_along_dim(places[:, :, None], 1), energies.gather(1, places)
         yield problem.entries(kept[:, 0])
         if before.shape == energies.shape and bool((energies >= before).all()):
@@ -165,17 +162,17 @@ def beam(problem: Problem, generator: torch.Generator, width: int = 1, rounds: i
 def annealing(
     problem: Problem, generator: torch.Generator, steps: int = 500, hot: float = 1.0, every: int = 50
 ) -> Iterator[Points]:
-    """Single cells change at random with probability min(1, exp(−ΔE/T)), T falling to hot/100 (Kirkpatrick 1983)."""
+    """Random changes of a cell, taken with probability min(1, e^(−ΔE/T)), T from hot to hot/100 (Kirkpatrick 1983)."""
     now, free = problem.choices(next(fresh_noise(problem, generator))), problem.free_cells().float()
     energy, rows = problem.energy(problem.entries(now)), torch.arange(len(now), device=now.device)
-    options, on = max(2, problem.task.classes), dict[str, Any](generator=generator, device=now.device)
+    on = dict[str, Any](generator=generator, device=now.device)
     yield problem.entries(now)
     for step in range(1, steps + 1):
         cell = torch.multinomial(free, 1, generator=generator)[:, 0]
-        trial, shift = now.clone(), torch.randint(1, options, rows.shape, **on)
-        trial[rows, cell] = (trial[rows, cell] + shift) % options
-        found, luck = problem.energy(problem.entries(trial)), torch.rand(rows.shape, **on)
-        taken = luck < ((energy - found) / (hot * 0.01 ** (step / steps))).exp()
+        trial, shift = now.clone(), torch.randint(1, problem.options, rows.shape, **on)
+        trial[rows, cell] = (trial[rows, cell] + shift) % problem.options
+        found, temperature = problem.energy(problem.entries(trial)), hot * 0.01 ** (step / steps)
+        taken = torch.rand(rows.shape, **on) < ((energy - found) / temperature).exp()
         now, energy = torch.where(taken[:, None], trial, now), torch.where(taken, found, energy)
         if step % every == 0:
             yield problem.entries(now)
@@ -183,20 +180,20 @@ def annealing(
 
 @dataclass(frozen=True)
 class Found:
-    """n answers to each of b problems, in the order in which they were found."""
+    """n answers to each of b problems, in the order of the search."""
 
     answers: Float[Tensor, "n b y_dim"]
     energies: Float[Tensor, "n b"]
-    costs: np.ndarray  # [n], forward passes a problem, all up to that answer
-    truth: Values  # the energies of the right answers
-    right: Bool[Tensor, "n b"]  # whether an answer is accepted
+    costs: np.ndarray  # [n], forward passes per problem up to each answer
+    truth: Values  # energies of the true answers
+    right: Bool[Tensor, "n b"]  # which answers are accepted
 
-    def of(self, rows: slice) -> Found:
-        """What was found to some of the problems."""
+    def of(self, rows: slice) -> "Found":
+        """The answers to some of the problems."""
         return Found(self.answers[:, rows], self.energies[:, rows], self.costs, self.truth[rows], self.right[:, rows])
 
     def chosen(self, values: Shaped[Tensor, "n b"]) -> Shaped[Tensor, "n b"]:
-        """Of values, those of the answer of lowest energy so far, after each answer."""
+        """For each n, the value of the lowest-energy answer among the first n."""
         return values.gather(0, self.energies.cummin(0).indices)
 
 
@@ -207,14 +204,15 @@ def find(
     accepted: Callable[[Points], Bool[Tensor, " b"]],
     budget: float = float("inf"),
 ) -> Found:
-    """Run a search and judge each answer, rounded to decisions where the task has them; beyond the budget none counts.
+    """Run a search until the budget (forward passes per problem) is spent. The first answer always counts.
 
-    `accepted(answers)` says which are right: with many right answers, all of them. The first answer always counts.
+    Answers are rounded to decisions if the task has them. `accepted(answers)` [b] marks the correct ones; of a problem
+    with many solutions it has to accept all.
     """
     rows = list[tuple[Tensor, Tensor, int, Tensor]]()
     problem.cost = 0
     for y in way(problem, generator):
-        if hasattr(problem.task, "classes"):
+        if problem.classes:
             y = problem.impose(problem.entries(problem.choices(y)))
         energy = problem.energy(y)
         if rows and problem.cost > budget:
@@ -226,10 +224,10 @@ def find(
 
 
 def blame(found: Found, strongest: Found) -> np.ndarray:
-    """Each problem [b] as "solved", "search error" or "model error".
+    """Label every problem [b] "solved", "search error" or "model error".
 
-    A failure is the model's where a wrong answer with an energy at or below the truth's is known, from this search or
-    the `strongest` of all, for the same problems; else the search missed the truth, or something better.
+    A failure is a model error if this search, or the `strongest` one on the same problems, found a wrong answer with an
+    energy at or below the truth's. Otherwise the search missed the truth, or something of lower energy.
     """
     lower = [(~each.right & (each.energies <= each.truth)).any(0) for each in (found, strongest)]
     failed = np.where((lower[0] | lower[1]).cpu(), "model error", "search error")

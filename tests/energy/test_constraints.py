@@ -1,4 +1,4 @@
-"""Projections are feasible, idempotent and the nearest (scipy says so), clues stay, entropies are scipy's."""
+"""Projections are feasible, idempotent and nearest (checked with scipy), keep clues, and log scipy's entropies."""
 
 import math
 
@@ -15,7 +15,7 @@ from anm_nb.energy.constraints import L2Ball, LinfBall, MaskedSimplex, SignBox
 from anm_nb.tasks import Clues
 from anm_nb.training.seeds import generator
 
-BALLS = {L2Ball: 2, LinfBall: float("inf")}  # and their norms
+BALLS = {L2Ball: 2, LinfBall: float("inf")}  # with the orders of their norms
 BATCH, GROUPS = 3, 4
 seeds, sizes = st.integers(0, 10**6), st.integers(1, 9)
 
@@ -59,13 +59,13 @@ def test_projection_onto_a_ball_is_the_nearest_feasible_point(kind, seed, with_n
 
 @pytest.mark.parametrize("kind", BALLS)
 @pytest.mark.parametrize("radius", [0.0, float("nan")])
-def test_a_radius_that_is_not_positive_is_refused_by_example(kind, radius):
+def test_a_radius_that_is_not_positive_is_refused_with_its_example(kind, radius):
     with pytest.raises(ParameterError, match=rf"radius of example 1 = {radius}: should be positive"):
         kind(torch.zeros(3, 2), torch.tensor([1.0, radius, 0.0]))
 
 
 def example(seed, classes, dtype=torch.float64):
-    """A simplex with some classes disallowed and some groups given whole, and points far and near."""
+    """A simplex with some disallowed classes and some given groups, and points far from it and near it."""
     source = generator(seed, "test")
     chosen = torch.randint(classes, (BATCH, GROUPS), generator=source)
     answers = (2.0 * torch.nn.functional.one_hot(chosen, classes) - 1).double().flatten(1)
@@ -97,8 +97,8 @@ def test_projection_onto_simplices_is_feasible_and_idempotent(seed, classes, dty
 
 @settings(max_examples=25)
 @given(seed=seeds, classes=sizes)
-def test_every_group_is_the_root_of_its_own_equation_and_its_vertex_the_nearest(seed, classes):
-    """References of their own: the threshold τ of Σ max(p − τ, 0) = 1 by scipy, and the nearest of all vertices."""
+def test_simplex_projections_match_a_root_finder_and_vertices_are_nearest(seed, classes):
+    """References, group by group: τ from Σ max(p − τ, 0) = 1 by scipy, and the nearest of all vertices."""
     simplex, y = example(seed, classes)
     points, vertex = (probabilities(of(y), classes) for of in (simplex.project, simplex.nearest_vertex))
     free = (simplex.allowed & ~simplex.fixed.mask).unflatten(1, (-1, classes))
@@ -114,14 +114,14 @@ def test_every_group_is_the_root_of_its_own_equation_and_its_vertex_the_nearest(
         assert np.array_equal(vertex[row, group], np.eye(classes)[best])
 
 
-def test_a_simplex_without_a_point_is_refused_by_example_and_group():
+def test_an_empty_simplex_is_refused_with_its_example_and_group():
     allowed = torch.ones(2, 6, dtype=torch.bool)
     allowed[1, 3:6] = False
-    with pytest.raises(ParameterError, match="example 1, group 1: no class is allowed that is not given as another"):
+    with pytest.raises(ParameterError, match="example 1, group 1: `allowed` and the clues leave no class"):
         MaskedSimplex(allowed, 3)
 
 
-def test_a_sign_box_holds_its_clues_and_reports_binary_entropies():
+def test_a_sign_box_keeps_its_clues_and_logs_binary_entropies():
     answers = torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]])
     fixed = torch.tensor([[True, False, False], [True, True, True]])
     box = SignBox(answers * fixed, torch.ones(2), fixed)

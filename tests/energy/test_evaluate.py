@@ -1,4 +1,4 @@
-"""The final test scores all predictors on the same unseen problems; what a problem gives away is kept as it is."""
+"""The final test scores all predictors on the same unseen problems; clues are neither noised nor scored."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ def config(task, **options):
 
 
 @pytest.mark.parametrize("task", SMALL)
-def test_every_discrete_or_continuous_task_trains_with_its_published_recipe(task, tmp_path):
-    """One run of each: its own network, corruption, clamp and weight, to finite losses and a final test."""
+def test_every_task_trains_with_its_published_recipe(task, tmp_path):
+    """One run per task, with its network, corruption, clamp and weight, ends with finite losses and test scores."""
     run = config(task).train(tmp_path)
     metric = get_task(task, size=SMALL[task]["size"]).metric
     assert np.isfinite(run.metrics[["loss_mse", "loss_con", metric]].to_numpy()).all()
@@ -43,8 +43,8 @@ def test_every_discrete_or_continuous_task_trains_with_its_published_recipe(task
     assert run.metrics.iloc[:-1].filter(like="/").isna().all(axis=None)
 
 
-def test_predictors_stand_on_the_same_problems_and_harder_answers_have_room():
-    """What the columns say of a reference is what it scores on the problems that the seed stands for."""
+def test_predictors_share_test_problems_and_the_harder_clamp_holds_harder_answers():
+    """The column of a reference equals its score on the test problems drawn again from the seed."""
     learner = config("lowrank").learner(0)
     columns, source = learner.test_scores(learner.model, 12, 0), generator(0, "test/harder")
     problems = learner.task.sample(12, generator=source, harder=True)
@@ -61,7 +61,7 @@ def test_predictors_stand_on_the_same_problems_and_harder_answers_have_room():
             assert (y.clamp(-task.clamp(harder), task.clamp(harder)) - y).square().mean() < 1e-5
 
 
-def test_a_loss_is_the_published_one_on_the_entries_that_are_not_given():
+def test_the_loss_is_the_published_one_on_entries_that_are_not_given():
     learner = config("sudoku", negatives="none").learner(0)
     batch = learner.training.sample(4, generator=generator(0, "data"))
     draws = RowDraws([generator(0, "noise")], "cpu")
@@ -79,7 +79,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A run that kept the weights of every record; energies of the EMA as its learner had it, by seed and step."""
+    """A run that kept the weights of every record, and the energies of the EMA in training, by seed and step."""
     seen, measure = {}, EnergyLearner.measure
 
     def watched(self, training, losses):
@@ -109,7 +109,7 @@ def test_a_loaded_energy_is_the_ema_that_was_measured_at_its_step(kept):
     assert not torch.equal(seen[0, 6][0], seen[1, 6][0])
 
 
-def test_weights_that_a_run_does_not_have_are_refused(kept):
+def test_missing_weights_are_refused(kept):
     for seed, step in ((0, 4), (2, None)):
         message = rf"seed = {seed}, step = {step}: run \w+ has seeds 0, 1, and weights of steps 0, 1, 6"
         with pytest.raises(ParameterError, match=message):

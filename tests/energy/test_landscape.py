@@ -42,7 +42,7 @@ def double_well(z):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6))
-def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
+def test_measures_of_a_quadratic_match_its_formula(seed):
     energy, a, b, c = quadratic(seed)
     start, end = points(seed)
     s, shift = start.numpy(), (end - start).numpy()
@@ -50,7 +50,7 @@ def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
     expected = 0.5 * np.einsum("btd,de,bte->bt", on_line, a, on_line) + on_line @ b + c
     profile = line_scan(energy, start, end)
     np.testing.assert_allclose(profile, expected, atol=1e-10)
-    rise = expected[:, 10:31] - expected[:, 10:11]  # the grid's 0 … 1
+    rise = expected[:, 10:31] - expected[:, 10:11]  # where the grid is 0 … 1
     np.testing.assert_allclose(barrier(profile, SCAN_GRID), rise.max(1), atol=1e-10)
     bend = np.einsum("bd,de,be->b", shift, a, shift)
     length = np.linalg.norm(shift, axis=1)
@@ -61,8 +61,8 @@ def test_a_quadratic_gives_the_numbers_of_its_formula(seed):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), level=st.integers(0, LEVELS - 2))
-def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
-    """Barrier max(0, m*), curvature 1/σ in every direction, derivative ε·u: as `optimal_margin` has it."""
+def test_measures_of_a_perfect_denoiser_match_their_closed_forms(seed, level):
+    """Barrier max(0, m*) with m* from `optimal_margin`, curvature 1/σ in every direction u, derivative ε·u."""
     x, y_pos, y_neg, eps = pairs(seed)
     noise = SharedNoise(SCHEDULE, torch.full((BATCH,), level), eps)
     start, end = (noise.noised(y).as_subclass(torch.Tensor) for y in (y_pos, y_neg))
@@ -77,7 +77,7 @@ def test_a_perfect_denoiser_s_landscape_is_known(seed, level):
 
 
 @pytest.mark.parametrize("measure", [line_scan, curvature, directional_derivative])
-def test_a_negative_equal_to_the_truth_is_named(measure):
+def test_a_negative_equal_to_the_truth_is_refused(measure):
     start, end = points()
     end[4] = start[4]
     with pytest.raises(ParameterError, match=r"0\.0 apart at example 4"):

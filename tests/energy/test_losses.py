@@ -20,7 +20,7 @@ energies = st.floats(-1e4, 1e4, width=32)
 
 
 @given(e_pos=energies, e_neg=energies)
-def test_info_nce_and_its_gradients_are_the_closed_forms(e_pos, e_neg):
+def test_info_nce_and_its_gradients_match_their_closed_forms(e_pos, e_neg):
     positive = torch.tensor([e_pos], dtype=torch.float64, requires_grad=True)
     negative = torch.tensor([e_neg], dtype=torch.float64, requires_grad=True)
     loss = info_nce(positive, negative)
@@ -37,7 +37,7 @@ margins = st.floats(-1e3, 1e3, width=32)
 
 @given(m=margins, optimal=margins)
 def test_soft_info_nce_is_the_cross_entropy_with_the_optimal_label(m, optimal):
-    """−q log σ(m) − (1 − q) log σ(−m), q = σ(m*), in NumPy's float64; its gradient by m is σ(m) − σ(m*)."""
+    """−q log σ(m) − (1 − q) log σ(−m) with q = σ(m*), in float64 NumPy; the gradient in m is σ(m) − σ(m*)."""
     positive = torch.zeros(1, requires_grad=True)
     negative = torch.tensor([m], requires_grad=True)
     loss = soft_info_nce(positive, negative, torch.tensor([optimal]))
@@ -50,7 +50,7 @@ def test_soft_info_nce_is_the_cross_entropy_with_the_optimal_label(m, optimal):
     np.testing.assert_allclose(positive.grad, [-slope], atol=1e-6)
 
 
-def test_monotonic_regression_is_the_line_of_numpy():
+def test_monotonic_regression_matches_numpy_s_fitted_line():
     """By hand: energies 0, 1, 1 at 0, ½, 1 have slope 1 and residuals −1/6, 1/3, −1/6."""
     by_hand = torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.5, 1.0]])
     for least, expected in ((1.0, 1 / 18), (2.0, 19 / 18)):
@@ -75,8 +75,8 @@ class Quadratic(nn.Module):
 
 
 @pytest.mark.parametrize("clued", [False, True])
-def test_the_kl_term_is_that_of_a_sampling_written_out(clued):
-    """Value and gradient for two seeds, in float64; not with live weights in the energy, nor with a live chain."""
+def test_the_kl_term_matches_a_sampling_chain_written_out(clued):
+    """Value and gradient for two seeds in float64. Gradients through the energy or the whole chain would differ."""
     schedule, source, rows = NoiseSchedule.cosine(4), torch.Generator().manual_seed(0), 12
     weights, centres = torch.randn(2, 9, 9, generator=source) / 4, torch.randn(4, 9, generator=source)
     y = torch.randn(rows, 9, generator=source)

@@ -1,4 +1,4 @@
-"""The miner descends monotonically within its set, keeps its distance, always ends, and leaves weights alone."""
+"""The miner matches a plain reference, stays in its set, keeps its distance from the truth, and always ends."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ RULES = ("armijo", "fixed", "barzilai_borwein")
 
 
 def one_by_one(energy, center, radius, start, config):
-    """The miner of one example in plain NumPy float64, written from the document; no distance δ."""
+    """The miner for one example in plain float64 NumPy, written from the document, without the distance δ."""
     project = lambda z: center + (z - center) * min(1.0, radius / max(np.linalg.norm(z - center), 1e-30))  # noqa: E731
     y, (value, gradient) = start, energy(start)
     alpha = first = config.step_size * np.linalg.norm(center) / np.linalg.norm(gradient)
@@ -52,13 +52,13 @@ def one_by_one(energy, center, radius, start, config):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", range(2))
-def test_the_batched_miner_is_the_plain_one_example_by_example(rule, seed):
+def test_the_batched_miner_matches_the_plain_one(rule, seed):
     source = generator(seed, "test")
     y_pos = torch.randn(12, DIM, generator=source, dtype=torch.float64)
     matrix = torch.randn(12, DIM, DIM, generator=source, dtype=torch.float64)
     matrix = matrix @ matrix.mT
 
-    def energy(y):  # not convex: a quadratic and ripples
+    def energy(y):  # not convex: a quadratic plus ripples
         return torch.einsum("bi,bij,bj->b", y, matrix, y) + 5 * torch.cos(2 * y).sum(1)
 
     config = MinerConfig(steps=7, delta=0.0, rule=rule, armijo_c=0.2, turns=100)
@@ -76,7 +76,7 @@ def test_the_batched_miner_is_the_plain_one_example_by_example(rule, seed):
         assert int(mined.log["miner_accepted"][i]) == accepted
 
 
-def test_who_has_not_ended_after_the_turns_is_left_where_it_is_and_marked():
+def test_examples_cut_off_after_the_turns_keep_their_points_and_are_marked():
     y_pos, ball, _ = problem()
     _, energy = network_energy()
     options = {"steps": 6, "delta": 0.4, "step_size": 4.0}
@@ -95,8 +95,8 @@ def test_who_has_not_ended_after_the_turns_is_left_where_it_is_and_marked():
     assert (short.log["miner_accepted"][going] < 6).all()
 
 
-def test_a_quadratic_is_minimised_over_the_ball_and_a_tolerance_ends_the_descent():
-    """The minimiser of ‖y − target‖² over a ball is known: the target's projection."""
+def test_a_quadratic_is_minimised_over_the_ball_and_the_tolerance_ends_descent():
+    """The minimiser of ‖y − target‖² over a ball is the target's projection."""
     y_pos, ball, source = problem()
     target = y_pos + 0.8 * torch.randn(y_pos.shape, generator=source)
     options = {"steps": 120, "step_size": 0.2, "delta": 0.0}
@@ -114,7 +114,7 @@ def test_a_quadratic_is_minimised_over_the_ball_and_a_tolerance_ends_the_descent
 
 
 @pytest.mark.parametrize(("rule", "kind"), [*((rule, L2Ball) for rule in RULES), ("armijo", LinfBall)])
-def test_wrongness_is_kept_and_points_that_cannot_keep_it_are_marked_not_looped_on(rule, kind):
+def test_points_too_close_to_the_truth_restart_and_are_marked_if_that_fails(rule, kind):
     y_pos, ball, source = problem()
     ball = kind(y_pos, ball.radius)
     config = MinerConfig(steps=50, delta=0.3, rule=rule, turns=200)
@@ -129,10 +129,10 @@ def test_wrongness_is_kept_and_points_that_cannot_keep_it_are_marked_not_looped_
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_optimal_energy_makes_the_document_s_miner_illegitimate_and_the_orthogonal_one_legitimate(rule):
-    """With E* in place of a network, low energy means undoing the noise: p_hard → 1 unless the miner stays ⟂ ε."""
+def test_under_the_optimal_energy_the_document_s_miner_is_illegitimate_and_the_orthogonal_one_legitimate(rule):
+    """Under E*, a low energy means undoing the noise, so p_hard → 1 unless the miner stays ⟂ ε."""
     y_pos, _, source = problem()
-    y_pos = y_pos.double()  # at the noisiest level margins are below float32's rounding
+    y_pos = y_pos.double()  # at the noisiest level, margins are smaller than float32 rounding
     single = NoiseSchedule.cosine(10)
     drawn = SharedNoise.draw(single, y_pos, RowDraws([source], "cpu"))
     schedule = NoiseSchedule(single.alphas_cumprod.double(), single.betas.double())
@@ -147,7 +147,7 @@ def test_the_optimal_energy_makes_the_document_s_miner_illegitimate_and_the_orth
     for constraint, expected in ((L2Ball(y_pos, radius), 1.0), (L2Ball(y_pos, radius, normal=noise.eps), 0.0)):
         mined = mine(optimal_energy, y_pos, constraint, config, source)
         hard = optimal_energy(mined.y_neg) < optimal_energy(y_pos)
-        kept = ~mined.log["too_close"]  # within ε⊥ the truth itself is the minimum; who lands there is marked
+        kept = ~mined.log["too_close"]  # ⟂ ε the truth is the minimum; examples that land there are marked
         assert kept.sum() >= 5
         assert hard[kept].float().mean() >= 0.95 if expected else not hard[kept].any()
         assert torch.equal(hard[kept], (noise.optimal_margin(y_pos, mined.y_neg) < 0)[kept])

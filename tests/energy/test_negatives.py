@@ -1,4 +1,4 @@
-"""Strategies propose in clean y-space, are read by name, and draw each seed's rows from its own generator."""
+"""Strategies are found by name and options, and propose legal negatives in clean y-space."""
 
 from dataclasses import replace
 
@@ -22,14 +22,14 @@ class Study(Parameters):
     strategies: Strategies = ("none",)
 
 
-def test_options_of_the_miner_stand_beside_the_strategy_s_own():
+def test_miner_options_are_given_next_to_those_of_the_strategy():
     assert get_negatives({"name": "anm", "eps": 0.5, "ball": "linf"}) == Anm(ball="linf", miner={"eps": 0.5})
     assert get_negatives("anm", miner={"steps": 2}, eps=2.0) == Anm(miner={"steps": 2, "eps": 2.0})
     assert get_negatives({"name": "random", "eps": 0.5}) == Random(eps=0.5)
     assert get_negatives("none") is get_negatives({"name": "none"}) is None
 
 
-def test_labels_are_the_names_and_what_was_written_beside_them():
+def test_labels_are_names_and_the_options_given():
     given = ["none", "anm", {"name": "anm", "eps": 2.0, "ball": "linf"}, "anm_orthogonal"]
     found = labelled(given)
     assert list(found) == ["none", "anm", "anm, eps 2.0, ball linf", "anm_orthogonal"]
@@ -48,14 +48,14 @@ def test_labels_are_the_names_and_what_was_written_beside_them():
         ([{"name": "none", "eps": 1.0}], "unknown negative strategy 'none'"),
     ],
 )
-def test_slips_are_refused(given, message):
+def test_unusable_strategies_are_refused(given, message):
     with pytest.raises(ParameterError) as refusal:
         Study(strategies=given)
     assert message in str(refusal.value)
 
 
 def problem(task=None, seed=0, n=16):
-    """A batch of a task at random levels, with a network in training and another as its EMA."""
+    """A batch of a task at random levels, with one network in training and another as its EMA."""
     task = task or Inverse(size=2)
     batch = task.sample(n, generator=generator(seed, "batch"))
     clues = task.clues(batch)
@@ -69,8 +69,8 @@ def problem(task=None, seed=0, n=16):
     return MiningProblem(task, batch.x, batch.y, noise, *models, RowDraws([generator(seed, "draws")], "cpu"), clues)
 
 
-def test_released_stock_doubles_its_second_step_and_clamps_by_the_level_of_the_first_example():
-    """opt_step of the released code, written out: sf is 1 in the first step's length, and 2 from its clamp on."""
+def test_released_stock_doubles_its_second_step_and_clamps_at_the_first_example_s_level():
+    """opt_step of the released code: sf is 1 for the length of the first step, and 2 from the first clamp on."""
     given = problem(n=64)
     abar = SCHEDULE.alphas_cumprod[given.noise.k].unsqueeze(1)
     size = SCHEDULE.betas[given.noise.k].unsqueeze(1) / (1 - abar).sqrt()
@@ -91,7 +91,7 @@ def test_released_stock_doubles_its_second_step_and_clamps_by_the_level_of_the_f
 
 
 class Digits(Inverse):
-    """Four one-hot answers of three classes; the energy pulls towards answers of its own."""
+    """Answers of four one-hot decisions with three classes each."""
 
     name = "digits"
     classes = 3
@@ -107,7 +107,7 @@ class Signs(Digits):
 
 
 class Wish(torch.nn.Module):
-    """An energy lowest at an answer that differs from the truth."""
+    """An energy whose minimum is an answer other than the truth."""
 
     def __init__(self, wish):
         super().__init__()
@@ -118,7 +118,7 @@ class Wish(torch.nn.Module):
 
 
 def discrete_problem(task, n=40, noisy=True):
-    """Truths and an energy that wants other answers; at all levels, or without noise at the first."""
+    """Truths, and an energy with its minima at other answers; at all levels, or at the first and without noise."""
     source, entries = generator(0, "test"), 12 // task.classes
     truth, wish = torch.randint(max(2, task.classes), (2, n, entries), generator=source)
     truth, wish = (2.0 * (F.one_hot(each, 3).flatten(1) if task.classes > 1 else each) - 1 for each in (truth, wish))
@@ -132,7 +132,7 @@ def discrete_problem(task, n=40, noisy=True):
 
 @pytest.mark.parametrize("task", [Digits(), Signs()])
 def test_discrete_mining_finds_the_answer_of_lowest_energy(task):
-    """The energy is a quadratic around an answer, so that answer is its minimum over the relaxation too."""
+    """The energy is a quadratic around an answer, so this answer is also its minimum over relaxed answers."""
     given, wish = discrete_problem(task, noisy=False)
     mined = get_negatives("anm_simplex", miner=MinerConfig(steps=60)).propose(given)
     other = ~mined.log["too_close"]
@@ -146,7 +146,7 @@ def test_discrete_mining_finds_the_answer_of_lowest_energy(task):
 
 @pytest.mark.parametrize("task", [Digits(), Signs()])
 @pytest.mark.parametrize("rounded", [True, False])
-def test_discrete_negatives_keep_clues_and_are_answers_where_rounded(task, rounded):
+def test_discrete_negatives_keep_clues_and_are_answers_if_rounded(task, rounded):
     given, _ = discrete_problem(task)
     mask = (torch.rand(40, 4, generator=generator(1, "test")) < 0.5).repeat_interleave(3, dim=1)
     given = replace(given, clues=Clues(mask, given.y_pos))
@@ -161,7 +161,7 @@ def test_discrete_negatives_keep_clues_and_are_answers_where_rounded(task, round
 
 
 @pytest.mark.parametrize("task", [Digits(), Signs()])
-def test_margins_of_single_changes_are_the_optimal_margins_and_legitimate_answers_have_them_positive(task):
+def test_margins_of_single_changes_are_optimal_margins_and_legitimate_answers_have_positive_ones(task):
     given, _ = discrete_problem(task, n=200)
     margins = given.noise.change_margin(given.y_pos, task.classes)
     for entry in range(12):
@@ -180,7 +180,7 @@ def test_margins_of_single_changes_are_the_optimal_margins_and_legitimate_answer
     assert (given.noise.optimal_margin(given.y_pos, held.y_neg) > 0)[changed].all()
 
 
-def test_a_continuous_task_has_no_simplex_to_mine_in():
+def test_simplex_mining_refuses_a_continuous_task():
     given = problem()
     with pytest.raises(ParameterError, match="'anm_simplex': task 'inverse' is continuous; use 'anm'"):
         get_negatives("anm_simplex").propose(given)

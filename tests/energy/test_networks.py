@@ -1,4 +1,4 @@
-"""Energies are their formulas, re-computed in float64 NumPy from the weights; their scores are their gradients."""
+"""Energies match their formulas, recomputed from the weights in float64 NumPy; scores are their gradients."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from anm_nb.training.seeds import generator, initialise
 
 
 def drawn(model, x_dim, y_dim, batch, seed=1):
-    """A network with its weights, and inputs, targets and levels for it."""
+    """A network with drawn weights, and inputs, targets and levels for it."""
     initialise(model, generator(0, "weights"))
     source = generator(seed, "test")
     x, y = torch.randn(batch, x_dim, generator=source), torch.randn(batch, y_dim, generator=source)
@@ -29,7 +29,7 @@ def swish(h):
 
 
 class Weights(dict):
-    """A network's weights in NumPy and float64, and what all networks do with some of them."""
+    """A network's weights in float64 NumPy, and the operations that all networks share."""
 
     def __init__(self, model):
         super().__init__((name, value.double().numpy()) for name, value in model.state_dict().items())
@@ -48,7 +48,7 @@ class Weights(dict):
 
 
 def published_energy(model, x, y, k):
-    """IRED's energy of the continuous tasks from the weights alone."""
+    """IRED's energy of the continuous tasks, from the weights alone."""
     w = Weights(model)
     level = w.levels(k)
     h = swish(w.linear("input", np.concatenate([x, y], 1)))
@@ -73,7 +73,7 @@ def test_score_is_the_gradient_of_the_published_formula(head):
 
 
 def published_sudoku_energy(model, x, y, k):
-    """IRED's energy of Sudoku, one convolution of one channel at a time."""
+    """IRED's Sudoku energy, convolving one channel at a time."""
     w, size = Weights(model), round(x.shape[1] ** (1 / 3))
 
     def convolved(name, h):
@@ -109,7 +109,7 @@ def slopes(energy, y, directions, step=1e-5):
     return np.stack([(energy(y + step * d) - energy(y - step * d)) / (2 * step) for d in directions])
 
 
-def test_graph_energy_does_not_depend_on_the_names_of_nodes_but_on_the_edges():
+def test_graph_energy_depends_on_edges_but_not_on_the_order_of_nodes():
     model, x, y, k = drawn(GraphEnergy(8).double(), 144, 144, 3)
     x, y = x.double(), y.double()
     order, energy = torch.randperm(12, generator=generator(3, "test")), model(x, y, k)
@@ -120,13 +120,13 @@ def test_graph_energy_does_not_depend_on_the_names_of_nodes_but_on_the_edges():
 
 
 class Grids(type(get_task("inverse", size=2))):
-    """A task whose x and y have the size of a one-hot Sudoku; 64 = 8² pairs suit a graph too."""
+    """A task with 64 entries in x and y: a one-hot 4 × 4 Sudoku, and also the 8² pairs of a graph."""
 
 
 @pytest.mark.parametrize("head", ["squared_norm", "scalar"])
 @pytest.mark.parametrize("name", ["graph", "mlp", "sudoku_conv"])
 def test_networks_of_a_task_train_on_the_score(name, head):
-    """Every weight gets a gradient from a loss of the score, but the scalar head's offset, which cancels there."""
+    """Every weight gets a gradient from a loss on the score, except the scalar head's offset, which cancels."""
     model, x, y, k = drawn(get_network(name).for_task(Grids(size=8), 4, head, 10), 64, 64, 2)
     score, energy = score_and_energy(model, x, y, k)
     assert score.shape == y.shape
@@ -144,6 +144,6 @@ def test_networks_of_a_task_train_on_the_score(name, head):
         ("graph", ("addition", 3), r"needs as many entries in x as in y.*this task has 18 and 9"),
     ],
 )
-def test_a_task_that_does_not_suit_a_network_is_refused(name, task, message):
+def test_a_task_that_does_not_fit_a_network_is_refused(name, task, message):
     with pytest.raises(ParameterError, match=message):
         get_network(name).for_task(get_task(task[0], size=task[1]), 4, "scalar", 10)

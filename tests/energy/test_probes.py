@@ -1,4 +1,4 @@
-"""The recorder's columns are what they say, in anybody's trainer, and recording changes nothing of a training."""
+"""The recorder's columns match their definitions in any trainer, and recording does not change the training."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def only_row(recorder):
 
 
 @pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 3)])
-def test_energies_are_counted_pair_by_pair(shape):
+def test_energy_columns_match_numpy(shape):
     e_pos, e_neg = rand(7), rand(*shape, seed=1)
     recorder = Recorder()
     recorder.energies(e_pos.unsqueeze(1), e_neg)
@@ -40,8 +40,8 @@ def test_energies_are_counted_pair_by_pair(shape):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), image=st.booleans(), per_entry=st.booleans())
-def test_legitimacy_is_that_of_the_optimal_energy(seed, image, per_entry):
-    """m* against E*(ỹ) = ‖ỹ − √ᾱy⁺‖²/2σ evaluated at both points in double precision (facts of the shared noise)."""
+def test_optimal_margins_are_those_of_the_optimal_energy(seed, image, per_entry):
+    """m* equals the margin of E*(ỹ) = ‖ỹ − √ᾱy⁺‖²/(2σ), evaluated at both points in double precision."""
     shape = (6, 2, 3) if image else (6, 5)
     y, y_neg, eps = (rand(*shape, seed=seed + i) for i in range(3))
     alpha = torch.rand(6, generator=torch.Generator().manual_seed(seed)) * 0.98 + 0.01
@@ -66,8 +66,8 @@ def test_legitimacy_is_that_of_the_optimal_energy(seed, image, per_entry):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_snippet_1_a_second_noising_leaves_the_rounding_behind(dtype):
-    """Section I.1, at every precision to noise in: shared noise stays below rounding, other noise does not."""
+def test_only_shared_noise_stays_within_rounding(dtype):
+    """Section I.1 at every precision: the residual of shared noise is within rounding, that of other noise is not."""
     y, y_neg, eps, other = (rand(64, 8, seed=i).to(dtype) * 3 for i in range(4))
     alpha = torch.linspace(0.05, 0.95, 64, dtype=dtype)
     signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
@@ -79,7 +79,7 @@ def test_snippet_1_a_second_noising_leaves_the_rounding_behind(dtype):
         assert (row["shared_noise_residual"] <= row["shared_noise_rounding"]) == shared
 
 
-def test_a_row_for_each_recorded_step_and_only_the_columns_called_for():
+def test_frames_have_a_row_per_recorded_step_and_only_the_called_columns():
     recorder = Recorder(every=2, gradients_every=4)
     assert recorder.frame().empty
     weight = torch.nn.Parameter(torch.ones(()))
@@ -119,7 +119,7 @@ def test_training_is_bit_identical_with_and_without_the_recorder():
         (lambda: Recorder().noising(*[torch.ones(4, 3)] * 4, 0.8, torch.ones(5)), "sigma has shape (5,)"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused_by_name(call, message):
+def test_unusable_calls_are_refused_by_name(call, message):
     with pytest.raises(ParameterError) as refusal:
         call()
     assert message in str(refusal.value)

@@ -1,4 +1,4 @@
-"""Descent never raises the energy; with analytic energies in place of a network the sampler finds the answers."""
+"""Descent never raises the energy, and the sampler finds the minima of analytic energies."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SCHEDULE = NoiseSchedule.cosine(10)
 
 
 class Trajectory(list):
-    """A callback that keeps every state; what they hold, stacked."""
+    """A callback that keeps every state; attributes stack one part of all states."""
 
     def __call__(self, *state):
         self.append(state)
@@ -38,7 +38,7 @@ class OptimalEnergy(nn.Module):
 
 
 class Counting(OptimalEnergy):
-    """An energy that counts how often it is evaluated, with and without a gradient."""
+    """An energy that counts its evaluations and how many of them need a gradient."""
 
     evaluations = gradients = 0
 
@@ -49,8 +49,8 @@ class Counting(OptimalEnergy):
 
 
 @pytest.mark.parametrize("watched", [True, False])
-def test_the_truth_of_the_optimal_energy_is_found_no_point_evaluated_twice_and_every_step_told(watched):
-    """Ten levels of one score, one starting point and four steps, the last of which needs no gradient."""
+def test_the_sampler_finds_the_optimum_evaluates_no_point_twice_and_reports_every_step(watched):
+    """Each of ten levels has one score, one starting point and four steps, the last without a gradient."""
     model, trajectory, x = Counting(SCHEDULE), Trajectory(), torch.randn(50, 6, generator=generator(0, "x"))
     y = sample(model, SCHEDULE, x, 6, generator(1, "s"), 4, callback=trajectory if watched else None)
     torch.testing.assert_close(y, x.sin(), atol=1e-4, rtol=0)
@@ -64,7 +64,7 @@ def test_the_truth_of_the_optimal_energy_is_found_no_point_evaluated_twice_and_e
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), step=st.floats(1e-3, 50.0), steps=st.integers(1, 6), more=st.integers(0, 4))
-def test_descent_never_raises_the_energy_and_keeps_to_its_bound(seed, step, steps, more):
+def test_descent_never_raises_the_energy_and_stays_within_its_bound(seed, step, steps, more):
     source = generator(seed, "test")
     curvature = torch.rand(8, 4, generator=source) * 10
 
@@ -80,13 +80,13 @@ def test_descent_never_raises_the_energy_and_keeps_to_its_bound(seed, step, step
 
 
 def coupled(seed=0, batch=4, dim=6):
-    """E = ½(y − m)ᵀH(y − m) with every entry coupled to every other, and half of the entries given."""
+    """H, m and clues for E = ½(y − m)ᵀH(y − m): all entries are coupled, and half of them given."""
     source = generator(seed, "test")
     factor = torch.rand(dim, dim, generator=source, dtype=torch.float64)
     hessian = factor @ factor.mT + torch.eye(dim, dtype=torch.float64)
     middle = torch.rand(batch, dim, generator=source, dtype=torch.float64) - 0.5
     mask = torch.tensor([[True, False, True, False, False, True]]).expand(batch, -1)
-    # some beyond the clamp, which is for what is sampled
+    # Some given values lie beyond the clamp, which only bounds sampled entries.
     values = torch.randn(batch, dim, generator=source, dtype=torch.float64) * mask * 3
     return hessian, middle, Clues(mask, values)
 
@@ -103,7 +103,7 @@ class Coupled(nn.Module):
 
 
 def reduced_sampler(hessian, middle, clues, noise, steps):
-    """Algorithm 2 in NumPy for the entries that are not given, with the gradient of their own quadratic energy."""
+    """Algorithm 2 in NumPy for the free entries alone, with the gradient of their quadratic energy."""
     free = ~clues.mask[0].numpy()
     h, m, v = hessian.numpy(), middle.numpy(), clues.values.numpy()
     push = (v - m)[:, ~free] @ h[np.ix_(~free, free)]  # what the given entries add to the gradient
@@ -131,7 +131,7 @@ def reduced_sampler(hessian, middle, clues, noise, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_with_clues_the_other_entries_are_sampled_as_the_reduced_problem(steps):
+def test_with_clues_the_free_entries_are_sampled_as_in_the_reduced_problem(steps):
     hessian, middle, clues = coupled()
     noise = torch.randn(4, 6, generator=generator(1, "s"), dtype=torch.float64)
     expected = reduced_sampler(hessian, middle, clues, noise, steps)

@@ -1,4 +1,4 @@
-"""The schedule is the published one; anything noised carries a mark that forbids noising it again."""
+"""The schedule is the published one; noised tensors cannot be noised again; m* is the margin of E*."""
 
 import math
 
@@ -39,7 +39,7 @@ def draw(seed=0, batch=16, dim=5):
         lambda z: torch.cat([z[:8], z[8:]]),
     ],
 )
-def test_noising_twice_raises_whatever_was_done_in_between(change):
+def test_noising_twice_raises_after_any_arithmetic_in_between(change):
     y, noise, _ = draw()
     noised = change(noise.noised(y))
     assert isinstance(noised, Noised)
@@ -48,8 +48,8 @@ def test_noising_twice_raises_whatever_was_done_in_between(change):
 
 
 @given(seed=st.integers(0, 10**6))
-def test_optimal_margin_is_the_margin_of_the_energy_whose_score_is_the_noise(seed):
-    """E*(ỹ) = ‖ỹ − √ᾱ y⁺‖²/(2σ), in float64: its gradient at ỹ⁺ is ε, and its margin is m*."""
+def test_optimal_margin_is_the_margin_of_the_optimal_energy(seed):
+    """E*(ỹ) = ‖ỹ − √ᾱ y⁺‖²/(2σ) in float64: its gradient at ỹ⁺ is ε, and its margin is m*."""
     y, noise, source = draw(seed)
     y_neg = y + torch.randn(y.shape, generator=source)
     y, y_neg, eps = y.double(), y_neg.double(), noise.eps.double()

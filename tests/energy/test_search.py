@@ -1,4 +1,4 @@
-"""Searches on planted energies: an exact one badly searched, a corrupted one searched to the end."""
+"""Searches and their failures on planted energies, whose minima are the right answers or wrong ones."""
 
 import re
 from functools import partial
@@ -25,7 +25,7 @@ exec(re.search(r"## Your own search.*?```python\n(.*?)```", PAGE, re.DOTALL)[1],
 
 
 class Planted:
-    """E(x, ỹ, k) = ‖ỹ/√ᾱ − answer‖², for one answer to each problem; counts the rows it is asked for."""
+    """E(x, ỹ, k) = ‖ỹ/√ᾱ − answer‖² with one answer per problem; counts the rows it evaluates."""
 
     def __init__(self, answers: Tensor) -> None:
         self.answers, self.rows = answers, 0
@@ -53,12 +53,12 @@ def found_by(way, problem, **options):
 
 
 def corner(problem, generator):
-    """A search of one's own, which never leaves where it starts."""
+    """A custom search that yields one poor answer and stops."""
     yield -torch.ones_like(problem.batch.y)
 
 
 def wrong_boards(batch) -> Tensor:
-    """The solution with the first free cell's digit replaced by the next one."""
+    """The solutions, with the digit of the first free cell replaced by the next one."""
     cells = batch.y.unflatten(1, (-1, 4)).clone()
     free = ~batch.known.unflatten(1, (-1, 4))[:, :, 0]
     for board, own in zip(cells, free, strict=True):
@@ -67,23 +67,23 @@ def wrong_boards(batch) -> Tensor:
     return cells.flatten(1)
 
 
-def test_an_exact_energy_badly_searched_is_the_search_s_fault():
+def test_a_poor_search_of_an_exact_energy_is_a_search_error():
     found = found_by(corner, sudoku())
     assert (blame(found, found) == "search error").all()
 
 
-def test_a_corrupted_energy_searched_to_the_end_is_the_model_s_fault():
+def test_a_good_search_of_a_corrupted_energy_shows_a_model_error():
     problem = sudoku(answers=wrong_boards)
     found, crippled = found_by(partial(beam, width=2), problem), found_by(corner, problem)
     assert (blame(found, found) == "model error").all()
     assert (blame(crippled, crippled) == "search error").all()
-    assert (blame(crippled, found) == "model error").all()  # a wrong answer below the truth is known
+    assert (blame(crippled, found) == "model error").all()  # the strongest search found a wrong answer below the truth
 
 
 @pytest.mark.parametrize(
     "way",
     [beam, partial(beam, width=3), partial(annealing, steps=300, hot=2.0), partial(OF_THE_DOCS["repair"], rounds=250)],
-    ids=["greedy", "beam", "annealing", "of the docs"],
+    ids=["greedy", "beam", "annealing", "from the docs"],
 )
 def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
     problem = sudoku(4)
@@ -92,7 +92,7 @@ def test_searches_over_decisions_solve_an_exact_energy_and_keep_the_clues(way):
     assert all((y == problem.clues.impose(y)).all() for y in found.answers)
 
 
-def test_neighbours_are_judged_alike_some_at_a_time_or_all_at_once(monkeypatch):
+def test_beam_search_is_the_same_with_neighbours_in_chunks_or_all_at_once(monkeypatch):
     problem = sudoku(3, answers=wrong_boards)
     whole = found_by(partial(beam, width=2), problem)
     monkeypatch.setattr(search, "AT_A_TIME", 7)
@@ -102,17 +102,17 @@ def test_neighbours_are_judged_alike_some_at_a_time_or_all_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize("way", [partial(published, restarts=2), partial(fresh_noise, restarts=2), langevin])
-def test_costs_are_the_forward_passes_a_gradient_counting_three(way):
+def test_costs_count_forward_passes_and_three_per_gradient(way):
     problem = problem_of(get_task("inverse", size=3), 4)
     found = found_by(way, problem)
-    forward = problem.model.rows / 4 - 1  # the truth's energy is not the search's
+    forward = problem.model.rows / 4 - 1  # without the energy of the truth
     gradients = (found.costs[-1] - forward) / 2
     assert gradients == int(gradients)
     assert 0 < gradients < forward
     assert (np.diff(found.costs) > 0).all()
 
 
-def test_best_oracle_majority_and_auc_of_a_table_by_hand():
+def test_scores_and_auc_of_a_small_table_match_those_by_hand():
     notebook = names_of("17_search_or_model", "scores", given={"np": np, "pd": pd})
     answers = torch.tensor([[[1.0, 1], [1, 1]], [[-1, 1], [1, -1]], [[-1, 1], [1, 1]]])
     right = torch.tensor([[False, True], [True, False], [True, True]])

@@ -1,4 +1,4 @@
-"""What a run records is what happened: columns, margins before the update, gradient shares; a config reads back."""
+"""Runs record the right columns, margins before the update and gradient shares; configs survive JSON."""
 
 import math
 
@@ -15,7 +15,7 @@ from anm_nb.energy.schedule import SharedNoise
 from anm_nb.energy.train import EnergyConfig
 from anm_nb.training.seeds import RowDraws, generator
 
-# What the design fixes: other families and notebooks read these columns.
+# Column names fixed by the design; notebooks read them.
 CONTRAST = {
     "p_hard", "margin_mean", "margin_q25", "margin_q50", "margin_q75", "loss_con", "grad_share_contrast",
     "illegitimate_fraction", "e_pos", "e_neg",
@@ -29,7 +29,7 @@ def config(negatives, **options):
 
 
 def replayed(learner):
-    """The first batch of a learner and its noise, drawn again from the seed."""
+    """A learner's first batch and its noise, drawn again from the seed."""
     batch = learner.task.sample(learner.config.batch, generator=generator(0, "data"))
     return batch, SharedNoise.draw(learner.schedule, batch.y, RowDraws([generator(0, "noise")], "cpu"))
 
@@ -60,13 +60,13 @@ def test_a_config_reads_back_from_json(negatives, options):
         ({"contrastive_weight": math.nan}, "contrastive_weight = nan"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_by_name(options, message):
+def test_unusable_configs_are_refused_by_name(options, message):
     with pytest.raises(ParameterError) as refusal:
         EnergyConfig(**options)
     assert message in str(refusal.value)
 
 
-def test_columns_are_named_as_the_design_names_them(tmp_path_factory):
+def test_columns_have_the_names_of_the_design(tmp_path_factory):
     names = ("none", "stock", "anm")
     tables = {name: config(name).train(tmp_path_factory.mktemp(name)).metrics for name in names}
     always = {"seed", "step", "loss_mse", "mse", "dev_margin_mean", "dev_p_hard", "grad_norm_energy"}
@@ -79,8 +79,8 @@ def test_columns_are_named_as_the_design_names_them(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("method", "weight"), [("stock", None), ("random", 2.0), ("anm", 0.05)])
-def test_a_record_is_of_the_weights_before_the_update(method, weight):
-    """Margins, legitimacy and gradient share, all taken again: initial weights, batch and noise from the seed alone."""
+def test_a_record_describes_the_weights_before_the_update(method, weight):
+    """Margins, legitimacy and gradient share, recomputed from weights, batch and noise that the seed gives."""
     given = config(method, contrastive_weight=weight)
     training = begun(given)
     learner, losses = training.learner, losses_at(training)
@@ -108,7 +108,7 @@ def test_a_record_is_of_the_weights_before_the_update(method, weight):
     assert measured.scalars["illegitimate_fraction"] == pytest.approx(float((legitimate < 0).float().mean()))
 
 
-def test_held_out_scores_are_of_the_averaged_weights_and_touch_no_generator():
+def test_held_out_scores_use_the_averaged_weights_and_no_generator():
     training = begun(config("anm"))
     learner, losses = training.learner, losses_at(training)
     states = {name: source.get_state() for name, (source,) in learner.generators.items()}
@@ -125,7 +125,7 @@ def test_held_out_scores_are_of_the_averaged_weights_and_touch_no_generator():
     assert all(parameter.grad is None for parameter in learner.model.parameters())
 
 
-def test_held_out_problems_are_the_same_for_every_method_and_seen_by_no_step():
+def test_held_out_problems_are_shared_by_all_methods_and_not_trained_on():
     learner, *others = [config(name).learner(0) for name in ("none", "stock", "anm")]
     assert all(torch.equal(learner.dev.x, other.dev.x) for other in others)
     batch, _ = replayed(learner)
@@ -134,8 +134,8 @@ def test_held_out_problems_are_the_same_for_every_method_and_seen_by_no_step():
 
 
 @pytest.mark.parametrize(("method", "expected"), [("anm", "averaged"), ("stock", "model")])
-def test_the_miner_is_given_the_average_and_stock_the_model(method, expected):
-    """ANM mines against the EMA (section B), IRED's own negatives descend on the network in training."""
+def test_the_miner_uses_the_average_and_stock_the_model_in_training(method, expected):
+    """ANM mines against the EMA (section B); IRED's negatives descend on the network in training."""
     training = begun(config(method))
     learner, averaged = training.learner, config(method).learner(1).model.requires_grad_(False).eval()
     batch, noise = replayed(learner)
@@ -147,7 +147,7 @@ def test_the_miner_is_given_the_average_and_stock_the_model(method, expected):
     torch.testing.assert_close(y_neg, get_negatives(method).propose(problem).y_neg)
 
 
-def test_without_weight_a_step_is_plain_denoising_and_negatives_are_made_for_the_record_alone(tmp_path):
+def test_without_weight_a_step_is_plain_denoising_and_only_records_have_negatives(tmp_path):
     plain, idle = begun(config("none")), begun(config("stock", contrastive_weight=0.0))
     totals = [[float(losses_at(each, step, False).total.detach()) for step in range(3)] for each in (plain, idle)]
     assert totals[0] == totals[1]

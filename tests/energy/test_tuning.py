@@ -1,4 +1,4 @@
-"""Notebook 16's tuning study: grids that grow at their edges, choices on dev, and studies that go on."""
+"""Notebook 16's tuning study: grids grow at their edges, dev scores decide, and interrupted studies continue."""
 
 import pandas as pd
 import pytest
@@ -20,7 +20,7 @@ def study(*more, **values):
 
 
 def table(*rows):
-    """Final records of 10 steps: (method, lr, dev errors of the seeds), None for a seed that diverged."""
+    """Final records of 10-step runs from (method, lr, dev errors by seed); None for a diverged seed."""
     names = ["method", "option", "lr", "weight", "seed", "stage", "steps", "step", "dev"]
     found = [
         (method, "", lr, 0.0, seed, "s", 10, 3 if dev is None else 10, dev)
@@ -30,7 +30,7 @@ def table(*rows):
     return pd.DataFrame(found, columns=names).assign(test_same=0.5, test_harder=0.5)
 
 
-def test_a_setting_with_a_diverged_seed_is_never_chosen_and_an_edge_is_said():
+def test_a_setting_with_a_diverged_seed_is_never_chosen_and_edges_are_flagged():
     cells = study()
     runs = table(("none", 0.1, [0.3, 0.3]), ("none", 0.2, [0.2, 0.3]), ("none", 0.4, [0.0, None]))
     found = cells["choices"](runs)
@@ -40,7 +40,7 @@ def test_a_setting_with_a_diverged_seed_is_never_chosen_and_an_edge_is_said():
     assert cells["choices"](runs)["on_an_edge"].tolist() == [True]
 
 
-def test_a_grid_grows_beyond_the_edge_that_the_best_lies_on():
+def test_a_grid_grows_beyond_the_edge_with_the_best_setting():
     cells = study()
     beyond, setting = cells["beyond"], cells["Setting"]
     tried = [setting("stock", "", lr, 0.5) for lr in (0.1, 0.2)]
@@ -54,7 +54,7 @@ def test_a_grid_grows_beyond_the_edge_that_the_best_lies_on():
     assert beyond(most, most[0]) == []
 
 
-def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(tmp_path, monkeypatch, quick_disk):
+def test_an_interrupted_study_continues_and_confirms_at_equal_multiply_adds(tmp_path, monkeypatch, quick_disk):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     with time_limit(0), pytest.raises(OutOfTime):
         study("tune")
@@ -72,5 +72,5 @@ def test_a_study_goes_on_where_it_was_left_and_confirms_at_equal_multiply_adds(t
     assert confirmed.groupby(["method", "seed"])[["test_same", "test_harder"]].last().notna().all(axis=None)
     assert (confirmed["step_ms"] > 0).all()
 
-    monkeypatch.delattr(Training, "run")  # what is finished is not trained again
+    monkeypatch.delattr(Training, "run")  # finished runs are not trained again
     pd.testing.assert_frame_equal(study("tune", "confirmation", "confirm")["confirmed"], confirmed)

@@ -1,4 +1,4 @@
-"""Notebook 11's updates are the loop's own, from one point; where the energy is linear they match the closed form."""
+"""Notebook 11's hypothetical updates match the closed form for a linear energy."""
 
 import torch
 from first_step import begun, losses_at
@@ -20,7 +20,7 @@ def config(first=NEAR, second=FAR, cls=WithinRunConfig, **options):
 
 
 class Linear(nn.Module):
-    """E = w·ỹ: its score is w whatever ỹ is."""
+    """E = w·ỹ, whose score is w for every ỹ."""
 
     def __init__(self, dim):
         super().__init__()
@@ -30,8 +30,8 @@ class Linear(nn.Module):
         return y.as_subclass(torch.Tensor) @ self.w
 
 
-def test_effects_of_sgd_updates_of_a_linear_energy_are_those_of_the_closed_form():
-    """With d = ỹ⁻ − ỹ⁺: m = w·d, and one step of η moves w by −η((2/D)(w − mean ε) − λ mean σ(−m) d)."""
+def test_effects_of_sgd_updates_of_a_linear_energy_match_the_closed_form():
+    """With d = ỹ⁻ − ỹ⁺, m = w·d, and a step of size η moves w by −η((2/D)(w − mean ε) − λ mean σ(−m) d)."""
     rate, weight = 0.2, 3.0
     learner = config(Random(eps=2.0), FAR, task="addition", contrastive_weight=weight, lr_final=1.0).learner(1)
     model = Linear(4)
@@ -67,5 +67,5 @@ def test_effects_of_sgd_updates_of_a_linear_energy_are_those_of_the_closed_form(
         for column, values in expected.items():
             by_kind = torch.stack([values[chosen].mean() for chosen in (first, ~first)])
             torch.testing.assert_close(effects[column][place], by_kind, rtol=1e-3, atol=1e-5, msg=f"{column} {place}")
-    for one, other in ((0, 1), (1, 2), (2, 3)):  # the tolerance is small beside the differences between updates
+    for one, other in ((0, 1), (1, 2), (2, 3)):  # updates differ by far more than the tolerance
         assert float((effects["delta_margin"][one] - effects["delta_margin"][other]).abs().min()) > 1e-3
