@@ -92,7 +92,7 @@ def test_any_number_of_iterations_begins_as_the_models_own(options, iterations):
 
 
 def test_numbers_of_iterations_that_there_are_no_blocks_for_are_refused():
-    with pytest.raises(ParameterError, match="iterations = 5: allowed: 1 to 4, as each has a block of its own"):
+    with pytest.raises(ParameterError, match="iterations = 5: allowed: 1 to 4, as each iteration has its own block"):
         model(routing="uniform", tied=False)(inputs(), 5)
     with pytest.raises(ParameterError, match="iterations = 0: allowed: at least 1"):
         model()(inputs(), 0)

@@ -55,13 +55,13 @@ def test_every_changed_byte_and_every_cut_is_seen(path):
     before(path).unlink()
     for data in [*spoiled, b"", whole[:8], whole[:100], whole[:-1]]:
         path.write_bytes(data)
-        with pytest.warns(UserWarning, match=f"{path} is not as it was written"):
+        with pytest.warns(UserWarning, match=f"{path} has changed since it was written"):
             assert steps(path) == []
 
 
 def test_a_spoiled_checkpoint_gives_way_to_the_one_before_it_and_never_takes_its_place(path):
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match=rf"{path}.*goes on from the one before it"):
+    with pytest.warns(UserWarning, match=rf"{path}.*continues from the previous checkpoint"):
         assert steps(path) == [4]
     assert path.with_name(f"{path.name}.corrupt").exists()  # as evidence
     save_checkpoint(path, TENSORS | {"step": 8})
@@ -82,7 +82,7 @@ def test_a_write_that_fails_leaves_the_older_checkpoint_and_a_full_disk_is_named
         raise OSError(code, "input/output error")
 
     monkeypatch.setattr(Path, "write_bytes", dying)
-    said = "goes on from its last checkpoint" if refused is DiskFull else "input/output error"
+    said = "continues from its last checkpoint" if refused is DiskFull else "input/output error"
     for _ in range(2):
         with pytest.raises(refused, match=said):
             save_checkpoint(path, TENSORS | {"step": 12})

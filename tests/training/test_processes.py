@@ -98,7 +98,7 @@ def test_an_interrupt_of_all_processes_ends_them_and_the_training_resumes(whole,
     trainers = []
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(Interrupted, match="run again to go on from the last checkpoints"):
+    with pytest.raises(Interrupted, match="run again to continue from the last checkpoints"):
         long_training().train(tmp_path)
     thread.join()
     assert len(trainers) == 2

@@ -62,7 +62,7 @@ def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bit
     seconds = iter(range(10**6))
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
     for step in (5, 10):
-        with time_limit(5), pytest.raises(OutOfTime, match=f"run again to go on from step {step} of 12"):
+        with time_limit(5), pytest.raises(OutOfTime, match=f"run again to continue from step {step} of 12"):
             toy_trained(config, tmp_path / "run", seeds)
     with time_limit(5):
         assert_same(toy_trained(config, tmp_path / "run", seeds), whole)

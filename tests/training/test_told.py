@@ -35,7 +35,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_
         return inputs(step)
 
     interrupted.learner.inputs = at_seven
-    with pytest.raises(Interrupted, match="run again to go on from step 8 of 12") as left:
+    with pytest.raises(Interrupted, match="run again to continue from step 8 of 12") as left:
         interrupted.run()
     assert left.value._render_traceback_() == [f"Interrupted: {left.value}"]  # all that a notebook shows
     resumed = toy_training(config, tmp_path / "run", seeds)
