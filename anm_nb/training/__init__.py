@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from anm_nb.config import ParameterError, Seeds, Steps, Threads
 from anm_nb.identity import RunConfig
-from anm_nb.training.checkpoint import State
 from anm_nb.training.seeds import generator, initialise
 from anm_nb.training.stack import ParameterGroup, Stack
 
@@ -225,7 +224,7 @@ class Learner(ABC):
         """One generator per seed for this purpose."""
         return [generator(member.seed, purpose, self.device) for member in self.members]
 
-    def state(self, place: int) -> State:
+    def state(self, place: int) -> dict[str, Any]:
         """Everything that the next step of the seed at this index depends on."""
         return {
             "model": self.model.members[place].state_dict(),
@@ -233,7 +232,7 @@ class Learner(ABC):
             "groups": [group.state_of(place) for group in self.groups],
         }
 
-    def load(self, states: Sequence[State]) -> None:
+    def load(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Restore the states of all seeds."""
         for place, state in enumerate(states):
             self.model.members[place].load_state_dict(state["model"])

@@ -16,8 +16,6 @@ from torch.utils._pytree import tree_map_only
 
 from anm_nb.files import full_disk_named, replace_whole
 
-State = dict[str, Any]  # nested tensors and plain data
-
 
 def checkpoint_of(folder: Path, seed: int) -> Path:
     """Path of a seed's checkpoint in the folder of its run."""
@@ -29,8 +27,8 @@ def before(path: Path) -> Path:
     return path.with_name(f"{path.name}.before")
 
 
-def save_checkpoint(path: Path, state: State) -> None:
-    """Write a state atomically and keep the previous checkpoint beside it. Raises `DiskFull`."""
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state of tensors and plain data atomically, and keep the previous one beside it. Raises `DiskFull`."""
     torch.save(tree_map_only(Tensor, lambda each: each.detach().to("cpu", copy=True), state), file := BytesIO())
     data = file.getvalue()
     with full_disk_named(path, "training continues from its last checkpoint, or the beginning, once there is room"):
@@ -39,7 +37,7 @@ def save_checkpoint(path: Path, state: State) -> None:
         replace_whole(path, hashlib.sha256(data).digest() + data)
 
 
-def good_checkpoints(path: Path) -> list[State]:
+def good_checkpoints(path: Path) -> list[dict[str, Any]]:
     """Load the newest checkpoint and the previous one. One with a wrong checksum is set aside with a warning."""
     good = []
     for candidate in filter(Path.exists, (path, before(path))):
@@ -53,7 +51,7 @@ def good_checkpoints(path: Path) -> list[State]:
     return good
 
 
-def common_checkpoints(paths: Iterable[Path]) -> list[State]:
+def common_checkpoints(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """One checkpoint per path, all of the newest step that every path has; empty if there is no such step."""
     found = [{state["step"]: state for state in reversed(good_checkpoints(path))} for path in paths]
     shared = set.intersection(*map(set, found)) if found else set()

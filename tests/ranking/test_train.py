@@ -101,10 +101,10 @@ def test_training_is_bit_identical_whatever_the_global_generator(run, tmp_path):
 
 
 def test_models_that_a_run_does_not_have_are_refused_by_name(run, monkeypatch):
-    with pytest.raises(ParameterError, match=r"seed = 7: run \w+ has 0, 1"):
+    with pytest.raises(ParameterError, match=r"seed = 7: run \w+ has seeds 0, 1"):
         trained_ranking(run, 7)
     monkeypatch.setitem(vars(run), "config", EnergyConfig())
-    with pytest.raises(ParameterError, match="its config is EnergyConfig, which trains no ranking"):
+    with pytest.raises(ParameterError, match="its config is EnergyConfig, which trains no ranking model"):
         trained_ranking(run, 0)
 
 
@@ -211,7 +211,7 @@ def test_the_fifteen_configs_of_the_document_are_eleven_runs():
     [
         ({"size": 500}, "size = 500: there are only 200"),
         ({"hrm_period": 4}, "hrm_period = 4: with max_inner_iters = 3"),
-        ({"n_heads": 3}, "n_heads = 3: has to divide width = 8"),
+        ({"n_heads": 3}, "n_heads = 3: must divide width = 8"),
         ({"routing": "tokens"}, "did you mean 'token'"),
         ({"gradient": "last"}, "gradient = 'last': .*deep_supervision"),
         ({"temperature_min": 3.0}, "temperature_min = 3.0: at most temperature = 2.0"),

@@ -74,7 +74,7 @@ def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
     {"routing": "uniform", "trained_routing": False, "slow_state": False, "tied": False, "max_inner_iters": 1}.items(),
 )
 def test_comparators_are_of_a_whole_model_only(name, value):
-    with pytest.raises(ParameterError, match=f"{name} = {value!r}: comparators are of a whole HRM model"):
+    with pytest.raises(ParameterError, match=f"{name} = {value!r}: comparators need a whole HRM model"):
         comparators(config(hrm_period=1, **{name: value}))
 
 
@@ -102,7 +102,7 @@ def test_values_of_one_field_stand_beside_the_baseline():
     configs = at_values(config(), "hrm_period", (1, 2))
     assert list(configs) == ["baseline", "hrm_period = 1", "hrm_period = 2"]
     assert configs["hrm_period = 2"] == config()
-    with pytest.raises(ParameterError, match=r"values = \[1, 3\]: hrm_period = 2 has to be among them"):
+    with pytest.raises(ParameterError, match=r"values = \[1, 3\]: hrm_period = 2 must be among them"):
         at_values(config(), "hrm_period", (1, 3))
 
 

@@ -116,7 +116,7 @@ def test_a_checkpoint_never_holds_what_is_not_finite(seeds, tmp_path):
 # ---- where and how -----------------------------------------------------------------------------------------------
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_without_a_device_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ParameterError, match=r"device = 'cuda': no CUDA device here; allowed: auto, cpu"):
+    with pytest.raises(ParameterError, match=r"device = 'cuda': no CUDA device on this machine; allowed: auto, cpu"):
         ToyConfig(device="cuda").train(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert resolve_device("auto") == "cpu"
