@@ -1,4 +1,4 @@
-"""The GPU campaign at tiny sizes: what it leaves, that nothing is done twice, and that failures end nothing else."""
+"""The GPU campaign at tiny sizes: its output files, no repeated work, and failures that stop nothing else."""
 
 import json
 import os
@@ -27,7 +27,7 @@ LIST = [
 
 @pytest.fixture
 def campaign(tmp_path, monkeypatch):
-    """Runs the command and returns what it printed; `path` is a list of runs."""
+    """A function that runs the command with a list of runs and returns its output."""
     path = tmp_path / "list.yaml"
     path.write_text(yaml.safe_dump(LIST))
 
@@ -78,7 +78,7 @@ def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path, monkey
     assert {str(each.dtype) for each in weights.values()} == {"torch.float16"}
     assert provenance["export"] == {"weights": "float16", "left_out": []}
 
-    # On another machine, where only the files above are left; here without the process that watches over it.
+    # As on another machine with only the files above; here without the supervising process.
     (out / "work").rename(tmp_path / "elsewhere")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(out / "work"))
     options = ["--out", out, "--work", out / "work", "--list", tmp_path / "list.yaml", "--commit", "abc"]

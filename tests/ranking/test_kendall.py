@@ -35,7 +35,7 @@ def test_both_are_scipys_somers_d_of_prediction_given_target(case):
     for scores, ranks, observed, tau in zip(pred, target, mask, taus.tolist(), strict=True):
         if len(set(ranks[observed])) < 2:
             assert np.isnan(tau)
-        elif len(set(scores[observed])) < 2:  # of which SciPy says nothing
+        elif len(set(scores[observed])) < 2:  # undefined in SciPy
             assert tau == 0
         else:
             assert tau == pytest.approx(stats.somersd(ranks[observed], -scores[observed]).statistic, abs=1e-12)

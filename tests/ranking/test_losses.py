@@ -1,4 +1,4 @@
-"""Ranking losses against their formulas in float64, at extremes, and where nothing is observed."""
+"""Ranking losses against their formulas in float64, for extreme scores, and without observed pairs."""
 
 import numpy as np
 import pytest

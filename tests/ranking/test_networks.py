@@ -1,4 +1,4 @@
-"""The ranking model: what iterates, what routes, what gets a gradient, and that no position leaks."""
+"""The ranking model: iterations, routing, gradients, and equivariance to the order of items."""
 
 import math
 
@@ -156,11 +156,11 @@ def test_the_pointer_decoder_walks_the_ranks_as_published(seed):
     rounded = affinities.float().round(decimals=SCORE_DECIMALS)
     for row in range(2):
         order = ranks[row, 0].argsort().tolist()
-        for rank in range(5):  # under teacher forcing the items of earlier ranks are taken
+        for rank in range(5):  # under teacher forcing, the items of earlier ranks are taken
             expected = affinities[row, :, rank].clone()
             expected[:, order[:rank]] = -torch.inf
             torch.testing.assert_close(logits[row, :, rank], expected)
-        for iteration in range(3):  # by itself it takes the best free item at each rank
+        for iteration in range(3):  # greedy decoding takes the best free item at each rank
             free = set(range(5))
             for rank in range(5):
                 best = max(sorted(free), key=lambda item: float(rounded[row, iteration, rank, item]))
@@ -168,7 +168,7 @@ def test_the_pointer_decoder_walks_the_ranks_as_published(seed):
                 free.remove(best)
 
 
-# ---- the controller
+# ---- the controller ----------------------------------------------------------------------------------------------
 def controller(**options):
     settings = {"width": 8, "n_heads": 4, "controller_width": 5, "max_inner_iters": 9} | options
     module = Controller(RankingConfig(**settings)).double()

@@ -1,4 +1,4 @@
-"""Variants: each changes what it says and nothing else, and counts match as nearly as they can."""
+"""Variants: each changes only the stated fields, and matched models have the nearest possible cost."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ NAMES = list(comparators(config()))
 
 
 def trained(settings, steps):
-    """Its network after some steps, and its weights before them."""
+    """The network after some steps, and its weights before them."""
     state = Training(settings.learner(0))
     network = state.model.members[0]
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
@@ -38,15 +38,15 @@ def trained(settings, steps):
 
 
 def key(settings):
-    """What the store tells configs apart by."""
+    """The config as text, by which the store tells configs apart."""
     return settings.model_dump_json()
 
 
-# ---- models to compare with --------------------------------------------------------------------------------------
+# ---- comparators -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NAMES)
 def test_each_ranks_and_trains_its_blocks_and_its_routing_where_it_is_learned(name):
     derived = comparators(config(entropy_weight=10.0))[name]
-    network, before = trained(derived, 4)  # of which three with the controller frozen
+    network, before = trained(derived, 4)  # the first three with a frozen controller
     assert network(torch.rand(2, ITEMS, network.features)).scores.shape == (
         2,
         1 if name == "no iteration" else ITERATIONS,
@@ -57,7 +57,7 @@ def test_each_ranks_and_trains_its_blocks_and_its_routing_where_it_is_learned(na
     routing = {each for each in before if each.startswith("controller.") and not each.endswith("temperature")}
     assert routing.isdisjoint(moved) == (not derived.learns_routing)
     if not derived.learns_routing:
-        assert derived.at_epoch(0)["entropy_weight"] == 0  # or the encoder would learn to please the entropy term
+        assert derived.at_epoch(0)["entropy_weight"] == 0  # else the encoder would optimise the entropy term
 
 
 def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
@@ -106,7 +106,7 @@ def test_values_of_one_field_stand_beside_the_baseline():
         at_values(config(), "hrm_period", (1, 3))
 
 
-# ---- what they cost ----------------------------------------------------------------------------------------------
+# ---- cost --------------------------------------------------------------------------------------------------------
 
 
 def test_no_other_width_is_nearer():
@@ -114,6 +114,6 @@ def test_no_other_width_is_nearer():
     match = names_of("25_where_iteration_helps", "matched")["matched"](derived, config(), "operations")
     assert match == derived.changed(width=match.width)
     wanted = model_cost(config())["training_flops"]
-    near = range(max(HEADS, match.width - HEADS), match.width + HEADS + 1, HEADS)  # counts grow with the width
+    near = range(max(HEADS, match.width - HEADS), match.width + HEADS + 1, HEADS)  # operations grow with the width
     off = {width: abs(model_cost(derived.changed(width=width))["training_flops"] - wanted) for width in near}
     assert off[match.width] == min(off.values())

@@ -1,4 +1,4 @@
-"""On a GPU: steps captured as graphs give the bits of steps that are not, and say what cannot be captured."""
+"""GPU tests: steps captured as graphs give the same bits as eager steps, and errors say what cannot be captured."""
 
 import math
 import os
@@ -27,18 +27,18 @@ FEW = (
 
 
 def on_gpu(name, seeds=(0, 1), **options):
-    """A case of 40 steps, with records inside."""
+    """A case of about 40 steps with records in between."""
     return config_of(name, seeds, **{**LONG[name.partition(":")[0]], "device": "cuda", **options})
 
 
 def begun(config, folder, seeds):
-    """A training of a config's seeds on the GPU, ready to run."""
+    """A training of these seeds on the GPU, ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
     return Training(config.learner(*seeds, device="cuda"), [folder] * len(seeds))
 
 
 def ran(config, folder, seeds=(0, 1)):
-    """That training once it has run, and what it leaves."""
+    """The same training after its run, and its results."""
     with arithmetic(config):
         training = begun(config, folder, seeds)
         return training, assemble(training.run())
@@ -47,7 +47,7 @@ def ran(config, folder, seeds=(0, 1)):
 @pytest.mark.parametrize("name", [*FEW, "energy: soft labels"])
 def test_steps_as_graphs_give_the_bits_of_steps_as_they_are(name, tmp_path):
     plain = [ran(on_gpu(name, graph=False), tmp_path / f"plain{time}")[1] for time in range(2)]
-    assert_same(*plain)  # where this fails, it is no fault of graphs
+    assert_same(*plain)  # if this fails, graphs are not the cause
     training, captured = ran(on_gpu(name), tmp_path / "graph")
     assert training.graphs.replays > 15
     assert_same(captured, plain[0])
@@ -68,7 +68,7 @@ def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("name", ["energy: stock", "energy: anm_orthogonal", "ranking: routed"])
 def test_a_killed_training_resumes_to_the_same_bits(name, graph, tmp_path):
-    """Graphs draw from generators whose states are saved between two replays."""
+    """Graphs draw from generators whose states are saved between replays."""
     long = (
         {"steps": 150, "records": 5, "checkpoint_every": 60} if name.startswith("energy") else {"checkpoint_every": 10}
     )
@@ -120,7 +120,7 @@ print("trained to step", trained.metrics["step"].max(), trained.metrics["loss_ms
 
 
 def test_a_users_strategy_that_waits_is_named_and_trains_without_a_graph(tmp_path):
-    """In a process of its own, as a notebook's kernel would go on after the error."""
+    """In a separate process that continues after the error, as a notebook's kernel would."""
     path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
     ran = subprocess.run(
         [sys.executable, "-c", WAITS, tmp_path], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Seeds in processes of their own give what one process gives, bit for bit, and leave nothing behind."""
+"""Training seeds in parallel processes gives the same bits as one process, and leaves no process behind."""
 
 import os
 import signal
@@ -20,12 +20,12 @@ from anm_nb.training.checkpoint import checkpoint_of
 
 SEEDS = (4, 0, 2)
 ENERGY = CONFIGS["mined negatives, EMA"].model_copy(update={"seeds": SEEDS})
-RANKING = CONFIGS["ranking"].changed(seeds=SEEDS, patience=1, encoder_lr=1e-6)  # learns nothing, so patience ends
+RANKING = CONFIGS["ranking"].changed(seeds=SEEDS, patience=1, encoder_lr=1e-6)  # learns nothing, so patience ends it
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """The disk is not waited for: it is not what this is about."""
+    """Skip waiting for the disk, which is not tested here."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -36,7 +36,7 @@ def two_at_a_time(monkeypatch):
 
 
 def trained(config, folder, monkeypatch, cores):
-    """The training, how many processes trained at a time, and what was warned of."""
+    """The trained result and the warnings."""
     folder.mkdir()
     with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as said:
         patch.setenv("OMP_NUM_THREADS", str(cores))
@@ -80,14 +80,14 @@ def test_a_logger_hears_every_row_of_every_seed(two_at_a_time, tmp_path, monkeyp
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The long training, undisturbed."""
+    """The long training without interruption."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         return long_training().train(tmp_path_factory.mktemp("whole"))
 
 
 def test_an_interrupt_of_all_processes_ends_them_and_the_training_resumes(whole, two_at_a_time, tmp_path, monkeypatch):
-    """As a notebook's kernel is interrupted, with every process of its group."""
+    """As when a notebook's kernel is interrupted together with every process of its group."""
 
     def interrupt():
         wait_until(lambda: both_began(tmp_path))
@@ -150,7 +150,7 @@ def test_processes_end_with_a_parent_that_is_killed_and_the_training_resumes(who
 
 
 def children(pid, command):
-    """Children of a process whose command line holds `command`; not by ps, which cuts lines at COLUMNS."""
+    """Child processes whose command line contains `command`. Not read from ps, which cuts lines at COLUMNS."""
     return [each.pid for each in psutil.Process(pid).children() if command in " ".join(each.cmdline())]
 
 

@@ -1,4 +1,4 @@
-"""Who trains is told where the training is, by a bar, and an interrupt saves first."""
+"""A progress bar shows where a training is, and an interrupt saves before it stops."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_
     interrupted.learner.inputs = at_seven
     with pytest.raises(Interrupted, match="run again to continue from step 8 of 12") as left:
         interrupted.run()
-    assert left.value._render_traceback_() == [f"Interrupted: {left.value}"]  # all that a notebook shows
+    assert left.value._render_traceback_() == [f"Interrupted: {left.value}"]  # a notebook shows only this
     resumed = toy_training(config, tmp_path / "run", seeds)
     resumed.run()
     assert len(resumed.learner.seen) == 5
