@@ -1,16 +1,16 @@
-"""One command for a GPU that is at hand for a limited time: its tests, a table of steps, runs by priority, tables.
+"""One command for a GPU that is available for a limited time: GPU tests, a table of steps, runs by priority, tables.
 
     python benchmarks/gpu_campaign.py --budget SECONDS --out FOLDER [--no-weights] [--commit ID]
 
-In order: (a) `pytest -m gpu`; (b) steps.csv, what a training step costs; (c) the runs of params/sweeps/gpu.yaml, as
-many as there is time for; (d) runs.csv, curves.parquet and the finished runs in runs_1.zip … runs_4.zip, each under
-15 MiB. FOLDER gets 8 files at most, log.txt among them. What an earlier campaign left there is not done again: rows of
-steps.csv from the same card, torch and commit; finished runs, from the archives too; and the checkpoints of unfinished
-runs, as long as the folder of --work (FOLDER/work if not given) is still there.
+In order: (a) `pytest -m gpu`; (b) steps.csv, the cost of a training step; (c) as many runs of params/sweeps/gpu.yaml
+as time allows; (d) runs.csv, curves.parquet and the finished runs in runs_1.zip … runs_4.zip, each under 15 MiB.
+FOLDER gets at most 8 files, including log.txt. Work that an earlier campaign left there is not repeated: rows of
+steps.csv from the same card, torch and commit; finished runs, also those in the archives; and the steps up to the
+checkpoints of unfinished runs, if the folder of --work (default: FOLDER/work) still exists.
 
-Without a GPU everything is tiny: it shows that the campaign works, and nothing else. Only torch and the package's light
-dependencies are needed. The work is done in a process of its own, which is started anew after a failure, as an error
-can leave a GPU in a state that nothing else would survive.
+Without a GPU all sizes are tiny, which only tests the campaign itself. It needs only torch and the package's light
+dependencies. The work runs in a separate process, which is restarted after a failure, because an error can leave a GPU
+in an unusable state.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from campaign_log import Log
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "params" / "sweeps" / "gpu.yaml"
-TESTS_SHARE, TESTS_MOST = 0.2, 150.0  # of the budget, and seconds
+TESTS_SHARE, TESTS_MOST = 0.2, 150.0  # share of the budget, and seconds
 STEPS_SHARE = 0.35
-EXPORT_SHARE, EXPORT_LEAST, EXPORT_MOST = 0.08, 6.0, 30.0  # kept back for the export
-FAILED = 3  # exit status of the process that works after a failure
+EXPORT_SHARE, EXPORT_LEAST, EXPORT_MOST = 0.08, 6.0, 30.0  # reserved for the export: share of the budget, seconds
+FAILED = 3  # exit status of the working process after a failure
 
 
 def main() -> int:
-    """Run the campaign, or, with --parts, some of it in this process."""
+    """Run the campaign, or, with --until, its work in this process."""
     asked = _arguments()
     if asked.until is not None:
         return work(asked)
@@ -59,7 +59,7 @@ def main() -> int:
         status = _worker(asked, parts, until - reserve, until + 5, log)
         exported = status == 0
         if not exported and (attempted.stat().st_size if attempted.exists() else 0) == before:
-            break  # it failed before anything was begun, and would again
+            break  # it failed before starting anything, and would fail again
     if "export" in parts and not exported:
         exported = _worker(asked, ["export"], until, until + 45, log) == 0
     log(f"campaign ended after {time.time() - started:.0f} s")
@@ -73,12 +73,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="folder of the run store and the checkpoints; default: OUT/work")
     parser.add_argument("--list", type=Path, default=LIST, help="runs by priority; default: params/sweeps/gpu.yaml")
     parser.add_argument("--no-weights", action="store_true", help="leave weights out of the archives")
-    parser.add_argument("--commit", default="", help="of the code, where there is no git history to ask")
+    parser.add_argument("--commit", default="", help="of the code, if there is no git history")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, as without a GPU")
     parser.add_argument(
-        "--parts", type=_parts, default=("tests", "steps", "runs", "export"), help="only some, by comma"
+        "--parts", type=_parts, default=("tests", "steps", "runs", "export"), help="only some, separated by commas"
     )
-    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # seconds since 1970: the process that works
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # Unix time; marks the working process
     asked = parser.parse_args()
     if asked.until is None and (asked.budget is None or not asked.budget > 0):
         parser.error(f"--budget {asked.budget}: seconds, more than 0")
@@ -95,14 +95,14 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _commit() -> str:
-    """Of this checkout; a repository around a plain copy of the tree does not count."""
+    """The commit of this checkout; a repository that merely surrounds a copy of the tree does not count."""
     from anm_nb.files import checkout_state
 
     return checkout_state()["commit"] or ""
 
 
 def gpu_tests(asked: argparse.Namespace, seconds: float, log: Log) -> None:
-    """The tests that need a GPU, their result and the end of what they print in the log."""
+    """Run the tests that need a GPU; log their result and the end of their output."""
     note = asked.work / "tests.json"
     if asked.commit and note.exists() and json.loads(note.read_text()) == {"passed": asked.commit}:
         log("tests: passed before at this commit")
@@ -126,18 +126,18 @@ def gpu_tests(asked: argparse.Namespace, seconds: float, log: Log) -> None:
             stderr=subprocess.STDOUT,
             check=False,
         )
-        status, said = str(answer.returncode), answer.stdout
+        status, output = str(answer.returncode), answer.stdout
     except subprocess.TimeoutExpired as error:
-        status, said = "out of time", (error.stdout or b"").decode(errors="replace")
+        status, output = "out of time", (error.stdout or b"").decode(errors="replace")
     except OSError as error:
-        status, said = "not started", str(error)
-    log(f"tests: status {status} after {time.time() - began:.0f} s\n" + "\n".join(said.splitlines()[-60:]))
-    if status == "0" and " passed" in said and asked.commit:
+        status, output = "not started", str(error)
+    log(f"tests: status {status} after {time.time() - began:.0f} s\n" + "\n".join(output.splitlines()[-60:]))
+    if status == "0" and " passed" in output and asked.commit:
         note.write_text(json.dumps({"passed": asked.commit}))
 
 
 def _worker(asked: argparse.Namespace, parts: list[str], until: float, killed_at: float, log: Log) -> int:
-    """Do some parts in another process; its exit status, that of a failure where it had to be killed."""
+    """Run some parts in another process; return its exit status, or `FAILED` if it had to be killed."""
     command = [sys.executable, str(Path(__file__).resolve()), "--out", str(asked.out), "--work", str(asked.work)]
     command += ["--list", str(asked.list), "--parts", ",".join(parts), "--until", str(until), "--commit", asked.commit]
     command += [option for option, on in (("--no-weights", asked.no_weights), ("--tiny", asked.tiny)) if on]
@@ -145,7 +145,7 @@ def _worker(asked: argparse.Namespace, parts: list[str], until: float, killed_at
     try:
         status = subprocess.run(command, timeout=max(1.0, killed_at - time.time()), check=False).returncode
     except subprocess.TimeoutExpired:
-        log(f"{', '.join(parts)}: killed, as it did not end in time")
+        log(f"{', '.join(parts)}: killed, because it did not end in time")
         return FAILED
     if status:
         log(f"{', '.join(parts)}: ended with status {status}")
@@ -153,7 +153,7 @@ def _worker(asked: argparse.Namespace, parts: list[str], until: float, killed_at
 
 
 def work(asked: argparse.Namespace) -> int:
-    """Steps, runs and export in this process; returns `FAILED` where a failure may have spoiled the GPU."""
+    """Run steps, runs and export in this process; return `FAILED` if a failure may have left the GPU unusable."""
     log = Log(asked.out / "log.txt")
     try:
         import torch
@@ -171,7 +171,7 @@ def work(asked: argparse.Namespace) -> int:
 
 
 def train_and_export(asked: argparse.Namespace, tiny: bool, log: Log) -> int:
-    """Runs by priority, their tables after each stack, and the archives."""
+    """Train runs by priority, writing their tables after each stack, and write the archives."""
     from campaign_runs import plan, train, unpack
     from campaign_tables import write_archives, write_tables
 
@@ -190,7 +190,7 @@ def train_and_export(asked: argparse.Namespace, tiny: bool, log: Log) -> int:
 
 
 def _attempt(asked: argparse.Namespace, name: str) -> bool:
-    """Whether something was not begun before in this campaign; noted as begun, so that no failure comes twice."""
+    """Note that this was attempted; return whether it was the first time, so that no failure repeats."""
     attempted = asked.work / "attempted.txt"
     if attempted.exists() and name in attempted.read_text("utf-8").splitlines():
         return False
@@ -200,7 +200,7 @@ def _attempt(asked: argparse.Namespace, name: str) -> bool:
 
 
 def measure_steps(asked: argparse.Namespace, tiny: bool, card: str, until: float, log: Log) -> bool:
-    """The missing rows of steps.csv, begun before the time `until`; False where one failed."""
+    """Measure the missing rows of steps.csv, starting none after `until`; return False if one failed."""
     import pandas as pd
     import torch
     from campaign_steps import TINY_WINDOW_S, WINDOW_S, cases, clear_memory, measure, with_targets
@@ -235,8 +235,8 @@ def measure_steps(asked: argparse.Namespace, tiny: bool, card: str, until: float
         table = with_targets(rows)
         table.to_csv(path, index=False, float_format="%.5g")
         shown = ("ms", "replay_ms", "wall_ms", "share", "setup_s", "start_s", "peak_mib")
-        said = ", ".join(f"{name} {row[name]:.3g}" for name in shown)
-        log(f"step {case.name}: {said}, target {table['target_ms'].iloc[-1]:.3g}, met {table['met'].iloc[-1]}")
+        values = ", ".join(f"{name} {row[name]:.3g}" for name in shown)
+        log(f"step {case.name}: {values}, target {table['target_ms'].iloc[-1]:.3g}, met {table['met'].iloc[-1]}")
     return True
 
 

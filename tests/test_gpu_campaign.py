@@ -103,7 +103,7 @@ def test_a_run_that_time_is_too_short_for_goes_on_next_time(parts, tmp_path, mon
     (stack,) = runs.plan(path, False, noted)
     monkeypatch.setattr(runs, "LEAST_S", -1.0)
     assert runs.train(stack, 0.0, lambda name: True, noted) == "trained"
-    assert "goes on next time: run again to continue from step 0 of 4" in noted.path.read_text()
+    assert "continues next time: run again to continue from step 0 of 4" in noted.path.read_text()
     assert runs.train(stack, 600.0, lambda name: True, noted) == "trained"
     assert "same/mse/model" in noted.path.read_text()
     assert runs.train(stack, 600.0, lambda name: True, noted) == "kept"
