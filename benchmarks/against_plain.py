@@ -38,19 +38,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of rounds per pair, at least five rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all results, with commit and machine")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to test the script; the numbers mean little")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     environment = describe_environment("cpu", threads=1) | checkout_state() | {"load_average": os.getloadavg()}
     results = {}
     torch.set_num_threads(1)
-    for name in asked.only or PAIRS:
+    for name in args.only or PAIRS:
         title, make = PAIRS[name]
         print(f"{title} …", flush=True)
-        results[name] = measured(make(asked.tiny), asked.seconds)
+        results[name] = measured(make(args.tiny), args.seconds)
     print(table(results).to_string(index=False))
-    if asked.json:
-        kept = {"environment": environment, "tiny": asked.tiny, "results": results}
-        replace_whole(asked.json, (json.dumps(kept, indent=1) + "\n").encode())
-        print(f"written: {asked.json}")
+    if args.json:
+        kept = {"environment": environment, "tiny": args.tiny, "results": results}
+        replace_whole(args.json, (json.dumps(kept, indent=1) + "\n").encode())
+        print(f"written: {args.json}")
 
 
 def measured(pair: Pair, seconds: float) -> dict[str, Any]:

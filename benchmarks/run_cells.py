@@ -38,20 +38,20 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="all code cells, regardless of tags; needs IPython")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds of training")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="VALUE as in YAML")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     values: dict[str, Any] = {}
-    if asked.profile:
-        profile = ROOT / "params" / asked.profile / f"{asked.notebook.stem}.yaml"
+    if args.profile:
+        profile = ROOT / "params" / args.profile / f"{args.notebook.stem}.yaml"
         values |= yaml.safe_load(profile.read_text("utf-8")) or {}
-    values |= {name: yaml.safe_load(text) for name, _, text in (each.partition("=") for each in asked.set)}
+    values |= {name: yaml.safe_load(text) for name, _, text in (each.partition("=") for each in args.set)}
     predefined: dict[str, Any] = {}
-    if asked.all:
+    if args.all:
         from IPython.display import display
 
         predefined = {"display": display}  # as in a kernel
     try:
-        with time_limit(asked.budget):
-            run_cells(asked.notebook, values, lambda cell: asked.all or bool(TAGS & tags_of(cell)), predefined)
+        with time_limit(args.budget):
+            run_cells(args.notebook, values, lambda cell: args.all or bool(TAGS & tags_of(cell)), predefined)
     except OutOfTime as error:
         print(f"continues next time: {error}")
         sys.exit(UNFINISHED)

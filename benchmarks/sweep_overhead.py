@@ -41,14 +41,14 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200, help="trivial cases")
     parser.add_argument("--equal", type=int, default=8, help="equal cases")
     parser.add_argument("--seconds", type=float, default=10.0, help="of work on one core for each equal case")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder, "work.ipynb")
         cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(WORK)]
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(new_notebook(cells=cells, metadata=metadata), notebook)
-        overhead(notebook, asked.cases)
-        speed_up(notebook, asked.equal, asked.seconds)
+        overhead(notebook, args.cases)
+        speed_up(notebook, args.equal, args.seconds)
 
 
 def overhead(notebook: Path, count: int) -> None:

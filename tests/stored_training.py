@@ -44,14 +44,14 @@ def long_training() -> RankingConfig:
     return CONFIGS["ranking"].changed(epochs=10, checkpoint_every=1)
 
 
-def train_and_tell(name: str, outputs: str, told: str | None = None) -> None:
-    """The work of a process that may be killed. It first creates the file `told`; warnings go into it at the end."""
+def train_and_tell(name: str, outputs: str, log: str | None = None) -> None:
+    """The work of a process that may be killed. It first creates the file `log`; warnings go into it at the end."""
     os.environ["ANM_NB_OUTPUTS"] = outputs
     torch.set_num_threads(1)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if told:
-            Path(told).touch()
+        if log:
+            Path(log).touch()
         get_or_train(CONFIGS[name])
-    if told:
-        Path(told).write_text("\n".join(str(each.message) for each in said))
+    if log:
+        Path(log).write_text("\n".join(str(each.message) for each in caught))

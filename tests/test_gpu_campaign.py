@@ -56,10 +56,10 @@ def parts(monkeypatch):
 
 def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    said = campaign("--parts", "runs,export", "--commit", "abc")
-    assert "FAILED to plan 'unknown'" in said
-    assert "did you mean 'task'" in said
-    assert "weights contrastive_weight=0.5; weights contrastive_weight=0.1" in said  # one stack
+    output = campaign("--parts", "runs,export", "--commit", "abc")
+    assert "FAILED to plan 'unknown'" in output
+    assert "did you mean 'task'" in output
+    assert "weights contrastive_weight=0.5; weights contrastive_weight=0.1" in output  # one stack
     left = {path.name for path in out.iterdir() if path.is_file()}
     assert left == {"curves.parquet", "log.txt", "runs.csv", "runs_1.zip"}
     runs = pd.read_csv(out / "runs.csv")
@@ -86,9 +86,9 @@ def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", *map(str, options)])
     monkeypatch.syspath_prepend(SCRIPT.parent)
     assert run_path(str(SCRIPT))["main"]() == 0
-    said = capsys.readouterr().out
-    assert said.count("finished before: ") == 2
-    assert "trains" not in said
+    output = capsys.readouterr().out
+    assert output.count("finished before: ") == 2
+    assert "trains" not in output
     assert pd.read_csv(out / "runs.csv").equals(runs)
     with zipfile.ZipFile(out / "runs_1.zip") as archive:
         assert load(archive.read(f"{key}/checkpoint.safetensors")) == {}
@@ -124,9 +124,9 @@ def test_the_list_is_what_the_design_asks_for(parts, tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_campaign_within_a_minute(campaign, tmp_path):
-    said = campaign("--list", str(ROOT / "params" / "sweeps" / "gpu.yaml"), budget=60)
-    assert "tests: status" in said
-    assert "campaign ended" in said
+    output = campaign("--list", str(ROOT / "params" / "sweeps" / "gpu.yaml"), budget=60)
+    assert "tests: status" in output
+    assert "campaign ended" in output
     steps = pd.read_csv(tmp_path / "out" / "steps.csv")
     assert steps["ms"].notna().all()
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) >= 2

@@ -132,7 +132,7 @@ def assert_same(one, other):
     assert list(one.metrics) == list(other.metrics)
     assert one.metrics.to_json(double_precision=15) == other.metrics.to_json(double_precision=15)
     assert one.metrics.equals(other.metrics)
-    for given, expected in ((one.trace, other.trace), (one.weights, other.weights)):
-        assert given.keys() == expected.keys()
+    for found, expected in ((one.trace, other.trace), (one.weights, other.weights)):
+        assert found.keys() == expected.keys()
         for name, tensor in expected.items():
-            assert given[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+            assert found[name].numpy().tobytes() == tensor.numpy().tobytes(), name

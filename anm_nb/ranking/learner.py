@@ -83,14 +83,15 @@ class RankingLearner(Learner):
         self.suspects = type(self.task).__name__
 
     def epoch(self, step: int) -> int:
-        """The epoch that a step belongs to."""
         return step // self.config.steps_per_epoch()
 
     def inputs(self, step: int) -> dict[str, Tensor]:
-        """Rows [S, b] of every seed's training set for a step; each epoch has its own order."""
-        size = self.config.train_samples, self.config.batch
-        rows = [batch_indices(*size, step, member.seed, self.device) for member in self.members]
-        return {"rows": torch.stack(rows) + self.config.stage_at(self.epoch(step)) * self.config.train_samples}
+        """Rows [S, b] of every seed's training sets for a step; each epoch has its own order."""
+        n, batch = self.config.train_samples, self.config.batch
+        rows = [batch_indices(n, batch, step, member.seed, self.device) for member in self.members]
+        last = self.x.shape[1] // n - 1  # a curriculum's last stage, which begins half-way
+        stage = min(2 * last * self.epoch(step) // self.config.epochs, last)
+        return {"rows": torch.stack(rows) + stage * n}
 
     def losses(self, inputs: Named, now: Named, branch: None, averaged: Stack) -> StepLosses:
         """A batch's ranking loss over the supervised iterations, and its weighted routing entropy."""

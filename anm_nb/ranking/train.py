@@ -155,15 +155,10 @@ class RankingConfig(TrainingConfig):
         return min(1.0, (step + 1) / max(1, self.lr_warmup * self.steps_per_epoch()))
 
     def curriculum(self) -> list[float]:
-        """Hidden shares of the training sets: one, or a curriculum's five in even steps."""
+        """Shares of hidden items in the training sets: one, or a curriculum's five, in even steps."""
         if (start := self.mask_rate_start) is None:
             return [self.mask_rate]
         return [*(start + stage * ((self.mask_rate - start) / 4) for stage in range(4)), self.mask_rate]
-
-    def stage_at(self, epoch: int) -> int:
-        """Index into `curriculum` for an epoch: the last stage from half-way on."""
-        last = len(self.curriculum()) - 1
-        return min(2 * last * epoch // self.epochs, last)
 
     def can_be_extended(self) -> bool:
         return self.mask_rate_start is None  # a curriculum's stages depend on the number of epochs

@@ -88,15 +88,15 @@ class Training:
 
     def run(self, tell: Tell = lambda *report: None) -> list[SeedRecord]:
         """Resume and train to the end. Raises `NonFiniteLoss` at the end; `OutOfTime`, `Interrupted` after saving."""
-        total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
+        total, recorded, reported_at = self.config.total_steps(), set(self.config.record_steps()), -math.inf
         self.tell, everybody = tell, range(len(self.members))
         with interrupts() if self.checkpoints else nullcontext(), self.on_stream():
             self.restore()
             steps = range(self.step, total + 1) if self.running() else range(0)
             self.began = time.perf_counter()
             for self.step in steps:
-                if time.perf_counter() - told > TELL_SECONDS:
-                    told = time.perf_counter()
+                if time.perf_counter() - reported_at > TELL_SECONDS:
+                    reported_at = time.perf_counter()
                     self._tell(everybody, {})
                 if self.step % self.learner.block == 0:
                     self._save_or_leave()

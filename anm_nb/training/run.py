@@ -97,7 +97,7 @@ def arithmetic(config: TrainingConfig) -> Iterator[None]:
 
 
 def copy_shorter_run(config: TrainingConfig, folder: Path) -> str:
-    """Copy the last checkpoints of the longest shorter run of this config into `folder`; return its key, or ""."""
+    """Copy the last checkpoints of the longest intact shorter run of this config to `folder`; return its key, or ""."""
     if not config.can_be_extended() or folder.parent != store.partial_root():
         return ""
     identity, length = identity_of(config), config.length
@@ -107,17 +107,13 @@ def copy_shorter_run(config: TrainingConfig, folder: Path) -> str:
         same = run.manifest["identity"] | {"config": run.settings | {length: total}} == identity
         return same and run.settings[length] < total and run.manifest["files"].keys() >= {*names}
 
-    shorter = max(filter(is_shorter, store.scan()[0]), key=lambda run: run.settings[length], default=None)
-    if shorter is None:
-        return ""
-    try:
-        checkpoints = {name: shorter.file(name).read_bytes() for name in names}
-    except CorruptRun:
-        return ""
-    with full_disk_named(folder, "nothing was lost"):
-        for name, data in checkpoints.items():
-            replace_whole(folder / name, data)
-    return shorter.key
+    for run in sorted(filter(is_shorter, store.scan()[0]), key=lambda run: run.settings[length], reverse=True):
+        with suppress(CorruptRun), full_disk_named(folder, "nothing was lost"):
+            checkpoints = {name: run.file(name).read_bytes() for name in names}
+            for name, data in checkpoints.items():
+                replace_whole(folder / name, data)
+            return run.key
+    return ""
 
 
 def last_checkpoints(config: TrainingConfig, folder: Path, metrics: pd.DataFrame) -> dict[str, bytes]:

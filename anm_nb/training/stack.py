@@ -94,13 +94,12 @@ class Stack(nn.Module):
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """Stack the tensors of all members, make each a view of the stack, and return it; a single one stays as it is."""
-    first = tensors[0]
     if len(tensors) == 1:
-        return first
+        return tensors[0]
     stack = torch.stack([tensor.detach() for tensor in tensors])
     for tensor, view in zip(tensors, stack, strict=True):
         tensor.data = view
-    return nn.Parameter(stack, first.requires_grad) if isinstance(first, nn.Parameter) else stack
+    return nn.Parameter(stack, tensors[0].requires_grad) if isinstance(tensors[0], nn.Parameter) else stack
 
 
 class _Applied(nn.Module):
@@ -138,7 +137,7 @@ class ParameterGroup:
         # Torch wraps these two to exclude them from compilation and imports its compiler for that (2 s). Unwrap them.
         unguarded = {name: unwrap(getattr(self.optimiser, name)) for name in ("add_param_group", "step")}
         optimiser = type(self.optimiser.__name__, (self.optimiser,), unguarded)
-        self.own: torch.optim.Optimizer = optimiser(self.stacked, lr=lr, **options)
+        self.updater: torch.optim.Optimizer = optimiser(self.stacked, lr=lr, **options)
         self.norms = torch.full((self.stack.size,), torch.nan, device=device)  # gradient norms before clipping
 
     def update(self, gradients: Sequence[Tensor | None], factor: Tensor | float) -> None:
@@ -154,10 +153,10 @@ class ParameterGroup:
                 each.mul_(_along_first((self.clip_norm / (self.norms + 1e-6)).clamp_max(1.0), each))
         for parameter, gradient in zip(self.stacked, gradients, strict=True):
             parameter.grad = gradient
-        settings, lr = self.own.param_groups[0], self.largest * factor
+        settings, lr = self.updater.param_groups[0], self.largest * factor
         settings["lr"] = settings["lr"].copy_(lr) if self.on_gpu else lr
         before = [] if self.shares is None else [parameter.clone() for parameter in self.stacked]
-        self.own.step()
+        self.updater.step()
         if self.shares is not None:
             for parameter, start in zip(self.stacked, before, strict=True):
                 parameter.copy_(torch.lerp(start, parameter, _along_first(self.shares, parameter)))
@@ -165,7 +164,7 @@ class ParameterGroup:
     def state_of(self, place: int) -> dict[str, Any]:
         """One seed's last gradient norm and its part of the optimiser's state."""
         optimiser = [
-            {n: each if n == "step" else self.stack.by_seed(each)[place] for n, each in self.own.state[p].items()}
+            {n: each if n == "step" else self.stack.by_seed(each)[place] for n, each in self.updater.state[p].items()}
             for p in self.stacked
         ]
         return {"norm": self.norms[place], "optimiser": optimiser}
@@ -177,7 +176,7 @@ class ParameterGroup:
             for name, first in states[0]["optimiser"][index].items():
                 values = [state["optimiser"][index][name] for state in states]
                 joined = first if name == "step" or len(values) == 1 else torch.stack(values)
-                self.own.state[parameter][name] = joined.to(parameter.device, copy=True)
+                self.updater.state[parameter][name] = joined.to(parameter.device, copy=True)
 
 
 def update(total: Float[Tensor, " seeds"], groups: Sequence[ParameterGroup], factor: Tensor | float) -> None:

@@ -84,11 +84,11 @@ def test_alpha_changes_the_output_and_logits_of_zero_are_no_routing(routing):
 @pytest.mark.parametrize("iterations", [1, 2, 7])
 def test_any_number_of_iterations_begins_as_the_models_own(options, iterations):
     module = model(**options)
-    for asked, own in zip(module(inputs(), iterations), module(inputs()), strict=True):
+    for found, default in zip(module(inputs(), iterations), module(inputs()), strict=True):
         both = min(iterations, 4)
-        dim = 0 if asked.ndim == 1 else 1
-        assert asked.shape[dim] == iterations
-        torch.testing.assert_close(asked.narrow(dim, 0, both), own.narrow(dim, 0, both))
+        dim = 0 if found.ndim == 1 else 1
+        assert found.shape[dim] == iterations
+        torch.testing.assert_close(found.narrow(dim, 0, both), default.narrow(dim, 0, both))
 
 
 def test_numbers_of_iterations_that_there_are_no_blocks_for_are_refused():

@@ -82,9 +82,9 @@ def test_a_write_that_fails_leaves_the_older_checkpoint_and_a_full_disk_is_named
         raise OSError(code, "input/output error")
 
     monkeypatch.setattr(Path, "write_bytes", dying)
-    said = "continues from its last checkpoint" if refused is DiskFull else "input/output error"
+    message = "continues from its last checkpoint" if refused is DiskFull else "input/output error"
     for _ in range(2):
-        with pytest.raises(refused, match=said):
+        with pytest.raises(refused, match=message):
             save_checkpoint(path, TENSORS | {"step": 12})
         assert steps(path) == [8]
     assert [each.name for each in path.parent.iterdir()] == [before(path).name]

@@ -126,5 +126,5 @@ def test_a_users_strategy_that_waits_is_named_and_trains_without_a_graph(tmp_pat
         [sys.executable, "-c", WAITS, tmp_path], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    for said in ("cannot be captured as a CUDA graph", "Own", ".item()", "graph = False", "trained to step 10 True"):
-        assert said in ran.stdout
+    for text in ("cannot be captured as a CUDA graph", "Own", ".item()", "graph = False", "trained to step 10 True"):
+        assert text in ran.stdout

@@ -38,20 +38,20 @@ def two_at_a_time(monkeypatch):
 def trained(config, folder, monkeypatch, cores):
     """The trained result and the warnings."""
     folder.mkdir()
-    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as said:
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         patch.setenv("OMP_NUM_THREADS", str(cores))
         warnings.simplefilter("always")
         result = config.train(folder)
-    return result, [(str(each.message), each.category) for each in said]
+    return result, [(str(each.message), each.category) for each in caught]
 
 
 @pytest.mark.parametrize("config", [ENERGY, RANKING], ids=["energy", "ranking"])
 def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, tmp_path, monkeypatch):
-    alone, said_alone = trained(config, tmp_path / "alone", monkeypatch, cores=1)
-    apart, said_apart = trained(config, tmp_path / "apart", monkeypatch, cores=2)
+    alone, warned_alone = trained(config, tmp_path / "alone", monkeypatch, cores=1)
+    apart, warned_apart = trained(config, tmp_path / "apart", monkeypatch, cores=2)
     assert (alone.processes, apart.processes) == (1, 2)
     assert_same(apart, alone)
-    assert said_apart == said_alone == []
+    assert warned_apart == warned_alone == []
     for seconds in (alone.seconds, apart.seconds):
         assert list(seconds) == list(SEEDS)
         for seed, spent in seconds.items():

@@ -77,11 +77,11 @@ ONE_STACK = {
 def test_configs_that_differ_in_scheduled_numbers_are_trained_as_each_alone(name, tmp_path):
     configs = ONE_STACK[name]
     together, ends = trained(configs, tmp_path / "together"), []
-    for index, (config, own) in enumerate(zip(configs, together, strict=True)):
+    for index, (config, trained_config) in enumerate(zip(configs, together, strict=True)):
         single = [config.model_copy(update={"seeds": (seed,)}) for seed in config.seeds]
         alone = [trained([each], tmp_path / f"{index}-{each.seeds[0]}")[0] for each in single]
-        assert_close(own, alone)
-        ends.append(sum(float(each.sum()) for name, each in own.weights.items() if ".model." in name))
+        assert_close(trained_config, alone)
+        ends.append(sum(float(each.sum()) for name, each in trained_config.weights.items() if ".model." in name))
     assert len(set(ends)) == len(ends)
 
 

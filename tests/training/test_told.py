@@ -35,9 +35,9 @@ def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_
         return inputs(step)
 
     interrupted.learner.inputs = at_seven
-    with pytest.raises(Interrupted, match="run again to continue from step 8 of 12") as left:
+    with pytest.raises(Interrupted, match="run again to continue from step 8 of 12") as stopped:
         interrupted.run()
-    assert left.value._render_traceback_() == [f"Interrupted: {left.value}"]  # a notebook shows only this
+    assert stopped.value._render_traceback_() == [f"Interrupted: {stopped.value}"]  # a notebook shows only this
     resumed = toy_training(config, tmp_path / "run", seeds)
     resumed.run()
     assert len(resumed.learner.seen) == 5
