@@ -90,8 +90,6 @@ class RandomRouting(nn.Module):
         super().__init__()
         self.logits = nn.Embedding(iterations, n_heads)
 
-    def start(self, z: Tokens) -> None: ...
-
     def forward(self, z: Tokens, state: None, iteration: int) -> tuple[Alphas, None]:
         alpha = self.logits.weight[iteration % self.logits.num_embeddings].softmax(dim=-1)
         return alpha.expand(*z.shape[:2], -1), None
@@ -205,16 +203,16 @@ class RankingModel(nn.Module):
             raise ParameterError(f"iterations = {iterations}: allowed: {allowed}")
         encoded, heads = self.encode(x), self.config.n_heads
         z, alpha = torch.zeros_like(encoded), encoded.new_full((*encoded.shape[:2], heads), 1 / heads)
-        state: Any = self.controller and self.controller.start(encoded)
+        state: Any = self.controller.start(encoded) if isinstance(self.controller, Controller) else None
+        blocks = [self.block] * iterations if tied else [self.block, *self.later_blocks]
         after, differentiable = [], torch.is_grad_enabled()
         for iteration in range(iterations):
             contributes = self.config.gradient == "full" or iteration == iterations - 1
             with torch.set_grad_enabled(differentiable and contributes):
                 entering = z + encoded
-                block = self.block if tied or iteration == 0 else self.later_blocks[iteration - 1]
                 if self.controller is not None:
                     alpha, state = self.controller(entering, state, iteration)
-                z = block(entering, None if self.controller is None else alpha)
+                z = blocks[iteration](entering, None if self.controller is None else alpha)
             after.append((z, alpha))
         states, alphas = (torch.stack(each, dim=1) for each in zip(*after, strict=True))
         return states, alphas

@@ -211,7 +211,7 @@ def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
     """The comparators of a whole HRM config, and HRM itself per token and sequence. `ParameterError` for others."""
     whole = {name: getattr(config, name) for name in ("trained_routing", "slow_state", "tied")}
     whole |= {"routing": config.has_controller, "max_inner_iters": config.max_inner_iters > 1}
-    for name in (name for name, fine in whole.items() if not fine):
+    if name := next((name for name, present in whole.items() if not present), None):
         raise ParameterError(
             f"{name} = {getattr(config, name)!r}: comparators need a whole HRM model: trained routing by token or "
             "sequence, a slow state, and 2 or more iterations of one block"
