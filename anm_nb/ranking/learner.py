@@ -43,7 +43,7 @@ def objective(
 
 @torch.no_grad()
 def assess(output: RankingOutput, batch: Batch) -> dict[str, Tensor]:
-    """Rounded scores [n, iters, items], mean tau_obs and tau_all [iters], and tau_index of the last iteration."""
+    """Scores [n, iters, items] to `SCORE_DECIMALS`, mean tau_obs and tau_all [iters], and the last mean tau_index."""
     scores, ranks = output.scores.float().round(decimals=SCORE_DECIMALS), batch.y.unsqueeze(1)
     known = None if batch.known is None else batch.known.unsqueeze(1)
     taus = kendall_tau(scores, ranks, known), kendall_tau(scores, ranks), index_space_tau(scores[:, -1:], ranks)
@@ -112,7 +112,7 @@ class RankingLearner(Learner):
         for place, member in enumerate(self.members):
             member_output = RankingOutput(*(each[place] for each in output))
             dev, alphas = assess(member_output, self.dev[place]), member_output.alphas
-            routing = {"herfindahl": alphas.square().sum(-1), "max_alpha": alphas.amax(-1)}  # 1 on one head
+            routing = {"herfindahl": alphas.square().sum(-1), "max_alpha": alphas.amax(-1)}  # 1 for a single head
             scalars = {"epoch": float(epoch), **{name: float(dev[name][-1]) for name in TAUS}}
             scalars |= {"entropy": float(member_output.entropies.mean())}
             scalars |= {name: float(each.mean((0, 2)).mean()) for name, each in routing.items()}

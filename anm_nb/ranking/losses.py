@@ -1,4 +1,4 @@
-"""Ranking losses. All use observed pairs only; a row without one has loss 0 and gradient 0.
+"""Ranking losses of observed items. A row without an observed pair (pointer: item) has loss 0 and gradient 0.
 
 `scores` [..., items]: higher = ranked earlier. `ranks` [..., items]: 0 = first. `obs_mask` [..., items] marks the
 observed items (None: all). `reduction` is "mean" (over rows that have a pair) or "none" (one loss per row).

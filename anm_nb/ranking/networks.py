@@ -54,7 +54,7 @@ class GatedCell(nn.Module):
 class Controller(nn.Module):
     """Routing weights α from a fast state, updated in every iteration, and a slow one, updated every `period`.
 
-    α = softmax(logits/temperature) over heads. "sequence" routing reads the mean over tokens and gives all the same α.
+    α = softmax(logits/temperature) over heads. "sequence" routing reads the mean over tokens and shares one α.
     """
 
     temperature: Tensor

@@ -95,7 +95,7 @@ def seconds_left() -> float:
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """Let the first interrupt (SIGINT) end the time limit, and raise `Interrupted`; a second one acts as usual."""
+    """At the first interrupt (SIGINT), end the time limit and raise `Interrupted`; a second one acts as usual."""
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield
@@ -126,10 +126,10 @@ class TrainingConfig(RunConfig):
     scheduled: ClassVar[Sequence[str]] = ()  # numeric fields that may differ within a stack
     length: ClassVar[str] = ""  # field with the training's length; "" if longer runs never continue shorter ones
 
-    patience: PositiveInt | None = None  # stop after this many measurements without a better selection score
-    stop_at_score: float | None = None  # stop at this selection score, where nothing is left to gain
+    patience: PositiveInt | None = None  # measurements without a better selection score before stopping
+    stop_at_score: float | None = None  # selection score at which to stop; None: never
     checkpoint_every: Steps = 1000  # steps
-    keep_weights: bool = False  # also keep the EMA weights of every record, to watch a landscape form
+    keep_weights: bool = False  # keep the EMA weights of every record too, to watch a landscape form
     # Of matrix products. tf32 rounds factors to 10 bits on a GPU (and is float32 on a CPU); bfloat16 is autocast.
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -140,7 +140,7 @@ class TrainingConfig(RunConfig):
     @abstractmethod
     def total_steps(self) -> int: ...  # number of updates
     @abstractmethod
-    def record_steps(self) -> list[int]: ...  # sorted steps before whose update to measure, with 0 and the last
+    def record_steps(self) -> list[int]: ...  # sorted steps to measure before their update, with 0 and the last
     @abstractmethod
     def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # all members share a `stack_key`
 
@@ -185,7 +185,7 @@ class Member(NamedTuple):
 
 @dataclass
 class StepLosses:
-    """The loss of each seed, its named parts, all [S], and whatever else the family's measurements need."""
+    """Each seed's loss and its named parts, all [S], and details that the family's measurements need."""
 
     total: Float[Tensor, " seeds"]
     parts: dict[str, Float[Tensor, " seeds"]]
@@ -194,7 +194,7 @@ class StepLosses:
 
 @dataclass
 class Measurement:
-    """One seed's row of metrics, its arrays, and a selection score; EMA weights are kept at its maximum (not NaN)."""
+    """One seed's metrics and arrays. The EMA weights with the highest `selection` score (never NaN) are kept."""
 
     scalars: dict[str, float]
     arrays: dict[str, Tensor] = field(default_factory=dict)

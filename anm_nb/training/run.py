@@ -42,7 +42,7 @@ class Trained:
     trace: dict[str, Tensor]
     weights: dict[str, Tensor]
     seconds: dict[int, list[float]] = field(default_factory=dict)  # by seed: time in steps before each measurement
-    processes: int = 1  # that trained in parallel
+    processes: int = 1  # number that trained in parallel
     checkpoints: dict[str, bytes] = field(default_factory=dict)  # files from which a longer training can continue
     goes_on_from: str = ""  # key of the shorter run that this training continued
 

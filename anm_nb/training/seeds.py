@@ -31,7 +31,7 @@ def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " e
 
 @torch.no_grad()
 def initialise(module: nn.Module, source: torch.Generator) -> None:
-    """Draw weights by torch's rules, U(±1/√fan_in), and N(0, 1) for embeddings; `TypeError` for other layers."""
+    """Draw weights by torch's rules, U(±1/√fan_in), or N(0, 1) for embeddings; `TypeError` for layers without one."""
     for layer in module.modules():
         parameters = list(layer.parameters(recurse=False))
         if isinstance(layer, nn.Linear | nn.Conv2d):
