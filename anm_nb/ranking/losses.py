@@ -47,10 +47,10 @@ def soft_sort_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduc
     return _reduced(_mean(((soft_ranks - order) / last).square(), observed), pairs, reduction)
 
 
-def combined_ranking_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, **reduction: Reduction) -> Scores:
+def combined_ranking_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, reduction: Reduction = "mean") -> Scores:
     """Sum of `ranknet_loss`, `listnet_loss` and `soft_sort_loss`."""
     parts = (ranknet_loss, listnet_loss, soft_sort_loss)
-    return torch.stack([loss(scores, ranks, obs_mask, **reduction) for loss in parts]).sum(0)
+    return torch.stack([loss(scores, ranks, obs_mask, reduction=reduction) for loss in parts]).sum(0)
 
 
 def pointer_loss(logits: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:

@@ -53,8 +53,9 @@ def progress(members: Sequence[Any]) -> Iterator[Tell]:
     with tqdm(desc=title, total=total, unit="step", leave=False, disable=not visible) as bar:
 
         def tell(member: Any, step: int, loss: float, row: Mapping[str, float]) -> None:
-            for logger in LOGGERS.values() if row else ():
-                logger(member.config, member.seed, step, row)
+            if row:
+                for logger in LOGGERS.values():
+                    logger(member.config, member.seed, step, row)
             key = id(member.config), member.seed
             bar.update(step - steps.get(key, 0))
             bar.set_postfix(loss=f"{loss:.3g}")
@@ -153,7 +154,6 @@ class TrainingConfig(RunConfig):
         return bool(self.length)
 
     def learner(self, *seeds: int, device: str = "cpu") -> Any:
-        """Build the learner for these seeds."""
         return self.make_learner([Member(self, seed) for seed in seeds], device)
 
     def lr_factor(self, step: int) -> float:

@@ -118,8 +118,10 @@ def copy_shorter_run(config: TrainingConfig, folder: Path) -> str:
 
 def last_checkpoints(config: TrainingConfig, folder: Path, metrics: pd.DataFrame) -> dict[str, bytes]:
     """The files, by name, from which every seed of a longer training can continue; empty if one cannot."""
+    if not config.can_be_extended():
+        return {}
     files: dict[str, bytes] = {}
-    for seed in config.seeds if config.can_be_extended() else ():
+    for seed in config.seeds:
         path, step = checkpoint_of(folder, seed), metrics.loc[metrics["seed"] == seed, "step"].max()
         found = before(path)
         if not found.exists() and step < config.total_steps():  # stopped early, as a longer training would have
