@@ -94,7 +94,7 @@ def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path, monkey
         assert load(archive.read(f"{key}/checkpoint.safetensors")) == {}
 
 
-def test_a_run_that_time_is_too_short_for_goes_on_next_time(parts, tmp_path, monkeypatch):
+def test_a_run_out_of_time_continues_in_the_next_campaign(parts, tmp_path, monkeypatch):
     log, runs, _ = parts
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     path = tmp_path / "list.yaml"
@@ -109,7 +109,7 @@ def test_a_run_that_time_is_too_short_for_goes_on_next_time(parts, tmp_path, mon
     assert runs.train(stack, 600.0, lambda name: True, noted) == "kept"
 
 
-def test_the_list_is_what_the_design_asks_for(parts, tmp_path):
+def test_the_list_follows_the_design(parts, tmp_path):
     log, runs, _ = parts
     noted = log.Log(tmp_path / "log.txt")
     stacks = runs.plan(ROOT / "params" / "sweeps" / "gpu.yaml", False, noted)

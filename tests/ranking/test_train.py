@@ -73,7 +73,7 @@ def test_a_run_records_the_documents_diagnostics_at_every_epoch(run):
     np.testing.assert_allclose(metrics["entropy"], run.trace["entropies"].mean(-1).flatten(), rtol=1e-6)
 
 
-def test_test_scores_are_those_of_the_weights_selected_on_dev(run):
+def test_test_scores_belong_to_the_weights_selected_on_dev(run):
     for index, seed in enumerate(SMALL["seeds"]):
         rows = run.metrics[run.metrics["seed"] == seed]
         last = rows.iloc[-1]
@@ -92,7 +92,7 @@ def test_test_scores_are_those_of_the_weights_selected_on_dev(run):
         assert last["test_tau_index"] == pytest.approx(float(index_space_tau(answer, ranks).mean()))
 
 
-def test_training_is_bit_identical_whatever_the_global_generator(run, tmp_path):
+def test_training_does_not_depend_on_the_global_generator(run, tmp_path):
     torch.manual_seed(12345)
     again = config().train(tmp_path)
     assert again.metrics.equals(run.metrics)
@@ -100,7 +100,7 @@ def test_training_is_bit_identical_whatever_the_global_generator(run, tmp_path):
         assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
 
 
-def test_models_that_a_run_does_not_have_are_refused_by_name(run, monkeypatch):
+def test_models_missing_from_a_run_are_refused_by_name(run, monkeypatch):
     with pytest.raises(ParameterError, match=r"seed = 7: run \w+ has seeds 0, 1"):
         trained_ranking(run, 7)
     monkeypatch.setitem(vars(run), "config", EnergyConfig())
@@ -174,7 +174,7 @@ def test_the_loss_is_the_weighted_mean_over_supervised_iterations(deep):
     ("options", "aware"),
     [({}, True), ({"mask_aware": False}, False), ({"task": "hinted_sort"}, False)],  # hints concern hidden items too
 )
-def test_the_loss_compares_and_dev_selects_by_what_the_tasks_metric_does(options, aware):
+def test_loss_and_selection_follow_the_metric_of_the_task(options, aware):
     learner = config(**options).learner(0)
     training = learner.task.sample(40, generator=generator(0, "train"), stream="train")
     assert aware == (learner.compared is not None and torch.equal(learner.compared[0], training.known))

@@ -44,7 +44,7 @@ def key(settings):
 
 # ---- comparators -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NAMES)
-def test_each_ranks_and_trains_its_blocks_and_its_routing_where_it_is_learned(name):
+def test_each_comparator_ranks_and_trains_its_blocks_and_any_learned_routing(name):
     derived = comparators(config(entropy_weight=10.0))[name]
     network, before = trained(derived, 4)  # the first three with a frozen controller
     assert network(torch.rand(2, ITEMS, network.features)).scores.shape == (
@@ -60,7 +60,7 @@ def test_each_ranks_and_trains_its_blocks_and_its_routing_where_it_is_learned(na
         assert derived.at_epoch(0)["entropy_weight"] == 0  # else the encoder would optimise the entropy term
 
 
-def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
+def test_unused_fields_of_a_comparator_do_not_make_another_run():
     variants = [config(), config(entropy_weight=0.1), config(warmup_epochs=0, controller_lr=1e-3)]
     for name in ("no iteration", "deep untied", "weight-tied", "random α", "untrained controller"):
         assert len({key(comparators(each)[name]) for each in variants}) == 1
@@ -73,7 +73,7 @@ def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
     ("name", "value"),
     {"routing": "uniform", "trained_routing": False, "slow_state": False, "tied": False, "max_inner_iters": 1}.items(),
 )
-def test_comparators_are_of_a_whole_model_only(name, value):
+def test_comparators_need_a_whole_model(name, value):
     with pytest.raises(ParameterError, match=f"{name} = {value!r}: comparators need a whole HRM model"):
         comparators(config(hrm_period=1, **{name: value}))
 
@@ -109,7 +109,7 @@ def test_values_of_one_field_stand_beside_the_baseline():
 # ---- cost --------------------------------------------------------------------------------------------------------
 
 
-def test_no_other_width_is_nearer():
+def test_no_other_width_matches_the_cost_more_closely():
     derived = comparators(config())["deep untied"]
     match = names_of("25_where_iteration_helps", "matched")["matched"](derived, config(), "operations")
     assert match == derived.changed(width=match.width)

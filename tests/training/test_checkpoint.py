@@ -35,7 +35,7 @@ def path(tmp_path):
     return path
 
 
-def test_tensors_and_facts_come_back_as_they_were(tmp_path):
+def test_tensors_and_facts_are_restored_exactly(tmp_path):
     facts = {"step": 7, "rows": [{"loss": 0.1 + 0.2, "grad_norm": float("nan"), "tiny": 5e-324}]}
     save_checkpoint(tmp_path / "a", {"tensors": TENSORS, "facts": facts, "step": 7})
     (state,) = good_checkpoints(tmp_path / "a")
@@ -48,7 +48,7 @@ def test_tensors_and_facts_come_back_as_they_were(tmp_path):
     assert (tmp_path / "a").stat().st_size < 10_000  # a view is stored without its base tensor
 
 
-def test_every_changed_byte_and_every_cut_is_seen(path):
+def test_any_changed_byte_and_any_truncation_is_detected(path):
     whole = path.read_bytes()
     places = range(0, len(whole), 19)
     spoiled = [whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :] for place in places]
@@ -59,7 +59,7 @@ def test_every_changed_byte_and_every_cut_is_seen(path):
             assert steps(path) == []
 
 
-def test_a_spoiled_checkpoint_gives_way_to_the_one_before_it_and_never_takes_its_place(path):
+def test_a_corrupt_checkpoint_is_set_aside_for_the_previous_one(path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning, match=rf"{path}.*continues from the previous checkpoint"):
         assert steps(path) == [4]
@@ -74,7 +74,7 @@ def test_a_spoiled_checkpoint_gives_way_to_the_one_before_it_and_never_takes_its
 
 
 @pytest.mark.parametrize(("code", "refused"), [(errno.ENOSPC, DiskFull), (errno.EIO, OSError)])
-def test_a_write_that_fails_leaves_the_older_checkpoint_and_a_full_disk_is_named(code, refused, path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_checkpoint_and_names_a_full_disk(code, refused, path, monkeypatch):
     write = Path.write_bytes
 
     def dying(target, data):

@@ -45,7 +45,7 @@ def ran(config, folder, seeds=(0, 1)):
 
 
 @pytest.mark.parametrize("name", [*FEW, "energy: soft labels"])
-def test_steps_as_graphs_give_the_bits_of_steps_as_they_are(name, tmp_path):
+def test_captured_steps_give_the_same_bits_as_eager_steps(name, tmp_path):
     plain = [ran(on_gpu(name, graph=False), tmp_path / f"plain{time}")[1] for time in range(2)]
     assert_same(*plain)  # if this fails, graphs are not the cause
     training, captured = ran(on_gpu(name), tmp_path / "graph")
@@ -54,7 +54,7 @@ def test_steps_as_graphs_give_the_bits_of_steps_as_they_are(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*FEW, "energy: anm"])
-def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
+def test_a_stack_trains_like_each_seed_alone(name, tmp_path):
     together = ran(on_gpu(name), tmp_path / "together", (3, 0, 1))[1].metrics
     alone = [ran(on_gpu(name), tmp_path / str(seed), (seed,))[1].metrics for seed in (3, 0, 1)]
     rows = pd.concat(alone, ignore_index=True)
@@ -90,7 +90,7 @@ def test_a_killed_training_resumes_to_the_same_bits(name, graph, tmp_path):
     assert_same(ran(config, tmp_path / "killed")[1], whole)
 
 
-def test_a_loss_that_is_not_finite_inside_a_replay_is_named_and_the_others_go_on(tmp_path):
+def test_a_non_finite_loss_inside_a_replay_is_named_and_other_seeds_continue(tmp_path):
     config = ToyConfig(steps=30, record_every=10)
     changes = {1: {17: math.nan}}
     failing = toy_training(config, tmp_path / "failing", (0, 1, 2), device="cuda", changes=changes)
@@ -119,7 +119,7 @@ print("trained to step", trained.metrics["step"].max(), trained.metrics["loss_ms
 """
 
 
-def test_a_users_strategy_that_waits_is_named_and_trains_without_a_graph(tmp_path):
+def test_a_user_strategy_that_waits_is_named_and_trains_without_a_graph(tmp_path):
     """In a separate process that continues after the error, as a notebook's kernel would."""
     path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
     ran = subprocess.run(

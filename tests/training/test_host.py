@@ -30,12 +30,12 @@ def test_no_step_waits_for_the_host(name, seeds):
     assert (training.failed_at < 0).all()
 
 
-def test_a_wait_in_a_users_strategy_is_caught():
+def test_a_wait_in_a_user_strategy_is_caught():
     with pytest.raises(HostWait, match=r"_local_scalar_dense.* waits for the host"):
         taken(energy(negatives=Own()), (0, 1))
 
 
-def test_miners_of_a_step_that_may_not_look_end_where_those_that_may_do():
+def test_miners_that_may_not_read_values_end_where_those_that_may_do():
     """Only the random draws differ: without reading values, starting points are drawn in every iteration."""
     steps = {"task": "inverse", "size": 3, "steps": 2, "records": 3}
     metrics = []

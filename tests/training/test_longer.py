@@ -35,7 +35,7 @@ def trained(run):
     ],
     ids=["energy", "patience", "warm-up"],
 )
-def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp_path, monkeypatch):
+def test_a_continued_training_gives_the_same_bits_as_one_from_the_start(config, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # two free cores, so the first seed is resumed twice
     short = store.get_or_train(config)
     steps, take = [], Training.losses
@@ -65,5 +65,5 @@ def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp
     ],
     ids=["learning rate", "records", "strategy", "curriculum"],
 )
-def test_what_depends_on_the_whole_length_cannot_go_on(config):
+def test_configs_that_depend_on_the_total_length_cannot_be_extended(config):
     assert not config.can_be_extended()

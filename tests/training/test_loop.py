@@ -50,7 +50,7 @@ def by_hand(config, seed, clip=1e9, frozen=0):
 
 @pytest.mark.parametrize("seeds", ALL)
 @pytest.mark.parametrize(("clip", "frozen", "every"), [(1e9, 0, 1), (0.05, 0, 3), (0.3, 5, 1)])
-def test_training_is_what_torch_does_by_hand(seeds, clip, frozen, every, tmp_path):
+def test_training_matches_hand_written_torch(seeds, clip, frozen, every, tmp_path):
     """Covers losses, AdamW and Adam, clipping, learning rate schedule, frozen groups, the EMA and gradient norms."""
     config = ToyConfig(every=every)
     trained = toy_trained(config, tmp_path, seeds, clip=clip, frozen=frozen)
@@ -66,7 +66,7 @@ def test_training_is_what_torch_does_by_hand(seeds, clip, frozen, every, tmp_pat
 
 
 @pytest.mark.parametrize("seeds", ALL)
-def test_rows_and_arrays_are_of_their_step_and_measuring_changes_nothing(seeds, tmp_path):
+def test_rows_and_arrays_belong_to_their_step_and_measuring_changes_nothing(seeds, tmp_path):
     trained = {}
     for every in (1, 5):
         training = toy_training(
@@ -88,7 +88,7 @@ def test_rows_and_arrays_are_of_their_step_and_measuring_changes_nothing(seeds, 
 # ---- non-finite losses -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("host", [True, False])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_names_seed_step_and_parts_and_the_others_go_on(bad, host, tmp_path):
+def test_a_non_finite_loss_names_seed_step_and_parts_and_other_seeds_continue(bad, host, tmp_path):
     """The first non-finite step is named, even if values are not read in every step."""
     training = toy_training(ToyConfig(record_every=6), tmp_path / "some", (5, 7, 9), host, changes={7: {4: bad}})
     with pytest.raises(NonFiniteLoss) as refusal:
@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_names_seed_step_and_parts_and_the_others_go_o
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_a_checkpoint_never_holds_what_is_not_finite(seeds, tmp_path):
+def test_a_checkpoint_never_holds_a_non_finite_state(seeds, tmp_path):
     config = ToyConfig(checkpoint_every=3, record_every=12)
     with pytest.raises(NonFiniteLoss):
         toy_trained(config, tmp_path / "a", seeds, changes={seed: {4: math.nan} for seed in seeds})

@@ -56,7 +56,7 @@ SIZES = {"size": 8, "width": 64, "batch": 64}
     ],
     ids=["none", "stock", "anm_orthogonal", "ranking"],
 )
-def test_the_gradients_of_a_step_in_tf32_are_those_of_float32_within_four_thousandths(config, least):
+def test_tf32_gradients_match_float32_within_four_thousandths(config, least):
     monitored = Tf32()
     gradient, moved, norms = first_step(config)
     with monitored:

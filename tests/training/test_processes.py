@@ -46,7 +46,7 @@ def trained(config, folder, monkeypatch, cores):
 
 
 @pytest.mark.parametrize("config", [ENERGY, RANKING], ids=["energy", "ranking"])
-def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, tmp_path, monkeypatch):
+def test_processes_give_the_same_bits_and_warnings_as_one_process(config, two_at_a_time, tmp_path, monkeypatch):
     alone, warned_alone = trained(config, tmp_path / "alone", monkeypatch, cores=1)
     apart, warned_apart = trained(config, tmp_path / "apart", monkeypatch, cores=2)
     assert (alone.processes, apart.processes) == (1, 2)
@@ -60,7 +60,7 @@ def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, 
             assert spent[0] < spent[-1]
 
 
-def test_a_logger_hears_every_row_of_every_seed(two_at_a_time, tmp_path, monkeypatch):
+def test_a_logger_gets_every_row_of_every_seed(two_at_a_time, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "LOGGERS", {})
     joined, config = {}, ENERGY.model_copy(update={"test_examples": 4, "seeds": (0, 1)})
 
@@ -86,7 +86,7 @@ def whole(tmp_path_factory):
         return long_training().train(tmp_path_factory.mktemp("whole"))
 
 
-def test_an_interrupt_of_all_processes_ends_them_and_the_training_resumes(whole, two_at_a_time, tmp_path, monkeypatch):
+def test_an_interrupt_ends_all_processes_and_the_training_resumes(whole, two_at_a_time, tmp_path, monkeypatch):
     """As when a notebook's kernel is interrupted together with every process of its group."""
 
     def interrupt():
@@ -107,7 +107,7 @@ def test_an_interrupt_of_all_processes_ends_them_and_the_training_resumes(whole,
     assert_same(long_training().train(tmp_path), whole)
 
 
-def test_a_seed_that_fails_is_named_as_it_would_be_here(two_at_a_time, tmp_path, monkeypatch):
+def test_a_seed_that_fails_in_another_process_is_named_as_in_this_one(two_at_a_time, tmp_path, monkeypatch):
     config = ENERGY.model_copy(update={"lr": 1e20, "clip_norm": 1e20, "seeds": (5, 6)})
     failures = []
     for cores in (1, 2):
@@ -122,7 +122,7 @@ def test_a_seed_that_fails_is_named_as_it_would_be_here(two_at_a_time, tmp_path,
     assert children(os.getpid(), "loky.backend.popen") == []
 
 
-def test_a_class_of_the_users_own_trains_here(two_at_a_time, tmp_path, monkeypatch):
+def test_a_user_class_trains_in_this_process(two_at_a_time, tmp_path, monkeypatch):
     monkeypatch.setattr(Own, "__module__", "__main__")
     assert ENERGY.model_copy(update={"negatives": Own(), "seeds": (0, 1)}).train(tmp_path).processes == 1
 

@@ -16,7 +16,7 @@ def drawn(draws, rows):
     return [draws.uniform((rows, 3)), draws.normal((rows, 2, 2)), draws.integers(9, (rows,)), draws.uniform((rows,))]
 
 
-def test_one_seed_draws_what_torch_draws():
+def test_one_seed_gets_the_draws_of_torch():
     (source,) = sources(5)
     expected = [
         torch.rand((6, 3), generator=source),

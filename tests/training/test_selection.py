@@ -22,7 +22,7 @@ def ends(records, *names):
     return [tuple(record.rows[-1][name] for name in names) for record in records]
 
 
-def test_the_best_measurement_is_kept_the_earliest_of_equals_and_never_nan(tmp_path):
+def test_the_best_measurement_is_kept_the_earliest_among_equals_and_never_nan(tmp_path):
     scores = {0: [0.1, 0.5, 0.3, 0.5, 0.2], 1: [NAN, -3.0, NAN, -4.0, NAN], 2: [NAN] * 5}
     training, records = selected(scores, tmp_path, keep_weights=True)
     assert ends(records, "selected_step", "stopped_early") == [(1, 0), (1, 0), (0, 0)]
@@ -48,7 +48,7 @@ def test_an_early_stop_is_recorded_and_its_arrays_end_in_nan(tmp_path):
     assert trained.trace["end"].shape == (2, 1, 4, 3)
 
 
-def test_a_seed_stops_where_its_score_is_reached(tmp_path):
+def test_a_seed_stops_when_it_reaches_the_score(tmp_path):
     scores = {0: [0.1, 0.5, 0.98, 0.99, 1.0], 1: [0.1, 0.99, 1.0, 1.0, 1.0], 2: [0.1, 0.2, 0.3, 0.4, 0.5]}
     _, records = selected(scores, tmp_path, stop_at_score=0.99)
     assert ends(records, "step", "selected_step", "stopped_early") == [(3, 3, 1), (1, 1, 1), (4, 4, 0)]
@@ -67,7 +67,7 @@ PATIENT = CONFIG.model_copy(update={"steps": 8, "patience": 2, "stop_at_score": 
 
 @pytest.mark.filterwarnings("ignore:seed . stopped")
 @pytest.mark.parametrize("killed_at", [4, 6])
-def test_a_resumed_stack_selects_and_stops_as_one_that_was_left_alone(killed_at, tmp_path):
+def test_a_resumed_stack_selects_and_stops_like_an_uninterrupted_one(killed_at, tmp_path):
     whole = toy_trained(PATIENT, tmp_path / "whole", tuple(MANY), scores=MANY)
     with pytest.raises(Killed):
         toy_trained(PATIENT, tmp_path / "resumed", tuple(MANY), scores=MANY, die_at=killed_at)

@@ -48,7 +48,7 @@ def assert_close(together, alone, rtol=1e-6, atol=1e-8):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.removeprefix("energy: ") not in BESIDE])
-def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
+def test_a_stack_trains_like_each_seed_alone(name, tmp_path):
     few = {"steps": 4} if name.startswith("energy") else {"epochs": 2}
     (together,) = trained([config_of(name, SEEDS, **few)], tmp_path / "together")
     alone = [trained([config_of(name, (seed,), **few)], tmp_path / str(seed))[0] for seed in SEEDS]
@@ -74,7 +74,7 @@ ONE_STACK = {
 
 
 @pytest.mark.parametrize("name", ONE_STACK)
-def test_configs_that_differ_in_scheduled_numbers_are_trained_as_each_alone(name, tmp_path):
+def test_configs_that_differ_in_scheduled_numbers_train_like_each_alone(name, tmp_path):
     configs = ONE_STACK[name]
     together, ends = trained(configs, tmp_path / "together"), []
     for index, (config, trained_config) in enumerate(zip(configs, together, strict=True)):

@@ -24,7 +24,7 @@ def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_path):
+def test_an_interrupted_training_saves_and_resumes_to_the_same_bits(seeds, tmp_path):
     config = ToyConfig(checkpoint_every=1000)
     interrupted = toy_training(config, tmp_path / "run", seeds)
     inputs = interrupted.learner.inputs
