@@ -233,7 +233,6 @@ class Learner(ABC):
         }
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Restore the states of all seeds."""
         for place, state in enumerate(states):
             self.model.members[place].load_state_dict(state["model"])
             for purpose, sources in self.generators.items():

@@ -88,7 +88,6 @@ class Stack(nn.Module):
         return tensor.unsqueeze(0) if self.size == 1 else tensor
 
     def tensors(self) -> list[Tensor]:
-        """All parameters and buffers."""
         return [*self.network.parameters(), *self.network.buffers()]
 
 
@@ -170,7 +169,6 @@ class ParameterGroup:
         return {"norm": self.norms[place], "optimiser": optimiser}
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Restore the states of all seeds."""
         self.norms.copy_(torch.stack([state["norm"] for state in states]))
         for index, parameter in enumerate(self.stacked):
             for name, first in states[0]["optimiser"][index].items():
