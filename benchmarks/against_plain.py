@@ -1,10 +1,10 @@
-"""Times the package beside plain references of the same mathematics: one process, one thread, both in turn.
+"""Time the package against plain references of the same mathematics, alternating, in one process with one thread.
 
     python benchmarks/against_plain.py [--only NAME …] [--seconds 8] [--json FILE] [--tiny]
 
-A row for each pair of `pairs.py`: median seconds of either way, how many times as fast the package is (geometric mean
-over rounds, 95 % t-interval), and operations in matrix products. Ratios hold on a busy machine, as both ways meet the
-same machine in a round; seconds do not. About five minutes in all.
+One row per pair of `pairs.py`: median seconds of both, the package's speed-up (geometric mean over rounds, 95 %
+t-interval), and operations in matrix products. On a busy machine the ratios hold, because both run in each round; the
+seconds do not. Takes about five minutes.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from anm_nb.analysis.stats import mean_interval
 from anm_nb.files import checkout_state, describe_environment, replace_whole
 from anm_nb.training.run import counted_flops
 
-ROUNDS = (5, 20)  # at least, and at most
+ROUNDS = (5, 20)  # least and most
 SHORTEST = 0.05  # seconds; shorter work is repeated within a round
 
 
 def main() -> None:
-    """Measure what is asked for, print it, and write it to a file."""
+    """Measure the requested pairs, print a table, and write the results to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PAIRS), metavar="NAME", help=", ".join(PAIRS))
-    parser.add_argument("--seconds", type=float, default=8.0, help="of rounds for each pair, five rounds at least")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="everything measured, with commit and machine")
-    parser.add_argument("--tiny", action="store_true", help="tiny sizes: shows that all runs; no figure means much")
-    asked = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=8.0, help="of rounds per pair, at least five rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all results, with commit and machine")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to test the script; the numbers mean little")
+    args = parser.parse_args()
     environment = describe_environment("cpu", threads=1) | checkout_state() | {"load_average": os.getloadavg()}
     results = {}
     torch.set_num_threads(1)
-    for name in asked.only or PAIRS:
+    for name in args.only or PAIRS:
         title, make = PAIRS[name]
         print(f"{title} …", flush=True)
-        results[name] = measured(make(asked.tiny), asked.seconds)
+        results[name] = measured(make(args.tiny), args.seconds)
     print(table(results).to_string(index=False))
-    if asked.json:
-        kept = {"environment": environment, "tiny": asked.tiny, "results": results}
-        replace_whole(asked.json, (json.dumps(kept, indent=1) + "\n").encode())
-        print(f"written: {asked.json}")
+    if args.json:
+        kept = {"environment": environment, "tiny": args.tiny, "results": results}
+        replace_whole(args.json, (json.dumps(kept, indent=1) + "\n").encode())
+        print(f"written: {args.json}")
 
 
 def measured(pair: Pair, seconds: float) -> dict[str, Any]:
-    """Medians, speed-up and operations of a pair, from about so many seconds of rounds."""
+    """Medians, speed-up and operations of a pair, from about this many seconds of rounds."""
     ours, plain = timed(pair.ours), timed(pair.plain)
     flops, plain_flops = counted_flops(pair.ours), counted_flops(pair.plain)
     began, rows = time.perf_counter(), []
@@ -78,14 +78,14 @@ def measured(pair: Pair, seconds: float) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """A function that does the work often enough to be timed, and returns the seconds of once."""
+    """A function that repeats the work often enough to time it, and returns the seconds of one repetition."""
     timer = Timer("work()", globals={"work": work}, num_threads=1)
     times = max(1, round(SHORTEST / timer.timeit(1).mean))
     return lambda: timer.timeit(times).mean
 
 
 def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """The results as text to read."""
+    """The results as a table of text."""
     rows = [
         {
             "work": PAIRS[name][0],

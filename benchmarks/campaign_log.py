@@ -1,4 +1,4 @@
-"""The campaign's log: each line to the terminal and to `log.txt`, at once, by whichever of its processes."""
+"""The campaign's log: all its processes write each line at once to the terminal and to `log.txt`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Log:
-    """Lines with the time of day; `failure` adds the traceback of the exception that is being handled."""
+    """Writes lines with the time of day; `failure` adds the traceback of the exception being handled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -20,5 +20,5 @@ class Log:
             file.write(f"{line}\n")
 
     def failure(self, what: str) -> None:
-        """Log what failed, and where."""
+        """Log what failed, with the traceback."""
         self(f"FAILED {what}\n{traceback.format_exc().rstrip()}")

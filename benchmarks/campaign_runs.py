@@ -1,4 +1,4 @@
-"""The campaign's runs: a list of configs by priority, trained a stack at a time for as long as there is time."""
+"""The campaign's runs: configs by priority, trained one stack at a time until the time is up."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from anm_nb.files import locked
 from anm_nb.training import NonFiniteLoss, OutOfTime, time_limit
 from anm_nb.training.run import train_together
 
-LEAST_S = 2.0  # seconds that are worth beginning a stack for
+LEAST_S = 2.0  # seconds; with less left, no stack is started
 ENTRY = {"name", "family", "base", "grid", "cases", "tiny"}
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Configs that train together, since they differ in seeds and scheduled numbers only; by what the log calls them.
+    """Configs by their names in the log that train together: they differ only in seeds and scheduled numbers.
 
-    `entry` is the place of their entry in the list.
+    `entry` is the index of their entry in the list.
     """
 
     entry: int
@@ -36,12 +36,12 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """All of their names."""
+        """All names."""
         return "; ".join(self.configs)
 
 
 def plan(path: Path, tiny: bool, log: Log) -> list[Stack]:
-    """The stacks of a list, in its order; an entry whose family or values are refused is logged and left out."""
+    """The stacks of a list, in order. An entry with an invalid family or invalid values is logged and skipped."""
     found: list[Stack] = []
     for place, entry in enumerate(yaml.safe_load(path.read_text("utf-8"))):
         try:
@@ -49,16 +49,16 @@ def plan(path: Path, tiny: bool, log: Log) -> list[Stack]:
                 raise ValueError(f"{', '.join(sorted(unknown))}: allowed are {', '.join(sorted(ENTRY))}")
             stacks: dict[str, dict[str, Any]] = {}
             for name, config in _configs(entry, tiny):
-                store.run_key(config)  # refuses a device that is not here
+                store.run_key(config)  # raises if the device is missing
                 stacks.setdefault(config.stack_key(), {})[name] = config
             found += [Stack(place, configs) for configs in stacks.values()]
         except Exception:
-            log.failure(f"to plan '{entry.get('name')}' of {path.name}, which is left out")
+            log.failure(f"to plan '{entry.get('name')}' of {path.name}, which is skipped")
     return found
 
 
 def _configs(entry: dict[str, Any], tiny: bool) -> Iterator[tuple[str, Any]]:
-    """Every config of an entry with its name: the product of the grid, times the cases."""
+    """Every config of an entry with its name: the product of the grid and the cases."""
     if entry["family"] not in CONFIGS:
         raise ValueError(f"family = '{entry['family']}': allowed are {', '.join(CONFIGS)}")
     grid, made = entry.get("grid", {}), config_class(entry["family"])
@@ -68,9 +68,9 @@ def _configs(entry: dict[str, Any], tiny: bool) -> Iterator[tuple[str, Any]]:
             baseline = chosen.pop("baseline", False)
             values = entry.get("base", {}) | chosen | (entry.get("tiny", {}) if tiny else {})
             config = made(**values)
-            said = " ".join(f"{name}={value}" for name, value in chosen.items())
+            settings = " ".join(f"{name}={value}" for name, value in chosen.items())
             yield (
-                " ".join(filter(None, (entry["name"], "baseline" if baseline else "", said))),
+                " ".join(filter(None, (entry["name"], "baseline" if baseline else "", settings))),
                 (config.baseline() if baseline else config),
             )
 
@@ -81,9 +81,9 @@ def is_finished(config: Any) -> bool:
 
 
 def train_stack(stack: Stack, seconds: float) -> list[Any]:
-    """The finished runs of a stack, those that are missing trained together, from where an earlier campaign left them.
+    """The finished runs of a stack. Missing ones are trained together, continuing where an earlier campaign stopped.
 
-    Raises `OutOfTime` once the state is saved, and `NonFiniteLoss` when all configs without one are stored.
+    Raises `OutOfTime` after saving the state, and `NonFiniteLoss` after storing all configs with finite losses.
     """
     missing = [config for config in stack.configs.values() if not is_finished(config)]
     lost = []
@@ -96,10 +96,10 @@ def train_stack(stack: Stack, seconds: float) -> list[Any]:
                     held.enter_context(locked(folder.with_suffix(".lock"), f"run {folder.name} is being trained"))
                 try:
                     train_together(missing, folders)
-                except NonFiniteLoss as error:  # which seeds; configs without one of them can still be stored
+                except NonFiniteLoss as error:  # names the seeds; configs without one of them can still be stored
                     lost.append(str(error))
         runs = []
-        for config in stack.configs.values():  # all seeds have ended: this reads their checkpoints, and trains nothing
+        for config in stack.configs.values():  # all seeds have ended: this only reads their checkpoints
             try:
                 runs.append(store.get_or_train(config))
             except NonFiniteLoss:
@@ -111,9 +111,9 @@ def train_stack(stack: Stack, seconds: float) -> list[Any]:
 
 
 def train(stack: Stack, left: float, attempt: Callable[[str], bool], log: Log) -> str:
-    """Train a stack for at most `left` seconds: "kept" as it was, "trained", or "failed".
+    """Train a stack for at most `left` seconds. Returns "kept" (unchanged), "trained", or "failed".
 
-    Failed means otherwise than by time or by losses that are not finite, which are an answer too.
+    Running out of time and non-finite losses are results too and do not count as failures.
     """
     if all(map(is_finished, stack.configs.values())):
         log(f"finished before: {stack.name}")
@@ -128,7 +128,7 @@ def train(stack: Stack, left: float, attempt: Callable[[str], bool], log: Log) -
         for run in train_stack(stack, left):
             log(f"finished {run.key}: {_result(run)}")
     except OutOfTime as error:
-        log(f"goes on next time: {error}")
+        log(f"continues next time: {error}")
     except NonFiniteLoss as error:
         log(f"NOT FINITE {stack.name}: {error}")
     except Exception:
@@ -140,14 +140,14 @@ def train(stack: Stack, left: float, attempt: Callable[[str], bool], log: Log) -
 
 
 def _result(run: Any) -> str:
-    """Its final scores in one line, the mean over seeds and their standard deviation."""
+    """The run's final scores in one line: mean over seeds ± standard deviation."""
     last, metric = run.metrics.groupby("seed").last(), run.config.make_task().metric
     shown = [name for name in (f"same/{metric}/model", f"harder/{metric}/model", f"test_{metric}") if name in last]
     return ", ".join(f"{name} {last[name].mean():.5f} ± {last[name].std():.5f}" for name in shown)
 
 
 def unpack(archives: Sequence[Path], log: Log) -> None:
-    """Runs of an earlier campaign into the store, where it does not have them; what is in it is checked when read."""
+    """Add the runs of an earlier campaign that the store lacks; their contents are checked when they are read."""
     for archive in archives:
         try:
             with zipfile.ZipFile(archive) as file:

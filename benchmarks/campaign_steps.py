@@ -1,4 +1,4 @@
-"""The campaign's table of training steps: milliseconds, set-up, memory, and how busy the graph keeps the card."""
+"""The campaign's table of training steps: milliseconds, set-up time, memory, and the GPU's share of time in graphs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BASES: dict[str, dict[str, Any]] = {
     # Notebook 17's 9×9 boards: the published convolutions at a third of their width.
     "sudoku": {"task": "sudoku", "size": 9, "width": 128, "batch": 64, "steps": 1000, "lr": 5e-4, "ema_decay": 0.99}
     | {"dev_examples": 64, "task_options": {"pool": 1000}},
-    # The document's settings, but for 1024 training problems in place of 1000: every batch is a whole one.
+    # The document's settings, but 1024 training problems instead of 1000, so that every batch is full.
     "ranking": {"task": "hinted_sort", "size": 20, "width": 128, "n_heads": 4, "max_inner_iters": 12, "hrm_period": 4}
     | {"batch": 32, "train_samples": 1024, "dev_samples": 200, "test_samples": 300, "epochs": 100},
 }
@@ -41,7 +41,7 @@ TINY: dict[str, dict[str, Any]] = {
     | {"test_samples": 8, "warmup_epochs": 1},
 }
 TINY_SEEDS = 2
-# Milliseconds a step on one H100: of (family, method, seeds), and of mining in multiples of the stock step.
+# Milliseconds per step on one H100, by (family, method, seeds); for mining, a multiple of the stock step.
 TARGETS_MS = {
     ("energy", "stock", 1): 3.0,
     ("energy", "stock", 5): 9.0,
@@ -51,9 +51,9 @@ TARGETS_MS = {
 MINING_TARGET = 1.5
 SETUP_TARGET_S = 5.0
 SHARE_TARGET = 0.8
-WINDOW_S, TINY_WINDOW_S = 2.0, 0.3  # about as long as a case is timed for
-WARM_UP_S = 4.0  # after so long a case is timed even where some kinds of step are not captured yet
-FEWEST, MOST = 10, 200  # steps that are timed
+WINDOW_S, TINY_WINDOW_S = 2.0, 0.3  # approximate time spent on timing a case
+WARM_UP_S = 4.0  # then timing starts even if some kinds of step are not captured yet
+FEWEST, MOST = 10, 200  # timed steps
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What the log calls it."""
+        """The name in the log."""
         return f"{self.family} {self.method} S={self.seeds} {self.precision}{'' if self.graph else ' eager'}"
 
     def config(self, tiny: bool) -> TrainingConfig:
-        """What is trained. Raises whatever keeps the family from being imported."""
+        """The config to train. Raises an import error if the family cannot be imported."""
         values = BASES[self.family] | (TINY[self.family] if tiny else {})
         values |= {"seeds": tuple(range(self.seeds)), "precision": self.precision, "graph": self.graph}
         if self.family != "ranking":
@@ -81,13 +81,13 @@ class Case:
 
 
 def config_class(family: str) -> type[Any]:
-    """The class of a family's configs."""
+    """The config class of a family."""
     module, name = CONFIGS[family]
     return getattr(import_module(module), name)
 
 
 def cases(tiny: bool) -> list[Case]:
-    """All rows, those with targets first; tiny, of few seeds and one precision."""
+    """All rows, those with targets first; tiny ones have few seeds and one precision."""
     graphed = [("energy", "stock", seeds) for seeds in (1, 5, 10)]
     graphed += [("energy", method, seeds) for method in ("none", "anm_orthogonal", "anm") for seeds in (1, 5)]
     ranked = [("ranking", "hrm", seeds) for seeds in (1, 5, 55)]
@@ -102,10 +102,10 @@ def cases(tiny: bool) -> list[Case]:
 
 
 def measure(config: TrainingConfig, window_s: float) -> dict[str, float]:
-    """Times of one training's steps as the loop takes them, problems drawn in between; warmed up and captured before.
+    """Time the steps of one training after warm-up and capture, in the order of the loop, drawing problems in between.
 
-    `ms` is a whole step's mean, of the device's clock, problems and copies of inputs included; `replay_ms` the median
-    of what the loop launches for a step, which is one replay; `share` the part of the time that is spent in those.
+    By the device's clock, `ms` is the mean time of a step, including problems and copies of inputs; `replay_ms` is the
+    median time of what the loop launches for a step, which is one replay; `share` is the share of time in those.
     """
     device = resolve_device(config.device)
     if device == "cuda":
@@ -121,14 +121,14 @@ def measure(config: TrainingConfig, window_s: float) -> dict[str, float]:
     row["setup_s"] = training.graphs.setup_seconds if training.graphs else math.nan
     row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else math.nan
     if bool((training.failed_at >= 0).any()):
-        raise RuntimeError(f"the loss was not finite first at steps {training.failed_at.tolist()} of the seeds")
+        raise RuntimeError(f"the loss was first not finite at steps {training.failed_at.tolist()} of the seeds")
     return row
 
 
 def _warm_up(training: Training) -> int:
-    """Take steps until each of a round of the EMA's was a replay (without graphs, a few); returns the next step.
+    """Take steps until all steps between two EMA updates were replays (without graphs: a few); return the next step.
 
-    Begins where all groups of parameters are trained.
+    Starts at a step in which all parameter groups are trained.
     """
     began, every = time.perf_counter(), training.config.averaging()[1]
     step = _jump(training, max(group.frozen_steps for group in training.learner.groups))
@@ -184,7 +184,7 @@ def _take(training: Training, step: int) -> None:
 
 
 def _jump(training: Training, step: int) -> int:
-    """Go on at the next step, from `step`, with which a block of inputs begins; returns it."""
+    """Move to the first step from `step` on that starts a block of inputs, and return it."""
     block = training.learner.block
     step = -(-step // block) * block
     training.counter.fill_(step)
@@ -192,7 +192,7 @@ def _jump(training: Training, step: int) -> int:
 
 
 def _clock(device: str) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
-    """How to mark a moment on the device, and the milliseconds between two marks once it has passed both."""
+    """A function that marks a moment on the device, and one that returns the milliseconds between two past marks."""
     if device != "cuda":
         return time.perf_counter, lambda start, end: 1000 * (end - start)
 
@@ -205,20 +205,20 @@ def _clock(device: str) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]
 
 
 def settle(device: str) -> None:
-    """Wait until the device has done what it was asked for."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def clear_memory() -> None:
-    """Give back what a case has left; a training refers to itself, so it takes a collection."""
+    """Free a case's memory; trainings contain reference cycles, so this needs a garbage collection."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def with_targets(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The table, what was asked for beside what was measured; mining's target follows from the stock step's row."""
+    """The table of measurements with their targets; mining's target follows from the row of the stock step."""
     table = pd.DataFrame(list(rows))
     if table.empty or "ms" not in table:
         return table
@@ -239,7 +239,7 @@ def with_targets(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     table["target_ms"] = targets
     judged = {"met": table["ms"] <= table["target_ms"]}
     judged |= {"setup_met": table["setup_s"] <= SETUP_TARGET_S, "share_met": table["share"] >= SHARE_TARGET}
-    missing = {"met": "target_ms", "setup_met": "setup_s", "share_met": "setup_s"}  # without a graph, nothing is asked
+    missing = {"met": "target_ms", "setup_met": "setup_s", "share_met": "setup_s"}  # no setup_s: no graph, no target
     for name, values in judged.items():
         table[name] = values.astype(object).where(table[missing[name]].notna() & table["ms"].notna(), None)
     return table

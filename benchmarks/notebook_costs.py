@@ -1,7 +1,7 @@
-"""What each notebook costs at its quick profile, CPU seconds and peak memory, kept and written into README's table.
+"""Measure CPU seconds and peak memory of each notebook's quick profile, store them, and update README's table.
 
-`python benchmarks/notebook_costs.py` runs them one after another, each with one thread and an empty store: ten minutes
-of one core. CPU seconds, those of the kernel's start included, hardly depend on what else the machine does.
+`python benchmarks/notebook_costs.py` runs the notebooks in sequence, each with one thread and an empty store, in ten
+minutes of one core. CPU seconds, which include the kernel's start, hardly depend on other load of the machine.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ for notebook in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
             [*command, *(["-f", profile] if profile.exists() else [])],
             cwd=folder, env=os.environ | alone | {"ANM_NB_OUTPUTS": folder}, stderr=subprocess.PIPE,
         )  # fmt: skip
-        said = process.stderr.read().decode() if process.stderr else ""
-        _, status, used = os.wait4(process.pid, 0)  # with the kernel, for which papermill waits
+        errors = process.stderr.read().decode() if process.stderr else ""
+        _, status, used = os.wait4(process.pid, 0)  # includes the kernel, for which papermill waits
     if status:
-        sys.exit(f"{notebook.stem} failed:\n{said}")
+        sys.exit(f"{notebook.stem} failed:\n{errors}")
     costs[notebook.stem] = {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "mib": used.ru_maxrss // 2**10}
     print(notebook.stem, costs[notebook.stem], flush=True)
 models = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]

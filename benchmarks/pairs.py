@@ -1,7 +1,7 @@
-"""Pieces of work in two ways, by the package and by the plain references, from equal weights and equal generators.
+"""Pairs of equal work, by the package and by the plain references, with equal weights and equal generators.
 
-The n-th call of one way returns what the n-th call of the other does, to rounding, whatever calls lie between. Sizes
-are the published ones: the HRM document's for ranking, IRED's inversion of 20×20 matrices for energies.
+The n-th calls of both return the same up to rounding, independently of the order of calls. Sizes are the published
+ones: the HRM document's for ranking, IRED's inversion of 20×20 matrices for energies.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Results = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two ways to do the same work; `networks` are the two that a step trains, if it is one."""
+    """Two functions that do the same work; for training steps, `networks` are the two trained networks."""
 
     ours: Callable[[], Results]
     plain: Callable[[], Results]
@@ -47,7 +47,7 @@ class Pair:
     translated: Callable[[dict[str, Tensor]], dict[str, Tensor]] = field(default=lambda tensors: tensors)
 
     def gradients(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The clipped gradients of the last step, ours and the plain one's, by the plain one's names."""
+        """The clipped gradients of the last step, ours and the plain ones, by the plain network's names."""
         assert self.networks is not None
         ours, plain = (
             {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
@@ -57,7 +57,7 @@ class Pair:
 
 
 def steps_of(training: Training) -> Callable[[], Results]:
-    """A training's steps, one a call; the losses each followed."""
+    """A function that takes one training step per call and returns its losses."""
 
     def step() -> Results:
         kind = training.kind(training.step)
@@ -70,7 +70,7 @@ def steps_of(training: Training) -> Callable[[], Results]:
 
 
 def ranking_step(tiny: bool, baseline: bool = False) -> Pair:
-    """A training step of the HRM model, its controller not frozen: both losses, two optimisers, two clippings."""
+    """A training step of the HRM model with a trained controller: two losses, optimisers and clippings."""
     sizes = {"size": 20, "width": 128, "max_inner_iters": 12, "hrm_period": 4, "batch": 32, "train_samples": 1000}
     if tiny:
         sizes = {"size": 4, "width": 8, "max_inner_iters": 4, "hrm_period": 2, "batch": 4, "train_samples": 12}
@@ -126,7 +126,7 @@ def plain_network(network: nn.Module, size: int, width: int) -> plain_energy.Pla
 
 
 class Untrained:
-    """A network that is not trained, and problems that stay the same."""
+    """An untrained network and fixed problems."""
 
     def __init__(self, tiny: bool, count: int) -> None:
         size, width, count = (3, 16, 4) if tiny else (20, 512, count)
@@ -142,45 +142,45 @@ class Untrained:
 
 
 def sampling(tiny: bool) -> Pair:
-    """Ten levels of five descent steps each."""
-    of = Untrained(tiny, 256)
-    alphas, betas = of.schedule.alphas_cumprod, of.schedule.betas
+    """Sampling in ten levels of five descent steps."""
+    case = Untrained(tiny, 256)
+    alphas, betas = case.schedule.alphas_cumprod, case.schedule.betas
 
     def plain() -> Results:
-        noise = torch.randn(of.y.shape, generator=of.sources[1])
-        return {"y": plain_energy.sampled(of.reference, of.x, noise, alphas, betas)}
+        noise = torch.randn(case.y.shape, generator=case.sources[1])
+        return {"y": plain_energy.sampled(case.reference, case.x, noise, alphas, betas)}
 
-    return Pair(lambda: {"y": sample(of.network, of.schedule, of.x, of.y.shape[1], of.sources[0])}, plain)
+    return Pair(lambda: {"y": sample(case.network, case.schedule, case.x, case.y.shape[1], case.sources[0])}, plain)
 
 
 def scanning(tiny: bool) -> Pair:
-    """The energy at 41 places on the lines from truths to a negative each."""
-    of, grid = Untrained(tiny, 256), SCAN_GRID.float()
-    start, end = (of.noise.noised(y).as_subclass(Tensor) for y in (of.y, of.y.roll(1, 0)))
+    """The energy at 41 points on the line from each truth to a negative."""
+    case, grid = Untrained(tiny, 256), SCAN_GRID.float()
+    start, end = (case.noise.noised(y).as_subclass(Tensor) for y in (case.y, case.y.roll(1, 0)))
     return Pair(
-        lambda: {"profile": line_scan(energy_given(of.network, of.x, of.noise.k), start, end)},
-        lambda: {"profile": plain_energy.scanned(of.reference, of.x, start, end, of.noise.k, grid)},
+        lambda: {"profile": line_scan(energy_given(case.network, case.x, case.noise.k), start, end)},
+        lambda: {"profile": plain_energy.scanned(case.reference, case.x, start, end, case.noise.k, grid)},
     )
 
 
 def mining(tiny: bool) -> Pair:
-    """Negatives for a training batch, three accepted descent steps each."""
-    of, strategy = Untrained(tiny, 2048), Anm(miner=MinerConfig())
-    draws, alphas = RowDraws(of.sources[:1], "cpu"), of.schedule.alphas_cumprod
+    """Mining negatives for a training batch, with three accepted descent steps each."""
+    case, strategy = Untrained(tiny, 2048), Anm(miner=MinerConfig())
+    draws, alphas = RowDraws(case.sources[:1], "cpu"), case.schedule.alphas_cumprod
 
     def ours() -> Results:
-        problem = MiningProblem(of.task, of.x, of.y, of.noise, of.network, of.network, draws)  # type: ignore[arg-type]
+        problem = MiningProblem(case.task, case.x, case.y, case.noise, case.network, case.network, draws)  # type: ignore[arg-type]
         return {"y_neg": strategy.propose(problem).y_neg}
 
     def plain() -> Results:
-        noise = of.noise.k, of.noise.eps
-        return {"y_neg": plain_energy.mined_negatives(of.reference, of.x, of.y, *noise, alphas, of.sources[1])}
+        noise = case.noise.k, case.noise.eps
+        return {"y_neg": plain_energy.mined_negatives(case.reference, case.x, case.y, *noise, alphas, case.sources[1])}
 
     return Pair(ours, plain)
 
 
 def matrices(tiny: bool) -> Pair:
-    """Matrices of 20×20 and their inverses."""
+    """Drawing 20×20 matrices and their inverses."""
     count, size = (3, 4) if tiny else (2048, 20)
     task, (first, second) = get_task("inverse", size=size), [generator(SEED, "data") for _ in range(2)]
 
@@ -192,7 +192,7 @@ def matrices(tiny: bool) -> Pair:
 
 
 def sudokus(tiny: bool) -> Pair:
-    """Puzzles drawn from a pool of 100; from a larger one it costs the same."""
+    """Drawing puzzles from a pool of 100; a larger pool costs the same."""
     count, pool = (3, 3) if tiny else (64, 100)
     task, (first, second) = Sudoku(pool=pool), [generator(SEED, "data") for _ in range(2)]
     boards = stored_pool(task.options.size, pool, task.options.pool_seed, harder=False)
@@ -210,7 +210,7 @@ def sudokus(tiny: bool) -> Pair:
 
 
 def arrays(tiny: bool) -> Pair:
-    """Arrays of 20 items, half of them hidden."""
+    """Drawing arrays of 20 items, half of them hidden."""
     count, task = 3 if tiny else 1000, PartialSort(size=20)
     first, second = (generator(SEED, "data") for _ in range(2))
 

@@ -1,9 +1,8 @@
-"""IRED's energy step, sampler, line scan and mining, written for obviousness and not for speed.
+"""IRED's energy step, sampler, line scan and mining, written to be obvious rather than fast.
 
-The same mathematics as `anm_nb.energy`, with nothing shared and nothing saved: the level is embedded for every example,
-a score is `autograd.grad(…, create_graph=True)` even where nothing is differentiated again, every energy is a forward
-pass of its own, and problems are made one by one. `against_plain.py` times it beside the package; a test compares the
-two.
+The same mathematics as `anm_nb.energy` without any sharing or saving: the level is embedded for every example, scores
+use `autograd.grad(…, create_graph=True)` even if nothing is differentiated again, every energy is a separate forward
+pass, and problems are made one by one. `against_plain.py` times it against the package; a test compares the two.
 
 Throughout, `energy(x, y, k)` is a `PlainEnergy`, `alphas` and `betas` [levels] are the schedule's ᾱ and β.
 """
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 
 class PlainEnergy(nn.Module):
-    """‖W₄h‖² over two FiLM layers (IRED, arXiv 2406.11179, appendix A), its weights named as those of `EnergyMLP`."""
+    """‖W₄h‖² over two FiLM layers (IRED, arXiv 2406.11179, appendix A), with the weight names of `EnergyMLP`."""
 
     def __init__(self, x_dim: int, y_dim: int, width: int) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ def score(energy: nn.Module, x: Tensor, y: Tensor, k: Tensor) -> Tensor:
 
 
 def inverses(n: int, size: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
-    """n well-conditioned matrices and their inverses, one after the other, both flattened, on the source's device."""
+    """n well-conditioned matrices and their inverses, flattened, made one by one on the source's device."""
     matrices, answers = [], []
     for _ in range(n):
         factor = torch.rand(size, size, generator=source, device=source.device) * 2 - 1
@@ -65,7 +64,7 @@ def inverses(n: int, size: int, source: torch.Generator) -> tuple[Tensor, Tensor
 def descent(
     energy: nn.Module, x: Tensor, y: Tensor, k: Tensor, alphas: Tensor, betas: Tensor, clamp: float, steps: int
 ) -> Tensor:
-    """Steps down the energy of noised points; one that raises it is not taken."""
+    """Descent steps on the energy from noised points; a step that raises the energy is rejected."""
     signal, sigma = alphas[k].sqrt().unsqueeze(1), (1 - alphas[k]).sqrt().unsqueeze(1)
     for _ in range(steps):
         trial = y - betas[k].unsqueeze(1) / sigma * score(energy, x, y, k).detach()
@@ -79,7 +78,7 @@ def descent(
 def stock_negatives(
     energy: nn.Module, x: Tensor, y: Tensor, k: Tensor, eps: Tensor, alphas: Tensor, betas: Tensor, clamp: float = 2.0
 ) -> Tensor:
-    """The truth noised threefold, after two descent steps, back in y-space and clamped."""
+    """The truth with threefold noise, after two descent steps, mapped back to y-space and clamped."""
     signal, sigma = alphas[k].sqrt().unsqueeze(1), (1 - alphas[k]).sqrt().unsqueeze(1)
     settled = descent(energy, x, signal * y + sigma * 3 * eps, k, alphas, betas, clamp, steps=2)
     return torch.clamp(settled / signal, -clamp, clamp)
@@ -90,8 +89,8 @@ def mined_negatives(
 ) -> Tensor:
     """Armijo descent on the energy within the ball ‖y⁻ − y‖ ≤ ‖y‖ (ANM checklist, section B), as `MinerConfig` has it.
 
-    Three accepted steps from half the radius; after four rejections in a row an example stops. One that comes nearer
-    the truth than a tenth of ‖y‖ starts anew, twice at most.
+    Three accepted steps from half the radius; after four consecutive rejections an example stops. An example that comes
+    closer to the truth than ‖y‖/10 restarts, at most twice.
     """
     signal, sigma = alphas[k].sqrt().unsqueeze(1), (1 - alphas[k]).sqrt().unsqueeze(1)
     radius = y.norm(dim=1)
@@ -164,14 +163,14 @@ def sampled(
 
 @torch.no_grad()
 def scanned(energy: Callable[..., Tensor], x: Tensor, start: Tensor, end: Tensor, k: Tensor, grid: Tensor) -> Tensor:
-    """Energies [batch, grid] on the lines from start to end, one place after the other."""
+    """Energies [batch, grid] on the lines from start to end, one point at a time."""
     return torch.stack([energy(x, (1 - t) * start + t * end, k) for t in grid], dim=1)
 
 
 class PlainTraining:
-    """The published recipe's step: fresh problems, both losses, a clipped gradient, Adam, and an EMA every tenth step.
+    """The step of the published recipe: fresh problems, both losses, clipped gradient, Adam, EMA every tenth step.
 
-    `sources` are the generators of data, noise and negatives, which live where the network does.
+    `sources` are the generators for data, noise and negatives, on the network's device.
     """
 
     def __init__(
@@ -192,7 +191,7 @@ class PlainTraining:
         self.steps = 0
 
     def step(self) -> dict[str, Tensor]:
-        """One update; the losses it followed."""
+        """Take one update and return its losses."""
         x, y = inverses(self.batch, self.size, self.sources["data"])
         noise = self.sources["noise"]
         k = torch.randint(len(self.alphas), (len(y),), generator=noise, device=y.device)
@@ -217,6 +216,6 @@ class PlainTraining:
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
-        """Move every averaged weight towards the present one."""
+        """Move every averaged weight towards the current one."""
         for averaged, weight in zip(self.averaged.parameters(), self.energy.parameters(), strict=True):
             averaged.copy_(decay * averaged + (1 - decay) * weight)

@@ -1,8 +1,8 @@
-"""The ranking model and its step, and the making of problems, written for obviousness and not for speed.
+"""The ranking model, its training step and its problems, written to be obvious rather than fast.
 
 The same mathematics as `anm_nb.ranking`: each head has its own query, key and value layer and attends in a loop, the
-controller is two `nn.GRUCell`s, and every iteration is decoded and has its loss on its own. `against_plain.py` times it
-beside the package; a test compares the two.
+controller is two `nn.GRUCell`s, and every iteration is decoded and scored separately. `against_plain.py` times it
+against the package; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 class PlainBlock(nn.Module):
-    """Self-attention by head, then feed-forward, each added and normalised."""
+    """Self-attention head by head, then feed-forward, each with residual sum and layer norm."""
 
     def __init__(self, width: int, n_heads: int, feedforward: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class PlainBlock(nn.Module):
         self.after_attention, self.after_feedforward = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, z: Tensor, alpha: Tensor) -> Tensor:
-        """z [batch, items, width]; alpha [batch, items, heads] weighs the heads of each item."""
+        """Apply the block to z [batch, items, width]; alpha [batch, items, heads] weights the heads of each item."""
         heads = []
         for head, (query, key, value) in enumerate(zip(self.queries, self.keys, self.values, strict=True)):
             q, k, v = query(z), key(z), value(z)
@@ -39,7 +39,7 @@ class PlainBlock(nn.Module):
 class PlainRanking(nn.Module):
     """Value embedding, encoder, and one block applied `iterations` times.
 
-    A controller weighs the heads, where `routed`; else all are alike.
+    If `routed`, a controller weights the heads; else all heads are equal.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ def ranking_losses(
 
 
 class PlainTraining:
-    """The step: both losses, and a clipped gradient and AdamW each for the controller and for everything else."""
+    """The training step: both losses; clipping and AdamW separately for the controller and for other weights."""
 
     def __init__(
         self, model: PlainRanking, encoder_lr: float, controller_lr: float, clips: tuple[float, float], decay: float
@@ -116,7 +116,7 @@ class PlainTraining:
     def step(
         self, x: Tensor, ranks: Tensor, known: Tensor, temperature: float, entropy_weight: float
     ) -> dict[str, Tensor]:
-        """One update on a batch; the losses it followed."""
+        """Take one update on a batch and return its losses."""
         self.model.temperature = temperature
         loss_rank, loss_entropy = ranking_losses(self.model, x, ranks, known, entropy_weight)
         for optimiser in self.optimisers:
@@ -129,7 +129,7 @@ class PlainTraining:
 
 
 def translated(weights: dict[str, Tensor], n_heads: int) -> dict[str, Tensor]:
-    """A `RankingModel`'s weights, or gradients, under the names that `PlainRanking` has for them."""
+    """A `RankingModel`'s weights or gradients under the names of `PlainRanking`."""
     renamed = {"value.0.": "small.", "value.2.": "large.", "decoder.0.": "score.", "controller.logits.": "logits."}
     for cell in ("fast", "slow"):
         for part, suffix in (("input", "ih"), ("recurrent", "hh")):
@@ -151,10 +151,10 @@ def translated(weights: dict[str, Tensor], n_heads: int) -> dict[str, Tensor]:
 
 
 def partial_sorts(order_keys: Tensor, hiding_keys: Tensor, visible: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Arrays of distinct integers from −100 … 99, some hidden, one by one: x, ranks and what is visible.
+    """Arrays of distinct integers from −100 … 99, partly hidden, made one by one: x, ranks and the visible items.
 
-    The keys, [n, 200] and [n, size], are what is random: the values are those with the smallest order keys; the items,
-    ordered by their hiding keys, are a permutation, and an item is visible where that is less than `visible`.
+    The keys, [n, 200] and [n, size], are random. The values are those with the smallest order keys. Sorting items by
+    hiding key gives a permutation; an item is visible where its entry is less than `visible`.
     """
     n, size = hiding_keys.shape
     x, ranks = torch.zeros(n, size, 2), torch.zeros(n, size, dtype=torch.long)
@@ -173,7 +173,7 @@ def partial_sorts(order_keys: Tensor, hiding_keys: Tensor, visible: int) -> tupl
 
 
 def one_hot_boards(boards: Tensor) -> Tensor:
-    """Sudoku boards [n, 81] of digits, 0 for an empty cell, as entries of −1 and 1, [n, 729], cell by cell."""
+    """Sudoku boards [n, 81] of digits, 0 for an empty cell, as one-hot entries of −1 and 1, [n, 729]."""
     entries = torch.full((len(boards), 81 * 9), -1.0)
     for board in range(len(boards)):
         for cell in range(81):
@@ -184,7 +184,7 @@ def one_hot_boards(boards: Tensor) -> Tensor:
 
 
 def kendall_taus(scores: Tensor, ranks: Tensor, known: Tensor) -> Tensor:
-    """Kendall's τ [n] over pairs of visible items, pair by pair."""
+    """Kendall's τ [n] over pairs of visible items, computed pair by pair."""
     taus = []
     for score, rank, shown in zip(scores.tolist(), ranks.tolist(), known.tolist(), strict=True):
         items = [item for item in range(len(rank)) if shown[item]]

@@ -1,7 +1,7 @@
-"""Trains the small models that come with the project and exports them into outputs/reference/models.
+"""Train the small models that come with the project and export them to outputs/reference/models.
 
-`python benchmarks/reference_models.py` takes some five minutes of one core, or seconds where the store has the runs.
-Run it again where a config's fields or a family's version changed: explorers show the models before any training.
+`python benchmarks/reference_models.py` takes about five minutes of one core, or seconds if the store has the runs.
+Run it again when a config's fields or a family's version change: explorers show these models before any training.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Run some cells of a notebook as plain Python, where there is no Jupyter: on a GPU that is at hand for a short time.
+"""Run some cells of a notebook as plain Python, without Jupyter, such as on a GPU that is available for a short time.
 
     python benchmarks/run_cells.py notebooks/17_search_or_model.ipynb --profile mid --set keep=true [--budget SECONDS]
 
-Cells tagged `parameters`, `settings` and `study` are executed in order, with the profile's values and those given, the
-last ones winning. What they store (runs, kept results) is where a notebook finds it. A training that is running when
-the budget is spent saves its state, and the same command goes on from there (exit status 3).
+Cells tagged `parameters`, `settings` and `study` run in order with the profile's values; values of --set take
+precedence. Their runs and kept results are stored where the notebook finds them. When the budget is spent, a running
+training saves its state (exit status 3), and the same command continues from there.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ UNFINISHED = 3
 
 
 def main() -> None:
-    """Parse the command line and run the cells, telling what each takes."""
+    """Parse the command line, run the cells and print the time of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--profile", help="a folder of params/")
-    parser.add_argument("--all", action="store_true", help="all code cells, whatever their tags; needs IPython")
+    parser.add_argument("--all", action="store_true", help="all code cells, regardless of tags; needs IPython")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds of training")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="VALUE as in YAML")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     values: dict[str, Any] = {}
-    if asked.profile:
-        profile = ROOT / "params" / asked.profile / f"{asked.notebook.stem}.yaml"
+    if args.profile:
+        profile = ROOT / "params" / args.profile / f"{args.notebook.stem}.yaml"
         values |= yaml.safe_load(profile.read_text("utf-8")) or {}
-    values |= {name: yaml.safe_load(text) for name, _, text in (each.partition("=") for each in asked.set)}
-    given: dict[str, Any] = {}
-    if asked.all:
+    values |= {name: yaml.safe_load(text) for name, _, text in (each.partition("=") for each in args.set)}
+    predefined: dict[str, Any] = {}
+    if args.all:
         from IPython.display import display
 
-        given = {"display": display}  # as a kernel has it
+        predefined = {"display": display}  # as in a kernel
     try:
-        with time_limit(asked.budget):
-            run_cells(asked.notebook, values, lambda cell: asked.all or bool(TAGS & tags_of(cell)), given)
+        with time_limit(args.budget):
+            run_cells(args.notebook, values, lambda cell: args.all or bool(TAGS & tags_of(cell)), predefined)
     except OutOfTime as error:
-        print(f"goes on next time: {error}")
+        print(f"continues next time: {error}")
         sys.exit(UNFINISHED)
 
 
@@ -66,15 +66,15 @@ def run_cells(
     notebook: Path,
     values: dict[str, Any],
     chosen: Callable[[Mapping[str, Any]], bool],
-    given: Mapping[str, Any] | None = None,
+    predefined: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The names that the chosen code cells leave, run in order in one module that begins with what is `given`.
+    """Run the chosen code cells in order in one module with `predefined` names, and return the module's names.
 
-    A settings cell finds `values` in place of those of the parameter cell.
+    A settings cell sees `values` in place of those of the parameter cell.
     """
-    module = sys.modules["notebook"] = ModuleType("notebook")  # where pydantic looks up what annotations name
+    module = sys.modules["notebook"] = ModuleType("notebook")  # pydantic looks up annotated names here
     names = module.__dict__
-    names.update(given or {})
+    names.update(predefined or {})
     parameters = values
     for number, cell in enumerate(json.loads(notebook.read_text("utf-8"))["cells"], 1):
         if cell["cell_type"] != "code" or not chosen(cell):

@@ -1,8 +1,8 @@
-"""What a sweep costs beyond its notebooks, and what a second job gains.
+"""Measure the overhead of a sweep beyond its notebooks, and the speed-up by a second job.
 
-Overhead: the wall time of a sweep of trivial cases, one at a time, less the time that papermill says it spent between
-the kernels' start and end, in the same run; beside it, what some of the cases take as `papermill` commands. Speed-up:
-equal cases, each working for a while on one core, with one job and with two.
+Overhead: the wall time of a sweep of trivial cases, one at a time, minus papermill's own durations of the kernels in
+the same run; for comparison, the time of some cases as `papermill` commands. Speed-up: equal cases that keep one core
+busy for a while, with one job and with two.
 
     python benchmarks/sweep_overhead.py [--cases 200] [--equal 8] [--seconds 10]
 """
@@ -32,36 +32,36 @@ stop = time.process_time() + seconds
 while time.process_time() < stop:
     pass
 """
-PLAIN = 20  # papermill commands
+PLAIN = 20  # number of papermill commands
 
 
 def main() -> None:
-    """Measure and print; nothing is judged."""
+    """Measure and print, without judging."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=200, help="trivial cases")
     parser.add_argument("--equal", type=int, default=8, help="equal cases")
-    parser.add_argument("--seconds", type=float, default=10.0, help="that each equal case works, of a core")
-    asked = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=10.0, help="of work on one core for each equal case")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder, "work.ipynb")
         cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(WORK)]
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(new_notebook(cells=cells, metadata=metadata), notebook)
-        overhead(notebook, asked.cases)
-        speed_up(notebook, asked.equal, asked.seconds)
+        overhead(notebook, args.cases)
+        speed_up(notebook, args.equal, args.seconds)
 
 
 def overhead(notebook: Path, count: int) -> None:
-    """Print seconds a case of the sweep, of papermill's own account of them, and of plain papermill commands."""
+    """Print seconds per case: of the sweep, by papermill's own durations, and of plain papermill commands."""
     cases = [Case(notebook, notebook.parent / "swept" / f"n={n}.ipynb", {"n": n}) for n in range(count)]
     swept = seconds_of(lambda: sweep(cases, jobs=1))
     executed = (json.loads(case.output.read_text("utf-8"))["metadata"]["papermill"]["duration"] for case in cases)
     kernel = sum(executed)
     few = cases[:PLAIN]
     plain = seconds_of(lambda: [papermill(case) for case in few])
-    print(f"{count} trivial cases, seconds a case: sweep {swept / count:.3f}, ", end="")
+    print(f"{count} trivial cases, seconds per case: sweep {swept / count:.3f}, ", end="")
     print(f"between the kernel's start and end {kernel / count:.3f}, a papermill command {plain / len(few):.3f}")
-    print(f"sweep beyond the kernel: {1000 * (swept - kernel) / count:.0f} ms a case, {swept / kernel - 1:.1%}")
+    print(f"sweep beyond the kernel: {1000 * (swept - kernel) / count:.0f} ms per case, {swept / kernel - 1:.1%}")
 
 
 def speed_up(notebook: Path, count: int, seconds: float) -> None:
@@ -76,14 +76,14 @@ def speed_up(notebook: Path, count: int, seconds: float) -> None:
 
 
 def sweep(cases: list[Case], jobs: int) -> None:
-    """The cases as `anm-nb sweep` runs them."""
+    """Run the cases as `anm-nb sweep` does."""
     for outcome in outcomes_of(cases, jobs):
         if outcome.error:
             sys.exit(outcome.error)
 
 
 def papermill(case: Case) -> None:
-    """The same case as a person runs it."""
+    """Run a case as a person would."""
     output = case.output.parent.parent / "plain.ipynb"
     command = [sys.executable, "-m", "papermill", str(case.notebook), str(output), "--no-progress-bar"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

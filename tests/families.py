@@ -46,7 +46,7 @@ def energy(seeds=(0,), **options):
 
 
 def ranking(seeds=(0,), **options):
-    """A tiny ranking run of 9 steps, the third of each epoch with a short batch."""
+    """A tiny ranking run of 9 steps; the third step of each epoch has a smaller batch."""
     small = {
         "size": 6, "width": 8, "n_heads": 2, "controller_width": 4, "max_inner_iters": 3, "hrm_period": 2, "batch": 16,
         "train_samples": 40, "dev_samples": 10, "test_samples": 10, "epochs": 3, "warmup_epochs": 1, "device": "cpu",
@@ -65,7 +65,7 @@ def config_of(name, seeds=(0,), **options):
 
 
 class Own(Random):
-    """A user's strategy that looks at a value, as no step on a GPU may."""
+    """A user's strategy that reads a value, which no step on a GPU may do."""
 
     name = "own"
 

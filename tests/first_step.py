@@ -1,4 +1,4 @@
-"""The losses and measurements of single steps, outside the loop that takes them one after the other."""
+"""Losses and measurements of single steps, outside the training loop."""
 
 from anm_nb.training import TrainingConfig
 from anm_nb.training.loop import Training
@@ -10,7 +10,7 @@ def begun(config: TrainingConfig, seed: int = 0, learner=None) -> Training:
 
 
 def losses_at(training: Training, step: int = 0, recorded: bool = True):
-    """The losses of a step, from wherever the generators stand; nothing is updated."""
+    """The losses of a step, from the generators' current states; nothing is updated."""
     training.step = step
     training.counter.fill_(step)
     return training.losses(training.learner.inputs(step), training.kind(step, recorded))

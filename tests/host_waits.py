@@ -1,4 +1,4 @@
-"""Refuses operations for which the host waits for a device, on whatever device they run."""
+"""Refuse operations for which the host waits for a device, on any device."""
 
 from contextlib import ExitStack
 from unittest.mock import patch
@@ -19,11 +19,11 @@ INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 
 
 class RefuseHostWaits(TorchDispatchMode):
-    """Inside, an operation that needs a value on the host, or a shape that depends on values, raises `HostWait`."""
+    """Inside, an operation raises `HostWait` if it needs a value on the host or has a value-dependent shape."""
 
     def __enter__(self):
         self.patches = ExitStack()
-        for name in ("tolist", "numpy", "cpu"):  # on a CPU these read memory without an operation
+        for name in ("tolist", "numpy", "cpu"):  # on a CPU these read memory without a dispatched operation
             self.patches.enter_context(patch.object(torch.Tensor, name, _refused(name)))
         return super().__enter__()
 
@@ -42,7 +42,7 @@ class RefuseHostWaits(TorchDispatchMode):
 
 
 class HostWait(RuntimeError):
-    """Something waits for the host."""
+    """An operation waits for the host."""
 
 
 def _refused(name):

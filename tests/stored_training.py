@@ -1,4 +1,4 @@
-"""Small trainings for tests that store or kill them, importable by the processes that are killed."""
+"""Small trainings for tests that store or kill them, importable by the killed processes."""
 
 import os
 import warnings
@@ -14,7 +14,7 @@ from anm_nb.store import get_or_train
 
 
 class Line(ToyConfig):
-    """A moment's work, by the loop that trains everything."""
+    """A very short training by the package's own loop."""
 
     family: ClassVar[str] = "line"
 
@@ -23,7 +23,7 @@ class Line(ToyConfig):
 
 
 def energy(negatives: str, **options) -> EnergyConfig:
-    """Two seeds, a checkpoint every other step."""
+    """A config of two seeds with a checkpoint every other step."""
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "seeds": (0, 1), "inner_steps": 1}
     loop = {"steps": 12, "batch": 8, "records": 4, "checkpoint_every": 2, "ema_decay": 0.9}
     return EnergyConfig(**small | loop | options, negatives=negatives)
@@ -40,18 +40,18 @@ CONFIGS = {
 
 
 def long_training() -> RankingConfig:
-    """A checkpoint in every step, and enough of them to be killed in between."""
+    """A training with a checkpoint in every step, long enough to be killed in between."""
     return CONFIGS["ranking"].changed(epochs=10, checkpoint_every=1)
 
 
-def train_and_tell(name: str, outputs: str, told: str | None = None) -> None:
-    """What a process runs that may be killed. It makes the file `told` when it asks, and writes warnings into it."""
+def train_and_tell(name: str, outputs: str, log: str | None = None) -> None:
+    """The work of a process that may be killed. It first creates the file `log`; warnings go into it at the end."""
     os.environ["ANM_NB_OUTPUTS"] = outputs
     torch.set_num_threads(1)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if told:
-            Path(told).touch()
+        if log:
+            Path(log).touch()
         get_or_train(CONFIGS[name])
-    if told:
-        Path(told).write_text("\n".join(str(each.message) for each in said))
+    if log:
+        Path(log).write_text("\n".join(str(each.message) for each in caught))

@@ -1,6 +1,6 @@
-"""Numerics do not change without a raised `version`: the metrics of a tiny run of each family are kept.
+"""Numerics change only with a raised `version`: the metrics of a tiny run of each family are stored here.
 
-`python tests/test_golden.py` writes them anew; raise the family's `version` first, so that no stored run is stale.
+`python tests/test_golden.py` rewrites them. Raise the family's `version` first, so that no stored run is stale.
 """
 
 import json
@@ -14,7 +14,7 @@ KEPT = Path(__file__).parent / "golden"
 GOLDEN = {"energy": CONFIGS["mined negatives, EMA"], "energy_stock": CONFIGS["soft labels, kept weights"]} | {
     "ranking": CONFIGS["ranking"]
 }
-TOLERANCE = 1e-3  # relative, of a few float32 steps on any machine
+TOLERANCE = 1e-3  # relative difference of a few float32 steps across machines
 
 
 def measured(name, folder):

@@ -1,4 +1,4 @@
-"""The GPU campaign at tiny sizes: what it leaves, that nothing is done twice, and that failures end nothing else."""
+"""The GPU campaign at tiny sizes: its output files, no repeated work, and failures that stop nothing else."""
 
 import json
 import os
@@ -27,7 +27,7 @@ LIST = [
 
 @pytest.fixture
 def campaign(tmp_path, monkeypatch):
-    """Runs the command and returns what it printed; `path` is a list of runs."""
+    """A function that runs the command with a list of runs and returns its output."""
     path = tmp_path / "list.yaml"
     path.write_text(yaml.safe_dump(LIST))
 
@@ -56,10 +56,10 @@ def parts(monkeypatch):
 
 def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    said = campaign("--parts", "runs,export", "--commit", "abc")
-    assert "FAILED to plan 'unknown'" in said
-    assert "did you mean 'task'" in said
-    assert "weights contrastive_weight=0.5; weights contrastive_weight=0.1" in said  # one stack
+    output = campaign("--parts", "runs,export", "--commit", "abc")
+    assert "FAILED to plan 'unknown'" in output
+    assert "did you mean 'task'" in output
+    assert "weights contrastive_weight=0.5; weights contrastive_weight=0.1" in output  # one stack
     left = {path.name for path in out.iterdir() if path.is_file()}
     assert left == {"curves.parquet", "log.txt", "runs.csv", "runs_1.zip"}
     runs = pd.read_csv(out / "runs.csv")
@@ -78,7 +78,7 @@ def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path, monkey
     assert {str(each.dtype) for each in weights.values()} == {"torch.float16"}
     assert provenance["export"] == {"weights": "float16", "left_out": []}
 
-    # On another machine, where only the files above are left; here without the process that watches over it.
+    # As on another machine with only the files above; here without the supervising process.
     (out / "work").rename(tmp_path / "elsewhere")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(out / "work"))
     options = ["--out", out, "--work", out / "work", "--list", tmp_path / "list.yaml", "--commit", "abc"]
@@ -86,15 +86,15 @@ def test_runs_are_trained_tabulated_and_exported_once(campaign, tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", *map(str, options)])
     monkeypatch.syspath_prepend(SCRIPT.parent)
     assert run_path(str(SCRIPT))["main"]() == 0
-    said = capsys.readouterr().out
-    assert said.count("finished before: ") == 2
-    assert "trains" not in said
+    output = capsys.readouterr().out
+    assert output.count("finished before: ") == 2
+    assert "trains" not in output
     assert pd.read_csv(out / "runs.csv").equals(runs)
     with zipfile.ZipFile(out / "runs_1.zip") as archive:
         assert load(archive.read(f"{key}/checkpoint.safetensors")) == {}
 
 
-def test_a_run_that_time_is_too_short_for_goes_on_next_time(parts, tmp_path, monkeypatch):
+def test_a_run_out_of_time_continues_in_the_next_campaign(parts, tmp_path, monkeypatch):
     log, runs, _ = parts
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     path = tmp_path / "list.yaml"
@@ -103,13 +103,13 @@ def test_a_run_that_time_is_too_short_for_goes_on_next_time(parts, tmp_path, mon
     (stack,) = runs.plan(path, False, noted)
     monkeypatch.setattr(runs, "LEAST_S", -1.0)
     assert runs.train(stack, 0.0, lambda name: True, noted) == "trained"
-    assert "goes on next time: run again to go on from step 0 of 4" in noted.path.read_text()
+    assert "continues next time: run again to continue from step 0 of 4" in noted.path.read_text()
     assert runs.train(stack, 600.0, lambda name: True, noted) == "trained"
     assert "same/mse/model" in noted.path.read_text()
     assert runs.train(stack, 600.0, lambda name: True, noted) == "kept"
 
 
-def test_the_list_is_what_the_design_asks_for(parts, tmp_path):
+def test_the_list_follows_the_design(parts, tmp_path):
     log, runs, _ = parts
     noted = log.Log(tmp_path / "log.txt")
     stacks = runs.plan(ROOT / "params" / "sweeps" / "gpu.yaml", False, noted)
@@ -124,9 +124,9 @@ def test_the_list_is_what_the_design_asks_for(parts, tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_campaign_within_a_minute(campaign, tmp_path):
-    said = campaign("--list", str(ROOT / "params" / "sweeps" / "gpu.yaml"), budget=60)
-    assert "tests: status" in said
-    assert "campaign ended" in said
+    output = campaign("--list", str(ROOT / "params" / "sweeps" / "gpu.yaml"), budget=60)
+    assert "tests: status" in output
+    assert "campaign ended" in output
     steps = pd.read_csv(tmp_path / "out" / "steps.csv")
     assert steps["ms"].notna().all()
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) >= 2

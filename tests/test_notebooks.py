@@ -93,10 +93,10 @@ def test_a_notebook_asks_answers_sets_and_checks_its_parameters_and_judges(path)
         ("10_anm_vs_corruption", {"task": "sudoku", "size": 9}, "task = 'sudoku': this comparison is of mean squared"),
         ("11_anm_within_run", {"miners": ["stock"]}, "need two different kinds"),
         ("11_anm_within_run", {"batch": 1}, "leaves one kind without a row"),
-        ("21_hrm_iterations", {"values": [2, 4]}, "values = [2, 4]: max_inner_iters = 3 has to be among them"),
+        ("21_hrm_iterations", {"values": [2, 4]}, "values = [2, 4]: max_inner_iters = 3 must be among them"),
         ("22_hrm_period", {"values": [2, 4]}, "hrm_period = 4: with max_inner_iters = 3 the slow state"),
         ("24_hrm_temperature", {"task": "inverse"}, "task = 'inverse': the ranking family needs a task whose answer"),
-        ("20_hrm_vs_baseline", {"width": 30}, "n_heads = 4: has to divide width = 30"),
+        ("20_hrm_vs_baseline", {"width": 30}, "n_heads = 4: must divide width = 30"),
         ("01_reference_scores", {"task_options": {"sudoku": {"sze": 9}}}, "task_options.sudoku: "),
         ("03_cost_and_scaling", {"sides": [1, 2, 90_000]}, "sides: size = 90000: should be less than or equal to 1000"),
         ("10_anm_vs_corruption", {"strategies": [{"name": "anm", "steps": 10**9}]}, "strategies.0: miner: steps = 10"),
@@ -108,7 +108,7 @@ def test_a_notebook_asks_answers_sets_and_checks_its_parameters_and_judges(path)
         ("25_where_iteration_helps", {"chain_lengths": [7]}, "chain_lengths: chain_length = 7: with 2 of 8 items"),
         ("25_where_iteration_helps", {"test_lengths": [8, 201]}, "test_lengths: size = 201: there are only 200"),
         ("25_where_iteration_helps", {"train_sizes": [100]}, "train_sizes: 100 does not divide train_samples = 64"),
-        ("25_where_iteration_helps", {"max_inner_iters": 1, "hrm_period": 1}, "max_inner_iters = 1: comparators are"),
+        ("25_where_iteration_helps", {"max_inner_iters": 1, "hrm_period": 1}, "max_inner_iters = 1: comparators need"),
     ],
 )
 def test_a_settings_cell_refuses_what_would_fail_after_training(notebook, given, message):

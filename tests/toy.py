@@ -1,4 +1,4 @@
-"""A learner small enough to calculate by hand, for tests of what trains it: a net of two layers on fresh points."""
+"""A learner small enough to compute by hand, for tests of the training loop: two layers on fresh points."""
 
 from typing import ClassVar
 
@@ -14,11 +14,11 @@ from anm_nb.training.stack import ParameterGroup
 
 
 class Killed(Exception):
-    """Stands for a kill: nothing in the loop handles it."""
+    """Stands for a kill; nothing in the loop handles it."""
 
 
 class ToyConfig(TrainingConfig):
-    """How the toy is trained: learning rates fall linearly to `lr_final`."""
+    """How the toy is trained: the learning rates fall linearly to the fraction `lr_final`."""
 
     family: ClassVar[str] = "toy"
     scheduled: ClassVar = ("slope",)
@@ -52,9 +52,9 @@ class ToyConfig(TrainingConfig):
 
 
 class Toy(Learner):
-    """Its first layer takes AdamW, its second Adam; `changes` are slopes of the loss by seed and step.
+    """The first layer is trained by AdamW, the second by Adam; `changes` are slopes of the loss by seed and step.
 
-    `scores` are dev scores by seed and step, and `die_at` the step in which a kill comes, after the data are drawn.
+    `scores` are dev scores by seed and step. A kill comes in step `die_at`, after its data are drawn.
     """
 
     suspects = "Toy"
@@ -75,7 +75,7 @@ class Toy(Learner):
             for step, slope in changed.items():
                 slopes[step, self.seeds.index(seed)] = slope
         self.schedules = {"slope": slopes, "taken": torch.arange(1.0, config.steps + 2, device=device)}
-        self.seen = []  # the weights of every seed, as each step finds them
+        self.seen = []  # the weights of every seed before each step
         self.evaluated = {}
 
     def inputs(self, step):
@@ -95,7 +95,7 @@ class Toy(Learner):
     def measure(self, training, losses):
         measured = []
         for seed, network in zip(self.seeds, training.averaged.members, strict=True):
-            weight = network[0].weight  # as it is in training: the trace has to keep its value of this step
+            weight = network[0].weight  # still being trained: the trace must keep its value at this step
             score = None if self.scores is None else self.scores[seed][training.step]
             measured.append(Measurement({"error": float(weight.norm())}, {"slope": weight}, score))
         return measured
@@ -106,12 +106,12 @@ class Toy(Learner):
 
 
 def squares(network, x):
-    """Squared errors [batch] of a network that is to sum its inputs."""
+    """Squared errors [batch] of a network that should sum its inputs."""
     return (network(x).squeeze(-1) - x.sum(1)).square()
 
 
 def weights_of(network):
-    """A copy of its weights, by name."""
+    """A copy of the network's weights, by name."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
@@ -123,16 +123,16 @@ def toy_training(config, folder, seeds=(0,), host=None, device="cpu", **options)
 
 
 def toy_trained(config, folder, seeds=(0,), **options):
-    """What such a training leaves."""
+    """The result of such a training."""
     return assemble(toy_training(config, folder, seeds, **options).run())
 
 
 def assert_same(one, other):
-    """Two trainings left the same metrics, trace and weights, to the last bit."""
+    """Check that two trainings have the same metrics, trace and weights, to the last bit."""
     assert list(one.metrics) == list(other.metrics)
     assert one.metrics.to_json(double_precision=15) == other.metrics.to_json(double_precision=15)
     assert one.metrics.equals(other.metrics)
-    for given, expected in ((one.trace, other.trace), (one.weights, other.weights)):
-        assert given.keys() == expected.keys()
+    for found, expected in ((one.trace, other.trace), (one.weights, other.weights)):
+        assert found.keys() == expected.keys()
         for name, tensor in expected.items():
-            assert given[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+            assert found[name].numpy().tobytes() == tensor.numpy().tobytes(), name

@@ -1,1 +1,1 @@
-"""Ranking by iterating: Pointer-over-Heads with an HRM controller, and what it takes to judge it."""
+"""Iterative ranking: Pointer-over-Heads with an HRM controller, its losses, training and comparators."""

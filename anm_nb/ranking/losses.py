@@ -1,7 +1,7 @@
-"""Losses over rankings: all see observed pairs only, and are 0, with gradient 0, where there is none.
+"""Ranking losses of observed items. A row without an observed pair (pointer: item) has loss 0 and gradient 0.
 
 `scores` [..., items]: higher = ranked earlier. `ranks` [..., items]: 0 = first. `obs_mask` [..., items] marks the
-observed items (all, where None). `reduction` is "mean" (over rows that have a pair) or "none" (one loss a row).
+observed items (None: all). `reduction` is "mean" (over rows that have a pair) or "none" (one loss per row).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Mask = Shaped[Tensor, "..."] | None
 
 
 def ranknet_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
-    """Cross-entropy of pairwise order: softplus(sⱼ − sᵢ) for i before j (RankNet, Burges et al. 2005)."""
+    """Cross-entropy of the pairwise order: softplus(sⱼ − sᵢ) for i before j (RankNet, Burges et al. 2005)."""
     pairs, _, _ = _comparable(scores, ranks, obs_mask)
     wrongness = F.softplus(scores.unsqueeze(-2) - scores.unsqueeze(-1))
     return _reduced(_mean(wrongness, pairs, (-2, -1)), pairs, reduction)
 
 
 def listnet_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
-    """Cross-entropy of top-one probabilities, softmax(−rank) among observed items and softmax(s) (Cao et al. 2007)."""
+    """Cross-entropy between softmax(−rank) over the observed items and softmax(s) (ListNet, Cao et al. 2007)."""
     pairs, observed, order = _comparable(scores, ranks, obs_mask)
     lowest = torch.finfo(scores.dtype).min
     target = (-order).masked_fill(~observed, lowest).softmax(-1)
@@ -38,7 +38,7 @@ def listnet_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reducti
 
 
 def soft_sort_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
-    """Mean square of soft ranks Σⱼ σ(sⱼ − sᵢ) minus true ones, both over the last (SoftRank, Taylor et al. 2008)."""
+    """Mean of ((soft rank Σⱼ σ(sⱼ − sᵢ) − true rank)/last rank)² over observed items (SoftRank, Taylor et al. 2008)."""
     pairs, observed, order = _comparable(scores, ranks, obs_mask)
     others = observed.unsqueeze(-2) & ~torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     ahead = torch.sigmoid(scores.unsqueeze(-2) - scores.unsqueeze(-1))
@@ -47,14 +47,14 @@ def soft_sort_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduc
     return _reduced(_mean(((soft_ranks - order) / last).square(), observed), pairs, reduction)
 
 
-def combined_ranking_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, **reduction: Reduction) -> Scores:
-    """The sum of `ranknet_loss`, `listnet_loss` and `soft_sort_loss`."""
+def combined_ranking_loss(scores: Scores, ranks: Ranks, obs_mask: Mask = None, reduction: Reduction = "mean") -> Scores:
+    """Sum of `ranknet_loss`, `listnet_loss` and `soft_sort_loss`."""
     parts = (ranknet_loss, listnet_loss, soft_sort_loss)
-    return torch.stack([loss(scores, ranks, obs_mask, **reduction) for loss in parts]).sum(0)
+    return torch.stack([loss(scores, ranks, obs_mask, reduction=reduction) for loss in parts]).sum(0)
 
 
 def pointer_loss(logits: Scores, ranks: Ranks, obs_mask: Mask = None, *, reduction: Reduction = "mean") -> Scores:
-    """Cross-entropy of the item chosen at each rank, as published, for logits [batch, ranks, items]."""
+    """Cross-entropy of the item chosen at each rank, as published; logits are [batch, ranks, items]."""
     _, observed, _ = _comparable(logits.select(-1, 0), ranks, obs_mask)
     order = ranks.argsort(-1).expand(logits.shape[:-1])
     counted = observed.expand(logits.shape[:-1]).gather(-1, order)
@@ -72,7 +72,7 @@ RANKING_LOSSES = {
 
 
 def _comparable(scores: Scores, ranks: Ranks, obs_mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
-    """Ordered pairs (i, j) of observed items with i truly before j, the observed items, and their ranks among them."""
+    """Pairs (i, j) of observed items with i truly before j, the observed items, and their ranks among the observed."""
     require_items("ranks", tuple(ranks.shape), scores.shape[-1])
     observed = ranks.new_ones(ranks.shape[-1], dtype=torch.bool) if obs_mask is None else obs_mask.bool()
     require_items("obs_mask", tuple(observed.shape), scores.shape[-1])
@@ -81,12 +81,12 @@ def _comparable(scores: Scores, ranks: Ranks, obs_mask: Mask) -> tuple[Tensor, T
 
 
 def _mean(values: Tensor, counted: Tensor, dims: int | tuple[int, int] = -1) -> Tensor:
-    """Means of the counted values in the last dimension, or last two, 0 where there are none."""
+    """Mean of the counted values over `dims`; 0 where none is counted."""
     return torch.where(counted, values, 0.0).sum(dims) / counted.sum(dims).clamp_min(1)
 
 
 def _reduced(rows: Tensor, compared: Tensor, reduction: Reduction) -> Tensor:
-    """Losses of the rows in which anything was `compared` [..., i, j], 0 for the others; or their mean."""
+    """Row losses, or their mean over the rows with any `compared` [..., i, j]; the loss of other rows is 0."""
     counts = compared.any(-1).any(-1).expand(rows.shape)
     rows = torch.where(counts, rows, 0.0)
     return rows if reduction == "none" else rows.sum() / counts.sum().clamp_min(1)

@@ -1,4 +1,4 @@
-"""Training a ranking model: the config of a run, one flat table of what a person sets, and variants of it."""
+"""Training a ranking model: the config of a run, its variants and comparators, and trained models."""
 
 from __future__ import annotations
 
@@ -23,118 +23,118 @@ from anm_nb.training.run import Trained, counted_flops, train
 
 TEMPERATURE = ("temperature", "temperature_min", "temperature_decay")
 ENTROPY = ("entropy_weight", "entropy_decay", "entropy_every")
-# What only a model with a trained controller makes use of, and what only one that has a controller does.
+# Fields used only with a trained controller, and fields used only with a controller.
 LEARNED_ROUTING = (*ENTROPY, "warmup_epochs", "two_optimisers", "controller_lr", "controller_clip")
 ROUTED = ("trained_routing", "slow_state", "hrm_period", "controller_width", *TEMPERATURE, *LEARNED_ROUTING)
 
-# Models to compare an HRM model with. Each lacks one thing, and a difference between two is due to that:
+# Models to compare with an HRM model. Each lacks one thing, so a difference in scores is due to that thing.
 COMPARATORS: dict[str, dict[str, Any]] = {
-    "no iteration": {"routing": "uniform", "max_inner_iters": 1},  # the encoder and one pass of the block
-    "deep untied": {"routing": "uniform", "tied": False},  # as many passes, a block for each
-    "weight-tied": {"routing": "uniform"},  # one block in every pass, which is uniform α as well
-    "random α": {"routing": "random"},  # uneven and different in each iteration, by chance and whatever the input
-    "untrained controller": {"trained_routing": False},  # as drawn: depends on token and history, nothing is learned
+    "no iteration": {"routing": "uniform", "max_inner_iters": 1},  # the encoder and one pass through the block
+    "deep untied": {"routing": "uniform", "tied": False},  # as many passes, each with its own block
+    "weight-tied": {"routing": "uniform"},  # the same block in every pass; this is also "uniform α"
+    "random α": {"routing": "random"},  # uneven α that varies by iteration, at random and independently of the input
+    "untrained controller": {"trained_routing": False},  # α depends on token and history, but is not learned
     "one timescale": {"slow_state": False},
-    "equal timescales": {"hrm_period": 1},  # two states and all parameters of HRM, but both move in every iteration
+    "equal timescales": {"hrm_period": 1},  # both states and all parameters of HRM, but both move in every iteration
     "HRM per token": {"routing": "token"},
     "HRM per sequence": {"routing": "sequence"},
 }
 
 
 class RankingConfig(TrainingConfig):
-    """One ranking run of several seeds: a task, an architecture, how to train it; `params/paper` is the document's."""
+    """One ranking run of several seeds: task, architecture and training; `params/paper` has the document's values."""
 
     family: ClassVar[str] = "ranking"
-    version: ClassVar[int] = 1  # raise it when a golden run says that numerics have changed
+    version: ClassVar[int] = 1  # raise it when a golden run reports changed numerics
     length: ClassVar[str] = "epochs"
     scheduled: ClassVar[Sequence[str]] = (*TEMPERATURE, *ENTROPY)
 
     task: str = "partial_sort"
     size: fields.Size = 12  # items
     mask_rate: fields.Rate = 0.5
-    encoding: Literal["scaled", "raw"] = "scaled"  # raw: the published −999 for hidden values
-    mask_rate_start: fields.Rate | None = None  # a curriculum: trained at this rate first, at mask_rate from half-way
-    task_options: dict[str, Any] = Field(default_factory=dict)  # the task's options beside these three
-    train_samples: fields.Examples = 500  # a fixed set
+    encoding: Literal["scaled", "raw"] = "scaled"  # raw: unscaled, with −999 for hidden values, as published
+    mask_rate_start: fields.Rate | None = None  # curriculum: start here, reach mask_rate half-way
+    task_options: dict[str, Any] = Field(default_factory=dict)  # further options of the task
+    train_samples: fields.Examples = 500  # a fixed training set
     dev_samples: fields.Examples = 200
     test_samples: fields.Examples = 300
 
-    # The model. Without a controller (`routing="uniform"`) and with one iteration it is the baseline.
+    # The model. With one iteration and without a controller (`routing="uniform"`) it is the baseline.
     width: fields.Width = 32
     n_heads: fields.Count = 4
-    max_inner_iters: fields.Count = 4  # applications of the Pointer-over-Heads block
-    tied: bool = True  # all of them with the same weights; else each iteration has a block of its own
-    norm: Literal["post", "pre"] = "post"  # a layer's output is normalised with its input added, or its input alone is
-    # By a controller for each token or for the sequence; uniform: none, every head alike; random: see `RandomRouting`.
+    max_inner_iters: fields.Count = 4  # passes through the Pointer-over-Heads block
+    tied: bool = True  # the same block in every iteration; else each iteration has its own
+    norm: Literal["post", "pre"] = "post"  # layer norm after each residual sum, or before each layer
+    # token, sequence: a controller per token or per sequence; uniform: equal heads; random: `RandomRouting`.
     routing: Literal["token", "sequence", "uniform", "random"] = "token"
-    trained_routing: bool = True  # else the controller stays as it was drawn
-    slow_state: bool = True  # else the controller has one timescale, that of its fast state
-    hrm_period: fields.Count = 2  # iterations between updates of the controller's slow state
+    trained_routing: bool = True  # else the controller keeps its initial weights
+    slow_state: bool = True  # else the controller has its fast state only
+    hrm_period: fields.Count = 2  # iterations between updates of the slow state
     controller_width: fields.Width = 32
-    gradient: Literal["full", "last"] = "full"  # last: all iterations but the last are cut off
+    gradient: Literal["full", "last"] = "full"  # last: no gradient through the iterations before the last
 
     epochs: fields.Epochs = 8
     batch: fields.Examples = 32
-    mask_aware: bool = True  # the loss compares the items that the task's metric does; else all
-    selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None  # on dev; None: the task's metric
+    mask_aware: bool = True  # the loss compares the items that the task's metric compares; else all
+    selection: Literal["tau_obs", "tau_all", "tau_index"] | None = None  # metric on dev; None: the task's metric
     loss: Literal["ranknet", "listnet", "soft_sort", "combined", "cross_entropy"] = "ranknet"
-    deep_supervision: bool = True  # a loss after every iteration t = 1, 2, …, weighing t; else after the last only
-    temperature: fields.Temperature = 2.0  # of routing in epoch 0 …
-    temperature_decay: fields.Fraction = 0.95  # … times this in every epoch …
-    temperature_min: fields.Temperature = 0.8  # … but never less
-    entropy_weight: fields.Weight = 1e-3  # of the mean routing entropy (nats) in the loss, in epoch 0 …
-    entropy_decay: fields.Fraction = 0.5  # … times this …
-    entropy_every: fields.Epochs = 5  # … in every so many epochs
-    two_optimisers: bool = True  # else the controller takes the encoder's learning rate and clipping norm
+    deep_supervision: bool = True  # a loss after every iteration t = 1, 2, … with weight t; else only the last
+    temperature: fields.Temperature = 2.0  # routing temperature in epoch 0 …
+    temperature_decay: fields.Fraction = 0.95  # … multiplied by this every epoch …
+    temperature_min: fields.Temperature = 0.8  # … but never below this
+    entropy_weight: fields.Weight = 1e-3  # weight of the mean routing entropy (nats) in the loss, in epoch 0 …
+    entropy_decay: fields.Fraction = 0.5  # … multiplied by this …
+    entropy_every: fields.Epochs = 5  # … after every so many epochs
+    two_optimisers: bool = True  # else the controller uses the encoder's learning rate and clipping norm
     encoder_lr: fields.LearningRate = 3e-4
     controller_lr: fields.LearningRate = 1e-4
-    lr_warmup: Annotated[int, Field(ge=0, le=10**5)] = 0  # epochs in which both rise from nothing
+    lr_warmup: Annotated[int, Field(ge=0, le=10**5)] = 0  # epochs of linear warm-up of both learning rates
     weight_decay: NonNegativeFloat = 0.01
     encoder_clip: PositiveFloat = 1.0
     controller_clip: PositiveFloat = 0.5
-    warmup_epochs: Annotated[int, Field(ge=0, le=10**5)] = 5  # epochs for which the controller stays frozen
-    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None  # on dev
+    warmup_epochs: Annotated[int, Field(ge=0, le=10**5)] = 5  # epochs in which the controller is frozen
+    stop_at_score: Annotated[float, Field(gt=-1, le=1)] | None = None  # score on dev
     seeds: fields.Seeds = (1, 2, 3)
 
     @model_validator(mode="after")
     def _usable(self) -> RankingConfig:
         if not issubclass(task_class(self.task), PartialSort):
-            raise ParameterError(f"task = '{self.task}': the ranking family needs a task whose answer is an order")
+            raise ParameterError(f"task = '{self.task}': the ranking family needs a task whose answer is a ranking")
         task, most = self.make_task(), self.max_inner_iters
         if task.metric not in ("tau_obs", "tau_all"):
             raise ParameterError(f"task = '{self.task}': its metric is '{task.metric}'; allowed: tau_obs, tau_all")
         if self.width % self.n_heads:
-            raise ParameterError(f"n_heads = {self.n_heads}: has to divide width = {self.width}")
+            raise ParameterError(f"n_heads = {self.n_heads}: must divide width = {self.width}")
         if self.has_controller and self.slow_state and self.hrm_period > most:
-            never = f"with max_inner_iters = {most} the slow state would never be updated; allowed: 1 to {most}"
-            raise ParameterError(f"hrm_period = {self.hrm_period}: {never}")
+            reason = f"with max_inner_iters = {most} the slow state would never be updated; allowed: 1 to {most}"
+            raise ParameterError(f"hrm_period = {self.hrm_period}: {reason}")
         if self.deep_supervision and self.gradient == "last":
-            cut = "it cuts off the iterations that deep_supervision = True would supervise"
-            raise ParameterError(f"gradient = 'last': {cut}; allowed with it: gradient = 'full'")
+            reason = "it gives the iterations that deep_supervision = True supervises no gradient"
+            raise ParameterError(f"gradient = 'last': {reason}; allowed with deep_supervision: 'full'")
         if self.temperature_min > self.temperature:
             raise ParameterError(f"temperature_min = {self.temperature_min}: at most temperature = {self.temperature}")
         return self
 
     @property
     def has_controller(self) -> bool:
-        """Whether α is computed from what a token, or the sequence, holds."""
+        """Whether a controller computes α from the states of a token or of the sequence."""
         return self.routing in ("token", "sequence")
 
     @property
     def learns_routing(self) -> bool:
-        """Whether there is a controller, and it is trained."""
+        """Whether the model has a controller that is trained."""
         return self.has_controller and self.trained_routing
 
     def changed(self, **values: Any) -> RankingConfig:
-        """This config with other values, checked like any."""
+        """A copy with other values, validated like any config."""
         return type(self)(**(dict(self) | values))
 
     def baseline(self) -> RankingConfig:
-        """The same model without iteration: one pass, every head alike."""
+        """The same model without iteration: one pass, all heads equal."""
         return self.changed(routing="uniform", max_inner_iters=1).reduced()
 
     def reduced(self) -> RankingConfig:
-        """The same run with every field that it makes no use of at its default, so that it has one key."""
+        """The same run with the fields that it does not use at their defaults, so that equal runs share one key."""
         once = self.routing == "uniform" and self.max_inner_iters == 1
         unused = {
             *([] if self.slow_state else ["hrm_period"]),
@@ -145,38 +145,33 @@ class RankingConfig(TrainingConfig):
         return self.changed(**{name: type(self).model_fields[name].default for name in unused})
 
     def at_epoch(self, epoch: int) -> dict[str, float]:
-        """Temperature max(T_min, T₀·decay^epoch), and entropy weight w₀·decay^(epoch // every), 0 if unlearned."""
+        """Temperature max(T_min, T₀·decay^epoch) and entropy weight w₀·decay^(epoch // every), 0 if none is learned."""
         weight = self.entropy_weight * self.entropy_decay ** (epoch // self.entropy_every)
         temperature = max(self.temperature_min, self.temperature * self.temperature_decay**epoch)
         return {"temperature": temperature, "entropy_weight": weight if self.learns_routing else 0.0}
 
     def lr_factor(self, step: int) -> float:
-        """Linear warm-up over the first `lr_warmup` epochs, then constant."""
+        """Rise linearly to 1 over the first `lr_warmup` epochs, then stay constant."""
         return min(1.0, (step + 1) / max(1, self.lr_warmup * self.steps_per_epoch()))
 
     def curriculum(self) -> list[float]:
-        """Shares of hidden items of the training sets: one, or a curriculum's five in even steps."""
+        """Shares of hidden items in the training sets: one, or a curriculum's five, in even steps."""
         if (start := self.mask_rate_start) is None:
             return [self.mask_rate]
         return [*(start + stage * ((self.mask_rate - start) / 4) for stage in range(4)), self.mask_rate]
 
-    def stage_at(self, epoch: int) -> int:
-        """The place in `curriculum` that an epoch trains at: the last from half-way on."""
-        last = len(self.curriculum()) - 1
-        return min(2 * last * epoch // max(1, self.epochs), last)
-
     def can_be_extended(self) -> bool:
-        return self.mask_rate_start is None  # a curriculum's stages are shares of all epochs
+        return self.mask_rate_start is None  # a curriculum's stages depend on the number of epochs
 
     def make_task(self) -> PartialSort:
-        """The task, with its options. Raises `ParameterError` for an option it refuses, or has twice."""
-        own = {"size": self.size, "mask_rate": self.mask_rate, "encoding": self.encoding}
-        if twice := sorted(own.keys() & self.task_options.keys()):
+        """Build the task. Raises `ParameterError` for an unknown option, and for one that is also a field."""
+        options = {"size": self.size, "mask_rate": self.mask_rate, "encoding": self.encoding}
+        if twice := sorted(options.keys() & self.task_options.keys()):
             raise ParameterError(f"task_options: {', '.join(twice)}: set by the config's field of that name")
-        return cast(PartialSort, get_task(self.task, **own, **self.task_options))
+        return cast(PartialSort, get_task(self.task, **options, **self.task_options))
 
     def make_model(self) -> RankingModel:
-        """The model, its weights not yet drawn from a seed; under the published cross-entropy its decoder points."""
+        """Build the model, not yet initialised from a seed, with a pointer decoder for the published cross-entropy."""
         pointed = self.size if self.loss == "cross_entropy" else None
         return RankingModel(self, features=self.make_task().x_dim, pointed=pointed)
 
@@ -190,56 +185,56 @@ class RankingConfig(TrainingConfig):
         return RankingLearner(members, device)
 
     def steps_per_epoch(self) -> int:
-        """Steps in which every training problem is taken once; the last batch may be smaller."""
+        """Steps in which every training problem is used once; the last batch may be smaller."""
         return math.ceil(self.train_samples / self.batch)
 
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch()
 
     def record_steps(self) -> list[int]:
-        """Steps at which an epoch begins, and the last."""
+        """The first step of every epoch, and the last step."""
         return list(range(0, self.total_steps() + 1, self.steps_per_epoch()))
 
 
 def trained_ranking(run: Run, seed: int) -> RankingModel:
-    """A run's model as selected on dev, frozen, on the CPU; `ParameterError` for another family, an unknown seed."""
+    """A run's model as selected on dev, frozen, on the CPU. `ParameterError` for another family or an unknown seed."""
     if not isinstance(config := run.config, RankingConfig):
-        raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no ranking")
+        raise ParameterError(f"run {run.key}: its config is {type(config).__name__}, which trains no ranking model")
     if seed not in config.seeds:
-        raise ParameterError(f"seed = {seed}: run {run.key} has {', '.join(map(str, config.seeds))}")
+        raise ParameterError(f"seed = {seed}: run {run.key} has seeds {', '.join(map(str, config.seeds))}")
     model = config.make_model()
     model.load_state_dict(by_prefix(run.weights, f"seed{seed}.selected."))
     return model.requires_grad_(False).eval()
 
 
 def comparators(config: RankingConfig) -> dict[str, RankingConfig]:
-    """The comparators of an HRM config by name, last itself by token and by sequence; `ParameterError` for others."""
+    """The comparators of a whole HRM config, and HRM itself per token and sequence. `ParameterError` for others."""
     whole = {name: getattr(config, name) for name in ("trained_routing", "slow_state", "tied")}
     whole |= {"routing": config.has_controller, "max_inner_iters": config.max_inner_iters > 1}
-    for name in (name for name, fine in whole.items() if not fine):
+    if name := next((name for name, present in whole.items() if not present), None):
         raise ParameterError(
-            f"{name} = {getattr(config, name)!r}: comparators are of a whole HRM model; allowed: trained routing by "
-            "token or sequence, a slow state, and 2 or more iterations of one block"
+            f"{name} = {getattr(config, name)!r}: comparators need a whole HRM model: trained routing by token or "
+            "sequence, a slow state, and 2 or more iterations of one block"
         )
     return {name: config.changed(**changes).reduced() for name, changes in COMPARATORS.items()}
 
 
 def at_values(config: RankingConfig, field: str, values: Sequence[float]) -> dict[str, RankingConfig]:
-    """The baseline, and the config at each value of one field ("hrm_period = 4"); its own has to be among them."""
-    if (own := getattr(config, field)) not in values:
-        needs = f"{field} = {own} has to be among them, as the others are compared with it"
-        raise ParameterError(f"values = {list(values)}: {needs}")
+    """The baseline, and the config at each value of a field ("hrm_period = 4"), including the config's own value."""
+    if (own_value := getattr(config, field)) not in values:
+        reason = f"{field} = {own_value} must be among them, because the others are compared with it"
+        raise ParameterError(f"values = {list(values)}: {reason}")
     return {"baseline": config.baseline()} | {f"{field} = {v:g}": config.changed(**{field: v}) for v in values}
 
 
 def model_cost(config: RankingConfig) -> dict[str, int]:
-    """Parameters, all, trained and the controller's, and operations for an array (multiply-adds are 2) of a model."""
+    """Count a model's parameters (all, trained, controller's) and operations per array (a multiply-add is 2)."""
     network, ranks = config.make_model(), torch.arange(config.size).unsqueeze(0)
-    x, own = torch.zeros(1, config.size, network.features), dict(network.named_parameters())
+    x, weights = torch.zeros(1, config.size, network.features), dict(network.named_parameters())
     return {
-        "parameters": sum(each.numel() for each in own.values()),
-        "trained_parameters": sum(each.numel() for each in own.values() if each.requires_grad),
-        "controller_parameters": sum(each.numel() for n, each in own.items() if n.startswith("controller.")),
+        "parameters": sum(each.numel() for each in weights.values()),
+        "trained_parameters": sum(each.numel() for each in weights.values() if each.requires_grad),
+        "controller_parameters": sum(each.numel() for n, each in weights.items() if n.startswith("controller.")),
         "forward_flops": counted_flops(lambda: network(x)),
         "training_flops": counted_flops(lambda: objective(config, network, x, ranks, None)[0].backward()),
     }

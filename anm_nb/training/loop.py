@@ -1,4 +1,4 @@
-"""The one training loop: S seeds step together, and on a GPU the step is a CUDA graph."""
+"""The training loop: S seeds step together, and on a GPU the step is a CUDA graph."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from anm_nb.training import Learner, Measurement, NonFiniteLoss, OutOfTime, Step
 from anm_nb.training.checkpoint import by_prefix, checkpoint_of, common_checkpoints, save_checkpoint
 from anm_nb.training.stack import Stack, StepGraphs, update, without_host
 
-TELL_SECONDS = 0.5  # between two words on where a training is, for which the host waits for a GPU
+TELL_SECONDS = 0.5  # between two progress reports, for which the host waits for a GPU
 
 
 class Kind(NamedTuple):
-    """What the Python code of a step branches on: known before it, and the same for all seeds."""
+    """Everything that the Python code of a step branches on: known before the step, the same for all seeds."""
 
-    branch: Hashable  # the learner's own
-    average: str  # what becomes of the EMA: "keep", "copy" at its first update, "move"
-    frozen: tuple[str, ...]  # groups that are not trained yet
+    branch: Hashable  # from the learner
+    average: str  # what happens to the EMA: "keep", "copy" at its first update, or "move"
+    frozen: tuple[str, ...]  # parameter groups that are not trained yet
 
 
 @dataclass
 class SeedRecord:
-    """One seed's measurements so far, and the weights that are kept of it, on the CPU, by name as in `Run.weights`."""
+    """One seed's measurements so far and its kept weights, on the CPU, by name as in `Run.weights`."""
 
     seed: int
     rows: list[dict[str, float]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # spent in steps, as they stood at each row
-    selection: dict[str, float] = field(default_factory=dict)  # step, score, measurements waited since
+    seconds: list[float] = field(default_factory=list)  # time spent in steps up to each row
+    selection: dict[str, float] = field(default_factory=dict)  # best step, its score, measurements waited since
     ended: bool = False
-    failure: str = ""  # why it could not go on
+    failure: str = ""  # why the seed could not continue
     arrays: dict[str, list[Tensor]] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def keep(self, prefix: str, weights: Mapping[str, Tensor]) -> None:
-        """Copy weights, by names that begin with a prefix."""
+        """Store a copy of the weights under names that begin with this prefix."""
         self.weights |= {f"{prefix}.{name}": each.detach().to("cpu", copy=True) for name, each in weights.items()}
 
     def add(self, row: dict[str, float], measured: Measurement, averaged: Mapping[str, Tensor], seconds: float) -> None:
-        """Append a row, its arrays and, where its selection score is the best so far, the EMA weights."""
+        """Append a row and its arrays, and keep the EMA weights if the selection score is the best so far."""
         self.rows.append({"seed": self.seed, **row, **measured.scalars})
         self.seconds.append(round(seconds, 3))
         for name, array in measured.arrays.items():
@@ -55,14 +55,14 @@ class SeedRecord:
         if measured.selection is None:
             return
         score = -math.inf if math.isnan(measured.selection) else measured.selection
-        if not self.selection or score > self.selection["score"]:  # the earliest of equals stays
+        if not self.selection or score > self.selection["score"]:  # among equal scores the earliest stays
             self.keep("selected", averaged)
             self.selection = {"step": row["step"], "score": score, "waited": -1}
         self.selection["waited"] += 1
 
 
 class Training:
-    """S seeds that train together, with checkpoints in `folders[s]`; `host` False: no look at values, as on a GPU."""
+    """S seeds that train together, with checkpoints in `folders[s]`; `host=False` reads no values, as on a GPU."""
 
     def __init__(self, learner: Learner, folders: Sequence[Path] = (), host: bool | None = None) -> None:
         self.learner, self.members, self.device = learner, learner.members, learner.device
@@ -70,15 +70,15 @@ class Training:
         self.averaged = Stack([copy.deepcopy(each).requires_grad_(False).eval() for each in self.model.members])
         self.records = [SeedRecord(member.seed) for member in self.members]
         pairs = zip(folders, self.members, strict=bool(folders))
-        self.checkpoints = [checkpoint_of(folder, each.seed) for folder, each in pairs]
+        self.checkpoints = [checkpoint_of(folder, member.seed) for folder, member in pairs]
         self.step = self.saved_at = 0
-        self.counter = torch.zeros(1, dtype=torch.long, device=self.device)  # the step, for what a graph reads by it
+        self.counter = torch.zeros(1, dtype=torch.long, device=self.device)  # the step, as a captured graph reads it
         factors = [self.config.lr_factor(step) for step in range(self.config.total_steps() + 1)]
         self.lr_factors = torch.tensor(factors, device=self.device) if self.device == "cuda" else factors
         self.failed_at = torch.full((len(self.members),), -1, device=self.device)
-        self.failed: dict[str, Tensor] = {}  # the losses of each seed's first step that was not finite
-        self.latest = torch.full((len(self.members),), torch.nan, device=self.device)  # losses
-        self.seconds, self.began = 0.0, 0.0  # in steps, without measurements and checkpoints
+        self.failed: dict[str, Tensor] = {}  # the loss and its parts at each seed's first non-finite step
+        self.latest = torch.full((len(self.members),), torch.nan, device=self.device)  # losses of the latest step
+        self.seconds = self.began = 0.0  # time spent in steps, without measurements and checkpoints
         self.host = self.device == "cpu" if host is None else host
         self.stream = torch.cuda.Stream() if self.device == "cuda" else None
         self.graphs: StepGraphs | None = None
@@ -86,17 +86,17 @@ class Training:
             draws = [each for purpose in learner.generators.values() for each in purpose]
             self.graphs = StepGraphs(self._step, draws, learner.suspects)
 
-    def run(self, tell: Tell = lambda *told: None) -> list[SeedRecord]:
-        """Train to the last step, resuming; `NonFiniteLoss` at the end, `OutOfTime` or `Interrupted` once saved."""
-        total, recorded, told = self.config.total_steps(), set(self.config.record_steps()), -math.inf
+    def run(self, tell: Tell = lambda *report: None) -> list[SeedRecord]:
+        """Resume and train to the end. Raises `NonFiniteLoss` at the end; `OutOfTime`, `Interrupted` after saving."""
+        total, recorded, reported_at = self.config.total_steps(), set(self.config.record_steps()), -math.inf
         self.tell, everybody = tell, range(len(self.members))
         with interrupts() if self.checkpoints else nullcontext(), self.on_stream():
             self.restore()
             steps = range(self.step, total + 1) if self.running() else range(0)
             self.began = time.perf_counter()
             for self.step in steps:
-                if time.perf_counter() - told > TELL_SECONDS:
-                    told = time.perf_counter()
+                if time.perf_counter() - reported_at > TELL_SECONDS:
+                    reported_at = time.perf_counter()
                     self._tell(everybody, {})
                 if self.step % self.learner.block == 0:
                     self._save_or_leave()
@@ -120,7 +120,7 @@ class Training:
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
-        """On a GPU, the one stream that all steps of this training have to be taken on."""
+        """On a GPU, use the one stream on which all steps of this training must run."""
         if self.stream is None:
             yield
             return
@@ -130,27 +130,27 @@ class Training:
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def running(self) -> list[int]:
-        """The places of the seeds that have not ended."""
+        """Indices of the seeds that have not ended."""
         return [place for place, record in enumerate(self.records) if not record.ended]
 
     def kind(self, step: int, recorded: bool = False) -> Kind:
-        """What kind of step that is."""
+        """The kind of this step; `recorded` steps are measured."""
         every = self.config.averaging()[1]
         average = "keep" if (step + 1) % every else "copy" if step + 1 == every else "move"
         frozen = tuple(group.name for group in self.learner.groups if step < group.frozen_steps)
         return Kind(self.learner.branch(step, recorded), average, frozen)
 
     def take(self, inputs: Mapping[str, Tensor], kind: Kind) -> None:
-        """One step that nothing is measured in."""
+        """Take one step without a measurement, as a CUDA graph where steps are captured."""
         (self.graphs.take if self.graphs else self._step)(inputs, kind)
 
     def _step(self, inputs: Mapping[str, Tensor], kind: Any) -> None:
         self.update(self.losses(inputs, kind), kind)
 
     def losses(self, inputs: Mapping[str, Tensor], kind: Kind) -> StepLosses:
-        """The losses of every seed; of one that is not finite, the step is noted."""
+        """Compute the losses of every seed, and note the step and losses of seeds that become non-finite."""
         now = {name: self.now(values) for name, values in self.learner.schedules.items()}
-        bfloat16 = self.config.precision == "bfloat16"  # whose cache of weights would outlive a graph
+        bfloat16 = self.config.precision == "bfloat16"  # without autocast's cache, which would outlive a graph
         with (
             without_host(not self.host),
             torch.autocast(self.device, torch.bfloat16, enabled=bfloat16, cache_enabled=False),
@@ -167,7 +167,7 @@ class Training:
         return losses
 
     def update(self, losses: StepLosses, kind: Kind) -> None:
-        """One step of every group that is not frozen, and of the average."""
+        """Update every group that is not frozen, and the EMA."""
         factor = self.lr_factors[self.step] if isinstance(self.lr_factors, list) else self.now(self.lr_factors)
         update(losses.total, [each for each in self.learner.groups if each.name not in kind.frozen], factor)
         with torch.no_grad():
@@ -179,18 +179,19 @@ class Training:
             self.counter += 1
 
     def now(self, schedule: Tensor) -> Tensor:
-        """A schedule's value at this step, read by the step counter."""
+        """The schedule's value at this step, indexed by the step counter."""
         return schedule.index_select(0, self.counter).squeeze(0)
 
     def _drop_failed(self) -> None:
-        """End the seeds whose loss was not finite; raises `NonFiniteLoss` where nobody is left."""
+        """End the seeds with a non-finite loss. Raises `NonFiniteLoss` if no seed is left."""
         for place, step in enumerate(self.failed_at.tolist()):
-            if step >= 0 and not self.records[place].ended:
+            record = self.records[place]
+            if step >= 0 and not record.ended:
                 loss, *parts = (f"{name} = {float(each[place]):g}" for name, each in self.failed.items())
-                self.records[place].ended = True
-                self.records[place].failure = (
-                    f"{loss} at step {step} of seed {self.records[place].seed} ({', '.join(parts)}); "
-                    "a lower learning rate, stronger clipping or float32 precision are the first things to try"
+                record.ended = True
+                record.failure = (
+                    f"{loss} at step {step} of seed {record.seed} ({', '.join(parts)}); "
+                    "first try a lower learning rate, stronger clipping or float32 precision"
                 )
         if not self.running():
             self._raise_failures()
@@ -200,9 +201,8 @@ class Training:
             raise NonFiniteLoss("\n".join(failures))
 
     def _measure(self, losses: StepLosses) -> None:
-        """Every running seed's own row of metrics; those that stop here are ended."""
+        """Add a row of metrics for every running seed, and end the seeds that stop early."""
         self._count_time()
-        self._drop_failed()
         parts = {name: values.tolist() for name, values in losses.parts.items()}
         parts |= {f"grad_norm_{each.name}": each.norms.tolist() for each in self.learner.groups}
         measured = self.learner.measure(self, losses)
@@ -220,7 +220,7 @@ class Training:
         self.began = time.perf_counter()
 
     def _end(self, place: int) -> None:
-        """Evaluate a seed with its selected weights, or else its averaged ones, and keep its weights as they are."""
+        """Evaluate a seed with its selected weights, or its EMA without a selection, and keep its final weights."""
         record, model = self.records[place], copy.deepcopy(self.averaged.members[place])
         if selected := by_prefix(record.weights, "selected."):
             model.load_state_dict(selected)
@@ -236,10 +236,11 @@ class Training:
         record.keep("averaged", self.averaged.members[place].state_dict())
 
     def _count_time(self) -> None:
+        """Stop the clock of the steps, and end the seeds that have failed."""
         if self.device == "cuda":
             torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.seconds, self.began = self.seconds + now - self.began, now
+        self.seconds += time.perf_counter() - self.began
+        self._drop_failed()
 
     def _tell(self, places: Iterable[int], row: Mapping[str, float]) -> None:
         for place in places:
@@ -247,20 +248,19 @@ class Training:
             self.tell(self.members[place], step, float(self.latest[place]), row)
 
     def _save_or_leave(self) -> None:
-        """Between two blocks of steps: a checkpoint where one is due; raises where it is time to leave."""
+        """Between two blocks of steps, save if a checkpoint is due, and raise if the time is up."""
         total, leave = self.config.total_steps(), seconds_left() < 0
-        # the last one before the end is where a longer training can go on
+        # the last checkpoint before the end is where a longer training continues
         last = self.saved_at < self.step > total - self.learner.block and self.config.can_be_extended()
         if leave or last or self.step - self.saved_at >= self.config.checkpoint_every:
             self._count_time()
-            self._drop_failed()
             self.save()
             self.began = time.perf_counter()
         if leave:
-            raise OutOfTime(f"run again to go on from step {self.step:,} of {total:,}")
+            raise OutOfTime(f"run again to continue from step {self.step:,} of {total:,}")
 
     def save(self) -> None:
-        """Write every seed's state as it stands before step `self.step`, each file atomically."""
+        """Write every seed's state before step `self.step`, each file atomically."""
         for place, path in enumerate(self.checkpoints):
             averaged = self.averaged.members[place].state_dict()
             facts = {"step": self.step, "spent": self.seconds, "record": vars(self.records[place])}
@@ -268,7 +268,7 @@ class Training:
         self.saved_at = self.step
 
     def restore(self) -> None:
-        """Continue exactly where `save` stood, in the newest state that is whole for all seeds."""
+        """Continue exactly from the newest state that is intact for all seeds, if there is one."""
         found = common_checkpoints(self.checkpoints)
         self.records = [SeedRecord(**state["record"]) for state in found] or self.records
         if found and self.running():

@@ -1,4 +1,4 @@
-"""Randomness: one explicit generator for each seed and purpose, so that changing one use leaves the others alone."""
+"""Randomness: one explicit generator per seed and purpose, so that changing one use does not affect the others."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from torch import Tensor, nn
 
 
 def generator(seed: int, purpose: str, device: str = "cpu") -> torch.Generator:
-    """A generator for one purpose ("data", "noise", "negatives", …) of one run seed, with a 63-bit seed of its own."""
+    """Make a generator for one purpose ("data", "noise", "negatives", …) of a run seed, with its own 63-bit seed."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def batch_indices(examples: int, batch: int, step: int, seed: int, device: str = "cpu") -> Int[Tensor, " batch"]:
-    """The examples of one step; each epoch has an order derived from seed and epoch, so resuming needs no state."""
+    """Indices of the examples in a step. Seed and epoch determine the order, so resuming needs no stored state."""
     epoch, position = divmod(step, math.ceil(examples / batch))
     return _order(examples, epoch, seed, device)[position * batch : (position + 1) * batch]
 
 
-@lru_cache(maxsize=512)  # a stack asks for every seed's order in turn
+@lru_cache(maxsize=512)  # a stack uses the orders of all its seeds in every step
 def _order(examples: int, epoch: int, seed: int, device: str) -> Int[Tensor, " examples"]:
     return torch.randperm(examples, generator=generator(seed, f"order/{epoch}", device), device=device)
 
 
 @torch.no_grad()
 def initialise(module: nn.Module, source: torch.Generator) -> None:
-    """Draw weights by torch's rules, U(±1/√fan_in), or N(0, 1) of embeddings; `TypeError` for layers without a rule."""
+    """Draw weights by torch's rules, U(±1/√fan_in), or N(0, 1) for embeddings; `TypeError` for layers without one."""
     for layer in module.modules():
-        own = list(layer.parameters(recurse=False))
+        parameters = list(layer.parameters(recurse=False))
         if isinstance(layer, nn.Linear | nn.Conv2d):
             bound = layer.weight[0].numel() ** -0.5
-            for parameter in own:
+            for parameter in parameters:
                 draw = torch.rand(parameter.shape, generator=source, device=source.device)
                 parameter.copy_(draw.mul_(2 * bound).sub_(bound))
         elif isinstance(layer, nn.Embedding):
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=source, device=source.device))
-        elif own and not isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
-            raise TypeError(f"{type(layer).__name__}: no rule to draw its parameters from a generator")
+        elif parameters and not isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
+            raise TypeError(f"{type(layer).__name__}: there is no rule to draw its parameters from a generator")
 
 
 class RowDraws:
-    """Random rows [S·b, …], each seed's block from a generator of its own; for one seed what torch draws from it."""
+    """Random rows [S·b, …], seed after seed, each from its own generator; one seed alone gets exactly torch's draws."""
 
     def __init__(self, generators: Sequence[torch.Generator], device: str | torch.device) -> None:
         self.generators, self.device = tuple(generators), device
@@ -66,6 +66,6 @@ class RowDraws:
     def _blocks(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
         rows, rest = divmod(shape[0], len(self.generators))
         if rest:
-            raise ValueError(f"{shape[0]} rows: should be a multiple of the {len(self.generators)} seeds")
+            raise ValueError(f"{shape[0]} rows: must be a multiple of the {len(self.generators)} seeds")
         drawn = [draw((rows, *shape[1:]), generator=source, device=self.device) for source in self.generators]
         return drawn[0] if len(drawn) == 1 else torch.cat(drawn)

@@ -1,4 +1,4 @@
-"""Benchmarks against plain references: both ways are the same mathematics, and the script prints and writes them."""
+"""The package and the plain references compute the same, and the benchmark script prints and writes its results."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ TOLERANCE = {"sampler": 3e-3}  # ten levels of descent amplify rounding: the fir
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_package_and_the_plain_reference_compute_the_same(name):
     pair = PAIRS[name][1](True)
-    for _ in range(12 if name in ("ired_stock", "ired_anm") else 3):  # past the first update of the EMA, where mined
+    for _ in range(12 if name in ("ired_stock", "ired_anm") else 3):  # past the first EMA update, where mined
         ours, plain = pair.ours(), pair.plain()
         assert set(ours) == set(plain)
         for key, value in ours.items():
@@ -38,8 +38,8 @@ def test_the_script_prints_a_table_and_writes_results_with_their_commit(tmp_path
     for each in kept["results"].values():
         assert each["low"] < each["speedup"] < each["high"]
     ranking, ired = kept["results"].values()
-    assert ranking["flops"] == ranking["plain_flops"] > 0  # the same products
-    assert 0 < ired["flops"] < ired["plain_flops"]  # an energy and its score are one evaluation
+    assert ranking["flops"] == ranking["plain_flops"] > 0  # the same matrix products
+    assert 0 < ired["flops"] < ired["plain_flops"]  # energy and score share one evaluation
 
 
 def test_the_page_on_running_quotes_the_kept_measurement():

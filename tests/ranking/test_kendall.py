@@ -25,7 +25,7 @@ def rankings(draw):
 
 @settings(max_examples=60)
 @given(rankings())
-def test_both_are_scipys_somers_d_of_prediction_given_target(case):
+def test_both_match_scipys_somers_d_of_prediction_given_target(case):
     pred, target, mask = case
     taus = kendall_tau(*map(torch.tensor, case))
     assert taus.shape == (len(pred),)
@@ -35,19 +35,19 @@ def test_both_are_scipys_somers_d_of_prediction_given_target(case):
     for scores, ranks, observed, tau in zip(pred, target, mask, taus.tolist(), strict=True):
         if len(set(ranks[observed])) < 2:
             assert np.isnan(tau)
-        elif len(set(scores[observed])) < 2:  # of which SciPy says nothing
+        elif len(set(scores[observed])) < 2:  # undefined in SciPy
             assert tau == 0
         else:
             assert tau == pytest.approx(stats.somersd(ranks[observed], -scores[observed]).statistic, abs=1e-12)
 
 
-def test_a_score_that_is_not_a_number_earns_nothing():
+def test_a_nan_score_counts_as_a_tie():
     ranks = torch.tensor([0, 1, 2])
     assert float(kendall_tau(torch.tensor([2.0, torch.nan, 0.0]), ranks)) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("tau", [kendall_tau, kendall_tau_numpy])
-def test_other_numbers_of_items_are_refused_by_name(tau):
+def test_mismatched_numbers_of_items_are_refused_by_name(tau):
     scores, ranks = torch.zeros(2, 4), torch.zeros(2, 4)
     with pytest.raises(ParameterError, match=r"target has shape \(2, 3\)"):
         tau(scores, ranks[:, :3])

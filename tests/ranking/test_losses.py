@@ -1,4 +1,4 @@
-"""Ranking losses against their formulas in float64, at extremes, and where nothing is observed."""
+"""Ranking losses against their formulas in float64, for extreme scores, and without observed pairs."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ FORMULAS[combined_ranking_loss] = lambda ordered: ranknet(ordered) + listnet(ord
 
 @every_loss
 @given(problems())
-def test_each_is_its_formula_over_the_observed_scores_in_true_order(loss, problem):
+def test_each_loss_matches_its_formula_on_the_observed_scores_in_true_order(loss, problem):
     scores, ranks, mask = problem
     ordered = np.array([float(scores[i]) for i in ranks.argsort() if mask[i]])
     expected = FORMULAS[loss](ordered) if len(ordered) > 1 else 0.0

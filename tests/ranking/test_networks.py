@@ -1,4 +1,4 @@
-"""The ranking model: what iterates, what routes, what gets a gradient, and that no position leaks."""
+"""The ranking model: iterations, routing, gradients, and equivariance to the order of items."""
 
 import math
 
@@ -41,7 +41,7 @@ def inputs(batch=3, items=5, features=2, seed=0):
 
 # ---- the block ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("pre", [False, True])
-def test_uniform_routing_is_torchs_transformer_layer(pre):
+def test_uniform_routing_matches_torchs_transformer_layer(pre):
     block = AttentionBlock(8, 2, pre).double()
     options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": pre}
     reference = nn.TransformerEncoderLayer(8, 2, 16, **options)
@@ -65,7 +65,7 @@ def test_uniform_routing_is_torchs_transformer_layer(pre):
 
 # ---- routing -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("routing", ["token", "sequence"])
-def test_alpha_changes_the_output_and_logits_of_zero_are_no_routing(routing):
+def test_alpha_changes_the_output_and_zero_logits_mean_no_routing(routing):
     routed, uniform = model(routing=routing), model(routing="uniform")
     weights = {name: weight for name, weight in routed.state_dict().items() if not name.startswith("controller.")}
     uniform.load_state_dict(weights)
@@ -82,17 +82,17 @@ def test_alpha_changes_the_output_and_logits_of_zero_are_no_routing(routing):
 
 @every_routing
 @pytest.mark.parametrize("iterations", [1, 2, 7])
-def test_any_number_of_iterations_begins_as_the_models_own(options, iterations):
+def test_other_numbers_of_iterations_start_like_the_default_number(options, iterations):
     module = model(**options)
-    for asked, own in zip(module(inputs(), iterations), module(inputs()), strict=True):
+    for found, default in zip(module(inputs(), iterations), module(inputs()), strict=True):
         both = min(iterations, 4)
-        dim = 0 if asked.ndim == 1 else 1
-        assert asked.shape[dim] == iterations
-        torch.testing.assert_close(asked.narrow(dim, 0, both), own.narrow(dim, 0, both))
+        dim = 0 if found.ndim == 1 else 1
+        assert found.shape[dim] == iterations
+        torch.testing.assert_close(found.narrow(dim, 0, both), default.narrow(dim, 0, both))
 
 
-def test_numbers_of_iterations_that_there_are_no_blocks_for_are_refused():
-    with pytest.raises(ParameterError, match="iterations = 5: allowed: 1 to 4, as each has a block of its own"):
+def test_numbers_of_iterations_without_blocks_are_refused():
+    with pytest.raises(ParameterError, match="iterations = 5: allowed: 1 to 4, as each iteration has its own block"):
         model(routing="uniform", tied=False)(inputs(), 5)
     with pytest.raises(ParameterError, match="iterations = 0: allowed: at least 1"):
         model()(inputs(), 0)
@@ -123,7 +123,7 @@ def test_reordering_the_items_reorders_the_scores(order, options):
         torch.testing.assert_close(module(x[:, order]).scores, module(x).scores[..., list(order)])
 
 
-def test_hidden_values_do_not_enter():
+def test_hidden_values_have_no_effect():
     module, x = model(), inputs()
     changed = x.clone()
     changed[..., 0] += 10 * x[..., 1]
@@ -138,7 +138,7 @@ def test_hidden_values_do_not_enter():
         (lambda: model(pointed=5), (3, 6, 2), r"x has shape \(3, 6, 2\); this model takes \[batch, 5, 2\]"),
     ],
 )
-def test_what_it_cannot_take_is_refused_by_name(make, shape, message):
+def test_wrong_input_shapes_are_refused_by_name(make, shape, message):
     with pytest.raises(ParameterError, match=message):
         make()(torch.zeros(shape, dtype=torch.float64))
 
@@ -156,11 +156,11 @@ def test_the_pointer_decoder_walks_the_ranks_as_published(seed):
     rounded = affinities.float().round(decimals=SCORE_DECIMALS)
     for row in range(2):
         order = ranks[row, 0].argsort().tolist()
-        for rank in range(5):  # under teacher forcing the items of earlier ranks are taken
+        for rank in range(5):  # under teacher forcing, the items of earlier ranks are taken
             expected = affinities[row, :, rank].clone()
             expected[:, order[:rank]] = -torch.inf
             torch.testing.assert_close(logits[row, :, rank], expected)
-        for iteration in range(3):  # by itself it takes the best free item at each rank
+        for iteration in range(3):  # greedy decoding takes the best free item at each rank
             free = set(range(5))
             for rank in range(5):
                 best = max(sorted(free), key=lambda item: float(rounded[row, iteration, rank, item]))
@@ -168,7 +168,7 @@ def test_the_pointer_decoder_walks_the_ranks_as_published(seed):
                 free.remove(best)
 
 
-# ---- the controller
+# ---- the controller ----------------------------------------------------------------------------------------------
 def controller(**options):
     settings = {"width": 8, "n_heads": 4, "controller_width": 5, "max_inner_iters": 9} | options
     module = Controller(RankingConfig(**settings)).double()
@@ -180,7 +180,7 @@ def tokens(batch=3, items=7, width=8):
     return torch.randn(batch, items, width, dtype=torch.float64, generator=generator(0, "tokens"))
 
 
-def test_the_written_out_cell_is_torchs_gru_cell():
+def test_the_written_out_cell_matches_torchs_gru_cell():
     cell, reference = GatedCell(4, 3).double(), nn.GRUCell(4, 3).double()
     initialise(cell, generator(0, "weights"))
     for name, layer in {"ih": cell.input, "hh": cell.recurrent}.items():

@@ -1,4 +1,4 @@
-"""Training a ranking model: every fix does what it says, and a run is a function of its config."""
+"""Training a ranking model: every option has its documented effect, and a run is a function of its config."""
 
 import math
 
@@ -40,7 +40,7 @@ def network_of(state):
     return state.model.members[0]
 
 
-# ---- what a run leaves -------------------------------------------------------------------------------------------
+# ---- the contents of a run ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +53,7 @@ def test_a_run_records_the_documents_diagnostics_at_every_epoch(run):
     assert metrics.groupby("seed")["epoch"].apply(list).tolist() == [[0, 1, 2], [0, 1, 2]]
     named = "tau_obs tau_all entropy herfindahl max_alpha temperature entropy_weight"
     assert metrics[named.split()].notna().all().all()
-    assert metrics["grad_norm_encoder"].notna().tolist() == [False, True, True] * 2  # no step before the first
+    assert metrics["grad_norm_encoder"].notna().tolist() == [False, True, True] * 2  # no gradient before step 0
     assert metrics["grad_norm_controller"].isna().all()  # frozen throughout
     shapes = {name: tuple(array.shape) for name, array in run.trace.items()}
     per_iteration = {"entropies", "tau_obs", "tau_all"}
@@ -73,7 +73,7 @@ def test_a_run_records_the_documents_diagnostics_at_every_epoch(run):
     np.testing.assert_allclose(metrics["entropy"], run.trace["entropies"].mean(-1).flatten(), rtol=1e-6)
 
 
-def test_test_scores_are_those_of_the_weights_selected_on_dev(run):
+def test_test_scores_belong_to_the_weights_selected_on_dev(run):
     for index, seed in enumerate(SMALL["seeds"]):
         rows = run.metrics[run.metrics["seed"] == seed]
         last = rows.iloc[-1]
@@ -85,14 +85,14 @@ def test_test_scores_are_those_of_the_weights_selected_on_dev(run):
         test = config().make_task().sample(30, generator=generator(seed, "test"), stream="test")
         scores, ranks, known = (run.trace[f"test_{name}"][index, 0] for name in ("scores", "ranks", "known"))
         assert torch.equal(ranks, test.y)
-        torch.testing.assert_close(model(test.x).scores, scores, atol=1e-3, rtol=0)  # kept to four decimals
+        torch.testing.assert_close(model(test.x).scores, scores, atol=1e-3, rtol=0)  # stored with four decimals
         answer = scores[:, -1]
         assert last["test_tau_obs"] == pytest.approx(float(kendall_tau(answer, ranks, known).mean()))
         assert last["test_tau_all"] == pytest.approx(float(kendall_tau(answer, ranks).mean()))
         assert last["test_tau_index"] == pytest.approx(float(index_space_tau(answer, ranks).mean()))
 
 
-def test_training_is_bit_identical_whatever_the_global_generator(run, tmp_path):
+def test_training_does_not_depend_on_the_global_generator(run, tmp_path):
     torch.manual_seed(12345)
     again = config().train(tmp_path)
     assert again.metrics.equals(run.metrics)
@@ -100,15 +100,15 @@ def test_training_is_bit_identical_whatever_the_global_generator(run, tmp_path):
         assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
 
 
-def test_models_that_a_run_does_not_have_are_refused_by_name(run, monkeypatch):
-    with pytest.raises(ParameterError, match=r"seed = 7: run \w+ has 0, 1"):
+def test_models_missing_from_a_run_are_refused_by_name(run, monkeypatch):
+    with pytest.raises(ParameterError, match=r"seed = 7: run \w+ has seeds 0, 1"):
         trained_ranking(run, 7)
     monkeypatch.setitem(vars(run), "config", EnergyConfig())
-    with pytest.raises(ParameterError, match="its config is EnergyConfig, which trains no ranking"):
+    with pytest.raises(ParameterError, match="its config is EnergyConfig, which trains no ranking model"):
         trained_ranking(run, 0)
 
 
-# ---- what is trained, and how ------------------------------------------------------------------------------------
+# ---- the training ------------------------------------------------------------------------------------------------
 def test_models_of_one_seed_see_the_same_data():
     hrm, baseline = (each.learner(3) for each in (config(), config().baseline()))
     pairs = [(hrm.x, baseline.x), (hrm.ranks, baseline.ranks)]
@@ -172,9 +172,9 @@ def test_the_loss_is_the_weighted_mean_over_supervised_iterations(deep):
 
 @pytest.mark.parametrize(
     ("options", "aware"),
-    [({}, True), ({"mask_aware": False}, False), ({"task": "hinted_sort"}, False)],  # hints reach hidden items
+    [({}, True), ({"mask_aware": False}, False), ({"task": "hinted_sort"}, False)],  # hints concern hidden items too
 )
-def test_the_loss_compares_and_dev_selects_by_what_the_tasks_metric_does(options, aware):
+def test_loss_and_selection_follow_the_metric_of_the_task(options, aware):
     learner = config(**options).learner(0)
     training = learner.task.sample(40, generator=generator(0, "train"), stream="train")
     assert aware == (learner.compared is not None and torch.equal(learner.compared[0], training.known))
@@ -202,7 +202,7 @@ def test_the_fifteen_configs_of_the_document_are_eleven_runs():
     listed += [hrm.changed(temperature=temperature) for temperature in (1.5, 2.0, 2.5)]
     assert len(listed) == 15
     assert len({each.model_dump_json() for each in listed}) == 11
-    assert len({each.stack_key() for each in listed}) == 7  # what differs in schedules only trains as one stack
+    assert len({each.stack_key() for each in listed}) == 7  # configs that differ only in schedules share a stack
     assert all(each.changed(max_inner_iters=12, hrm_period=4).baseline() == hrm.baseline() for each in listed[1:])
 
 
@@ -211,7 +211,7 @@ def test_the_fifteen_configs_of_the_document_are_eleven_runs():
     [
         ({"size": 500}, "size = 500: there are only 200"),
         ({"hrm_period": 4}, "hrm_period = 4: with max_inner_iters = 3"),
-        ({"n_heads": 3}, "n_heads = 3: has to divide width = 8"),
+        ({"n_heads": 3}, "n_heads = 3: must divide width = 8"),
         ({"routing": "tokens"}, "did you mean 'token'"),
         ({"gradient": "last"}, "gradient = 'last': .*deep_supervision"),
         ({"temperature_min": 3.0}, "temperature_min = 3.0: at most temperature = 2.0"),
@@ -226,11 +226,11 @@ def test_configs_that_cannot_train_are_refused_by_name(options, message):
         config(**options)
 
 
-# ---- what the models reach ---------------------------------------------------------------------------------------
+# ---- scores ------------------------------------------------------------------------------------------------------
 
 
 def test_hints_are_learned_from_and_shuffled_ones_are_not(tmp_path):
-    """True pointers lift τ far above the ceiling without hints; shuffled ones leave it there, up to chance."""
+    """True pointers lift τ far above the ceiling without hints; shuffled pointers leave it there, up to chance."""
     task = get_task("partial_sort", size=5, mask_rate=0.5)
     ceiling = float(task.ceilings(task.sample(1, generator=generator(0, "test"))))
     reached, errors = {}, {}
@@ -246,4 +246,4 @@ def test_hints_are_learned_from_and_shuffled_ones_are_not(tmp_path):
         reached[hints], errors[hints] = float(each.mean()), float(each.std()) / math.sqrt(1000)
     assert reached["true"] > ceiling + 0.1
     assert reached["shuffled"] < ceiling + 3 * errors["shuffled"]
-    assert reached["shuffled"] > ceiling - 0.1  # it has learned all the rest
+    assert reached["shuffled"] > ceiling - 0.1  # the rest has been learned

@@ -1,4 +1,4 @@
-"""Variants: each changes what it says and nothing else, and counts match as nearly as they can."""
+"""Variants: each changes only the stated fields, and matched models have the nearest possible cost."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ NAMES = list(comparators(config()))
 
 
 def trained(settings, steps):
-    """Its network after some steps, and its weights before them."""
+    """The network after some steps, and its weights before them."""
     state = Training(settings.learner(0))
     network = state.model.members[0]
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
@@ -38,15 +38,15 @@ def trained(settings, steps):
 
 
 def key(settings):
-    """What the store tells configs apart by."""
+    """The config as text, by which the store tells configs apart."""
     return settings.model_dump_json()
 
 
-# ---- models to compare with --------------------------------------------------------------------------------------
+# ---- comparators -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NAMES)
-def test_each_ranks_and_trains_its_blocks_and_its_routing_where_it_is_learned(name):
+def test_each_comparator_ranks_and_trains_its_blocks_and_any_learned_routing(name):
     derived = comparators(config(entropy_weight=10.0))[name]
-    network, before = trained(derived, 4)  # of which three with the controller frozen
+    network, before = trained(derived, 4)  # the first three with a frozen controller
     assert network(torch.rand(2, ITEMS, network.features)).scores.shape == (
         2,
         1 if name == "no iteration" else ITERATIONS,
@@ -57,10 +57,10 @@ def test_each_ranks_and_trains_its_blocks_and_its_routing_where_it_is_learned(na
     routing = {each for each in before if each.startswith("controller.") and not each.endswith("temperature")}
     assert routing.isdisjoint(moved) == (not derived.learns_routing)
     if not derived.learns_routing:
-        assert derived.at_epoch(0)["entropy_weight"] == 0  # or the encoder would learn to please the entropy term
+        assert derived.at_epoch(0)["entropy_weight"] == 0  # else the encoder would optimise the entropy term
 
 
-def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
+def test_unused_fields_of_a_comparator_do_not_make_another_run():
     variants = [config(), config(entropy_weight=0.1), config(warmup_epochs=0, controller_lr=1e-3)]
     for name in ("no iteration", "deep untied", "weight-tied", "random α", "untrained controller"):
         assert len({key(comparators(each)[name]) for each in variants}) == 1
@@ -73,8 +73,8 @@ def test_what_a_comparator_does_not_use_makes_no_run_of_its_own():
     ("name", "value"),
     {"routing": "uniform", "trained_routing": False, "slow_state": False, "tied": False, "max_inner_iters": 1}.items(),
 )
-def test_comparators_are_of_a_whole_model_only(name, value):
-    with pytest.raises(ParameterError, match=f"{name} = {value!r}: comparators are of a whole HRM model"):
+def test_comparators_need_a_whole_model(name, value):
+    with pytest.raises(ParameterError, match=f"{name} = {value!r}: comparators need a whole HRM model"):
         comparators(config(hrm_period=1, **{name: value}))
 
 
@@ -102,18 +102,18 @@ def test_values_of_one_field_stand_beside_the_baseline():
     configs = at_values(config(), "hrm_period", (1, 2))
     assert list(configs) == ["baseline", "hrm_period = 1", "hrm_period = 2"]
     assert configs["hrm_period = 2"] == config()
-    with pytest.raises(ParameterError, match=r"values = \[1, 3\]: hrm_period = 2 has to be among them"):
+    with pytest.raises(ParameterError, match=r"values = \[1, 3\]: hrm_period = 2 must be among them"):
         at_values(config(), "hrm_period", (1, 3))
 
 
-# ---- what they cost ----------------------------------------------------------------------------------------------
+# ---- cost --------------------------------------------------------------------------------------------------------
 
 
-def test_no_other_width_is_nearer():
+def test_no_other_width_matches_the_cost_more_closely():
     derived = comparators(config())["deep untied"]
     match = names_of("25_where_iteration_helps", "matched")["matched"](derived, config(), "operations")
     assert match == derived.changed(width=match.width)
     wanted = model_cost(config())["training_flops"]
-    near = range(max(HEADS, match.width - HEADS), match.width + HEADS + 1, HEADS)  # counts grow with the width
+    near = range(max(HEADS, match.width - HEADS), match.width + HEADS + 1, HEADS)  # operations grow with the width
     off = {width: abs(model_cost(derived.changed(width=width))["training_flops"] - wanted) for width in near}
     assert off[match.width] == min(off.values())

@@ -1,4 +1,4 @@
-"""A checkpoint comes back bit for bit, and a write that dies leaves the older one standing."""
+"""Checkpoints are restored bit for bit, and a failed write leaves the previous checkpoint intact."""
 
 import errno
 from pathlib import Path
@@ -11,17 +11,17 @@ from anm_nb.training.checkpoint import before, good_checkpoints, save_checkpoint
 
 WHOLE = torch.arange(4000.0)
 TENSORS = {
-    "transposed": torch.arange(6.0).view(2, 3).T,  # not contiguous, as an optimiser's state may be
+    "transposed": torch.arange(6.0).view(2, 3).T,  # not contiguous, which an optimiser's state may be
     "nan": torch.tensor([float("nan"), -0.0, 1e-45]),
     "scalar": torch.tensor(3, dtype=torch.int64),
     "state": torch.Generator().manual_seed(5).get_state(),
     "half": torch.ones(2, dtype=torch.bfloat16),
-    "view": WHOLE[1:3],  # shares its memory
+    "view": WHOLE[1:3],  # shares memory
 }
 
 
 def steps(path):
-    """The steps of the checkpoints that can be trusted."""
+    """The steps of the checkpoints with a valid checksum."""
     return [state["step"] for state in good_checkpoints(path)]
 
 
@@ -35,7 +35,7 @@ def path(tmp_path):
     return path
 
 
-def test_tensors_and_facts_come_back_as_they_were(tmp_path):
+def test_tensors_and_facts_are_restored_exactly(tmp_path):
     facts = {"step": 7, "rows": [{"loss": 0.1 + 0.2, "grad_norm": float("nan"), "tiny": 5e-324}]}
     save_checkpoint(tmp_path / "a", {"tensors": TENSORS, "facts": facts, "step": 7})
     (state,) = good_checkpoints(tmp_path / "a")
@@ -45,36 +45,36 @@ def test_tensors_and_facts_come_back_as_they_were(tmp_path):
         one, other = (each.reshape(-1).view(torch.uint8) for each in (state["tensors"][name], tensor))
         assert torch.equal(one, other)  # as bytes, so that NaN equals NaN and −0 does not equal 0
     assert repr(state["facts"]) == repr(facts)
-    assert (tmp_path / "a").stat().st_size < 10_000  # a view without what it is a view of
+    assert (tmp_path / "a").stat().st_size < 10_000  # a view is stored without its base tensor
 
 
-def test_every_changed_byte_and_every_cut_is_seen(path):
+def test_any_changed_byte_and_any_truncation_is_detected(path):
     whole = path.read_bytes()
     places = range(0, len(whole), 19)
     spoiled = [whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :] for place in places]
     before(path).unlink()
     for data in [*spoiled, b"", whole[:8], whole[:100], whole[:-1]]:
         path.write_bytes(data)
-        with pytest.warns(UserWarning, match=f"{path} is not as it was written"):
+        with pytest.warns(UserWarning, match=f"{path} has changed since it was written"):
             assert steps(path) == []
 
 
-def test_a_spoiled_checkpoint_gives_way_to_the_one_before_it_and_never_takes_its_place(path):
+def test_a_corrupt_checkpoint_is_set_aside_for_the_previous_one(path):
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match=rf"{path}.*goes on from the one before it"):
+    with pytest.warns(UserWarning, match=rf"{path}.*continues from the previous checkpoint"):
         assert steps(path) == [4]
-    assert path.with_name(f"{path.name}.corrupt").exists()  # as evidence
+    assert path.with_name(f"{path.name}.corrupt").exists()  # kept as evidence
     save_checkpoint(path, TENSORS | {"step": 8})
     assert steps(path) == [8, 4]
     for each in (path, before(path)):
         each.write_bytes(b"")
     with pytest.warns(UserWarning, match="or from the beginning"):
         assert steps(path) == []
-    assert steps(path) == []  # said once, not at every start
+    assert steps(path) == []  # warned of once, not at every start
 
 
 @pytest.mark.parametrize(("code", "refused"), [(errno.ENOSPC, DiskFull), (errno.EIO, OSError)])
-def test_a_write_that_fails_leaves_the_older_checkpoint_and_a_full_disk_is_named(code, refused, path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_checkpoint_and_names_a_full_disk(code, refused, path, monkeypatch):
     write = Path.write_bytes
 
     def dying(target, data):
@@ -82,9 +82,9 @@ def test_a_write_that_fails_leaves_the_older_checkpoint_and_a_full_disk_is_named
         raise OSError(code, "input/output error")
 
     monkeypatch.setattr(Path, "write_bytes", dying)
-    said = "goes on from its last checkpoint" if refused is DiskFull else "input/output error"
+    message = "continues from its last checkpoint" if refused is DiskFull else "input/output error"
     for _ in range(2):
-        with pytest.raises(refused, match=said):
+        with pytest.raises(refused, match=message):
             save_checkpoint(path, TENSORS | {"step": 12})
         assert steps(path) == [8]
     assert [each.name for each in path.parent.iterdir()] == [before(path).name]

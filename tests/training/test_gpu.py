@@ -1,4 +1,4 @@
-"""On a GPU: steps captured as graphs give the bits of steps that are not, and say what cannot be captured."""
+"""GPU tests: steps captured as graphs give the same bits as eager steps, and errors say what cannot be captured."""
 
 import math
 import os
@@ -27,34 +27,34 @@ FEW = (
 
 
 def on_gpu(name, seeds=(0, 1), **options):
-    """A case of 40 steps, with records inside."""
+    """A case of about 40 steps with records in between."""
     return config_of(name, seeds, **{**LONG[name.partition(":")[0]], "device": "cuda", **options})
 
 
 def begun(config, folder, seeds):
-    """A training of a config's seeds on the GPU, ready to run."""
+    """A training of these seeds on the GPU, ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
     return Training(config.learner(*seeds, device="cuda"), [folder] * len(seeds))
 
 
 def ran(config, folder, seeds=(0, 1)):
-    """That training once it has run, and what it leaves."""
+    """The same training after its run, and its results."""
     with arithmetic(config):
         training = begun(config, folder, seeds)
         return training, assemble(training.run())
 
 
 @pytest.mark.parametrize("name", [*FEW, "energy: soft labels"])
-def test_steps_as_graphs_give_the_bits_of_steps_as_they_are(name, tmp_path):
+def test_captured_steps_give_the_same_bits_as_eager_steps(name, tmp_path):
     plain = [ran(on_gpu(name, graph=False), tmp_path / f"plain{time}")[1] for time in range(2)]
-    assert_same(*plain)  # where this fails, it is no fault of graphs
+    assert_same(*plain)  # if this fails, graphs are not the cause
     training, captured = ran(on_gpu(name), tmp_path / "graph")
     assert training.graphs.replays > 15
     assert_same(captured, plain[0])
 
 
 @pytest.mark.parametrize("name", [*FEW, "energy: anm"])
-def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
+def test_a_stack_trains_like_each_seed_alone(name, tmp_path):
     together = ran(on_gpu(name), tmp_path / "together", (3, 0, 1))[1].metrics
     alone = [ran(on_gpu(name), tmp_path / str(seed), (seed,))[1].metrics for seed in (3, 0, 1)]
     rows = pd.concat(alone, ignore_index=True)
@@ -68,7 +68,7 @@ def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("name", ["energy: stock", "energy: anm_orthogonal", "ranking: routed"])
 def test_a_killed_training_resumes_to_the_same_bits(name, graph, tmp_path):
-    """Graphs draw from generators whose states are saved between two replays."""
+    """Graphs draw from generators whose states are saved between replays."""
     long = (
         {"steps": 150, "records": 5, "checkpoint_every": 60} if name.startswith("energy") else {"checkpoint_every": 10}
     )
@@ -90,7 +90,7 @@ def test_a_killed_training_resumes_to_the_same_bits(name, graph, tmp_path):
     assert_same(ran(config, tmp_path / "killed")[1], whole)
 
 
-def test_a_loss_that_is_not_finite_inside_a_replay_is_named_and_the_others_go_on(tmp_path):
+def test_a_non_finite_loss_inside_a_replay_is_named_and_other_seeds_continue(tmp_path):
     config = ToyConfig(steps=30, record_every=10)
     changes = {1: {17: math.nan}}
     failing = toy_training(config, tmp_path / "failing", (0, 1, 2), device="cuda", changes=changes)
@@ -119,12 +119,12 @@ print("trained to step", trained.metrics["step"].max(), trained.metrics["loss_ms
 """
 
 
-def test_a_users_strategy_that_waits_is_named_and_trains_without_a_graph(tmp_path):
-    """In a process of its own, as a notebook's kernel would go on after the error."""
+def test_a_user_strategy_that_waits_is_named_and_trains_without_a_graph(tmp_path):
+    """In a separate process that continues after the error, as a notebook's kernel would."""
     path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
     ran = subprocess.run(
         [sys.executable, "-c", WAITS, tmp_path], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    for said in ("cannot be captured as a CUDA graph", "Own", ".item()", "graph = False", "trained to step 10 True"):
-        assert said in ran.stdout
+    for text in ("cannot be captured as a CUDA graph", "Own", ".item()", "graph = False", "trained to step 10 True"):
+        assert text in ran.stdout

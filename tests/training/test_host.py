@@ -1,4 +1,4 @@
-"""No step waits for the host: what a GPU captures looks at no value, for every family, strategy and option."""
+"""No step waits for the host: captured code reads no value, for every family, strategy and option."""
 
 import pytest
 from families import CASES, Own, config_of, energy
@@ -8,11 +8,11 @@ from anm_nb.training.loop import Training
 
 
 def taken(config, seeds, steps=3):
-    """Steps of a training as on a GPU, the first as it is, the rest under the mode that refuses waits."""
+    """Take steps as on a GPU: the first one normally, the others in the mode that refuses waits."""
     training = Training(config.learner(*seeds), host=False)
     for training.step in range(steps):
         inputs, kind = training.learner.inputs(training.step), training.kind(training.step)
-        if training.step == 0:  # optimisers set themselves up
+        if training.step == 0:  # optimisers initialise their state
             training.take(inputs, kind)
         else:
             with RefuseHostWaits():
@@ -30,13 +30,13 @@ def test_no_step_waits_for_the_host(name, seeds):
     assert (training.failed_at < 0).all()
 
 
-def test_a_wait_in_a_users_strategy_is_caught():
+def test_a_wait_in_a_user_strategy_is_caught():
     with pytest.raises(HostWait, match=r"_local_scalar_dense.* waits for the host"):
         taken(energy(negatives=Own()), (0, 1))
 
 
-def test_miners_of_a_step_that_may_not_look_end_where_those_that_may_do():
-    """Only the draws differ: without looking, starting points are drawn in every turn."""
+def test_miners_that_may_not_read_values_end_where_those_that_may_do():
+    """Only the random draws differ: without reading values, starting points are drawn in every iteration."""
     steps = {"task": "inverse", "size": 3, "steps": 2, "records": 3}
     metrics = []
     for host in (True, False):

@@ -1,4 +1,4 @@
-"""More steps from a finished run give the bits of one long run, where nothing depends on the whole length."""
+"""Continuing a finished run gives the same bits as one long run, if no step depends on the total length."""
 
 import pytest
 from families import Own
@@ -30,13 +30,13 @@ def trained(run):
     "config",
     [
         energy("anm", **EVEN, keep_weights=True, test_examples=4),
-        RANKING.changed(patience=1, encoder_lr=1e-6),  # ends early
-        RANKING.changed(lr_warmup=6, epochs=3),  # longer than the shorter run
+        RANKING.changed(patience=1, encoder_lr=1e-6),  # stops early
+        RANKING.changed(lr_warmup=6, epochs=3),  # the warm-up is longer than the shorter run
     ],
     ids=["energy", "patience", "warm-up"],
 )
-def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as where two cores are free: the first seed is taken up twice
+def test_a_continued_training_gives_the_same_bits_as_one_from_the_start(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # two free cores, so the first seed is resumed twice
     short = store.get_or_train(config)
     steps, take = [], Training.losses
 
@@ -58,12 +58,12 @@ def test_a_longer_training_goes_on_to_the_bits_of_one_from_the_start(config, tmp
 @pytest.mark.parametrize(
     "config",
     [
-        energy("stock", record_every=4),  # lr_final falls up to the last step
-        energy("stock", lr_final=1.0),  # records are placed by the number of steps
-        energy(Own(), **EVEN),  # a strategy of the user's may go by its share of all steps
+        energy("stock", record_every=4),  # the learning rate falls until the last step
+        energy("stock", lr_final=1.0),  # record steps depend on the number of steps
+        energy(Own(), **EVEN),  # a user's strategy may depend on the share of steps done
         RANKING.changed(mask_rate_start=0.2),
     ],
     ids=["learning rate", "records", "strategy", "curriculum"],
 )
-def test_what_depends_on_the_whole_length_cannot_go_on(config):
+def test_configs_that_depend_on_the_total_length_cannot_be_extended(config):
     assert not config.can_be_extended()

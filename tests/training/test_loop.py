@@ -1,4 +1,4 @@
-"""The loop updates, clips, averages and measures as torch does by hand, whatever the number of seeds in a stack."""
+"""The loop updates, clips, averages and measures like hand-written torch code, for any number of seeds in a stack."""
 
 import math
 
@@ -16,7 +16,7 @@ ALL = ((3,), (3, 0, 1))
 
 
 def by_hand(config, seed, clip=1e9, frozen=0):
-    """The toy's training with torch's own optimisers, clipping and average: weights, averages, and rows."""
+    """Train the toy with torch's own optimisers, clipping and averaging; return weights, averages and rows."""
     learner = Toy([Member(config, seed)], "cpu")
     network = learner.model.members[0]
     layers = [list(network[0].parameters()), list(network[2].parameters())]
@@ -50,8 +50,8 @@ def by_hand(config, seed, clip=1e9, frozen=0):
 
 @pytest.mark.parametrize("seeds", ALL)
 @pytest.mark.parametrize(("clip", "frozen", "every"), [(1e9, 0, 1), (0.05, 0, 3), (0.3, 5, 1)])
-def test_training_is_what_torch_does_by_hand(seeds, clip, frozen, every, tmp_path):
-    """Losses, AdamW and Adam, clipping, the schedule of learning rates, frozen groups, the average, and its norms."""
+def test_training_matches_hand_written_torch(seeds, clip, frozen, every, tmp_path):
+    """Covers losses, AdamW and Adam, clipping, learning rate schedule, frozen groups, the EMA and gradient norms."""
     config = ToyConfig(every=every)
     trained = toy_trained(config, tmp_path, seeds, clip=clip, frozen=frozen)
     for seed in seeds:
@@ -66,7 +66,7 @@ def test_training_is_what_torch_does_by_hand(seeds, clip, frozen, every, tmp_pat
 
 
 @pytest.mark.parametrize("seeds", ALL)
-def test_rows_and_arrays_are_of_their_step_and_measuring_changes_nothing(seeds, tmp_path):
+def test_rows_and_arrays_belong_to_their_step_and_measuring_changes_nothing(seeds, tmp_path):
     trained = {}
     for every in (1, 5):
         training = toy_training(
@@ -77,7 +77,7 @@ def test_rows_and_arrays_are_of_their_step_and_measuring_changes_nothing(seeds, 
             assert [row["step"] for row in record.rows] == training.config.record_steps()
             assert [row["steps_so_far"] for row in record.rows] == [step + 1 for step in training.config.record_steps()]
             for step, array in zip(training.config.record_steps(), record.arrays["slope"], strict=True):
-                # with a decay of 0 the average is the weights themselves, as that step finds them
+                # with decay 0 the average equals the weights before that step
                 assert torch.equal(array, training.learner.seen[step][place]["0.weight"])
                 assert torch.equal(array, record.weights[f"step{step}.averaged.0.weight"])
     for often, seldom in zip(trained[1], trained[5], strict=True):
@@ -85,11 +85,11 @@ def test_rows_and_arrays_are_of_their_step_and_measuring_changes_nothing(seeds, 
         assert repr([row for row in often.rows[:-1] if row["step"] % 5 == 0]) == repr(seldom.rows[:-1])
 
 
-# ---- what is not finite ------------------------------------------------------------------------------------------
+# ---- non-finite losses -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("host", [True, False])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_names_seed_step_and_parts_and_the_others_go_on(bad, host, tmp_path):
-    """Where values are not looked at in every step, what is named is the first such step all the same."""
+def test_a_non_finite_loss_names_seed_step_and_parts_and_other_seeds_continue(bad, host, tmp_path):
+    """The first non-finite step is named, even if values are not read in every step."""
     training = toy_training(ToyConfig(record_every=6), tmp_path / "some", (5, 7, 9), host, changes={7: {4: bad}})
     with pytest.raises(NonFiniteLoss) as refusal:
         training.run()
@@ -103,20 +103,20 @@ def test_a_loss_that_is_not_finite_names_seed_step_and_parts_and_the_others_go_o
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_a_checkpoint_never_holds_what_is_not_finite(seeds, tmp_path):
+def test_a_checkpoint_never_holds_a_non_finite_state(seeds, tmp_path):
     config = ToyConfig(checkpoint_every=3, record_every=12)
     with pytest.raises(NonFiniteLoss):
         toy_trained(config, tmp_path / "a", seeds, changes={seed: {4: math.nan} for seed in seeds})
-    resumed = toy_training(config, tmp_path / "a", seeds)  # had it been written after step 4, it would have failed
+    resumed = toy_training(config, tmp_path / "a", seeds)  # a checkpoint after step 4 would fail again
     records = resumed.run()
     assert len(resumed.learner.seen) == 10  # steps 3 … 12
     assert all(np.isfinite(row["error"]) for record in records for row in record.rows)
 
 
-# ---- where and how -----------------------------------------------------------------------------------------------
+# ---- the device --------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_without_a_device_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ParameterError, match=r"device = 'cuda': no CUDA device here; allowed: auto, cpu"):
+    with pytest.raises(ParameterError, match=r"device = 'cuda': no CUDA device on this machine; allowed: auto, cpu"):
         ToyConfig(device="cuda").train(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert resolve_device("auto") == "cpu"

@@ -1,4 +1,4 @@
-"""What tf32 may change: factors of products are rounded to 10 bits, simulated here in the forward and backward pass."""
+"""The effect of tf32, simulated in forward and backward passes: matrix products round their factors to 10 bits."""
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ FACTORS = {aten.mm: (0, 1), aten.bmm: (0, 1), aten.addmm: (1, 2), aten.baddbmm: 
 
 
 def rounded(tensor):
-    """Float32 numbers to 10 bits of mantissa, the nearest."""
+    """Round float32 numbers to the nearest with 10 bits of mantissa."""
     return ((tensor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 class Tf32(TorchDispatchMode):
-    """Inside, every matrix product takes rounded factors and sums in float32, as tensor cores do."""
+    """Inside, every matrix product rounds its factors and accumulates in float32, as tensor cores do."""
 
     products = 0
 
@@ -34,7 +34,7 @@ def relative(found, expected):
 
 
 def first_step(config):
-    """Gradient after clipping, how far the weights move, and the norms before clipping, in the first step."""
+    """The first step's clipped gradient, the change of the weights, and the gradient norms before clipping."""
     training = Training(config.learner(0))
     before = [each.detach().clone() for each in training.model.tensors()]
     training.take(training.learner.inputs(0), training.kind(0))
@@ -56,7 +56,7 @@ SIZES = {"size": 8, "width": 64, "batch": 64}
     ],
     ids=["none", "stock", "anm_orthogonal", "ranking"],
 )
-def test_the_gradients_of_a_step_in_tf32_are_those_of_float32_within_four_thousandths(config, least):
+def test_tf32_gradients_match_float32_within_four_thousandths(config, least):
     monitored = Tf32()
     gradient, moved, norms = first_step(config)
     with monitored:
@@ -65,4 +65,4 @@ def test_the_gradients_of_a_step_in_tf32_are_those_of_float32_within_four_thousa
     assert not torch.equal(gradient, rough_gradient)
     assert relative(rough_gradient, gradient) < 4e-3
     assert relative(rough_norms, norms) < 2e-3
-    assert relative(rough_moved, moved) < 0.1  # in the first step Adam moves by signs, also of the least gradients
+    assert relative(rough_moved, moved) < 0.1  # Adam's first step follows signs, even of tiny gradients

@@ -1,4 +1,4 @@
-"""Seeds in processes of their own give what one process gives, bit for bit, and leave nothing behind."""
+"""Training seeds in parallel processes gives the same bits as one process, and leaves no process behind."""
 
 import os
 import signal
@@ -20,12 +20,12 @@ from anm_nb.training.checkpoint import checkpoint_of
 
 SEEDS = (4, 0, 2)
 ENERGY = CONFIGS["mined negatives, EMA"].model_copy(update={"seeds": SEEDS})
-RANKING = CONFIGS["ranking"].changed(seeds=SEEDS, patience=1, encoder_lr=1e-6)  # learns nothing, so patience ends
+RANKING = CONFIGS["ranking"].changed(seeds=SEEDS, patience=1, encoder_lr=1e-6)  # learns nothing, so patience ends it
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """The disk is not waited for: it is not what this is about."""
+    """Skip waiting for the disk, which is not tested here."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -36,22 +36,22 @@ def two_at_a_time(monkeypatch):
 
 
 def trained(config, folder, monkeypatch, cores):
-    """The training, how many processes trained at a time, and what was warned of."""
+    """The trained result and the warnings."""
     folder.mkdir()
-    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as said:
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         patch.setenv("OMP_NUM_THREADS", str(cores))
         warnings.simplefilter("always")
         result = config.train(folder)
-    return result, [(str(each.message), each.category) for each in said]
+    return result, [(str(each.message), each.category) for each in caught]
 
 
 @pytest.mark.parametrize("config", [ENERGY, RANKING], ids=["energy", "ranking"])
-def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, tmp_path, monkeypatch):
-    alone, said_alone = trained(config, tmp_path / "alone", monkeypatch, cores=1)
-    apart, said_apart = trained(config, tmp_path / "apart", monkeypatch, cores=2)
+def test_processes_give_the_same_bits_and_warnings_as_one_process(config, two_at_a_time, tmp_path, monkeypatch):
+    alone, warned_alone = trained(config, tmp_path / "alone", monkeypatch, cores=1)
+    apart, warned_apart = trained(config, tmp_path / "apart", monkeypatch, cores=2)
     assert (alone.processes, apart.processes) == (1, 2)
     assert_same(apart, alone)
-    assert said_apart == said_alone == []
+    assert warned_apart == warned_alone == []
     for seconds in (alone.seconds, apart.seconds):
         assert list(seconds) == list(SEEDS)
         for seed, spent in seconds.items():
@@ -60,7 +60,7 @@ def test_processes_give_the_bits_and_the_warnings_of_one(config, two_at_a_time, 
             assert spent[0] < spent[-1]
 
 
-def test_a_logger_hears_every_row_of_every_seed(two_at_a_time, tmp_path, monkeypatch):
+def test_a_logger_gets_every_row_of_every_seed(two_at_a_time, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "LOGGERS", {})
     joined, config = {}, ENERGY.model_copy(update={"test_examples": 4, "seeds": (0, 1)})
 
@@ -80,14 +80,14 @@ def test_a_logger_hears_every_row_of_every_seed(two_at_a_time, tmp_path, monkeyp
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The long training, undisturbed."""
+    """The long training without interruption."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         return long_training().train(tmp_path_factory.mktemp("whole"))
 
 
-def test_an_interrupt_of_all_processes_ends_them_and_the_training_resumes(whole, two_at_a_time, tmp_path, monkeypatch):
-    """As a notebook's kernel is interrupted, with every process of its group."""
+def test_an_interrupt_ends_all_processes_and_the_training_resumes(whole, two_at_a_time, tmp_path, monkeypatch):
+    """As when a notebook's kernel is interrupted together with every process of its group."""
 
     def interrupt():
         wait_until(lambda: both_began(tmp_path))
@@ -98,7 +98,7 @@ def test_an_interrupt_of_all_processes_ends_them_and_the_training_resumes(whole,
     trainers = []
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(Interrupted, match="run again to go on from the last checkpoints"):
+    with pytest.raises(Interrupted, match="run again to continue from the last checkpoints"):
         long_training().train(tmp_path)
     thread.join()
     assert len(trainers) == 2
@@ -107,7 +107,7 @@ def test_an_interrupt_of_all_processes_ends_them_and_the_training_resumes(whole,
     assert_same(long_training().train(tmp_path), whole)
 
 
-def test_a_seed_that_fails_is_named_as_it_would_be_here(two_at_a_time, tmp_path, monkeypatch):
+def test_a_seed_that_fails_in_another_process_is_named_as_in_this_one(two_at_a_time, tmp_path, monkeypatch):
     config = ENERGY.model_copy(update={"lr": 1e20, "clip_norm": 1e20, "seeds": (5, 6)})
     failures = []
     for cores in (1, 2):
@@ -122,7 +122,7 @@ def test_a_seed_that_fails_is_named_as_it_would_be_here(two_at_a_time, tmp_path,
     assert children(os.getpid(), "loky.backend.popen") == []
 
 
-def test_a_class_of_the_users_own_trains_here(two_at_a_time, tmp_path, monkeypatch):
+def test_a_user_class_trains_in_this_process(two_at_a_time, tmp_path, monkeypatch):
     monkeypatch.setattr(Own, "__module__", "__main__")
     assert ENERGY.model_copy(update={"negatives": Own(), "seeds": (0, 1)}).train(tmp_path).processes == 1
 
@@ -150,7 +150,7 @@ def test_processes_end_with_a_parent_that_is_killed_and_the_training_resumes(who
 
 
 def children(pid, command):
-    """Children of a process whose command line holds `command`; not by ps, which cuts lines at COLUMNS."""
+    """Child processes whose command line contains `command`. Not read from ps, which cuts lines at COLUMNS."""
     return [each.pid for each in psutil.Process(pid).children() if command in " ".join(each.cmdline())]
 
 

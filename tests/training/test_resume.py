@@ -1,4 +1,4 @@
-"""A training that was killed, or ran out of time, goes on to the same bits, for one seed and for a stack."""
+"""A training that was killed or ran out of time resumes to the same bits, for one seed and for a stack."""
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +17,7 @@ CONFIG = ToyConfig(every=2, checkpoint_every=4, keep_weights=True)
 @given(
     die_at=st.integers(0, 12), every=st.integers(1, 14), host=st.booleans(), seeds=st.sampled_from([(1,), (0, 1, 2)])
 )
-def test_resuming_is_exact_wherever_the_kill_falls(die_at, every, host, seeds, tmp_path_factory):
+def test_resuming_is_exact_after_a_kill_at_any_step(die_at, every, host, seeds, tmp_path_factory):
     config = CONFIG.model_copy(update={"checkpoint_every": every})
     folder = tmp_path_factory.mktemp("resumed")
     whole = toy_trained(config, tmp_path_factory.mktemp("whole"), seeds, frozen=5)
@@ -25,13 +25,13 @@ def test_resuming_is_exact_wherever_the_kill_falls(die_at, every, host, seeds, t
         toy_trained(config, folder, seeds, frozen=5, die_at=die_at, host=host)
     resumed = toy_training(config, folder, seeds, frozen=5)
     resumed.run()
-    assert len(resumed.learner.seen) == 13 - die_at // every * every  # nothing before the checkpoint is done twice
+    assert len(resumed.learner.seen) == 13 - die_at // every * every  # no step before the checkpoint is repeated
     assert_same(toy_trained(config, folder, seeds, frozen=5), whole)
 
 
 @pytest.mark.parametrize(("files", "ended"), [(0, True), (1, False), (2, True), (3, False)])
-def test_a_kill_between_the_files_of_one_save_costs_the_steps_since_the_one_before(files, ended, tmp_path, monkeypatch):
-    """Also where the first seed has ended by then, whose file is newer than the others'."""
+def test_a_kill_between_the_files_of_one_save_falls_back_to_the_previous_one(files, ended, tmp_path, monkeypatch):
+    """This also holds if the first seed has ended, so that its file is newer than the others'."""
     scores = {0: [0.9 if ended and step == 6 else 0.0 for step in range(13)], 1: [0.0] * 13, 2: [0.0] * 13}
     config = CONFIG.model_copy(update={"stop_at_score": 0.9})
     whole = toy_trained(config, tmp_path / "whole", (0, 1, 2), scores=scores)
@@ -56,13 +56,13 @@ def test_a_kill_between_the_files_of_one_save_costs_the_steps_since_the_one_befo
 
 # ---- limited time ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seeds", [(1,), (0, 1, 2)])
-def test_a_training_out_of_time_says_where_it_stands_and_goes_on_to_the_same_bits(seeds, tmp_path, monkeypatch):
+def test_a_training_out_of_time_names_its_step_and_resumes_to_the_same_bits(seeds, tmp_path, monkeypatch):
     config = CONFIG.model_copy(update={"checkpoint_every": 1000})
     whole = toy_trained(config, tmp_path / "whole", seeds)
     seconds = iter(range(10**6))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))  # a second at every look: a step
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(seconds))  # one second per call, one call per step
     for step in (5, 10):
-        with time_limit(5), pytest.raises(OutOfTime, match=f"run again to go on from step {step} of 12"):
+        with time_limit(5), pytest.raises(OutOfTime, match=f"run again to continue from step {step} of 12"):
             toy_trained(config, tmp_path / "run", seeds)
     with time_limit(5):
         assert_same(toy_trained(config, tmp_path / "run", seeds), whole)
@@ -73,8 +73,8 @@ CASES = {"energy": energy("anm", ema_every=2, soft_label=True, keep_weights=True
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_either_family_s_stack_resumes_to_the_same_bits(name, tmp_path, monkeypatch):
-    """Single seeds are killed for good in test_store_kill."""
+def test_a_stack_of_either_family_resumes_to_the_same_bits(name, tmp_path, monkeypatch):
+    """test_store_kill kills trainings of single seeds with a real signal."""
     config = CASES[name]
 
     def trained(folder):

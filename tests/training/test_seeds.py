@@ -1,4 +1,4 @@
-"""One seed draws what torch draws, several their own, block after block; an epoch takes every example once."""
+"""One seed gets exactly torch's draws, several seeds each their own block; an epoch uses every example once."""
 
 import torch
 from hypothesis import given
@@ -12,11 +12,11 @@ def sources(*seeds):
 
 
 def drawn(draws, rows):
-    """Uniform, normal and integer numbers of a batch, one after the other as in a step."""
+    """Uniform, normal and integer numbers for a batch, drawn in sequence as in a step."""
     return [draws.uniform((rows, 3)), draws.normal((rows, 2, 2)), draws.integers(9, (rows,)), draws.uniform((rows,))]
 
 
-def test_one_seed_draws_what_torch_draws():
+def test_one_seed_gets_the_draws_of_torch():
     (source,) = sources(5)
     expected = [
         torch.rand((6, 3), generator=source),

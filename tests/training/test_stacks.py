@@ -1,4 +1,4 @@
-"""Seeds and configs in one stack go through the states that each goes through alone."""
+"""Seeds and configs in one stack pass through the same states as each alone."""
 
 import numpy as np
 import pandas as pd
@@ -9,15 +9,15 @@ from families import CASES, config_of, energy, ranking
 from anm_nb.training.run import train_together
 
 SEEDS = (3, 0)
-# Beside another case they differ in a formula for each row by itself, or in the network of a third one.
+# They differ from another case only in a row-wise formula, or in a network that a third case covers.
 BESIDE = ("stock as released", "random, orthogonal", "anm, linf", "anm_simplex", "anm_simplex on boards")
 
 
 @pytest.fixture(autouse=True)
 def double(monkeypatch):
-    """In double precision rounding is far below what a mistake would be.
+    """Use double precision, where rounding is far smaller than the effect of a mistake.
 
-    In float32 Adam makes steps of full length from gradients that are nothing but rounding.
+    In float32, Adam takes full-length steps even along gradients that consist of rounding errors only.
     """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.set_default_dtype(torch.float64)
@@ -26,7 +26,7 @@ def double(monkeypatch):
 
 
 def trained(configs, folder):
-    """Each config's training, all of them in one stack."""
+    """Train all configs in one stack; return each one's result."""
     folders = [folder / str(index) for index in range(len(configs))]
     for each in folders:
         each.mkdir(parents=True)
@@ -34,8 +34,8 @@ def trained(configs, folder):
 
 
 def assert_close(together, alone, rtol=1e-6, atol=1e-8):
-    """One config's seeds, trained in a stack and each alone, up to rounding."""
-    signs = ["p_hard", "dev_p_hard"]  # where a discrete negative is the truth itself, they count signs of rounding
+    """Compare one config's seeds, trained in a stack and alone, up to rounding."""
+    signs = ["p_hard", "dev_p_hard"]  # count signs of rounding errors where a negative is the truth
     rows = pd.concat([each.metrics for each in alone], ignore_index=True).drop(columns=signs, errors="ignore")
     pd.testing.assert_frame_equal(together.metrics.drop(columns=signs, errors="ignore"), rows, rtol=rtol, atol=atol)
     for place, each in enumerate(alone):
@@ -48,7 +48,7 @@ def assert_close(together, alone, rtol=1e-6, atol=1e-8):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.removeprefix("energy: ") not in BESIDE])
-def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
+def test_a_stack_trains_like_each_seed_alone(name, tmp_path):
     few = {"steps": 4} if name.startswith("energy") else {"epochs": 2}
     (together,) = trained([config_of(name, SEEDS, **few)], tmp_path / "together")
     alone = [trained([config_of(name, (seed,), **few)], tmp_path / str(seed))[0] for seed in SEEDS]
@@ -56,7 +56,7 @@ def test_a_stack_is_trained_as_each_seed_alone(name, tmp_path):
     ends = together.metrics.groupby("seed", sort=False).last()
     assert ends.index.tolist() == list(SEEDS)
     loss = "loss_rank" if "loss_rank" in ends else "loss_mse"
-    assert ends[loss].nunique() == len(SEEDS)  # they are different trainings
+    assert ends[loss].nunique() == len(SEEDS)  # the trainings differ
 
 
 ONE_STACK = {
@@ -74,14 +74,14 @@ ONE_STACK = {
 
 
 @pytest.mark.parametrize("name", ONE_STACK)
-def test_configs_that_differ_in_scheduled_numbers_are_trained_as_each_alone(name, tmp_path):
+def test_configs_that_differ_in_scheduled_numbers_train_like_each_alone(name, tmp_path):
     configs = ONE_STACK[name]
     together, ends = trained(configs, tmp_path / "together"), []
-    for index, (config, own) in enumerate(zip(configs, together, strict=True)):
+    for index, (config, trained_config) in enumerate(zip(configs, together, strict=True)):
         single = [config.model_copy(update={"seeds": (seed,)}) for seed in config.seeds]
         alone = [trained([each], tmp_path / f"{index}-{each.seeds[0]}")[0] for each in single]
-        assert_close(own, alone)
-        ends.append(sum(float(each.sum()) for name, each in own.weights.items() if ".model." in name))
+        assert_close(trained_config, alone)
+        ends.append(sum(float(each.sum()) for name, each in trained_config.weights.items() if ".model." in name))
     assert len(set(ends)) == len(ends)
 
 
@@ -98,5 +98,5 @@ def test_bfloat16_follows_float32_in_its_first_steps(make, options, tmp_path, mo
     pd.testing.assert_frame_equal(
         rough.metrics.loc[first, losses], plain.metrics.loc[first, losses], rtol=0.15, atol=1e-2
     )
-    assert not np.array_equal(rough.metrics[losses[0]], plain.metrics[losses[0]])  # it is not float32 under a name
+    assert not np.array_equal(rough.metrics[losses[0]], plain.metrics[losses[0]])  # bfloat16 was really used
     assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in rough.weights.values())

@@ -1,4 +1,4 @@
-"""Who trains is told where the training is, by a bar, and an interrupt saves first."""
+"""A progress bar shows where a training is, and an interrupt saves before it stops."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def test_the_bar_shows_step_loss_and_time_left_of_all_seeds(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_path):
+def test_an_interrupted_training_saves_and_resumes_to_the_same_bits(seeds, tmp_path):
     config = ToyConfig(checkpoint_every=1000)
     interrupted = toy_training(config, tmp_path / "run", seeds)
     inputs = interrupted.learner.inputs
@@ -35,9 +35,9 @@ def test_an_interrupt_saves_the_step_and_the_rest_comes_out_the_same(seeds, tmp_
         return inputs(step)
 
     interrupted.learner.inputs = at_seven
-    with pytest.raises(Interrupted, match="run again to go on from step 8 of 12") as left:
+    with pytest.raises(Interrupted, match="run again to continue from step 8 of 12") as stopped:
         interrupted.run()
-    assert left.value._render_traceback_() == [f"Interrupted: {left.value}"]  # all that a notebook shows
+    assert stopped.value._render_traceback_() == [f"Interrupted: {stopped.value}"]  # a notebook shows only this
     resumed = toy_training(config, tmp_path / "run", seeds)
     resumed.run()
     assert len(resumed.learner.seen) == 5
