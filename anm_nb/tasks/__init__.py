@@ -128,7 +128,7 @@ class DenoisingTask(Task):
         device = str(generator.device)
         training = self.stream("train").sample(n, generator=generator, device=device)
         test = self.stream("test").sample(n, generator=generator, device=device, harder=harder)
-        return reference_table({key: self.scores(y_hat, test) for key, y_hat in self.references(training, test).items()})
+        return reference_table({key: self.scores(y, test) for key, y in self.references(training, test).items()})
 
 
 class MatrixTask(DenoisingTask):

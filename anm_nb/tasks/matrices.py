@@ -67,8 +67,7 @@ class Inverse(MatrixTask):
 class LowRank(MatrixTask):
     """y = U Vᵀ/size + N(0, 0.1²), entries of U, V [size, max(1, size // 2)] from N(0, 1); divisor size/4 if harder.
 
-    Each entry of y is observed with probability 1/2 (`known`); x holds the observed entries and 0 elsewhere. Methods
-    must predict all entries, also the observed ones.
+    Each entry of y is observed with probability 1/2 (`known`); x holds those and 0 elsewhere. Methods predict all of y.
     """
 
     name = "lowrank"
@@ -119,9 +118,8 @@ class ConnectivityOptions(TaskOptions):
 class Connectivity(DenoisingTask):
     """Undirected random graphs of `size` nodes; each pair has an edge with `edge_probability`, independently.
 
-    x [n, nodes²] is the adjacency matrix: 1 for an edge, −1 for none and on the diagonal. y [n, nodes²] is 1 where a
-    path connects two nodes, −1 elsewhere; every node reaches itself. `harder` graphs have ⌈3·size/2⌉ nodes, while
-    `x_dim` stays size².
+    x [n, nodes²]: adjacency, 1 for an edge, −1 for none and on the diagonal. y [n, nodes²]: 1 where a path connects
+    two nodes (every node reaches itself), else −1. `harder` graphs have ⌈3·size/2⌉ nodes; `x_dim` stays size².
     """
 
     name = "connectivity"
@@ -147,8 +145,8 @@ class Connectivity(DenoisingTask):
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """`accuracy` and `balanced_accuracy` of the answers y_hat > 0, over ordered pairs of different nodes.
 
-        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph alone has no negatives. It
-        is the mean of the values returned per graph: r + (rightᵢ − r·countᵢ)/mean(count) for each rate r (delta method).
+        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph alone has no negatives. Its
+        per-graph values, whose mean it is, are r + (rightᵢ − r·countᵢ)/mean(count) for each rate r (delta method).
         """
         pairs = ~torch.eye(isqrt(batch.y.shape[1]), dtype=torch.bool, device=batch.y.device).flatten()
         truth = (batch.y > 0)[:, pairs]
@@ -194,8 +192,8 @@ def soft_impute(observed: Matrices, shrinkage: float, start: Matrices | None = N
         known, before = observed[moving], estimate[moving]
         filled = torch.where(known != 0, known, before)
         squares, vectors = torch.linalg.eigh(filled.mT @ filled)
-        kept = (1 - shrinkage / squares.clamp(min=0).sqrt()).clamp(min=0)  # rounding can make a square negative
-        estimate[moving] = after = (filled @ vectors * kept.unsqueeze(1)) @ vectors.mT
+        scale = (1 - shrinkage / squares.clamp(min=0).sqrt()).clamp(min=0)  # rounding can make a square negative
+        estimate[moving] = after = (filled @ vectors * scale.unsqueeze(1)) @ vectors.mT
         moving = moving[(after - before).square().sum((1, 2)) > 1e-6 * before.square().sum((1, 2))]
         if len(moving) == 0:
             break
