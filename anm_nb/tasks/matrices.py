@@ -172,9 +172,9 @@ class Connectivity(DenoisingTask):
         """Find reachable pairs by breadth-first search from all nodes of all graphs at once; any number of nodes."""
         nodes = isqrt(x.shape[1])
         edges = (x > 0).float().unflatten(1, (nodes, nodes))
-        reached, further = edges, edges + torch.eye(nodes, device=x.device)
-        while not torch.equal(reached, further):
-            reached, further = further, ((further @ edges + further) > 0).float()
+        reached = edges + torch.eye(nodes, device=x.device)
+        while not torch.equal(further := ((reached @ edges + reached) > 0).float(), reached):
+            reached = further
         return reached.flatten(1) * 2 - 1
 
 
