@@ -48,7 +48,7 @@ def test_pairs_that_agree_exactly_have_an_interval_of_no_width():
 
 
 def test_what_cannot_be_judged_is_refused():
-    with pytest.raises(ParameterError, match=r"shapes \(3,\) and \(2,\): pairs are two lists of one length"):
+    with pytest.raises(ParameterError, match=r"shapes \(3,\) and \(2,\): pairs need two lists of the same length"):
         paired_difference([1.0, 2.0, 3.0], [1.0, 2.0])
     with pytest.raises(ParameterError, match=r"score 1\.2: must lie between 0"):
         bounded_interval([1.2, 0.5])
