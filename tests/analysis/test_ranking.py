@@ -92,7 +92,7 @@ def test_values_are_judged_against_the_centre_with_a_margin():
 def test_runs_of_other_settings_are_not_put_into_a_kept_grid(runs, references, monkeypatch):
     written = []
     monkeypatch.setattr("anm_nb.analysis.kept.keep", lambda *given, **options: written.append((given, options)))
-    with pytest.raises(ParameterError, match=r"size = 6: kept result 'hrm' has 20, and keeps no other"):
+    with pytest.raises(ParameterError, match=r"size = 6: kept result 'hrm' has 20 only"):
         ranking.keep_in_grid(runs, references, HRM)
     own = HRM.changed(
         size=20, width=128, n_heads=4, train_samples=1000, epochs=100, seeds=(1, 2, 3, 4, 5), task="hinted_sort"
