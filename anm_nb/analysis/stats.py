@@ -48,7 +48,7 @@ def finite_pairs(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    """Mean over seeds and its 95 % t-interval, for about normal values; NaNs are left out, below two there is none."""
+    """Mean over seeds and its 95 % t-interval, assuming roughly normal values. NaNs are left out; NaN below two."""
     return Interval(*paired_difference(values, 0.0)[:3])
 
 
@@ -73,7 +73,7 @@ def bounded_interval(values: ArrayLike, lowest: float = 0.0, highest: float = 1.
 def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
     """Mean of first − second over pairs (one per seed), 95 % t-interval and p-value of the two-sided paired t-test.
 
-    Assumes about normal differences. Pairs with a NaN are left out. `ParameterError` if the lengths differ.
+    Assumes roughly normal differences. Pairs with a NaN are left out. `ParameterError` if the lengths differ.
     """
     differences = np.subtract(*finite_pairs(first, second))
     n = len(differences)
@@ -90,8 +90,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
 def ratio_interval(first: ArrayLike, second: ArrayLike) -> Interval:
     """mean(first)/mean(second) over pairs and its 95 % interval by Fieller's theorem (1954); NaN pairs are left out.
 
-    The interval holds every ratio r that a two-sided paired t-test of first − r·second does not reject at 5 %; pairs
-    should be about normal. NaN below two pairs, or if `second` may have mean 0: such ratios form no bounded interval.
+    It holds every ratio r that a two-sided paired t-test of first − r·second does not reject at 5 %, assuming normal
+    pairs. NaN below two pairs, or if the test does not reject a mean of 0 for `second`: the interval is then unbounded.
     """
     pairs = finite_pairs(first, second)
     n = pairs.shape[1]
@@ -112,8 +112,8 @@ def ratio_interval(first: ArrayLike, second: ArrayLike) -> Interval:
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Adjust the p-values of several tests by Holm's step-down method (1979), keeping their order; NaN stays NaN.
 
-    The i-th smallest of m is multiplied by m − i + 1, is at least the adjusted value before it, and at most 1.
-    Rejecting those below α bounds the probability of any false rejection by α, however the tests depend on each other.
+    The i-th smallest of m is multiplied by m − i + 1; it is at least the adjusted value before it, and at most 1.
+    Rejecting values below α bounds the probability of any false rejection by α, for any dependence between the tests.
     """
     adjusted = np.array(p_values, float)
     ascending = np.argsort(adjusted, kind="stable")[: np.isfinite(adjusted).sum()]
@@ -123,9 +123,9 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 def equivalence(first: ArrayLike, second: ArrayLike, margin: float, *, relative: bool = False) -> float:
-    """p-value that the mean of first − second is within ± margin, by two one-sided paired t-tests (Schuirmann 1987).
+    """p-value for a mean of first − second within ± margin, by two one-sided paired t-tests (TOST, Schuirmann 1987).
 
-    The null hypothesis is a mean outside; differences should be about normal. With `relative` the margin is a fraction
+    The null hypothesis is a mean outside ± margin; assumes normal differences. With `relative`, the margin is a share
     of the mean of `second`: first − (1 ± margin)·second is tested. NaN below two pairs. `ParameterError` if margin ≤ 0.
     """
     if not margin > 0:
