@@ -69,22 +69,18 @@ class PartialSort(Task):
     ) -> Batch:  # fmt: skip
         """Draw n problems, of one stream if named. Raises `ParameterError` if a stream has too few distinct ones."""
         if stream is None:
-            return self.draw(n, generator=generator, device=device, harder=harder)
+            size = self.items(harder)
+            values = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)[:, :size] + LOWEST
+            order = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
+            return self.encode(values, values.argsort(dim=1).argsort(dim=1), order < self.visible(size), generator)
         kept: list[tuple[Tensor, ...]] = []
         for _ in range(MAX_ROUNDS):
-            batch = self.draw(4 * n, generator=generator, device=device, harder=harder)
+            batch = self.sample(4 * n, generator=generator, device=device, harder=harder)
             rows = torch.isin(self.fingerprint(batch) % 4, torch.tensor(STREAMS[stream], device=device))
             kept.append((batch.x[rows], batch.y[rows], batch.known[rows]))
             if sum(len(x) for x, *_ in kept) >= n:
                 return Batch(*(torch.cat(parts)[:n] for parts in zip(*kept, strict=True)))
         raise ParameterError(f"{self.name}: too few distinct problems at {self.options} to keep streams apart")
-
-    def draw(self, n: int, *, generator: torch.Generator, device: str, harder: bool) -> Batch:
-        """Draw n problems from all streams."""
-        size = self.items(harder)
-        values = torch.rand(n, VALUES, generator=generator, device=device).argsort(dim=1)[:, :size] + LOWEST
-        order = torch.rand(n, size, generator=generator, device=device).argsort(dim=1)
-        return self.encode(values, values.argsort(dim=1).argsort(dim=1), order < self.visible(size), generator)
 
     def encode(self, values: Items, ranks: Items, known: Visible, generator: torch.Generator) -> Batch:
         """The batch in which items have these values and ranks, and those in `known` are visible."""
