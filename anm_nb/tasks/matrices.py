@@ -139,14 +139,15 @@ class Connectivity(DenoisingTask):
         return Batch(x, self.solve(x))
 
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
-        """Flip each entry with probability 0.05; in the public code randint(0, 1) is always 0, so it only sets −1."""
+        """Flip each entry with probability 0.05; the public code can only set −1, as its randint(0, 1) is always 0."""
         return torch.where(draws.uniform(y.shape) < FLIPPED, -y, y)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
         """`accuracy` and `balanced_accuracy` of the answers y_hat > 0, over ordered pairs of different nodes.
 
-        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph alone has no negatives. Its
-        per-graph values, whose mean it is, are r + (rightᵢ − r·countᵢ)/mean(count) for each rate r (delta method).
+        Balanced accuracy is (TPR + TNR)/2 over all pairs of the batch, as a connected graph alone has no negatives. A
+        graph gets the mean of r + (rightᵢ − r·countᵢ)/mean(count) over both rates r (delta method); the mean over
+        graphs is the balanced accuracy.
         """
         pairs = ~torch.eye(isqrt(batch.y.shape[1]), dtype=torch.bool, device=batch.y.device).flatten()
         truth = (batch.y > 0)[:, pairs]
@@ -182,9 +183,9 @@ def soft_impute(observed: Matrices, shrinkage: float, start: Matrices | None = N
     """The matrices Z that minimise ½‖observed − Z‖² over observed entries (≠ 0) + shrinkage·‖Z‖_* (nuclear norm).
 
     Algorithm 1 of Mazumder, Hastie & Tibshirani (JMLR 11, 2010), from `start` (None: 0): each step fills the hidden
-    entries with Z and lowers the singular values by `shrinkage`, which must be > 0, in float32 at least about
-    σ_max/100. A matrix stops at ‖Z − Z_before‖² ≤ 1e-6·‖Z_before‖², or after 200 steps. The singular values and
-    vectors come from the eigenvectors of MᵀM, where M is the filled matrix.
+    entries with Z and lowers the singular values by `shrinkage` (> 0; in float32 at least about σ_max/100). A matrix
+    stops at ‖Z − Z_before‖² ≤ 1e-6·‖Z_before‖², or after 200 steps. The singular values of the filled matrix M come
+    from the eigenvectors of MᵀM.
     """
     estimate = torch.zeros_like(observed) if start is None else start.clone()
     moving = torch.arange(len(observed), device=observed.device)  # matrices that have not converged

@@ -52,7 +52,7 @@ class Sudoku(DenoisingTask):
         super().__init__(**options)
         self.classes = self.options.size  # entries per cell, of which one is 1
         self.x_dim = self.y_dim = self.options.size**3
-        self._own: Pool | None = None  # of `from_puzzles`
+        self._own: Pool | None = None  # the puzzles of `from_puzzles`
         self._stream: Stream | None = None
         self._pools: dict[tuple[bool, str, Stream | None], Pool] = {}  # (harder, device, stream); shared by all streams
 
@@ -90,7 +90,7 @@ class Sudoku(DenoisingTask):
         return task
 
     def stream(self, name: Stream) -> Sudoku:
-        """The task on 80 % (train) or 10 % (dev, test) of the solutions, in order. At least 3 must exist."""
+        """The task on 80 % (train) or 10 % (dev, test) of the solutions by first occurrence. At least 3 must exist."""
         part = copy.copy(self)
         part._stream = name
         return part
@@ -106,7 +106,7 @@ class Sudoku(DenoisingTask):
         return _batch(*self._pool(harder, device))
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """Score references on at most all test puzzles: repeated puzzles would make the intervals too narrow."""
+        """Score references on n test puzzles, or all if fewer: repeats would make the intervals too narrow."""
         available = len(self.stream("test")._pool(harder, "cpu").puzzles)
         return super().reference_scores(min(n, available), generator=generator, harder=harder)
 
@@ -135,7 +135,7 @@ class Sudoku(DenoisingTask):
         }
 
     def references(self, training: Batch, test: Batch) -> Predictions:
-        """Each cell's most frequent training digit, the same after deduction without guesses, the solver, the truth."""
+        """Clues or singles completed by each cell's most frequent training digit; the exact solver; the truth."""
         frequent = _cells(training.y > 0).sum(0).argmax(1) + 1
         clues = clue_digits(test)
         singles = solver.deduce(clues)
