@@ -1,4 +1,4 @@
-"""Tables, claims and figures of ranking runs say what a hand calculation on the same predictions says."""
+"""Tables and claims of ranking runs agree with independent calculations from the same predictions."""
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,7 @@ def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
     assert visible == 3
 
 
-def test_the_tiers_are_the_document_s_and_every_condition_counts():
+def test_tiers_follow_the_document_and_need_every_condition():
     tier_rows = names_of("20_hrm_vs_baseline", "tier-rows", given={"np": np, "pd": pd})["tier_rows"]
     table = tier_rows(0.20 + SPREAD, 0.28 + SPREAD, ceiling=0.5)
     assert table["asks for"]["stretch"] == "τ > 0.2, τ > 0.3, + 50 %"
@@ -72,7 +72,7 @@ def test_the_tiers_are_the_document_s_and_every_condition_counts():
 
 
 def grid(differences):
-    """Test scores of a grid with five seeds, each model so much better than the centre."""
+    """Test scores of a grid with five seeds; each model is better than the centre by the given difference."""
     base = np.array([0.5, 0.95, 0.96, 0.97, 0.98])
     scores = {"baseline": base - 0.2, "T = 4": base} | {
         name: base + gap + SPREAD / 4 for name, gap in differences.items()
