@@ -77,7 +77,7 @@ def judge(
     The verdict is the first of these that applies:
     - "not trained long enough": no method of the claim has a better mean final `score` (default: the claim's metric)
       than `trivial`, the best score without learning;
-    - "not measured": there is no pair. "undecided": there are fewer than 3 pairs;
+    - "not measured": there is no pair; "undecided": there are fewer than 3 pairs;
     - "equivalent": two one-sided tests at 5 % place lower − higher within ± margin;
     - "supported" or "refuted": the paired 95 % interval of lower − higher lies below or above zero;
     - "undecided".
@@ -129,9 +129,9 @@ def per_seed(
 ) -> pd.DataFrame:
     """One value for each seed (rows) and method (columns) of a tidy frame with method, seed and perhaps step.
 
-    Without a step column, each method must have one row per seed. For steps to a threshold, seeds that never reach it
-    get the last step to which all methods were followed. The mean is then a restricted mean time, whose difference
-    needs no model. Raises `ParameterError` for an unknown metric or reduction.
+    Without a step column, each method must have one row per seed. Steps to a threshold are capped at the last step to
+    which all methods were followed, also for seeds that never reach it: their mean is a restricted mean time, and the
+    difference of two such means needs no model. Raises `ParameterError` for an unknown metric or reduction.
     """
     if metric not in frame:
         raise ParameterError(unknown_name("metric", metric, map(str, frame.columns)))
@@ -208,7 +208,7 @@ def _measured(
 
 
 def _side_text(side: str | float, mean: float, values: np.ndarray, last: float) -> str:
-    """One side in words: its name, its mean and, for steps to a threshold, the seeds that ran to the `last` step."""
+    """One side in words: its name, its mean and, for steps to a threshold, the seeds not there before the `last`."""
     text = f"{side} {rounded(mean)}" if isinstance(side, str) else rounded(mean)
     return text if np.isnan(last) else f"{text} ({(values >= last).sum()} of {len(values)} seeds not before the end)"
 

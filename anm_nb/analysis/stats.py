@@ -39,7 +39,7 @@ class PairedDifference(NamedTuple):
 
 
 def finite_pairs(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """The finite pairs, float64 [2, pairs]; `second` may be one number. `ParameterError` if the lengths differ."""
+    """The finite pairs, float64 [2, pairs]; `second` may be one number. `ParameterError` for other shapes."""
     one, other = np.asarray(first, float), np.asarray(second, float)
     if one.ndim != 1 or other.shape not in ((), one.shape):
         raise ParameterError(f"shapes {one.shape} and {other.shape}: pairs need two lists of the same length")
