@@ -1,4 +1,4 @@
-"""Tasks: they draw problems on the device, score answers, bring their part of the recipe and give reference scores."""
+"""Tasks: they draw problems on the device, score answers, and supply training settings and reference scores."""
 
 from __future__ import annotations
 

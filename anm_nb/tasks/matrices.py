@@ -174,8 +174,8 @@ class Connectivity(DenoisingTask):
         nodes = isqrt(x.shape[1])
         edges = (x > 0).float().unflatten(1, (nodes, nodes))
         reached = edges + torch.eye(nodes, device=x.device)
-        while not torch.equal(further := ((reached @ edges + reached) > 0).float(), reached):
-            reached = further
+        while not torch.equal(extended := ((reached @ edges + reached) > 0).float(), reached):
+            reached = extended
         return reached.flatten(1) * 2 - 1
 
 

@@ -240,6 +240,6 @@ def follow(pointers: Items, links: int | None = None) -> tuple[Items, Items]:
     places = torch.arange(pointers.shape[1], device=pointers.device).expand_as(pointers)
     lengths = torch.zeros_like(pointers)
     for _ in range(2 ** pointers.shape[1].bit_length() if links is None else links):  # enough for any chain
-        further = pointers.gather(1, places)
-        places, lengths = torch.where(further < 0, places, further), lengths + (further >= 0)
+        targets = pointers.gather(1, places)
+        places, lengths = torch.where(targets < 0, places, targets), lengths + (targets >= 0)
     return places, lengths

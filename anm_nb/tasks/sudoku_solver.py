@@ -49,7 +49,7 @@ def stored_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
 
 
 def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
-    """Random puzzles with one solution each and as many givens as in `GIVENS`, or more if no further one can go.
+    """Random puzzles with one solution each and as many givens as in `GIVENS`, or more where every clue is needed.
 
     Row i has the same solution whether `harder` or not. 9×9 solutions are empty boards filled by random guesses, hence
     not uniform. 4×4 solutions come in random order; none of the 288 repeats before all have been used.
@@ -126,8 +126,8 @@ def solve(puzzles: Boards, limit: int = 2, source: torch.Generator | None = None
 def deduce(puzzles: Boards) -> Boards:
     """Fill in the digits that follow from naked and hidden singles alone, without guessing; 0 elsewhere."""
     masks = _candidates(puzzles)
-    while not torch.equal(further := _propagate(masks)[0], masks):
-        masks = further
+    while not torch.equal(narrowed := _propagate(masks)[0], masks):
+        masks = narrowed
     return _digits(torch.where(_single(masks), masks, 0))
 
 
@@ -141,16 +141,16 @@ def _search(nodes: Boards, limit: int, source: torch.Generator) -> tuple[Boards,
             break
         now, later = waiting.tensor_split([min(WIDTH, int((found < limit).sum()) + spare)])
         masks, boards = nodes[now], owner[now]
-        further, dead = _propagate(masks)
+        narrowed, dead = _propagate(masks)
         solved = ~dead & _single(masks).all(1)
         rows = boards[solved]  # a board solved by several nodes keeps the first, so that the result is deterministic
         first = (first_rows(rows) == torch.arange(len(rows), device=rows.device)) & (found[rows] == 0)
         grids[rows[first]] = _digits(masks[solved][first])
         found.index_add_(0, rows, torch.ones_like(rows))
         going = ~dead & ~solved
-        stuck = going & (further == masks).all(1)
-        further[stuck], alternatives = _branch(further[stuck], source)
-        nodes = torch.cat([further[going], alternatives, nodes[later]])
+        stuck = going & (narrowed == masks).all(1)
+        narrowed[stuck], alternatives = _branch(narrowed[stuck], source)
+        nodes = torch.cat([narrowed[going], alternatives, nodes[later]])
         owner = torch.cat([boards[going], boards[stuck], owner[later]])
     return grids, found.clamp(max=limit)
 
