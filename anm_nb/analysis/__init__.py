@@ -1,3 +1,3 @@
-"""Finished runs in, understanding out: tables, statistics, verdicts, figures. Reads runs, never live trainers."""
+"""Analysis of finished runs, never of live trainers: tables, statistics, verdicts and figures."""
 
-VERDICT_MIME = "application/vnd.anm-nb.verdict+json"  # how a verdict is found again in a notebook's output
+VERDICT_MIME = "application/vnd.anm-nb.verdict+json"  # marks the verdicts in a notebook's output

@@ -1,4 +1,4 @@
-"""Claims are rows: what is compared with what, by which measure; one function judges them, with one rule for all."""
+"""Claims as data: each compares two sides in one metric over seeds, and `judge` gives all of them their verdicts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anm_nb.analysis import VERDICT_MIME
-from anm_nb.analysis.stats import (
-    ALPHA,
-    detectable_difference,
-    equivalence,
-    holm,
-    paired_difference,
-    ratio_interval,
-)
+from anm_nb.analysis import VERDICT_MIME, stats
+from anm_nb.analysis.stats import ALPHA
 from anm_nb.analysis.tables import best_reference, early_area, final, rounded, steps_to
 from anm_nb.config import ParameterError, unknown_name
 
-LEAST_SEEDS = 3  # fewer never decide anything
+LEAST_SEEDS = 3  # with fewer seeds, a claim stays undecided
 STEPS_TO = "steps to "
 UNTRAINED = "not trained long enough"
 REDUCTIONS = ("final", "early area", "area from trivial", "steps to THRESHOLD", "a step")
@@ -30,14 +23,11 @@ REDUCTIONS = ("final", "early area", "area from trivial", "steps to THRESHOLD", 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: `lower` < `higher` in a metric, each a method of the frame or a number.
+    """The claim that `lower` < `higher` in a metric; each side is a method of the frame or a number.
 
-    `reduction` makes one value a seed: "final", "early area" (mean over the first 20 % of the steps), "area from
-    trivial" (the same from the first record at which one of the two beats the trivial score), "steps to 0.05" (the
-    first record that is at least as good), or a step. `margin` states, before the runs, within which a difference
-    counts as none: in the metric's unit, or in per cent with `ratio`, which compares by ratio. Primary claims are
-    corrected by Holm's method together; all others are descriptive. With `higher_reduction` the higher side is reduced
-    in its own way: a method's last value against its early area, say.
+    `reduction` gives each seed one value: "final" (the last record), "early area" (mean over the first 20 % of the
+    steps), "area from trivial" (mean over 20 % of the steps from the first record at which one of the two methods beats
+    the trivial score), "steps to 0.05" (the first record that is at least as good), or an integer (that step's record).
     """
 
     claim: str
@@ -48,20 +38,20 @@ class Claim:
     section: str = ""  # of the document
     expects: str = ""  # what the document expects
     unit: str = ""
-    margin: float | None = None
-    primary: bool = False
-    ratio: bool = False  # lower/higher − 1 in per cent, with Fieller's interval
-    higher_reduction: str | int | None = None
+    margin: float | None = None  # fixed before the runs: smaller differences count as none; per cent with `ratio`
+    primary: bool = False  # corrected by Holm's method together with the other primary claims; others are descriptive
+    ratio: bool = False  # compare by lower/higher − 1 in per cent, with Fieller's interval
+    higher_reduction: str | int | None = None  # for the higher side, to compare a final value with an early one, say
 
     @property
     def methods(self) -> list[str]:
-        """Those of the two sides that are methods."""
-        return [of for of in (self.lower, self.higher) if isinstance(of, str)]
+        """The sides that are methods, not numbers."""
+        return [side for side in (self.lower, self.higher) if isinstance(side, str)]
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Judged claims, `table` one row each; shown as a table, and kept in a notebook's output for collection."""
+    """Judged claims: a table with one row each, which a notebook's output also carries as JSON for collection."""
 
     table: pd.DataFrame
 
@@ -73,14 +63,75 @@ class Verdicts:
             return {"text/plain": shown.to_string(), "text/html": shown.to_html(), VERDICT_MIME: {"verdicts": rows}}
 
 
-def reduced(
+def judge(
+    claims: Sequence[Claim],
+    frame: pd.DataFrame,
+    *,
+    references: pd.DataFrame | None = None,
+    trivial: float | None = None,
+    score: str | None = None,
+    larger_is_better: bool = False,
+) -> Verdicts:
+    """Judge claims on a tidy frame with columns method, seed, perhaps step, and metrics; each seed is one pair.
+
+    The verdict is the first of these that applies:
+    - "not trained long enough": no method of the claim has a better mean final `score` (default: the claim's metric)
+      than `trivial`, the best score without learning;
+    - "not measured": there is no pair; "undecided": there are fewer than 3 pairs;
+    - "equivalent": two one-sided tests at 5 % place lower − higher within ± margin;
+    - "supported" or "refuted": the paired 95 % interval of lower − higher lies below or above zero;
+    - "undecided".
+    For primary claims, p-values corrected by Holm's method decide, separately for differences and for equivalence.
+
+    `references` (columns name, kind, metric, value) supply the trivial score and the best reachable one. In the table,
+    `headroom` is the difference as a fraction of the comparator's distance from the best reachable score; `detectable`
+    is the true difference that would be found with 80 % power, at level 0.05/m for m primary claims, and its interval
+    is that of the standard deviation.
+    """
+    level = ALPHA / max(1, sum(claim.primary for claim in claims))
+
+    def best(metric: str, *kinds: str) -> float:
+        if "trivial" in kinds and trivial is not None and metric == (score or metric):
+            return trivial
+        return np.nan if references is None else best_reference(references, metric, kinds, larger_is_better)
+
+    rows = []
+    for claim in claims:
+        here = frame[frame["method"].isin(claim.methods)]
+        ends = best(claim.metric, "trivial"), best(claim.metric, "classical", "ceiling")
+        row = _measured(claim, here, level if claim.primary else ALPHA, *ends, larger_is_better)
+        by, least = score or claim.metric, best(score or claim.metric, "trivial")
+        if {by, claim.metric} <= {*here} and here["method"].nunique() == len({*claim.methods}):
+            means = per_seed(here, by, "final").mean()
+            better = means > least if larger_is_better else means < least
+            row["verdict"] = "" if better.any() or means.empty or np.isnan(least) else UNTRAINED
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    primary = table["primary"]
+    for name in ("p", "p_equivalent"):
+        table[f"{name}_holm"] = stats.holm(table[name].where(primary))
+    p, p_equivalent = (table[f"{name}_holm"].where(primary, table[name]) for name in ("p", "p_equivalent"))
+    verdicts = {
+        UNTRAINED: table["verdict"] == UNTRAINED,
+        "not measured": table["seeds"] == 0,
+        "undecided": table["seeds"] < LEAST_SEEDS,
+        "equivalent": p_equivalent < ALPHA,
+        "supported": (p < ALPHA) & (table["estimate"] < 0),
+        "refuted": p < ALPHA,
+    }
+    table["verdict"] = np.select([*verdicts.values()], [*verdicts], "undecided")
+    table["measured"] += [_power_text(row) for row in table.to_dict("records")]
+    return Verdicts(table)
+
+
+def per_seed(
     frame: pd.DataFrame, metric: str, reduction: str | int, trivial: float = np.nan, larger_is_better: bool = False
 ) -> pd.DataFrame:
-    """One value for each seed (rows) and method (columns) of a tidy frame with method, seed and maybe step.
+    """One value for each seed (rows) and method (columns) of a tidy frame with method, seed and perhaps step.
 
-    Without a step column a method has one row a seed. Steps to a threshold that a seed never reached are the last step
-    to which all methods were followed: their mean is a restricted mean time, and their difference needs no model.
-    Raises `ParameterError` for a column or reduction that is not.
+    Without a step column, each method must have one row per seed. Steps to a threshold are capped at the last step to
+    which all methods were followed, also for seeds that never reach it: their mean is a restricted mean time, and the
+    difference of two such means needs no model. Raises `ParameterError` for an unknown metric or reduction.
     """
     if metric not in frame:
         raise ParameterError(unknown_name("metric", metric, map(str, frame.columns)))
@@ -100,98 +151,55 @@ def reduced(
         better = means[means > trivial if larger_is_better else means < trivial]
         return early_area(rows, metric, float(better.index[0][0])) if len(better) else final(rows, metric) * np.nan
     if threshold := re.fullmatch(rf"{STEPS_TO}(-?\d*\.?\d+(?:e[-+]?\d+)?)", reduction):
-        return steps_to(rows, metric, float(threshold[1]), larger_is_better).clip(upper=_followed(rows))
+        return steps_to(rows, metric, float(threshold[1]), larger_is_better).clip(upper=_last_common_step(rows))
     raise ParameterError(unknown_name("reduction", reduction, REDUCTIONS))
 
 
-def _followed(rows: pd.DataFrame) -> float:
-    """The last step that every method was followed to."""
+def _last_common_step(rows: pd.DataFrame) -> float:
+    """The last step to which all methods were followed."""
     return float(rows.groupby("method")["step"].max().min())
-
-
-def judge(
-    claims: Sequence[Claim],
-    frame: pd.DataFrame,
-    *,
-    references: pd.DataFrame | None = None,
-    trivial: float | None = None,
-    score: str | None = None,
-    larger_is_better: bool = False,
-) -> Verdicts:
-    """Judge claims on a tidy frame (`reduced`), a seed a pair.
-
-    Supported or refuted where the paired 95 % interval of lower − higher lies on one side of zero, and for primary
-    claims the p-value corrected by Holm's method is below 0.05; equivalent where two one-sided tests at 5 % (for
-    primary claims corrected among themselves) place it within ± margin; all with at least 3 seeds. With `trivial`, the
-    best score that needs no learning, a claim about methods none of which has a better final `score` (default: the
-    claim's metric) is "not trained long enough". `references` (name, kind, metric, value) give that score, and the best
-    reachable one: `headroom` is the difference as a share of what the comparator leaves to gain. `detectable`, with the
-    range that its standard deviation allows, is the difference found with 80 % power: at 0.05/m for m primary claims.
-    """
-    level = ALPHA / max(1, sum(claim.primary for claim in claims))
-
-    def best(metric: str, *kinds: str) -> float:
-        if "trivial" in kinds and trivial is not None and metric == (score or metric):
-            return trivial
-        return np.nan if references is None else best_reference(references, metric, kinds, larger_is_better)
-
-    rows = []
-    for claim in claims:
-        here = frame[frame["method"].isin(claim.methods)]
-        ends = (best(claim.metric, "trivial"), best(claim.metric, "classical", "ceiling"))
-        row = _measured(claim, here, level if claim.primary else ALPHA, *ends, larger_is_better)
-        by, least = score or claim.metric, best(score or claim.metric, "trivial")
-        if by in here and claim.metric in here and here["method"].nunique() == len(set(claim.methods)):
-            reached = reduced(here, by, "final").mean()
-            better = reached > least if larger_is_better else reached < least
-            row["verdict"] = "" if better.any() or reached.empty or np.isnan(least) else UNTRAINED
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    for p in ("p", "p_equivalent"):
-        table[f"{p}_holm"] = holm(table[p].where(table["primary"]))
-    table["verdict"] = [row["verdict"] or _state(row) for row in table.to_dict("records")]
-    table["measured"] = [row["measured"] + _power_text(row) for row in table.to_dict("records")]
-    return Verdicts(table)
 
 
 def _measured(
     claim: Claim, here: pd.DataFrame, alpha: float, trivial: float, reachable: float, larger_is_better: bool
 ) -> dict[str, Any]:
-    """A claim's row without its verdict; `trivial` and `reachable` are the best scores of these kinds."""
+    """A claim's row of the table before the verdict; `trivial` and `reachable` are the metric's best such scores."""
     lower = higher = np.empty(0)
-    if claim.metric in here and set(claim.methods) <= set(here.dropna(subset=[claim.metric])["method"]):
+    rows = here.dropna(subset=[claim.metric]) if claim.metric in here else here[:0]
+    if {*claim.methods} <= {*rows["method"]}:
         second = claim.reduction if claim.higher_reduction is None else claim.higher_reduction
         sides = [
-            reduced(here, claim.metric, by, trivial, larger_is_better)[of] if isinstance(of, str) else of
-            for of, by in ((claim.lower, claim.reduction), (claim.higher, second))
+            per_seed(here, claim.metric, by, trivial, larger_is_better)[side] if isinstance(side, str) else side
+            for side, by in ((claim.lower, claim.reduction), (claim.higher, second))
         ]
         by_seed = pd.DataFrame(dict(enumerate(sides)), dtype=float)
         lower, higher = by_seed[np.isfinite(by_seed).all(axis=1)].to_numpy().T
-    found = paired_difference(lower, higher)
+    found = stats.paired_difference(lower, higher)
     means = [float(values.mean()) if found.pairs else np.nan for values in (lower, higher)]
-    gap: Sequence[float] = found[:3]
+    difference: Sequence[float] = found[:3]
     unit, scale, margin = claim.unit, 1.0, claim.margin
     if claim.ratio:
-        scale, unit = 100 / abs(means[1]) if means[1] else np.nan, "%"
-        gap, margin = [100 * (end - 1) for end in ratio_interval(lower, higher)], margin and margin / 100
+        difference = [100 * (ratio - 1) for ratio in stats.ratio_interval(lower, higher)]
+        unit, scale, margin = "%", 100 / abs(means[1]) if means[1] else np.nan, margin and margin / 100
     left = abs(means[0 if larger_is_better else 1] - reachable) if claim.reduction == "final" else np.nan
-    last = _followed(here.dropna(subset=[claim.metric])) if str(claim.reduction).startswith(STEPS_TO) else np.nan
-    texts = map(_side_text, (claim.lower, claim.higher), means, (lower, higher), (last, last))
-    said = f"{' against '.join(texts)} {claim.unit}".strip()
-    difference = "difference {} [{}, {}] ".format(*map(rounded, gap)) + unit
-    power = [scale * each for each in detectable_difference(lower, higher, alpha)]
+    last = _last_common_step(rows) if str(claim.reduction).startswith(STEPS_TO) else np.nan
+    both = " against ".join(map(_side_text, (claim.lower, claim.higher), means, (lower, higher), (last, last)))
+    measured = f"{both} {claim.unit}".strip()
+    measured += "; difference {} [{}, {}] {}".format(*map(rounded, difference), unit).rstrip()
+    measured += f", {found.pairs} seed{'s' * (found.pairs != 1)}"
+    power = [scale * each for each in stats.detectable_difference(lower, higher, alpha)]
     return {
         "claim": claim.claim,
         "verdict": "",
-        "measured": f"{said}; {difference.strip()}, {found.pairs} seed{'s' * (found.pairs != 1)}",
+        "measured": measured,
         "metric": claim.metric,
         "reduction": str(claim.reduction),
         **{name: getattr(claim, name) for name in ("section", "expects", "primary")},
         "unit": unit,
-        **dict(zip(("estimate", "low", "high"), gap, strict=True)),
+        **dict(zip(("estimate", "low", "high"), difference, strict=True)),
         "margin": claim.margin,
         "p": found.p_value,
-        "p_equivalent": equivalence(lower, higher, margin, relative=claim.ratio) if margin else np.nan,
+        "p_equivalent": stats.equivalence(lower, higher, margin, relative=claim.ratio) if margin else np.nan,
         **dict(zip(("detectable", "detectable_low", "detectable_high"), power, strict=True)),
         "alpha": alpha,
         "headroom": found.estimate / left if left > 0 else np.nan,
@@ -199,33 +207,21 @@ def _measured(
     }
 
 
-def _side_text(of: str | float, mean: float, values: np.ndarray, last: float) -> str:
-    """One side in words: its name and mean, and of steps to a threshold how many seeds did not come there before."""
-    text = f"{of} {rounded(mean)}" if isinstance(of, str) else rounded(mean)
+def _side_text(side: str | float, mean: float, values: np.ndarray, last: float) -> str:
+    """One side in words: its name, its mean and, for steps to a threshold, the seeds not there before the `last`."""
+    text = f"{side} {rounded(mean)}" if isinstance(side, str) else rounded(mean)
     return text if np.isnan(last) else f"{text} ({(values >= last).sum()} of {len(values)} seeds not before the end)"
 
 
-def _state(row: Mapping[Any, Any]) -> str:
-    """The verdict on a row: supported, refuted, equivalent, undecided or not measured."""
-    corrected = "_holm" * row["primary"]
-    if row["seeds"] < LEAST_SEEDS:
-        return "undecided" if row["seeds"] else "not measured"
-    if row[f"p_equivalent{corrected}"] < ALPHA:
-        return "equivalent"
-    if not row[f"p{corrected}"] < ALPHA:
-        return "undecided"
-    return "supported" if row["estimate"] < 0 else "refuted"
-
-
 def _power_text(row: Mapping[Any, Any]) -> str:
-    """What this many seeds would have found, where they leave a claim undecided."""
+    """For an undecided claim: the true difference that this many seeds would have found."""
     if row["verdict"] != "undecided":
         return ""
     if row["seeds"] < LEAST_SEEDS:
         return f"; at least {LEAST_SEEDS} seeds are needed"
     if not row["detectable"] > 0:
         return "; all seeds have the same difference, so their spread does not say what could be found"
-    least, *span = (rounded(row[name], 2) for name in ("detectable", "detectable_low", "detectable_high"))
+    detectable, *interval = (rounded(row[name], 2) for name in ("detectable", "detectable_low", "detectable_high"))
     level = "" if row["alpha"] == ALPHA else f", corrected for {round(ALPHA / row['alpha'])} claims"
-    found = f"{least} {row['unit']}".strip() + f" ({' to '.join(span)})"
+    found = f"{detectable} {row['unit']}".strip() + f" ({' to '.join(interval)})"
     return f"; a true difference of {found} would have been found with 80 % power{level}"

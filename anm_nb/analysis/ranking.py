@@ -1,4 +1,4 @@
-"""What notebooks 02 and 20 to 26 share: ranking runs as tables, claims and figures."""
+"""Tables, claims and figures of ranking runs, shared by notebooks 02 and 20 to 26."""
 
 from __future__ import annotations
 
@@ -25,43 +25,42 @@ from anm_nb.tasks.kendall import kendall_tau
 from anm_nb.tasks.ordering import HintedSort, PartialSort
 from anm_nb.training.seeds import generator
 
-# Where τ can be measured, from the published mistake to what the task asks for, and its name in metrics.
+# Titles and metric names of τ, from the published mistake to the one that the task asks for.
 SPACES = {"index space": "tau_index", "all pairs": "tau_all", "observed pairs": "tau_obs"}
-# The document's healthy bands of routing ("Validation checks", 3).
+# Healthy ranges of routing statistics in the document ("Validation checks", 3).
 BANDS = {"entropy": (0.5, 2.0), "herfindahl": (float("-inf"), 0.5), "max_alpha": (0.3, 0.6)}
-MARGIN = 0.01  # of τ: a difference within it counts as none, stated before the runs
-# What all models of a kept grid share, and short names of fields.
+MARGIN = 0.01  # in τ: smaller differences count as none; fixed before the runs
+# Fields that all models of a kept grid share, and short names of fields.
 SAME = ("task", "task_options", "size", "mask_rate", "width", "n_heads", "train_samples", "epochs", "seeds")
 SHORT = {"max_inner_iters": "iterations", "hrm_period": "T"}
 
 
 def tested(metrics: pd.DataFrame) -> pd.DataFrame:
-    """τ of the one evaluation on test: a row for each method and seed, columns method, seed and those of `SPACES`."""
-    columns = {
-        name: name.removeprefix("test_") for name in ("method", "seed", *(f"test_{tau}" for tau in SPACES.values()))
-    }
-    return metrics[[*columns]].rename(columns=columns).dropna(ignore_index=True)
+    """The final evaluation on test: one row per method and seed, columns method, seed and the τs of `SPACES`."""
+    columns = ["method", "seed", *(f"test_{tau}" for tau in SPACES.values())]
+    return metrics[columns].rename(columns=lambda name: name.removeprefix("test_")).dropna(ignore_index=True)
 
 
 def on_test(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One τ of `tested`: a row for each seed, a column for each method in order of appearance."""
+    """One τ of `tested`: a row per seed, a column per method in order of appearance."""
     return tested(metrics).pivot(index="seed", columns="method", values=metric)[list(metrics["method"].unique())]
 
 
 def tau_by_iteration(runs: Mapping[str, Run]) -> pd.DataFrame:
-    """τ on test of the ranking after each iteration (1 = first): columns method, seed, iteration, tau_obs, tau_all."""
+    """τ on test after each iteration (the first is 1): columns method, seed, iteration, tau_obs and tau_all."""
     parts = []
     for method, run in runs.items():
         scores, ranks, known = (run.trace[f"test_{name}"][:, 0] for name in ("scores", "ranks", "known"))
-        for seed, *of in zip(run.settings["seeds"], scores, ranks.unsqueeze(2), known.unsqueeze(2), strict=True):
-            taus = {"tau_obs": kendall_tau(*of).nanmean(0), "tau_all": kendall_tau(*of[:2]).nanmean(0)}
-            steps = range(1, of[0].shape[1] + 1)
-            parts.append(pd.DataFrame({"method": method, "seed": seed, "iteration": steps, **taus}))
+        for place, seed in enumerate(run.settings["seeds"]):
+            pred, true, seen = scores[place], ranks[place].unsqueeze(1), known[place].unsqueeze(1)
+            taus = {"tau_obs": kendall_tau(pred, true, seen).nanmean(0), "tau_all": kendall_tau(pred, true).nanmean(0)}
+            iterations = range(1, pred.shape[1] + 1)
+            parts.append(pd.DataFrame({"method": method, "seed": seed, "iteration": iterations, **taus}))
     return pd.concat(parts, ignore_index=True)
 
 
 def reach(task: PartialSort, links: int) -> float:
-    """τ over all pairs of following at most so many pointers from each item; NaN without one at every hidden item."""
+    """τ over all pairs if up to `links` pointers are followed per item; NaN unless all pointers exist and are true."""
     if not isinstance(task, HintedSort) or task.informed_rate < 1:
         return float("nan")
     batch = task.sample(2000, generator=generator(0, "references"))
@@ -69,15 +68,15 @@ def reach(task: PartialSort, links: int) -> float:
 
 
 def halfway(task: PartialSort) -> float:
-    """The τ over all pairs above which a seed has taken off: midway between what one pass can reach and the ceiling.
+    """The τ over all pairs above which a seed has taken off: halfway from the reach of one pass to the ceiling of 1.
 
-    One pass can follow two pointers, one in the encoder's attention and one in the block's. NaN as `reach`.
+    One pass can follow two pointers, one in the encoder's attention and one in the block's. NaN where `reach` is.
     """
     return (reach(task, links=2) + 1) / 2
 
 
 def took_off(scores: pd.DataFrame, level: float) -> pd.Series:
-    """How many seeds of each method ended above a level, with the 95 % interval of their share, as text."""
+    """Per method, as text: how many seeds ended above the level, and the 95 % interval of their proportion."""
 
     def share(taus: pd.Series) -> str:
         above, seeds = (taus > level).sum(), taus.count()
@@ -88,12 +87,12 @@ def took_off(scores: pd.DataFrame, level: float) -> pd.Series:
 
 
 def interval_text(values: ArrayLike) -> str:
-    """The mean of values of τ and its 95 % interval over seeds, within the bounds of τ."""
+    """The mean of τ over seeds and its 95 % interval, which stays within [−1, 1], as text."""
     return "{:z.3f} [{:z.3f}, {:z.3f}]".format(*bounded_interval(values, -1.0))
 
 
 def score_summary(metrics: pd.DataFrame, references: pd.DataFrame, level: float = float("nan")) -> pd.DataFrame:
-    """τ on test of every method, as text, below the task's references; medians, and who took off above a level."""
+    """Reference scores, then τ on test per method, medians and, given a `level`, how many seeds took off, as text."""
     both = ["tau_obs", "tau_all"]
     known = references.pivot(index=["kind", "name"], columns="metric", values="value").sort_index(ascending=False)
     rows = [(name, kind, *(f"{tau:z.3f}" for tau in taus), "") for (kind, name), *taus in known[both].itertuples()]
@@ -110,14 +109,14 @@ def score_summary(metrics: pd.DataFrame, references: pd.DataFrame, level: float 
 
 
 def ceiling_of(references: pd.DataFrame, metric: str) -> float:
-    """The best possible τ of `SPACES`; where none is known, as in index space, that of a perfect order."""
+    """The best possible τ; 1, the bound of τ, where the best is unknown, as in index space."""
     return float(references[references["kind"] == "ceiling"].set_index("metric")["value"].get(metric, 1.0))
 
 
 def judge_sweep(
     metrics: pd.DataFrame, baseline: str, centre: str, metric: str, references: pd.DataFrame | None = None
 ) -> Verdicts:
-    """That each value of a sweep ranks better than the document's own, the centre (primary), and than one pass."""
+    """Judge whether each value of a sweep beats the document's value, `centre` (primary), and one pass, `baseline`."""
     values = [name for name in metrics["method"].unique() if name not in (baseline, centre)]
     shared: dict[str, Any] = {"metric": metric, "margin": MARGIN, "section": "experiments 2–5"}
     centred = [Claim(f"{v} ranks better than {centre}", lower=centre, higher=v, primary=True, **shared) for v in values]
@@ -127,21 +126,20 @@ def judge_sweep(
 
 
 def of_sweep(grid: Kept, field: str) -> tuple[pd.DataFrame, str]:
-    """The metrics of a kept grid's baseline and models that differ in one field, and the name of the document's own."""
+    """The metrics of a kept grid's baseline and models that vary one field, and the name of the document's model."""
     name = SHORT.get(field, field.replace("_", " "))
     centre = f"{name} = {grid.provenance['hrm']['config'][field]:g}"
-    own = [method for method in grid.metrics["method"].unique() if field in method]
-    methods = {"hrm": centre, **{method: method.replace(field, name) for method in own}}
-    ordered = ["baseline", *sorted(methods.values(), key=lambda method: float(method.split()[-1]))]
-    metrics = grid.metrics.replace({"method": methods})
-    return pd.concat([metrics[metrics["method"] == each] for each in ordered], ignore_index=True), centre
+    names = {"hrm": centre} | {old: old.replace(field, name) for old in grid.metrics["method"].unique() if field in old}
+    ordered = ["baseline", *sorted(names.values(), key=lambda method: float(method.split()[-1]))]
+    metrics = grid.metrics.replace({"method": names})
+    return pd.concat([metrics[metrics["method"] == method] for method in ordered], ignore_index=True), centre
 
 
 def sweep_answer(field: str, hinted: Kept, plain: Kept) -> str:
-    """What the kept grids say of one field, in Markdown: each value against the document's own, with scope."""
+    """Summarise the kept grids for one field, in Markdown: each value against the document's, with the scope."""
     metrics, centre = of_sweep(hinted, field)
     words = {"supported": "better", "refuted": "worse"}
-    said = [
+    compared = [
         f"{row['claim'].split(' ranks ')[0].split()[-1]} is {words.get(row['verdict'], row['verdict'])} "
         f"({-row['estimate']:+z.3f} [{-row['high']:+z.3f}, {-row['low']:+z.3f}])"
         for row in judge_sweep(metrics, "baseline", centre, "tau_all").table.query("primary").to_dict("records")
@@ -149,7 +147,7 @@ def sweep_answer(field: str, hinted: Kept, plain: Kept) -> str:
     taus = on_test(metrics, "tau_all").drop(columns="baseline")
     observed = on_test(of_sweep(plain, field)[0], "tau_obs").to_numpy().min()
     return (
-        f"Beside {centre.replace(' =', '')}: **{'; '.join(said)}**. Differences of τ over all pairs on hinted "
+        f"Beside {centre.replace(' =', '')}: **{'; '.join(compared)}**. Differences of τ over all pairs on hinted "
         f"sorting, paired by seed, 95 % intervals, equivalent within ± {MARGIN}, by Holm's method over these "
         f"({hinted.scope}). Seeds of one setting lie up to {(taus.max() - taus.min()).max():.2f} apart, means of "
         f"settings {np.ptp(taus.mean()):.3f}. On the document's own task nothing can be told: τ over observed pairs is "
@@ -158,17 +156,19 @@ def sweep_answer(field: str, hinted: Kept, plain: Kept) -> str:
 
 
 def keep_in_grid(runs: Mapping[str, Run], references: pd.DataFrame, config: RankingConfig, centre: str = "hrm") -> Kept:
-    """Put runs into the kept grid of their task, that at `centre` as "hrm"; `ParameterError` if trained otherwise."""
+    """Add runs to the kept grid of their task, `centre` as "hrm"; `ParameterError` if a field of `SAME` differs."""
     name = "hrm_hinted" if config.task == "hinted_sort" else "hrm"
-    own = config.model_dump(mode="json")
-    there = kept.load(name).provenance["hrm"]["config"] if name in kept.names() else own
-    for field in (each for each in SAME if own[each] != there[each]):
-        raise ParameterError(f"{field} = {own[field]}: kept result '{name}' has {there[field]}, and keeps no other")
-    return kept.keep(name, {"hrm" if m == centre else m: run for m, run in runs.items()}, references, add=True)
+    new = config.model_dump(mode="json")
+    old = kept.load(name).provenance["hrm"]["config"] if name in kept.names() else new
+    for field in SAME:
+        if new[field] != old[field]:
+            raise ParameterError(f"{field} = {new[field]}: kept result '{name}' has {old[field]} only")
+    named = {"hrm" if method == centre else method: run for method, run in runs.items()}
+    return kept.keep(name, named, references, add=True)
 
 
 def shades(methods: Sequence[str]) -> dict[str, str]:
-    """House colours for named models; for the values of a sweep, shades from light to dark in their order."""
+    """House colours for named models; the values of a sweep get shades from light to dark, in order."""
     values = [method for method in methods if method not in PALETTE]
     ramp = mpl.colormaps["YlOrBr"](np.linspace(0.35, 0.95, len(values)))
     return colours(methods) | dict(zip(values, map(mpl.colors.to_hex, ramp), strict=True))
@@ -176,7 +176,7 @@ def shades(methods: Sequence[str]) -> dict[str, str]:
 
 @house_style()
 def tau_lines(table: pd.DataFrame, references: pd.DataFrame, x: str, unit: str) -> Figure:
-    """τ over observed and over all pairs against x (a column, named `unit`), with 95 % intervals, beside ceilings."""
+    """τ over observed and all pairs against column x, labelled `unit`, with 95 % intervals and ceilings."""
     methods = list(table["method"].unique())
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
     figure, panels = new_figure(1, 2, 2.6)
@@ -185,9 +185,9 @@ def tau_lines(table: pd.DataFrame, references: pd.DataFrame, x: str, unit: str) 
             interval_line(axes, table[table["method"] == method], x, metric, method, colour, dots=True)
         ceiling = ceiling_of(references, metric)
         axes.axhline(ceiling, color="black", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
-        said = "ceiling" if metric in {*references.query("kind == 'ceiling'")["metric"]} else "bound of τ"
-        axes.annotate(said, (1, ceiling), ha="right", va="bottom", fontsize=points(6.5), **place)
-        # intervals of few seeds would squeeze the curves, and a model at the ceiling would fill the axis
+        label = "ceiling" if metric in {*references.query("kind == 'ceiling'")["metric"]} else "bound of τ"
+        axes.annotate(label, (1, ceiling), ha="right", va="bottom", fontsize=points(6.5), **place)
+        # limits by the means: wide intervals of few seeds would flatten the curves; at least 30 % below the ceiling
         lowest = min(float(table.groupby(["method", x])[metric].mean().min()), 0.7 * ceiling)
         axes.set(title=title, xlabel=unit, ylim=(lowest - 0.02, ceiling + 0.15 * (ceiling - lowest) + 0.02))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -198,11 +198,11 @@ def tau_lines(table: pd.DataFrame, references: pd.DataFrame, x: str, unit: str) 
 
 @house_style()
 def routing_curves(metrics: pd.DataFrame, n_heads: int) -> Figure:
-    """Routing entropy, Herfindahl index and largest α over epochs, healthy bands shaded, uniform routing dotted."""
+    """Routing entropy, Herfindahl index and largest α over epochs, with healthy bands and uniform routing (dotted)."""
     routed = [method for method in metrics["method"].unique() if "baseline" not in method]
     titles = {
-        "entropy": ("mean routing entropy, nats", np.log(n_heads), "bottom", 2.1),  # uniform routing is an extreme:
-        "herfindahl": ("Herfindahl index Σα²", 1 / n_heads, "top", 1.0),  # it is named away from the curves
+        "entropy": ("mean routing entropy, nats", np.log(n_heads), "bottom", 2.1),  # uniform routing is an extreme,
+        "herfindahl": ("Herfindahl index Σα²", 1 / n_heads, "top", 1.0),  # so its label lies beyond the curves
         "max_alpha": ("largest α, mean over tokens", 1 / n_heads, "top", 1.0),
     }
     figure, panels = new_figure(1, 3, 2.4)

@@ -1,4 +1,4 @@
-"""Problems: batches made on the device, native metrics, a part of a training recipe, and tables of reference scores."""
+"""Tasks: they draw problems on the device, score answers, and supply training settings and reference scores."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from anm_nb.config import Distinct, Parameters, Registry
 from anm_nb.training import seeds
 from anm_nb.training.seeds import RowDraws
 
-Kind = Literal["trivial", "classical", "ceiling"]  # no learning; the best known method; the best possible
+Kind = Literal["trivial", "classical", "ceiling"]  # needs no learning; best known method; best possible score
 Stream = Literal["train", "dev", "test"]
-SPLITS = {"same": False, "harder": True}  # the distribution a model is trained on, and the task's harder one
-Scores = dict[str, Float[Tensor, " n"]]  # by metric, problem by problem
-Predictions = Mapping[tuple[str, Kind], Tensor]  # by name and kind of the reference
+SPLITS = {"same": False, "harder": True}  # the training distribution, and the harder one of the same task
+Scores = dict[str, Float[Tensor, " n"]]  # metric -> one value per problem
+Predictions = Mapping[tuple[str, Kind], Tensor]  # (name, kind) of a reference -> its answers
 
 
 @dataclass(frozen=True)
 class Batch:
-    """n problems: inputs x, targets y, and, where a task has one, a mask of what is given (1 = given)."""
+    """n problems: inputs x, targets y and, for tasks that reveal entries, the mask `known` of revealed entries."""
 
     x: Float[Tensor, "n ..."]
     y: Num[Tensor, "n ..."]
     known: Any = None
-    clean: Any = None  # y before its noise, where it has some
+    clean: Any = None  # y before noise was added; None for a task without noise
 
 
 def joined(batches: Sequence[Batch], rows: slice = slice(None)) -> Batch:
-    """Some rows of the batches of all seeds as one batch, seed after seed."""
-    names = [name for name, each in vars(batches[0]).items() if each is not None]
-    return replace(batches[0], **{name: torch.cat([vars(batch)[name][rows] for batch in batches]) for name in names})
+    """Concatenate the selected rows of every seed's batch into one batch, seed after seed."""
+    fields = [name for name, value in vars(batches[0]).items() if value is not None]
+    return replace(batches[0], **{name: torch.cat([vars(batch)[name][rows] for batch in batches]) for name in fields})
 
 
 @dataclass(frozen=True)
 class Clues:
-    """Entries of an answer that the problem gives away: never noised, moved or scored."""
+    """Entries of the answer that the problem already reveals; they are never noised, moved or scored."""
 
     mask: Bool[Tensor, "n y_dim"]
     values: Float[Tensor, "n y_dim"]
 
     def impose(self, y: Float[Tensor, "n y_dim"], signal: Float[Tensor, "n 1"] | float = 1.0) -> Tensor:
-        """y with its given entries put back, scaled by `signal`, the factor √ᾱ_k of a noise level."""
+        """Reset the revealed entries of y to their values times `signal`, the factor √ᾱ_k of the noise level."""
         return torch.where(self.mask, signal * self.values, y)
 
 
 class TaskOptions(Parameters):
-    """Options of every task; one with options of its own subclasses them."""
+    """Options shared by all tasks; a task with further options subclasses this."""
 
     size: PositiveInt = 20
 
 
 class Task(ABC):
-    """A problem: find targets y from inputs x. Subclass it, set `name`, and register it to bring your own."""
+    """A task: predict targets y from inputs x. To add your own, subclass it, set `name` and register the class."""
 
     name: ClassVar[str]
     metric: ClassVar[str] = "mse"  # the native metric, a key of `metrics`
@@ -74,61 +74,61 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n fresh problems on `device`, drawn from `generator`, which lives there; `harder` shifts the distribution."""
+        """Draw n fresh problems on `device`, where `generator` must live; `harder` shifts the distribution."""
 
     @abstractmethod
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
-        """The task's native metrics of predictions y_hat, problem by problem; NaN where a problem has no score."""
+        """The native metrics of predictions y_hat, one value per problem; NaN if a problem has no score."""
 
     @abstractmethod
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """Scores on n fresh problems to read any other score against, as `reference_table` has them."""
+        """Reference scores on n fresh problems, in the columns of `reference_table`, for comparison with any model."""
 
     def metrics(self, y_hat: Tensor, batch: Batch) -> dict[str, float]:
-        """Means of `scores` over problems, those without a score left out."""
+        """Mean of each metric of `scores` over the problems that have a score."""
         return {metric: float(values.double().nanmean()) for metric, values in self.scores(y_hat, batch).items()}
 
 
 class DenoisingTask(Task):
-    """A task that an energy diffusion can learn, x [n, x_dim] and y [n, y_dim], with its part of IRED's recipe."""
+    """A task that an energy diffusion can learn, with its part of IRED's recipe; x is [n, x_dim] and y [n, y_dim]."""
 
-    network: ClassVar[str] = "mlp"  # the published architecture, a name of `anm_nb.energy.networks`
+    network: ClassVar[str] = "mlp"  # published architecture, by its name in `anm_nb.energy.networks`
     contrastive_weight: ClassVar[float]  # published weight of the contrastive loss
-    sample_clamp: ClassVar[float]  # samples stay within ±√ᾱ_k times this at level k
-    harder_clamp: ClassVar[float | None] = None  # the same for harder problems, where their answers are larger
-    inner_steps: ClassVar[int] = 5  # published descent steps of the sampler at each level
-    classes: int  # of a task of decisions alone: entries that are one decision, one-hot; 1 where each is a sign
+    sample_clamp: ClassVar[float]  # at level k, samples are clamped to ±√ᾱ_k times this
+    harder_clamp: ClassVar[float | None] = None  # for harder problems, if their answers are larger
+    inner_steps: ClassVar[int] = 5  # published number of the sampler's descent steps per level
+    classes: int  # discrete tasks only: entries per one-hot decision; 1 if every entry is a decision, by its sign
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.x_dim = self.y_dim = self.options.size**2
 
     def clamp(self, harder: bool) -> float:
-        """Where samples are clamped: answers to harder problems may lie outside the published ±`sample_clamp`."""
+        """The sampler's clamp; answers to harder problems may lie outside the published ±`sample_clamp`."""
         return (self.harder_clamp if harder else None) or self.sample_clamp
 
     @abstractmethod
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
-        """IRED's stock negatives for targets [rows, y_dim], seeds in blocks; `settle()`: those of continuous tasks."""
+        """IRED's stock negatives for y [rows, y_dim], a block of rows per seed; `settle()` makes continuous ones."""
 
     @abstractmethod
     def references(self, training: Batch, test: Batch) -> Predictions:
-        """Predictions for the test problems; what needs data takes it from the training problems."""
+        """Answers of the reference methods to the test problems; methods that fit data use the training problems."""
 
     def clues(self, batch: Batch) -> Clues | None:
-        """The entries of the answers that the recipe keeps fixed, as the problems give them away; no host waits."""
+        """The answer entries that the recipe holds fixed; None if there are none. Must not make the host wait."""
         return None
 
     def stream(self, name: Stream) -> DenoisingTask:
-        """The task restricted to one stream of problems. Tasks that never run out of fresh ones are their own."""
+        """The task restricted to one stream of problems; tasks with unlimited fresh problems return themselves."""
         return self
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """Every entry of `references` on n test problems, learning from n training problems that are never harder."""
+        """Score every entry of `references` on n test problems; its n training problems are never harder ones."""
         device = str(generator.device)
         training = self.stream("train").sample(n, generator=generator, device=device)
         test = self.stream("test").sample(n, generator=generator, device=device, harder=harder)
-        return reference_table({n: self.scores(y_hat, test) for n, y_hat in self.references(training, test).items()})
+        return reference_table({key: self.scores(y, test) for key, y in self.references(training, test).items()})
 
 
 class MatrixTask(DenoisingTask):
@@ -136,21 +136,21 @@ class MatrixTask(DenoisingTask):
 
     contrastive_weight = 0.5
     sample_clamp = 2.0
-    solver: ClassVar[str] = "exact solution"  # what `solve` is, for tables
+    solver: ClassVar[str] = "exact solution"  # name of the method `solve` in tables
 
     @abstractmethod
     def solve(self, x: Float[Tensor, "n x_dim"]) -> Float[Tensor, "n y_dim"]:
-        """The best classical method."""
+        """Solve the problems with the best classical method."""
 
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
         return settle().clamp(-self.sample_clamp, self.sample_clamp)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
-        """{"mse": mean squared error over entries}."""
+        """`mse`: the squared error, averaged over entries."""
         return {"mse": (y_hat - batch.y).double().square().mean(1)}
 
     def references(self, training: Batch, test: Batch) -> Predictions:
-        """Constants, among them the best for the test problems, the classical method, and the truth."""
+        """Three constants (one is the best possible for these test problems), the classical method and the truth."""
         return {
             ("zero", "trivial"): torch.zeros_like(test.y),
             ("mean target", "trivial"): training.y.mean(0).expand_as(test.y),
@@ -161,7 +161,7 @@ class MatrixTask(DenoisingTask):
 
 
 def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.DataFrame:
-    """Reference scores of tasks on fresh problems, same and harder, with columns task, split and seed in front."""
+    """Reference scores of several tasks on fresh problems of both splits, led by columns task, split and seed."""
     tables = []
     for name, (split, harder) in product(tasks, SPLITS.items()):
         source = seeds.generator(seed, f"references/{split}")
@@ -171,12 +171,12 @@ def reference_scores(tasks: Mapping[str, Task], problems: int, seed: int) -> pd.
 
 
 def reference_table(scores: Mapping[tuple[str, Kind], Mapping[str, Float[Tensor, " n"]]]) -> pd.DataFrame:
-    """Means over problems, NaN left out, and their 95 % intervals: columns name, kind, metric, value, low, high."""
+    """Means over problems and their normal 95 % intervals, NaNs ignored: name, kind, metric, value, low, high."""
     rows = []
     for (name, kind), by_metric in scores.items():
         for metric, values in by_metric.items():
-            each = pd.Series(values.double().cpu().numpy())
-            mean, half = each.mean(), NormalDist().inv_cdf(0.975) * each.std() / each.count() ** 0.5
+            problems = pd.Series(values.double().cpu().numpy())
+            mean, half = problems.mean(), NormalDist().inv_cdf(0.975) * problems.std() / problems.count() ** 0.5
             rows.append((name, kind, metric, mean, mean - half, mean + half))
     return pd.DataFrame(rows, columns=["name", "kind", "metric", "value", "low", "high"])
 
@@ -199,5 +199,5 @@ TaskNames = Annotated[tuple[TaskName, ...], Field(strict=False, min_length=1), D
 
 
 def get_task(name: str, **options: Any) -> Task:
-    """A task by name: `get_task("inverse", size=20)`. Raises `ParameterError` for unknown names and options."""
+    """Create a task by name: `get_task("inverse", size=20)`. Raises `ParameterError` for unknown names and options."""
     return TASKS.get(name)(**options)

@@ -21,22 +21,22 @@ from anm_nb.tasks import sudoku_solver as solver
 from anm_nb.tasks.sudoku_solver import Boards, Pool
 from anm_nb.training.seeds import RowDraws
 
-COLUMNS = ("question", "quizzes", "puzzle")  # of Sudoku-Extreme's CSV file, of Kaggle's, of others
+COLUMNS = ("question", "quizzes", "puzzle")  # of CSV files: Sudoku-Extreme's, Kaggle's and others
 
 
 class SudokuOptions(TaskOptions):
     """Options of `Sudoku`; `size` is the number of rows, columns, boxes and digits."""
 
     size: Literal[4, 9] = 9
-    pool: Annotated[int, Field(ge=3)] = 2000  # puzzles of each of the two kinds
+    pool: Annotated[int, Field(ge=3)] = 2000  # number of puzzles, and as many harder ones
     pool_seed: NonNegativeInt = 0
 
 
 class Sudoku(DenoisingTask):
-    """One-solution puzzles from a pool that is built once (`sudoku_solver`), or a user's own (`from_puzzles`).
+    """Puzzles with one solution, from a pool that is built once (`sudoku_solver`) or your own (`from_puzzles`).
 
-    x and y are [n, size³], cell by cell row by row, `size` entries each: 1 for the cell's digit, −1 for the others; an
-    empty cell of x is −1 throughout. `known` [n, size³]: given cells. At size 4 held-out grids resemble training ones.
+    x and y are [n, size³]: row by row, `size` entries per cell, 1 for its digit and −1 for the others. An empty cell of
+    x is −1 throughout. `known` [n, size³] marks given cells. At size 4, held-out grids resemble training grids.
     """
 
     name = "sudoku"
@@ -50,65 +50,63 @@ class Sudoku(DenoisingTask):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.classes = self.options.size  # entries of one cell: one of them is 1
+        self.classes = self.options.size  # entries per cell, of which one is 1
         self.x_dim = self.y_dim = self.options.size**3
-        self._own: Pool | None = None
+        self._own: Pool | None = None  # the puzzles of `from_puzzles`
         self._stream: Stream | None = None
-        self._pools: dict[tuple[bool, str, Stream | None], Pool] = {}  # by harder, device, stream; shared with streams
+        self._pools: dict[tuple[bool, str, Stream | None], Pool] = {}  # (harder, device, stream); shared by all streams
 
     @classmethod
     def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
-        """A task of puzzles, size² characters a line (0 or . if empty), or CSV. `ParameterError` names a wrong line."""
+        """A task of your puzzles, as lines of size² characters (0 or . = empty) or CSV. Errors name the wrong line."""
         task = cls(**options)
         size = task.options.size
-        rows = [*(lines.splitlines() if isinstance(lines, str) else lines)]
+        rows = lines.splitlines() if isinstance(lines, str) else list(lines)
         if rows and "," in rows[0]:
             table = csv.DictReader(rows)
             if not (named := {*COLUMNS}.intersection(table.fieldnames or ())):
                 raise ParameterError(f"line 1: {rows[0].strip()[:60]!r}: CSV needs a column {' or '.join(COLUMNS)}")
-            rows = ["", *(row[min(named)] or "" for row in table)]  # its header is a line, too
-        boards: dict[int, list[int]] = {}
-        for number, text in enumerate(map(str.strip, rows), start=1):
-            if odd := re.search(f"[^.0-{size}]", text):
-                where = f"{odd[0]!r} in row {odd.start() // size + 1}, column {odd.start() % size + 1}"
-                raise ParameterError(f"line {number}: {where}: should be a digit from 1 to {size}, 0 or . if empty")
-            if text and len(text) != size**2:
-                raise ParameterError(f"line {number}: {len(text)} characters, should be {size**2}")
-            if text:
-                boards[number] = [int(each) for each in text.replace(".", "0")]
-        if not boards:
+            rows = ["", *(row[min(named)] or "" for row in table)]  # the header counts as a line
+        texts = {number: text.strip() for number, text in enumerate(rows, start=1) if text.strip()}
+        if not texts:
             raise ParameterError("no puzzles: every line is blank")
-        puzzles = torch.tensor(list(boards.values()), dtype=torch.uint8)
+        for number, text in texts.items():
+            if wrong := re.search(f"[^.0-{size}]", text):
+                where = f"{wrong[0]!r} in row {wrong.start() // size + 1}, column {wrong.start() % size + 1}"
+                raise ParameterError(f"line {number}: {where}: should be a digit from 1 to {size}, 0 or . if empty")
+            if len(text) != size**2:
+                raise ParameterError(f"line {number}: {len(text)} characters, should be {size**2}")
+        puzzles = torch.tensor([[*map(int, text.replace(".", "0"))] for text in texts.values()], dtype=torch.uint8)
         solutions, found = solver.solve(puzzles)
-        for (number, board), count in zip(boards.items(), found.tolist(), strict=True):
-            for place, unit in enumerate([] if count else solver.unit_cells(size).tolist()):
+        for number, board, count in zip(texts, puzzles.tolist(), found.tolist(), strict=True):
+            for place, unit in enumerate(solver.unit_cells(size).tolist() if count == 0 else []):
                 given = [board[cell] for cell in unit if board[cell]]
-                if twice := [digit for digit in given if given.count(digit) > 1]:
+                if repeated := [digit for digit in given if given.count(digit) > 1]:
                     where = f"{('row', 'column', 'box')[place // size]} {place % size + 1}"
-                    raise ParameterError(f"line {number}: {twice[0]} more than once in {where}")
+                    raise ParameterError(f"line {number}: {repeated[0]} more than once in {where}")
             if count != 1:
                 raise ParameterError(f"line {number}: has {'more than one' if count else 'no'} solution")
         task._own = Pool(puzzles, solutions.to(torch.uint8))
         return task
 
     def stream(self, name: Stream) -> Sudoku:
-        """The task on 80 % (train) or 10 % (dev, test) of the solutions, by first occurrence; `sample` needs 3."""
+        """The task on 80 % (train) or 10 % (dev, test) of the solutions by first occurrence. At least 3 must exist."""
         part = copy.copy(self)
         part._stream = name
         return part
 
     def sample(self, n: int, *, generator: torch.Generator, device: str = "cpu", harder: bool = False) -> Batch:
-        """n random puzzles, none again before all have come; `ParameterError` for harder ones of given puzzles."""
+        """Draw n puzzles; none repeats before all have been used. `ParameterError` for harder ones of given puzzles."""
         pool = self._pool(harder, device)
         rows = solver.shuffled(len(pool.puzzles), n, generator)
         return _batch(pool.puzzles[rows], pool.solutions[rows])
 
     def puzzles(self, *, device: str = "cpu", harder: bool = False) -> Batch:
-        """Every puzzle of the task, or of the stream it is restricted to, once and in order."""
+        """All puzzles of the task, or of its stream, once and in order."""
         return _batch(*self._pool(harder, device))
 
     def reference_scores(self, n: int, *, generator: torch.Generator, harder: bool = False) -> pd.DataFrame:
-        """References on n test puzzles, or all there are: a repeated one would only make the intervals too narrow."""
+        """Score references on n test puzzles, or all if fewer: repeats would make the intervals too narrow."""
         available = len(self.stream("test")._pool(harder, "cpu").puzzles)
         return super().reference_scores(min(n, available), generator=generator, harder=harder)
 
@@ -116,16 +114,17 @@ class Sudoku(DenoisingTask):
         return Clues(batch.known, batch.x)
 
     def corrupt(self, y: Tensor, settle: Callable[[], Tensor], draws: RowDraws) -> Tensor:
-        """Each cell with probability 5 % replaced by a random digit, which may be the one it had."""
+        """Replace each cell, with probability 0.05, by a random digit, which may be the same one."""
         cells = _cells(y)
-        drawn, changed = draws.integers(self.classes, cells.shape[:2]) + 1, draws.uniform(cells.shape[:2]) < 0.05
-        return torch.where(changed.unsqueeze(2), _cells(one_hot_boards(drawn)), cells).flatten(1)
+        random_digits = draws.integers(self.classes, cells.shape[:2]) + 1
+        changed = draws.uniform(cells.shape[:2]) < 0.05
+        return torch.where(changed.unsqueeze(2), _cells(one_hot_boards(random_digits)), cells).flatten(1)
 
     def scores(self, y_hat: Tensor, batch: Batch) -> Scores:
-        """Of each puzzle, filled with the digits that have the highest entries:
+        """Fill each cell with the digit of its highest entry and compare the grid with the solution.
 
-        cell_accuracy, the share of empty cells with the right digit (NaN where none is empty); board_accuracy, 1 for a
-        right grid; violation_rate, the share of rows, columns and boxes that lack a digit.
+        `cell_accuracy`: fraction of empty cells with the right digit, NaN if none is empty. `board_accuracy`: 1 if the
+        whole grid is right. `violation_rate`: fraction of rows, columns and boxes that lack a digit.
         """
         filled, given = digits(y_hat), clue_digits(batch) > 0
         right = filled == digits(batch.y)
@@ -136,10 +135,10 @@ class Sudoku(DenoisingTask):
         }
 
     def references(self, training: Batch, test: Batch) -> Predictions:
-        """Clues with each cell's most frequent digit in training; deduction without a guess; the solver; the truth."""
+        """Clues or singles completed by each cell's most frequent training digit; the exact solver; the truth."""
         frequent = _cells(training.y > 0).sum(0).argmax(1) + 1
         clues = clue_digits(test)
-        singles = solver.deduced(clues)
+        singles = solver.deduce(clues)
         return {
             ("clues, most frequent digit", "trivial"): one_hot_boards(torch.where(clues > 0, clues, frequent)),
             ("singles, most frequent digit", "classical"): one_hot_boards(torch.where(singles > 0, singles, frequent)),
@@ -148,32 +147,32 @@ class Sudoku(DenoisingTask):
         }
 
     def _pool(self, harder: bool, device: str) -> Pool:
-        """The puzzles of the stream, or all, on the device; kept, as they are drawn from again and again."""
-        place = harder, device, self._stream
-        if place not in self._pools:
+        """The puzzles of the stream, or all, on the device; cached, because they are drawn from repeatedly."""
+        key = harder, device, self._stream
+        if key not in self._pools:
             if harder and self._own:
                 raise ParameterError("harder = True: a task of given puzzles has no harder ones")
             pool = self._own or solver.stored_pool(self.options.size, self.options.pool, self.options.pool_seed, harder)
             if self._stream is not None:
-                of = torch.unique(solver.first_rows(pool.solutions), return_inverse=True)[1]  # by first occurrence
-                if (n := int(of.max()) + 1) < 3:
-                    raise ParameterError(f"{len(of)} puzzles with {n} solution(s): streams train, dev and test need 3")
-                held_out = max(1, n // 10)
-                begin = torch.tensor([n - 2 * held_out, n - held_out])
-                rows = torch.bucketize(of, begin, right=True) == ("train", "dev", "test").index(self._stream)
+                group = torch.unique(solver.first_rows(pool.solutions), return_inverse=True)[1]  # by first occurrence
+                if (n := int(group.max()) + 1) < 3:
+                    raise ParameterError(f"{len(group)} puzzles, {n} solution(s): streams train, dev and test need 3")
+                dev, test = n - 2 * max(1, n // 10), n - max(1, n // 10)
+                first, end = {"train": (0, dev), "dev": (dev, test), "test": (test, n)}[self._stream]
+                rows = (first <= group) & (group < end)
                 pool = Pool(*(boards[rows] for boards in pool))
-            self._pools[place] = Pool(*(boards.to(device) for boards in pool))
-        return self._pools[place]
+            self._pools[key] = Pool(*(boards.to(device) for boards in pool))
+        return self._pools[key]
 
 
 def one_hot_boards(boards: Boards) -> Float[Tensor, "n entries"]:
-    """Digits 1 … size as `size` entries each: 1 for the digit, −1 for the others; 0 as −1 throughout."""
-    each = torch.arange(1, isqrt(boards.shape[1]) + 1, device=boards.device)
-    return (2.0 * (boards.unsqueeze(2) == each) - 1).flatten(1)
+    """Encode each digit 1 … size as `size` entries: 1 for the digit, −1 for the others. Digit 0 is −1 throughout."""
+    classes = torch.arange(1, isqrt(boards.shape[1]) + 1, device=boards.device)
+    return (2.0 * (boards.unsqueeze(2) == classes) - 1).flatten(1)
 
 
 def digits(y: Float[Tensor, "n entries"]) -> Boards:
-    """The digit 1 … size with the highest of each cell's entries."""
+    """The digit 1 … size whose entry is the highest of its cell."""
     return _cells(y).argmax(2) + 1
 
 
@@ -183,7 +182,7 @@ def clue_digits(batch: Batch) -> Boards:
 
 
 def _cells(entries: Tensor) -> Tensor:
-    """Entries [n, size³] cell by cell, [n, size², size]."""
+    """Reshape entries [n, size³] to cells [n, size², size]."""
     return entries.unflatten(1, (-1, round(entries.shape[1] ** (1 / 3))))
 
 

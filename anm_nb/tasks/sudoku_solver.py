@@ -1,13 +1,13 @@
-"""Sudokus with one solution: pools of them, and an exact solver of 4×4 and 9×9, batched on any device.
+"""Pools of Sudoku puzzles with one solution, and an exact solver for 4×4 and 9×9, batched on any device.
 
-A cell's candidates are an int16 with bit d − 1 set where digit d is possible.
+The candidates of a cell are an int16 mask: bit d − 1 is set if digit d is possible.
 """
 
 from __future__ import annotations
 
 from functools import cache, reduce
 from itertools import count, permutations
-from math import isqrt
+from math import ceil, isqrt
 from operator import or_
 from typing import NamedTuple
 
@@ -20,25 +20,25 @@ from torch import Tensor
 from anm_nb.files import outputs_root, replace_whole
 from anm_nb.training.seeds import generator
 
-# Givens of each puzzle, uniform on a range with both ends: as trained on, and harder ones, by size.
+# By size: the number of givens of training puzzles and of harder ones, uniform over a range that includes both ends.
 GIVENS = {4: ((6, 10), (4, 6)), 9: ((31, 42), (17, 34))}
-VERSION = 1  # of what `build_pool` makes of its arguments
-REDIGS = 20  # times that puzzles which came out like another are dug anew
-WIDTH = 1024  # search nodes expanded at once: enough to make up for the cost of a call, few enough to stay in cache
+VERSION = 1  # raise it when `build_pool` gives other puzzles for the same arguments
+REDIGS = 20  # times that duplicate puzzles are dug again
+WIDTH = 1024  # search nodes expanded at once: enough to outweigh the cost of a call, few enough to stay in cache
 
 Boards = Integer[Tensor, "n cells"]
 Indices = Int[Tensor, " n"]
 
 
 class Pool(NamedTuple):
-    """Puzzles (0 = empty) and their only solutions, row by row."""
+    """Puzzles (0 = empty) and their unique solutions, row by row."""
 
     puzzles: Boards
     solutions: Boards
 
 
 def stored_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
-    """`build_pool`'s, kept in `outputs/pools/`; a second process asking for the same waits for the first."""
+    """The pool of `build_pool`, cached in `outputs/pools/`; a file lock lets one process build it while others wait."""
     folder, (low, high) = outputs_root() / "pools", GIVENS[size][harder]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"sudoku-{size}x{size}-{number}-seed{seed}-givens{low}-{high}-v{VERSION}.safetensors"
@@ -49,10 +49,10 @@ def stored_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
 
 
 def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
-    """Random puzzles with one solution each, and givens as in `GIVENS` or, where one is minimal before, more.
+    """Random puzzles with one solution each and as many givens as in `GIVENS`, or more where every clue is needed.
 
-    Row i of both pools of one size, number and seed has the same solution. Those of 9×9 are empty boards solved by
-    guessing at random, not uniformly; those of 4×4 come in random order, all 288 before any again.
+    Row i has the same solution whether `harder` or not. 9×9 solutions are empty boards filled by random guesses, hence
+    not uniform. 4×4 solutions come in random order; none of the 288 repeats before all have been used.
     """
     source = generator(seed, "sudoku grids")
     if size == 9:
@@ -67,7 +67,7 @@ def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
     target = torch.randint(low, high + 1, (number,), generator=source)
     puzzles, repeated = solutions.clone(), torch.arange(number)
     for _ in range(1 + REDIGS):
-        # Clues are taken out in random order. One without which a second solution appears would have to stay later too.
+        # Try each clue once, in random order: one that is needed now stays needed when fewer are left.
         grids, aims = solutions[repeated], target[repeated]
         for cells in torch.rand(grids.shape, generator=source).argsort(1).unbind(1):
             rows = ((grids > 0).sum(1) > aims).nonzero().squeeze(1)
@@ -83,13 +83,13 @@ def build_pool(size: int, number: int, seed: int, harder: bool) -> Pool:
 
 
 def shuffled(rows: int, n: int, source: torch.Generator) -> Indices:
-    """n of the numbers 0 … rows − 1 at random, none again before all have come, on the generator's device."""
-    rounds = [torch.randperm(rows, generator=source, device=source.device) for _ in range(-(-n // rows))]
-    return torch.cat([*rounds, torch.empty(0, dtype=torch.long, device=source.device)])[:n]
+    """n random indices below `rows`, on the generator's device; none repeats before all have been used."""
+    rounds = max(1, ceil(n / rows))
+    return torch.cat([torch.randperm(rows, generator=source, device=source.device) for _ in range(rounds)])[:n]
 
 
 def first_rows(boards: Integer[Tensor, "n ..."]) -> Indices:
-    """For each row the first one equal to it."""
+    """For each row, the index of the first row equal to it."""
     group = torch.unique(boards, dim=0, return_inverse=True)[1]
     rows = torch.arange(len(boards), device=boards.device)
     return torch.full_like(rows, len(rows)).scatter_reduce(0, group, rows, "amin")[group]
@@ -97,7 +97,7 @@ def first_rows(boards: Integer[Tensor, "n ..."]) -> Indices:
 
 @cache
 def unit_cells(size: int) -> Int[Tensor, "units size"]:
-    """The cells of all rows, of all columns and of all boxes."""
+    """The cells of every row, then of every column, then of every box."""
     rows = torch.arange(size**2).view(size, size)
     boxes = rows.view(4 * [isqrt(size)]).transpose(1, 2).reshape(size, size)
     return torch.cat([rows, rows.mT, boxes])
@@ -110,56 +110,56 @@ def cell_units(size: int) -> Int[Tensor, "cells 3"]:
 
 
 def broken(boards: Boards) -> Bool[Tensor, "n units"]:
-    """Which rows, columns and boxes do not hold every digit once."""
+    """Which rows, columns and boxes do not hold every digit exactly once."""
     size = isqrt(boards.shape[1])
-    every = torch.arange(1, size + 1, device=boards.device)
-    return (boards[:, unit_cells(size).to(boards.device)].sort(2).values != every).any(2)
+    digits = torch.arange(1, size + 1, device=boards.device)
+    return (boards[:, unit_cells(size).to(boards.device)].sort(2).values != digits).any(2)
 
 
 def solve(puzzles: Boards, limit: int = 2, source: torch.Generator | None = None) -> tuple[Boards, Indices]:
-    """A solution, drawn from `source`, of each puzzle [n, cells] (0 = empty, none), and how many it has, to `limit`."""
+    """Find a solution of each puzzle [n, cells] (0 = empty), random by `source`, and count solutions up to `limit`."""
     source = source or torch.Generator(puzzles.device).manual_seed(0)
     grids, found = zip(*(_search(part, limit, source) for part in _candidates(puzzles).split(4 * WIDTH)), strict=True)
     return torch.cat(grids), torch.cat(found)
 
 
-def deduced(puzzles: Boards) -> Boards:
-    """Digits that follow by naked and hidden singles alone, without a guess, clues included; 0 where none does."""
-    masks, further = None, _candidates(puzzles)
-    while masks is None or not torch.equal(further, masks):
-        masks, (further, _) = further, _propagate(further)
+def deduce(puzzles: Boards) -> Boards:
+    """Fill in the digits that follow from naked and hidden singles alone, without guessing; 0 elsewhere."""
+    masks = _candidates(puzzles)
+    while not torch.equal(narrowed := _propagate(masks)[0], masks):
+        masks = narrowed
     return _digits(torch.where(_single(masks), masks, 0))
 
 
 def _search(nodes: Boards, limit: int, source: torch.Generator) -> tuple[Boards, Indices]:
-    """Depth-first search from all boards at once, up to WIDTH nodes a round; the deepest nodes stand first."""
-    owner = torch.arange(len(nodes), device=nodes.device)  # the row of the board that each node belongs to
+    """Search all boards at once, depth first; each round expands up to WIDTH nodes, of which the deepest come first."""
+    owner = torch.arange(len(nodes), device=nodes.device)  # the board that each node belongs to
     grids, found = torch.zeros_like(nodes, dtype=torch.long), torch.zeros_like(owner)
     for spare in count():
         waiting = (found[owner] < limit).nonzero().squeeze(1)
         if not len(waiting):
             break
         now, later = waiting.tensor_split([min(WIDTH, int((found < limit).sum()) + spare)])
-        masks, of = nodes[now], owner[now]
-        further, dead = _propagate(masks)
+        masks, boards = nodes[now], owner[now]
+        narrowed, dead = _propagate(masks)
         solved = ~dead & _single(masks).all(1)
-        rows = of[solved]  # of several of one board the first is kept, lest the order of writes decide
+        rows = boards[solved]  # a board solved by several nodes keeps the first, so that the result is deterministic
         first = (first_rows(rows) == torch.arange(len(rows), device=rows.device)) & (found[rows] == 0)
         grids[rows[first]] = _digits(masks[solved][first])
         found.index_add_(0, rows, torch.ones_like(rows))
         going = ~dead & ~solved
-        stuck = going & (further == masks).all(1)
-        further[stuck], alternatives = _branch(further[stuck], source)
-        nodes = torch.cat([further[going], alternatives, nodes[later]])
-        owner = torch.cat([of[going], of[stuck], owner[later]])
+        stuck = going & (narrowed == masks).all(1)
+        narrowed[stuck], alternatives = _branch(narrowed[stuck], source)
+        nodes = torch.cat([narrowed[going], alternatives, nodes[later]])
+        owner = torch.cat([boards[going], boards[stuck], owner[later]])
     return grids, found.clamp(max=limit)
 
 
 def _propagate(boards: Boards) -> tuple[Boards, Bool[Tensor, " n"]]:
-    """One round of naked and hidden singles, and which boards have no solution: a digit twice in a unit, or nowhere."""
+    """Do one round of naked and hidden singles; also tell which boards have a unit with a digit twice or nowhere."""
     size = isqrt(boards.shape[1])
     units, units_of = (table.to(boards.device) for table in (unit_cells(size), cell_units(size)))
-    masks = boards.mT.contiguous()  # cell by cell, all boards side by side: several times as fast
+    masks = boards.mT.contiguous()  # boards along the last axis: several times as fast
     fixed = torch.where(_single(masks), masks, 0)
     taken, twice = _once_or_more(fixed[units])
     masks = torch.where(fixed != 0, fixed, masks & ~reduce(or_, taken[units_of].unbind(1)))
@@ -170,7 +170,7 @@ def _propagate(boards: Boards) -> tuple[Boards, Bool[Tensor, " n"]]:
 
 
 def _once_or_more(masks: Int[Tensor, "units cells n"]) -> tuple[Int[Tensor, "units n"], Int[Tensor, "units n"]]:
-    """The digits that are possible in one cell or more of each unit, and in two or more."""
+    """The digits that are possible in at least one cell of each unit, and those possible in at least two."""
     once = twice = torch.zeros_like(masks[:, 0])
     for mask in masks.unbind(1):
         once, twice = once | mask, twice | once & mask
@@ -178,7 +178,7 @@ def _once_or_more(masks: Int[Tensor, "units cells n"]) -> tuple[Int[Tensor, "uni
 
 
 def _branch(masks: Boards, source: torch.Generator) -> tuple[Boards, Boards]:
-    """Two halves of each board's possibilities: a cell with fewest candidates holds one of them, or it does not."""
+    """Split each board in two by guessing a digit of a cell with fewest candidates: it is that digit, or it is not."""
     possible = masks.unsqueeze(2) >> torch.arange(9, device=masks.device) & 1
     choices = possible.sum(2).float()
     choices[choices <= 1] = 10
@@ -190,16 +190,16 @@ def _branch(masks: Boards, source: torch.Generator) -> tuple[Boards, Boards]:
 
 
 def _candidates(puzzles: Boards) -> Boards:
-    """What the cells may hold before any deduction: the clue, or every digit."""
-    clue = 1 << (puzzles.short() - 1).clamp(min=0)
-    return torch.where(puzzles == 0, 2 ** isqrt(puzzles.shape[1]) - 1, clue)
+    """The candidates before any deduction: the clue, or every digit."""
+    clues = 1 << (puzzles.short() - 1).clamp(min=0)
+    return torch.where(puzzles == 0, 2 ** isqrt(puzzles.shape[1]) - 1, clues)
 
 
 def _single(masks: Boards) -> Bool[Tensor, "n cells"]:
-    """Where at most one candidate is left."""
+    """Which cells have at most one candidate left."""
     return masks & (masks - 1) == 0
 
 
 def _digits(masks: Boards) -> Boards:
-    """The digits of masks with one candidate; 0 of an empty mask. The binary exponent of 2^(d − 1) is d."""
+    """The digits of masks with one candidate, 0 for an empty mask: frexp writes 2^(d − 1) as 0.5 · 2^d."""
     return torch.frexp(masks.double()).exponent.long()

@@ -1,4 +1,4 @@
-"""Claims as rows: what is supported, refuted, equivalent, undecided, and what was not trained long enough."""
+"""Verdicts on claims: each kind, the reductions of training curves, ratios, power, and curves of unequal length."""
 
 import json
 from typing import Any
@@ -48,7 +48,7 @@ def test_each_verdict():
 
 def test_reductions_read_the_curve():
     table = frame(anm=0.2, stock=0.4)
-    last = table[table["step"] == 100].drop(columns="step")  # a value a seed needs no step
+    last = table[table["step"] == 100].drop(columns="step")  # one value per seed needs no step
     assert verdict(Claim("a", "mse", "anm", "stock"), last) == "supported"
     at_start = judge([Claim("a", "mse", "anm", "stock", reduction=0)], table).table.iloc[0]
     early = judge([Claim("a", "mse", "anm", "stock", reduction="early area")], table).table.iloc[0]
@@ -58,7 +58,7 @@ def test_reductions_read_the_curve():
         judge([Claim("a", "mse", "anm", "stock", reduction="finale")], table)
 
 
-def test_verdicts_show_themselves_and_are_collected_as_rows():
+def test_verdicts_are_displayed_and_collected_from_notebook_outputs():
     claim = Claim("mining helps", "mse", "anm", "stock", section="J", expects="less")
     bundle = judge([claim], frame(anm=0.2, stock=0.4))._repr_mimebundle_()
     assert "supported" in bundle["text/plain"]
@@ -69,13 +69,13 @@ def test_verdicts_show_themselves_and_are_collected_as_rows():
 
 
 def curves(**errors: list[float]) -> pd.DataFrame:
-    """Errors at steps 0, 10, 20 … 100 of each method, shifted a little for each of six seeds."""
+    """Errors of each method at steps 0, 10, 20 … 100, with a small random shift for each of six seeds."""
     spread = np.random.default_rng(1).normal(0, 0.003, (len(errors), SEEDS))
     return pd.DataFrame(
         {"method": method, "seed": seed, "step": 10 * place, "mse": error + spread[row, seed]}
-        for row, (method, of) in enumerate(errors.items())
+        for row, (method, values) in enumerate(errors.items())
         for seed in range(SEEDS)
-        for place, error in enumerate(of)
+        for place, error in enumerate(values)
     )
 
 
@@ -83,19 +83,19 @@ FALLING = [1 - 0.1 * place for place in range(11)]
 SLOW = [1 - 0.05 * place for place in range(11)]
 
 
-def test_steps_to_a_threshold_say_who_never_reached_it():
+def test_steps_to_a_threshold_count_the_seeds_that_never_reach_it():
     row = judge([Claim("a", "mse", "fast", "slow", reduction="steps to 0.72")], curves(fast=FALLING, slow=SLOW))
     assert row.table["verdict"].item() == "supported"
     assert row.table["estimate"].item() == 30 - 60
     row = judge([Claim("a", "mse", "fast", "slow", reduction="steps to 0.25")], curves(fast=FALLING, slow=SLOW))
-    said = row.table["measured"].item()
-    assert "fast 80.0 (0 of 6 seeds not before the end) against slow 100 (6 of 6 seeds not before the end);" in said
+    measured = row.table["measured"].item()
+    assert "fast 80.0 (0 of 6 seeds not before the end) against slow 100 (6 of 6 seeds not before the end);" in measured
     assert row.table["estimate"].item() == 80 - 100
     with pytest.raises(ParameterError, match=r"'steps to much'; known: .*steps to THRESHOLD"):
         judge([Claim("a", "mse", "fast", "slow", reduction="steps to much")], curves(fast=FALLING, slow=SLOW))
 
 
-def test_the_area_from_the_trivial_score_begins_where_the_first_method_beats_it():
+def test_the_area_from_trivial_starts_where_the_first_method_beats_the_trivial_score():
     table = curves(fast=FALLING, slow=SLOW)
     claim = Claim("a", "mse", "fast", "slow", reduction="area from trivial")
     row = judge([claim], table, trivial=0.55).table.iloc[0]  # fast passes it at step 50
@@ -105,7 +105,7 @@ def test_the_area_from_the_trivial_score_begins_where_the_first_method_beats_it(
         judge([claim], table)
 
 
-def test_a_ratio_is_in_per_cent_and_its_margin_too():
+def test_a_ratio_and_its_margin_are_in_per_cent():
     table = frame(anm=0.40, stock=0.41)
     row = judge([Claim("a", "mse", "anm", "stock", ratio=True, margin=10)], table).table.iloc[0]
     plain = judge([Claim("a", "mse", "anm", "stock")], table).table.iloc[0]
@@ -114,7 +114,7 @@ def test_a_ratio_is_in_per_cent_and_its_margin_too():
     assert row["low"] < row["estimate"] < row["high"]
 
 
-def test_what_would_have_been_found_is_said_at_the_corrected_level():
+def test_the_detectable_difference_is_given_at_the_corrected_level():
     table = frame(a=0.3, b=0.3, c=0.3)
     family = [Claim(str(n), "mse", "a", "b", primary=True) for n in range(5)]
     row = judge([*family, Claim("x", "mse", "a", "b", primary=False)], table).table
@@ -126,7 +126,7 @@ def test_what_would_have_been_found_is_said_at_the_corrected_level():
     assert (row["detectable_low"] < row["detectable"]).all()
 
 
-def test_methods_and_seeds_of_different_length_are_compared_at_their_own_ends():
+def test_runs_of_different_length_are_compared_at_their_last_steps():
     row = judge([Claim("a", "mse", "long", "short")], curves(short=FALLING[:6], long=FALLING)).table.iloc[0]
     assert row["estimate"] == pytest.approx(0.0 - 0.5, abs=0.01)
     table = curves(fast=FALLING, slow=SLOW)

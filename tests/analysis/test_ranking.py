@@ -1,4 +1,4 @@
-"""Tables, claims and figures of ranking runs say what a hand calculation on the same predictions says."""
+"""Tables and claims of ranking runs agree with independent calculations from the same predictions."""
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,7 @@ def test_a_probe_is_the_problem_its_weights_were_recorded_on(runs):
     assert visible == 3
 
 
-def test_the_tiers_are_the_document_s_and_every_condition_counts():
+def test_tiers_follow_the_document_and_need_every_condition():
     tier_rows = names_of("20_hrm_vs_baseline", "tier-rows", given={"np": np, "pd": pd})["tier_rows"]
     table = tier_rows(0.20 + SPREAD, 0.28 + SPREAD, ceiling=0.5)
     assert table["asks for"]["stretch"] == "τ > 0.2, τ > 0.3, + 50 %"
@@ -72,7 +72,7 @@ def test_the_tiers_are_the_document_s_and_every_condition_counts():
 
 
 def grid(differences):
-    """Test scores of a grid with five seeds, each model so much better than the centre."""
+    """Test scores of a grid with five seeds; each model is better than the centre by the given difference."""
     base = np.array([0.5, 0.95, 0.96, 0.97, 0.98])
     scores = {"baseline": base - 0.2, "T = 4": base} | {
         name: base + gap + SPREAD / 4 for name, gap in differences.items()
@@ -92,7 +92,7 @@ def test_values_are_judged_against_the_centre_with_a_margin():
 def test_runs_of_other_settings_are_not_put_into_a_kept_grid(runs, references, monkeypatch):
     written = []
     monkeypatch.setattr("anm_nb.analysis.kept.keep", lambda *given, **options: written.append((given, options)))
-    with pytest.raises(ParameterError, match=r"size = 6: kept result 'hrm' has 20, and keeps no other"):
+    with pytest.raises(ParameterError, match=r"size = 6: kept result 'hrm' has 20 only"):
         ranking.keep_in_grid(runs, references, HRM)
     own = HRM.changed(
         size=20, width=128, n_heads=4, train_samples=1000, epochs=100, seeds=(1, 2, 3, 4, 5), task="hinted_sort"

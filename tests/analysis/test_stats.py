@@ -1,4 +1,4 @@
-"""Intervals cover, tests agree with other implementations, and the detectable effect is found as often as is said."""
+"""Intervals have 95 % coverage, results agree with other implementations, and the detectable effect has 80 % power."""
 
 import itertools
 import math
@@ -47,8 +47,8 @@ def test_pairs_that_agree_exactly_have_an_interval_of_no_width():
     assert bounded_interval([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0)
 
 
-def test_what_cannot_be_judged_is_refused():
-    with pytest.raises(ParameterError, match=r"shapes \(3,\) and \(2,\): pairs are two lists of one length"):
+def test_unusable_arguments_raise():
+    with pytest.raises(ParameterError, match=r"shapes \(3,\) and \(2,\): pairs need two lists of the same length"):
         paired_difference([1.0, 2.0, 3.0], [1.0, 2.0])
     with pytest.raises(ParameterError, match=r"score 1\.2: must lie between 0"):
         bounded_interval([1.2, 0.5])
@@ -56,7 +56,7 @@ def test_what_cannot_be_judged_is_refused():
         equivalence([1.0, 2.0], [1.0, 2.0], 0)
 
 
-# Coverage, by simulation: 95 % intervals hold the truth in 93 to 97 of 100 experiments
+# Coverage by simulation: 95 % intervals contain the true value in 93 to 97 % of experiments
 
 
 def ratios(g, seeds):
@@ -107,7 +107,7 @@ def test_a_bounded_interval_lies_within_its_bounds_and_a_ratio_agrees_with_the_p
 
 @pytest.mark.parametrize(("trials", "chance"), [(10, 0.5)])
 def test_intervals_of_proportions_and_of_their_differences_cover(trials, chance):
-    """Counts are few, so that coverage at one chance jumps: over chances around it, it is what is asked."""
+    """With few trials, coverage jumps with the probability, so it is averaged over probabilities near the given one."""
     source = np.random.default_rng(trials)
     exact = {count: proportion_interval(count, trials) for count in range(trials + 1)}
     chances = chance + source.uniform(-0.08, 0.08, 20_000)
@@ -120,12 +120,12 @@ def test_intervals_of_proportions_and_of_their_differences_cover(trials, chance)
     assert 0.93 < np.mean(hits) < 0.97
 
 
-# Power, by simulation
+# Power by simulation
 
 
 @pytest.mark.parametrize(("claims", "pairs"), [(1, 3), (6, 5), (12, 10)])
 def test_after_holms_correction_the_detectable_effect_is_found_by_80_percent(claims, pairs):
-    """One claim has the effect that is detectable at α/m, the others none: the first step of Holm's is the last."""
+    """Only one claim has an effect, the one detectable at α/m, so the first step of Holm's method decides on it."""
     source = np.random.default_rng(pairs)
     differences = source.normal(0.0, 1.0, (4000, claims, pairs))
     differences[:, 0] += detectable_effect(pairs, alpha=0.05 / claims)
@@ -144,8 +144,8 @@ def test_equivalence_errs_in_5_of_100_at_the_margin(shift, share, tolerance, tim
 # Known answers
 
 
-def test_others_find_the_same():
-    """Values of statsmodels 0.14."""
+def test_results_agree_with_other_implementations():
+    """Expected values are from statsmodels 0.14."""
     assert proportion_difference((7, 10), (2, 12))[1:] == pytest.approx((0.119680, 0.759768), abs=1e-6)
     assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5])[0] == pytest.approx(0.8)
     assert proportion_interval(7, 10) == pytest.approx((0.7, 0.396778, 0.892209), abs=1e-6)
@@ -153,14 +153,14 @@ def test_others_find_the_same():
     assert equivalence(values, 0.0, 1.0) == pytest.approx(0.000829010139)
 
 
-def test_shares_of_nobody_and_of_everybody():
+def test_proportions_without_trials_and_with_successes_only():
     assert np.isnan(proportion_interval(0, 0)).all()
     assert proportion_interval(5, 5).high == 1.0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_is_the_closed_test_of_bonferroni(p_values):
-    """Closed testing (Marcus, Peritz & Gabriel 1976): the largest Bonferroni p of all the subsets a test belongs to."""
+    """Closed testing (Marcus, Peritz & Gabriel 1976): the largest Bonferroni p-value of all subsets with the test."""
     tests = range(len(p_values))
     subsets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(tests, size)]
     adjusted = [max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in subsets if i in s) for i in tests]

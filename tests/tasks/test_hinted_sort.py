@@ -1,4 +1,4 @@
-"""Hinted sorting is partial_sort with pointers that tell the truth, or nothing; notebook 25's ceilings are exact."""
+"""Pointers of hinted sorting are correct, or unrelated to the order if shuffled; notebook 25's ceilings are exact."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ def hinted(**options):
 
 
 def predecessors(batch):
-    """The item of rank one less than each item's, −1 for rank 0, found by search."""
+    """For each item, the item ranked just before it, found by search; −1 for rank 0."""
     return [[row.index(rank - 1) if rank > 0 else -1 for rank in row] for row in batch.y.tolist()]
 
 
@@ -90,20 +90,20 @@ def test_shuffled_pointers_look_like_true_ones_and_are_independent_of_the_order(
         assert torch.zeros_like(pointers).scatter_add_(1, targets, pointing.long()).max() == 1
     assert torch.allclose(shapes["true"], shapes["shuffled"], atol=0.03)
     after = (batch.y > batch.y.gather(1, targets))[pointing].double()
-    assert float(after.mean()) == pytest.approx(0.5, abs=0.01)  # of true pointers it is 1
-    for rank in range(8):  # nor does it tell the rank who points, beyond being hidden
+    assert float(after.mean()) == pytest.approx(0.5, abs=0.01)  # true pointers give 1
+    for rank in range(8):  # which hidden items point does not depend on their rank
         here = pointing[(batch.y == rank) & ~batch.known].double().mean()
         assert float(here) == pytest.approx(float(pointing[~batch.known].double().mean()), abs=0.02)
 
 
-# ceilings, by enumeration, which shares nothing with the package but what it is asked
+# Ceilings by enumeration, which shares no code with the package
 def worlds(values, size, seen, rate):
-    """Every problem: what is seen of it, the ranks of its items and its probability, up to a factor.
+    """Every problem, as its observation, the ranks of its items and its probability up to a factor.
 
-    What is seen: visible values, and whom each hidden item points at. Visible items are numbered by value, hidden ones
-    after them in any order: positions tell nothing.
+    The observation is the visible values and the item that each hidden item points at. Visible items are numbered by
+    value, then come hidden items in any order, because positions carry no information.
     """
-    for own in itertools.combinations(range(values), size):
+    for chosen in itertools.combinations(range(values), size):
         for visible in itertools.combinations(range(size), seen):
             hidden = [rank for rank in range(size) if rank not in visible]
             may_point = [rank for rank in hidden if rank > 0]
@@ -114,11 +114,11 @@ def worlds(values, size, seen, rate):
                     ranks = (*visible, *turned)
                     item_at = {rank: item for item, rank in enumerate(ranks)}
                     shown = tuple(item_at[rank - 1] if points.get(rank) else None for rank in turned)
-                    yield (tuple(own[rank] for rank in visible), shown), ranks, weight
+                    yield (tuple(chosen[rank] for rank in visible), shown), ranks, weight
 
 
 def ceilings_by_enumeration(values, size, seen, rate):
-    """For each observation the expected τ of the best ranking, the bound by pairs, and its probability."""
+    """For each observation: the expected τ of the best ranking, the bound from single pairs, and its probability."""
     sums, weights = defaultdict(lambda: np.zeros((size, size))), defaultdict(float)
     for observation, ranks, weight in worlds(values, size, seen, rate):
         if weight > 0:
@@ -135,7 +135,7 @@ def ceilings_by_enumeration(values, size, seen, rate):
 
 
 def observation(task, batch, row):
-    """What the enumeration calls a problem: visible values, and at whom hidden items truly point, numbered as there."""
+    """A problem as the enumeration's observation: visible values, and where hidden items truly point."""
     known, true = batch.known[row].tolist(), predecessors(batch)[row]
     values, pointers = task.values(batch)[row].tolist(), task.pointers(batch)[row].tolist()
     seen = sorted((item for item in range(len(known)) if known[item]), key=lambda item: values[item])
@@ -150,7 +150,7 @@ def observation(task, batch, row):
     [(6, 4, 2, 0.8, 0.4), (7, 5, 2, 0.8, 0.0), (7, 5, 3, 1.0, 0.0)],
 )
 def test_ceilings_are_those_of_an_enumeration_of_worlds_and_rankings(values, size, seen, rate, wrong, monkeypatch):
-    """Also their mean over drawn problems is the enumeration's, so that problems are drawn as they are there."""
+    """Their mean over sampled problems is the enumeration's, too, so problems are sampled with its probabilities."""
     monkeypatch.setattr("anm_nb.tasks.ordering.VALUES", values)
     monkeypatch.setattr("anm_nb.tasks.ordering.LOWEST", 0)
     task = hinted(size=size, mask_rate=1 - (seen + 0.5) / size, hint_rate=rate, wrong_rate=wrong)
@@ -161,7 +161,7 @@ def test_ceilings_are_those_of_an_enumeration_of_worlds_and_rankings(values, siz
     for row in range(100):
         best, by_pairs, _ = found[observation(task, batch, row)]
         assert float(ceilings[row]) == pytest.approx(by_pairs, abs=1e-9)
-        assert best == pytest.approx(by_pairs, abs=1e-9)  # no circles are this small
+        assert best == pytest.approx(by_pairs, abs=1e-9)  # at this size, the pairs' best orders never form a circle
     mean = sum(best * weight for best, _, weight in found.values())
     error = 4 / math.sqrt(500)
     assert float(ceilings.mean()) == pytest.approx(mean, abs=error * float(ceilings.std()) + 1e-12)

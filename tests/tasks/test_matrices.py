@@ -1,4 +1,4 @@
-"""Matrix tasks, connectivity and their reference scores are those of their documents; soft-impute minimises."""
+"""Matrix tasks, connectivity and their reference scores are as documented."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ sizes = st.integers(1, 12)
 
 
 @given(size=sizes, harder=st.booleans(), seed=seeds)
-def test_problems_of_matrices_are_what_they_say(size, harder, seed):
+def test_matrix_problems_satisfy_their_definitions(size, harder, seed):
     task = {name: get_task(name, size=size) for name in ("inverse", "addition", "lowrank")}
     inverse, addition, lowrank = (
         each.sample(4, generator=generator(seed, "test"), harder=harder) for each in task.values()
@@ -29,7 +29,7 @@ def test_problems_of_matrices_are_what_they_say(size, harder, seed):
     assert torch.equal(lowrank.x, torch.where(lowrank.known, lowrank.y, 0.0))
     ranks = torch.linalg.matrix_rank(lowrank.clean.double().unflatten(1, (size, size)), rtol=1e-5)
     assert (ranks <= max(1, size // 2)).all()
-    assert task["lowrank"].clues(lowrank) is None  # x carries them, and nothing puts them back
+    assert task["lowrank"].clues(lowrank) is None  # x shows the known entries, but answers are not reset to them
 
 
 EXPECTED = {  # by task and harder: name, value and its tolerance, at 20 × 20

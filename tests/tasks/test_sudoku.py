@@ -82,7 +82,7 @@ def size(request):
 
 @pytest.fixture
 def task(size, pools, monkeypatch):
-    """A task whose pools are at hand."""
+    """A task that uses the pools built above."""
     monkeypatch.setattr(sudoku_solver, "build_pool", lambda *case: pools[case])
     return get_task("sudoku", size=size, pool=COUNT[size])
 
@@ -135,7 +135,7 @@ def test_streams_share_neither_a_puzzle_nor_a_solution(task, size):
     assert len(set.union(*seen)) == COUNT[size]
 
 
-# a user's own puzzles
+# puzzles given by the user
 
 
 def test_given_puzzles_are_solved_and_kept_in_order(size):
@@ -211,11 +211,11 @@ def test_metrics_of_boards_made_by_hand(example, in_row, in_column):
     batch = task.puzzles()
     right = {"cell_accuracy": 1, "board_accuracy": 1, "violation_rate": 0}
     assert task.metrics(batch.y, batch) == pytest.approx(right)
-    # two empty cells of a row: it stays whole, two columns and boxes do not
+    # two empty cells of a row swapped: the row stays complete, two columns and two boxes do not
     assert task.metrics(swapped(solution, *in_row), batch) == pytest.approx(
         {"cell_accuracy": (empty - 2) / empty, "board_accuracy": 0, "violation_rate": 4 / (3 * size)}
     )
-    # two given cells of one column and one box
+    # two given cells of one column and one box swapped
     swapped_clues = task.metrics(swapped(solution, *in_column), batch)
     assert swapped_clues == pytest.approx(right | {"board_accuracy": 0, "violation_rate": 2 / (3 * size)})
 
