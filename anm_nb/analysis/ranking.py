@@ -151,10 +151,11 @@ def sweep_answer(field: str, hinted: Kept, plain: Kept) -> str:
     observed = np.floor(1e4 * on_test(of_sweep(plain, field)[0], "tau_obs").to_numpy().min()) / 1e4
     return (
         f"**{better} is shown to rank better than the document's own, {centre}.** Difference in Kendall τ over all "
-        f"pairs of hinted sorting: {'; '.join(compared).replace('-', '−')} (paired by seed, 95 % intervals; equivalent: "
-        f"within ± {MARGIN}; Holm's correction; {hinted.scope}). Seeds of one setting differ by up to {(taus.max() - taus.min()).max():.2f}, means "
-        f"of settings by {np.ptp(taus.mean()):.3f}. The document's own task cannot separate the settings: τ over "
-        f"observed pairs is at least {observed:.4f} in every run, also with one pass ({plain.scope})."
+        f"pairs of hinted sorting: {'; '.join(compared).replace('-', '−')} (paired by seed, 95 % intervals; "
+        f"equivalent: within ± {MARGIN}; Holm's correction; {hinted.scope}). Seeds of one setting differ by up to "
+        f"{(taus.max() - taus.min()).max():.2f}, means of settings by {np.ptp(taus.mean()):.3f}. The document's own "
+        f"task cannot separate the settings: τ over observed pairs is at least {observed:.4f} in every run, also with "
+        f"one pass ({plain.scope})."
     )
 
 
