@@ -15,7 +15,7 @@ from anm_nb.store import Run
 
 # Prefixes or suffixes of the names of bounded metrics, with their bounds.
 BOUNDED = {"tau": (-1.0, 1.0), "accuracy": (0.0, 1.0), "rate": (0.0, 1.0), "fraction": (0.0, 1.0), "p_hard": (0.0, 1.0)}
-SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev; a run's score is the first it has
+SCORES = ("tau_all", "board_accuracy", "balanced_accuracy", "accuracy", "mse")  # on dev, in order of preference
 UNREACHABLE = ("noise floor",)  # ceilings beyond any predictor: they use information that x lacks
 
 
@@ -63,14 +63,14 @@ def ceilings_apart(references: pd.DataFrame) -> pd.DataFrame:
 def best_reference(
     references: pd.DataFrame, metric: str, kinds: Sequence[str], larger_is_better: bool = False
 ) -> float:
-    """Return the best reference of the given kinds, NaN if there is none; values of the same name are averaged first."""
+    """Return the best reference of the given kinds, NaN if there is none; values of equal name are averaged."""
     known = ceilings_apart(references[references["metric"] == metric])
     values = known[known["kind"].isin(kinds)].groupby("name")["value"].mean()
     return float(values.max() if larger_is_better else values.min())
 
 
 def score_interval(values: ArrayLike, metric: str) -> Interval:
-    """Mean over seeds with its 95 % interval; a metric of `BOUNDED` whose scores respect the bounds stays within them."""
+    """Mean over seeds and 95 % interval, within the metric's bounds if `BOUNDED` has it and all scores respect them."""
     scores = np.asarray(values, float)
     for name, (lowest, highest) in BOUNDED.items():
         if (metric.startswith(name) or metric.endswith(name)) and not ((scores < lowest) | (scores > highest)).any():
