@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -25,8 +25,6 @@ FOUND, MEDIUM, HIGH = 0.5, 0.7, 0.9  # shares of judged rows
 FEW_ROWS = 10  # nine rows cannot distinguish 90 % from all
 LARGEST_FACTOR = 1000.0  # for one change of a weight; if more seems needed, the weight is not the cause
 OWN = "the task's own"  # in `signatures.yaml`: the default of the task
-
-Confidence = Literal["low", "medium", "high"]
 
 
 class Sign:
@@ -63,7 +61,7 @@ class Finding:
     evidence: str
     remedy: str
     change: Mapping[str, Any]
-    confidence: Confidence
+    confidence: str  # low, medium or high
     section: str
 
     def __str__(self) -> str:
@@ -82,8 +80,9 @@ def examine(frame: pd.DataFrame, parameters: Mapping[str, Any] | None = None) ->
     metrics of several runs.
     """
     metrics, findings = _prepared(frame), dict[str, Finding]()
+    present = None if parameters is None else pd.json_normalize(dict(parameters)).to_dict("records")[0]
     for signature in SIGNATURES:
-        if not findings.keys() & set(signature.unless) and (found := _finding(signature, metrics, parameters)):
+        if not findings.keys() & set(signature.unless) and (found := _finding(signature, metrics, present)):
             findings[signature.name] = found
     return list(findings.values())
 
@@ -145,7 +144,7 @@ def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
     return metrics.assign(**derived, swapped=swapped)
 
 
-def _finding(signature: Signature, metrics: pd.DataFrame, parameters: Mapping[str, Any] | None) -> Finding | None:
+def _finding(signature: Signature, metrics: pd.DataFrame, parameters: Mapping[Any, Any] | None) -> Finding | None:
     """The finding by the sign that holds in the largest share of its rows; None if no sign of the signature holds."""
     seen = []
     for sign in signature.signs:
@@ -165,24 +164,22 @@ def _finding(signature: Signature, metrics: pd.DataFrame, parameters: Mapping[st
     steps = f"steps {rows['step'].min():g} to {rows['step'].max():g}"
     seeds = f"{rows['seed'].nunique()} of {metrics['seed'].nunique()} seeds"
     evidence = f"{values} (medians of the {len(rows)} of {judged} judged rows that show it, {steps}, {seeds})"
-    grades: tuple[Confidence, ...] = ("low", "medium", "high")
     grade = 2 if sign.never else max(0, (share >= MEDIUM) + (share >= HIGH) - (judged < FEW_ROWS))
     changes = {name: _new_value(name, rule, rows, parameters) for name, rule in signature.change.items()}
     changes = {name: value for name, value in changes.items() if value is not None}
-    return Finding(signature.name, evidence, signature.remedy, changes, grades[grade], signature.section)
+    confidence = ("low", "medium", "high")[grade]
+    return Finding(signature.name, evidence, signature.remedy, changes, confidence, signature.section)
 
 
-def _new_value(name: str, rule: Any, rows: pd.DataFrame, parameters: Mapping[str, Any] | None) -> Any:
+def _new_value(name: str, rule: Any, rows: pd.DataFrame, parameters: Mapping[Any, Any] | None) -> Any:
     """The proposed value of a parameter, to three digits; None if it does not exist or has that value already.
 
     `rule` is the value itself, or a mapping with a factor for the present one: `times`, or the factor that brings the
     contrastive loss's median share of the gradient to `share`. The result is text if the present value is unknown.
     """
-    present: Any = parameters
-    for part in name.split(".") if parameters is not None else ():
-        if not isinstance(present, Mapping) or part not in present:
-            return None
-        present = present[part]
+    if parameters is not None and name not in parameters:
+        return None
+    present = parameters[name] if parameters is not None else None
     if isinstance(rule, Mapping):
         factor = rule.get("times", 1.0)
         if share := rule.get("share"):

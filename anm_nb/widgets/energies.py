@@ -30,7 +30,7 @@ from anm_nb.training.seeds import generator
 from anm_nb.widgets.explorer import View
 
 T = SCAN_GRID.numpy()
-CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f5b68a"])  # given, right, wrong
+CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f28e2b"])  # given, right, wrong: an orange on dark pages, too
 outline = cache(lambda digit: MarkerStyle(f"${digit}$"))  # slow to create
 
 
@@ -132,10 +132,10 @@ class Sampling(View):
                 for digit in np.unique(array):  # markers are far faster than text
                     look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 40 / self.digits, "mew": 0}
                     panel.add_artist(Line2D(*np.nonzero(digit == array.T), marker=outline(digit), **look))
-                box = round(self.digits**0.5)
-                borders, ends = np.arange(box, self.digits, box) - 0.5, (-0.5, self.digits - 0.5)
-                panel.hlines(borders, *ends, color="black", linewidth=1)
-                panel.vlines(borders, *ends, color="black", linewidth=1)
+                box, ends = round(self.digits**0.5), (-0.5, self.digits - 0.5)
+                for border in np.arange(box, self.digits, box) - 0.5:
+                    for line in ((ends, (border, border)), ((border, border), ends)):
+                        panel.add_artist(Line2D(*line, color="black", linewidth=1))  # faster than `hlines`
             else:
                 reach = float(np.abs(truth).max()) or 1.0
                 panel.imshow(array, cmap="RdBu_r", clim=(-reach, reach))

@@ -190,8 +190,7 @@ class Explorer:
     def _paint(self) -> None:
         """Draw the plotted artists over cached frames, which are redrawn only if limits or ticks changed."""
         artists = [artist for axes in self.axes.flat for artist in plotted(axes)]
-        names = [getattr(axes.yaxis.get_major_formatter(), "seq", ()) for axes in self.axes.flat]
-        limits = [(*axes.viewLim.extents, *ticks) for axes, ticks in zip(self.axes.flat, names, strict=True)]
+        limits = [(*a.viewLim.extents, *getattr(a.yaxis.get_major_formatter(), "seq", ())) for a in self.axes.flat]
         if limits != self.limits:
             for artist in artists:
                 artist.set_animated(True)  # excludes it from `draw`
