@@ -1,4 +1,4 @@
-"""Every failure signature is found in a run broken that way, nothing in a healthy one, and each change is usable."""
+"""Each failure signature is found in metrics that show it, healthy metrics have none, and changes can be applied."""
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,11 @@ def test_healthy_runs_have_no_findings(tmp_path):
     assert examine(config.train(tmp_path).metrics, config.model_dump(mode="json")) == []
 
 
-# on frames made by hand
+# synthetic frames
 
 
 def healthy(seeds=3, rows=20):
-    """Metrics that no signature shows in, with every column that one reads."""
+    """Metrics without any signature, with every column that signatures read."""
     frame = pd.DataFrame([(seed, step) for seed in range(seeds) for step in range(rows)], columns=["seed", "step"])
     step, wave = frame["step"], 0.02 * np.sin(frame["step"] + frame["seed"])
     waving = {"loss_con": 0.6, "margin_mean": 0.3, "margin_q25": 0.1, "grad_share_contrast": 0.4}
@@ -109,7 +109,7 @@ def test_other_signs_of_the_same(signature, columns):
     "columns",
     [
         {"grad_share_contrast": 0.01, "margin_mean": np.tile(np.linspace(0, 3, 20), 3)},  # tiny share, growing margins
-        {"loss_mse": 0.97},  # nothing learnt, but not for the contrastive loss
+        {"loss_mse": 0.97},  # nothing learnt, but the contrastive loss is not the cause
         {"loss_con": 0.9, "loss_con_weighted": 0.45, "p_hard": 0.8},  # mined negatives keep the loss above ln 2
         {"loss_con": 5.0, "loss_con_weighted": 2.5, "p_hard": 0.1},  # a few pairs cost a lot
         {"margin_mean": 12.0, "e_neg": 32.0},  # large margins, yet smaller than the energy itself
@@ -120,11 +120,11 @@ def test_half_a_signature_is_none(columns):
     assert examine(healthy().assign(**columns)) == []
 
 
-# what could be judged
+# which signatures could be examined
 
 
 def test_what_can_be_judged_is_said_by_columns_and_holds():
-    """A signature judged on its columns alone is found there; without any of them it is not, and says what it lacks."""
+    """A signature is found with only its own columns present; without one of them, that column is reported missing."""
     assert [signature.name for signature in SIGNATURES] == list(ILL)
     assert unexamined(healthy()) == {}
     assert set(unexamined(pd.DataFrame({"seed": [0], "step": [0]}))) == set(ILL)
@@ -145,7 +145,7 @@ def test_early_steps_are_not_judged_except_for_bugs():
     assert names(examine(frame)) == ["gradient in the EMA weights"]
 
 
-# changes
+# proposed changes
 
 
 def test_changes_are_computed_from_present_values_or_said_as_factors():

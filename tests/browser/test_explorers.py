@@ -1,4 +1,4 @@
-"""Notebooks 40 and 41 in JupyterLab and a browser: pictures and read-outs follow the sliders to the right values."""
+"""Notebooks 40 and 41 in JupyterLab and a browser: pictures and read-outs follow the sliders and are correct."""
 
 import re
 from itertools import pairwise
@@ -25,7 +25,7 @@ EXPLORERS = {
     "landscape": (LandscapeExplorer, MINED, STOCK),
     "routing": (RoutingExplorer, "hinted_sort token"),
 }
-# the slider that is moved, by its name on the page and in the package
+# label (on the page) and name (in the package) of the slider that each test moves
 MOVED = {"margin": ("Training step", "step"), "landscape": ("Training step", "step"),
          "sampler": ("Sampler step", "state"), "routing": ("Iteration", "iteration")}  # fmt: skip
 FORTH = 3  # moves
@@ -35,7 +35,7 @@ every_explorer = pytest.mark.parametrize("kind", EXPLORERS)
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """One JupyterLab with both notebooks over an empty store, and one over a spoilt one; and one browser."""
+    """A browser, and a JupyterLab with both notebooks over an empty store and a third over a damaged one."""
     folder, outputs = (tmp_path_factory.mktemp(name) for name in ("lab", "outputs"))
     paths = [project_root() / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS]
     paths.append(notebook_over_a_spoilt_store(tmp_path_factory.mktemp("spoilt")))
@@ -44,7 +44,7 @@ def lab(tmp_path_factory):
 
 
 def notebook_over_a_spoilt_store(folder):
-    """A notebook with an explorer; one byte of the newest of the store's two runs is not what was written."""
+    """Write a notebook with an explorer over a store of two runs, of which the newest has one changed byte."""
     runs = sorted((project_runs()[name] for name in (MINED, STOCK)), key=lambda run: run.summary["finished_ns"])
     for run in runs:
         copytree(run.path, folder / "runs" / run.key)
@@ -60,7 +60,7 @@ def notebook_over_a_spoilt_store(folder):
 
 @pytest.fixture(scope="module")
 def notebooks(lab):
-    """Both notebooks as their cells run."""
+    """Pages of both notebooks; their cells are still running."""
     return {name: NotebookPage(*lab, name) for name in NOTEBOOKS}
 
 
@@ -91,8 +91,8 @@ def test_picture_and_words_follow_each_move_there_and_back_to_the_right_values(e
         waits.append(explorer.press(label, key))
         states.append((explorer.picture, explorer.alt, explorer.readouts))
         shown = explorer.part(label, ".widget-readout").inner_text()
-        explorer.part(label, f'[aria-valuetext="{shown}"]').wait_for()  # what a screen reader tells
-        assert explorer.page.evaluate("document.activeElement.ariaLabel") == label  # the keyboard stays where it is
+        explorer.part(label, f'[aria-valuetext="{shown}"]').wait_for()  # announced by a screen reader
+        assert explorer.page.evaluate("document.activeElement.ariaLabel") == label  # the focus stays
     for before, after in pairwise(states):
         assert all(one != other for one, other in zip(before, after, strict=True))
     there = states[: forth + 1]
@@ -154,7 +154,7 @@ def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
 
 
 def test_a_saved_notebook_shows_its_still_pictures_and_no_error_without_a_kernel(notebooks, explorers):
-    """Live, the widgets hide them."""
+    """Live widgets hide them."""
     for name, kinds in NOTEBOOKS.items():
         page = notebooks[name].page
         page.bring_to_front()

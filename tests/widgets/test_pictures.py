@@ -1,4 +1,4 @@
-"""What the explorers draw and tell is what plain loops over a run's files find."""
+"""Pictures and read-outs of the explorers equal those of plain loops over a run's files."""
 
 import re
 import shutil
@@ -53,7 +53,7 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, level)
         choose(explorer, step=step)
         heights, edges, _ = histogram.patches[0].get_data()
         counts = np.zeros(BARS)
-        for margin in shown:  # it belongs to the last bar whose lower edge it has reached
+        for margin in shown:  # it belongs to the last bar whose lower edge is not above it
             counts[sum(margin >= edge for edge in edges[1:-1])] += 1
         np.testing.assert_array_equal(heights, counts / len(shown))
         quartiles = np.quantile(shown, [0.25, 0.5, 0.75])
@@ -108,7 +108,7 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
 def test_a_run_without_kept_weights_shows_its_end(stored):
     plain = store.get_or_train(stored.energies["anm"].config.model_copy(update={"keep_weights": False}))
     explorer, kept = LandscapeExplorer(plain), LandscapeExplorer(stored.energies["anm"])
-    shutil.rmtree(plain.path)  # the store is shared with other tests
+    shutil.rmtree(plain.path)  # other tests share the store
     assert explorer.inputs["step"].options == (6,)
     assert explorer.readouts == kept.readouts
 
