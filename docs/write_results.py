@@ -13,8 +13,8 @@ from anm_nb.gallery import GROUPS, group_of, outputs_of, title_of
 
 HEAD = """# Results
 
-Written by `make results` from the first outputs of the notebooks: each question with its answer so far. The answers come
-from the results kept in [outputs/reference](../outputs/reference), with config, seeds, versions and commit of every run."""
+Written by `make results` from the first outputs of the notebooks: each question with its answer so far. The results are
+kept in [outputs/reference](../outputs/reference), with config, seeds, versions and commit of every run."""
 WITHOUT = "Questions without kept runs"
 
 

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from anm_nb.files import project_root
 
 STARTED_WITHIN, STOPPED_WITHIN = 300, 60  # seconds, for a busy machine
-# The server and its kernels stop when the parent process ends in any way, because that closes the server's standard input.
+# The server and its kernels stop when the parent process ends in any way, which closes the server's standard input.
 WATCHED = """
 import os, signal, sys, threading
 ended = lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM))

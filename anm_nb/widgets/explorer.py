@@ -14,14 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from IPython.display import display
-from ipywidgets import HTML, Box, Button, Dropdown, HBox, Layout, Play, SelectionSlider, Text, VBox
+from ipywidgets import HTML, Box, Button, Dropdown, HBox, Layout, Play, SelectionSlider, Text, VBox, link
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from traitlets import link
 
 from anm_nb.analysis.kept import kept_root
 from anm_nb.analysis.plots import figure_files
