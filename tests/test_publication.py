@@ -127,7 +127,7 @@ def check_files(out: Path) -> None:
     assert list(csv.reader((out / "anm_scores.csv").open(encoding="utf-8")))[2][1:] == ["a_b", "-0.001", ""]
 
 
-def test_figures_of_others_stay_and_none_takes_another_s_name(project, monkeypatch):
+def test_figures_of_other_notebooks_stay_and_names_are_unique(project, monkeypatch):
     out = project / "figures"
     out.mkdir()
     monkeypatch.setenv(plots.FIGURES, str(out))

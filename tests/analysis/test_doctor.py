@@ -101,7 +101,7 @@ def test_each_signature_is_found_alone(signature):
         ("pairs ranked the wrong way round", {"loss_con": 0.8} | NOT_MINED),
     ],
 )
-def test_other_signs_of_the_same(signature, columns):
+def test_each_further_sign_reveals_its_signature(signature, columns):
     assert names(examine(healthy().assign(**columns))) == [signature]
 
 
@@ -116,14 +116,14 @@ def test_other_signs_of_the_same(signature, columns):
         {"e_pos": np.tile(20 + np.arange(20) ** 2.0, 3)},  # one energy rises alone
     ],
 )
-def test_half_a_signature_is_none(columns):
+def test_a_part_of_a_signature_is_no_finding(columns):
     assert examine(healthy().assign(**columns)) == []
 
 
 # which signatures could be examined
 
 
-def test_what_can_be_judged_is_said_by_columns_and_holds():
+def test_missing_columns_are_reported_and_the_others_suffice():
     """A signature is found with only its own columns present; without one of them, that column is reported missing."""
     assert [signature.name for signature in SIGNATURES] == list(ILL)
     assert unexamined(healthy()) == {}
@@ -148,7 +148,7 @@ def test_early_steps_are_not_judged_except_for_bugs():
 # proposed changes
 
 
-def test_changes_are_computed_from_present_values_or_said_as_factors():
+def test_changes_are_computed_from_present_values_or_given_as_factors():
     given = EnergyConfig(negatives="anm", contrastive_weight=0.2).model_dump(mode="json")
     frame = healthy().assign(grad_share_contrast=0.02, miner_backtracks=9.0, margin_mean=60.0, e_neg=80.0)
     easy = {f"negatives.miner.{n}": v for n, v in {"steps": 2, "eps": 0.5, "start": 0.25, "delta": 0.05}.items()}

@@ -51,7 +51,7 @@ MAKERS = {"curves": learning, "seed_strips": strips, "forest": lambda: plots.for
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_figure_is_a_notebook_s_whatever_a_person_has_set_up(name):
+def test_a_figure_does_not_depend_on_a_user_s_matplotlib_settings(name):
     before = dict(mpl.rcParams)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a missing glyph is a warning

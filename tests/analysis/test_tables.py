@@ -75,7 +75,7 @@ def test_intervals_of_scores_respect_the_bounds_of_the_metric():
     assert score_interval([0.5, 1.5, 0.7], "my_rate") == mean_interval([0.5, 1.5, 0.7])  # a user's metric, unbounded
 
 
-def test_a_bound_that_nobody_reaches_is_told_from_a_ceiling():
+def test_an_unreachable_bound_is_not_a_ceiling():
     references = pd.DataFrame(
         {
             "name": ["copy", "solver", "noise floor"],

@@ -199,5 +199,5 @@ def test_a_card_of_the_gallery_shows_the_kept_answer_and_then_that_the_quick_run
     assert 0 < told.index("At equal steps yes, at equal compute no.") < told.index("not trained long enough")
 
 
-def test_nothing_was_asked_of_the_network(notebooks):
+def test_the_notebooks_made_no_network_requests(notebooks):
     assert [page.strangers for page in notebooks.values()] == [[], []]

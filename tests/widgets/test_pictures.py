@@ -118,6 +118,8 @@ def test_every_heatmap_holds_the_stored_weights_in_true_order_visible_items_firs
     run = stored.ranking
     ranks, known, alphas = (array_of(run, name) for name in ("probe_ranks", "probe_known", "alphas"))
     heat, every, entropy, tau = explorer.axes[0]
+    (scale,) = heat.child_axes
+    assert [text.get_text() for text in scale.get_yticklabels()] == ["0", "α", f"{alphas.max():.2f}"]
     for place, record, sample_shown, iteration in np.ndindex(2, alphas.shape[1], 2, alphas.shape[3]):
         choose(explorer, seed=place, epoch=record, sample=sample_shown + 1, iteration=iteration + 1)
         own = ranks[place, 0, sample_shown], known[place, 0, sample_shown]
