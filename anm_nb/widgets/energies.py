@@ -76,7 +76,7 @@ class Landscape(View):
         return numbers
 
     def _scan(self, seed: int, problem: int, level: int, step: int | None) -> dict[str, np.ndarray]:
-        """φ(t) − φ(0) [T], barrier and curvature at a step, or of a perfect denoiser (None); ε is that of all steps."""
+        """φ(t) − φ(0) [T], barrier and curvature at a step, or of a perfect denoiser (None), all with the same ε."""
         row = self.seeds.index(seed), 0, slice(problem - 1, problem)
         x, y_pos, y_neg = (self.run.trace[f"probe_{name}"][row].double() for name in ("x", "y", "negatives"))
         eps = torch.randn(y_pos.shape, generator=generator(seed, f"explorer/{problem}"), dtype=x.dtype)

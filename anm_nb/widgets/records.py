@@ -54,8 +54,7 @@ class Margins(View):
         counts = np.array([np.histogram(row, bins)[0] for row in margins])  # of all steps, so that the y axis stays
         shares = counts / max(1, pairs)
         # adding an artist is ten times as fast as `stairs` or `fill_between`, which update the limits
-        bars = StepPatch(shares[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0)
-        histogram.add_artist(bars)
+        histogram.add_artist(StepPatch(shares[record], edges, fill=True, color=self.colour, alpha=0.75, linewidth=0))
         histogram.axvline(0, color="black", linewidth=0.8)
         histogram.set(xlim=(-reach, reach), ylim=(0, 1.12 * max(0.01, shares.max())), ylabel="share of pairs")
         histogram.set_xlabel("margin E⁻ − E⁺, nats")
@@ -68,10 +67,11 @@ class Margins(View):
         curve.set(xlabel="training step", ylabel="p_hard (95 % over pairs)", ylim=(-0.03, 1.03))
         for axis in (histogram.yaxis, curve.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
-        ends, text = [*map(rounded, bins)], "{} to {} nats: {} of {} pairs"
+        ends = [*map(rounded, bins)]
         self.bars = [
-            (bar / BARS, 1 / BARS, text.format(ends[bar], ends[bar + 1], counts[record, bar], pairs))
-            for bar in np.flatnonzero(counts[record])
+            (bar / BARS, 1 / BARS, f"{ends[bar]} to {ends[bar + 1]} nats: {count} of {pairs} pairs")
+            for bar, count in enumerate(counts[record])
+            if count
         ]
         now, *interval = 100 * hard[record]
         quartiles = pd.Series(margins[record]).quantile([*QUARTILES.values()])  # NaN without pairs
@@ -107,11 +107,10 @@ class Routing(View):
         self.alphas = run.trace["alphas"].float().numpy()  # [seeds, records, samples, iterations, items, heads]
         rows = run.metrics.groupby("seed")["epoch"]
         self.epochs = {seed: rows.get_group(seed).astype(int).tolist() for seed in rows.groups}  # a seed may stop early
-        _, _, samples, iterations, _, _ = self.alphas.shape
-        first = next(iter(self.epochs.values()))
+        samples, iterations = (range(1, count + 1) for count in self.alphas.shape[2:4])
+        first, longest = next(iter(self.epochs.values())), max(self.epochs.values(), key=len)
         most = 1 + int(self.alphas[0, len(first) - 1, 0].std(1).mean(1).argmax())
-        options = {"sample": (range(1, samples + 1), 1), "iteration": (range(1, iterations + 1), most)}
-        super().__init__(run, epoch=(max(self.epochs.values(), key=len), first[-1]), **options)
+        super().__init__(run, epoch=(longest, first[-1]), sample=(samples, 1), iteration=(iterations, most))
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
         (heat, every, entropy, tau), trace, largest = axes, self.run.trace, float(np.nanmax(self.alphas))
