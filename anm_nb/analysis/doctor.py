@@ -1,9 +1,9 @@
 """Diagnose a run from its metrics and propose changes (ANM checklist, section K).
 
-A signature is found if one of its signs holds, averaged over seeds, in at least half of the judged rows: those with all
-columns of the sign, after the first 20 % of the steps, which depend more on initial weights than on settings.
-Confidence is high if the sign holds in 90 % of the judged rows, medium from 70 %, else low, and one grade lower with
-fewer than 10 rows. A sign that must never occur is found, with high confidence, if any row shows it.
+A signature is found if one of its signs holds, averaged over seeds, in at least half of the judged rows. These have all
+columns of the sign and, by default, come after the first 20 % of the steps, which depend more on initial weights than
+on settings. Confidence is high if the sign holds in 90 % of the judged rows, medium from 70 %, else low, and one grade
+lower with fewer than 10 rows. A sign that must never occur is found, with high confidence, if any row shows it.
 """
 
 from __future__ import annotations

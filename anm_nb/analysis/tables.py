@@ -131,7 +131,7 @@ def rounded(value: float, digits: int = 3) -> str:
 
 
 def score(run: Run) -> tuple[str, float] | None:
-    """Return the first of `SCORES` that a run recorded on dev, and its mean over the seeds' last records."""
+    """Return the first of `SCORES` that a run recorded on dev, and the mean of its last values over seeds."""
     last = run.metrics.groupby("seed").last()
     scores = [name for name in SCORES if name in last and last[name].notna().any()]
     return (scores[0], float(last[scores[0]].mean())) if scores else None
