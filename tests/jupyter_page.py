@@ -14,13 +14,13 @@ SIZE = {"width": 1000, "height": 900}
 # Records on the explorer's element: the time of the last key or button press; for each later picture the milliseconds
 # until it is visible; the number of changes of the read-outs; all pictures shown.
 WATCH = """root => {
-  const seen = root.seen = {since: 0, waits: [], told: 0, pictures: []};
+  const seen = root.seen = {since: 0, waits: [], updates: 0, pictures: []};
   let picture = root.querySelector('.anm-picture-image').src, text = root.querySelector('.anm-readout').textContent;
   for (const kind of ['keydown', 'pointerdown'])
     root.addEventListener(kind, () => { seen.since = performance.now(); }, {capture: true});
   new MutationObserver(async () => {
     const image = root.querySelector('.anm-picture-image'), now = root.querySelector('.anm-readout').textContent;
-    if (now !== text) { text = now; seen.told += 1; }
+    if (now !== text) { text = now; seen.updates += 1; }
     if (!image || image.src === picture) return;
     picture = image.src;
     seen.pictures.push(picture);
@@ -106,8 +106,8 @@ class ExplorerPage:
     @property
     def readouts(self) -> list[list[str]]:
         """Names and values of the read-outs, of both runs if there are two."""
-        told = "all => all.map(each => [each.dataset.readout, each.textContent])"
-        return self.root.locator("[data-readout]").evaluate_all(told)
+        script = "all => all.map(each => [each.dataset.readout, each.textContent])"
+        return self.root.locator("[data-readout]").evaluate_all(script)
 
     def seen(self, what: str):
         return self.root.evaluate(f"root => root.seen.{what}")
@@ -131,10 +131,10 @@ class ExplorerPage:
 
     def until_new_picture(self, act) -> float:
         """Perform an action that causes one new picture, and wait for the picture and its read-outs."""
-        shown, told = len(self.seen("waits")), self.seen("told")
+        shown, updates = len(self.seen("waits")), self.seen("updates")
         act()
-        moved = "([root, shown, told]) => root.seen.waits.length > shown && root.seen.told > told"
-        self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, told])
+        moved = "([root, shown, updates]) => root.seen.waits.length > shown && root.seen.updates > updates"
+        self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, updates])
         return self.seen("waits")[shown]
 
 

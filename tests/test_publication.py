@@ -144,7 +144,7 @@ def test_figures_of_other_notebooks_stay_and_names_are_unique(project, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--venue", "icmll"], "unknown venue 'icmll' (did you mean 'icml'?)"),
         (["--venue", "icml", "--notebook", "10_darws"], "unknown notebook '10_darws' (did you mean '10_draws'?)"),
@@ -152,10 +152,10 @@ def test_figures_of_other_notebooks_stay_and_names_are_unique(project, monkeypat
         (["--venue", "icml", "--notebook", "11"], "none of these notebooks publishes a figure"),
     ],
 )
-def test_refusals_come_before_anything_runs(project, arguments, said):
+def test_refusals_come_before_anything_runs(project, arguments, message):
     refused = figures(*arguments)
     assert refused.exit_code == 2
-    assert said in refused.stderr
+    assert message in refused.stderr
     assert not (project / "outputs").exists()
 
 

@@ -107,7 +107,7 @@ class Sampling(View):
     name = "sampler"
     controls = (
         ("puzzle", "Own Sudoku", "For a run on Sudoku: 81 or 16 characters row by row, 0 or . for an empty cell"),
-        ("problem", "Problem", "One of the run's held-out problems; ignored if there is an own Sudoku"),
+        ("problem", "Problem", "One of the run's held-out problems; ignored with an own Sudoku"),
         ("state", "Sampler step", "The step of the sampler that is shown"),
     )
     typed = ("puzzle",)

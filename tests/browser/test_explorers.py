@@ -99,14 +99,14 @@ def test_picture_and_words_follow_each_move_there_and_back_to_the_right_values(e
     assert there == states[forth:][::-1]
     for place, (_, alt, readouts) in enumerate(there):
         here.inputs[name].index = place
-        assert readouts == [[*each] for told in here.readouts for each in told.items()]
+        assert readouts == [[*each] for numbers in here.readouts for each in numbers.items()]
         assert alt == here.alt
     record_property("browser", f"{kind}: slider to new picture {median(waits):.0f} ms (median of {len(waits)} moves)")
 
 
 @pytest.mark.parametrize("kind", ["margin"])
 def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
-    told = explorer.readouts
+    numbers = explorer.readouts
     for label, key, back in (("Beside", "ArrowUp", "ArrowDown"), ("Run", "ArrowDown", "ArrowUp")):
         picker = explorer.root.get_by_label(label, exact=True)
         picker.focus()
@@ -115,10 +115,10 @@ def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
             key, back = back, key
         explorer.until_new_picture(lambda key=key: explorer.page.keyboard.press(key))
         assert picker.input_value() != before
-        assert explorer.readouts != told
+        assert explorer.readouts != numbers
         picker.focus()
         explorer.until_new_picture(lambda back=back: explorer.page.keyboard.press(back))
-    assert explorer.readouts[0] == told[0]
+    assert explorer.readouts[0] == numbers[0]
 
 
 @pytest.mark.parametrize("kind", ["margin"])
@@ -126,14 +126,14 @@ def test_a_bar_tells_its_numbers_when_it_is_pointed_at_or_clicked_on(explorer, k
     bars = explorer.root.locator(".anm-sheet i")
     for bar, act in ((bars.first, "hover"), (bars.last, "click")):
         getattr(bar, act)()
-        assert re.search(r"nats: \d+ of \d+ pairs", told := bar.get_attribute("title"))
-        assert explorer.root.locator(".anm-sheet + p").inner_text() == told
+        assert re.search(r"nats: \d+ of \d+ pairs", title := bar.get_attribute("title"))
+        assert explorer.root.locator(".anm-sheet + p").inner_text() == title
 
 
 @pytest.mark.parametrize("kind", ["sampler"])
 def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
     explorer.press("Sampler step", "End")
-    told, puzzle = explorer.readouts, explorer.root.get_by_label("Own Sudoku", exact=True)
+    numbers, puzzle = explorer.readouts, explorer.root.get_by_label("Own Sudoku", exact=True)
     puzzle.fill("1.....2..4.....3")
     explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
     assert "Own Sudoku 1.....2..4.....3" in explorer.alt
@@ -150,7 +150,7 @@ def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
     puzzle.fill("")
     explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
     explorer.press("Sampler step", "End")
-    assert explorer.readouts == told
+    assert explorer.readouts == numbers
 
 
 def test_a_saved_notebook_shows_its_still_pictures_and_no_error_without_a_kernel(notebooks, explorers):
@@ -195,8 +195,8 @@ def test_a_card_of_the_gallery_shows_the_kept_answer_and_then_that_the_quick_run
     page = write_gallery(tmp_path)
     seen = lab[0].new_page()
     seen.goto(page.as_uri())
-    told = seen.locator("body").inner_text()
-    assert 0 < told.index("At equal steps yes, at equal compute no.") < told.index("not trained long enough")
+    text = seen.locator("body").inner_text()
+    assert 0 < text.index("At equal steps yes, at equal compute no.") < text.index("not trained long enough")
 
 
 def test_the_notebooks_made_no_network_requests(notebooks):

@@ -175,9 +175,9 @@ def test_every_control_is_labelled_and_every_value_has_its_own_picture_words_and
             mover.set_trait("value" if name in explorer.players else "index", place)
             _, (tag, attributes), *_ = Tags(explorer.picture.value).tags
             assert (tag, attributes["alt"]) == ("img", explorer.alt)
-            told = Tags(explorer.readout.value)
-            assert ("div", {"role": "status", "aria-live": "polite"}) in told.tags
-            assert told.text == "; ".join(f"{name} {value}" for name, value in explorer.readouts[0].items())
+            readout = Tags(explorer.readout.value)
+            assert ("div", {"role": "status", "aria-live": "polite"}) in readout.tags
+            assert readout.text == "; ".join(f"{name} {value}" for name, value in explorer.readouts[0].items())
             seen.add((attributes["alt"], attributes["src"]))
         words, pictures = map(set, zip(*seen, strict=True))
         assert len(words) == len(places), name
@@ -189,7 +189,7 @@ def test_every_control_is_labelled_and_every_value_has_its_own_picture_words_and
 def test_two_runs_stand_on_shared_axes_each_with_its_own_numbers(stored, kind):
     none, anm = (stored.energies[name] for name in ("none", "anm"))
     explorer = EXPLORERS[kind](anm, none)
-    assert [told["method"] for told in explorer.readouts] == ["ANM as written", "no negatives"]
+    assert [numbers["method"] for numbers in explorer.readouts] == ["ANM as written", "no negatives"]
     assert explorer.readouts == [EXPLORERS[kind](run).readouts[0] for run in (anm, none)]
     for upper, lower in explorer.axes.T:
         assert upper.get_xlim() == lower.get_xlim()
@@ -262,12 +262,12 @@ def test_the_newest_run_is_shown_though_its_strategy_is_not_defined_here(stored,
         assert lost.config
     explorer = EXPLORERS[kind]()
     assert explorer.picker.value == lost.key
-    (told,) = explorer.readouts
-    assert told.pop("method") == "lost"
+    (numbers,) = explorer.readouts
+    assert numbers.pop("method") == "lost"
     explorer.picker.value = run.key
-    assert explorer.readouts[0].items() >= told.items()
+    assert explorer.readouts[0].items() >= numbers.items()
     if kind == "margin":  # it needs no task class either
-        assert MarginExplorer(own_strategy(run, task="lost")).readouts[0].items() >= told.items()
+        assert MarginExplorer(own_strategy(run, task="lost")).readouts[0].items() >= numbers.items()
 
 
 @pytest.mark.parametrize("step", ["__init__", "draw"])

@@ -63,8 +63,8 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, level)
         assert curve.lines[1].get_xdata()[0] == step
         assert explorer.readouts[0]["p_hard"].startswith(f"{100 * (shown < 0).mean():.1f} % [")
         assert explorer.readouts[0]["pairs"] == str(len(shown))
-        told = re.findall(r'<i title="[^"]+: (\d+) of (\d+) pairs"', explorer.picture.value)
-        assert [[*map(int, each)] for each in told] == [[count, len(shown)] for count in counts if count]
+        numbers = re.findall(r'<i title="[^"]+: (\d+) of (\d+) pairs"', explorer.picture.value)
+        assert [[*map(int, each)] for each in numbers] == [[count, len(shown)] for count in counts if count]
     assert edges[BARS // 2] == 0
     assert explorer.axes[0, 0].patches[0].get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=2e-3)
 
@@ -101,8 +101,8 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
         expected = {"barrier": [max(each[(T >= 0) & (T <= 1)]) for each in (profile, perfect)]}
         expected["curvature"] = [(ahead - 2 * here + behind) / h**2, 1 / sigma]
         for name, pair in expected.items():
-            told = re.findall(r"-?\d[\d.e-]*", explorer.readouts[0][name])
-            assert [float(told[0]), float(told[-1])] == pytest.approx(pair, rel=1e-2, abs=1e-5), name
+            numbers = re.findall(r"-?\d[\d.e-]*", explorer.readouts[0][name])
+            assert [float(numbers[0]), float(numbers[-1])] == pytest.approx(pair, rel=1e-2, abs=1e-5), name
 
 
 def test_a_run_without_kept_weights_shows_its_end(stored):
@@ -135,9 +135,9 @@ def test_every_heatmap_holds_the_stored_weights_in_true_order_visible_items_firs
         assert heat.images[0].get_clim() == every.images[0].get_clim()
         assert heat.images[0].get_clim() == (0, pytest.approx(alphas.max()))
         assert explorer.readouts[0]["largest α"] == f"{expected[iteration].max():.3f}"
-        told = {"entropies": (entropy.lines[1], "mean entropy")}
-        told |= {name: (line, name) for name, line in zip(("tau_obs", "tau_all"), tau.lines, strict=False)}
-        for name, (line, readout) in told.items():
+        curves = {"entropies": (entropy.lines[1], "mean entropy")}
+        curves |= {name: (line, name) for name, line in zip(("tau_obs", "tau_all"), tau.lines, strict=False)}
+        for name, (line, readout) in curves.items():
             curve = array_of(run, name)[place, record]
             np.testing.assert_array_equal(line.get_ydata(), curve)
             assert explorer.readouts[0][readout].split()[0] == f"{curve[iteration]:.3f}"
