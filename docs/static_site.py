@@ -1,4 +1,4 @@
-"""Writes the notebooks as they were executed, and the pages of docs, as a static site, by nbconvert: `make site`."""
+"""Write the stored notebooks and the pages of docs as a static site with nbconvert: `make site`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from anm_nb.files import outputs_root, project_root
+from anm_nb.gallery import title_of
 
-# nbconvert leaves no room below code in a text
+# nbconvert's page, with an alternative text for each figure: that of the output if it has one, else that of the cell
+TEMPLATE = """{%- extends "lab/index.html.j2" -%}
+{%- block data_png scoped -%}
+{%- set alt = (output | get_metadata("alt", "image/png")) or cell.metadata.alt -%}
+{{ super() | replace("<img ", '<img alt="' ~ (alt | escape_html) ~ '" ') }}
+{%- endblock -%}"""
+# nbconvert leaves no space below code blocks in text
 STYLE = "<style>.jp-RenderedHTMLCommon .highlight { margin-bottom: 1em }</style>\n</head>"
 LINK = re.compile(r'\b(href|src)="(?!https?:|data:|mailto:|#)([^"#]+)(#[^"]*)?"')
 
 
 def as_github(heading: str) -> str:
-    """A heading's name in links, as GitHub writes it, from nbconvert's."""
+    """Convert a heading's anchor from nbconvert's spelling to GitHub's."""
     return re.sub(r"[^\w-]", "", unquote(heading).lower())
 
 
 def write_site(pages: Sequence[Path], site: Path) -> list[str]:
-    """Write pages (.md, .ipynb) of the clone where they lie in it, with the files and folders that they link to.
+    """Write pages (.md, .ipynb) of the clone at the same relative paths, with the files and folders they link to.
 
-    Links between pages become links between what is written of them. Returns the links that lead nowhere.
+    Links between pages become links between their HTML versions. Returns the broken links.
     """
-    root, exporter, dead = project_root(), HTMLExporter(), list[str]()
+    root, exporter, dead = project_root(), HTMLExporter(raw_template=TEMPLATE), list[str]()
     for page in pages:
         text = page.read_text("utf-8")
         is_notebook = page.suffix == ".ipynb"
         notebook = nbformat.reads(text, as_version=4) if is_notebook else new_notebook(cells=[new_markdown_cell(text)])
         for cell in notebook.cells:
-            if cell.metadata.get("jupyter", {}).get("source_hidden"):  # as JupyterLab has it: answers first
+            cell.metadata.setdefault("alt", title_of(notebook) or page.stem)
+            if cell.metadata.get("jupyter", {}).get("source_hidden"):  # as in JupyterLab: answers first
                 cell.metadata["transient"] = {"remove_source": True}
         html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": page.stem}})
 
@@ -47,16 +55,15 @@ def write_site(pages: Sequence[Path], site: Path) -> list[str]:
             if linked in pages:
                 target = f"{target.rpartition('.')[0]}.html"
             elif linked.is_dir():
-                shutil.copytree(linked, site / linked.relative_to(root), dirs_exist_ok=True)
+                copy = shutil.copytree(linked, site / linked.relative_to(root), dirs_exist_ok=True)
                 files = sorted(each.relative_to(linked) for each in linked.rglob("*") if each.is_file())
-                listed = "".join(f'<li><a href="{each}">{each}</a></li>\n' for each in files)
-                (site / linked.relative_to(root) / "index.html").write_text(
-                    f"<h1>{linked.name}</h1>\n<ul>\n{listed}</ul>"
-                )
+                items = "".join(f'<li><a href="{each}">{each}</a></li>\n' for each in files)
+                (copy / "index.html").write_text(f"<h1>{linked.name}</h1>\n<ul>\n{items}</ul>", "utf-8")
                 target = f"{target.rstrip('/')}/index.html"
             elif linked.is_file():
-                (site / linked.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(linked, site / linked.relative_to(root))
+                copy = site / linked.relative_to(root)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(linked, copy)
             else:
                 dead.append(f"{page.relative_to(root)}: {target}")
             return f'{attribute}="{target}{heading}"'
@@ -78,5 +85,5 @@ if __name__ == "__main__":
     shutil.rmtree(site, ignore_errors=True)
     found = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("notebooks/[0-9]*.ipynb")]
     if dead := write_site(sorted(found), site):
-        sys.exit("links that lead nowhere:\n" + "\n".join(dead))
+        sys.exit("broken links:\n" + "\n".join(dead))
     print(site / "README.html")

@@ -1,4 +1,4 @@
-"""Writes docs/results.md from the answers that the notebooks show: `make results`."""
+"""Write docs/results.md from the answers in the notebooks: `make results`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from anm_nb.gallery import GROUPS, group_of, outputs_of, title_of
 
 HEAD = """# Results
 
-Written by `make results` from what the notebooks show first: each question, and its answer so far from the results kept
-in [outputs/reference](../outputs/reference), with config, seeds, versions and commit of every run."""
+Written by `make results` from the first outputs of the notebooks: each question with its answer so far. The results are
+kept in [outputs/reference](../outputs/reference), with config, seeds, versions and commit of every run."""
 WITHOUT = "Questions without kept runs"
 
 
 def write_results(notebooks: Path, page: Path) -> None:
-    """Write a page of the notebooks' titles and what their cells tagged `answer` show, by the tens of their numbers.
+    """Write a page with each notebook's title and the outputs of its cells tagged `answer`, grouped as in the gallery.
 
-    Figures go into a folder beside it that has the page's name; answers without one are a list at the end.
+    Figures go into a folder beside the page with the same name. Answers without a figure form a list at the end.
     """
     folder, pictures = page.with_suffix(""), dict[Path, bytes]()
     answers: dict[str, list[str]] = {title: [] for title in [*GROUPS.values(), WITHOUT]}
@@ -43,7 +43,7 @@ def write_results(notebooks: Path, page: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in set(folder.glob("*.png")) - set(pictures):
         old.unlink()
-    parts = [HEAD, *(part for title, own in answers.items() if own for part in (f"## {title}", *own))]
+    parts = [HEAD, *(part for title, lines in answers.items() if lines for part in (f"## {title}", *lines))]
     pictures[page] = ("\n\n".join(part.strip() for part in parts) + "\n").encode()
     for file, content in pictures.items():
         replace_whole(file, content)

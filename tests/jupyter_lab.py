@@ -1,4 +1,4 @@
-"""A JupyterLab of the tests' own: on a free port of this machine, with nothing of the user's and nothing fetched."""
+"""A JupyterLab server for the tests: on a free local port, without the user's settings or network access."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 from anm_nb.files import project_root
 
-STARTED_WITHIN, STOPPED_WITHIN = 300, 60  # seconds, on a machine with much else to do
-# Ends, and its kernels with it, when whoever started it has ended in whatever way: then its standard input is closed.
+STARTED_WITHIN, STOPPED_WITHIN = 300, 60  # seconds, for a busy machine
+# The server and its kernels stop when the parent process ends in any way, which closes the server's standard input.
 WATCHED = """
 import os, signal, sys, threading
 ended = lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM))
@@ -35,7 +35,7 @@ OWN = {
 
 @contextmanager
 def jupyter_lab(folder: Path, notebooks: Sequence[Path], outputs: Path) -> Iterator[str]:
-    """JupyterLab on copies of notebooks, over these outputs; yields its address with {0} for a notebook's stem."""
+    """Run JupyterLab on copies of notebooks with `outputs`; yields its URL with {0} in place of a notebook's stem."""
     (folder / "notebooks").mkdir()
     for notebook in notebooks:
         copy(notebook, folder / "notebooks")
@@ -49,7 +49,7 @@ def jupyter_lab(folder: Path, notebooks: Sequence[Path], outputs: Path) -> Itera
         f"--ServerApp.root_dir={folder / 'notebooks'}",
         f"--IdentityProvider.token={token}",
     ]
-    # kernels import this checkout's package; a backend for scripts would keep figures out of the notebooks
+    # Kernels import this checkout's package. MPLBACKEND set for scripts would keep figures out of the notebooks.
     path = os.pathsep.join(filter(None, [str(project_root()), os.environ.get("PYTHONPATH")]))
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     environment |= {name: str(folder / place) for name, place in OWN.items()}
@@ -62,11 +62,11 @@ def jupyter_lab(folder: Path, notebooks: Sequence[Path], outputs: Path) -> Itera
             wait_for(server, f"http://127.0.0.1:{port}/api/status?token={token}", log)
             yield f"http://127.0.0.1:{port}/lab/workspaces/{{0}}/tree/{{0}}.ipynb?token={token}"
         finally:
-            server.terminate()  # it ends its kernels, too
+            server.terminate()  # also ends its kernels
             try:
                 server.wait(STOPPED_WITHIN)
             except subprocess.TimeoutExpired:
-                server.kill()  # kernels end when they miss it
+                server.kill()  # kernels end when it is gone
                 server.wait()
 
 

@@ -1,4 +1,4 @@
-"""A notebook and its explorers as a person at a browser meets them: what is seen, pressed and waited for."""
+"""Page objects for notebooks and their explorers in a browser: look, press keys, and wait for the effect."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE = 300_000  # milliseconds, for a machine with much else to do
+PATIENCE = 300_000  # milliseconds, for a busy machine
 SIZE = {"width": 1000, "height": 900}
 
-# Kept on the explorer's element: when a key or button last went down, and for each picture since then the milliseconds
-# until it could be seen; how often the read-outs changed; each picture that was shown.
+# Records on the explorer's element: the time of the last key or button press; for each later picture the milliseconds
+# until it is visible; the number of changes of the read-outs; all pictures shown.
 WATCH = """root => {
-  const seen = root.seen = {since: 0, waits: [], told: 0, pictures: []};
+  const seen = root.seen = {since: 0, waits: [], updates: 0, pictures: []};
   let picture = root.querySelector('.anm-picture-image').src, text = root.querySelector('.anm-readout').textContent;
   for (const kind of ['keydown', 'pointerdown'])
     root.addEventListener(kind, () => { seen.since = performance.now(); }, {capture: true});
   new MutationObserver(async () => {
     const image = root.querySelector('.anm-picture-image'), now = root.querySelector('.anm-readout').textContent;
-    if (now !== text) { text = now; seen.told += 1; }
+    if (now !== text) { text = now; seen.updates += 1; }
     if (!image || image.src === picture) return;
     picture = image.src;
     seen.pictures.push(picture);
@@ -32,11 +32,11 @@ WATCH = """root => {
 
 @contextmanager
 def chromium() -> Iterator:
-    """The machine's own browser, without a window."""
+    """The installed Chromium, headless."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # a root user's Chromium has no sandbox, and containers have little shared memory
+        # Chromium has no sandbox for root, and containers have little shared memory
         options = ["--no-sandbox", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options, timeout=PATIENCE)
         yield browser
@@ -44,7 +44,7 @@ def chromium() -> Iterator:
 
 
 class NotebookPage:
-    """A notebook in JupyterLab, all of its cells run; `strangers` are the addresses elsewhere that it asked for."""
+    """A notebook in JupyterLab that runs all its cells; `strangers` lists its requests to other hosts."""
 
     def __init__(self, browser, address: str, name: str) -> None:
         self.page = browser.new_page(viewport=SIZE)
@@ -52,12 +52,12 @@ class NotebookPage:
         self.strangers: list[str] = []
         self.page.route(lambda url: not url.startswith("http://127.0.0.1:"), self._refuse)
         self.page.goto(address.format(name))
-        self.page.get_by_text("| Idle").wait_for()  # the notebook's own indicator says so before there is a kernel
+        self.page.get_by_text("| Idle").wait_for()  # the notebook's own indicator is idle even without a kernel
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
     def wait_until_idle(self) -> None:
-        """Wait until all cells ran, as sliders are answered only then."""
+        """Wait until all cells have run; the kernel does not respond to sliders before."""
         self.page.get_by_text("| Idle").wait_for()
 
     def _refuse(self, route) -> None:
@@ -65,7 +65,7 @@ class NotebookPage:
         route.abort()
 
     def explorer(self, kind: str) -> ExplorerPage:
-        """The explorer of a kind, watched from now on."""
+        """Find the explorer of a kind, and record its pictures from now on."""
         root = self.page.locator(f".anm-{kind}-explorer").first
         root.locator(".anm-picture-image").wait_for()
         root.locator(".anm-readout b").first.wait_for()
@@ -73,7 +73,7 @@ class NotebookPage:
 
 
 class ExplorerPage:
-    """An explorer in the page, and its controls by the names that screen readers tell."""
+    """An explorer in the page, and its controls by their accessible names."""
 
     def __init__(self, page, root, kind: str) -> None:
         self.page, self.root, self.kind = page, root, kind
@@ -83,7 +83,7 @@ class ExplorerPage:
         return self.root.get_by_role("slider", name=label, exact=True)
 
     def part(self, label: str, css: str):
-        """What else belongs to a slider."""
+        """Another element of a slider's widget."""
         slider = self.page.get_by_role("slider", name=label, exact=True)
         return self.root.locator(".widget-slider", has=slider).locator(css)
 
@@ -100,28 +100,28 @@ class ExplorerPage:
 
     @property
     def pictures(self) -> list[str]:
-        """Every picture that was shown since the explorer is watched."""
+        """Digests of all pictures shown since recording began."""
         return [_digest(source) for source in self.seen("pictures")]
 
     @property
     def readouts(self) -> list[list[str]]:
-        """Names and values, of both runs where there are two."""
-        told = "all => all.map(each => [each.dataset.readout, each.textContent])"
-        return self.root.locator("[data-readout]").evaluate_all(told)
+        """Names and values of the read-outs, of both runs if there are two."""
+        script = "all => all.map(each => [each.dataset.readout, each.textContent])"
+        return self.root.locator("[data-readout]").evaluate_all(script)
 
     def seen(self, what: str):
         return self.root.evaluate(f"root => root.seen.{what}")
 
     def place(self, label: str) -> int:
-        """Where a slider stands, from 0."""
+        """The position of a slider, from 0."""
         return int(float(self.slider(label).get_attribute("aria-valuenow")))
 
     def last(self, label: str) -> int:
-        """The last place that a slider can be moved to."""
+        """The last position of a slider."""
         return int(float(self.slider(label).get_attribute("aria-valuemax")))
 
     def press(self, label: str, key: str) -> float:
-        """Press a key on a slider, and wait for what follows: milliseconds until the new picture; 0 if it stays."""
+        """Press a key on a slider, and return the milliseconds until the new picture; 0 if the slider cannot move."""
         handle = self.slider(label)
         ends = {"Home": 0, "ArrowLeft": 0, "End": self.last(label), "ArrowRight": self.last(label)}
         if self.place(label) == ends[key]:
@@ -130,11 +130,11 @@ class ExplorerPage:
         return self.until_new_picture(lambda: self.page.keyboard.press(key))
 
     def until_new_picture(self, act) -> float:
-        """Do what brings about one new picture, and wait for it and for its read-outs."""
-        shown, told = len(self.seen("waits")), self.seen("told")
+        """Perform an action that causes one new picture, and wait for the picture and its read-outs."""
+        shown, updates = len(self.seen("waits")), self.seen("updates")
         act()
-        moved = "([root, shown, told]) => root.seen.waits.length > shown && root.seen.told > told"
-        self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, told])
+        moved = "([root, shown, updates]) => root.seen.waits.length > shown && root.seen.updates > updates"
+        self.page.wait_for_function(moved, arg=[self.root.element_handle(), shown, updates])
         return self.seen("waits")[shown]
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -165,12 +166,13 @@ def test_the_table_of_gpu_steps_is_that_of_the_kept_measurement():
 SPEC = importlib.util.spec_from_file_location("static_site", ROOT / "docs" / "static_site.py")
 static_site = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(static_site)
-SITE = ["README.md", "docs/results.md", "docs/tasks.md", "docs/extending.md", "notebooks/30_analysis.ipynb"]
+SITE = ["README.md", "docs/results.md", "docs/tasks.md", "docs/extending.md"]
+SITE += ["notebooks/30_analysis.ipynb", "notebooks/41_explore_routing.ipynb"]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A part of the site; what it links to and is not in it comes as a file."""
+    """A part of the site; it has links to pages outside this part as plain files."""
     folder = tmp_path_factory.mktemp("site")
     assert static_site.write_site([ROOT / page for page in SITE], folder) == []
     return folder
@@ -188,3 +190,19 @@ def test_links_lead_to_pages_files_and_headings(page, site):
         assert target.is_file(), link
         if heading and target.suffix == ".html":
             assert f'id="{heading}"' in target.read_text("utf-8"), link
+
+
+@pytest.mark.parametrize("page", [page for page in SITE if page.endswith(".ipynb")])
+def test_every_figure_has_the_text_of_its_output_or_cell_or_the_notebook_s_title(page, site):
+    notebook = nbformat.read(ROOT / page, as_version=4)
+    title = re.search("^# (.+)", notebook.cells[0].source, re.MULTILINE)[1]
+    expected = [
+        output.metadata.get("image/png", {}).get("alt") or cell.metadata.get("alt") or title
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    html = (site / page).with_suffix(".html").read_text("utf-8")
+    assert [unescape(alt) for alt in re.findall(r'<img alt="([^"]*)"[^>]* src="data:image/png', html)] == expected
+    assert html.count('src="data:image/png') == len(expected)
+    assert len(set(expected)) > 1

@@ -1,4 +1,4 @@
-"""Figures that a notebook publishes become files of a venue's width, the same bytes twice, with a manifest of runs."""
+"""Published figures become reproducible files of a venue's width, with a manifest of the runs they used."""
 
 import csv
 import hashlib
@@ -45,7 +45,7 @@ assert boxes[0].x1 < boxes[2].x0 and boxes[1].x1 < boxes[3].x0 and boxes[2].x1 <
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project of one notebook that publishes two figures, one that publishes none, and the kept results."""
+    """A project with a notebook that publishes two figures, one that publishes none, and the kept results."""
     (tmp_path / "notebooks").mkdir()
     for name, source in {"10_draws": DRAW, "11_plain": "raise ValueError('not to be run')"}.items():
         cells = [new_code_cell("size = 9", metadata={"tags": ["parameters"]}), new_code_cell(source)]
@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def width(path: Path) -> float:
-    """Of a PDF, SVG or PNG in inches, as the file itself says."""
+    """The width of a PDF, SVG or PNG in inches, as stored in the file."""
     data = path.read_bytes()
     if path.suffix == ".pdf":
         (box,) = re.findall(rb"/MediaBox \[ ([\d. ]+) \]", data)
@@ -88,7 +88,7 @@ def test_what_a_notebook_publishes_is_written_at_the_venue_s_width_the_same_byte
         for end in plots.UNDATED:
             assert width(out / f"{name}.{end}") == pytest.approx(inches, abs=1 / 300)
 
-    # another hash seed, time zone, locale, clock and personal matplotlib settings change nothing
+    # hash seed, time zone, locale, clock and user matplotlib settings make no difference
     elsewhere = {"PYTHONHASHSEED": "4711", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "SOURCE_DATE_EPOCH": "86400"}
     elsewhere |= {"MATPLOTLIBRC": str(Path(__file__).with_name("hostile.matplotlibrc"))}
     for name, value in elsewhere.items():
@@ -109,7 +109,7 @@ def test_what_a_notebook_publishes_is_written_at_the_venue_s_width_the_same_byte
 
 
 def check_files(out: Path) -> None:
-    """Letters are embedded as TrueType, pictures need no font, have a white page of their own, and no date."""
+    """Check that PDFs embed TrueType fonts, SVGs need no font, PNGs are white at the rim, and no file has a date."""
     for name, data in contents(out).items():
         assert not re.search(rb"CreationDate|ModDate|<dc:date>|tIME", data), name
     for path in out.glob("*.pdf"):
@@ -120,14 +120,14 @@ def check_files(out: Path) -> None:
     for path in out.glob("*.png"):
         picture = imread(path)
         for rim in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]):
-            assert rim.min() > 0.95, path.name  # ink there would be the rest of something cut off
+            assert rim.min() > 0.95, path.name  # darker pixels would be part of something cut off
     tex = (out / "anm_scores.tex").read_text()
     assert r"anm & 0.05 & 5 \% \& more \\" in tex
     assert r"a\_b & -0.001 &  \\" in tex
     assert list(csv.reader((out / "anm_scores.csv").open(encoding="utf-8")))[2][1:] == ["a_b", "-0.001", ""]
 
 
-def test_figures_of_others_stay_and_none_takes_another_s_name(project, monkeypatch):
+def test_figures_of_other_notebooks_stay_and_names_are_unique(project, monkeypatch):
     out = project / "figures"
     out.mkdir()
     monkeypatch.setenv(plots.FIGURES, str(out))
@@ -144,7 +144,7 @@ def test_figures_of_others_stay_and_none_takes_another_s_name(project, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--venue", "icmll"], "unknown venue 'icmll' (did you mean 'icml'?)"),
         (["--venue", "icml", "--notebook", "10_darws"], "unknown notebook '10_darws' (did you mean '10_draws'?)"),
@@ -152,10 +152,10 @@ def test_figures_of_others_stay_and_none_takes_another_s_name(project, monkeypat
         (["--venue", "icml", "--notebook", "11"], "none of these notebooks publishes a figure"),
     ],
 )
-def test_refusals_come_before_anything_runs(project, arguments, said):
+def test_refusals_come_before_anything_runs(project, arguments, message):
     refused = figures(*arguments)
     assert refused.exit_code == 2
-    assert said in refused.stderr
+    assert message in refused.stderr
     assert not (project / "outputs").exists()
 
 

@@ -1,4 +1,4 @@
-"""The plots that at least two notebooks use, and figures as files for a paper, the same bytes each time."""
+"""Plots shared by at least two notebooks, and reproducible figure files for papers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from anm_nb.config import ParameterError
 from anm_nb.files import KEPT, NOTEBOOK, RUNS_USED, locked, replace_whole
 from anm_nb.store import CorruptRun, Run, store_root
 
-FIGURES = "ANM_NB_FIGURES"  # in the environment: the folder that published figures go to
+FIGURES = "ANM_NB_FIGURES"  # environment variable: the folder for published figures
 MANIFEST = "manifest.json"
-UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
-SAME_LINE = 1.05  # the ratio of two values that axes of several decades do not tell apart
+UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}  # metadata
+SAME_LINE = 1.05  # two values of a smaller ratio coincide on an axis of several decades
 
 
 def legend_below(figure: Figure, axes: Axes, at_most: int) -> None:
-    """Name a panel's methods beneath all panels, in as many columns, up to `at_most`, as the width has room for."""
+    """Add a legend for one panel below all panels, with as many columns (up to `at_most`) as fit the width."""
     handles, names = axes.get_legend_handles_labels()
     renderer = FigureCanvasAgg(figure).get_renderer()
-    even = [-(-len(names) // rows) for rows in range(2, len(names) + 1)]
+    even = [-(-len(names) // rows) for rows in range(2, len(names) + 1)]  # columns that fill their rows evenly
     for columns in [at_most, *(count for count in even if count < at_most)]:
         legend = figure.legend(handles, names, loc="outside lower center", ncols=columns)
         if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
@@ -46,10 +46,10 @@ def legend_below(figure: Figure, axes: Axes, at_most: int) -> None:
 
 
 def interval_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, method: str, colour: str, dots: bool = False) -> None:
-    """Mean of y over seeds against x with its 95 % interval, for one method: a band, or a bar where x has one value.
+    """Plot one method's mean of y over seeds against x with its 95 % interval: a band, or a bar if x has one value.
 
-    `rows` holds one row for each seed and x; those without y are left out, and nothing is drawn where none is left.
-    `dots` marks the means where there are fewer than 20.
+    `rows` has one row per seed and x. Rows with a missing y are ignored; without any other row nothing is drawn.
+    `dots` marks the means if there are fewer than 20.
     """
     bands = rows.dropna(subset=[y]).groupby(x)[y].apply(score_interval, metric=y)
     if bands.empty:
@@ -65,8 +65,8 @@ def interval_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, method: str, c
 
 
 def curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
-    """Mean over seeds of a column against the step, with its 95 % interval as a band, for each method."""
-    if column not in metrics:  # no method of these has it
+    """Plot each method's mean of a column over seeds against the step, with its 95 % interval as a band."""
+    if column not in metrics:  # recorded by none of the methods
         return
     for method, colour in colours(list(metrics["method"].unique())).items():
         interval_line(axes, metrics[metrics["method"] == method], "step", column, method, colour)
@@ -75,7 +75,7 @@ def curves(axes: Axes, metrics: pd.DataFrame, column: str) -> None:
 
 
 def reference_lines(references: pd.DataFrame) -> list[tuple[str, float]]:
-    """Names and values of references; those too near to each other to be told apart make one line with all names."""
+    """Names and values of reference lines, in ascending order; values too close to distinguish share a line."""
     lines: list[tuple[str, float]] = []
     for name, value in references.sort_values("value")[["name", "value"]].itertuples(index=False):
         if lines and value < SAME_LINE * lines[-1][1]:
@@ -89,9 +89,9 @@ def reference_lines(references: pd.DataFrame) -> list[tuple[str, float]]:
 def seed_strips(
     scores: pd.DataFrame, references: pd.DataFrame, metric: str = "mse", unit: str = "held-out MSE", scale: str = "log"
 ) -> Figure:
-    """Final scores [seeds × methods]: every seed as a dot, mean and 95 % interval, references as lines.
+    """Plot final scores [seeds × methods]: a dot per seed, mean and 95 % interval, and references as lines.
 
-    `references` has the columns name, kind, metric, value; trivial, classical and reachable-ceiling ones are drawn.
+    `references` has the columns name, kind, metric, value; the kinds trivial, classical and ceiling are drawn.
     """
     styles = {"trivial": (0, (4, 3)), "classical": (0, (1, 1.5)), "ceiling": "-"}
     figure, (axes,) = new_figure(1, 1, 0.9 + 0.28 * scores.shape[1])
@@ -109,8 +109,8 @@ def seed_strips(
         for name, value in reference_lines(rows):
             axes.axvline(value, color="black", linewidth=0.7, linestyle=styles[str(kind)])
             axes.annotate(name, (value, 1), ha="center", fontsize=points(7), **place)
-    scale_said = f"{scale} scale; " if scale != "linear" else ""
-    axes.set(xscale=scale, xlabel=f"{unit} ({scale_said}dots: seeds, diamond and bar: mean and 95 % interval)")
+    note = f"{scale} scale; " if scale != "linear" else ""
+    axes.set(xscale=scale, xlabel=f"{unit} ({note}dots: seeds, diamond and bar: mean and 95 % interval)")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return figure
@@ -118,9 +118,9 @@ def seed_strips(
 
 @house_style()
 def forest(rows: pd.DataFrame, unit: str, groups: str | None = None) -> Figure:
-    """Differences with their intervals, one row each, from the columns name, estimate, low, high and maybe method.
+    """Plot differences with their intervals, one per row of a table with name, estimate, low, high, optionally method.
 
-    `groups` is a column by which rows are set apart with a heading; zero, no difference, is a line.
+    `groups` names a column that splits the rows into groups with headings. A line marks zero, no difference.
     """
     blocks = [("", rows)] if groups is None else list(rows.groupby(groups, sort=False))
     figure, (axes,) = new_figure(1, 1, 0.7 + 0.2 * (len(rows) + (len(blocks) if groups else 0)))
@@ -146,10 +146,10 @@ def forest(rows: pd.DataFrame, unit: str, groups: str | None = None) -> Figure:
 def publish(
     figure: Figure, name: str, width: Literal["column", "text"] = "text", table: pd.DataFrame | None = None
 ) -> Figure:
-    """Mark a figure, and the table beside it, for papers: `anm-nb figures` writes it by this name; returns the figure.
+    """Mark a figure and an optional table for export under a name by `anm-nb figures`; returns the figure.
 
-    `width` is that of one "column" or of the "text". Raises `ParameterError` for another width, for a name that is no
-    plain file name, and for that of another notebook's figure.
+    `width` is that of a "column" or of the "text" of the page. Raises `ParameterError` for another width, for a name
+    unsuitable as a file name, and for a name that another notebook uses.
     """
     if width not in ("column", "text"):
         raise ParameterError(f"width = {width!r}: 'column' or 'text'")
@@ -158,7 +158,9 @@ def publish(
     if FIGURES not in os.environ:
         return figure
     folder, inches = Path(os.environ[FIGURES]), PAGE.column if width == "column" else PAGE.text
-    files = figure_files(figure, name, inches)
+    figure.set_size_inches(inches, figure.get_figheight())
+    _fit(figure)
+    files = figure_files(figure, name)
     if table is not None:
         tex = table.to_latex(index=any(table.index.names), escape=True, float_format="%.4g", na_rep="")
         files |= {f"{name}.tex": tex.encode(), f"{name}.csv": table.to_csv().encode()}
@@ -169,11 +171,8 @@ def publish(
         figures = published(folder)[1]
         if (other := figures.get(name, entry)["notebook"]) != entry["notebook"]:
             raise ParameterError(f"{entry['notebook']} and {other} publish '{name}': rename one")
-        manifest = {
-            "venue": os.environ[VENUE],
-            "page": PAGE.source,
-            "figures": dict(sorted({**figures, name: entry}.items())),
-        }
+        figures = dict(sorted({**figures, name: entry}.items()))
+        manifest = {"venue": os.environ[VENUE], "page": PAGE.source, "figures": figures}
         files[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
         for file, data in files.items():
             replace_whole(folder / file, data)
@@ -181,17 +180,16 @@ def publish(
 
 
 def published(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The venue whose figures a folder has, and what its manifest says of each, by name; none where there is none."""
+    """Venue and manifest entries, by name, of the figures in a folder; empty if it has no manifest."""
     if not (folder / MANIFEST).exists():
         return "", {}
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     return manifest["venue"], manifest["figures"]
 
 
-def figure_files(figure: Figure, name: str, inches: float) -> dict[str, bytes]:
-    """A figure at a width as PDF, SVG and PNG, the same bytes each time, by the names of their files."""
-    figure.set_size_inches(inches, figure.get_figheight())
-    _fit(figure)
+@house_style()
+def figure_files(figure: Figure, name: str) -> dict[str, bytes]:
+    """Save a figure as PDF, SVG and PNG without dates, so that equal figures give equal bytes; by file name."""
     files = {}
     for kind, undated in UNDATED.items():
         figure.savefig(buffer := BytesIO(), format=kind, metadata=undated)
@@ -201,19 +199,19 @@ def figure_files(figure: Figure, name: str, inches: float) -> dict[str, bytes]:
 
 @house_style()
 def _fit(figure: Figure) -> None:
-    """Break titles and labels wider than their panels, between words, and leave out tick labels that would touch."""
+    """Wrap titles and x labels that are wider than their panels, and hide tick labels that would overlap."""
     figure.draw_without_rendering()
     for axes in figure.axes:
         room = axes.get_window_extent().width
         for text in (axes.title, axes._left_title, axes.xaxis.label):  # type: ignore[attr-defined]
-            said, width = text.get_text(), text.get_window_extent().width
-            if width > room and "\n" not in said:
-                text.set_text(textwrap.fill(said, int(0.95 * len(said) * room / width), break_long_words=False))
+            words, width = text.get_text(), text.get_window_extent().width
+            if width > room and "\n" not in words:
+                text.set_text(textwrap.fill(words, int(0.95 * len(words) * room / width), break_long_words=False))
     figure.draw_without_rendering()
     for axis in (axes.xaxis for axes in figure.axes):
         low, high = sorted(axis.get_view_interval())
         ticks = [t for t in (*axis.get_major_ticks(), *axis.get_minor_ticks()) if low <= t.get_loc() <= high]
-        end = -np.inf  # of the last label that stays, in pixels
+        end = -np.inf  # right end of the last visible label, in pixels
         for text in sorted((t.label1 for t in ticks), key=lambda text: text.get_window_extent().x0):
             box = text.get_window_extent()
             text.set_visible(text.get_visible() and box.x0 > end + 2)
@@ -221,15 +219,16 @@ def _fit(figure: Figure) -> None:
 
 
 def _runs_used() -> list[dict[str, Any]]:
-    """Key and commit of every run that this notebook was served so far, from the store or a kept result."""
+    """Key and commit of every run that this notebook has received so far from the store or from a kept result."""
     file, runs = Path(os.environ.get(RUNS_USED, os.devnull)), []
     for line in sorted(set(file.read_text("utf-8").split())) if file.exists() else []:
-        name = line.removeprefix(KEPT)
-        if name != line:
-            made = kept.load(name).provenance.items()
-            runs += [{"kept": name, "method": m, "key": r["key"], "commit": r["provenance"]["commit"]} for m, r in made]
-            continue
-        runs.append({"key": line, "commit": None})
-        with contextlib.suppress(CorruptRun):
-            runs[-1]["commit"] = Run(store_root() / line).summary["commit"]
+        if line.startswith(KEPT):
+            name = line.removeprefix(KEPT)
+            for method, run in kept.load(name).provenance.items():
+                commit = run["provenance"]["commit"]
+                runs.append({"kept": name, "method": method, "key": run["key"], "commit": commit})
+        else:
+            runs.append({"key": line, "commit": None})
+            with contextlib.suppress(CorruptRun):
+                runs[-1]["commit"] = Run(store_root() / line).summary["commit"]
     return runs

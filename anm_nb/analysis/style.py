@@ -1,4 +1,4 @@
-"""The look of every figure: one palette, one style, and a page's width; figures that show themselves."""
+"""The look of every figure: one palette, one style and the page widths of venues; figures that display themselves."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from anm_nb.config import read_yaml
 
 
 class Venue(NamedTuple):
-    """Widths of a page in inches, the size in points of titles and axis labels, and what these are taken from.
+    """Column and text width in inches, font size of titles and axis labels in points, and the source of these numbers.
 
-    The text of figures is one or two points smaller than that of captions: as large as three panels in a row allow.
+    Figure text is one or two points smaller than captions: the largest size at which three panels fit in a row.
     """
 
     column: float
@@ -28,34 +28,30 @@ class Venue(NamedTuple):
     source: str
 
 
-VENUE = "ANM_NB_VENUE"  # in the environment: the venue whose page a notebook's figures are for
+VENUE = "ANM_NB_VENUE"  # environment variable: the venue for which a notebook draws its figures
 VENUES = {
     "icml": Venue(3.25, 6.75, 8, "ICML's instructions: two columns of 3.25 in, 0.25 in apart; captions of 9 pt"),
     "neurips": Venue(5.5, 5.5, 8, "NeurIPS's instructions: one column of 5.5 in; captions of 10 pt"),
     "thesis": Venue(6.0, 6.0, 9, "A4 (8.27 in) less margins of 1.13 in; captions of 10 pt, \\small of an 11 pt text"),
 }
-PAGE = VENUES.get(os.environ.get(VENUE, ""), VENUES["icml"])  # icml's text is as wide as a notebook's figures
-SMALLEST = 6.0  # points: what is smaller is not read in print
-
-
-def scaled(size: float) -> float:
-    """What is `size` in a notebook, in step with the page's text: points of small print, or inches of a height."""
-    return size * PAGE.points / 8
+PAGE = VENUES.get(os.environ.get(VENUE, ""), VENUES["icml"])  # ICML's text is as wide as a notebook's figures
+SCALE = PAGE.points / 8  # font size on the page relative to a notebook's 8 points
+SMALLEST = 6.0  # points: smaller text is unreadable in print
 
 
 def points(size: float) -> float:
-    """The size of a text that has `size` points in a notebook, in step with other text and never too small to read."""
-    return max(scaled(size), SMALLEST)
+    """The font size on the page of text that has `size` points in a notebook, at least `SMALLEST`."""
+    return max(SCALE * size, SMALLEST)
 
 
-# One colour and line per method everywhere.
+# One colour and line style per method in all figures.
 METHODS = read_yaml(Path(__file__).with_name("methods.yaml"))
-PALETTE: dict[str, str] = {method: of["colour"] for method, of in METHODS.items()}
-OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#9970ab")  # methods of a user's own, in order of appearance
+PALETTE: dict[str, str] = {method: look["colour"] for method, look in METHODS.items()}
+OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#9970ab")  # for user-defined methods, in order of appearance
 LINE_STYLES: dict[str, dict[str, Any]] = {
-    method: {"linestyle": (0, tuple(of["dashes"]))} | ({"zorder": of["over"]} if "over" in of else {})
-    for method, of in METHODS.items()
-    if "dashes" in of
+    method: {"linestyle": (0, tuple(look["dashes"]))} | ({"zorder": look["over"]} if "over" in look else {})
+    for method, look in METHODS.items()
+    if "dashes" in look
 }
 STYLE = mpl.rc_params_from_file(Path(__file__).with_name("house.mplstyle"), use_default_template=False)
 STYLE |= {name: points(8) for name in ("font.size", "axes.titlesize", "axes.labelsize")}
@@ -63,7 +59,7 @@ STYLE |= {name: points(7.5) for name in ("legend.fontsize", "xtick.labelsize", "
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
-    """The colour of each method; methods the palette does not know get spare ones in order of appearance."""
+    """The colour of each method; methods outside the palette get the spare colours in order of appearance."""
     unknown = iter(OTHER_COLOURS * len(methods))
     return {method: PALETTE.get(method) or next(unknown) for method in methods}
 
@@ -74,9 +70,9 @@ def label(method: str) -> str:
 
 
 def use_style() -> None:
-    """Matplotlib's own defaults with the project's style over them, for all figures from now on.
+    """Set matplotlib's defaults with the project's style on top for all later figures; notebooks call it once.
 
-    A notebook calls it once. Nothing of a person's matplotlibrc is left (TeX, dark axes, fonts).
+    Settings from a user's matplotlibrc (TeX, dark axes, fonts) are discarded.
     """
     mpl.rcdefaults()
     mpl.rcParams.update(STYLE)
@@ -84,26 +80,26 @@ def use_style() -> None:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """`use_style` within, and afterwards all settings as they were; decorates a function as well."""
+    """Apply `use_style` within a block, or in a decorated function, and restore all settings afterwards."""
     with mpl.rc_context():
         use_style()
         yield
 
 
 class PaperFigure(Figure):
-    """A figure that shows itself in a notebook without pyplot, its global state and its import time.
+    """A figure that displays itself in a notebook without pyplot, whose global state and import time it avoids.
 
-    Drawn, shown or saved it is in the project's style, whatever matplotlib is set to then.
+    It is always drawn, displayed and saved in the project's style, whatever matplotlib's settings are by then.
     """
 
     @house_style()
     def draw(self, renderer: Any) -> None:
-        """As for any figure; tick labels are written only now."""
+        """Draw in the project's style; matplotlib creates tick labels only at this point."""
         super().draw(renderer)
 
     @house_style()
     def savefig(self, *args: Any, **options: Any) -> None:
-        """As for any figure."""
+        """Save in the project's style."""
         super().savefig(*args, **options)
 
     def _repr_png_(self) -> bytes:
@@ -113,9 +109,9 @@ class PaperFigure(Figure):
 
 
 def new_figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
-    """An empty figure of the page's width and its panels; options as for `Figure.subplots`.
+    """Create an empty figure of the page's text width; returns it and its panels. Options go to `Figure.subplots`.
 
-    The height is in inches where text has the size it has in a notebook, and in step with it elsewhere.
+    `height` is in inches for a notebook's font size; it scales with the page's.
     """
-    figure = PaperFigure(figsize=(PAGE.text, scaled(height)), layout="constrained")
+    figure = PaperFigure(figsize=(PAGE.text, SCALE * height), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns, **options))

@@ -1,6 +1,6 @@
-// Runs in the page with each picture of an explorer (`this`), several times, since controls may come after it. It names
-// sliders and players for screen readers, has a slider tell its value, and keeps a list's arrow keys from JupyterLab;
-// the line below the picture tells of the bar that is pointed at or clicked on.
+// Runs when the page loads a picture of an explorer (`this`), and again later, since controls may load after it. Labels
+// sliders and players for screen readers, exposes slider values to them, and stops JupyterLab from taking a list's arrow
+// keys. The line below the picture shows the tooltip of the last bar that was pointed at or clicked.
 const mend = () => {
   const all = kind => this.closest('.anm-explorer')?.querySelectorAll(kind) ?? [];
   for (const list of all('select')) list.dataset.lmSuppressShortcuts = true;

@@ -1,7 +1,7 @@
-"""Explorers: small interactive pages over finished runs, for a notebook.
+"""Explorers: small interactive pages over finished runs, for notebooks.
 
-A picker of runs, a second run beside the first, sliders that play, a picture and read-outs; where widgets cannot run, a
-still picture of how they opened. Each is called with the run to open with and the one beside it, both optional.
+An explorer has a run picker, an optional second run, sliders that can play, a picture and read-outs. Where widgets
+cannot run, it shows a still picture of its initial state. Both runs are optional arguments.
 """
 
 from functools import partial

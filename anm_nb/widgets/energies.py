@@ -1,4 +1,4 @@
-"""What a run's energies do: on lines from truths to negatives (checklist, section E), and in the sampler's hands."""
+"""Explorers of a run's energy: on lines from truths to negatives (checklist, section E), and during sampling."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from anm_nb.training.seeds import generator
 from anm_nb.widgets.explorer import View
 
 T = SCAN_GRID.numpy()
-CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f5b68a"])  # given, right, wrong
-outline = cache(lambda digit: MarkerStyle(f"${digit}$"))  # kept as to find it takes long
+CELLS = ListedColormap(["#d9d9d9", "#ffffff", "#f28e2b"])  # given, right, wrong: an orange on dark pages, too
+outline = cache(lambda digit: MarkerStyle(f"${digit}$"))  # slow to create
 
 
 class Landscape(View):
     """Energy on the line from a held-out problem's noised truth to its negative, and a perfect denoiser's.
 
-    Computed from the run's stored weights, in float64, when it is first looked at. Without weights of its records
-    (`keep_weights`) a run has its end alone to show.
+    Computed on demand in float64 from the run's stored weights. A run trained without `keep_weights` shows its last
+    step only.
     """
 
     name = "landscape"
     controls = (
         ("step", "Training step", "The training step whose weights are shown"),
-        ("level", "Noise level", "The noise level k, 0 having the least noise"),
+        ("level", "Noise level", "The noise level k; 0 has the least noise"),
         ("problem", "Problem", "One of the run's held-out problems"),
     )
     widths = (1,)
@@ -60,63 +60,63 @@ class Landscape(View):
         return super().suits(run) and issubclass(task_class(run.summary["task"]), MatrixTask)
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
-        (panel,), of = axes, (values["seed"], values["problem"], values["level"])
-        scan, perfect = self.scan(*of, values["step"]), self.scan(*of, None)
-        for step in (self.steps[0], self.steps[-1]):  # limits that stay as the step moves
-            panel.update_datalim(np.column_stack([T, self.scan(*of, step)["rise"]]))
+        (panel,), line = axes, (values["seed"], values["problem"], values["level"])
+        scan, perfect = self.scan(*line, values["step"]), self.scan(*line, None)
+        for step in (self.steps[0], self.steps[-1]):  # so that limits stay as the step changes
+            panel.update_datalim(np.column_stack([T, self.scan(*line, step)["rise"]]))
         panel.plot(T, perfect["rise"], color=PALETTE["optimal"], label=label("optimal"), **LINE_STYLES["optimal"])
         panel.plot(T, scan["rise"], color=self.colour, linewidth=1.8, label=self.method)
         panel.axhline(0, color="black", linewidth=0.6)
         panel.set(xlabel="t: truth at 0, negative at 1", ylabel="φ(t) − φ(0), nats", xlim=(T[0], T[-1]))
         if panel.get_legend() is None:
             panel.legend(fontsize="small", loc="upper left")
-        told = {"step": str(values["step"]), "level": str(values["level"])}
-        for name, unit in {"barrier": "nats", "curvature": "nats per unit²"}.items():  # unit: of length of ỹ
-            told[name] = f"{rounded(scan[name].item())} {unit} (perfect: {rounded(perfect[name].item())})"
-        return told
+        numbers = {"step": str(values["step"]), "level": str(values["level"])}
+        for name, unit in {"barrier": "nats", "curvature": "nats per unit²"}.items():  # unit of length of ỹ
+            numbers[name] = f"{rounded(scan[name].item())} {unit} (perfect: {rounded(perfect[name].item())})"
+        return numbers
 
     def _scan(self, seed: int, problem: int, level: int, step: int | None) -> dict[str, np.ndarray]:
-        """φ(t) − φ(0) [T], barrier and curvature at a step, or of a perfect denoiser; the same ε at every step."""
-        at = self.seeds.index(seed), 0, slice(problem - 1, problem)
-        x, y_pos, y_neg = (self.run.trace[f"probe_{name}"][at].double() for name in ("x", "y", "negatives"))
+        """φ(t) − φ(0) [T], barrier and curvature at a step, or of a perfect denoiser (None), all with the same ε."""
+        row = self.seeds.index(seed), 0, slice(problem - 1, problem)
+        x, y_pos, y_neg = (self.run.trace[f"probe_{name}"][row].double() for name in ("x", "y", "negatives"))
         eps = torch.randn(y_pos.shape, generator=generator(seed, f"explorer/{problem}"), dtype=x.dtype)
         schedule, k = NoiseSchedule.cosine(self.run.settings["levels"]), torch.tensor([level])
         noise = SharedNoise(schedule, k, eps)
         start, end = (noise.noised(y).as_subclass(Tensor) for y in (y_pos, y_neg))
         if step is None:
             energy = energy_given(landscape.optimal_energy(schedule, y_pos), x, k)
-        else:  # the last step's are those of the end
-            kept = step if step < self.steps[-1] else None
+        else:
+            kept = step if step < self.steps[-1] else None  # every run has the weights of its end
             energy = energy_given(trained_energy(self.run, seed, kept).double(), x, k)
         profile = landscape.line_scan(energy, start, end)
-        found = {
-            "rise": (profile - profile[:, SCAN_GRID == 0])[0],
-            "barrier": landscape.barrier(profile, SCAN_GRID),
-            "curvature": landscape.curvature(energy, start, end) / (end - start).square().sum(1),
+        return {
+            "rise": (profile - profile[:, SCAN_GRID == 0])[0].numpy(),
+            "barrier": landscape.barrier(profile, SCAN_GRID).numpy(),
+            "curvature": (landscape.curvature(energy, start, end) / (end - start).square().sum(1)).numpy(),
         }
-        return {name: each.numpy() for name, each in found.items()}
 
 
 class Sampling(View):
-    """A problem's answer as the sampler has it, the truth, and energy and error over all steps of the sampler.
+    """The sampler's current answer to a problem, the true answer, and energy and error over all sampler steps.
 
-    Held-out problems, or a Sudoku of one's own, the weights of the end of training, and the sampler as the run was
-    configured. A problem is solved when it is first shown, from starting noise that depends on seed and problem alone.
+    Problems are held-out ones or a user's own Sudoku. The weights are those of the end of training, and the sampler is
+    configured as in the run. A problem is solved when first shown, from starting noise that depends only on seed and
+    problem.
     """
 
     name = "sampler"
     controls = (
         ("puzzle", "Own Sudoku", "For a run on Sudoku: 81 or 16 characters row by row, 0 or . for an empty cell"),
-        ("problem", "Problem", "One of the run's held-out problems, where there is no Sudoku of one's own"),
-        ("state", "Sampler step", "How many states the sampler has been through"),
+        ("problem", "Problem", "One of the run's held-out problems; ignored with an own Sudoku"),
+        ("state", "Sampler step", "The step of the sampler that is shown"),
     )
     typed = ("puzzle",)
     widths = (1, 1, 1.2, 1.2)
     height = 1.9
 
     def __init__(self, run: Run) -> None:
-        self.config = run.config_with(negatives="none")  # whose class may be defined elsewhere
-        self.digits = run.settings["size"] if run.settings["task"] == "sudoku" else 0  # of a board; 0: numbers
+        self.config = run.config_with(negatives="none")  # a negative strategy's class may be defined elsewhere
+        self.digits = run.settings["size"] if run.settings["task"] == "sudoku" else 0  # 0: the answer is numbers
         self.run, self.solve = run, cache(self._solve)
         states = len(self.solve(self.config.seeds[0], 1, "")[0])
         problems = range(1, run.trace["probe_y"].shape[2] + 1)
@@ -124,27 +124,26 @@ class Sampling(View):
 
     def draw(self, axes: np.ndarray, values: Mapping[str, Any]) -> dict[str, str]:
         puzzle = "".join(values["puzzle"].split()) if self.digits else ""
-        solution = self.solve(values["seed"], values["problem"], puzzle)
-        levels, energies, errors, answers, truth, given = solution
+        levels, energies, errors, answers, truth, given = self.solve(values["seed"], values["problem"], puzzle)
         state, measure = values["state"], "wrong cells" if self.digits else "mean squared error"
-        box = round(self.digits**0.5)
         for panel, array in zip(axes, (answers[state - 1], truth), strict=False):
             if self.digits:
                 panel.imshow(np.where(given, 0, 1 + (array != truth)), cmap=CELLS, clim=(0, 2))
                 for digit in np.unique(array):  # markers are far faster than text
                     look: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 40 / self.digits, "mew": 0}
                     panel.add_artist(Line2D(*np.nonzero(digit == array.T), marker=outline(digit), **look))
+                box, ends = round(self.digits**0.5), (-0.5, self.digits - 0.5)
                 for border in np.arange(box, self.digits, box) - 0.5:
-                    panel.add_artist(Line2D([-0.5, self.digits - 0.5], [border] * 2, color="black", linewidth=1))
-                    panel.add_artist(Line2D([border] * 2, [-0.5, self.digits - 0.5], color="black", linewidth=1))
+                    for line in ((ends, (border, border)), ((border, border), ends)):
+                        panel.add_artist(Line2D(*line, color="black", linewidth=1))  # faster than `hlines`
             else:
                 reach = float(np.abs(truth).max()) or 1.0
                 panel.imshow(array, cmap="RdBu_r", clim=(-reach, reach))
             panel.set(xticks=[], yticks=[])
         axes[0].set_xlabel("answer\n(orange: wrong)" if self.digits else "answer now")
         axes[1].set_xlabel("solution\n(grey: given)" if self.digits else "truth")
-        for panel, taken, colour in zip(axes[2:], (energies, errors), (self.colour, "black"), strict=True):
-            panel.plot(range(1, len(levels) + 1), taken, ".", markersize=3, color=colour)
+        for panel, curve, colour in zip(axes[2:], (energies, errors), (self.colour, "black"), strict=True):
+            panel.plot(range(1, len(levels) + 1), curve, ".", markersize=3, color=colour)
             panel.axvline(state, color="black", linewidth=0.8, snap=False)  # states are less than a pixel apart
             panel.set_xlabel("sampler step")
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -160,18 +159,18 @@ class Sampling(View):
         }
 
     def _solve(self, seed: int, problem: int, puzzle: str) -> tuple[np.ndarray, ...]:
-        """The sampler's way to an answer, and the problem.
+        """Run the sampler on a problem, or on a puzzle if there is one, and return all states and the problem.
 
-        Level, energy (nats) and error of each state [states], the answer then [states, rows, columns], in numbers or
-        digits, the truth and whether a cell is given [rows, columns].
+        Level, energy (nats) and error [states], answer (numbers or digits) [states, rows, columns], and the truth and
+        a mask of the given cells [rows, columns].
         """
-        task, states = self.config.make_task(), list[Any]()  # of level, step, y, energy, accepted
+        task, states = self.config.make_task(), list[Any]()  # of (level, step, y, energy, accepted)
         if puzzle:
             batch = Sudoku.from_puzzles([puzzle], size=self.digits).puzzles()
         else:
-            parts = {name: self.run.trace.get(f"probe_{name}") for name in ("x", "y", "known")}
+            fields = {name: self.run.trace.get(f"probe_{name}") for name in ("x", "y", "known")}
             place, row = self.config.seeds.index(seed), slice(problem - 1, problem)
-            batch = Batch(**{name: each[place, 0, row] for name, each in parts.items() if each is not None})
+            batch = Batch(**{name: each[place, 0, row] for name, each in fields.items() if each is not None})
         clues, schedule = task.clues(batch), NoiseSchedule.cosine(self.config.levels)
         energy, source = trained_energy(self.run, seed), generator(seed, f"explorer/{problem - 1}")
         how = self.config.inner_steps or task.inner_steps, task.sample_clamp, clues
@@ -180,9 +179,9 @@ class Sampling(View):
         y = torch.cat([*answers, batch.y])  # the truth last
         cells = y.unflatten(1, (-1, self.digits)).argmax(2) + 1 if self.digits else y
         side = math.isqrt(cells.shape[1])
-        square = (side, side) if side**2 == cells.shape[1] else (1, -1)  # or one row
-        *boards, truth = cells.reshape(-1, *square).numpy()
+        shape = (side, side) if side**2 == cells.shape[1] else (1, -1)  # a row if it is not a square
+        *boards, truth = cells.reshape(-1, *shape).numpy()
         known = torch.zeros_like(y, dtype=torch.bool) if clues is None else clues.mask
         given = known[0].reshape(*truth.shape, -1)[..., 0].numpy()
-        errors = [(each != truth).sum() if self.digits else np.square(each - truth).mean() for each in boards]
+        errors = [(board != truth).sum() if self.digits else np.square(board - truth).mean() for board in boards]
         return np.array(levels), torch.cat(energies).numpy(), np.array(errors), np.array(boards), truth, given

@@ -1,4 +1,4 @@
-"""Every failure signature is found in a run broken that way, nothing in a healthy one, and each change is usable."""
+"""Each failure signature is found in metrics that show it, healthy metrics have none, and changes can be applied."""
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,11 @@ def test_healthy_runs_have_no_findings(tmp_path):
     assert examine(config.train(tmp_path).metrics, config.model_dump(mode="json")) == []
 
 
-# on frames made by hand
+# synthetic frames
 
 
 def healthy(seeds=3, rows=20):
-    """Metrics that no signature shows in, with every column that one reads."""
+    """Metrics without any signature, with every column that signatures read."""
     frame = pd.DataFrame([(seed, step) for seed in range(seeds) for step in range(rows)], columns=["seed", "step"])
     step, wave = frame["step"], 0.02 * np.sin(frame["step"] + frame["seed"])
     waving = {"loss_con": 0.6, "margin_mean": 0.3, "margin_q25": 0.1, "grad_share_contrast": 0.4}
@@ -101,7 +101,7 @@ def test_each_signature_is_found_alone(signature):
         ("pairs ranked the wrong way round", {"loss_con": 0.8} | NOT_MINED),
     ],
 )
-def test_other_signs_of_the_same(signature, columns):
+def test_each_further_sign_reveals_its_signature(signature, columns):
     assert names(examine(healthy().assign(**columns))) == [signature]
 
 
@@ -109,22 +109,22 @@ def test_other_signs_of_the_same(signature, columns):
     "columns",
     [
         {"grad_share_contrast": 0.01, "margin_mean": np.tile(np.linspace(0, 3, 20), 3)},  # tiny share, growing margins
-        {"loss_mse": 0.97},  # nothing learnt, but not for the contrastive loss
+        {"loss_mse": 0.97},  # nothing learnt, but the contrastive loss is not the cause
         {"loss_con": 0.9, "loss_con_weighted": 0.45, "p_hard": 0.8},  # mined negatives keep the loss above ln 2
         {"loss_con": 5.0, "loss_con_weighted": 2.5, "p_hard": 0.1},  # a few pairs cost a lot
         {"margin_mean": 12.0, "e_neg": 32.0},  # large margins, yet smaller than the energy itself
         {"e_pos": np.tile(20 + np.arange(20) ** 2.0, 3)},  # one energy rises alone
     ],
 )
-def test_half_a_signature_is_none(columns):
+def test_a_part_of_a_signature_is_no_finding(columns):
     assert examine(healthy().assign(**columns)) == []
 
 
-# what could be judged
+# which signatures could be examined
 
 
-def test_what_can_be_judged_is_said_by_columns_and_holds():
-    """A signature judged on its columns alone is found there; without any of them it is not, and says what it lacks."""
+def test_missing_columns_are_reported_and_the_others_suffice():
+    """A signature is found with only its own columns present; without one of them, that column is reported missing."""
     assert [signature.name for signature in SIGNATURES] == list(ILL)
     assert unexamined(healthy()) == {}
     assert set(unexamined(pd.DataFrame({"seed": [0], "step": [0]}))) == set(ILL)
@@ -145,10 +145,10 @@ def test_early_steps_are_not_judged_except_for_bugs():
     assert names(examine(frame)) == ["gradient in the EMA weights"]
 
 
-# changes
+# proposed changes
 
 
-def test_changes_are_computed_from_present_values_or_said_as_factors():
+def test_changes_are_computed_from_present_values_or_given_as_factors():
     given = EnergyConfig(negatives="anm", contrastive_weight=0.2).model_dump(mode="json")
     frame = healthy().assign(grad_share_contrast=0.02, miner_backtracks=9.0, margin_mean=60.0, e_neg=80.0)
     easy = {f"negatives.miner.{n}": v for n, v in {"steps": 2, "eps": 0.5, "start": 0.25, "delta": 0.05}.items()}

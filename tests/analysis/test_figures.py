@@ -1,4 +1,4 @@
-"""Figures show what they say, with one colour a method, every glyph they write, and whatever a person has set up."""
+"""Figures show the right values with all glyphs, and do not depend on a user's matplotlib settings."""
 
 import io
 import itertools
@@ -51,10 +51,10 @@ MAKERS = {"curves": learning, "seed_strips": strips, "forest": lambda: plots.for
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_figure_is_a_notebook_s_whatever_a_person_has_set_up(name):
+def test_a_figure_does_not_depend_on_a_user_s_matplotlib_settings(name):
     before = dict(mpl.rcParams)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a missing glyph among them
+        warnings.simplefilter("error")  # a missing glyph is a warning
         figure = MAKERS[name]()
         png = figure._repr_png_()
     assert dict(mpl.rcParams) == before

@@ -1,4 +1,4 @@
-"""Tables are what a hand calculation gives, and numbers read as a person would write them."""
+"""Tables equal hand calculations."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_final_has_a_row_a_seed_and_a_column_a_method():
 
 
 def test_early_area_weighs_by_steps_and_not_by_records():
-    """A curve recorded densely where it is high is not higher for it."""
+    """Denser records of the high part of a curve do not raise its area."""
     rows = [{"method": "a", "seed": 0, "step": step, "mse": 1.0 if step < 4 else 0.0} for step in (0, 1, 2, 3, 4, 10)]
     rows.append({"method": "a", "seed": 0, "step": 50, "mse": 9.0})
     assert early_area(pd.DataFrame(rows), "mse").loc[0, "a"] == pytest.approx(3.5 / 10)
@@ -61,9 +61,9 @@ def test_scores_stand_beside_their_references():
     assert table.loc["stock", "mse"] == pytest.approx(0.25)
     assert (table.loc["stock", "low"], table.loc["stock", "high"]) == pytest.approx(mean_interval(scores["stock"])[1:])
     assert table["seeds"].iloc[-2:].tolist() == [3, 2]
-    # skill: 0 is the best that learns nothing, 1 is perfect, less than 0 is worse than not learning
+    # skill: 0 is the best trivial score, 1 is perfect, below 0 is worse than not learning
     assert table["skill"].tolist() == pytest.approx([-1.0, 0.0, 1.0, 0.0, 0.4])
-    assert table.loc["zero":"exact solution", ["low", "high"]].isna().all(axis=None)  # references kept without them
+    assert table.loc["zero":"exact solution", ["low", "high"]].isna().all(axis=None)  # these references have none
 
 
 def test_intervals_of_scores_respect_the_bounds_of_the_metric():
@@ -72,10 +72,10 @@ def test_intervals_of_scores_respect_the_bounds_of_the_metric():
     for metric in ("tau_all", "balanced_accuracy", "violation_rate", "illegitimate_fraction"):
         assert score_interval(near_one, metric).high < 1
     assert score_interval(near_one, "mse") == mean_interval(near_one)
-    assert score_interval([0.5, 1.5, 0.7], "my_rate") == mean_interval([0.5, 1.5, 0.7])  # of a user's own, unbounded
+    assert score_interval([0.5, 1.5, 0.7], "my_rate") == mean_interval([0.5, 1.5, 0.7])  # a user's metric, unbounded
 
 
-def test_a_bound_that_nobody_reaches_is_told_from_a_ceiling():
+def test_an_unreachable_bound_is_not_a_ceiling():
     references = pd.DataFrame(
         {
             "name": ["copy", "solver", "noise floor"],

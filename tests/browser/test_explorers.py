@@ -1,4 +1,4 @@
-"""Notebooks 40 and 41 in JupyterLab and a browser: pictures and read-outs follow the sliders to the right values."""
+"""Notebooks 40 and 41 in JupyterLab and a browser: pictures and read-outs follow the sliders and are correct."""
 
 import re
 from itertools import pairwise
@@ -25,7 +25,7 @@ EXPLORERS = {
     "landscape": (LandscapeExplorer, MINED, STOCK),
     "routing": (RoutingExplorer, "hinted_sort token"),
 }
-# the slider that is moved, by its name on the page and in the package
+# label (on the page) and name (in the package) of the slider that each test moves
 MOVED = {"margin": ("Training step", "step"), "landscape": ("Training step", "step"),
          "sampler": ("Sampler step", "state"), "routing": ("Iteration", "iteration")}  # fmt: skip
 FORTH = 3  # moves
@@ -35,7 +35,7 @@ every_explorer = pytest.mark.parametrize("kind", EXPLORERS)
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """One JupyterLab with both notebooks over an empty store, and one over a spoilt one; and one browser."""
+    """A browser, and a JupyterLab with both notebooks over an empty store and a third over a damaged one."""
     folder, outputs = (tmp_path_factory.mktemp(name) for name in ("lab", "outputs"))
     paths = [project_root() / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS]
     paths.append(notebook_over_a_spoilt_store(tmp_path_factory.mktemp("spoilt")))
@@ -44,7 +44,7 @@ def lab(tmp_path_factory):
 
 
 def notebook_over_a_spoilt_store(folder):
-    """A notebook with an explorer; one byte of the newest of the store's two runs is not what was written."""
+    """Write a notebook with an explorer over a store of two runs, of which the newest has one changed byte."""
     runs = sorted((project_runs()[name] for name in (MINED, STOCK)), key=lambda run: run.summary["finished_ns"])
     for run in runs:
         copytree(run.path, folder / "runs" / run.key)
@@ -60,7 +60,7 @@ def notebook_over_a_spoilt_store(folder):
 
 @pytest.fixture(scope="module")
 def notebooks(lab):
-    """Both notebooks as their cells run."""
+    """Pages of both notebooks; their cells are still running."""
     return {name: NotebookPage(*lab, name) for name in NOTEBOOKS}
 
 
@@ -91,22 +91,22 @@ def test_picture_and_words_follow_each_move_there_and_back_to_the_right_values(e
         waits.append(explorer.press(label, key))
         states.append((explorer.picture, explorer.alt, explorer.readouts))
         shown = explorer.part(label, ".widget-readout").inner_text()
-        explorer.part(label, f'[aria-valuetext="{shown}"]').wait_for()  # what a screen reader tells
-        assert explorer.page.evaluate("document.activeElement.ariaLabel") == label  # the keyboard stays where it is
+        explorer.part(label, f'[aria-valuetext="{shown}"]').wait_for()  # announced by a screen reader
+        assert explorer.page.evaluate("document.activeElement.ariaLabel") == label  # the focus stays
     for before, after in pairwise(states):
         assert all(one != other for one, other in zip(before, after, strict=True))
     there = states[: forth + 1]
     assert there == states[forth:][::-1]
     for place, (_, alt, readouts) in enumerate(there):
         here.inputs[name].index = place
-        assert readouts == [[*each] for told in here.readouts for each in told.items()]
+        assert readouts == [[*each] for numbers in here.readouts for each in numbers.items()]
         assert alt == here.alt
     record_property("browser", f"{kind}: slider to new picture {median(waits):.0f} ms (median of {len(waits)} moves)")
 
 
 @pytest.mark.parametrize("kind", ["margin"])
 def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
-    told = explorer.readouts
+    numbers = explorer.readouts
     for label, key, back in (("Beside", "ArrowUp", "ArrowDown"), ("Run", "ArrowDown", "ArrowUp")):
         picker = explorer.root.get_by_label(label, exact=True)
         picker.focus()
@@ -115,10 +115,10 @@ def test_other_runs_are_chosen_by_the_keyboard(explorer, kind):
             key, back = back, key
         explorer.until_new_picture(lambda key=key: explorer.page.keyboard.press(key))
         assert picker.input_value() != before
-        assert explorer.readouts != told
+        assert explorer.readouts != numbers
         picker.focus()
         explorer.until_new_picture(lambda back=back: explorer.page.keyboard.press(back))
-    assert explorer.readouts[0] == told[0]
+    assert explorer.readouts[0] == numbers[0]
 
 
 @pytest.mark.parametrize("kind", ["margin"])
@@ -126,14 +126,14 @@ def test_a_bar_tells_its_numbers_when_it_is_pointed_at_or_clicked_on(explorer, k
     bars = explorer.root.locator(".anm-sheet i")
     for bar, act in ((bars.first, "hover"), (bars.last, "click")):
         getattr(bar, act)()
-        assert re.search(r"nats: \d+ of \d+ pairs", told := bar.get_attribute("title"))
-        assert explorer.root.locator(".anm-sheet + p").inner_text() == told
+        assert re.search(r"nats: \d+ of \d+ pairs", title := bar.get_attribute("title"))
+        assert explorer.root.locator(".anm-sheet + p").inner_text() == title
 
 
 @pytest.mark.parametrize("kind", ["sampler"])
 def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
     explorer.press("Sampler step", "End")
-    told, puzzle = explorer.readouts, explorer.root.get_by_label("Own Sudoku", exact=True)
+    numbers, puzzle = explorer.readouts, explorer.root.get_by_label("Own Sudoku", exact=True)
     puzzle.fill("1.....2..4.....3")
     explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
     assert "Own Sudoku 1.....2..4.....3" in explorer.alt
@@ -150,11 +150,11 @@ def test_a_sudoku_of_one_s_own_is_pasted_played_and_saved(explorer):
     puzzle.fill("")
     explorer.until_new_picture(lambda: explorer.page.keyboard.press("Enter"))
     explorer.press("Sampler step", "End")
-    assert explorer.readouts == told
+    assert explorer.readouts == numbers
 
 
 def test_a_saved_notebook_shows_its_still_pictures_and_no_error_without_a_kernel(notebooks, explorers):
-    """Live, the widgets hide them."""
+    """Live widgets hide them."""
     for name, kinds in NOTEBOOKS.items():
         page = notebooks[name].page
         page.bring_to_front()
@@ -195,9 +195,9 @@ def test_a_card_of_the_gallery_shows_the_kept_answer_and_then_that_the_quick_run
     page = write_gallery(tmp_path)
     seen = lab[0].new_page()
     seen.goto(page.as_uri())
-    told = seen.locator("body").inner_text()
-    assert 0 < told.index("At equal steps yes, at equal compute no.") < told.index("not trained long enough")
+    text = seen.locator("body").inner_text()
+    assert 0 < text.index("At equal steps yes, at equal compute no.") < text.index("not trained long enough")
 
 
-def test_nothing_was_asked_of_the_network(notebooks):
+def test_the_notebooks_made_no_network_requests(notebooks):
     assert [page.strangers for page in notebooks.values()] == [[], []]

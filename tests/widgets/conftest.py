@@ -28,7 +28,7 @@ class Stored:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
-    """Trained once; whoever uses it points to it by the environment."""
+    """Folder and runs, trained once; tests that use them set ANM_NB_OUTPUTS to the folder."""
     outputs = tmp_path_factory.mktemp("outputs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANM_NB_OUTPUTS", str(outputs))
@@ -41,7 +41,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def stored(store, monkeypatch, tmp_path):
-    """The trained runs, and none that come with the project."""
+    """The trained runs alone, without those that come with the project."""
     outputs, trained = store
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(outputs))
     monkeypatch.setattr("anm_nb.widgets.explorer.kept_root", lambda: tmp_path / "nothing kept")

@@ -1,4 +1,4 @@
-"""What all explorers have in common: the list of runs, words for those who cannot see, runs that cannot be shown."""
+"""Common behaviour of the explorers: the list of runs, alternative texts, a second run, runs that cannot be shown."""
 
 import shutil
 import time
@@ -28,7 +28,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Tags(HTMLParser):
-    """The tags of a piece of HTML with their attributes, and its text."""
+    """The tags of an HTML fragment with their attributes, and its text."""
 
     def __init__(self, html):
         super().__init__()
@@ -43,18 +43,18 @@ class Tags(HTMLParser):
 
 
 def below(widget):
-    """A widget and all within it, in the order in which Tab meets them."""
+    """A widget and its descendants, in tab order."""
     return [widget, *(found for child in getattr(widget, "children", ()) for found in below(child))]
 
 
 def lists(explorer):
-    """The controls that have options."""
+    """Controls with options."""
     return [(name, given) for name, given in explorer.inputs.items() if hasattr(given, "index")]
 
 
 @pytest.fixture
 def copied(stored, store, tmp_path, monkeypatch):
-    """A store of one's own, to be damaged."""
+    """A copy of the store, which a test may damage."""
     shutil.copytree(store[0] / "runs", tmp_path / "runs")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     return {run.key: Run(tmp_path / "runs" / run.key) for run in (*stored.energies.values(), stored.board)}
@@ -62,7 +62,7 @@ def copied(stored, store, tmp_path, monkeypatch):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What a cell displays of an explorer: data by MIME type, one after the other."""
+    """The outputs that a cell displays for an explorer, in order, as data by MIME type."""
 
     def outputs(explorer):
         displayed = []
@@ -74,7 +74,7 @@ def shown(monkeypatch):
 
 
 def own_strategy(run, **settings):
-    """A run with another one's files, of a strategy that is defined elsewhere; the newest."""
+    """Store a new run with the files of another one and an undefined negative strategy; it is the newest."""
     changed = run.settings | {"negatives": {"name": "lost"}} | settings
     identity = run.manifest["identity"] | {"config": changed}
     path = store_root() / key_of(identity)
@@ -88,7 +88,7 @@ def own_strategy(run, **settings):
 
 
 def check_blank(explorer, *words):
-    """No picture and no numbers of another run; the reason in their place."""
+    """Check that the reason replaces picture and numbers."""
     alert = Tags(explorer.readout.value)
     assert alert.tags == [("p", {"role": "alert"})]
     assert all(word in alert.text for word in words)
@@ -148,9 +148,9 @@ def test_the_projects_own_runs_are_shown_with_an_empty_store(tmp_path, monkeypat
     for key in explorer.runs:
         explorer.picker.value = key
         assert not explorer.unshown
-    if kind == "sampler":  # the board is solved
+    if kind == "sampler":  # it solves the board
         assert SamplerExplorer(models["sudoku none"]).readouts[0]["wrong cells"].startswith("0 of ")
-    if kind == "routing":  # it opens where items differ most
+    if kind == "routing":  # it opens at the iteration where items differ most
         assert explorer.readouts[0]["method"] == "HRM per token"
         alphas = models["hinted_sort token"].trace["alphas"][0, -1, 0]
         assert explorer.inputs["iteration"].value == 1 + alphas.std(1, correction=0).mean(1).argmax()
@@ -163,7 +163,7 @@ def test_the_projects_own_runs_are_shown_with_an_empty_store(tmp_path, monkeypat
 def test_every_control_is_labelled_and_every_value_has_its_own_picture_words_and_read_outs(stored, kind):
     explorer = EXPLORERS[kind]()
     inputs = [widget for widget in below(explorer.root) if hasattr(widget, "index")]
-    assert inputs[:2] == [explorer.picker, explorer.beside]  # Tab meets the runs first
+    assert inputs[:2] == [explorer.picker, explorer.beside]  # the pickers come first in tab order
     for widget in inputs:
         assert widget.description
         assert widget.tooltip
@@ -175,13 +175,13 @@ def test_every_control_is_labelled_and_every_value_has_its_own_picture_words_and
             mover.set_trait("value" if name in explorer.players else "index", place)
             _, (tag, attributes), *_ = Tags(explorer.picture.value).tags
             assert (tag, attributes["alt"]) == ("img", explorer.alt)
-            told = Tags(explorer.readout.value)
-            assert ("div", {"role": "status", "aria-live": "polite"}) in told.tags
-            assert told.text == "; ".join(f"{name} {value}" for name, value in explorer.readouts[0].items())
+            readout = Tags(explorer.readout.value)
+            assert ("div", {"role": "status", "aria-live": "polite"}) in readout.tags
+            assert readout.text == "; ".join(f"{name} {value}" for name, value in explorer.readouts[0].items())
             seen.add((attributes["alt"], attributes["src"]))
         words, pictures = map(set, zip(*seen, strict=True))
         assert len(words) == len(places), name
-        assert len(pictures) == len(places) or (kind, name) == ("margin", "level")  # of some there are no pairs
+        assert len(pictures) == len(places) or (kind, name) == ("margin", "level")  # some levels have no pairs
         given.index = before
 
 
@@ -189,7 +189,7 @@ def test_every_control_is_labelled_and_every_value_has_its_own_picture_words_and
 def test_two_runs_stand_on_shared_axes_each_with_its_own_numbers(stored, kind):
     none, anm = (stored.energies[name] for name in ("none", "anm"))
     explorer = EXPLORERS[kind](anm, none)
-    assert [told["method"] for told in explorer.readouts] == ["ANM as written", "no negatives"]
+    assert [numbers["method"] for numbers in explorer.readouts] == ["ANM as written", "no negatives"]
     assert explorer.readouts == [EXPLORERS[kind](run).readouts[0] for run in (anm, none)]
     for upper, lower in explorer.axes.T:
         assert upper.get_xlim() == lower.get_xlim()
@@ -246,7 +246,7 @@ def test_a_run_that_has_changed_on_disk_says_so_in_place_of_its_picture_and_numb
     explorer.picker.value = bad.key
     check_blank(explorer, "trace.safetensors", "expected sha256")
     assert explorer.box.layout.visibility == "hidden"
-    explorer.inputs["step"].index = 0  # a slider that plays on
+    explorer.inputs["step"].index = 0  # a slider that is still playing
     check_blank(explorer, "expected sha256")
     explorer.picker.value = good.key
     assert explorer.box.layout.visibility == "visible"
@@ -262,12 +262,12 @@ def test_the_newest_run_is_shown_though_its_strategy_is_not_defined_here(stored,
         assert lost.config
     explorer = EXPLORERS[kind]()
     assert explorer.picker.value == lost.key
-    (told,) = explorer.readouts
-    assert told.pop("method") == "lost"
+    (numbers,) = explorer.readouts
+    assert numbers.pop("method") == "lost"
     explorer.picker.value = run.key
-    assert explorer.readouts[0].items() >= told.items()
-    if kind == "margin":  # which needs no class of a task either
-        assert MarginExplorer(own_strategy(run, task="lost")).readouts[0].items() >= told.items()
+    assert explorer.readouts[0].items() >= numbers.items()
+    if kind == "margin":  # it needs no task class either
+        assert MarginExplorer(own_strategy(run, task="lost")).readouts[0].items() >= numbers.items()
 
 
 @pytest.mark.parametrize("step", ["__init__", "draw"])

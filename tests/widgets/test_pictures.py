@@ -1,4 +1,4 @@
-"""What the explorers draw and tell is what plain loops over a run's files find."""
+"""Pictures and read-outs of the explorers equal those of plain loops over a run's files."""
 
 import re
 import shutil
@@ -53,7 +53,7 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, level)
         choose(explorer, step=step)
         heights, edges, _ = histogram.patches[0].get_data()
         counts = np.zeros(BARS)
-        for margin in shown:  # it belongs to the last bar whose lower edge it has reached
+        for margin in shown:  # it belongs to the last bar whose lower edge is not above it
             counts[sum(margin >= edge for edge in edges[1:-1])] += 1
         np.testing.assert_array_equal(heights, counts / len(shown))
         quartiles = np.quantile(shown, [0.25, 0.5, 0.75])
@@ -63,8 +63,8 @@ def test_bars_quartiles_and_curve_are_those_of_the_stored_margins(stored, level)
         assert curve.lines[1].get_xdata()[0] == step
         assert explorer.readouts[0]["p_hard"].startswith(f"{100 * (shown < 0).mean():.1f} % [")
         assert explorer.readouts[0]["pairs"] == str(len(shown))
-        told = re.findall(r'<i title="[^"]+: (\d+) of (\d+) pairs"', explorer.picture.value)
-        assert [[*map(int, each)] for each in told] == [[count, len(shown)] for count in counts if count]
+        numbers = re.findall(r'<i title="[^"]+: (\d+) of (\d+) pairs"', explorer.picture.value)
+        assert [[*map(int, each)] for each in numbers] == [[count, len(shown)] for count in counts if count]
     assert edges[BARS // 2] == 0
     assert explorer.axes[0, 0].patches[0].get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=2e-3)
 
@@ -101,14 +101,14 @@ def test_profiles_and_read_outs_are_energies_of_the_stored_weights_and_their_dif
         expected = {"barrier": [max(each[(T >= 0) & (T <= 1)]) for each in (profile, perfect)]}
         expected["curvature"] = [(ahead - 2 * here + behind) / h**2, 1 / sigma]
         for name, pair in expected.items():
-            told = re.findall(r"-?\d[\d.e-]*", explorer.readouts[0][name])
-            assert [float(told[0]), float(told[-1])] == pytest.approx(pair, rel=1e-2, abs=1e-5), name
+            numbers = re.findall(r"-?\d[\d.e-]*", explorer.readouts[0][name])
+            assert [float(numbers[0]), float(numbers[-1])] == pytest.approx(pair, rel=1e-2, abs=1e-5), name
 
 
 def test_a_run_without_kept_weights_shows_its_end(stored):
     plain = store.get_or_train(stored.energies["anm"].config.model_copy(update={"keep_weights": False}))
     explorer, kept = LandscapeExplorer(plain), LandscapeExplorer(stored.energies["anm"])
-    shutil.rmtree(plain.path)  # the store is shared with other tests
+    shutil.rmtree(plain.path)  # other tests share the store
     assert explorer.inputs["step"].options == (6,)
     assert explorer.readouts == kept.readouts
 
@@ -118,6 +118,8 @@ def test_every_heatmap_holds_the_stored_weights_in_true_order_visible_items_firs
     run = stored.ranking
     ranks, known, alphas = (array_of(run, name) for name in ("probe_ranks", "probe_known", "alphas"))
     heat, every, entropy, tau = explorer.axes[0]
+    (scale,) = heat.child_axes
+    assert [text.get_text() for text in scale.get_yticklabels()] == ["0", "α", f"{alphas.max():.2f}"]
     for place, record, sample_shown, iteration in np.ndindex(2, alphas.shape[1], 2, alphas.shape[3]):
         choose(explorer, seed=place, epoch=record, sample=sample_shown + 1, iteration=iteration + 1)
         own = ranks[place, 0, sample_shown], known[place, 0, sample_shown]
@@ -133,9 +135,9 @@ def test_every_heatmap_holds_the_stored_weights_in_true_order_visible_items_firs
         assert heat.images[0].get_clim() == every.images[0].get_clim()
         assert heat.images[0].get_clim() == (0, pytest.approx(alphas.max()))
         assert explorer.readouts[0]["largest α"] == f"{expected[iteration].max():.3f}"
-        told = {"entropies": (entropy.lines[1], "mean entropy")}
-        told |= {name: (line, name) for name, line in zip(("tau_obs", "tau_all"), tau.lines, strict=False)}
-        for name, (line, readout) in told.items():
+        curves = {"entropies": (entropy.lines[1], "mean entropy")}
+        curves |= {name: (line, name) for name, line in zip(("tau_obs", "tau_all"), tau.lines, strict=False)}
+        for name, (line, readout) in curves.items():
             curve = array_of(run, name)[place, record]
             np.testing.assert_array_equal(line.get_ydata(), curve)
             assert explorer.readouts[0][readout].split()[0] == f"{curve[iteration]:.3f}"
