@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,7 +16,7 @@ from anm_nb.analysis.claims import Claim, Verdicts, judge
 from anm_nb.analysis.kept import Kept
 from anm_nb.analysis.plots import interval_line, legend_below
 from anm_nb.analysis.stats import bounded_interval, proportion_interval
-from anm_nb.analysis.style import PALETTE, colours, house_style, new_figure, points
+from anm_nb.analysis.style import colours, house_style, new_figure, points
 from anm_nb.config import ParameterError
 from anm_nb.ranking.train import RankingConfig
 from anm_nb.store import Run
@@ -171,13 +170,6 @@ def keep_in_grid(runs: Mapping[str, Run], references: pd.DataFrame, config: Rank
     return kept.keep(name, named, references, add=True)
 
 
-def shades(methods: Sequence[str]) -> dict[str, str]:
-    """House colours for named models; the values of a sweep get shades from light to dark, in order."""
-    values = [method for method in methods if method not in PALETTE]
-    ramp = mpl.colormaps["YlOrBr"](np.linspace(0.35, 0.95, len(values)))
-    return colours(methods) | dict(zip(values, map(mpl.colors.to_hex, ramp), strict=True))
-
-
 @house_style()
 def tau_lines(table: pd.DataFrame, references: pd.DataFrame, x: str, unit: str) -> Figure:
     """τ over observed and all pairs against column x, labelled `unit`, with 95 % intervals and ceilings."""
@@ -185,7 +177,7 @@ def tau_lines(table: pd.DataFrame, references: pd.DataFrame, x: str, unit: str) 
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
     figure, panels = new_figure(1, 2, 2.6)
     for axes, (title, metric) in zip(panels, [*SPACES.items()][:0:-1], strict=True):
-        for method, colour in shades(methods).items():
+        for method, colour in colours(methods).items():
             interval_line(axes, table[table["method"] == method], x, metric, method, colour, dots=True)
         ceiling = ceiling_of(references, metric)
         axes.axhline(ceiling, color="black", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
@@ -214,7 +206,7 @@ def routing_curves(metrics: pd.DataFrame, n_heads: int) -> Figure:
         axes.axhspan(max(BANDS[quantity][0], 0.0), BANDS[quantity][1], color="black", alpha=0.06, linewidth=0)
         axes.axhline(uniform, color="black", linewidth=0.8, linestyle=":")
         axes.text(0.02, uniform, "uniform", transform=axes.get_yaxis_transform(), fontsize=points(6.5), va=away)
-        for method, colour in shades(routed).items():
+        for method, colour in colours(routed).items():
             interval_line(axes, metrics[metrics["method"] == method], "epoch", quantity, method, colour, dots=True)
         axes.set(title=title, xlabel="epochs trained", ylim=(0, top))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

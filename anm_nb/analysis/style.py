@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -59,9 +60,14 @@ STYLE |= {name: points(7.5) for name in ("legend.fontsize", "xtick.labelsize", "
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
-    """The colour of each method; methods outside the palette get the spare colours in order of appearance."""
-    unknown = iter(OTHER_COLOURS * len(methods))
-    return {method: PALETTE.get(method) or next(unknown) for method in methods}
+    """The colour of each method. Swept values ("T = 4") get shades from light to dark, other new methods spare colours.
+
+    Both in order of appearance.
+    """
+    values = [method for method in methods if re.search(r" = -?[\d.]+", method)]
+    ramp = map(mpl.colors.to_hex, mpl.colormaps["YlOrBr"](np.linspace(0.35, 0.95, len(values))))
+    known, unknown = PALETTE | dict(zip(values, ramp, strict=True)), iter(OTHER_COLOURS * len(methods))
+    return {method: known.get(method) or next(unknown) for method in methods}
 
 
 def label(method: str) -> str:
