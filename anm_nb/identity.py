@@ -1,19 +1,22 @@
-"""What decides a run: its config, the family's version, the device, and the user's own code that takes part."""
+"""The identity of a run: its config, the family's version, the device, and the user's own code that takes part."""
 
 from __future__ import annotations
 
+import ast
 import dis
 import hashlib
 import json
+import linecache
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec, resolve_name
+from inspect import unwrap
 from io import BytesIO
 from pathlib import Path
-from pickle import PicklingError, _Pickler  # the one written in Python, whose steps can be changed
-from types import CodeType, FunctionType, MethodType, ModuleType
+from pickle import Pickler, PicklingError
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from anm_nb.config import ParameterError, Parameters
@@ -21,11 +24,11 @@ from anm_nb.config import ParameterError, Parameters
 if TYPE_CHECKING:
     from anm_nb.training.run import Trained
 
-CONFIGS: dict[str, type[RunConfig]] = {}  # by name: what a manifest's class is looked up in
+CONFIGS: dict[str, type[RunConfig]] = {}  # by the name that manifests use for a class
 
 
 class RunConfig(Parameters):
-    """A config that can train itself, the base of every family's; subclasses are registered by name."""
+    """A config that can train itself, the base of every family's config; subclasses are registered by name."""
 
     family: ClassVar[str] = "own"
     version: ClassVar[int] = 1  # of the family's numerics: raise it when the same config gives other numbers
@@ -36,24 +39,24 @@ class RunConfig(Parameters):
         CONFIGS[path_of(cls)] = cls
 
     @abstractmethod
-    def train(self, workdir: Path) -> Trained: ...  # going on from what a training left in the folder of the run's key
+    def train(self, workdir: Path) -> Trained: ...  # continue from what an earlier training left in the run's folder
     @abstractmethod
-    def device_kind(self) -> str: ...  # that `train` would use here: cpu or cuda
+    def device_kind(self) -> str: ...  # the device that `train` would use on this machine: cpu or cuda
 
     def plugins(self) -> list[type]:
-        """Classes that take part in training and may be a user's own."""
+        """Classes that take part in training and may belong to the user."""
         return []
 
 
 def path_of(cls: type) -> str:
-    """A class's name, as manifests have it."""
+    """The name of a class in manifests."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
-    """What decides a run, as plain data: class, values, version, device kind, and a digest of the user's own code."""
+    """Plain data that identifies a run: class, values, version, device kind, and a digest of the user's own code."""
     plugins = [type(config), *config.plugins()]
-    document = {
+    return {
         "class": path_of(type(config)),
         "config": config.model_dump(mode="json"),
         "version": config.version,
@@ -61,21 +64,20 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         "users_classes": classes_of_the_user(plugins),
         "code": code_digest(plugins),
     }
-    return json.loads(json.dumps(document))
 
 
 def key_of(identity: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of the SHA-256 of what decides a run."""
+    """The key of a run: the first 16 hexadecimal digits of the SHA-256 of its identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def classes_of_the_user(plugins: Iterable[type]) -> list[str]:
-    """The names of a user's own classes among plugins and their bases."""
+    """The names of the user's own classes among plugins and their bases."""
     return sorted({path_of(base) for plugin in plugins for base in plugin.__mro__ if is_the_users(base.__module__)})
 
 
 def is_the_users(name: str | None) -> bool:
-    """Whether a module is neither of this package nor of Python or an installed library."""
+    """Whether a module belongs to the user: neither to this package nor to Python or an installed library."""
     top = (name or "builtins").partition(".")[0]
     if top == "__main__" or top in (__name__.partition(".")[0], *sys.stdlib_module_names):
         return top == "__main__"
@@ -85,92 +87,96 @@ def is_the_users(name: str | None) -> bool:
 
 
 def code_digest(plugins: Iterable[type]) -> str | None:
-    """SHA-256 over the user's own code that classes reach; None where they reach none.
+    """SHA-256 over the source of the user's own classes and all user code that they refer to; None if there is none.
 
-    Covered, followed through global names and imports: classes and their bases, functions as they are compiled, modules
-    as a whole and, by value, constants. Raises `ParameterError` for a value that cannot be read.
+    Comments, layout and docstrings do not count; constants count by value. Raises `ParameterError` for a constant that
+    cannot be pickled and for code without a source or from a file that was edited after the import.
     """
-    plugins = list(plugins)
-    if not classes_of_the_user(plugins):
-        return None
-    _CodePickler(written := BytesIO(), protocol=4).dump(plugins)
-    return hashlib.sha256(written.getvalue()).hexdigest()
-
-
-class _CodePickler(_Pickler):
-    """Writes the user's code by what it is made of, a library's by its name, and data as it would be copied."""
-
-    def save(self, obj: Any, *more: Any) -> None:
+    found: list[Any] = [base for plugin in plugins for base in plugin.__mro__ if is_the_users(base.__module__)]
+    parts = []
+    for code in found:  # grows: `_Values` appends the user's code that it meets
+        contents = _contents(code)
         try:
-            super().save(obj, *more)  # type: ignore[misc]
-        except (PicklingError, TypeError, AttributeError) as error:
-            if _home(obj) is None:
-                raise
-            name = getattr(obj, "__qualname__", _home(obj))
-            raise ParameterError(
-                f"{name} refers to what cannot be read into a run's key ({error}), so a changed version could be "
-                "served a stale run; a plugin's code may refer to functions, classes, modules and plain data"
-            ) from None
-
-    def memoize(self, obj: Any) -> None:
-        if not isinstance(obj, str | bytes | tuple | frozenset):  # whether equal ones are one object says nothing
-            super().memoize(obj)  # type: ignore[misc]
-
-    def reducer_override(self, obj: Any) -> Any:
-        """Anything whose parts are listed as an object of these."""
-        return NotImplemented if obj is object or (parts := _parts(obj)) is None else (object, (), parts)
+            _Values(written := BytesIO(), found).dump(contents)
+        except (PicklingError, TypeError, AttributeError, ValueError) as error:
+            name = getattr(code, "__qualname__", code.__name__)
+            allowed = "a plugin's code may refer to functions, classes, modules and plain data"
+            raise ParameterError(f"{name} refers to a value that no run's key can hold ({error}); {allowed}") from None
+        parts.append(written.getvalue())
+    return hashlib.sha256(repr(parts).encode()).hexdigest() if parts else None
 
 
-def _parts(value: Any) -> Any:
-    """What tells a value from others, where pickle would take its name or an order of chance; None for plain data."""
-    torch, wrapped, home = sys.modules.get("torch"), getattr(value, "__wrapped__", None), _home(value)
-    if torch and isinstance(value, torch.Tensor):
-        as_bytes = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return [str(value.dtype), *value.shape, as_bytes]
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=lambda each: getattr(each, "__qualname__", repr(each)))
-    if isinstance(value, property):
-        return [value.fget, value.fset, value.fdel]
-    if isinstance(value, MethodType):
-        return [value.__func__, value.__self__]
-    if isinstance(value, CodeType):  # without its lines and file
-        return [value.co_name, value.co_code, value.co_exceptiontable, value.co_names, value.co_consts]
-    if callable(wrapped) and not isinstance(value, FunctionType):  # a static or class method, a cache
-        return [type(value).__name__, wrapped]
-    if home is None:
-        return None
-    if not is_the_users(home):  # a library's decorator may hold a function of the user's
-        return [home, getattr(value, "__qualname__", ""), wrapped]
-    if isinstance(value, FunctionType):
-        return [value.__code__, value.__defaults__, value.__kwdefaults__, _outside(value)]
-    own = {n: m for n, m in vars(value).items() if not n.startswith("__") or isinstance(m, FunctionType)}
-    own.pop("_abc_impl", None)
-    fields = getattr(value, "__pydantic_fields__", {}).items()
-    return [own, getattr(value, "__bases__", ()), {name: [f.default, f.default_factory] for name, f in fields}]
+class _Values(Pickler):
+    """Pickles values, with the user's classes, functions and modules among them by their position in `found`."""
+
+    def __init__(self, file: BytesIO, found: list[Any]) -> None:
+        super().__init__(file, protocol=4)
+        self.fast = True  # no memo: equal values give equal bytes, whether or not they are one object
+        self.found = found
+
+    def persistent_id(self, value: Any) -> Any:
+        """What to pickle instead of a value; None for plain data."""
+        torch, wrapped = sys.modules.get("torch"), getattr(value, "__wrapped__", None)
+        if torch and isinstance(value, torch.Tensor):
+            as_bytes = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            return [str(value.dtype), *value.shape, as_bytes]
+        if isinstance(value, set | frozenset):
+            return sorted(value, key=lambda each: getattr(each, "__qualname__", repr(each)))
+        if isinstance(value, property):
+            return [value.fget, value.fset, value.fdel]
+        if not isinstance(value, type | FunctionType | ModuleType):
+            return wrapped and [type(value).__name__, wrapped]  # a static method or functools.cache, for example
+        names = value.__globals__ if isinstance(value, FunctionType) else vars(value)  # functools.wraps sets __module__
+        home = value.__module__ if isinstance(value, type) else names.get("__name__")
+        if not is_the_users(home):
+            return [home, getattr(value, "__qualname__", ""), wrapped]
+        if value not in self.found:
+            self.found.append(value)
+        return self.found.index(value)
 
 
-def _home(value: Any) -> str | None:
-    """The module that holds the code of a class or function; a module itself; None for any other value."""
-    if isinstance(value, FunctionType):
-        return value.__globals__.get("__name__")
-    if isinstance(value, ModuleType):
-        return value.__name__
-    return getattr(value, "__module__", None) if hasattr(value, "__qualname__") else None  # generators have no module
-
-
-def _outside(function: FunctionType) -> dict[str, Any]:
-    """What a function's code takes from outside, by name: its closure, globals, and the user's modules it imports."""
-    code, namespace = function.__code__, function.__globals__
-    found = {name: cell.cell_contents for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)}
-    codes = [code]
-    for each in codes:  # those inside it are appended
-        codes += [inner for inner in each.co_consts if isinstance(inner, CodeType)]
+def _contents(code: type | FunctionType | ModuleType) -> list[Any]:
+    """What makes up a user's class, function or module: its members, or its source and the values it refers to."""
+    if isinstance(code, ModuleType):
+        return [{name: value for name, value in vars(code).items() if not name.startswith("__")}]
+    if isinstance(code, type):
+        return [code.__bases__, {n: m for n, m in vars(code).items() if _is_written_in(code, n, m)}]
+    scope, names, modules = code.__globals__, set[str](), set[str]()
+    for each in _codes_in(code.__code__):
         steps = list(dis.get_instructions(each))
-        for place, step in enumerate(steps):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                found[step.argval] = namespace.get(step.argval)
-            elif step.opname == "IMPORT_NAME":
-                module = resolve_name("." * steps[place - 2].argval + step.argval, namespace.get("__package__"))
-                if is_the_users(module):
-                    found[module] = import_module(module)
-    return found
+        names |= {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+        imports = [place for place, step in enumerate(steps) if step.opname == "IMPORT_NAME"]
+        modules |= {"." * steps[place - 2].argval + steps[place].argval for place in imports}  # level and name
+    modules = {resolve_name(name, scope.get("__package__")) for name in modules}
+    imported = [import_module(name) for name in sorted(modules) if is_the_users(name)]
+    enclosed = [cell.cell_contents for cell in code.__closure__ or ()]
+    referred = {name: scope[name] for name in sorted(names & scope.keys())}
+    return [_source_of(code), code.__defaults__, code.__kwdefaults__, enclosed, referred, imported]
+
+
+def _is_written_in(owner: type, name: str, member: Any) -> bool:
+    """Whether a class's member is the user's, and not a special one that Python or a dataclass adds."""
+    place = getattr(getattr(unwrap(member), "__code__", None), "co_qualname", "")
+    return not name.startswith(("__", "_abc_")) or place.startswith(f"{owner.__qualname__}.")
+
+
+def _source_of(function: FunctionType) -> str:
+    """The outermost statement that defines a function, without comments, layout and docstrings."""
+    code = function.__code__
+    linecache.checkcache(code.co_filename)
+    source = "".join(linecache.getlines(code.co_filename))
+    later = [each for each in ast.parse(source).body if (each.end_lineno or 0) >= code.co_firstlineno]
+    statements = [each for each in later if each.lineno <= max(code.co_firstlineno, later[0].lineno)]
+    if not statements:
+        raise ParameterError(f"{code.co_qualname} has no source, which a run's key needs: put it into a cell or a file")
+    if "__file__" in function.__globals__ and code not in _codes_in(compile(source, "", "exec", dont_inherit=True)):
+        raise ParameterError(f"{code.co_filename} was edited after {code.co_qualname} was imported: restart the kernel")
+    for node in (node for each in statements for node in ast.walk(each)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return "\n".join(map(ast.unparse, statements))
+
+
+def _codes_in(code: CodeType) -> set[CodeType]:
+    """A code object and all that are nested in it."""
+    return {code}.union(*(_codes_in(each) for each in code.co_consts if isinstance(each, CodeType)))

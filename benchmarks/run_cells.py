@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import linecache
 import math
 import sys
 import time
@@ -82,7 +83,9 @@ def run_cells(
         tags = tags_of(cell)
         began = time.time()
         with in_place_of_the_kernel(parameters):
-            exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), names)
+            source, name = "".join(cell["source"]), f"{notebook.name}, cell {number}"
+            linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # a run's key needs it
+            exec(compile(source, name, "exec"), names)
         if "parameters" in tags:
             stored = (node for node in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(node, ast.Name))
             parameters = {node.id: names[node.id] for node in stored if isinstance(node.ctx, ast.Store)} | values

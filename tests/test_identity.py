@@ -1,12 +1,15 @@
-"""A user's plugin is in the key with all of the user's own code that it reaches, and with nothing else."""
+"""A run's key contains a user's plugin with all of the user's own code that it reaches, and nothing else."""
 
 import importlib
+import linecache
 import os
 import subprocess
 import sys
 from types import ModuleType
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from anm_nb.config import ParameterError
 from anm_nb.energy.train import EnergyConfig
@@ -47,7 +50,7 @@ def own_config():
 
 
 class Notebook:
-    """Cells as IPython runs them: compiled one by one into one namespace."""
+    """Cells run as IPython does: compiled one by one into one namespace, their sources known to linecache."""
 
     def __init__(self, *cells):
         self.names = {"__name__": "__main__"}
@@ -55,7 +58,9 @@ class Notebook:
 
     def run(self, *cells):
         for text in cells:
-            exec(text, self.names)
+            file = f"<cell {hash(text)}>"
+            linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
+            exec(compile(text, file, "exec"), self.names)
         return self
 
     def digest(self):
@@ -127,19 +132,41 @@ def test_a_change_of_anything_reached_changes_the_digest(kind, tmp_path, monkeyp
     assert digest("1.5", "a") == digest("1.5", "b") != digest("1.75", "c")
 
 
-def test_comments_layout_moves_and_what_is_not_reached_change_nothing():
+def test_comments_layout_docstrings_moves_and_what_is_not_reached_change_nothing():
     digest = Notebook(STRATEGY).digest()
     moved = STRATEGY.replace("        return", "        # because\n\n        return (").replace("+ 1)", "+ 1))")
+    moved = moved.replace("def factor():", 'def factor():\n    """A factor."""')
     assert Notebook("# more\n\n\n" + moved).digest() == digest
     assert Notebook("OTHER = 3\ny_pos = []\ndef unused():\n    return OTHER", STRATEGY).digest() == digest
     assert code_digest([Inverse, EnergyConfig]) is None
 
 
-def test_an_edited_file_counts_when_it_is_loaded(tmp_path, monkeypatch):
-    """As JupyterLab's autoreload does, in one process; until then the code that runs is the old one."""
+def test_cells_and_files_give_the_same_digest(tmp_path, monkeypatch):
+    """IPython itself, which keeps the sources of cells, with or without a history (nbval has none)."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    future = "from __future__ import annotations\nimport asyncio\nawait asyncio.sleep(0)"
+    for cell in (future, HEADER + STRATEGY, "class Other(Own):\n    name = 'other'"):
+        shell.run_cell(cell, store_history=False).raise_error()
+    own, other = shell.user_ns["Own"], shell.user_ns["Other"]
+    InteractiveShell.clear_instance()
+    assert code_digest([own]) == digest_of_files(tmp_path, monkeypatch, own_strategy=STRATEGY) != code_digest([other])
+
+
+def test_code_without_a_source_is_refused(tmp_path):
+    exec(HEADER + STRATEGY, {"__name__": "__main__"})
+    with pytest.raises(ParameterError, match=r"Own.propose has no source, .*: put it into a cell or a file"):
+        get_or_train(own_config())
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_edited_file_is_refused_until_it_is_loaded(tmp_path, monkeypatch):
+    """As JupyterLab's autoreload does, in one process; until then the code that would run is the old one."""
     one = digest_of_files(tmp_path, monkeypatch, own_strategy=STRATEGY)
     (tmp_path / "own_strategy.py").write_text(HEADER + STRATEGY.replace("+ 1", "+ 10"))
-    assert code_digest([sys.modules["own_strategy"].Own]) == one
+    with pytest.raises(ParameterError, match=r"own_strategy.py was edited after Own.propose was imported"):
+        code_digest([sys.modules["own_strategy"].Own])
     monkeypatch.syspath_prepend(tmp_path)
     assert code_digest([importlib.reload(sys.modules["own_strategy"]).Own]) != one
 
@@ -150,7 +177,7 @@ def test_an_edited_file_counts_when_it_is_loaded(tmp_path, monkeypatch):
 )
 def test_a_value_that_cannot_be_read_is_refused_before_training(value, said, tmp_path):
     Notebook(f"SHIFT = {value}", OWN.format("SHIFT"))
-    with pytest.raises(ParameterError, match=f"{said}.* could be served a stale run"):
+    with pytest.raises(ParameterError, match=f"{said}.*a plugin's code may refer to"):
         get_or_train(own_config())
     assert not (tmp_path / "outputs").exists()
 
