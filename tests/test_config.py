@@ -1,4 +1,4 @@
-"""What a person, papermill or a file hands over is refused by name, before any work."""
+"""Bad parameters from a person, papermill or a file are refused by name, before any work."""
 
 import re
 from pathlib import Path
@@ -84,11 +84,11 @@ def test_numbers_are_numbers_however_they_are_written(tmp_path, written, value):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("steps: 5\nlr: 1\nsteps: 6\n", ", line 3: 'steps' is there already, in line 1; keep one of them"),
+        ("steps: 5\nlr: 1\nsteps: 6\n", ", line 3: 'steps' is already set in line 1; remove one of them"),
         ("note: caf\xe9\n".encode("latin-1"), "'utf-8' codec can't decode byte 0xe9"),
         ("grid:\n\tlr: [1]\n", ", line 2: found character '\\t'"),
-        ("- 1\n- 2\n", " holds no names with values; write one `name: value` a line"),
-        ("", " holds no names with values"),
+        ("- 1\n- 2\n", " is not a mapping of names to values; write one `name: value` per line"),
+        ("", " is not a mapping of names to values"),
         ("a: !!python/object/apply:os.system ['true']\n", ", line 1: could not determine a constructor for the tag"),
         ("a: 2020-99-99\n", ": month must be in 1..12"),
     ],

@@ -1,4 +1,4 @@
-"""Whatever a parameter cell does, what counts is what the kernel has when the notebook asks; slips are refused."""
+"""The values checked are those in the kernel's namespace, however they were set; misspelt names are refused."""
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -43,8 +43,8 @@ REFUSED = {
     "papermill's": ((PARAMETERS, CHECK, "# Parameters\nfoo = 2"), "unknown parameter 'foo'; known: epochs, lr"),
     "text": ((PARAMETERS, "epochs = input if False else 'two'"), "epochs = 'two'"),
     "object": ((PARAMETERS, "epochs = object()"), "epochs = <object object"),
-    "nothing was run": ((), "no cell with parameters was run before this one; known: epochs, lr, records"),
-    "only imports were run": (("import os\na, b = 1, 2", "def f(): pass"), "no cell with parameters was run"),
+    "nothing was run": ((), "no cell with parameters ran before this one; known: epochs, lr, records"),
+    "only imports were run": (("import os\na, b = 1, 2", "def f(): pass"), "no cell with parameters ran"),
 }
 
 

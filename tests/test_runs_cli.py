@@ -78,7 +78,7 @@ def test_a_key_is_found_by_its_beginning_and_named_where_there_are_two(store):
         find(nearly)
     keys = {remade(store.line, version=version).key for version in range(20, 37)}  # more than there are digits
     twice = next(key for key in keys if sum(each[0] == key[0] for each in keys) > 1)
-    with pytest.raises(ParameterError, match=f"'{twice[0]}' begins .*{twice}"):
+    with pytest.raises(ParameterError, match=f"keys begin with '{twice[0]}': .*{twice}"):
         find(twice[0])
 
 
@@ -89,7 +89,7 @@ def test_verify_names_every_fault(store):
     result = runs("verify")
     assert result.exit_code == 1
     assert f"{store.anm.key}/trace.safetensors cannot be read (No such file or directory)" in result.stdout
-    assert f"{store.line.key}/{MANIFEST} is no manifest" in result.stdout
+    assert f"{store.line.key}/{MANIFEST} is not a manifest" in result.stdout
     assert "1 of 3 runs" in result.stdout
     listed = runs("ls")
     assert store.stock.key in listed.stdout

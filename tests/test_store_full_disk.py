@@ -79,4 +79,4 @@ def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
         assert stored or not list((store_root() / ".partial").glob("*/*"))
     assert len(said) > 30
     assert any("goes on from its last checkpoint, or the beginning, when there is room" in each for each in said)
-    assert any("nothing was lost: training is over, and the run is stored when there is room" in each for each in said)
+    assert any("nothing was lost: training is over, and the run is stored once there is room" in each for each in said)

@@ -1,4 +1,4 @@
-"""What is not as it was written is seen, named, set aside and trained anew."""
+"""A run that changed since it was written is detected, named, set aside and trained again."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
         assert re.search(rf"expected sha256 {expected}, found (?!{expected})[0-9a-f]{{64}}", wrong)
     with pytest.raises(CorruptRun, match=re.escape(str(run.path / name))):
         _ = getattr(Run(run.path), READ[name]) if READ[name] else Run(run.path).file(name)
-    said = rf"run {run.key} cannot be trusted: .*{re.escape(name)}.*\.corrupt/{run.key}-.* trained anew"
+    said = rf"run {run.key} cannot be trusted: .*{re.escape(name)}.*\.corrupt/{run.key}-.* trained again"
     with pytest.warns(UserWarning, match=said):
         again = get_or_train(Line())
     assert Run(again.path).faults() == []
@@ -87,5 +87,5 @@ def test_a_manifests_class_is_looked_up_and_never_imported(run, tmp_path, monkey
     planted = run.manifest["identity"] | {"class": "planted:Config"}
     monkeypatch.setattr("anm_nb.store.key_of", lambda identity: run.key)
     write_manifest(run.path, contents, planted, run.summary)
-    with pytest.raises(ParameterError, match="class 'planted:Config' is not registered; import what defines it"):
+    with pytest.raises(ParameterError, match="class 'planted:Config' is unknown; import its module"):
         _ = Run(run.path).config
