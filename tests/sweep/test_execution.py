@@ -47,7 +47,7 @@ def test_cases_end_for_themselves_in_this_interpreter_beside_their_notebook(tmp_
     report = outcomes["lr=1e-05"]
     assert (report.error, report.runs) == (None, ["aaaa", "bbbb"])
     assert outcomes["fails"].error == "ValueError: n is\ntoo small"
-    assert "ended with status -9, as happens where memory runs out" in outcomes["n=0.1"].error
+    assert "ended with status -9, possibly because memory ran out" in outcomes["n=0.1"].error
     assert {case.name: outcome_in(case) for case in cases} == outcomes
     assert sorted(path.name for path in out.iterdir()) == ["fails.ipynb", "lr=1e-05.ipynb", "n=0.1.ipynb"]
     cells = nbformat.read(out / "lr=1e-05.ipynb", as_version=4).cells
@@ -66,7 +66,7 @@ def test_ctrl_c_keeps_what_is_finished_a_kill_leaves_no_process_and_the_same_com
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[0]
     assert running.returncode == 130, said
-    assert "anm-nb: stopped: 1 failed, 1 not finished; the same command goes on from there" in said
+    assert "anm-nb: stopped: 1 failed, 1 not finished; run the same command again to continue" in said
     assert "Traceback" not in said
     wait_until(lambda: ended(kernel), 10)
     assert trivial.half_written() == []
@@ -82,7 +82,7 @@ def test_ctrl_c_keeps_what_is_finished_a_kill_leaves_no_process_and_the_same_com
     assert trivial.ran() == [13, 2, 2]
     code, said = trivial.run("--budget", "0.001")
     assert (code, trivial.half_written()) == (75, []), said
-    assert "time is up: 1 failed, 1 not finished" in said
+    assert "out of time: 1 failed, 1 not finished" in said
 
 
 @pytest.mark.slow
@@ -156,6 +156,6 @@ def test_a_disk_that_runs_full_in_a_case_is_named_and_no_half_notebook_is_left(t
     )  # fmt: skip
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert f"No space left on device: '{trivial.out}" in ran.stderr
-    assert "1 done, 1 not finished, which are kept; the same command goes on from there" in ran.stderr
+    assert "1 done, 1 not finished; finished cases are kept, run the same command again to continue" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stdout.split()[-2:] == [".sweep.lock", "n=1000.ipynb"]

@@ -74,7 +74,7 @@ def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, instant,
     result = trivial.invoke()
     assert (result.exit_code, instant) == (1, again), result.output
     for name in named:
-        said = f"anm-nb: {trivial.out / name}.ipynb is not the notebook that was written"
+        said = f"anm-nb: {trivial.out / name}.ipynb was changed since it was written"
         assert said in result.stderr
         assert said in dry.stderr
     assert (trivial.out / "table.parquet").read_bytes() == table
@@ -116,7 +116,8 @@ def test_after_the_budget_no_case_starts_what_ran_is_kept_and_the_same_command_g
     assert (trivial.invoke("--budget", "0").exit_code, instant) == (75, [])
     first = trivial.invoke("--budget", "3600")
     assert (first.exit_code, instant) == (75, [1, 13])
-    assert first.stderr == "anm-nb: time is up: 1 done, 1 failed, 2 not finished; the same command goes on from there\n"
+    counts = "1 done, 1 failed, 2 not finished"
+    assert first.stderr == f"anm-nb: out of time: {counts}; run the same command again to continue\n"
     assert pd.read_parquet(trivial.out / "table.parquet")["n"].tolist() == [1, 13]
     instant.append(0)
     assert trivial.invoke("--budget", "3600").exit_code == 1
@@ -129,7 +130,7 @@ def test_two_sweeps_into_one_folder_are_one_too_many(trivial, instant):
     with FileLock(trivial.out / ".sweep.lock"):
         refused = trivial.invoke()
     assert (refused.exit_code, instant) == (2, [])
-    assert "another process is running cases into it" in refused.stderr
+    assert "another process is running cases into" in refused.stderr
     assert trivial.invoke().exit_code == 0
 
 
@@ -157,7 +158,7 @@ def test_a_full_disk_is_told_and_loses_nothing(trivial, instant, monkeypatch):
             break
         assert result.exit_code == 1
         assert "No space left on device" in result.stderr
-        assert "the same command goes on from there" in result.stderr
+        assert "run the same command again to continue" in result.stderr
     assert trivial.outcomes() == expected
     assert (trivial.out / "table.parquet").read_bytes() == table
 
