@@ -93,7 +93,7 @@ def test_verify_names_every_fault(store):
     assert "1 of 3 runs" in result.stdout
     listed = runs("ls")
     assert store.stock.key in listed.stdout
-    assert "2 more are no finished runs: anm-nb runs verify" in listed.stderr
+    assert "2 more are not finished runs; anm-nb runs verify" in listed.stderr
 
 
 def keys():
@@ -104,7 +104,7 @@ def test_exported_runs_are_read_by_another_store(store, tmp_path, monkeypatch):
     out = tmp_path / "runs.zip"
     assert runs("export", store.line.key, store.anm.key, "--out", out).exit_code == 0
     again = runs("export", store.line.key, "--out", out)
-    assert (again.exit_code, "exists already" in again.stderr) == (2, True)
+    assert (again.exit_code, "already exists" in again.stderr) == (2, True)
     assert {each.name for each in tmp_path.iterdir()} == {"outputs", "runs.zip"}  # nothing half-written beside it
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
     for _ in range(2):  # what is there stays
@@ -137,6 +137,6 @@ def test_a_zip_file_writes_nothing_outside_the_store(store, tmp_path, monkeypatc
             file.writestr(name, b"x")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
     before = sorted(tmp_path.rglob("*evil*"))
-    assert "holds no exported runs" in runs("import", tmp_path / "evil.zip").stderr
+    assert "contains no exported runs" in runs("import", tmp_path / "evil.zip").stderr
     assert sorted(tmp_path.rglob("*evil*")) == before
     assert keys() == set()
