@@ -93,17 +93,16 @@ def code_digest(plugins: Iterable[type]) -> str | None:
     cannot be pickled and for code without a source or from a file that was edited after the import.
     """
     found: list[Any] = [base for plugin in plugins for base in plugin.__mro__ if is_the_users(base.__module__)]
-    parts = []
+    written = BytesIO()
     for code in found:  # grows: `_Values` appends the user's code that it meets
         contents = _contents(code)
         try:
-            _Values(written := BytesIO(), found).dump(contents)
+            _Values(written, found).dump(contents)
         except (PicklingError, TypeError, AttributeError, ValueError) as error:
             name = getattr(code, "__qualname__", code.__name__)
             allowed = "a plugin's code may refer to functions, classes, modules and plain data"
             raise ParameterError(f"{name} refers to a value that no run's key can hold ({error}); {allowed}") from None
-        parts.append(written.getvalue())
-    return hashlib.sha256(repr(parts).encode()).hexdigest() if parts else None
+    return hashlib.sha256(written.getvalue()).hexdigest() if found else None
 
 
 class _Values(Pickler):
@@ -140,24 +139,19 @@ def _contents(code: type | FunctionType | ModuleType) -> list[Any]:
     if isinstance(code, ModuleType):
         return [{name: value for name, value in vars(code).items() if not name.startswith("__")}]
     if isinstance(code, type):
-        return [code.__bases__, {n: m for n, m in vars(code).items() if _is_written_in(code, n, m)}]
-    scope, names, modules = code.__globals__, set[str](), set[str]()
-    for each in _codes_in(code.__code__):
-        steps = list(dis.get_instructions(each))
-        names |= {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-        imports = [place for place, step in enumerate(steps) if step.opname == "IMPORT_NAME"]
-        modules |= {"." * steps[place - 2].argval + steps[place].argval for place in imports}  # level and name
-    modules = {resolve_name(name, scope.get("__package__")) for name in modules}
+        places = {n: getattr(getattr(unwrap(m), "__code__", None), "co_qualname", "") for n, m in vars(code).items()}
+        inside = f"{code.__qualname__}."  # unlike special members that Python or a dataclass adds
+        kept = [n for n, place in places.items() if place.startswith(inside) or not n.startswith(("__", "_abc_"))]
+        return [code.__bases__, {name: vars(code)[name] for name in kept}]
+    scope, package = code.__globals__, code.__globals__.get("__package__")
+    steps = [step for each in _codes_in(code.__code__) for step in dis.get_instructions(each)]
+    names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    imports = [place for place, step in enumerate(steps) if step.opname == "IMPORT_NAME"]  # two steps after its level
+    modules = {resolve_name("." * steps[place - 2].argval + steps[place].argval, package) for place in imports}
     imported = [import_module(name) for name in sorted(modules) if is_the_users(name)]
     enclosed = [cell.cell_contents for cell in code.__closure__ or ()]
     referred = {name: scope[name] for name in sorted(names & scope.keys())}
     return [_source_of(code), code.__defaults__, code.__kwdefaults__, enclosed, referred, imported]
-
-
-def _is_written_in(owner: type, name: str, member: Any) -> bool:
-    """Whether a class's member is the user's, and not a special one that Python or a dataclass adds."""
-    place = getattr(getattr(unwrap(member), "__code__", None), "co_qualname", "")
-    return not name.startswith(("__", "_abc_")) or place.startswith(f"{owner.__qualname__}.")
 
 
 def _source_of(function: FunctionType) -> str:
