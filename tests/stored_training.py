@@ -1,4 +1,4 @@
-"""Small trainings for tests that store or kill them, importable by the processes that are killed."""
+"""Small trainings for tests that store or kill them; the killed processes import this module."""
 
 import os
 import warnings
@@ -14,7 +14,7 @@ from anm_nb.store import get_or_train
 
 
 class Line(ToyConfig):
-    """A moment's work, by the loop that trains everything."""
+    """A very short training with the real training loop."""
 
     family: ClassVar[str] = "line"
 
@@ -23,7 +23,7 @@ class Line(ToyConfig):
 
 
 def energy(negatives: str, **options) -> EnergyConfig:
-    """Two seeds, a checkpoint every other step."""
+    """Two seeds, with a checkpoint every other step."""
     small = {"size": 2, "width": 8, "levels": 4, "dev_examples": 4, "seeds": (0, 1), "inner_steps": 1}
     loop = {"steps": 12, "batch": 8, "records": 4, "checkpoint_every": 2, "ema_decay": 0.9}
     return EnergyConfig(**small | loop | options, negatives=negatives)
@@ -40,12 +40,12 @@ CONFIGS = {
 
 
 def long_training() -> RankingConfig:
-    """A checkpoint in every step, and enough of them to be killed in between."""
+    """A checkpoint in every step, and enough steps to be killed in between."""
     return CONFIGS["ranking"].changed(epochs=10, checkpoint_every=1)
 
 
 def train_and_tell(name: str, outputs: str, told: str | None = None) -> None:
-    """What a process runs that may be killed. It makes the file `told` when it asks, and writes warnings into it."""
+    """Entry point of a process that may be killed. It creates the file `told` first and finally writes warnings to it."""
     os.environ["ANM_NB_OUTPUTS"] = outputs
     torch.set_num_threads(1)
     with warnings.catch_warnings(record=True) as said:

@@ -41,7 +41,7 @@ def test_unusable_values_are_named_with_what_is_allowed(given, message):
     assert message in str(refusal.value)
 
 
-def test_lists_may_arrive_as_text_as_papermill_hands_them_over():
+def test_lists_may_arrive_as_text_as_papermill_passes_them():
     assert EnergyConfig.from_mapping({"seeds": "[3, 4]"}).seeds == (3, 4)
     model = create_model("Model", __base__=Parameters, rates=(fields.Rates, ...))
     assert model.from_mapping({"rates": "[1e-3, 1E-5, 0]"}).rates == (1e-3, 1e-5, 0.0)
@@ -54,7 +54,7 @@ def test_messages_stay_short_whatever_the_value(value):
     assert len(str(refusal.value)) < 1500
 
 
-def test_unknown_name_without_a_near_one_lists_what_is_known():
+def test_unknown_name_without_a_near_one_lists_the_known_names():
     assert unknown_name("task", "zzz", ["b", "a"]) == "unknown task 'zzz'; known: a, b"
 
 

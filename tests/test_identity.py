@@ -39,7 +39,7 @@ class Own(NegativeStrategy):
 
 @pytest.fixture(autouse=True)
 def strategies(monkeypatch, tmp_path):
-    """Strategies registered by a test are forgotten after it; `__main__` has no file, as in a notebook's kernel."""
+    """Unregister a test's strategies after it; `__main__` has no file, as in a notebook's kernel."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     monkeypatch.setattr("anm_nb.energy.negatives.STRATEGIES.entries", {})
@@ -50,7 +50,7 @@ def own_config():
 
 
 class Notebook:
-    """Cells run as IPython does: compiled one by one into one namespace, their sources known to linecache."""
+    """Runs cells as IPython does: compiled one by one into one namespace, with their sources in linecache."""
 
     def __init__(self, *cells):
         self.names = {"__name__": "__main__"}
@@ -68,7 +68,7 @@ class Notebook:
 
 
 def digest_of_files(folder, monkeypatch, **files):
-    """The digest of a strategy defined by the file `own_strategy.py`, all of them imported afresh."""
+    """The digest of the strategy in `own_strategy.py`, with all files freshly imported."""
     folder.mkdir(exist_ok=True)
     for name, text in files.items():
         (folder / f"{name}.py").write_text(HEADER + text)
@@ -96,7 +96,7 @@ def adding(x):
         return added
     return decorate
 """
-# What a strategy may reach, with a number that decides the result: cells, or files but for the strategy's own.
+# Ways in which a strategy may depend on a number: the cell with the number (None for a file), and the strategy.
 REACHED = {
     "method": ("", OWN.format("1.5")),
     "function of another cell": ("def shift():\n    return 1.5", OWN.format("shift()")),
@@ -120,7 +120,7 @@ ELSEWHERE = "SHIFT = 1.5\n\ndef shift():\n    return SHIFT\n"
 
 
 @pytest.mark.parametrize("kind", REACHED)
-def test_a_change_of_anything_reached_changes_the_digest(kind, tmp_path, monkeypatch):
+def test_a_change_in_any_code_or_value_used_changes_the_digest(kind, tmp_path, monkeypatch):
     other, own = REACHED[kind]
 
     def digest(number, place):
@@ -132,7 +132,7 @@ def test_a_change_of_anything_reached_changes_the_digest(kind, tmp_path, monkeyp
     assert digest("1.5", "a") == digest("1.5", "b") != digest("1.75", "c")
 
 
-def test_comments_layout_docstrings_moves_and_what_is_not_reached_change_nothing():
+def test_comments_layout_docstrings_moves_and_unused_code_change_nothing():
     digest = Notebook(STRATEGY).digest()
     moved = STRATEGY.replace("        return", "        # because\n\n        return (").replace("+ 1)", "+ 1))")
     moved = moved.replace("def factor():", 'def factor():\n    """A factor."""')
@@ -142,7 +142,7 @@ def test_comments_layout_docstrings_moves_and_what_is_not_reached_change_nothing
 
 
 def test_cells_and_files_give_the_same_digest(tmp_path, monkeypatch):
-    """IPython itself, which keeps the sources of cells, with or without a history (nbval has none)."""
+    """IPython keeps the sources of cells, even without a history (as under nbval)."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
@@ -161,8 +161,8 @@ def test_code_without_a_source_is_refused(tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_an_edited_file_is_refused_until_it_is_loaded(tmp_path, monkeypatch):
-    """As JupyterLab's autoreload does, in one process; until then the code that would run is the old one."""
+def test_an_edited_file_is_refused_until_it_is_reloaded(tmp_path, monkeypatch):
+    """JupyterLab's autoreload reloads in the same process; until then, the old code would run."""
     one = digest_of_files(tmp_path, monkeypatch, own_strategy=STRATEGY)
     (tmp_path / "own_strategy.py").write_text(HEADER + STRATEGY.replace("+ 1", "+ 10"))
     with pytest.raises(ParameterError, match=r"own_strategy.py was edited after Own.propose was imported"):
@@ -175,7 +175,7 @@ def test_an_edited_file_is_refused_until_it_is_loaded(tmp_path, monkeypatch):
     ("value", "said"),
     [("(x for x in 'ab')", "Own.propose refers to .*'generator'"), ("open('/dev/null')", "'_io.TextIOWrapper'")],
 )
-def test_a_value_that_cannot_be_read_is_refused_before_training(value, said, tmp_path):
+def test_a_value_that_cannot_be_pickled_is_refused_before_training(value, said, tmp_path):
     Notebook(f"SHIFT = {value}", OWN.format("SHIFT"))
     with pytest.raises(ParameterError, match=f"{said}.*a plugin's code may refer to"):
         get_or_train(own_config())
@@ -183,7 +183,7 @@ def test_a_value_that_cannot_be_read_is_refused_before_training(value, said, tmp
 
 
 def test_the_digest_is_the_same_in_every_process(tmp_path):
-    """Sets and hashes of texts are ordered anew in each."""
+    """The order of sets and the hashes of strings differ between processes."""
     text = "NAMES = {'a', 'b', 'c', 'd'}\nclass Own:\n    def f(self):\n        return NAMES & {'e', 'f', 'a', 'g'}\n"
     (tmp_path / "own_strategy.py").write_text(text)
     program = "import own_strategy; from anm_nb.identity import code_digest; print(code_digest([own_strategy.Own]))"
