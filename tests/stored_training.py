@@ -45,7 +45,7 @@ def long_training() -> RankingConfig:
 
 
 def train_and_tell(name: str, outputs: str, told: str | None = None) -> None:
-    """Entry point of a process that may be killed. It creates the file `told` first and finally writes warnings to it."""
+    """Entry point of a process that may be killed. It creates the file `told`, and writes warnings to it at the end."""
     os.environ["ANM_NB_OUTPUTS"] = outputs
     torch.set_num_threads(1)
     with warnings.catch_warnings(record=True) as said:
