@@ -33,8 +33,8 @@ def write_gallery(folder: Path) -> Path:
         raise ParameterError(f"no executed notebooks in {folder}")
     cards = [card_of(path) for path in paths]
     groups = {title: part for n, title in GROUPS.items() if (part := [card for card in cards if card["group"] == n])}
-    options: Any = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    page = Environment(loader=PackageLoader("anm_nb"), **options).get_template("gallery.html.j2").render(groups=groups)
+    environment = Environment(loader=PackageLoader("anm_nb"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("gallery.html.j2").render(groups=groups)
     replace_whole(folder / "index.html", page.encode())
     return folder / "index.html"
 

@@ -162,7 +162,7 @@ def test_code_without_a_source_is_refused(tmp_path):
 
 
 def test_an_edited_file_is_refused_until_it_is_reloaded(tmp_path, monkeypatch):
-    """JupyterLab's autoreload reloads in the same process; until then, the old code would run."""
+    """Until the file is reloaded, the old code would run."""
     one = digest_of_files(tmp_path, monkeypatch, own_strategy=STRATEGY)
     (tmp_path / "own_strategy.py").write_text(HEADER + STRATEGY.replace("+ 1", "+ 10"))
     with pytest.raises(ParameterError, match=r"own_strategy.py was edited after Own.propose was imported"):
