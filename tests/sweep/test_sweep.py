@@ -10,6 +10,8 @@ import pytest
 from filelock import FileLock
 
 from anm_nb import files
+from anm_nb.cases import Case, Outcome
+from anm_nb.sweep import write_table
 
 
 def test_a_restart_runs_nothing_that_is_finished(trivial, instant):
@@ -179,3 +181,12 @@ def test_the_table_has_each_verdict_beside_the_parameters_that_differ(trivial, i
     assert table["high"].isna().all()
     assert table["runs"].tolist() == ["run2", "run13", "run3"]
     assert "pause" not in table
+
+
+def test_a_parameter_with_the_name_of_another_column_is_renamed(tmp_path):
+    given = {"low": 1, "runs": [2]}
+    case = Case(Path("square.ipynb"), tmp_path / "a.ipynb", own=given, values=given)
+    write_table([case], {"a": Outcome("a", 1.0, runs=["key"], verdicts=[{"verdict": "refuted", "low": 3}])}, tmp_path)
+    (row,) = pd.read_parquet(tmp_path / "table.parquet").to_dict("records")
+    shown = {"case": "a", "notebook": "square", "status": "done", "runs": "key", "verdict": "refuted", "low": 3}
+    assert row == shown | {"low_parameter": 1, "runs_parameter": "[2]"}
