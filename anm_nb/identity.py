@@ -162,7 +162,7 @@ def _source_of(function: FunctionType) -> str:
     later = [each for each in ast.parse(source).body if (each.end_lineno or 0) >= code.co_firstlineno]
     statements = [each for each in later if each.lineno <= max(code.co_firstlineno, later[0].lineno)]
     if not statements:
-        raise ParameterError(f"{code.co_qualname} has no source, which a run's key needs: put it into a cell or a file")
+        raise ParameterError(f"{code.co_qualname} has no source for the run's key: define it in a plain cell or a file")
     if "__file__" in function.__globals__ and code not in _codes_in(compile(source, "", "exec", dont_inherit=True)):
         raise ParameterError(f"{code.co_filename} was edited after {code.co_qualname} was imported: restart the kernel")
     for node in (node for each in statements for node in ast.walk(each)):

@@ -156,7 +156,7 @@ def test_cells_and_files_give_the_same_digest(tmp_path, monkeypatch):
 
 def test_code_without_a_source_is_refused(tmp_path):
     exec(HEADER + STRATEGY, {"__name__": "__main__"})
-    with pytest.raises(ParameterError, match=r"Own.propose has no source, .*: put it into a cell or a file"):
+    with pytest.raises(ParameterError, match=r"Own.propose has no source .*: define it in a plain cell or a file"):
         get_or_train(own_config())
     assert not (tmp_path / "outputs").exists()
 
