@@ -1,4 +1,4 @@
-"""Does adversarial negative mining, and does HRM-style routed iteration, really work? The notebooks' package."""
+"""The package behind the notebooks that test adversarial negative mining and HRM-style routed iteration."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Cases: which a sweep file means, checked as a whole before anything starts, and how each ended."""
+"""The cases of a sweep file, checked as a whole before anything starts, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from anm_nb.analysis import VERDICT_MIME
 from anm_nb.config import ParameterError, Parameters, in_place_of_the_kernel, read_yaml, unknown_name
 
 Values = dict[str, Any]
-NOTED = "anm_nb"  # where an executed notebook's metadata says how its case ended
-LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, with an ending and a folder's prefix
+NOTED = "anm_nb"  # the key in an executed notebook's metadata for the outcome of its case
+LONGEST = 120  # characters of a case's name; file systems allow 255 bytes, including suffix and folder prefix
 
 
 @dataclass(frozen=True)
 class Case:
-    """One notebook to run: where it is, where its executed copy goes, and the parameters it is given.
+    """One notebook to run: its path, the path of its executed copy, and its parameters.
 
-    `own` are those that tell it from other cases, `values` all that it runs with, defaults included, and `digest` is of
-    all that the result depends on.
+    `own` are the parameters that distinguish it from other cases, `values` all parameters including defaults, and
+    `digest` is a checksum of everything that the result depends on.
     """
 
     notebook: Path
@@ -42,19 +42,19 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The output's name without its ending."""
+        """The name of the output file without its suffix."""
         return self.output.stem
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended, and what its notebook left."""
+    """How a case ended, and what its notebook produced."""
 
     name: str
-    seconds: float  # with the kernel's start
-    error: str | None = None  # why it failed
-    digest: str = ""  # the case's
-    runs: Sequence[str] = ()  # keys of the stored runs that the notebook was served
+    seconds: float  # including the start of the kernel
+    error: str | None = None  # the reason, if it failed
+    digest: str = ""  # of the case
+    runs: Sequence[str] = ()  # keys of the stored runs that the notebook used
     verdicts: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -64,9 +64,9 @@ class Outcome:
 
 
 def outcome_in(case: Case) -> Outcome | None:
-    """How a case ended, by its executed notebook; None where it has not, or where anything that it depends on changed.
+    """The outcome recorded in a case's executed notebook; None if there is none or if anything it depends on changed.
 
-    A notebook that is not as it was written is none, and named on stderr.
+    A notebook that was changed since it was written does not count; stderr names it.
     """
     if not case.output.exists():
         return None
@@ -78,30 +78,30 @@ def outcome_in(case: Case) -> Outcome | None:
             return outcome if outcome.digest == case.digest else None
     except (ValueError, TypeError, AttributeError, KeyError):
         pass
-    print(f"anm-nb: {case.output} is not the notebook that was written; its case runs again", file=sys.stderr)
+    print(f"anm-nb: {case.output} was changed since it was written; its case runs again", file=sys.stderr)
     return None
 
 
 def keep(case: Case, folder: Path, failed: str = "", seconds: float = 0.0) -> Outcome:
-    """Put the notebook that a case's process left in its folder into place, with how it ended.
+    """Record a case's outcome in the notebook that its process left in `folder`, and move that to its final place.
 
-    One that `failed` did so by the error that the notebook shows, or where it shows none by that text.
+    The error of a failed case is the last one shown in the notebook, or else the text `failed`.
     """
 
-    def left(name: str) -> str:
+    def text_of(name: str) -> str:
         return (folder / name).read_text("utf-8") if (folder / name).exists() else ""
 
     try:
-        notebook = json.loads(left("notebook.ipynb"))
-    except ValueError:  # there is none, or half of one
+        notebook = json.loads(text_of("notebook.ipynb"))
+    except ValueError:  # missing or incomplete
         notebook = json.loads(case.notebook.read_text("utf-8"))
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     raised = [f"{each['ename']}: {each['evalue']}" for each in outputs if each["output_type"] == "error"]
     noted: dict[str, Any] = {
-        "error": re.sub(r"\x1b\[[\d;]*m", "", [failed, *raised][-1]) if failed else None,  # without colours
+        "error": re.sub(r"\x1b\[[\d;]*m", "", [failed, *raised][-1]) if failed else None,  # without colour codes
         "seconds": seconds,
         "digest": case.digest,
-        "runs": sorted({key for key in left("runs").split() if not key.startswith(files.KEPT)}),
+        "runs": sorted({key for key in text_of("runs").split() if not key.startswith(files.KEPT)}),
     }
     notebook["metadata"][NOTED] = noted | {"sha256": digest_of([notebook, noted])}
     files.replace_whole(case.output, json.dumps(notebook, indent=1).encode())
@@ -109,26 +109,26 @@ def keep(case: Case, folder: Path, failed: str = "", seconds: float = 0.0) -> Ou
 
 
 def verdicts_in(notebook: Mapping[str, Any], kept: bool = True) -> list[dict[str, Any]]:
-    """The judged claims in a notebook's outputs, a mapping each; with or without those of cells tagged `kept`."""
+    """The judged claims in a notebook's outputs, one mapping each, with or without those of cells tagged `kept`."""
     cells = (cell for cell in notebook["cells"] if kept or "kept" not in cell["metadata"].get("tags", ()))
     shown = (output.get("data", {}).get(VERDICT_MIME, {}) for cell in cells for output in cell.get("outputs", []))
     return [dict(row) for each in shown for row in each.get("verdicts", ())]
 
 
 def tally(verdicts: Iterable[Mapping[str, Any]]) -> str:
-    """How many verdicts there are of each kind, such as `2 supported, 1 undecided`; empty where there are none."""
+    """Count verdicts by kind, as in `2 supported, 1 undecided`; an empty string for no verdicts."""
     return ", ".join(f"{count} {state}" for state, count in Counter(row["verdict"] for row in verdicts).items())
 
 
 class SweepFile(Parameters):
-    """What a file in `params/sweeps` may say: a notebook at many parameters.
+    """A file in `params/sweeps`: one notebook at many parameters.
 
-    A case's parameters are those of `params/<profile>/<notebook>.yaml` (without a profile, the notebook's defaults),
-    with `base` over them, and over that the case's own: each combination of the values in `grid`, then each mapping in
-    `cases`; without either there is one case.
+    A case starts from `params/<profile>/<notebook>.yaml` (without a profile, from the notebook's defaults). `base`
+    overrides that, and the case's own parameters override `base`. The cases are all combinations of the values in
+    `grid`, then the mappings in `cases`; without both there is one case.
     """
 
-    notebook: str  # a name in notebooks/, or the path of an .ipynb file from the sweep file's folder
+    notebook: str  # a name in notebooks/, or a path relative to the sweep file
     profile: str | None = None
     base: Values = Field(default_factory=dict)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
@@ -136,21 +136,22 @@ class SweepFile(Parameters):
 
 
 class UnionFile(Parameters):
-    """Or several of them at once, `base` over the base of each."""
+    """A file in `params/sweeps` that joins other sweep files; its `base` overrides theirs."""
 
-    union: list[str]  # paths of other sweep files, from this one's folder
+    union: list[str]  # paths of sweep files, relative to this one
     base: Values = Field(default_factory=dict)
 
 
-def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | None = None) -> list[Case]:
-    """The distinct cases of a sweep file, by path or name in `params/sweeps`, in its order.
+def open_sweep(file: str | Path, profile: str | None = None, folder: Path | None = None) -> list[Case]:
+    """The distinct cases of a sweep file (a path, or a name in `params/sweeps`), in order.
 
-    `profile` stands in for the file's own. Results go to `outputs/<sweep>` or `outputs/<sweep>-<profile>` if no folder
-    is given, named by each case's own parameters. Raises `ParameterError` for what file or notebooks would not accept.
+    `profile` replaces the file's own. Results go to `folder`, by default `outputs/<sweep>` or
+    `outputs/<sweep>-<profile>`, in files named by each case's own parameters. Raises `ParameterError` for anything that
+    the sweep file or a notebook would refuse.
     """
-    if not (path := Path(asked)).is_file():
+    if not (path := Path(file)).is_file():
         sweeps = files.project_root().glob("params/sweeps/*.yaml")
-        path = named("sweep file", str(asked), {each.stem: each for each in sweeps})
+        path = named("sweep file", str(file), {each.stem: each for each in sweeps})
     cases = {case.digest: case for case in _cases(path, profile, {})}.values()
     folder = (folder or files.outputs_root() / (f"{path.stem}-{profile}" if profile else path.stem)).absolute()
     several, outputs = len({case.notebook for case in cases}) > 1, dict[str, Case]()
@@ -165,19 +166,20 @@ def open_sweep(asked: str | Path, profile: str | None = None, folder: Path | Non
 
 
 def named(kind: str, name: str, known: Mapping[str, Path]) -> Path:
-    """What has that name. Raises `ParameterError` with the nearest name that there is."""
+    """The path of that name. Raises `ParameterError` with the nearest known name."""
     if name not in known:
         raise ParameterError(unknown_name(kind, name, known))
     return known[name]
 
 
-def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
-    """The cases of a file, with values over its base."""
+def _cases(path: Path, profile: str | None, overrides: Values) -> list[Case]:
+    """The cases of a file, with values that override its base."""
     content, root, cases = read_yaml(path), files.project_root(), list[Case]()
     try:
         if "union" in content:
             union = UnionFile(**content)
-            return [case for each in union.union for case in _cases(path.parent / each, profile, union.base | over)]
+            base, paths = union.base | overrides, [path.parent / each for each in union.union]
+            return [case for each in paths for case in _cases(each, profile, base)]
         file = SweepFile(**content)
         notebook, values = (path.parent / file.notebook).resolve(), Values()
         if not notebook.is_file():
@@ -185,10 +187,10 @@ def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
         if profile := profile or file.profile:
             profiles = {each.parent.name: each for each in root.glob(f"params/*/{notebook.stem}.yaml")}
             values = read_yaml(named("profile", profile, profiles))
-        check, code = check_of(notebook), code_digest(notebook)
+        check, code = check_of(notebook), _digest_of_code(notebook)
         grid = [dict(zip(file.grid, point, strict=True)) for point in product(*file.grid.values())] if file.grid else []
         for own in grid + file.cases or [{}]:
-            checked = check(given := values | file.base | over | own)
+            checked = check(given := values | file.base | overrides | own)
             digest = digest_of([notebook.stem, checked, code])[:16]
             cases.append(Case(notebook, parameters=given, own=own, values=checked, digest=digest))
     except ParameterError as error:
@@ -197,28 +199,24 @@ def _cases(path: Path, profile: str | None, over: Values) -> list[Case]:
 
 
 def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
-    """A function from the values given to a notebook to all its parameters, defaults included, as plain data.
+    """Return a function that maps values given to a notebook to all its parameters, with defaults, as plain data.
 
-    The function raises `ParameterError` for what the notebook would refuse: it executes the cells tagged `parameters`
-    and `settings` in a module of their own. Where none calls `from_notebook()`, names are held to the parameter cell's.
+    It executes the cells tagged `parameters` and `settings` in a new module and raises `ParameterError` for values that
+    the notebook would refuse. If no cell calls `from_notebook()`, only names in the parameter cell are allowed.
     """
     cells = code_cells(notebook)
+    source = {tag: "\n".join(text for text, tags in cells if tag in tags) for tag in ("parameters", "settings")}
 
     def check(values: Mapping[str, Any]) -> Values:
-        module = sys.modules["notebook_settings"] = ModuleType("notebook_settings")  # where pydantic finds annotations
+        module = sys.modules["notebook_settings"] = ModuleType("notebook_settings")  # pydantic reads annotations there
         names = vars(module)
-
-        def run(tag: str) -> None:
-            for source in (source for source, tags in cells if tag in tags):
-                exec(compile(source, f"{notebook.name}, cell tagged {tag}", "exec"), names)
-
-        sys.path.insert(0, str(notebook.parent))  # the kernel imports what lies beside the notebook
+        sys.path.insert(0, str(notebook.parent))  # as in the kernel, for modules beside the notebook
         try:
-            run("parameters")
+            exec(compile(source["parameters"], f"{notebook.name}, parameters", "exec"), names)
             defaults = {name: value for name, value in names.items() if not name.startswith("_")}
             names.update(given := defaults | dict(values))
             with in_place_of_the_kernel(given) as accepted:
-                run("settings")
+                exec(compile(source["settings"], f"{notebook.name}, settings", "exec"), names)
         except ParameterError:
             raise
         except Exception as error:
@@ -235,7 +233,7 @@ def check_of(notebook: Path) -> Callable[[Mapping[str, Any]], Values]:
 
 
 def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
-    """Source and tags of every code cell."""
+    """Source and tags of each code cell."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     return [("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in code]
@@ -246,8 +244,8 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def code_digest(notebook: Path) -> str:
-    """A digest of a notebook's code cells, not of outputs, and of this package's sources."""
+def _digest_of_code(notebook: Path) -> str:
+    """A digest of a notebook's code cells, without outputs, and of this package's sources."""
     package = Path(__file__).parent
     sources = (file for file in package.rglob("*") if file.suffix in (".py", ".yaml", ".mplstyle"))
     digests = {file.relative_to(package).as_posix(): files.sha256_of(file) for file in sources}

@@ -1,4 +1,4 @@
-"""Where files lie and results come from; files that are whole or absent, a full disk that names the file, locks."""
+"""Paths of outputs, atomic writes, errors for a full disk, locks, and the provenance of results."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from filelock import FileLock, Timeout
 
 from anm_nb.config import ParameterError
 
-CHECKOUT = Path(__file__).resolve().parents[1]  # a clone of this project, unless the package was installed as a copy
+CHECKOUT = Path(__file__).resolve().parents[1]  # the clone of this project, unless the package is an installed copy
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "pydantic", "safetensors")
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NOTEBOOK = "ANM_NB_NOTEBOOK"  # in the environment of a notebook that runs: its name
-RUNS_USED = "ANM_NB_RUNS_USED"  # names the file that takes the keys of the runs a process was served
-KEPT = "kept:"  # before the name of a kept result there
+NOTEBOOK = "ANM_NB_NOTEBOOK"  # environment variable: the name of the notebook that is running
+RUNS_USED = "ANM_NB_RUNS_USED"  # environment variable: a file that collects the keys of all runs a process uses
+KEPT = "kept:"  # prefix of the names of kept results in that file
 
 
 class DiskFull(OSError):
-    """No room for a file; the message names it, and says what happens once there is room."""
+    """The disk is full. The message names the file and says how to continue."""
 
 
 def project_root() -> Path:
-    """The clone, which has notebooks, params and kept results; `ParameterError` where the package is a copy."""
+    """The clone with notebooks, params and kept results. Raises `ParameterError` for an installed copy."""
     if not (CHECKOUT / "pyproject.toml").is_file():
         raise ParameterError(
-            f"{CHECKOUT / 'anm_nb'} lies in no clone of anm-nb, and notebooks, params and kept results are in its git "
-            "repository only. Clone it, and run `pip install -e .` in the clone"
+            f"{CHECKOUT / 'anm_nb'} is not in a clone of anm-nb, and only its git repository has the notebooks, params "
+            "and kept results. Clone it, and run `pip install -e .` in the clone"
         )
     return CHECKOUT
 
 
 def outputs_root() -> Path:
-    """The folder of all results: $ANM_NB_OUTPUTS, else `outputs/` of the clone, or of the current directory."""
+    """The folder of all results: $ANM_NB_OUTPUTS, or else `outputs/` in the clone or in the current directory."""
     home = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
     return Path(os.environ.get("ANM_NB_OUTPUTS") or home / "outputs").resolve()
 
 
 def replace_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically: readers see the old one or the new one, also after a crash. OSErrors name the file."""
+    """Write a file atomically: readers see the old or the new one, even after a crash. OSErrors name the file."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(data)
@@ -69,7 +69,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def full_disk_named(path: Path, then: str) -> Iterator[None]:
-    """Raise `DiskFull`, saying what happens `then`, where a write has no room; `path` where the error names no file."""
+    """Turn a disk-full error into `DiskFull`, which names the file (or else `path`) and says what happens `then`."""
     try:
         yield
     except OSError as error:
@@ -81,7 +81,7 @@ def full_disk_named(path: Path, then: str) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, which the system takes back from a process that dies; waits with a warning that says `what`."""
+    """Hold a lock file, which the system releases if the process dies. Warns with `what` if it has to wait."""
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
@@ -95,14 +95,14 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def note_use(what: str) -> None:
-    """Append a run's key, or KEPT and a kept result's name, to the file that whoever started this process asked for."""
+    """Append a run's key, or KEPT and a kept result's name, to the file named by $ANM_NB_RUNS_USED, if any."""
     if file := os.environ.get(RUNS_USED):
         with open(file, "ab", buffering=0) as used:
             used.write(f"{what}\n".encode())
 
 
 def describe_environment(device: str, threads: int | None = None) -> dict[str, Any]:
-    """Versions, machine, threads and time of a result just computed on a device, cpu or cuda."""
+    """Versions, machine, threads and time, for a result that was just computed on a device (cpu or cuda)."""
     import torch
 
     on_gpu = device == "cuda" and torch.cuda.is_available()
@@ -117,7 +117,7 @@ def describe_environment(device: str, threads: int | None = None) -> dict[str, A
 
 
 def checkout_state() -> dict[str, Any]:
-    """`commit` of this checkout and whether it is `dirty`; both None, with a warning, where git knows of none."""
+    """The `commit` of this checkout and whether it is `dirty`; both None, with a warning, if git knows no commit."""
     command = ["git", f"--git-dir={CHECKOUT / '.git'}", f"--work-tree={CHECKOUT}", "--no-optional-locks"]
     command += ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:

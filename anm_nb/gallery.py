@@ -1,4 +1,4 @@
-"""The gallery: a page with a card for each executed notebook."""
+"""The gallery: a web page with one card per executed notebook."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anm_nb.cases import NOTED, tally, verdicts_in
 from anm_nb.config import ParameterError
 from anm_nb.files import replace_whole
 
-GROUPS = {  # by the tens of the notebooks' numbers
+GROUPS = {  # by the first digit of the notebook's number
     "0": "Foundations",
     "1": "Does mining hard negatives improve the energy landscape?",
     "2": "Does HRM-style routed iteration rank better than matched baselines?",
@@ -23,24 +23,24 @@ GROUPS = {  # by the tens of the notebooks' numbers
 
 
 def write_gallery(folder: Path) -> Path:
-    """Write the page over the folder's executed notebooks, atomically; returns its path.
+    """Write the gallery of a folder's executed notebooks atomically; returns its path.
 
-    Raises `ParameterError` where there are none, and for one that cannot be read.
+    Raises `ParameterError` if the folder has no notebooks or if one of them cannot be read.
     """
     from jinja2 import Environment, PackageLoader
 
     if not (paths := sorted(folder.glob("[!.]*.ipynb"))):
         raise ParameterError(f"no executed notebooks in {folder}")
     cards = [card_of(path) for path in paths]
-    groups = {title: own for n, title in GROUPS.items() if (own := [card for card in cards if card["group"] == n])}
-    options: Any = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    page = Environment(loader=PackageLoader("anm_nb"), **options).get_template("gallery.html.j2").render(groups=groups)
+    groups = {title: part for n, title in GROUPS.items() if (part := [card for card in cards if card["group"] == n])}
+    environment = Environment(loader=PackageLoader("anm_nb"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("gallery.html.j2").render(groups=groups)
     replace_whole(folder / "index.html", page.encode())
     return folder / "index.html"
 
 
 def card_of(path: Path) -> dict[str, Any]:
-    """What the page shows of a notebook, which is written as a page of its own beside it."""
+    """The data of a notebook's card. The notebook itself is rendered as a page beside it."""
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -50,7 +50,7 @@ def card_of(path: Path) -> dict[str, Any]:
         raise ParameterError(f"{path} cannot be read as a notebook: {error}") from None
     rendering = path.with_suffix(".html")
     if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        notebook.metadata.pop("widgets", None)  # their code comes from the network; without it there are still pictures
+        notebook.metadata.pop("widgets", None)  # live widgets need the network; still pictures remain
         page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
         replace_whole(rendering, page.encode())
     verdicts, title = verdicts_in(notebook, kept=False), title_of(notebook) or path.stem
@@ -67,19 +67,19 @@ def card_of(path: Path) -> dict[str, Any]:
 
 
 def group_of(name: str) -> str:
-    """The key of a notebook's part of the page, by its name."""
+    """The key in `GROUPS` for a notebook's name."""
     return name[0] if re.match(r"[0-4]\d_", name) else ""
 
 
 def title_of(notebook: Any) -> str | None:
-    """The first first-level heading, without its marks of emphasis and code."""
+    """The first heading of level 1, without marks of emphasis or code."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     found = re.search(r"^# (.+)", text, re.MULTILINE)
     return re.sub(r"[*`]", "", found[1]).strip() if found else None
 
 
 def outputs_of(notebook: Any, tag: str) -> Iterator[dict[str, Any]]:
-    """The outputs of the cells that have a tag, by MIME type; of one that is an answer as well, no others."""
+    """The outputs, by MIME type, of all cells with a tag; cells tagged `answer` are left out for any other tag."""
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", []) if cell.cell_type == "code" else []
         if tag in tags and (tag == "answer" or "answer" not in tags):
@@ -87,7 +87,7 @@ def outputs_of(notebook: Any, tag: str) -> Iterator[dict[str, Any]]:
 
 
 def _shown(notebook: Any, tag: str, title: str) -> Iterator[str]:
-    """What these cells show, as HTML: pictures, tables, Markdown; the picture's text is the cell's `alt`."""
+    """The outputs of cells with a tag as HTML: pictures (with the cell's `alt` text), tables and Markdown."""
     from nbconvert.filters import markdown2html
 
     for data in outputs_of(notebook, tag):

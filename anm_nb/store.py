@@ -1,7 +1,7 @@
-"""The run store: a config is trained once, and its run is read from then on.
+"""The run store: each config is trained once; after that, its run is read from disk.
 
-A run is a folder `outputs/runs/<key>/`, put in place by one rename, its manifest written last; until then it grows in
-`.partial/<key>`. A folder that is not as its manifest says is set aside under `.corrupt/` when its config is asked for.
+A run is a folder `outputs/runs/<key>/`. Training writes to `.partial/<key>`, the manifest last, and one rename moves
+the finished folder into place. A folder that differs from its manifest is moved to `.corrupt/` before retraining.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 
 
 class CorruptRun(RuntimeError):
-    """A stored run is not as it was written; the message names the file, what was expected and what was found."""
+    """A stored run has changed since it was written. The message names the file, the expected and the found state."""
 
 
 def run_key(config: RunConfig) -> str:
@@ -47,15 +47,15 @@ def store_root() -> Path:
 
 
 def partial_root() -> Path:
-    """Where runs grow until they are finished, and the locks of their trainings."""
+    """The folder of unfinished runs and of their locks."""
     return store_root() / ".partial"
 
 
 def write_manifest(folder: Path, contents: Mapping[str, bytes], identity: Mapping[str, Any], summary: Any) -> None:
-    """Put the manifest of files by name into their folder, atomically: this makes a run of it.
+    """Write the manifest of a folder's files, given as name → bytes, atomically; this turns the folder into a run.
 
-    It begins with the SHA-256 of all that follows the first comma: the run's key, its identity, which the key is made
-    of, its summary, which lists show, and the size and SHA-256 of each file.
+    The manifest begins with the SHA-256 of everything after its first comma: the run's key, the identity that the key
+    is computed from, the summary for lists of runs, and the size and SHA-256 of each file.
     """
     found = {n: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for n, data in contents.items()}
     manifest = {"format": 2, "key": key_of(identity), "identity": identity, "summary": summary, "files": found}
@@ -65,7 +65,7 @@ def write_manifest(folder: Path, contents: Mapping[str, bytes], identity: Mappin
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run; whatever is read of it is compared with its manifest. Raises `CorruptRun` where it differs."""
+    """A finished run. Everything read from it is checked against its manifest; a difference raises `CorruptRun`."""
 
     path: Path
 
@@ -76,7 +76,7 @@ class Run:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What `write_manifest` wrote, checked against itself and the folder's name."""
+        """The manifest, checked against its own checksum and the folder's name."""
         path = self.path / MANIFEST
         try:
             manifest = json.loads(data := path.read_bytes())
@@ -84,30 +84,30 @@ class Run:
         except OSError as error:
             raise CorruptRun(f"{path} cannot be read ({error.strerror}): the run was never finished") from None
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise CorruptRun(f"{path} is no manifest") from None
+            raise CorruptRun(f"{path} is not a manifest") from None
         if found != expected:
             raise CorruptRun(f"{path}: expected sha256 {expected}, found {found}")
         if manifest["key"] != self.key:
-            raise CorruptRun(f"{path} is of run {manifest['key']}: a copy or a link under another name")
+            raise CorruptRun(f"{path} belongs to run {manifest['key']}: a copy or a link under another name")
         return manifest
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What lists show: family, task, method, seeds, steps, finished, commit."""
+        """Facts for lists of runs: family, task, method, seeds, steps, finished, commit."""
         return self.manifest["summary"]
 
     @property
     def title(self) -> str:
-        """Family, task and method, as far as the run has them."""
+        """Family, task and method, without those that the run lacks."""
         return ", ".join(str(self.summary[name]) for name in ("family", "task", "method") if self.summary[name])
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The config as plain data, readable without the classes it was made of."""
+        """The config as plain data, readable without the classes that it was made from."""
         return self.manifest["identity"]["config"]
 
     def faults(self, content: bool = True) -> list[str]:
-        """Whatever is wrong with the run: its manifest, or each file whose size or, by default, any byte differs."""
+        """Everything wrong with the run: a bad manifest, or each file whose size (or, by default, any byte) differs."""
         try:
             return [fault for name in self.manifest["files"] if (fault := self._fault(name, content))]
         except CorruptRun as error:
@@ -126,19 +126,19 @@ class Run:
 
     @cached_property
     def config(self) -> Any:
-        """The config as the object it was. Raises `ParameterError` where a class in it is not registered."""
+        """The config as an object. Raises `ParameterError` if one of its classes is not registered."""
         return self.config_with()
 
     def config_with(self, **settings: Any) -> Any:
-        """The config with other plain values for some fields: with `negatives="none"` it needs no strategy's class.
+        """The config with some fields replaced: `negatives="none"` reads a run whose strategy is not registered.
 
-        With any, fields that the class has no more are left out: runs of older versions can still be shown.
+        If any field is replaced, fields that the class no longer has are dropped, so that old runs can still be shown.
         """
         for family in ("energy", "ranking"):
             import_module(f"anm_nb.{family}.train")
         if (config := CONFIGS.get(path := self.manifest["identity"]["class"])) is None:
             known = ", ".join(sorted(CONFIGS))
-            raise ParameterError(f"run {self.key}: class '{path}' is not registered; import what defines it ({known})")
+            raise ParameterError(f"run {self.key}: class '{path}' is unknown; import its module (known: {known})")
         fields = config.model_fields if settings else self.settings
         try:
             return config(**{name: value for name, value in (self.settings | settings).items() if name in fields})
@@ -147,7 +147,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """Tidy metrics: one row for each seed and recorded step."""
+        """Tidy metrics: one row per seed and recorded step."""
         import pandas as pd
 
         return pd.read_parquet(self.file("metrics.parquet"))
@@ -161,32 +161,32 @@ class Run:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Weights: `seed<s>.model.…`, `seed<s>.averaged.…` and, where the loop selected any, `seed<s>.selected.…`."""
+        """Weights: `seed<s>.model.…`, `seed<s>.averaged.…` and, if the loop selected weights, `seed<s>.selected.…`."""
         from safetensors.torch import load_file
 
         return load_file(self.file("checkpoint.safetensors"))
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Versions, commit, device, threads and times of the training, of the process that finished it.
+        """Versions, commit, device, threads and times, recorded by the process that finished the training.
 
-        `resumed` says whether another one began it.
-        `training_seconds` is by seed: the time spent in steps before each row of its metrics, whoever trained them.
+        `resumed` says whether another process began it. `training_seconds` lists, by seed, the time spent in steps
+        before each row of the metrics, summed over all processes.
         """
         return json.loads(self.file("provenance.json").read_text("utf-8"))
 
     def file(self, name: str) -> Path:
-        """The path of one of the run's files, its bytes compared with the manifest's checksum."""
+        """The path of one of the run's files, after its bytes were checked against the manifest."""
         if fault := self._fault(name):
             raise CorruptRun(fault)
         return self.path / name
 
 
 def get_or_train(config: RunConfig) -> Run:
-    """The stored run of a config, trained first where there is none; a second process waits, or takes over from it.
+    """The stored run of a config, trained first if necessary; other processes wait, and take over if this one dies.
 
-    What is in the run's place and is no run is set aside under `.corrupt/`, with a warning. Raises `DiskFull` where
-    there is no room, and `ParameterError` where the store cannot be written to.
+    A corrupt run is moved to `.corrupt/` with a warning. Raises `DiskFull` if the disk is full and `ParameterError` if
+    the store is not writable.
     """
     identity = identity_of(config)
     path = store_root() / (key := key_of(identity))
@@ -200,14 +200,14 @@ def get_or_train(config: RunConfig) -> Run:
                     if os.path.lexists(path) and (wrong := Run(path).faults()):
                         aside.parent.mkdir(exist_ok=True)
                         os.rename(path, aside)
-                        said = f"{'; '.join(wrong)}. It was moved to {aside} and is trained anew"
-                        warnings.warn(f"run {key} cannot be trusted: {said}", stacklevel=2)
+                        reason = f"{'; '.join(wrong)}. It was moved to {aside} and is trained again"
+                        warnings.warn(f"run {key} cannot be trusted: {reason}", stacklevel=2)
                     partial.mkdir(exist_ok=True)
             except files.DiskFull:
                 raise
             except OSError as error:
-                said = f"{error.filename or path} cannot be written ({error.strerror}), so run {key} cannot be stored"
-                raise ParameterError(f"{said}: set $ANM_NB_OUTPUTS to a folder that can be written to") from None
+                reason = f"{error.filename or path} cannot be written ({error.strerror}), so run {key} cannot be stored"
+                raise ParameterError(f"{reason}; set $ANM_NB_OUTPUTS to a writable folder") from None
             if not path.exists():
                 _train_into(path, partial, config, identity)
             shutil.rmtree(partial, ignore_errors=True)
@@ -217,7 +217,7 @@ def get_or_train(config: RunConfig) -> Run:
 
 
 def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str, Any]) -> None:
-    """Train in the folder `partial`, write the run's files there, its manifest last, and put them in their place."""
+    """Train in the folder `partial`, write the run's files there, the manifest last, and move them to `path`."""
     from safetensors.torch import save
 
     started, checkout, resumed = time.monotonic(), files.checkout_state(), (partial / "config.json").exists()
@@ -239,12 +239,12 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
         "commit": provenance["commit"],
         "family": config.family,
         "task": getattr(config, "task", None),
-        "method": getattr(config, "method", getattr(config, "routing", None)),  # what the families compare
+        "method": getattr(config, "method", getattr(config, "routing", None)),  # the factor that the family compares
         "seeds": [int(seed) for seed in trained.metrics["seed"].unique()],
         "steps": int(trained.metrics["step"].max()),
         "finished_ns": time.time_ns(),
     }
-    with files.full_disk_named(path, "nothing was lost: training is over, and the run is stored when there is room"):
+    with files.full_disk_named(path, "nothing was lost: training is over, and the run is stored once there is room"):
         contents = {
             "config.json": written,
             "metrics.parquet": trained.metrics.to_parquet(path=None),
@@ -263,25 +263,25 @@ def _train_into(path: Path, partial: Path, config: RunConfig, identity: dict[str
 
 
 def scan() -> tuple[list[Run], dict[Path, str]]:
-    """The finished runs, oldest first, from manifests alone; and why each other thing in the store is none."""
+    """The finished runs, oldest first, judged by manifests alone; and every other entry with the reason."""
     faults = {run: run.faults(content=False) for run in map(Run, run_folders())}
     found = sorted((run for run, wrong in faults.items() if not wrong), key=lambda run: run.summary["finished_ns"])
     return found, {run.path: wrong[0] for run, wrong in faults.items() if wrong}
 
 
 def run_folders() -> list[Path]:
-    """Everything in the store that is a run or in the place of one, by name."""
+    """All entries of the store except hidden ones, sorted by name."""
     return sorted(store_root().glob("[!.]*"))
 
 
-def find(asked: str) -> Run:
-    """The finished run of a key, the beginning of one, or a folder; else `ParameterError` names the nearest keys."""
-    key, runs = Path(asked).name, {run.key: run for run in scan()[0]}
+def find(name: str) -> Run:
+    """The finished run with this key, beginning of a key, or folder. Raises `ParameterError` with the nearest keys."""
+    key, runs = Path(name).name, {run.key: run for run in scan()[0]}
     if not runs:
         raise ParameterError(f"no finished runs in {store_root()}; train some: anm-nb demo, or any notebook")
     matches = [each for each in runs if each.startswith(key)]
     if len(matches) > 1:
-        raise ParameterError(f"'{key}' begins {len(matches)} keys: {', '.join(matches[:9])}")
+        raise ParameterError(f"{len(matches)} keys begin with '{key}': {', '.join(matches[:9])}")
     if not matches:
         near = ", ".join(difflib.get_close_matches(key, runs, n=3, cutoff=0.0))
         raise ParameterError(f"unknown run '{key}' in {store_root()} ({len(runs)} runs); nearest: {near}")

@@ -1,4 +1,4 @@
-"""What a person types, and what they are told, with and without a clone."""
+"""Commands and their messages, with and without a clone."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def anm_nb(*arguments: object):
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_demo_runs_every_numbered_notebook_names_the_one_that_failed_and_one_keeps_the_others(project):
+def test_demo_runs_every_numbered_notebook_and_names_the_failed_one_and_only_keeps_the_others(project):
     result = anm_nb("demo")
     out = project / "outputs" / "quick"
     assert (result.exit_code, result.stderr) == (1, "anm-nb: 1 of 2 cases failed: 10_fails\n")

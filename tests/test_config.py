@@ -1,4 +1,4 @@
-"""What a person, papermill or a file hands over is refused by name, before any work."""
+"""Bad parameters from a person, papermill or a file are refused by name, before any work."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_unusable_values_are_named_with_what_is_allowed(given, message):
     assert message in str(refusal.value)
 
 
-def test_lists_may_arrive_as_text_as_papermill_hands_them_over():
+def test_lists_may_arrive_as_text_as_papermill_passes_them():
     assert EnergyConfig.from_mapping({"seeds": "[3, 4]"}).seeds == (3, 4)
     model = create_model("Model", __base__=Parameters, rates=(fields.Rates, ...))
     assert model.from_mapping({"rates": "[1e-3, 1E-5, 0]"}).rates == (1e-3, 1e-5, 0.0)
@@ -54,7 +54,7 @@ def test_messages_stay_short_whatever_the_value(value):
     assert len(str(refusal.value)) < 1500
 
 
-def test_unknown_name_without_a_near_one_lists_what_is_known():
+def test_unknown_name_without_a_near_one_lists_the_known_names():
     assert unknown_name("task", "zzz", ["b", "a"]) == "unknown task 'zzz'; known: a, b"
 
 
@@ -84,11 +84,11 @@ def test_numbers_are_numbers_however_they_are_written(tmp_path, written, value):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("steps: 5\nlr: 1\nsteps: 6\n", ", line 3: 'steps' is there already, in line 1; keep one of them"),
+        ("steps: 5\nlr: 1\nsteps: 6\n", ", line 3: 'steps' is already set in line 1; remove one of them"),
         ("note: caf\xe9\n".encode("latin-1"), "'utf-8' codec can't decode byte 0xe9"),
         ("grid:\n\tlr: [1]\n", ", line 2: found character '\\t'"),
-        ("- 1\n- 2\n", " holds no names with values; write one `name: value` a line"),
-        ("", " holds no names with values"),
+        ("- 1\n- 2\n", " is not a mapping of names to values; write one `name: value` per line"),
+        ("", " is not a mapping of names to values"),
         ("a: !!python/object/apply:os.system ['true']\n", ", line 1: could not determine a constructor for the tag"),
         ("a: 2020-99-99\n", ": month must be in 1..12"),
     ],

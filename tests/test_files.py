@@ -1,4 +1,4 @@
-"""Locks are held once, a store one cannot write says so, and a result names the commit of this checkout."""
+"""Locks are exclusive, a read-only store gives a clear error, and results name the commit of this checkout."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def test_a_lock_is_held_once_and_the_second_waits(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-def test_a_store_that_cannot_be_written_is_one_error_with_the_remedy(code, tmp_path, monkeypatch):
+def test_a_store_that_is_not_writable_gives_one_error_with_the_remedy(code, tmp_path, monkeypatch):
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path))
     kept = get_or_train(Line())
 
@@ -41,7 +41,7 @@ def test_a_store_that_cannot_be_written_is_one_error_with_the_remedy(code, tmp_p
 
     monkeypatch.setattr(os, "mkdir", refuse)
     monkeypatch.setattr(os, "open", refuse)
-    assert get_or_train(Line()).key == kept.key  # nothing has to be written for what is there
+    assert get_or_train(Line()).key == kept.key  # reading a stored run needs no write access
     with pytest.raises(ParameterError, match=rf"{store_root()}.* cannot be written .*set \$ANM_NB_OUTPUTS") as caught:
         get_or_train(Line(steps=4))
     assert "\n" not in str(caught.value)
@@ -83,7 +83,7 @@ def test_an_archive_in_another_repository_has_no_commit(checkout):
     repository(checkout.parent)
     with pytest.warns(UserWarning, match="results carry no commit: .*not a git repository"):
         state = checkout_state()
-    assert (state["commit"], state["dirty"]) == (None, None)  # nobody knows; not that the checkout was clean
+    assert (state["commit"], state["dirty"]) == (None, None)  # unknown, which is not the same as clean
 
 
 def test_without_git_a_run_is_trained_and_stored(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Whatever a parameter cell does, what counts is what the kernel has when the notebook asks; slips are refused."""
+"""The values checked are those in the kernel's namespace, however they were set; misspelt names are refused."""
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -21,7 +21,7 @@ EDITED = PARAMETERS.replace("epochs = 3", "epochs = 2")
 CHECK = "from settings import Settings\n\nsettings = Settings.from_notebook()"
 REPORT = "print(settings.epochs == epochs, settings.size == size, settings.epochs, settings.size, list(settings.seeds))"
 
-# Cells before the check, and what the settings have to be: epochs, size, seeds.
+# Cells before the check, and the expected settings: epochs, size, seeds.
 USED = {
     "a cell of its own": ((PARAMETERS, "epochs = 2"), 2, 12, [1, 2]),
     "counted down": ((PARAMETERS, "epochs -= 1"), 2, 12, [1, 2]),
@@ -43,8 +43,8 @@ REFUSED = {
     "papermill's": ((PARAMETERS, CHECK, "# Parameters\nfoo = 2"), "unknown parameter 'foo'; known: epochs, lr"),
     "text": ((PARAMETERS, "epochs = input if False else 'two'"), "epochs = 'two'"),
     "object": ((PARAMETERS, "epochs = object()"), "epochs = <object object"),
-    "nothing was run": ((), "no cell with parameters was run before this one; known: epochs, lr, records"),
-    "only imports were run": (("import os\na, b = 1, 2", "def f(): pass"), "no cell with parameters was run"),
+    "nothing was run": ((), "no cell with parameters ran before this one; known: epochs, lr, records"),
+    "only imports were run": (("import os\na, b = 1, 2", "def f(): pass"), "no cell with parameters ran"),
 }
 
 
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def shell(folder, monkeypatch, tmp_path):
-    """An IPython in this process, as a kernel has it."""
+    """An IPython shell in this process, as in a kernel."""
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     InteractiveShell.clear_instance()
@@ -71,14 +71,14 @@ def run(shell, cells, history=True):
 
 
 @pytest.mark.parametrize("name", USED)
-def test_the_values_used_are_those_that_the_kernel_has(name, shell, capsys):
+def test_the_values_are_those_in_the_kernel(name, shell, capsys):
     cells, epochs, size, seeds = USED[name]
     run(shell, cells)
     assert capsys.readouterr().out.endswith(f"True True {epochs} {size} {seeds}\n")
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_parameter_or_no_value_is_refused_by_name(name, shell):
+def test_unknown_parameters_and_unusable_values_are_refused_by_name(name, shell):
     cells, message = REFUSED[name]
     with pytest.raises(ValueError) as refusal:  # noqa: PT011
         run(shell, cells)
@@ -86,6 +86,6 @@ def test_what_is_no_parameter_or_no_value_is_refused_by_name(name, shell):
     assert message in str(refusal.value)
 
 
-def test_a_kernel_that_keeps_no_history_as_nbval_s_gives_the_values(shell, capsys):
+def test_a_kernel_without_history_as_under_nbval_gives_the_values(shell, capsys):
     run(shell, USED["counted down"][0], history=False)
     assert capsys.readouterr().out == "True True 2 12 [1, 2]\n"

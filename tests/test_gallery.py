@@ -1,4 +1,4 @@
-"""The page shows what the notebooks found, as text, and needs nothing but itself."""
+"""The page shows the notebooks' results as text and needs no other files."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ VERDICT = {"claim": "ANM lowers the MSE", "measured": "−0.0054 [−0.0071, −
 
 
 def png(width: int, height: int) -> str:
-    """A white picture as notebooks keep it: base64 in lines."""
+    """A white picture as notebooks store it: base64 in lines."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), "white").save(file, "PNG")
     return base64.encodebytes(file.getvalue()).decode()
@@ -36,7 +36,7 @@ def judged(*rows: dict):
 
 
 def write_notebook(folder: Path, name: str, *cells: tuple, title: str = "Does it work?", **metadata) -> Path:
-    """A notebook of code cells, each of its tags and outputs."""
+    """A notebook of code cells, each given by its tags and outputs."""
     code = [
         new_code_cell("show()", outputs=list(outputs), execution_count=1, metadata={"tags": list(tags)} | metadata)
         for tags, *outputs in cells
@@ -48,7 +48,7 @@ def write_notebook(folder: Path, name: str, *cells: tuple, title: str = "Does it
 
 
 def ran(path: Path, seconds: float = 1.0, error: str = "") -> None:
-    """Note in a notebook how its case ended."""
+    """Record the outcome of a case in its notebook."""
     keep(Case(path, path), path.parent, error, seconds)
 
 
@@ -80,8 +80,8 @@ def test_a_card_shows_title_then_answer_then_the_tagged_figure_then_the_quick_ru
     assert "twin" in (tmp_path / "10_anm.html").read_text(encoding="utf-8")
 
 
-def test_what_a_notebook_says_is_text_not_markup(tmp_path):
-    """A sweep names its notebooks by the values that differ; the name is a link, too."""
+def test_texts_of_a_notebook_are_escaped(tmp_path):
+    """A sweep names its notebooks by parameter values, and the page links to these names."""
     bold = {"claim": "<b>claim</b>", "measured": '"><img src=x>', "verdict": "undecided"}
     name = '10_anm task="><img src=x onerror=1><script>'
     path = write_notebook(tmp_path, name, ([], judged(bold)), title="<script>alert(1)</script>")
@@ -92,7 +92,7 @@ def test_what_a_notebook_says_is_text_not_markup(tmp_path):
     assert "ValueError: &lt;i&gt;no&lt;/i&gt;" in html
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_unreadable_notebooks_are_named(tmp_path):
     with pytest.raises(ParameterError, match=re.escape(f"no executed notebooks in {tmp_path}")):
         write_gallery(tmp_path)
     (tmp_path / "10_damaged.ipynb").write_text("{")

@@ -140,7 +140,7 @@ def test_figures_of_other_notebooks_stay_and_names_are_unique(project, monkeypat
     with pytest.raises(ParameterError, match="10_draws and 12_other publish 'a': rename one"):
         plots.publish(new_figure(1, 1, 2)[0], "a")
     refused = figures("--venue", "icml", "--out", str(out))
-    assert (refused.exit_code, "holds the figures of thesis; choose another folder" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "holds figures for thesis; choose another folder" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`anm-nb runs`: what it lists, names and copies, and what it refuses."""
+"""`anm-nb runs` lists, verifies and copies runs, and refuses corrupted ones."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def runs(*arguments):
 
 
 def remade(run, config=None, **facts):
-    """The same files as the run of another config, with other facts in the summary; `version` tells keys apart."""
+    """A copy of the run under another config and summary; `version` makes its key different."""
     identity = run.manifest["identity"] | {"version": facts.pop("version", 9)}
     if config:
         identity |= {"class": "anm_nb.energy.train:EnergyConfig", "config": config.model_dump(mode="json")}
@@ -43,7 +43,7 @@ class Stored:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Three runs: a line, and two that look like energy runs."""
+    """Three runs: a toy run, and two that look like energy runs."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     line = get_or_train(Line())
     facts = {"family": "energy", "task": "inverse"}
@@ -53,7 +53,7 @@ def store(tmp_path, monkeypatch):
 
 
 def scored(store, strategy, error):
-    """A run of two seeds that ends at this error."""
+    """A run of two seeds with this final error."""
     metrics = pd.DataFrame({"seed": [0, 0, 1, 1], "step": [0, 5, 0, 5], "mse": [9, error, 9, error + 0.02]})
     metrics.assign(p_hard=0.5, gone=float("nan")).to_parquet(store.line.path / "metrics.parquet")
     config = energy(strategy, lr=error / 100)
@@ -70,15 +70,15 @@ def test_a_list_shows_the_score_and_what_differs_the_newest_last(store):
     assert "width" not in rows[anm.key]  # the same in all
 
 
-def test_a_key_is_found_by_its_beginning_and_named_where_there_are_two(store):
+def test_a_key_is_found_by_its_beginning_and_an_ambiguous_beginning_is_refused(store):
     for asked in (store.line.key[:6], str(store.line.path)):
         assert find(asked) == store.line
     nearly = store.stock.key[:-1] + ("0" if store.stock.key[-1] != "0" else "1")
     with pytest.raises(ParameterError, match=f"unknown run '{nearly}'.*nearest: {store.stock.key}"):
         find(nearly)
-    keys = {remade(store.line, version=version).key for version in range(20, 37)}  # more than there are digits
+    keys = {remade(store.line, version=version).key for version in range(20, 37)}  # more keys than hexadecimal digits
     twice = next(key for key in keys if sum(each[0] == key[0] for each in keys) > 1)
-    with pytest.raises(ParameterError, match=f"'{twice[0]}' begins .*{twice}"):
+    with pytest.raises(ParameterError, match=f"keys begin with '{twice[0]}': .*{twice}"):
         find(twice[0])
 
 
@@ -89,11 +89,11 @@ def test_verify_names_every_fault(store):
     result = runs("verify")
     assert result.exit_code == 1
     assert f"{store.anm.key}/trace.safetensors cannot be read (No such file or directory)" in result.stdout
-    assert f"{store.line.key}/{MANIFEST} is no manifest" in result.stdout
+    assert f"{store.line.key}/{MANIFEST} is not a manifest" in result.stdout
     assert "1 of 3 runs" in result.stdout
     listed = runs("ls")
     assert store.stock.key in listed.stdout
-    assert "2 more are no finished runs: anm-nb runs verify" in listed.stderr
+    assert "2 more are not finished runs; anm-nb runs verify" in listed.stderr
 
 
 def keys():
@@ -104,10 +104,10 @@ def test_exported_runs_are_read_by_another_store(store, tmp_path, monkeypatch):
     out = tmp_path / "runs.zip"
     assert runs("export", store.line.key, store.anm.key, "--out", out).exit_code == 0
     again = runs("export", store.line.key, "--out", out)
-    assert (again.exit_code, "exists already" in again.stderr) == (2, True)
-    assert {each.name for each in tmp_path.iterdir()} == {"outputs", "runs.zip"}  # nothing half-written beside it
+    assert (again.exit_code, "already exists" in again.stderr) == (2, True)
+    assert {each.name for each in tmp_path.iterdir()} == {"outputs", "runs.zip"}  # no temporary files
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
-    for _ in range(2):  # what is there stays
+    for _ in range(2):  # existing runs stay
         assert runs("import", out).exit_code == 0
     served = get_or_train(Line())
     assert served.path == tmp_path / "there" / "runs" / store.line.key
@@ -137,6 +137,6 @@ def test_a_zip_file_writes_nothing_outside_the_store(store, tmp_path, monkeypatc
             file.writestr(name, b"x")
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "there"))
     before = sorted(tmp_path.rglob("*evil*"))
-    assert "holds no exported runs" in runs("import", tmp_path / "evil.zip").stderr
+    assert "contains no exported runs" in runs("import", tmp_path / "evil.zip").stderr
     assert sorted(tmp_path.rglob("*evil*")) == before
     assert keys() == set()

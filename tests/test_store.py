@@ -1,4 +1,4 @@
-"""A run is trained once, never served stale, never half there, and says where it comes from."""
+"""A run is trained once, is never stale or incomplete, and records its provenance."""
 
 import builtins
 import os
@@ -15,7 +15,7 @@ from anm_nb.training.run import Trained
 
 
 class Toy(RunConfig):
-    """Trains by multiplication, in two halves, of which the first survives an interruption."""
+    """Trains by multiplication in two halves; the first half survives an interruption."""
 
     value: int = 1
     note: str | None = None
@@ -38,13 +38,13 @@ class Toy(RunConfig):
 
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
-    """A store of the test's own."""
+    """A separate store for each test."""
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path / "outputs"
 
 
 def trained(outputs: Path) -> list[int]:
-    """What `Toy` trained, in order."""
+    """The values that `Toy` trained, in order."""
     return [int(each) for each in (outputs / "trained").read_text().split()]
 
 
@@ -67,7 +67,7 @@ def test_a_config_is_trained_once_and_read_from_then_on(outputs, tmp_path, monke
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_training_is_no_run_and_is_resumed(interrupt, outputs, monkeypatch):
+def test_an_interrupted_training_leaves_no_run_and_is_resumed(interrupt, outputs, monkeypatch):
     monkeypatch.setenv("TOY_INTERRUPT", interrupt.__name__)
     with pytest.raises(interrupt):
         get_or_train(Toy(value=5))

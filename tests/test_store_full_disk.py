@@ -1,4 +1,4 @@
-"""A disk that runs full at any point leaves nothing that reads as a run, says so, and costs no work."""
+"""A disk that fills up at any point leaves no broken run, gives a clear error, and costs no work."""
 
 import errno
 import os
@@ -15,12 +15,12 @@ from anm_nb.store import Run, get_or_train, scan, store_root
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
 CONFIG = Line(steps=3)
-# Whatever the store makes room by.
+# All functions by which the store takes up space.
 CALLS = {"write_bytes": Path} | dict.fromkeys(("open", "fsync", "replace", "mkdir"), os)
 
 
 class Disk:
-    """Lets a number of the calls that take up room through, and fails the next; a failing write writes half."""
+    """Allows `room` calls that take up space and fails the next one; a failing write writes half of its data."""
 
     def __init__(self, patch: pytest.MonkeyPatch, room: float) -> None:
         self.room, self.calls, self.real = room, 0, {name: getattr(owner, name) for name, owner in CALLS.items()}
@@ -42,7 +42,7 @@ class Disk:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run as it is where there is room, and how many calls it takes."""
+    """The run without a full disk, and the number of calls that it takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANM_NB_OUTPUTS", str(tmp_path_factory.mktemp("whole")))
         disk = Disk(patch, float("inf"))
@@ -70,7 +70,7 @@ def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
             except DiskFull as full:
                 said.append(str(full))
                 assert f"no space left on the device while writing {tmp_path / str(room)}" in said[-1]
-            else:  # all that failed was the removal of what is no longer needed
+            else:  # only the removal of temporary files failed
                 assert len(scan()[0]) == 1
         stored = scan()[0]
         assert [Run(folder).faults() for folder in store_root().glob("[!.]*")] == [[]] * len(stored)
@@ -79,4 +79,4 @@ def test_a_full_disk_at_any_point_loses_nothing(whole, tmp_path, monkeypatch):
         assert stored or not list((store_root() / ".partial").glob("*/*"))
     assert len(said) > 30
     assert any("continues from its last checkpoint, or the beginning, once there is room" in each for each in said)
-    assert any("nothing was lost: training is over, and the run is stored when there is room" in each for each in said)
+    assert any("nothing was lost: training is over, and the run is stored once there is room" in each for each in said)

@@ -1,4 +1,4 @@
-"""What is not as it was written is seen, named, set aside and trained anew."""
+"""A run that changed since it was written is detected, named, set aside and trained again."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
 
 
 def flip(path: Path, place: float) -> None:
-    """Change one bit of a file, so far into it."""
+    """Flip one bit of a file, at a place given as a fraction of its length."""
     data = bytearray(path.read_bytes())
     data[int(place * (len(data) - 1))] ^= 0x10
     path.write_bytes(data)
@@ -33,7 +33,7 @@ def flip(path: Path, place: float) -> None:
 
 @pytest.mark.parametrize("place", [0.0, 0.6])
 @pytest.mark.parametrize("name", FILES)
-def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, place, run):
+def test_a_changed_byte_in_any_file_is_named_with_a_warning_and_trained_again(name, place, run):
     flip(run.path / name, place)
     (wrong,) = Run(run.path).faults()
     assert str(run.path / name) in wrong
@@ -42,13 +42,13 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
         assert re.search(rf"expected sha256 {expected}, found (?!{expected})[0-9a-f]{{64}}", wrong)
     with pytest.raises(CorruptRun, match=re.escape(str(run.path / name))):
         _ = getattr(Run(run.path), READ[name]) if READ[name] else Run(run.path).file(name)
-    said = rf"run {run.key} cannot be trusted: .*{re.escape(name)}.*\.corrupt/{run.key}-.* trained anew"
+    said = rf"run {run.key} cannot be trusted: .*{re.escape(name)}.*\.corrupt/{run.key}-.* trained again"
     with pytest.warns(UserWarning, match=said):
         again = get_or_train(Line())
     assert Run(again.path).faults() == []
     pd.testing.assert_frame_equal(again.metrics, run.metrics, check_exact=True)
     (aside,) = (store_root() / ".corrupt").iterdir()
-    assert {path.name for path in aside.iterdir()} == set(FILES)  # what was finished is still there
+    assert {path.name for path in aside.iterdir()} == set(FILES)  # the finished files are still there
     assert [each.key for each in scan()[0]] == [run.key]
 
 
@@ -67,7 +67,7 @@ def test_a_changed_byte_in_any_file_is_named_warned_of_and_trained_anew(name, pl
         (lambda path, other: (shutil.rmtree(path), os.symlink(other, path)), "a copy or a link under another"),
     ],
 )
-def test_one_bad_folder_is_named_and_disables_nothing(spoil, named, run):
+def test_one_bad_folder_is_named_and_does_not_affect_other_runs(spoil, named, run):
     other = get_or_train(Line(steps=4))
     spoil(other.path, run.path)
     runs, broken = scan()
@@ -87,5 +87,5 @@ def test_a_manifests_class_is_looked_up_and_never_imported(run, tmp_path, monkey
     planted = run.manifest["identity"] | {"class": "planted:Config"}
     monkeypatch.setattr("anm_nb.store.key_of", lambda identity: run.key)
     write_manifest(run.path, contents, planted, run.summary)
-    with pytest.raises(ParameterError, match="class 'planted:Config' is not registered; import what defines it"):
+    with pytest.raises(ParameterError, match="class 'planted:Config' is unknown; import its module"):
         _ = Run(run.path).config

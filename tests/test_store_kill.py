@@ -1,4 +1,4 @@
-"""A process killed at any moment costs time and nothing else: the run comes out bit for bit as it would have."""
+"""Killing a process at any moment costs only time: the run comes out bit for bit the same."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from stored_training import CONFIGS
 from anm_nb.store import Run, run_key, scan
 
 PROCESSES = multiprocessing.get_context("forkserver")
-# Imported once, and every process is forked from that.
+# Imported once; every process is forked from that server.
 PROCESSES.set_forkserver_preload(["torch", "pandas", "anm_nb.energy.train", "anm_nb.ranking.train"])
 KILLS = 3
 NAME = "mined negatives, EMA"
@@ -34,7 +34,7 @@ def start(outputs, asked=None):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Run:
-    """The run of a training that nothing interrupted, in a store of its own."""
+    """The run of an uninterrupted training, in a separate store."""
     folder = tmp_path_factory.mktemp("whole")
     process = start(folder)
     process.join(300)
@@ -86,7 +86,7 @@ def test_the_second_of_two_takes_over_from_one_that_was_killed(whole, outputs, t
     partial = outputs / "runs" / ".partial" / key
     first = start(outputs)
     wait_for((partial / "seed-0.pt").exists, first)
-    os.kill(first.pid, signal.SIGSTOP)  # as slow as can be, for the second to find it at work
+    os.kill(first.pid, signal.SIGSTOP)  # stopped, so that the second process finds it at work
     second = start(outputs, asked)
     wait_for(asked.exists, second)
     second.join(0.5)

@@ -1,4 +1,4 @@
-"""What the tests of sweeps share."""
+"""Fixtures for the tests of sweeps."""
 
 import time
 
@@ -19,7 +19,7 @@ def trivial(tmp_path) -> TrivialSweep:
 
 @pytest.fixture
 def instant(monkeypatch) -> list[int]:
-    """Cases that end at once, with the verdict that n is n, or failing at n = 13; counts which ran."""
+    """Replace cases by instant ones that judge "n is n" and fail at n = 13; returns the list of all n that ran."""
     ran: list[int] = []
 
     def run_case(case, until, env):

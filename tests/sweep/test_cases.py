@@ -1,4 +1,4 @@
-"""Which cases a sweep file means, what it may not say, and how a notebook's own settings cell judges them."""
+"""The cases of a sweep file, its refusals, and the check by a notebook's own settings cell."""
 
 from functools import cache
 from pathlib import Path
@@ -27,10 +27,10 @@ def given_of(path: Path, profile: str | None = None) -> list[dict]:
     return [dict(case.parameters) for case in open_sweep(path, profile)]
 
 
-# what a file means
+# the cases of a file
 
 
-def test_a_grid_is_the_product_in_order_cases_follow_it_and_without_either_there_is_one(trivial):
+def test_a_grid_is_the_product_in_order_then_come_cases_and_without_both_there_is_one(trivial):
     path = trivial.write(base={"pause": 1.5}, grid={"n": [2, 1], "x": [0.1, 0.2]}, cases=[{"n": 9}])
     assert given_of(path) == [
         {"pause": 1.5, "n": 2, "x": 0.1}, {"pause": 1.5, "n": 2, "x": 0.2},
@@ -42,7 +42,7 @@ def test_a_grid_is_the_product_in_order_cases_follow_it_and_without_either_there
     assert (only.parameters, only.name) == ({}, "square")
 
 
-def test_a_case_goes_over_the_base_the_base_over_the_profile_and_each_profile_has_a_folder(trivial, monkeypatch):
+def test_a_case_overrides_the_base_the_base_the_profile_and_each_profile_has_a_folder(trivial, monkeypatch):
     monkeypatch.setattr("anm_nb.files.project_root", lambda: trivial.folder)
     monkeypatch.setenv("ANM_NB_OUTPUTS", str(trivial.folder / "o"))
     for profile, values in {"quick": "n: 5\nx: 5e-1\npause: 5.0\n", "paper": "n: 7\n"}.items():
@@ -58,7 +58,7 @@ def test_a_case_goes_over_the_base_the_base_over_the_profile_and_each_profile_ha
         open_sweep(path, "papr")
 
 
-def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
+def test_a_union_has_the_distinct_cases_of_its_files_and_its_base_overrides_theirs(trivial):
     trivial.write("a", base={"x": 0.1, "pause": 0.2}, grid={"n": [1, 2]}, cases=[{"n": 2}])
     trivial.write("b", base={"n": 5}, cases=[{"pause": 0.3}, {"n": 1}])
     both = trivial.write("both", union=["a.yaml", "b.yaml"], base={"x": 0.9, "n": 7, "pause": 0.0})
@@ -67,7 +67,7 @@ def test_a_union_has_its_files_cases_once_with_its_base_over_theirs(trivial):
     ]  # fmt: skip
 
 
-# what it may not say
+# refusals
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_refusals_name_the_file_the_value_and_what_is_allowed(trivial, content, 
     assert said in str(refused.value)
 
 
-# the project's own
+# the project's own sweeps
 
 
 @pytest.mark.parametrize(("name", "count"), [("anm_vs_corruption", 5), ("hrm", 18)])
@@ -103,7 +103,7 @@ def test_the_project_s_sweeps_are_valid_at_the_quick_profile_too(name, count):
 
 @pytest.mark.parametrize(("name", "swept"), DOCUMENT.items())
 def test_each_experiment_varies_what_the_document_says_at_its_fixed_values(name, swept):
-    """One case for each value, and a last one that compares them all."""
+    """One case per value, and a last one that compares them all."""
     field, values = swept
     *single, whole = opened(name)
     fixed = {"max_inner_iters": 12, "hrm_period": 4, "size": 20, "mask_rate": 0.5, "epochs": 100}
@@ -156,11 +156,11 @@ def write(folder, *, settings=SETTINGS, parameters=PARAMETERS):
     return path
 
 
-def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_under_its_own(tmp_path):
+def test_a_case_overrides_the_parameter_cell_which_overrides_the_class(tmp_path):
     check = check_of(write(tmp_path))
     assert check({}) == {"epochs": 2, "size": 8, "label": "a", "extra": 3}
     assert check({"epochs": 5, "extra": 4}) == {"epochs": 5, "size": 8, "label": "a", "extra": 4}
-    assert check({}) == {"epochs": 2, "size": 8, "label": "a", "extra": 3}  # nothing stays of the case before
+    assert check({}) == {"epochs": 2, "size": 8, "label": "a", "extra": 3}  # no state is left from the previous case
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,6 @@ def test_all_values_of_a_case_are_those_of_the_parameter_cell_and_the_class_unde
         ({"y": 1}, {"settings": "x = 1"}, r"unknown parameter 'y'; known: epochs, label, size"),
     ],
 )
-def test_what_the_cells_refuse_is_refused_and_another_error_names_the_notebook(tmp_path, values, changed, said):
+def test_refusals_of_the_cells_are_passed_on_and_another_error_names_the_notebook(tmp_path, values, changed, said):
     with pytest.raises(ParameterError, match=said):
         check_of(write(tmp_path, **changed))(values)

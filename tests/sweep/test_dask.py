@@ -1,4 +1,4 @@
-"""The same sweeps on a Dask cluster that loses workers; there is one, which ends with the process of the tests."""
+"""Sweeps on a Dask cluster that loses workers. All tests share one cluster, which ends with their process."""
 
 from contextlib import closing
 
@@ -17,7 +17,7 @@ with open(f"tries-{n}", "a") as tries:
     tries.write(os.environ["OMP_NUM_THREADS"])
 deaths = {2: 1, 9: 9}.get(n, 0)
 if len(pathlib.Path(f"tries-{n}").read_text()) <= deaths:
-    psutil.Process().parent().parent().kill()  # the worker, which its nanny starts again
+    psutil.Process().parent().parent().kill()  # the worker; its nanny starts a new one
     while True:
         pass
 """
@@ -31,7 +31,7 @@ def cluster():
         yield cluster
 
 
-def test_cases_survive_the_loss_of_workers_but_for_those_that_workers_die_of(trivial, cluster, monkeypatch):
+def test_cases_survive_the_loss_of_workers_unless_they_kill_them(trivial, cluster, monkeypatch):
     write_notebook(trivial.notebook, "n = 1", WORK)
     trivial.write(grid={"n": [2, 1]})
     ran = trivial.invoke("--scheduler", cluster.scheduler_address)
@@ -50,7 +50,7 @@ def test_cases_survive_the_loss_of_workers_but_for_those_that_workers_die_of(tri
     assert trivial.invoke("--dry-run").stdout.count("to run") == 0
 
 
-def test_closing_it_ends_what_the_workers_run(trivial, cluster):
+def test_closing_the_iterator_ends_the_running_cases(trivial, cluster):
     trivial.write(cases=[{"n": 1}, {"n": 2, "pause": 600.0}])
     cases = open_sweep(trivial.folder / "trivial.yaml", folder=trivial.out)
     with closing(outcomes_of(cases, scheduler=cluster.scheduler_address)) as all_:
@@ -60,7 +60,7 @@ def test_closing_it_ends_what_the_workers_run(trivial, cluster):
     assert len(trivial.outcomes()) == 1
 
 
-def test_where_no_scheduler_answers_one_line_says_so(trivial, monkeypatch):
+def test_a_missing_scheduler_gives_one_line_of_error(trivial, monkeypatch):
     client = distributed.Client
     monkeypatch.setattr(distributed, "Client", lambda address, **_: client(address, timeout=0.1))
     trivial.write(grid={"n": [1]})

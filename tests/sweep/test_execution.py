@@ -1,4 +1,4 @@
-"""Cases as processes: they fail alone, end with whoever started them, and leave nothing half-written."""
+"""Cases as processes: they fail independently, end with their parent, and leave nothing half-written."""
 
 import json
 import os
@@ -35,8 +35,8 @@ while True:
 """
 
 
-def test_cases_end_for_themselves_in_this_interpreter_beside_their_notebook(tmp_path, monkeypatch):
-    """Two at a time: one reports its surroundings, one fails, one kills the process that runs it."""
+def test_cases_run_independently_in_this_interpreter_and_in_the_folder_of_their_notebook(tmp_path, monkeypatch):
+    """Two at a time: one reports its environment, one fails, one kills the process that runs it."""
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setattr("joblib.cpu_count", lambda: 6)
     out, cases = tmp_path / "out", []
@@ -47,7 +47,7 @@ def test_cases_end_for_themselves_in_this_interpreter_beside_their_notebook(tmp_
     report = outcomes["lr=1e-05"]
     assert (report.error, report.runs) == (None, ["aaaa", "bbbb"])
     assert outcomes["fails"].error == "ValueError: n is\ntoo small"
-    assert "ended with status -9, as happens where memory runs out" in outcomes["n=0.1"].error
+    assert "ended with status -9, possibly because memory ran out" in outcomes["n=0.1"].error
     assert {case.name: outcome_in(case) for case in cases} == outcomes
     assert sorted(path.name for path in out.iterdir()) == ["fails.ipynb", "lr=1e-05.ipynb", "n=0.1.ipynb"]
     cells = nbformat.read(out / "lr=1e-05.ipynb", as_version=4).cells
@@ -59,14 +59,14 @@ def test_cases_end_for_themselves_in_this_interpreter_beside_their_notebook(tmp_
     }
 
 
-def test_ctrl_c_keeps_what_is_finished_a_kill_leaves_no_process_and_the_same_command_goes_on(trivial):
+def test_ctrl_c_keeps_finished_cases_a_kill_leaves_no_process_and_the_same_command_continues(trivial):
     trivial.write(cases=[{"n": 13}, {"n": 2, "pause": 600.0}])
     running = trivial.start("--jobs", "1")
     kernel = trivial.wait_for_kernel(2)
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[0]
     assert running.returncode == 130, said
-    assert "anm-nb: stopped: 1 failed, 1 not finished; the same command goes on from there" in said
+    assert "anm-nb: stopped: 1 failed, 1 not finished; run the same command again to continue" in said
     assert "Traceback" not in said
     wait_until(lambda: ended(kernel), 10)
     assert trivial.half_written() == []
@@ -82,12 +82,12 @@ def test_ctrl_c_keeps_what_is_finished_a_kill_leaves_no_process_and_the_same_com
     assert trivial.ran() == [13, 2, 2]
     code, said = trivial.run("--budget", "0.001")
     assert (code, trivial.half_written()) == (75, []), said
-    assert "time is up: 1 failed, 1 not finished" in said
+    assert "out of time: 1 failed, 1 not finished" in said
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_at_random_moments_ends_as_if_it_never_was(trivial):
-    """Ten SIGKILLs, a restart after each: the same table to the byte, and no case that was recorded ran again."""
+def test_a_sweep_killed_at_random_moments_ends_as_if_never_killed(trivial):
+    """Ten SIGKILLs with a restart after each: the table has the same bytes, and no recorded case ran again."""
     trivial.write(base={"pause": 0.2, "x": 0.25}, grid={"n": [1, 2, 3, 4, 5, 13]})
     code, said = trivial.run("--jobs", "2")
     assert code == 1, said
@@ -99,7 +99,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_never_was(trivial):
     while True:
         recorded, ran = set(trivial.outcomes()), len(trivial.ran())
         running = trivial.start("--jobs", "2")
-        if kills < 10:  # each soon enough after the sweep has started that ten of them do not see it through
+        if kills < 10:  # soon enough after the start that the sweep does not finish before the tenth
             wait_until(lambda running=running: trivial.out.exists() or running.poll() is not None, 120)
             time.sleep(chance.uniform(0, 2.5))
             running.kill()
@@ -107,7 +107,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_never_was(trivial):
         said = running.communicate(timeout=600)[0]
         assert not [n for n in trivial.ran()[ran:] if f"n={n}" in recorded], (kills, said)
         assert recorded <= set(trivial.outcomes())
-        for path in trivial.out.glob("*.ipynb"):  # whatever has its name is whole
+        for path in trivial.out.glob("*.ipynb"):  # every notebook in place is complete
             assert executed(path) == cells[path.stem]
         if running.returncode == 1:
             break
@@ -118,7 +118,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_never_was(trivial):
 
 
 def executed(path) -> list:
-    """Sources and outputs of a notebook, which has to be valid and whole."""
+    """Sources and outputs of a notebook, after a check that it is valid and complete."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -143,8 +143,8 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="no disk of a given size can be had here")
-def test_a_disk_that_runs_full_in_a_case_is_named_and_no_half_notebook_is_left(trivial):
-    """The first case fits; the second prints more than there is room for."""
+def test_a_disk_that_fills_up_in_a_case_is_named_and_no_half_notebook_is_left(trivial):
+    """The first case fits; the second prints more than fits on the disk."""
     write_notebook(trivial.notebook, "n = 1", "import os\nprint(os.urandom(n).hex())")
     trivial.write(cases=[{"n": 1000}, {"n": 400_000}])
     trivial.out.mkdir()
@@ -156,6 +156,6 @@ def test_a_disk_that_runs_full_in_a_case_is_named_and_no_half_notebook_is_left(t
     )  # fmt: skip
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert f"No space left on device: '{trivial.out}" in ran.stderr
-    assert "1 done, 1 not finished, which are kept; the same command goes on from there" in ran.stderr
+    assert "1 done, 1 not finished; finished cases are kept, run the same command again to continue" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stdout.split()[-2:] == [".sweep.lock", "n=1000.ipynb"]

@@ -1,4 +1,4 @@
-"""What `anm-nb sweep` runs, what it leaves alone, and what it says; the notebooks are not really run here."""
+"""Which cases `anm-nb sweep` runs and skips, and its messages; the notebooks are not really executed here."""
 
 import errno
 import json
@@ -10,6 +10,8 @@ import pytest
 from filelock import FileLock
 
 from anm_nb import files
+from anm_nb.cases import Case, Outcome
+from anm_nb.sweep import write_table
 
 
 def test_a_restart_runs_nothing_that_is_finished(trivial, instant):
@@ -21,7 +23,7 @@ def test_a_restart_runs_nothing_that_is_finished(trivial, instant):
         "outputs": [{"output_type": "stream", "name": "stdout", "text": "!"}],
         "execution_count": 3,
     }
-    trivial.notebook.write_text(json.dumps(notebook))  # as when it was looked at in between
+    trivial.notebook.write_text(json.dumps(notebook))  # as if it was opened and run in between
     again = trivial.invoke()
     assert (again.exit_code, instant) == (0, [1, 2])
     assert f"2 cases: 2 done; results in {trivial.out}" in again.stdout
@@ -30,7 +32,7 @@ def test_a_restart_runs_nothing_that_is_finished(trivial, instant):
 
 
 @pytest.mark.parametrize("change", ["parameters", "notebook", "sources", "result"])
-def test_a_finished_case_runs_again_when_what_it_depends_on_changed(trivial, instant, monkeypatch, change):
+def test_a_finished_case_runs_again_after_a_change_it_depends_on(trivial, instant, monkeypatch, change):
     trivial.write(grid={"n": [1, 2]})
     trivial.invoke()
     if change == "parameters":
@@ -64,7 +66,7 @@ def edit(path: Path, old: str, new: str):
         (swap, [1, 2], []),
     ],
 )
-def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, instant, change, again, named):
+def test_a_changed_result_is_named_and_runs_again(trivial, instant, change, again, named):
     trivial.write(grid={"n": [1, 13, 2]})
     trivial.invoke()
     table, expected = (trivial.out / "table.parquet").read_bytes(), trivial.outcomes()
@@ -74,7 +76,7 @@ def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, instant,
     result = trivial.invoke()
     assert (result.exit_code, instant) == (1, again), result.output
     for name in named:
-        said = f"anm-nb: {trivial.out / name}.ipynb is not the notebook that was written"
+        said = f"anm-nb: {trivial.out / name}.ipynb was changed since it was written"
         assert said in result.stderr
         assert said in dry.stderr
     assert (trivial.out / "table.parquet").read_bytes() == table
@@ -82,7 +84,7 @@ def test_what_is_not_as_it_was_written_is_named_and_runs_again(trivial, instant,
     assert "written" not in trivial.invoke().stderr
 
 
-def test_what_failed_is_kept_and_not_run_again_unasked(trivial, instant):
+def test_a_failed_case_is_kept_and_runs_again_only_on_request(trivial, instant):
     trivial.write(grid={"n": [13, 2]})
     first = trivial.invoke()
     assert (first.exit_code, first.stderr) == (1, "anm-nb: 1 of 2 cases failed: n=13\n")
@@ -110,31 +112,32 @@ def test_refusals_come_before_anything_runs(trivial, instant, arguments, said):
     assert not trivial.out.exists()
 
 
-def test_after_the_budget_no_case_starts_what_ran_is_kept_and_the_same_command_goes_on(trivial, instant, monkeypatch):
+def test_after_the_budget_no_case_starts_and_the_same_command_continues(trivial, instant, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1e12 if len(instant) == 2 else 0.0)
     trivial.write(grid={"n": [1, 13, 2, 3]})
     assert (trivial.invoke("--budget", "0").exit_code, instant) == (75, [])
     first = trivial.invoke("--budget", "3600")
     assert (first.exit_code, instant) == (75, [1, 13])
-    assert first.stderr == "anm-nb: time is up: 1 done, 1 failed, 2 not finished; the same command goes on from there\n"
+    counts = "1 done, 1 failed, 2 not finished"
+    assert first.stderr == f"anm-nb: out of time: {counts}; run the same command again to continue\n"
     assert pd.read_parquet(trivial.out / "table.parquet")["n"].tolist() == [1, 13]
     instant.append(0)
     assert trivial.invoke("--budget", "3600").exit_code == 1
     assert instant[3:] == [2, 3]
 
 
-def test_two_sweeps_into_one_folder_are_one_too_many(trivial, instant):
+def test_a_second_sweep_into_the_same_folder_is_refused(trivial, instant):
     trivial.write(grid={"n": [1]})
     trivial.out.mkdir()
     with FileLock(trivial.out / ".sweep.lock"):
         refused = trivial.invoke()
     assert (refused.exit_code, instant) == (2, [])
-    assert "another process is running cases into it" in refused.stderr
+    assert "another process is running cases into" in refused.stderr
     assert trivial.invoke().exit_code == 0
 
 
-def test_a_full_disk_is_told_and_loses_nothing(trivial, instant, monkeypatch):
-    """Writes fail with ENOSPC at random; restarted until it is through, all is as without the failures."""
+def test_a_full_disk_is_reported_and_loses_nothing(trivial, instant, monkeypatch):
+    """Writes fail with ENOSPC at random; after enough restarts, the results are those without failures."""
     trivial.write(grid={"n": [1, 2, 3, 4]})
     trivial.invoke()
     table = (trivial.out / "table.parquet").read_bytes()
@@ -157,7 +160,7 @@ def test_a_full_disk_is_told_and_loses_nothing(trivial, instant, monkeypatch):
             break
         assert result.exit_code == 1
         assert "No space left on device" in result.stderr
-        assert "the same command goes on from there" in result.stderr
+        assert "run the same command again to continue" in result.stderr
     assert trivial.outcomes() == expected
     assert (trivial.out / "table.parquet").read_bytes() == table
 
@@ -165,7 +168,7 @@ def test_a_full_disk_is_told_and_loses_nothing(trivial, instant, monkeypatch):
 # the table
 
 
-def test_the_table_has_each_verdict_beside_what_differs(trivial, instant):
+def test_the_table_has_each_verdict_beside_the_parameters_that_differ(trivial, instant):
     trivial.write(grid={"n": [2, 13]}, cases=[{"n": 3, "x": 2.0}])
     trivial.invoke()
     table = pd.read_parquet(trivial.out / "table.parquet")
@@ -178,3 +181,12 @@ def test_the_table_has_each_verdict_beside_what_differs(trivial, instant):
     assert table["high"].isna().all()
     assert table["runs"].tolist() == ["run2", "run13", "run3"]
     assert "pause" not in table
+
+
+def test_a_parameter_with_the_name_of_another_column_is_renamed(tmp_path):
+    given = {"low": 1, "runs": [2]}
+    case = Case(Path("square.ipynb"), tmp_path / "a.ipynb", own=given, values=given)
+    write_table([case], {"a": Outcome("a", 1.0, runs=["key"], verdicts=[{"verdict": "refuted", "low": 3}])}, tmp_path)
+    (row,) = pd.read_parquet(tmp_path / "table.parquet").to_dict("records")
+    shown = {"case": "a", "notebook": "square", "status": "done", "runs": "key", "verdict": "refuted", "low": 3}
+    assert row == shown | {"low_parameter": 1, "runs_parameter": "[2]"}
