@@ -1,4 +1,4 @@
-"""What decides a run: its config, the family's version, the device, and the user's own code that takes part."""
+"""The identity of a run: its config, the family's version, the device, and the user's own code that takes part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec, resolve_name
 from io import BytesIO
 from pathlib import Path
-from pickle import PicklingError, _Pickler  # the one written in Python, whose steps can be changed
+from pickle import PicklingError, _Pickler  # the Python implementation, as the C one cannot be extended this far
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,11 +21,11 @@ from anm_nb.config import ParameterError, Parameters
 if TYPE_CHECKING:
     from anm_nb.training.run import Trained
 
-CONFIGS: dict[str, type[RunConfig]] = {}  # by name: what a manifest's class is looked up in
+CONFIGS: dict[str, type[RunConfig]] = {}  # by the name that manifests use for a class
 
 
 class RunConfig(Parameters):
-    """A config that can train itself, the base of every family's; subclasses are registered by name."""
+    """A config that can train itself, the base of every family's config; subclasses are registered by name."""
 
     family: ClassVar[str] = "own"
     version: ClassVar[int] = 1  # of the family's numerics: raise it when the same config gives other numbers
@@ -36,22 +36,22 @@ class RunConfig(Parameters):
         CONFIGS[path_of(cls)] = cls
 
     @abstractmethod
-    def train(self, workdir: Path) -> Trained: ...  # going on from what a training left in the folder of the run's key
+    def train(self, workdir: Path) -> Trained: ...  # continue from what an earlier training left in the run's folder
     @abstractmethod
-    def device_kind(self) -> str: ...  # that `train` would use here: cpu or cuda
+    def device_kind(self) -> str: ...  # the device that `train` would use on this machine: cpu or cuda
 
     def plugins(self) -> list[type]:
-        """Classes that take part in training and may be a user's own."""
+        """Classes that take part in training and may belong to the user."""
         return []
 
 
 def path_of(cls: type) -> str:
-    """A class's name, as manifests have it."""
+    """The name of a class in manifests."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
-    """What decides a run, as plain data: class, values, version, device kind, and a digest of the user's own code."""
+    """Plain data that identifies a run: class, values, version, device kind, and a digest of the user's own code."""
     plugins = [type(config), *config.plugins()]
     document = {
         "class": path_of(type(config)),
@@ -65,17 +65,17 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
 
 def key_of(identity: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of the SHA-256 of what decides a run."""
+    """The key of a run: the first 16 hexadecimal digits of the SHA-256 of its identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def classes_of_the_user(plugins: Iterable[type]) -> list[str]:
-    """The names of a user's own classes among plugins and their bases."""
+    """The names of the user's own classes among plugins and their bases."""
     return sorted({path_of(base) for plugin in plugins for base in plugin.__mro__ if is_the_users(base.__module__)})
 
 
 def is_the_users(name: str | None) -> bool:
-    """Whether a module is neither of this package nor of Python or an installed library."""
+    """Whether a module belongs to the user: neither to this package nor to Python or an installed library."""
     top = (name or "builtins").partition(".")[0]
     if top == "__main__" or top in (__name__.partition(".")[0], *sys.stdlib_module_names):
         return top == "__main__"
@@ -85,10 +85,10 @@ def is_the_users(name: str | None) -> bool:
 
 
 def code_digest(plugins: Iterable[type]) -> str | None:
-    """SHA-256 over the user's own code that classes reach; None where they reach none.
+    """SHA-256 over the user's own code that classes refer to, directly or not; None if none of them is the user's.
 
-    Covered, followed through global names and imports: classes and their bases, functions as they are compiled, modules
-    as a whole and, by value, constants. Raises `ParameterError` for a value that cannot be read.
+    It follows global names and imports, and covers classes with their bases, compiled functions, whole modules, and
+    constants by value. Raises `ParameterError` for a value that cannot be pickled.
     """
     plugins = list(plugins)
     if not classes_of_the_user(plugins):
@@ -98,7 +98,7 @@ def code_digest(plugins: Iterable[type]) -> str | None:
 
 
 class _CodePickler(_Pickler):
-    """Writes the user's code by what it is made of, a library's by its name, and data as it would be copied."""
+    """Pickles the user's code by its contents, library code by its name, and data as usual."""
 
     def save(self, obj: Any, *more: Any) -> None:
         try:
@@ -108,21 +108,21 @@ class _CodePickler(_Pickler):
                 raise
             name = getattr(obj, "__qualname__", _home(obj))
             raise ParameterError(
-                f"{name} refers to what cannot be read into a run's key ({error}), so a changed version could be "
-                "served a stale run; a plugin's code may refer to functions, classes, modules and plain data"
+                f"{name} refers to a value that cannot enter the run's key ({error}), so a change to it would go "
+                "unnoticed; a plugin's code may refer to functions, classes, modules and plain data"
             ) from None
 
     def memoize(self, obj: Any) -> None:
-        if not isinstance(obj, str | bytes | tuple | frozenset):  # whether equal ones are one object says nothing
+        if not isinstance(obj, str | bytes | tuple | frozenset):  # sharing of equal values must not matter
             super().memoize(obj)  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
-        """Anything whose parts are listed as an object of these."""
+        """Pickle a value by its `_parts`, if it has any."""
         return NotImplemented if obj is object or (parts := _parts(obj)) is None else (object, (), parts)
 
 
 def _parts(value: Any) -> Any:
-    """What tells a value from others, where pickle would take its name or an order of chance; None for plain data."""
+    """The contents to pickle where pickle itself would use a name or an arbitrary order; None for plain data."""
     torch, wrapped, home = sys.modules.get("torch"), getattr(value, "__wrapped__", None), _home(value)
     if torch and isinstance(value, torch.Tensor):
         as_bytes = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -133,13 +133,13 @@ def _parts(value: Any) -> Any:
         return [value.fget, value.fset, value.fdel]
     if isinstance(value, MethodType):
         return [value.__func__, value.__self__]
-    if isinstance(value, CodeType):  # without its lines and file
+    if isinstance(value, CodeType):  # without line numbers and file name
         return [value.co_name, value.co_code, value.co_exceptiontable, value.co_names, value.co_consts]
     if callable(wrapped) and not isinstance(value, FunctionType):  # a static or class method, a cache
         return [type(value).__name__, wrapped]
     if home is None:
         return None
-    if not is_the_users(home):  # a library's decorator may hold a function of the user's
+    if not is_the_users(home):  # a library's decorator may wrap a function of the user
         return [home, getattr(value, "__qualname__", ""), wrapped]
     if isinstance(value, FunctionType):
         return [value.__code__, value.__defaults__, value.__kwdefaults__, _outside(value)]
@@ -150,7 +150,7 @@ def _parts(value: Any) -> Any:
 
 
 def _home(value: Any) -> str | None:
-    """The module that holds the code of a class or function; a module itself; None for any other value."""
+    """The name of the module that defines a class or function, or of a module itself; None for any other value."""
     if isinstance(value, FunctionType):
         return value.__globals__.get("__name__")
     if isinstance(value, ModuleType):
@@ -159,11 +159,11 @@ def _home(value: Any) -> str | None:
 
 
 def _outside(function: FunctionType) -> dict[str, Any]:
-    """What a function's code takes from outside, by name: its closure, globals, and the user's modules it imports."""
+    """The values a function refers to, by name: its closure, globals, and the user's modules that it imports."""
     code, namespace = function.__code__, function.__globals__
     found = {name: cell.cell_contents for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)}
     codes = [code]
-    for each in codes:  # those inside it are appended
+    for each in codes:  # grows by the nested ones
         codes += [inner for inner in each.co_consts if isinstance(inner, CodeType)]
         steps = list(dis.get_instructions(each))
         for place, step in enumerate(steps):

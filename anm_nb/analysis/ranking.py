@@ -142,9 +142,9 @@ def sweep_answer(field: str, hinted: Kept, plain: Kept) -> str:
     better = " and ".join(judged.loc[judged["verdict"] == "supported", "value"]) or "No other value"
     words = {"supported": "better", "refuted": "worse"}
     compared = [
-        f"{row.value} is {words.get(row.verdict, row.verdict)}: "
-        f"{-row.estimate:+z.3f} [{-row.high:+z.3f}, {-row.low:+z.3f}]"
-        for row in judged.itertuples()
+        f"{row['value']} is {words.get(row['verdict'], row['verdict'])}: "
+        f"{-row['estimate']:+z.3f} [{-row['high']:+z.3f}, {-row['low']:+z.3f}]"
+        for row in judged.to_dict("records")
     ]
     taus = on_test(metrics, "tau_all").drop(columns="baseline")
     observed = np.floor(1e4 * on_test(of_sweep(plain, field)[0], "tau_obs").to_numpy().min()) / 1e4
