@@ -150,7 +150,7 @@ def test_an_edited_file_counts_when_it_is_loaded(tmp_path, monkeypatch):
 )
 def test_a_value_that_cannot_be_read_is_refused_before_training(value, said, tmp_path):
     Notebook(f"SHIFT = {value}", OWN.format("SHIFT"))
-    with pytest.raises(ParameterError, match=f"{said}.* could be served a stale run"):
+    with pytest.raises(ParameterError, match=f"{said}.* would go unnoticed"):
         get_or_train(own_config())
     assert not (tmp_path / "outputs").exists()
 
