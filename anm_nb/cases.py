@@ -1,7 +1,5 @@
 """The cases of a sweep file, checked as a whole before anything starts, and the outcome of each."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

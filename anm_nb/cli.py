@@ -1,7 +1,5 @@
 """The `anm-nb` command: run notebooks once or in sweeps, show their results, and manage stored runs."""
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Typed parameters: every name and value from a person, papermill or a file is checked before any work starts."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import pkgutil
@@ -19,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 class ParameterError(ValueError):
     """A parameter that cannot be used. The message has one line per problem: the name, the value, what is allowed."""
 
-    def within(self, place: str) -> ParameterError:
+    def within(self, place: str) -> "ParameterError":
         """The same problems, with the place (a file or an outer parameter) in front of each line."""
         return ParameterError("\n".join(f"{place}: {line}" for line in str(self).split("\n")))
 
@@ -94,7 +92,7 @@ class Parameters(BaseModel):
         return cls(**{**values, **lists})
 
     @classmethod
-    def of(cls, settings: Parameters, **values: Any) -> Self:
+    def of(cls, settings: "Parameters", **values: Any) -> Self:
         """Take all fields that this class shares with other settings, such as a notebook's; `values` override them."""
         return cls(**{name: value for name, value in settings if name in cls.model_fields} | values)
 

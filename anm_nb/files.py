@@ -1,7 +1,5 @@
 """Paths of outputs, atomic writes, errors for a full disk, locks, and the provenance of results."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """The gallery: a web page with one card per executed notebook."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from html import escape

@@ -1,7 +1,5 @@
 """The identity of a run: its config, the family's version, the device, and the user's own code that takes part."""
 
-from __future__ import annotations
-
 import dis
 import hashlib
 import json
@@ -21,7 +19,7 @@ from anm_nb.config import ParameterError, Parameters
 if TYPE_CHECKING:
     from anm_nb.training.run import Trained
 
-CONFIGS: dict[str, type[RunConfig]] = {}  # by the name that manifests use for a class
+CONFIGS: "dict[str, type[RunConfig]]" = {}  # by the name that manifests use for a class
 
 
 class RunConfig(Parameters):
@@ -36,7 +34,7 @@ class RunConfig(Parameters):
         CONFIGS[path_of(cls)] = cls
 
     @abstractmethod
-    def train(self, workdir: Path) -> Trained: ...  # continue from what an earlier training left in the run's folder
+    def train(self, workdir: Path) -> "Trained": ...  # continue from what an earlier training left in the run's folder
     @abstractmethod
     def device_kind(self) -> str: ...  # the device that `train` would use on this machine: cpu or cuda
 

@@ -4,8 +4,6 @@ A run is a folder `outputs/runs/<key>/`. Training writes to `.partial/<key>`, th
 the finished folder into place. A folder that differs from its manifest is moved to `.corrupt/` before retraining.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json
@@ -146,21 +144,21 @@ class Run:
             raise error.within(f"run {self.key}") from None
 
     @cached_property
-    def metrics(self) -> pd.DataFrame:
+    def metrics(self) -> "pd.DataFrame":
         """Tidy metrics: one row per seed and recorded step."""
         import pandas as pd
 
         return pd.read_parquet(self.file("metrics.parquet"))
 
     @cached_property
-    def trace(self) -> dict[str, Tensor]:
+    def trace(self) -> "dict[str, Tensor]":
         """Arrays recorded over training, each [seeds, records, …]."""
         from safetensors.torch import load_file
 
         return load_file(self.file("trace.safetensors"))
 
     @cached_property
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> "dict[str, Tensor]":
         """Weights: `seed<s>.model.…`, `seed<s>.averaged.…` and, if the loop selected weights, `seed<s>.selected.…`."""
         from safetensors.torch import load_file
 

@@ -3,8 +3,6 @@
 Each executed notebook is written atomically and records how its case ended, so an interrupted sweep can continue.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import pickle

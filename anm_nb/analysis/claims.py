@@ -1,7 +1,5 @@
 """Claims as data: each compares two sides in one metric over seeds, and `judge` gives all of them their verdicts."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

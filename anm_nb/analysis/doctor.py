@@ -6,8 +6,6 @@ on settings. Confidence is high if the sign holds in 90 % of the judged rows, me
 lower with fewer than 10 rows. A sign that must never occur is found, with high confidence, if any row shows it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

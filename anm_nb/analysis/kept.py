@@ -1,7 +1,5 @@
 """Kept results: tables under version control in `outputs/reference/<name>/`, each with its provenance."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

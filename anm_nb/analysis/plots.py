@@ -1,7 +1,5 @@
 """Plots shared by at least two notebooks, and reproducible figure files for papers."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

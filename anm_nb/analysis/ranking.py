@@ -1,7 +1,5 @@
 """Tables, claims and figures of ranking runs, shared by notebooks 02 and 20 to 26."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Seeds are assumed independent. A 95 % interval contains the true value in 95 % of repeated experiments with new seeds.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The look of every figure: one palette, one style and the page widths of venues; figures that display themselves."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence

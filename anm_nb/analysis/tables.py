@@ -1,7 +1,5 @@
 """Tables of finished runs, and numbers as readable text."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Data, losses and measurements of S seeds of ranking runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,7 +26,7 @@ TAUS = ("tau_obs", "tau_all", "tau_index")
 
 
 def objective(
-    config: RankingConfig, network: RankingModel, x: Tensor, ranks: Tensor, compared: Tensor | None
+    config: "RankingConfig", network: RankingModel, x: Tensor, ranks: Tensor, compared: Tensor | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Ranking loss over the items `compared`, with later iterations weighted more, and routing entropy (nats)."""
     z_per_iter, alphas = network.refine(x)
@@ -105,7 +103,7 @@ class RankingLearner(Learner):
         return StepLosses(loss_rank + loss_entropy, {"loss_rank": loss_rank, "loss_entropy": loss_entropy})
 
     @torch.no_grad()
-    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]:
+    def measure(self, training: "Training", losses: StepLosses) -> list[Measurement]:
         """Every seed's τ on dev and routing statistics, overall and per iteration."""
         output = training.averaged.each(RankingModel.__call__, torch.stack([batch.x for batch in self.dev]))
         epoch, measured = self.epoch(training.step), []
@@ -131,7 +129,7 @@ class RankingLearner(Learner):
         arrays |= {name: each[:PROBES] for name, each in probes.items()}
         return Measurement({f"test_{name}": float(test[name][-1]) for name in TAUS}, arrays)
 
-    def _problems(self, stream: Stream, n: int, task: PartialSort) -> list[Batch]:
+    def _problems(self, stream: Stream, n: int, task: "PartialSort") -> list[Batch]:
         """n problems for each seed."""
         return [task.sample(n, generator=each, device=self.device, stream=stream) for each in self.sources(stream)]
 

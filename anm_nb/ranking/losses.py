@@ -4,8 +4,6 @@
 observed items (None: all). `reduction` is "mean" (over rows that have a pair) or "none" (one loss per row).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """The ranking model: embedding, encoder, repeated attention block with heads routed by an HRM controller, decoder."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -59,7 +57,7 @@ class Controller(nn.Module):
 
     temperature: Tensor
 
-    def __init__(self, config: RankingConfig) -> None:
+    def __init__(self, config: "RankingConfig") -> None:
         super().__init__()
         self.period, self.per_sequence = config.hrm_period, config.routing == "sequence"
         self.sizes = state, slow = config.controller_width, config.controller_width if config.slow_state else 0
@@ -159,7 +157,7 @@ class RankingModel(nn.Module):
     score; a model with `pointed` items decodes with a `PointerDecoder` instead.
     """
 
-    def __init__(self, config: RankingConfig, *, features: int = 2, pointed: int | None = None) -> None:
+    def __init__(self, config: "RankingConfig", *, features: int = 2, pointed: int | None = None) -> None:
         super().__init__()
         width, half, sizes = config.width, config.width // 2 or 1, (config.width, config.n_heads, config.norm == "pre")
         self.config, self.features, self.items = config, features, pointed

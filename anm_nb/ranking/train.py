@@ -1,7 +1,5 @@
 """Training a ranking model: the config of a run, its variants and comparators, and trained models."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +95,7 @@ class RankingConfig(TrainingConfig):
     seeds: fields.Seeds = (1, 2, 3)
 
     @model_validator(mode="after")
-    def _usable(self) -> RankingConfig:
+    def _usable(self) -> "RankingConfig":
         if not issubclass(task_class(self.task), PartialSort):
             raise ParameterError(f"task = '{self.task}': the ranking family needs a task whose answer is a ranking")
         task, most = self.make_task(), self.max_inner_iters
@@ -125,15 +123,15 @@ class RankingConfig(TrainingConfig):
         """Whether the model has a controller that is trained."""
         return self.has_controller and self.trained_routing
 
-    def changed(self, **values: Any) -> RankingConfig:
+    def changed(self, **values: Any) -> "RankingConfig":
         """A copy with other values, validated like any config."""
         return type(self)(**(dict(self) | values))
 
-    def baseline(self) -> RankingConfig:
+    def baseline(self) -> "RankingConfig":
         """The same model without iteration: one pass, all heads equal."""
         return self.changed(routing="uniform", max_inner_iters=1).reduced()
 
-    def reduced(self) -> RankingConfig:
+    def reduced(self) -> "RankingConfig":
         """The same run with the fields that it does not use at their defaults, so that equal runs share one key."""
         once = self.routing == "uniform" and self.max_inner_iters == 1
         unused = {

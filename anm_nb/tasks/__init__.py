@@ -1,7 +1,5 @@
 """Tasks: they draw problems on the device, score answers, and supply training settings and reference scores."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +117,7 @@ class DenoisingTask(Task):
         """The answer entries that the recipe holds fixed; None if there are none. Must not make the host wait."""
         return None
 
-    def stream(self, name: Stream) -> DenoisingTask:
+    def stream(self, name: Stream) -> "DenoisingTask":
         """The task restricted to one stream of problems; tasks with unlimited fresh problems return themselves."""
         return self
 

@@ -4,8 +4,6 @@ A pair is decidable if both items are observed and their target ranks differ. A 
 concordant nor discordant. A row without a decidable pair gives NaN, which means "skip this row"; it never gives 0.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """IRED's tasks on matrices: addition, inversion, low rank, connectivity (arXiv 2406.11179, sections 4.1 and 4.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import isqrt
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Partial-observation sorting: tasks whose answer is an order, with streams of problems that never overlap."""
 
-from __future__ import annotations
-
 from math import comb
 from typing import Annotated, Any, ClassVar, Literal
 

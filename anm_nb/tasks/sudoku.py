@@ -1,7 +1,5 @@
 """Sudoku: fill a 9×9 or 4×4 grid from its clues (IRED, arXiv 2406.11179, section 4.2)."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import re
@@ -57,7 +55,7 @@ class Sudoku(DenoisingTask):
         self._pools: dict[tuple[bool, str, Stream | None], Pool] = {}  # (harder, device, stream); shared by all streams
 
     @classmethod
-    def from_puzzles(cls, lines: Iterable[str], **options: Any) -> Sudoku:
+    def from_puzzles(cls, lines: Iterable[str], **options: Any) -> "Sudoku":
         """A task of your puzzles, as lines of size² characters (0 or . = empty) or CSV. Errors name the wrong line."""
         task = cls(**options)
         size = task.options.size
@@ -89,7 +87,7 @@ class Sudoku(DenoisingTask):
         task._own = Pool(puzzles, solutions.to(torch.uint8))
         return task
 
-    def stream(self, name: Stream) -> Sudoku:
+    def stream(self, name: Stream) -> "Sudoku":
         """The task on 80 % (train) or 10 % (dev, test) of the solutions by first occurrence. At least 3 must exist."""
         part = copy.copy(self)
         part._stream = name

@@ -3,8 +3,6 @@
 The candidates of a cell are an int16 mask: bit d − 1 is set if digit d is possible.
 """
 
-from __future__ import annotations
-
 from functools import cache, reduce
 from itertools import count, permutations
 from math import ceil, isqrt

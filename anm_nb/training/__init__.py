@@ -1,7 +1,5 @@
 """Training for all families: the interface that a family implements, progress, loggers, time limits, interrupts."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal
@@ -143,7 +141,7 @@ class TrainingConfig(RunConfig):
     @abstractmethod
     def record_steps(self) -> list[int]: ...  # sorted steps to measure before their update, with 0 and the last
     @abstractmethod
-    def make_learner(self, members: Sequence[Member], device: str) -> Learner: ...  # all members share a `stack_key`
+    def make_learner(self, members: "Sequence[Member]", device: str) -> "Learner": ...  # members share a `stack_key`
 
     def stack_key(self) -> str:
         """A key shared by configs that can train as one stack: they differ only in seeds and `scheduled` numbers."""
@@ -249,6 +247,6 @@ class Learner(ABC):
     @abstractmethod  # `now` holds the schedules' current values, `averaged` is the EMA
     def losses(self, inputs: Named, now: Named, branch: Any, averaged: Stack) -> StepLosses: ...
     @abstractmethod  # one per seed, before the update of this step; must leave `generators` unchanged
-    def measure(self, training: Training, losses: StepLosses) -> list[Measurement]: ...
+    def measure(self, training: "Training", losses: StepLosses) -> list[Measurement]: ...
     @abstractmethod  # one seed after training, with its selected or averaged weights, on data never used for choices
     def evaluate(self, place: int, selected: nn.Module) -> Measurement: ...

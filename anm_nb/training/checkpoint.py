@@ -1,7 +1,5 @@
 """The two latest checkpoints of a seed in training, each a state saved by torch and preceded by its SHA-256."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

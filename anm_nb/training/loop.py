@@ -1,7 +1,5 @@
 """The training loop: S seeds step together, and on a GPU the step is a CUDA graph."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time

@@ -1,7 +1,5 @@
 """Train configs: on a GPU all seeds as one stack, on a CPU one seed per process where that saves time."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal

@@ -1,7 +1,5 @@
 """Randomness: one explicit generator per seed and purpose, so that changing one use does not affect the others."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Sequence

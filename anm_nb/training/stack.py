@@ -1,7 +1,5 @@
 """Networks stacked along a seed axis, their updates, and CUDA graphs of whole training steps."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence

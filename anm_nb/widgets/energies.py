@@ -1,7 +1,5 @@
 """Explorers of a run's energy: on lines from truths to negatives (checklist, section E), and during sampling."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """The frame of all explorers: pickers for stored runs, controls, a picture and lines of read-outs."""
 
-from __future__ import annotations
-
 import re
 from abc import ABC, abstractmethod
 from base64 import b64encode

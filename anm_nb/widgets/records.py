@@ -1,7 +1,5 @@
 """Explorers of recorded values: margins of pairs (checklist, section A) and routing weights of ranking models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
