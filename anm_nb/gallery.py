@@ -40,7 +40,6 @@ def write_gallery(folder: Path) -> Path:
 def card_of(path: Path) -> dict[str, Any]:
     """The data of a notebook's card. The notebook itself is rendered as a page beside it."""
     import nbformat
-    from nbconvert import HTMLExporter
 
     try:
         notebook = nbformat.read(path, as_version=4)
@@ -49,8 +48,7 @@ def card_of(path: Path) -> dict[str, Any]:
     rendering = path.with_suffix(".html")
     if not rendering.exists() or rendering.stat().st_mtime_ns < path.stat().st_mtime_ns:
         notebook.metadata.pop("widgets", None)  # live widgets need the network; still pictures remain
-        page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-        replace_whole(rendering, page.encode())
+        replace_whole(rendering, to_html(notebook, path.stem).encode())
     verdicts, title = verdicts_in(notebook, kept=False), title_of(notebook) or path.stem
     return {
         "name": path.stem,
@@ -62,6 +60,18 @@ def card_of(path: Path) -> dict[str, Any]:
         "verdicts": verdicts,
         "tally": tally(verdicts),
     }
+
+
+def to_html(notebook: Any, name: str) -> str:
+    """A notebook as a page. A figure's alternative text is its output's, else its cell's `alt`, else the title."""
+    from nbconvert import HTMLExporter
+
+    template = Path(__file__).with_name("templates") / "notebook.html.j2"
+    for cell in notebook.cells:
+        cell.metadata.setdefault("alt", title_of(notebook) or name)
+    exporter = HTMLExporter(raw_template=template.read_text("utf-8"))
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
+    return page
 
 
 def group_of(name: str) -> str:

@@ -11,18 +11,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
-from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from anm_nb.files import outputs_root, project_root
-from anm_nb.gallery import title_of
+from anm_nb.gallery import to_html
 
-# nbconvert's page, with an alternative text for each figure: that of the output if it has one, else that of the cell
-TEMPLATE = """{%- extends "lab/index.html.j2" -%}
-{%- block data_png scoped -%}
-{%- set alt = (output | get_metadata("alt", "image/png")) or cell.metadata.alt -%}
-{{ super() | replace("<img ", '<img alt="' ~ (alt | escape_html) ~ '" ') }}
-{%- endblock -%}"""
 # nbconvert leaves no space below code blocks in text
 STYLE = "<style>.jp-RenderedHTMLCommon .highlight { margin-bottom: 1em }</style>\n</head>"
 LINK = re.compile(r'\b(href|src)="(?!https?:|data:|mailto:|#)([^"#]+)(#[^"]*)?"')
@@ -38,16 +31,15 @@ def write_site(pages: Sequence[Path], site: Path) -> list[str]:
 
     Links between pages become links between their HTML versions. Returns the broken links.
     """
-    root, exporter, dead = project_root(), HTMLExporter(raw_template=TEMPLATE), list[str]()
+    root, dead = project_root(), list[str]()
     for page in pages:
         text = page.read_text("utf-8")
         is_notebook = page.suffix == ".ipynb"
         notebook = nbformat.reads(text, as_version=4) if is_notebook else new_notebook(cells=[new_markdown_cell(text)])
         for cell in notebook.cells:
-            cell.metadata.setdefault("alt", title_of(notebook) or page.stem)
             if cell.metadata.get("jupyter", {}).get("source_hidden"):  # as in JupyterLab: answers first
                 cell.metadata["transient"] = {"remove_source": True}
-        html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": page.stem}})
+        html = to_html(notebook, page.stem)
 
         def to_site(found: re.Match[str], page: Path = page) -> str:
             attribute, target, heading = found[1], found[2], found[3] or ""

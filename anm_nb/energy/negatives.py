@@ -65,7 +65,7 @@ def labelled(strategies: Sequence[Any]) -> dict[str, NegativeStrategy | None]:
         label = [options.pop("name"), *(f"{name} {value}" for name, value in options.items())]
         found[", ".join(label)] = get_negatives(each)
     if len(found) < len(strategies):
-        raise ValueError("each may appear once")
+        raise ValueError("each may appear only once")
     return found
 
 

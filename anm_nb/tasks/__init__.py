@@ -42,7 +42,7 @@ def joined(batches: Sequence[Batch], rows: slice = slice(None)) -> Batch:
 
 @dataclass(frozen=True)
 class Clues:
-    """Entries of the answer that the problem already reveals; they are never noised, moved or scored."""
+    """Entries of the answer that the problem already reveals; they are never noised or moved."""
 
     mask: Bool[Tensor, "n y_dim"]
     values: Float[Tensor, "n y_dim"]

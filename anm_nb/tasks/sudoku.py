@@ -62,9 +62,9 @@ class Sudoku(DenoisingTask):
         rows = lines.splitlines() if isinstance(lines, str) else list(lines)
         if rows and "," in rows[0]:
             table = csv.DictReader(rows)
-            if not (named := {*COLUMNS}.intersection(table.fieldnames or ())):
+            if not (named := [column for column in COLUMNS if column in (table.fieldnames or ())]):
                 raise ParameterError(f"line 1: {rows[0].strip()[:60]!r}: CSV needs a column {' or '.join(COLUMNS)}")
-            rows = ["", *(row[min(named)] or "" for row in table)]  # the header counts as a line
+            rows = ["", *(row[named[0]] or "" for row in table)]  # the header counts as a line
         texts = {number: text.strip() for number, text in enumerate(rows, start=1) if text.strip()}
         if not texts:
             raise ParameterError("no puzzles: every line is blank")

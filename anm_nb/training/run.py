@@ -26,6 +26,7 @@ from anm_nb.training.loop import SeedRecord, Training
 
 ALONE_SECONDS = 6.0  # a shorter training starts no processes, which take 3 to 5 s to be ready
 TURN_SECONDS = 10.0  # how long a process trains a seed before it saves and reports
+ORIGIN = "goes_on_from"  # the file with the key of the shorter run that a training continues
 WARM_UP = {"cpu": 3, "cuda": 6}  # untimed steps before the timed ones; by then a GPU replays graphs
 
 
@@ -47,7 +48,8 @@ class Trained:
 
 def train(config: TrainingConfig, folder: Path) -> Trained:
     """Train every seed, resuming from checkpoints in `folder`. Raises `NonFiniteLoss` after training the others."""
-    earlier = "" if any(folder.glob("seed-*.pt*")) else copy_shorter_run(config, folder)
+    if not any(folder.glob("seed-*.pt*")):
+        copy_shorter_run(config, folder)
     if config.device_kind() == "cuda":
         trained = train_together([config], [folder])[0]
     else:
@@ -55,6 +57,7 @@ def train(config: TrainingConfig, folder: Path) -> Trained:
             processes = train_in_processes(config, folder, tell)  # trained seeds are only read below
             records = [Training(config.learner(seed), [folder]).run(tell)[0] for seed in config.seeds]
             trained = assemble(records, processes)
+    earlier = (folder / ORIGIN).read_text() if (folder / ORIGIN).exists() else ""
     return replace(trained, checkpoints=last_checkpoints(config, folder, trained.metrics), goes_on_from=earlier)
 
 
@@ -94,10 +97,10 @@ def arithmetic(config: TrainingConfig) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def copy_shorter_run(config: TrainingConfig, folder: Path) -> str:
-    """Copy the last checkpoints of the longest intact shorter run of this config to `folder`; return its key, or ""."""
+def copy_shorter_run(config: TrainingConfig, folder: Path) -> None:
+    """Copy the last checkpoints of the longest intact shorter run of this config, and its key, to `folder`."""
     if not config.can_be_extended() or folder.parent != store.partial_root():
-        return ""
+        return
     identity, length = identity_of(config), config.length
     total, names = identity["config"][length], [checkpoint_of(folder, seed).name for seed in config.seeds]
 
@@ -107,11 +110,10 @@ def copy_shorter_run(config: TrainingConfig, folder: Path) -> str:
 
     for run in sorted(filter(is_shorter, store.scan()[0]), key=lambda run: run.settings[length], reverse=True):
         with suppress(CorruptRun), full_disk_named(folder, "nothing was lost"):
-            checkpoints = {name: run.file(name).read_bytes() for name in names}
-            for name, data in checkpoints.items():
+            copied = {name: run.file(name).read_bytes() for name in names} | {ORIGIN: run.key.encode()}
+            for name, data in copied.items():
                 replace_whole(folder / name, data)
-            return run.key
-    return ""
+            return
 
 
 def last_checkpoints(config: TrainingConfig, folder: Path, metrics: pd.DataFrame) -> dict[str, bytes]:
