@@ -196,7 +196,8 @@ def test_a_card_of_the_gallery_shows_the_kept_answer_and_then_that_the_quick_run
     seen = lab[0].new_page()
     seen.goto(page.as_uri())
     text = seen.locator("body").inner_text()
-    assert 0 < text.index("Mining wins at equal steps and loses at equal compute.") < text.index("not trained long enough")
+    answer = text.index("Mining wins at equal steps and loses at equal compute.")
+    assert 0 < answer < text.index("not trained long enough")
 
 
 def test_the_notebooks_made_no_network_requests(notebooks):

@@ -6,6 +6,7 @@ from stored_training import CONFIGS, energy
 from toy import assert_same
 
 from anm_nb import store
+from anm_nb.training import OutOfTime, time_limit
 from anm_nb.training.loop import Training
 from anm_nb.training.run import Trained
 
@@ -53,6 +54,16 @@ def test_a_continued_training_gives_the_same_bits_as_one_from_the_start(config, 
     assert whole.provenance["goes_on_from"] == ""
     assert_same(trained(run), trained(whole))
     assert run.manifest["files"].keys() == whole.manifest["files"].keys()
+
+
+def test_a_continued_training_that_is_interrupted_keeps_its_origin():
+    config = energy("stock", **EVEN)
+    short = store.get_or_train(config)
+    with time_limit(-1), pytest.raises(OutOfTime):
+        store.get_or_train(longer(config))
+    run = store.get_or_train(longer(config))
+    assert run.provenance["resumed"]
+    assert run.provenance["goes_on_from"] == short.key
 
 
 @pytest.mark.parametrize(
